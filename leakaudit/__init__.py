@@ -1,0 +1,30 @@
+"""leakaudit: what can somebody who sees a shared gradient rebuild of the data behind it?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["AuditResult", "UserError", "scan"]
+
+if TYPE_CHECKING:
+    from leakaudit.audit import scan
+    from leakaudit.errors import UserError
+    from leakaudit.result import AuditResult
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, so that `leakaudit --help` does not wait for torch.
+    if name == "scan":
+        from leakaudit.audit import scan
+
+        return scan
+    if name == "AuditResult":
+        from leakaudit.result import AuditResult
+
+        return AuditResult
+    if name == "UserError":
+        from leakaudit.errors import UserError
+
+        return UserError
+    raise AttributeError(f"module 'leakaudit' has no attribute {name!r}")

@@ -1,0 +1,119 @@
+"""The protocol of a defense: the identity, with three stages a defense may override, and their composition."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from leakaudit.target import Target
+
+Gradients = tuple[Tensor, ...]
+
+
+def state(default: Any = None) -> Any:
+    """Declare a dataclass field that `fit` fills in: not a setting, not shown, not compared."""
+    return field(default=default, repr=False, compare=False, metadata={"state": True})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defense:
+    """The identity defense. Subclasses are frozen dataclasses of settings that override the stage they act on."""
+
+    name: ClassVar[str] = "none"
+    summary: ClassVar[str] = ""
+    source: ClassVar[str] = ""  # the paper
+    replaces_records: ClassVar[bool] = False  # the model sees other records than the private ones
+    adaptive: ClassVar[tuple[str, ...]] = ()  # attack specs built against this defense; without one, no pass
+
+    def fit(self, target: Target, generator: torch.Generator) -> Defense:
+        """Return a copy ready for use (a generator trained, say) from the client's side of `target`."""
+        return self
+
+    def transform_records(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Record stage: images (N, C, H, W) in [0, 1] and labels (N,) in, the released ones of the same shapes out."""
+        return images, labels
+
+    def transform_example_gradients(self, gradients: Gradients, generator: torch.Generator) -> Gradients:
+        """Per-example stage: each tensor is (B, *parameter.shape). Overriding it makes the client compute them."""
+        return gradients
+
+    def transform_update(self, gradients: Gradients, batch_size: int, generator: torch.Generator) -> Gradients:
+        """Update stage: the mean gradient over the batch, each tensor (*parameter.shape)."""
+        return gradients
+
+    @property
+    def needs_example_gradients(self) -> bool:
+        """Whether the per-example stage is overridden, and so whether the client must compute those gradients."""
+        return type(self).transform_example_gradients is not Defense.transform_example_gradients
+
+    def facts(self, records: int, batch_size: int, steps: int) -> dict[str, str | float]:
+        """Return what can be stated about a training run of `steps` updates (an ε, a rate in nats)."""
+        return {}
+
+    def save(self, directory: Path) -> list[Path]:
+        """Write what `fit` learned into `directory`; return the files written."""
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain(Defense):
+    """Defenses applied left to right, stage by stage. `Chain(parts=())` is the identity."""
+
+    parts: tuple[Defense, ...] = ()
+
+    def fit(self, target: Target, generator: torch.Generator) -> Defense:
+        """Fit every part on the undefended target."""
+        return Chain(parts=tuple(part.fit(target, generator) for part in self.parts))
+
+    def transform_records(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Apply every part's record stage."""
+        for part in self.parts:
+            images, labels = part.transform_records(images, labels, generator)
+        return images, labels
+
+    def transform_example_gradients(self, gradients: Gradients, generator: torch.Generator) -> Gradients:
+        """Apply every part's per-example stage."""
+        for part in self.parts:
+            gradients = part.transform_example_gradients(gradients, generator)
+        return gradients
+
+    def transform_update(self, gradients: Gradients, batch_size: int, generator: torch.Generator) -> Gradients:
+        """Apply every part's update stage."""
+        for part in self.parts:
+            gradients = part.transform_update(gradients, batch_size, generator)
+        return gradients
+
+    @property
+    def needs_example_gradients(self) -> bool:
+        """Whether any part acts per example."""
+        return any(part.needs_example_gradients for part in self.parts)
+
+    def facts(self, records: int, batch_size: int, steps: int) -> dict[str, str | float]:
+        """Merge the parts' facts."""
+        merged: dict[str, str | float] = {}
+        for part in self.parts:
+            merged |= part.facts(records, batch_size, steps)
+        return merged
+
+    def save(self, directory: Path) -> list[Path]:
+        """Save every part."""
+        return [file for part in self.parts for file in part.save(directory)]
+
+
+def chain(*parts: Defense) -> Defense:
+    """Compose defenses; one part is itself and none is the identity."""
+    return parts[0] if len(parts) == 1 else Chain(parts=parts)
+
+
+def parts_of(defense: Defense) -> tuple[Defense, ...]:
+    """Return the parts of a chain, or the defense alone."""
+    return defense.parts if isinstance(defense, Chain) else (defense,)
+
+
+def replaces_records(defense: Defense) -> bool:
+    """Return whether any part replaces the private records."""
+    return any(part.replaces_records for part in parts_of(defense))

@@ -1,0 +1,71 @@
+"""The gradient-matching engine: objective values and picture gradients for a stack of trials.
+
+For a distance d(ĝ, g) with a closed-form cotangent c = ∂d/∂ĝ, the gradient with respect to the picture is one
+vector-Jacobian product of ĝ(x̂) = ∇_θ ℓ(f_θ(x̂), y) with c: a double backward that never pays for second-order weight
+gradients, because only `inputs=x̂` is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from leakaudit.client import parameters_of
+from leakaudit.defense import Gradients
+from leakaudit.target import LossFunction, PixelModel
+
+# (candidate's gradient, shared gradient) -> (value, cotangent ∂value/∂candidate's gradient)
+Distance = Callable[[Gradients, Gradients], tuple[Tensor, Gradients]]
+
+
+def inner(a: Gradients, b: Gradients) -> Tensor:
+    """Return ⟨a, b⟩ over all parameters."""
+    return torch.stack([torch.dot(x.flatten(), y.flatten()) for x, y in zip(a, b, strict=True)]).sum()
+
+
+def squared(candidate: Gradients, shared: Gradients) -> tuple[Tensor, Gradients]:
+    """‖ĝ − g‖² and its cotangent 2(ĝ − g) (DLG)."""
+    gap = tuple(c - s for c, s in zip(candidate, shared, strict=True))
+    return inner(gap, gap), tuple(2 * g for g in gap)
+
+
+def cosine(candidate: Gradients, shared: Gradients) -> tuple[Tensor, Gradients]:
+    """1 − cos(ĝ, g) and its cotangent −(g/‖g‖ − cos·ĝ/‖ĝ‖)/‖ĝ‖ (inverting gradients)."""
+    norm = inner(candidate, candidate).sqrt().clamp_min(1e-20)
+    other = inner(shared, shared).sqrt().clamp_min(1e-20)
+    similarity = inner(candidate, shared) / (norm * other)
+    along = (-1 / (norm * other), similarity / (norm * norm))
+    return 1 - similarity, tuple(along[0] * s + along[1] * c for c, s in zip(candidate, shared, strict=True))
+
+
+def match(
+    model: PixelModel,
+    loss: LossFunction,
+    images: Tensor,
+    labels: Tensor,
+    shared: Gradients,
+    distance: Distance,
+) -> tuple[Tensor, Tensor]:
+    """Return objective values (T,) and their gradients with respect to the pictures (T, B, C, H, W).
+
+    `images` (T, B, C, H, W), `labels` (T, B) class indices or (T, B, classes) probabilities, `shared` one tensor
+    (T, *parameter.shape) per parameter: trial t is matched with row t. The caller puts the model in the client's mode.
+    """
+    _, parameters = parameters_of(model)
+    values, slopes = [], []
+    for t in range(images.shape[0]):
+        x = images[t].detach().requires_grad_(True)
+        outcome = loss(model(x), labels[t])
+        found = torch.autograd.grad(outcome, parameters, create_graph=True, allow_unused=True)
+        reached = [i for i, g in enumerate(found) if g is not None and g.requires_grad]
+        candidate = tuple(
+            torch.zeros_like(p) if g is None else g.detach() for p, g in zip(parameters, found, strict=True)
+        )
+        value, cotangent = distance(candidate, tuple(s[t] for s in shared))
+        outputs = [g for i in reached if (g := found[i]) is not None]
+        (slope,) = torch.autograd.grad(outputs, [x], [cotangent[i] for i in reached])
+        values.append(value.detach())
+        slopes.append(slope)
+    return torch.stack(values), torch.stack(slopes)

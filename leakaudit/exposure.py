@@ -1,0 +1,39 @@
+"""What the adversary knows or may do, as facts. An attack names the facts it requires."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from leakaudit.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exposure:
+    """Facts about the adversary. Every `True` makes it stronger."""
+
+    labels: bool = False  # told the labels; otherwise it infers them from the update
+    buffers: bool = False  # sees BatchNorm statistics
+    defense: bool = False  # knows the defense's code and parameters: an adaptive adversary
+    auxiliary: bool = False  # owns records of the same distribution
+    released: bool = False  # is handed the data-replacing defense's output itself: an upper bound, not an attack
+    model_control: bool = False  # may change the model: a malicious server
+    rounds: int = 1  # updates seen of the same records
+
+    def facts(self) -> frozenset[str]:
+        """Return the names of the facts that hold."""
+        names = {f.name for f in fields(self) if f.name != "rounds" and getattr(self, f.name)}
+        return frozenset(names | ({"rounds"} if self.rounds > 1 else set()))
+
+
+PRESETS: dict[str, Exposure] = {
+    "honest-but-curious": Exposure(buffers=True),
+    "adaptive": Exposure(buffers=True, defense=True, auxiliary=True),
+    "malicious-server": Exposure(buffers=True, defense=True, auxiliary=True, model_control=True),
+}
+
+
+def preset(name: str) -> Exposure:
+    """Return a named preset; raises UserError for an unknown name."""
+    if name not in PRESETS:
+        raise UserError(f"unknown exposure {name!r}: choose one of {', '.join(PRESETS)}.")
+    return PRESETS[name]

@@ -1,0 +1,215 @@
+"""The result of an audit: frozen dataclasses ⇄ the JSON schema `leakaudit.result/1`.
+
+Everything a report shows is in here, pictures included; what was not measured is null with a reason beside it.
+Fields may be added to version 1 (with a default); none may be removed or change its meaning.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import cattrs
+from cattrs.preconf.json import make_converter
+
+from leakaudit.errors import UserError
+
+SCHEMA = "leakaudit.result/1"
+Verdict = Literal["pass", "fail", "inconclusive"]
+Severity = Literal["info", "warning", "error"]
+Value = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval. `value` is None where it was not measured, and `reason` says why."""
+
+    value: float | None = None
+    low: float | None = None  # bounds of the two-sided 95 % interval, None where it has no interval
+    high: float | None = None
+    n: int = 0  # records (or seeds) behind it
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something the audit noticed."""
+
+    id: str  # kebab-case
+    severity: Severity
+    message: str
+    evidence: dict[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RecordScore:
+    """One private record against what one attack made of it. Scores are None unless the victim's status allows them."""
+
+    victim: int
+    record: int  # position within the victim's batch
+    label: str
+    status: str  # converged | diverged | not-applicable | out-of-memory | budget | failed
+    mse: float | None = None
+    psnr: float | None = None  # dB
+    ssim: float | None = None
+    lpips: float | None = None
+    psnr_released: float | None = None  # against x̃, for data-replacing defenses
+    identified: bool | None = None
+    rank: int | None = None  # of the true record among the candidates, 1 is nearest
+    guessed_label: str | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One row of a gallery. Each picture is a base64 PNG, or None where there is none."""
+
+    victim: int
+    record: int
+    label: str
+    original: str | None
+    shared: str | None  # what a data-replacing defense put in its place, else None
+    reconstruction: str | None
+    psnr: float | None = None
+    ssim: float | None = None
+    identified: bool | None = None
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """One attack on one defended model."""
+
+    name: str
+    kind: str  # reconstruction | labels | linkage
+    role: str  # standard | adaptive | bound
+    settings: dict[str, Value]  # effective, after tuning
+    tuned: dict[str, Value]  # what was chosen on auxiliary records; empty if nothing was
+    requires: tuple[str, ...]
+    statuses: dict[str, int]  # how many victims ended how
+    reason: str | None  # why, where not all converged
+    identification: Estimate  # share of records identified among the candidates
+    candidates: int  # M, the size of a candidate set; 0 where identification was not scored
+    psnr: Estimate  # median over records, dB; after optimal assignment; against x
+    ssim: Estimate
+    lpips: Estimate
+    r2: Estimate  # share of the variance of x explained beyond the class mean, ≤ 1
+    psnr_released: Estimate  # against x̃
+    label_accuracy: Estimate
+    records: tuple[RecordScore, ...] = ()
+    gallery: tuple[Picture, ...] = ()  # worst (most leaking) first
+
+
+@dataclass(frozen=True)
+class DefenseResult:
+    """One defense: what it leaks, what it costs, and what follows."""
+
+    spec: str  # as typed, e.g. "obscure,dp-sgd:noise_multiplier=0.5"
+    settings: dict[str, Value]
+    facts: dict[str, Value]  # e.g. {"epsilon": 3.2, "delta": 1e-5}
+    replaces_records: bool
+    attacks: tuple[AttackResult, ...]
+    accuracy: Estimate  # test accuracy of a model trained on the shared updates
+    accuracies: tuple[float, ...]  # per seed
+    verdict: Verdict
+    reasons: tuple[str, ...]  # why this verdict, one sentence each
+    requested: bool = True  # False for the undefended control the audit added itself
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a guess without any update scores: leakage is what exceeds this."""
+
+    name: str  # random | class-mean | prior
+    description: str
+    identification: Estimate
+    psnr: Estimate
+    ssim: Estimate
+    lpips: Estimate
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """A whole audit."""
+
+    target: dict[str, Value]  # name, model class, parameters, input_shape, classes, record counts, ...
+    exposure: dict[str, Value]  # the facts, and "preset"
+    assumptions: tuple[str, ...]  # sentences every number stands beside
+    findings: tuple[Finding, ...]
+    baselines: tuple[Baseline, ...]
+    chance_accuracy: float
+    chance_identification: float
+    max_identification: float  # the threshold the verdict is judged by
+    defenses: tuple[DefenseResult, ...]  # the control ("none") first
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    not_tested: tuple[str, ...]
+    settings: dict[str, Value]  # effective settings of the scan
+    environment: dict[str, Value]  # versions; what is needed to run it again
+    images: str = "full"  # full | redacted | none
+    complete: bool = True  # False when the run was interrupted: what is here was measured, the rest was not
+    timings: dict[str, float] = field(default_factory=dict)  # seconds; the only part that differs between equal runs
+    schema: str = SCHEMA
+
+    def control(self) -> DefenseResult | None:
+        """Return the undefended row."""
+        return next((d for d in self.defenses if d.spec == "none"), None)
+
+
+_converter = make_converter()
+
+
+def to_json(result: AuditResult) -> str:
+    """Return the result as JSON: sorted keys, no NaN (ValueError), one trailing newline."""
+    return json.dumps(_converter.unstructure(result), indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def from_json(text: str, source: str = "result.json") -> AuditResult:
+    """Read a result of version 1. Raises UserError naming `source` when it is none."""
+    try:
+        data: Any = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{source} is not JSON (line {error.lineno}): give a result.json written by a scan.") from error
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        found = data.get("schema") if isinstance(data, dict) else None
+        raise UserError(f"{source} has schema {found!r}, not {SCHEMA!r}: give a result.json written by a scan.")
+    try:
+        return _converter.structure(data, AuditResult)
+    except (cattrs.BaseValidationError, KeyError, TypeError, ValueError) as error:
+        detail = "; ".join(cattrs.transform_error(error)[:2]) if isinstance(error, Exception) else ""
+        raise UserError(f"{source} does not follow {SCHEMA}: {detail}.") from error
+
+
+def load(path: Path) -> AuditResult:
+    """Read a result file; raises UserError when it is missing or none."""
+    try:
+        return from_json(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.") from error
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a whole file or leave the old one: a full disk or an interrupt never leaves half a result.
+
+    Raises UserError when the place cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another --output.") from error
+
+
+def without_timings(result: AuditResult) -> AuditResult:
+    """Return the part of a result that the same command and seed reproduce byte for byte."""
+    return replace(result, timings={})

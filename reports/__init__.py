@@ -1,0 +1,1 @@
+"""Report formats, one file each. A report reads an AuditResult and nothing else."""

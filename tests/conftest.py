@@ -1,0 +1,25 @@
+"""Test-wide settings: one thread, since two threads on two busy cores can be ten times slower."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real images and weights; a user's clone has none, so its tests skip there."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("needs the maintainers' shared data folder beside the checkout")
+    return SHARED
