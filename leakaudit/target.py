@@ -93,7 +93,7 @@ class Target:
         return next(self.model.parameters()).device
 
     def fresh(self, seed: int) -> PixelModel:
-        """Return a newly initialised model for a training run: the user's factory if there is one, else `reinitialised`."""
+        """Return a newly initialised model for a training run: the user's factory if given, else `reinitialised`."""
         if self.factory is None:
             return reinitialised(self.model, seed)
         with torch.random.fork_rng(devices=[]):
