@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 __all__ = ["AuditResult", "UserError", "scan"]
 
 if TYPE_CHECKING:
-    from leakaudit.audit import scan
+    from leakaudit.api import scan
     from leakaudit.errors import UserError
     from leakaudit.result import AuditResult
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     # Lazy, so that `leakaudit --help` does not wait for torch.
     if name == "scan":
-        from leakaudit.audit import scan
+        from leakaudit.api import scan
 
         return scan
     if name == "AuditResult":

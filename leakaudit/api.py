@@ -1,0 +1,62 @@
+"""The audit from Python: `leakaudit.scan(model, train_data, ...)`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from leakaudit.audit import audit
+from leakaudit.loading import target_from_objects
+from leakaudit.plan import Plan
+from leakaudit.progress import monitored
+from leakaudit.result import AuditResult
+
+
+def scan(
+    model: Any,
+    train_data: Any,
+    *,
+    defense: str | Sequence[str] = (),
+    test_data: Any = None,
+    auxiliary_data: Any = None,
+    loss: Any = None,
+    mean: Any = None,
+    std: Any = None,
+    classes: Sequence[str] | None = None,
+    device: str = "auto",
+    checkpoint: Path | None = None,
+    lpips_weights: Path | None = None,
+    progress: bool = False,
+    **settings: Any,
+) -> AuditResult:
+    """Audit a classifier and return the result.
+
+    `model` is a `torch.nn.Module` (or a zero-argument callable that builds one) giving logits (N, classes);
+    `train_data` a Dataset or DataLoader of (picture, label). Pictures come as the model takes them; with
+    `mean` and `std` given, pixel = value · std + mean lies in [0, 1]. `defense` is one spec or several;
+    `settings` are those of `leakaudit.plan.Plan` (records, batch_size, battery, seed, budget, ...). Raises UserError on bad input.
+
+    >>> result = leakaudit.scan(model, train_data, defense=["prune:sparsity=0.99", "obscure"], battery="quick")
+    >>> result.verdict
+    """
+    target = target_from_objects(
+        model,
+        train_data,
+        test_data=test_data,
+        auxiliary_data=auxiliary_data,
+        loss=loss,
+        mean=mean,
+        std=std,
+        classes=classes,
+        device=device,
+        checkpoint=checkpoint,
+        seed=int(settings.get("seed", 0)),
+    )
+    plan = Plan(defenses=(defense,) if isinstance(defense, str) else tuple(defense), **settings)
+    if not progress:
+        return audit(target, plan, lpips_weights=lpips_weights, command="leakaudit.scan(...)")
+    from leakaudit.console import progress_monitor
+
+    with progress_monitor() as monitor, monitored(monitor):
+        return audit(target, plan, lpips_weights=lpips_weights, command="leakaudit.scan(...)")

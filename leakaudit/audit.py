@@ -1,0 +1,396 @@
+"""The audit: share, attack, score, judge. It prints nothing and writes nothing but what a defense learned."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import leakaudit
+from leakaudit.attack import Attack
+from leakaudit.baselines import baselines, class_means
+from leakaudit.client import Mode, SharedUpdate, release, share
+from leakaudit.defense import Defense, parts_of, replaces_records
+from leakaudit.errors import NotApplicable, UserError
+from leakaudit.exposure import Exposure, preset
+from leakaudit.identification import CandidateSets, candidate_sets
+from leakaudit.metrics import Metric, lpips_metric
+from leakaudit.plan import Plan, assumptions, attacks_for, not_tested
+from leakaudit.preflight import preflight, raise_on_errors
+from leakaudit.progress import current, expired, monitored
+from leakaudit.registry import parse_attack, parse_defense, settings_values
+from leakaudit.result import AttackResult, AuditResult, Baseline, DefenseResult, Estimate, Finding, Value
+from leakaudit.scoring import failed, score
+from leakaudit.seeding import derive, generator_for
+from leakaudit.target import Records, Target
+from leakaudit.tuning import tune
+from leakaudit.utility import utility
+from leakaudit.verdict import judge, overall
+
+Keep = Callable[[AuditResult], None]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What stays the same for every defense: the victims, their candidates, and what the scores stand beside."""
+
+    target: Target
+    plan: Plan
+    exposure: Exposure
+    victims: Tensor  # indices of the victims' records in `target.private`, V·B of them
+    candidates: CandidateSets
+    means: Tensor  # (V·B, C, H, W): the mean of the record's class
+    rehearsal: Tensor  # indices of the auxiliary records that play victim while an attack is tuned
+    lpips: Metric | str
+    baselines: tuple[Baseline, ...]
+    findings: tuple[Finding, ...]
+
+
+@dataclass
+class Clock:
+    """Splits the time budget over the pieces of work still to come, and remembers what each took."""
+
+    budget: float | None
+    left: float  # weight of the work still to come
+    started: float = field(default_factory=time.monotonic)
+    timings: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def piece(self, label: str, weight: float) -> Iterator[None]:
+        """Time a piece of work and give it its share of what is left of the budget."""
+        now = time.monotonic()
+        deadline = None
+        if self.budget is not None:
+            remaining = max(0.0, self.started + self.budget - now)
+            deadline = now + remaining * weight / max(self.left, weight)
+        shown = current()
+        try:
+            with monitored(replace(shown, deadline=deadline, show=lambda inner, i, n: shown.show(inner, i, n))):
+                shown.show(label, 0, 0)
+                yield
+        finally:
+            self.left -= weight
+            self.timings[label] = round(time.monotonic() - now, 3)
+
+
+def audit(
+    target: Target,
+    plan: Plan,
+    *,
+    lpips_weights: Path | None = None,
+    keep: Keep | None = None,
+    directory: Path | None = None,
+    command: str = "",
+) -> AuditResult:
+    """Audit a target and return the result.
+
+    `keep` is called with the result so far after every finished piece, so that nothing computed is lost; an interrupt
+    ends the audit with `complete=False`. `directory` is where defenses save what they learned. Raises UserError for
+    settings that cannot work on this target.
+    """
+    specs = [spec for spec in plan.defenses if spec != "none"]
+    if len(set(specs)) != len(specs):
+        raise UserError("a --defense is given twice: give each once.")
+    chosen: list[tuple[str, Defense]] = [("none", parse_defense("none")), *((s, parse_defense(s)) for s in specs)]
+    for spec in plan.effort().attacks:
+        parse_attack(spec)
+    scene = _set_scene(target, plan, lpips_weights)
+    weight = sum(_weight(defense, plan) for _, defense in chosen)
+    clock = Clock(plan.budget, weight)
+    rows: list[DefenseResult] = []
+    complete = True
+    try:
+        for spec, defense in chosen:
+            requested = spec in plan.defenses or not specs
+            for row in _audit_defense(scene, spec, defense, requested, rows, clock, directory):
+                rows = [*(r for r in rows if r.spec != spec), row]
+                if keep is not None:
+                    keep(_result(scene, rows, clock, command, complete=False))
+    except KeyboardInterrupt:
+        complete = False
+    result = _result(scene, rows, clock, command, complete=complete)
+    if keep is not None:
+        keep(result)
+    return result
+
+
+def _set_scene(target: Target, plan: Plan, lpips_weights: Path | None) -> Scene:
+    findings = preflight(
+        target, mode=plan.mode, batch_size=plan.batch_size, records=plan.records, candidates=plan.candidates
+    )
+    raise_on_errors(findings)
+    exposure = preset(plan.exposure)
+    order = torch.randperm(len(target.private), generator=generator_for(plan.seed, "victims"))
+    victims = order[: plan.records]
+    candidates = candidate_sets(
+        target.private, victims, target.test, plan.candidates, generator_for(plan.seed, "candidates")
+    )
+    truth = target.private[victims]
+    wanted = plan.effort().tuning_victims * plan.batch_size
+    rehearsal = torch.randperm(len(target.auxiliary), generator=generator_for(plan.seed, "rehearsal"))[:wanted]
+    rehearsal = rehearsal[: len(rehearsal) // plan.batch_size * plan.batch_size]
+    lpips = lpips_metric(lpips_weights, target.device)
+    return Scene(
+        target=target,
+        plan=plan,
+        exposure=exposure,
+        victims=victims,
+        candidates=candidates,
+        means=class_means(target.auxiliary, truth.labels),
+        rehearsal=rehearsal,
+        lpips=lpips,
+        baselines=baselines(truth, target.auxiliary, candidates, lpips, generator_for(plan.seed, "baselines")),
+        findings=findings,
+    )
+
+
+def _weight(defense: Defense, plan: Plan) -> float:
+    attacks = sum(_attack_weight(attack) for attack, _ in attacks_for(defense, plan.effort()))
+    return attacks + (2.0 if replaces_records(defense) else 0.0) + (3.0 if plan.utility else 0.0)
+
+
+def _attack_weight(attack: Attack) -> float:
+    return 2.0 if attack.grid else 0.5
+
+
+def _audit_defense(
+    scene: Scene,
+    spec: str,
+    defense: Defense,
+    requested: bool,
+    before: list[DefenseResult],
+    clock: Clock,
+    directory: Path | None,
+) -> Iterator[DefenseResult]:
+    """Yield the row of one defense, more complete each time."""
+    target, plan = scene.target, scene.plan
+    try:
+        with clock.piece(f"{spec}: fit", 2.0 if replaces_records(defense) else 0.0):
+            fitted = defense.fit(target, generator_for(plan.seed, spec, "fit"))
+            if directory is not None:
+                fitted.save(directory / "defenses" / _slug(spec))
+            released = release(fitted, target.private, generator_for(plan.seed, spec, "release"))
+    except (ValueError, RuntimeError, MemoryError) as error:
+        clock.left -= _weight(defense, plan) - (2.0 if replaces_records(defense) else 0.0)
+        yield _broken(spec, defense, requested, f"the defense could not be applied: {_first_line(error)}")
+        return
+
+    results: list[AttackResult] = []
+    for attack, role in attacks_for(fitted, plan.effort()):
+        with clock.piece(f"{spec}: {attack.name}", _attack_weight(attack)):
+            results.append(_run(scene, spec, fitted, released, attack, role))
+        yield _row(scene, spec, fitted, requested, results, before, None)
+    outcome = None
+    if plan.utility:
+        with clock.piece(f"{spec}: accuracy", 3.0):
+            outcome = _accuracy(scene, fitted, released)
+    yield _row(scene, spec, fitted, requested, results, before, outcome)
+
+
+def _share(scene: Scene, spec: str, defense: Defense, records: Records, exposure: Exposure, who: str) -> SharedUpdate:
+    mode: Mode = "train" if scene.plan.mode == "train" else "eval"
+    device = scene.target.device
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(scene.plan.seed, spec, who, "client"))  # dropout draws from the global generator
+        return share(
+            scene.target.model,
+            scene.target.loss,
+            Records(records.images.to(device), records.labels.to(device)),
+            defense,
+            exposure,
+            batch_size=scene.plan.batch_size,
+            classes=len(scene.target.classes),
+            mode=mode,
+            generator=generator_for(scene.plan.seed, spec, who, "update"),
+            auxiliary=scene.target.auxiliary,
+        )
+
+
+def _run(scene: Scene, spec: str, defense: Defense, released: Records, attack: Attack, role: str) -> AttackResult:
+    """Tune one attack on auxiliary records, run it on the victims, and score it. A crash is a status with a reason."""
+    plan, target = scene.plan, scene.target
+    victims = plan.victims
+    exposure = replace(scene.exposure, released=True) if role == "bound" else scene.exposure
+    tuned: dict[str, Value] = {}
+    lacking = sorted(attack.requires - exposure.facts())
+    if lacking:
+        return failed(attack, role, tuned, victims, "not-applicable", f"needs {', '.join(lacking)}, not exposed")
+    if expired():
+        return failed(attack, role, tuned, victims, "budget", "the time budget was spent before it began")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(plan.seed, spec, attack.name))
+            if attack.grid and exposure.auxiliary and len(scene.rehearsal):
+                own = target.auxiliary[scene.rehearsal]
+                generator = generator_for(plan.seed, spec, attack.name, "tune")
+                rehearsed = release(defense, own, generator)
+                attack, tuned = tune(
+                    attack, target.model, _share(scene, spec, defense, rehearsed, exposure, "rehearsal"), own, generator
+                )
+            update = _share(scene, spec, defense, released[scene.victims], exposure, "victims")
+            generator = generator_for(plan.seed, spec, attack.name, "run")
+            if attack.kind == "linkage":
+                shown = scene.candidates.images()
+                guess = attack.link(target.model, update, shown.to(target.device), generator)
+            else:
+                guess = attack(target.model, update, generator)
+    except NotApplicable as reason:
+        return failed(attack, role, tuned, victims, "not-applicable", str(reason))
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        return failed(attack, role, tuned, victims, "out-of-memory", _first_line(error))
+    except UserError:
+        raise
+    except Exception as error:  # an attack that crashes must be shown as that, whatever it raised
+        return failed(attack, role, tuned, victims, "failed", f"{type(error).__name__}: {_first_line(error)}")
+    return score(
+        attack,
+        role,
+        tuned,
+        target.private[scene.victims],
+        released[scene.victims] if replaces_records(defense) else None,
+        target.classes,
+        guess,
+        scene.candidates,
+        scene.means,
+        scene.lpips,
+        plan.images,
+    )
+
+
+def _accuracy(scene: Scene, defense: Defense, released: Records) -> tuple[Estimate, tuple[float, ...], int]:
+    effort = scene.plan.effort()
+    try:
+        found = utility(scene.target, defense, released, epochs=effort.epochs, seeds=effort.seeds, seed=scene.plan.seed)
+    except (ValueError, RuntimeError, MemoryError) as error:
+        return Estimate(reason=f"training failed: {_first_line(error)}"), (), 0
+    return found.estimate, found.accuracies, found.steps
+
+
+def _row(
+    scene: Scene,
+    spec: str,
+    defense: Defense,
+    requested: bool,
+    results: list[AttackResult],
+    before: list[DefenseResult],
+    outcome: tuple[Estimate, tuple[float, ...], int] | None,
+) -> DefenseResult:
+    plan = scene.plan
+    skipped = Estimate(reason="not measured yet" if plan.utility else "switched off with --no-utility")
+    estimate, accuracies, steps = outcome or (skipped, (), 0)
+    control = next((r.attacks for r in before if r.spec == "none"), tuple(results))
+    verdict, reasons = judge(
+        tuple(results),
+        control,
+        scene.baselines,
+        chance_identification=scene.candidates.chance,
+        max_identification=plan.max_identification,
+        is_control=spec == "none",
+    )
+    return DefenseResult(
+        spec=spec,
+        settings=_settings(defense),
+        facts=dict(defense.facts(len(scene.target.private), 32, steps)),
+        replaces_records=replaces_records(defense),
+        attacks=tuple(results),
+        accuracy=estimate,
+        accuracies=accuracies,
+        verdict=verdict,
+        reasons=reasons,
+        requested=requested,
+    )
+
+
+def _broken(spec: str, defense: Defense, requested: bool, reason: str) -> DefenseResult:
+    return DefenseResult(
+        spec=spec,
+        settings=_settings(defense),
+        facts={},
+        replaces_records=replaces_records(defense),
+        attacks=(),
+        accuracy=Estimate(reason=reason),
+        accuracies=(),
+        verdict="inconclusive",
+        reasons=(reason,),
+        requested=requested,
+    )
+
+
+def _settings(defense: Defense) -> dict[str, Value]:
+    parts = parts_of(defense)
+    if len(parts) == 1:
+        return dict(settings_values(parts[0]))
+    return {f"{part.name}.{key}": value for part in parts for key, value in settings_values(part).items()}
+
+
+def _result(scene: Scene, rows: list[DefenseResult], clock: Clock, command: str, *, complete: bool) -> AuditResult:
+    target, plan = scene.target, scene.plan
+    run = {a.name for row in rows for a in row.attacks}
+    verdict, reasons = overall(tuple(rows))
+    if not complete:
+        verdict, reasons = "inconclusive", ("The audit did not finish: what is here was measured, the rest was not.",)
+    counts = torch.bincount(target.test.labels, minlength=1)
+    return AuditResult(
+        target=_describe(target),
+        exposure={"preset": plan.exposure, **{k: bool(v) for k, v in _facts(scene.exposure).items()}},
+        assumptions=assumptions(target, plan, scene.exposure),
+        findings=scene.findings,
+        baselines=scene.baselines,
+        chance_accuracy=float(counts.max()) / max(1, len(target.test)),
+        chance_identification=scene.candidates.chance,
+        max_identification=plan.max_identification,
+        defenses=tuple(rows),
+        verdict=verdict,
+        reasons=reasons,
+        not_tested=not_tested(run),
+        settings=plan.settings(),
+        environment=_environment(target, command),
+        images=plan.images,
+        complete=complete,
+        timings=dict(clock.timings) | {"total": round(time.monotonic() - clock.started, 3)},
+    )
+
+
+def _facts(exposure: Exposure) -> dict[str, Any]:
+    facts = exposure.facts()
+    return {name: name in facts for name in ("labels", "buffers", "defense", "auxiliary", "model_control")}
+
+
+def _describe(target: Target) -> dict[str, Value]:
+    return {
+        "name": target.name,
+        "model": type(target.model.network).__name__,
+        "parameters": sum(p.numel() for p in target.model.parameters()),
+        "input_shape": "×".join(map(str, target.input_shape)),
+        "classes": len(target.classes),
+        "private_records": len(target.private),
+        "test_records": len(target.test),
+        "auxiliary_records": len(target.auxiliary),
+    }
+
+
+def _environment(target: Target, command: str) -> dict[str, Value]:
+    return {
+        "command": command,
+        "leakaudit": leakaudit.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": str(target.device),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def _slug(spec: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in spec)

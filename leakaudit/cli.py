@@ -1,0 +1,475 @@
+"""The command line. Parsing and printing only: the audit itself is `leakaudit.audit`.
+
+Heavy imports wait until a command runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tomllib
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import typer.main
+
+from leakaudit.errors import UserError
+
+if TYPE_CHECKING:
+    from leakaudit.plan import Plan
+    from leakaudit.result import AuditResult
+    from leakaudit.target import Target
+
+EXIT = {"pass": 0, "fail": 1, "inconclusive": 3}
+USAGE, INTERNAL = 2, 4
+# Bad usage found by the parser. Typer carries its own copy of click in newer versions, so the class is taken from it.
+ParseError: type[Any] = typer.BadParameter.__mro__[2]
+
+EPILOG = (
+    "\b\nExit codes: 0 pass, 1 fail, 2 usage or configuration,\n"
+    "            3 inconclusive or interrupted, 4 internal error."
+)
+
+
+def _examples(*lines: str) -> str:
+    """Return an epilog of commands that the help screen does not wrap, so that they can be copied."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines) + "\n\n" + EPILOG
+
+
+app = typer.Typer(
+    name="leakaudit",
+    help="What can somebody who sees a shared gradient rebuild of the data behind it, and what does preventing that "
+    "cost in accuracy?\n\n\b\n"
+    "  leakaudit demo                             a face out of a gradient, in a minute\n"
+    "  leakaudit scan model.py --defense obscure  audit your model\n"
+    "  leakaudit doctor model.py                  check the set-up before a long run",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Preset(str, Enum):  # noqa: UP042 - typer shows the values
+    """Exposure presets."""
+
+    honest = "honest-but-curious"
+    adaptive = "adaptive"
+    malicious = "malicious-server"
+
+
+class Images(str, Enum):  # noqa: UP042
+    """How pictures appear in the result."""
+
+    full = "full"
+    redacted = "redacted"
+    none = "none"
+
+
+class Mode(str, Enum):  # noqa: UP042
+    """The client's mode."""
+
+    eval = "eval"
+    train = "train"
+
+
+class Kind(str, Enum):  # noqa: UP042
+    """What `list` can list."""
+
+    attacks = "attacks"
+    defenses = "defenses"
+    metrics = "metrics"
+
+
+Data = Annotated[
+    Path | None, typer.Option("--data", help="Replace train_data: a folder of class folders, or an .npz file.")
+]
+Checkpoint = Annotated[
+    Path | None, typer.Option("--checkpoint", help="Weights: .safetensors, or a torch file (weights only).")
+]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, …; auto takes a GPU if there is one.")]
+Seed = Annotated[int, typer.Option("--seed", help="One seed fixes everything.")]
+ImagesOption = Annotated[
+    Images | None,
+    typer.Option(
+        "--images",
+        help="Private pictures in the result: full, redacted (4×4 mosaic) or none. "
+        "Default: full, or redacted where CI=true.",
+    ),
+]
+ExitZero = Annotated[bool, typer.Option("--exit-zero", help="Exit 0 whatever the verdict.")]
+TARGET_HELP = "model.py, package.module, or either with :factory (path.py:make_model)."
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=lambda v: _version(v))
+    ] = False,
+) -> None: ...
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from leakaudit import __version__
+
+        typer.echo(f"leakaudit {__version__}")
+        raise typer.Exit
+
+
+@app.command(
+    epilog=_examples(
+        "leakaudit scan model.py --defense obscure",
+        "leakaudit scan model.py -d prune:sparsity=0.99 -d dp-sgd -d obscure",
+        "leakaudit scan model.py -d obscure,dp-sgd:noise_multiplier=0.5 --quick",
+        "leakaudit scan model.py:make_model --data pictures/ --budget 30m -o out",
+    )
+)
+def scan(
+    target: Annotated[str, typer.Argument(help=TARGET_HELP)],
+    defense: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--defense",
+            "-d",
+            help="name[:setting=value…]; commas chain; repeat for several. The undefended control always runs.",
+        ),
+    ] = None,
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--attack",
+            "-a",
+            help="Replace the battery's attacks: name[:setting=value…]; repeat. "
+            "A defense's adaptive attacks always run.",
+        ),
+    ] = None,
+    data: Data = None,
+    checkpoint: Checkpoint = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A short battery: a first look, not evidence.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="A long battery: more iterations, restarts and seeds.")] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", help="Time for the whole scan: 90s, 10m, 2h. Unfinished work is shown as that."),
+    ] = None,
+    records: Annotated[int, typer.Option("--records", help="Private records to attack.")] = 16,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Records in one shared update.")] = 1,
+    candidates: Annotated[int, typer.Option("--candidates", help="Same-class candidates per identification.")] = 100,
+    max_identification: Annotated[
+        float, typer.Option("--max-identification", help="Pass needs every attack's upper bound at or below this.")
+    ] = 0.25,
+    mode: Annotated[Mode, typer.Option("--mode", help="The client's mode: eval or train.")] = Mode.eval,
+    exposure: Annotated[Preset, typer.Option("--exposure", help="What the adversary knows.")] = Preset.adaptive,
+    no_utility: Annotated[
+        bool, typer.Option("--no-utility", help="Do not measure accuracy (no training runs).")
+    ] = False,
+    seeds: Annotated[int | None, typer.Option("--seeds", help="Training runs per defense.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Epochs of each training run.")] = None,
+    images: ImagesOption = None,
+    lpips_weights: Annotated[
+        Path | None, typer.Option("--lpips-weights", help="AlexNet features for LPIPS; else the torch cache.")
+    ] = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for result.json and report.html.")] = Path(
+        "leakaudit-out"
+    ),
+    exit_zero: ExitZero = False,
+) -> None:
+    """Audit a model: attack it undefended and under each defense, measure accuracy, write a report."""
+    _writable(output)
+    _file_exists(lpips_weights, "--lpips-weights")
+    from leakaudit.loading import load_target
+    from leakaudit.plan import Plan
+
+    if quick and full:
+        raise UserError("--quick and --full exclude each other: give one.")
+    plan = Plan(
+        defenses=tuple(defense or ()),
+        attacks=tuple(attack or ()),
+        battery="quick" if quick else "full" if full else "standard",
+        exposure=exposure.value,
+        mode=mode.value,
+        records=records,
+        batch_size=batch_size,
+        candidates=candidates,
+        max_identification=max_identification,
+        utility=not no_utility,
+        seeds=seeds,
+        epochs=epochs,
+        budget=_seconds(budget),
+        images=_images(images),
+        seed=seed,
+    )
+    _check_specs(plan)
+    loaded = load_target(target, data=data, checkpoint=checkpoint, device=device, seed=seed)
+    _run(loaded, plan, output, lpips_weights, exit_zero)
+
+
+@app.command(epilog=_examples("leakaudit demo", "leakaudit demo -o faces --seed 1"))
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for result.json and report.html.")] = Path(
+        "leakaudit-demo"
+    ),
+    seed: Seed = 0,
+    images: ImagesOption = None,
+    device: Device = "cpu",
+) -> None:
+    """Train a small CNN on 200 embedded pictures, take a face out of its gradient, then defend it. No download.
+
+    Always exits 0 when it ends: it shows the audit, it does not gate anything.
+    """
+    _writable(output)
+    from leakaudit.demo import demo_plan, demo_target
+
+    _run(demo_target(seed, device), demo_plan(seed, _images(images)), output, None, exit_zero=True)
+
+
+@app.command(epilog=_examples("leakaudit report leakaudit-out/result.json -o report.html"))
+def report(
+    result: Annotated[Path, typer.Argument(help="A result.json written by a scan.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file.")] = Path("report.html"),
+) -> None:
+    """Render a stored result as HTML again. Runs no attack and needs no model."""
+    from rich.console import Console
+
+    from leakaudit.reports.html import render
+    from leakaudit.reports.terminal import summary
+    from leakaudit.result import load, write_atomically
+
+    loaded = load(result)
+    if output.is_dir():
+        raise UserError(f"--output {output} is a folder: name the HTML file to write, say {output / 'report.html'}.")
+    write_atomically(output, render(loaded))
+    summary(loaded, Console())
+    typer.echo(f"report  {output}")
+
+
+@app.command(epilog=_examples("leakaudit doctor model.py", "leakaudit doctor model.py --mode train --batch-size 8"))
+def doctor(
+    target: Annotated[str, typer.Argument(help=TARGET_HELP)],
+    data: Data = None,
+    checkpoint: Checkpoint = None,
+    mode: Annotated[Mode, typer.Option("--mode", help="The client's mode: eval or train.")] = Mode.eval,
+    records: Annotated[int, typer.Option("--records", help="Private records to attack.")] = 16,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Records in one shared update.")] = 1,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Check the set-up before a long run: ranges, labels, modes, gradients, memory, cost. Exits 2 on an error."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    from leakaudit.loading import load_target
+    from leakaudit.preflight import preflight
+
+    loaded = load_target(target, data=data, checkpoint=checkpoint, device=device, seed=seed)
+    findings = preflight(loaded, mode=mode.value, batch_size=batch_size, records=records)
+    console = Console()
+    c, h, w = loaded.input_shape
+    console.print(
+        f"[bold]{escape(loaded.name)}[/]: {type(loaded.model.network).__name__}, pictures {c}×{h}×{w}, "
+        f"{len(loaded.classes)} classes; {len(loaded.private)} private, {len(loaded.test)} test, "
+        f"{len(loaded.auxiliary)} auxiliary records on {loaded.device}",
+        highlight=False,
+    )
+    colours = {"error": "red", "warning": "yellow", "info": "cyan"}
+    for finding in findings:
+        mark = f"[{colours[finding.severity]}]{finding.severity:<7}[/]"
+        console.print(f"{mark} {escape(finding.message)} [dim]({finding.id})[/]", highlight=False)
+    for note in loaded.notes:
+        console.print(f"[dim]note   [/] {escape(note)}", highlight=False)
+    if any(finding.severity == "error" for finding in findings):
+        raise typer.Exit(USAGE)
+
+
+@app.command(name="list", epilog=_examples("leakaudit list attacks", "leakaudit list defenses --json"))
+def list_(
+    kind: Annotated[Kind, typer.Argument(help="attacks, defenses or metrics.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """List what is built in, with settings and sources."""
+    rows = _listing(kind.value)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console()
+    for row in rows:
+        console.print(f"[bold]{escape(str(row['name']))}[/]  {escape(str(row['summary']))}", highlight=False)
+        for key in ("settings", "requires", "adaptive", "source"):
+            if row.get(key):
+                value = row[key]
+                text = (
+                    ", ".join(f"{k}={v}" for k, v in value.items())
+                    if isinstance(value, dict)
+                    else (", ".join(value) if isinstance(value, list) else str(value))
+                )
+                console.print(f"    [dim]{key}[/] {escape(text)}", highlight=False, soft_wrap=True)
+
+
+def _listing(kind: str) -> list[dict[str, Any]]:
+    from leakaudit import registry
+
+    if kind == "metrics":
+        from leakaudit.metrics import METRICS
+
+        direction = {True: "higher leaks more", False: "lower leaks more"}
+        return [
+            {"name": m.name, "summary": f"{m.summary} ({direction[m.higher_leaks]})", "unit": m.unit} for m in METRICS
+        ]
+    if kind == "attacks":
+        return [
+            {
+                "name": name,
+                "summary": cls.summary,
+                "kind": cls.kind,
+                "requires": sorted(cls.requires),
+                "settings": registry.settings_values(cls()),
+                "source": cls.source,
+            }
+            for name, cls in registry.attacks().items()
+        ]
+    return [
+        {
+            "name": name,
+            "summary": cls.summary,
+            "adaptive": list(cls.adaptive),
+            "replaces_records": cls.replaces_records,
+            "settings": registry.settings_values(cls()),
+            "source": cls.source,
+        }
+        for name, cls in registry.defenses().items()
+    ]
+
+
+def _run(target: Target, plan: Plan, output: Path, lpips_weights: Path | None, exit_zero: bool) -> None:
+    from rich.console import Console
+
+    from leakaudit.audit import audit
+    from leakaudit.console import progress_monitor
+    from leakaudit.progress import monitored
+    from leakaudit.reports.html import render
+    from leakaudit.reports.terminal import summary
+    from leakaudit.result import to_json, write_atomically
+
+    def keep(result: AuditResult) -> None:
+        write_atomically(output / "result.json", to_json(result))
+
+    with progress_monitor() as monitor, monitored(monitor):
+        result = audit(target, plan, lpips_weights=lpips_weights, keep=keep, directory=output, command=_command_line())
+    write_atomically(output / "report.html", render(result))
+    summary(result, Console())
+    typer.echo(f"report  {output / 'report.html'}\nresult  {output / 'result.json'}")
+    if not result.complete:
+        typer.echo(f"Interrupted: what was measured so far is kept in {output}.", err=True)
+        raise typer.Exit(EXIT["inconclusive"])
+    raise typer.Exit(0 if exit_zero else EXIT[result.verdict])
+
+
+def _command_line() -> str:
+    import shlex
+
+    return shlex.join(["leakaudit", *sys.argv[1:]])
+
+
+def _images(asked: Images | None) -> str:
+    if asked is not None:
+        return asked.value
+    return "redacted" if os.environ.get("CI", "").lower() in ("1", "true") else "full"
+
+
+def _seconds(text: str | None) -> float | None:
+    """Read 90, 90s, 10m, 1.5h as seconds."""
+    if text is None:
+        return None
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1.0)
+    try:
+        value = float(number) * unit
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise UserError(f"--budget takes a time like 90s, 10m or 2h, not {text!r}.")
+    return value
+
+
+def _check_specs(plan: Plan) -> None:
+    """Find a mistyped defense or attack before the model is loaded."""
+    from leakaudit.registry import parse_attack, parse_defense
+
+    for spec in plan.defenses:
+        parse_defense(spec)
+    for spec in plan.attacks:
+        parse_attack(spec)
+
+
+def _writable(folder: Path) -> None:
+    """Find out before the work, not after it, that the output cannot be written."""
+    from leakaudit.result import write_atomically
+
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output {folder} is a file: name a folder.")
+    probe = folder / ".leakaudit-probe"
+    write_atomically(probe, "")
+    probe.unlink(missing_ok=True)
+
+
+def _file_exists(path: Path | None, option: str) -> None:
+    if path is not None and not path.is_file():
+        raise UserError(f"{option} {path}: no such file.")
+
+
+def _project_defaults() -> dict[str, dict[str, Any]]:
+    """Read `[tool.leakaudit]` of ./pyproject.toml: options of `scan`, dashes or underscores."""
+    path = Path("pyproject.toml")
+    if not path.is_file():
+        return {}
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("leakaudit", {})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"pyproject.toml cannot be read: {error}.") from error
+    commands: Any = typer.main.get_command(app)
+    known = {p.name for p in commands.commands["scan"].params} - {"target"}
+    defaults = {key.replace("-", "_"): value for key, value in table.items()}
+    for key in defaults:
+        if key not in known:
+            raise UserError(
+                f"pyproject.toml: [tool.leakaudit] has no setting {key!r}; known: {', '.join(sorted(map(str, known)))}."
+            )
+    for key in ("defense", "attack"):
+        if isinstance(defaults.get(key), str):
+            defaults[key] = [defaults[key]]
+    return {"scan": defaults}
+
+
+def main() -> None:
+    """Run the command line; every outcome ends in a documented exit code."""
+    try:
+        code = app(default_map=_project_defaults(), standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except UserError as error:
+        typer.echo(f"leakaudit: {error}", err=True)
+        sys.exit(USAGE)
+    except ParseError as error:
+        error.show()
+        sys.exit(USAGE)
+    except (typer.Abort, KeyboardInterrupt):
+        typer.echo("leakaudit: interrupted before anything was measured.", err=True)
+        sys.exit(EXIT["inconclusive"])
+    except Exception as error:
+        if os.environ.get("LEAKAUDIT_DEBUG"):
+            raise
+        first = (str(error).strip().splitlines() or [""])[0]
+        typer.echo(
+            f"leakaudit: internal error: {type(error).__name__}: {first}\n"
+            "This is a bug in leakaudit: please report it; LEAKAUDIT_DEBUG=1 shows the traceback.",
+            err=True,
+        )
+        sys.exit(INTERNAL)

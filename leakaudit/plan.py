@@ -1,0 +1,167 @@
+"""What a scan will do: the effective settings, the batteries of attacks, and the sentences its numbers stand beside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+from leakaudit.attack import Attack
+from leakaudit.defense import Defense, parts_of
+from leakaudit.errors import UserError
+from leakaudit.exposure import Exposure, preset
+from leakaudit.registry import attacks, parse_attack
+from leakaudit.result import Value
+from leakaudit.target import Target
+
+
+@dataclass(frozen=True)
+class Battery:
+    """Which attacks run, and how much effort each part of the audit gets."""
+
+    attacks: tuple[str, ...]
+    steps: int  # of every iterative gradient-matching attack
+    restarts: int
+    seeds: int  # training runs per defense
+    epochs: int
+    tuning_victims: int
+
+
+BATTERIES: dict[str, Battery] = {
+    "quick": Battery(("analytic", "labels", "inverting-gradients"), 150, 1, 1, 5, 4),
+    "standard": Battery(("analytic", "labels", "dlg", "idlg", "inverting-gradients"), 400, 1, 3, 15, 4),
+    "full": Battery(("analytic", "labels", "dlg", "idlg", "inverting-gradients"), 1200, 4, 5, 30, 8),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The settings of a scan. `None` for seeds and epochs means the battery's own."""
+
+    defenses: tuple[str, ...] = ()
+    attacks: tuple[str, ...] = ()  # empty: the battery's
+    battery: str = "standard"
+    exposure: str = "adaptive"
+    mode: str = "eval"
+    records: int = 16
+    batch_size: int = 1
+    candidates: int = 100
+    max_identification: float = 0.25
+    utility: bool = True
+    seeds: int | None = None
+    epochs: int | None = None
+    budget: float | None = None  # seconds for the whole scan
+    images: str = "full"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        checks = (
+            (self.battery in BATTERIES, f"battery must be one of {', '.join(BATTERIES)}"),
+            (self.mode in ("train", "eval"), "--mode must be train or eval"),
+            (self.images in ("full", "redacted", "none"), "--images must be full, redacted or none"),
+            (self.records >= 1, "--records must be at least 1"),
+            (self.batch_size >= 1, "--batch-size must be at least 1"),
+            (self.records >= self.batch_size, "--records must be at least --batch-size"),
+            (self.records % self.batch_size == 0, "--records must be a multiple of --batch-size"),
+            (self.candidates >= 2, "--candidates must be at least 2"),
+            (0 < self.max_identification < 1, "--max-identification must be between 0 and 1"),
+            (self.seeds is None or self.seeds >= 1, "--seeds must be at least 1"),
+            (self.epochs is None or self.epochs >= 1, "--epochs must be at least 1"),
+            (self.budget is None or self.budget > 0, "--budget must be positive"),
+        )
+        for holds, sentence in checks:
+            if not holds:
+                raise UserError(f"{sentence}.")
+        preset(self.exposure)
+
+    @property
+    def victims(self) -> int:
+        """How many clients are attacked."""
+        return self.records // self.batch_size
+
+    def effort(self) -> Battery:
+        """Return the battery with the scan's own seeds and epochs in place."""
+        base = BATTERIES[self.battery]
+        return replace(
+            base,
+            attacks=self.attacks or base.attacks,
+            seeds=self.seeds or base.seeds,
+            epochs=self.epochs or base.epochs,
+        )
+
+    def settings(self) -> dict[str, Value]:
+        """Return the effective settings, as the result records them."""
+        values: dict[str, Value] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            values[f.name] = " ".join(value) if isinstance(value, tuple) else value
+        effort = self.effort()
+        return values | {
+            "attacks": " ".join(effort.attacks),
+            "seeds": effort.seeds,
+            "epochs": effort.epochs,
+            "steps": effort.steps,
+            "restarts": effort.restarts,
+            "tuning_victims": effort.tuning_victims,
+        }
+
+
+def with_effort(attack: Attack, spec: str, effort: Battery) -> Attack:
+    """Return a gradient-matching attack with the battery's steps and restarts, where its spec does not set them."""
+    if not attack.grid:
+        return attack
+    wanted = {"steps": effort.steps, "restarts": effort.restarts}
+    settable = {f.name for f in fields(attack)}
+    return replace(attack, **{k: v for k, v in wanted.items() if k in settable and f":{k}=" not in spec})
+
+
+def attacks_for(defense: Defense, effort: Battery) -> list[tuple[Attack, str]]:
+    """Return (attack, role) pairs for one defense: the battery, then every part's adaptive attacks, each once.
+
+    A defense's adaptive attack that is already in the battery is run once and counts as adaptive.
+    """
+    adaptive = {spec.partition(":")[0]: spec for part in parts_of(defense) for spec in part.adaptive}
+    specs = list(effort.attacks)
+    names = {spec.partition(":")[0] for spec in specs}
+    specs += [spec for name, spec in adaptive.items() if name not in names]
+    pairs = []
+    for spec in specs:
+        attack = with_effort(parse_attack(spec), spec, effort)
+        standard = "adaptive" if attack.name in adaptive else "standard"
+        pairs.append((attack, "bound" if "released" in attack.requires else standard))
+    return pairs
+
+
+def assumptions(target: Target, plan: Plan, exposure: Exposure) -> tuple[str, ...]:
+    """Return the sentences every number of this audit stands beside."""
+    knows = {
+        "labels": "is told the labels",
+        "buffers": "sees BatchNorm statistics",
+        "defense": "knows the defense's code and parameters",
+        "auxiliary": f"owns {len(target.auxiliary)} records of the same distribution",
+        "model_control": "may change the model",
+    }
+    facts = exposure.facts()
+    granted = [sentence for name, sentence in knows.items() if name in facts]
+    missing = [name for name in knows if name not in facts]
+    mode = "evaluation mode (fixed BatchNorm statistics, no dropout)" if plan.mode == "eval" else "training mode"
+    return (
+        f"Each of {plan.victims} clients shares one FedSGD gradient of a batch of {plan.batch_size}, "
+        f"computed in {mode}, at the model's present weights.",
+        f"The adversary sees that gradient and the model, {', '.join(granted) or 'and nothing else'}"
+        f" (not granted: {', '.join(missing) or 'nothing'}).",
+        *(() if "labels" in facts else ("Labels are not given to the adversary: it infers them from the update.",)),
+        "Every attack's prior weight and length are chosen on the adversary's own records, never on a victim's.",
+        "One update per record is seen; repeated rounds of the same record would leak more.",
+        *target.notes,
+    )
+
+
+def not_tested(run: set[str]) -> tuple[str, ...]:
+    """Return what this audit cannot speak of: attacks it knows but did not run, and families it does not have."""
+    left = [name for name in attacks() if name not in run]
+    return (
+        *((f"Attacks known here but not run in this scan: {', '.join(left)}.",) if left else ()),
+        "Attacks with a pretrained generative prior (GAN or diffusion), which can beat the smoothness prior used here.",
+        "A malicious server that changes the model (imprinting, trap weights, fishing).",
+        "Averaging over several rounds of the same records, and updates after several local steps (FedAvg).",
+        "Attacks that solve layer by layer (R-GAP, SPEAR, APRIL).",
+    )
