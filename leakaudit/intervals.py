@@ -1,0 +1,72 @@
+"""Exact 95 % intervals: for rates, for medians over records, for means over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from leakaudit.result import Estimate
+
+CONFIDENCE = 0.95
+
+
+def rate(hits: int, n: int, reason: str | None = None) -> Estimate:
+    """Return hits/n with its exact binomial interval (Clopper and Pearson 1934); `reason` stands where n is 0.
+
+    It takes records as independent. Records of one batch are not quite: with few victims of many records the true
+    interval is wider.
+    """
+    if n == 0:
+        return Estimate(reason=reason or "no record was scored")
+    if not 0 <= hits <= n:
+        raise ValueError(f"{hits} hits of {n}")
+    from scipy.special import betaincinv
+
+    tail = (1 - CONFIDENCE) / 2
+    low = 0.0 if hits == 0 else float(betaincinv(hits, n - hits + 1, tail))
+    high = 1.0 if hits == n else float(betaincinv(hits + 1, n - hits, 1 - tail))
+    return Estimate(hits / n, low, high, n)
+
+
+def records_needed(limit: float) -> int | None:
+    """Return the smallest n at which 0 hits of n has an upper bound ≤ `limit`, None if no n has (limit ≤ 0)."""
+    if limit <= 0:
+        return None
+    if limit >= 1:
+        return 1
+    return max(1, math.ceil(math.log((1 - CONFIDENCE) / 2) / math.log1p(-limit) - 1e-9))
+
+
+def median(values: Sequence[float], reason: str | None = None) -> Estimate:
+    """Return the median with the order-statistic interval, which assumes nothing of the distribution.
+
+    [x₍ₖ₎, x₍ₙ₊₁₋ₖ₎] with the largest k for which P(Binomial(n, ½) < k) ≤ 2.5 %. Fewer than 6 values have no such
+    interval.
+    """
+    n = len(values)
+    if n == 0:
+        return Estimate(reason=reason or "no record was scored")
+    ordered = sorted(values)
+    middle = (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
+    below, k = 0.0, 0
+    while (below := below + math.comb(n, k) / 2**n) <= (1 - CONFIDENCE) / 2:
+        k += 1
+    return Estimate(middle, ordered[k - 1], ordered[n - k], n) if k else Estimate(middle, n=n)
+
+
+def mean(values: Sequence[float], within: tuple[float, float] | None = None, reason: str | None = None) -> Estimate:
+    """Return the mean over seeds with Student's t interval, cut to `within`; one value has no interval."""
+    n = len(values)
+    if n == 0:
+        return Estimate(reason=reason or "nothing was measured")
+    average = math.fsum(values) / n
+    if n == 1:
+        return Estimate(average, n=1, reason=reason)
+    from scipy.special import stdtrit
+
+    spread = math.sqrt(math.fsum((v - average) ** 2 for v in values) / (n - 1))
+    half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * spread / math.sqrt(n)
+    low, high = average - half, average + half
+    if within is not None:
+        low, high = max(low, within[0]), min(high, within[1])
+    return Estimate(average, low, high, n, reason)

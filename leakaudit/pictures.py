@@ -1,0 +1,41 @@
+"""Pictures as they go into a result: base64 PNG at native size, in full, redacted to a mosaic, or not at all."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Images = Literal["full", "redacted", "none"]
+MOSAIC = 4  # cells per side: enough to compare rough colours, too few to recognise anybody
+
+
+def mosaic(image: Tensor) -> Tensor:
+    """Return a picture (C, H, W) reduced to 4×4 means and scaled up again to its size."""
+    cells = functional.adaptive_avg_pool2d(image[None].float(), MOSAIC)
+    return functional.interpolate(cells, size=image.shape[1:], mode="nearest")[0]
+
+
+def encode(image: Tensor | None, images: Images) -> str | None:
+    """Return a picture (C, H, W) in [0, 1] as base64 PNG, None when there is none or `images` is "none".
+
+    One channel is grey, three are RGB; of any other number the mean is shown. Equal pictures give equal strings.
+    """
+    if image is None or images == "none":
+        return None
+    from PIL import Image
+
+    shown = image.detach().cpu().float()
+    if images == "redacted":
+        shown = mosaic(shown)
+    if shown.shape[0] not in (1, 3):
+        shown = shown.mean(0, keepdim=True)
+    pixels = (shown.clamp(0, 1) * 255).round().to(torch.uint8)
+    array = pixels[0].numpy() if pixels.shape[0] == 1 else pixels.permute(1, 2, 0).contiguous().numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format="PNG", optimize=False, compress_level=9)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")

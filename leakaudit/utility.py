@@ -1,0 +1,230 @@
+"""What a defense costs: a real federated training run, every step from the update the server would receive."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad, vmap
+
+from leakaudit import intervals
+from leakaudit.client import Mode, defended_gradient, parameters_of
+from leakaudit.client import example_gradients as looped
+from leakaudit.defense import Defense, Gradients
+from leakaudit.progress import track
+from leakaudit.result import Estimate
+from leakaudit.seeding import derive, generator_for
+from leakaudit.target import LossFunction, PixelModel, Records, Target
+
+Update = Callable[[Tensor, Tensor], Gradients]
+PEAK_RATE = 2e-3  # Adam's, reached after a tenth of the steps, then a cosine down to 0
+
+
+@dataclass(frozen=True)
+class Utility:
+    """Test accuracy after training on shared updates, one number per seed; `chance` is the commonest class's share.
+
+    `steps` and `epochs` are of one whole run, also where the time budget ended it earlier.
+    """
+
+    accuracies: tuple[float, ...]
+    estimate: Estimate
+    chance: float
+    steps: int
+    epochs: int
+
+
+def utility(
+    target: Target,
+    defense: Defense,
+    released: Records,
+    *,
+    batch_size: int = 32,
+    epochs: int,
+    seeds: int,
+    seed: int,
+    mode: Mode = "train",
+) -> Utility:
+    """Train fresh models on what clients share under `defense` and measure accuracy on `target.test`.
+
+    `released` are the private records after the defense's record stage, drawn once; per-example and update
+    stages act on every step's batch. Initial weights and the order of batches depend on `seed` alone, so two defenses
+    are compared as pairs. A run that the time budget ends early gives no accuracy, and the estimate says so.
+    """
+    steps = epochs * steps_per_epoch(len(released), batch_size)
+    accuracies: list[float] = []
+    reason = None
+    for k in range(seeds):
+        model = target.fresh(derive(seed, "utility", k))
+        update = shared_update(model, target.loss, defense, generator_for(seed, "noise", k, device=target.device))
+        done = train(
+            model,
+            released,
+            target.loss,
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=derive(seed, "batches", k),
+            update=update,
+            mode=mode,
+            label=f"training, seed {k + 1} of {seeds}",
+        )
+        if done < steps:
+            reason = f"the time budget ended seed {k + 1} of {seeds} after {done} of {steps} training steps"
+            break
+        accuracies.append(accuracy(model, target.test))
+    estimate = intervals.mean(accuracies, within=(0.0, 1.0), reason=reason)
+    return Utility(tuple(accuracies), estimate, majority(target.test), steps, epochs)
+
+
+def train(
+    model: PixelModel,
+    records: Records,
+    loss: LossFunction,
+    *,
+    epochs: int,
+    batch_size: int = 32,
+    seed: int,
+    update: Update | None = None,
+    mode: Mode = "train",
+    label: str = "training",
+) -> int:
+    """Train `model` in place with the server's Adam; return the number of steps taken (fewer when the time is up).
+
+    `update(images, labels)` gives each step's gradients, by default the plain mean gradient. Adam divides the
+    gradient's scale out, so a defense that only rescales (a clip) is not punished for it, and one rate serves them all.
+    Records of an epoch that do not fill a batch are left out. The global random state, which dropout draws
+    from, is seeded and restored.
+    """
+    _, parameters = parameters_of(model)
+    gradients = update or shared_update(model, loss, Defense(), torch.Generator())
+    optimiser = torch.optim.Adam(parameters, lr=PEAK_RATE)
+    device = parameters[0].device
+    per_epoch = steps_per_epoch(len(records), batch_size)
+    size = min(batch_size, len(records))
+    total = epochs * per_epoch
+    order = generator_for(seed, "order")
+    indices = torch.empty(0, dtype=torch.long)
+    done = 0
+    model.train(mode == "train")
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(derive(seed, "dropout"))
+        for step in track(label, total):
+            if step % per_epoch == 0:
+                indices = torch.randperm(len(records), generator=order)
+            start = step % per_epoch * size
+            batch = records[indices[start : start + size].to(records.labels.device)]
+            found = gradients(batch.images.to(device), batch.labels.to(device))
+            for parameter, gradient in zip(parameters, found, strict=True):
+                parameter.grad = gradient.to(parameter)
+            for group in optimiser.param_groups:
+                group["lr"] = PEAK_RATE * _schedule(step, total)
+            optimiser.step()
+            done += 1
+    model.zero_grad(set_to_none=True)
+    model.eval()
+    return done
+
+
+def shared_update(model: PixelModel, loss: LossFunction, defense: Defense, generator: torch.Generator) -> Update:
+    """Return the function that computes one client's defended update on a batch, as `client.share` does, but fast."""
+    each = fast_example_gradients()
+
+    def update(images: Tensor, labels: Tensor) -> Gradients:
+        return defended_gradient(model, loss, images, labels, defense, generator, each)
+
+    return update
+
+
+def fast_example_gradients() -> Callable[[PixelModel, LossFunction, Tensor, Tensor], Gradients]:
+    """Return per-example gradients (B, *parameter.shape) in one vectorised pass, or one by one where that cannot be.
+
+    Models that cannot be vectorised (BatchNorm in train mode updates its statistics in place, some losses branch on
+    values) are noticed at the first batch and looped from then on.
+    """
+    vectorises = True
+
+    def each(model: PixelModel, loss: LossFunction, images: Tensor, labels: Tensor) -> Gradients:
+        nonlocal vectorises
+        if vectorises:
+            try:
+                return _vectorised(model, loss, images, labels)
+            except (RuntimeError, ValueError, TypeError, NotImplementedError):
+                vectorises = False
+        return looped(model, loss, images, labels)
+
+    return each
+
+
+def _vectorised(model: PixelModel, loss: LossFunction, images: Tensor, labels: Tensor) -> Gradients:
+    names, parameters = parameters_of(model)
+
+    def objective(values: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return loss(functional_call(model, values, (x[None],)), y[None])
+
+    values = {name: p.detach() for name, p in zip(names, parameters, strict=True)}
+    found = vmap(grad(objective), in_dims=(None, 0, 0), randomness="different")(values, images, labels)
+    return tuple(found[name].detach() for name in names)
+
+
+def estimate_seconds(
+    target: Target,
+    defense: Defense,
+    released: Records,
+    *,
+    batch_size: int = 32,
+    epochs: int,
+    seeds: int,
+    mode: Mode = "train",
+) -> float:
+    """Return how long `utility` would take, from timed training steps on a fresh model (the first warms up)."""
+    model = target.fresh(0)
+    update = shared_update(model, target.loss, defense, generator_for(0, "timing", device=target.device))
+    stamps: list[float] = []
+
+    def timed(images: Tensor, labels: Tensor) -> Gradients:
+        stamps.append(time.monotonic())
+        return update(images, labels)
+
+    size = min(batch_size, len(released))
+    few = released[torch.arange(4 * size) % len(released)]
+    train(model, few, target.loss, epochs=1, batch_size=size, seed=0, update=timed, mode=mode, label="timing")
+    if len(stamps) < 2:
+        return math.inf
+    step = (stamps[-1] - stamps[0]) / (len(stamps) - 1)
+    if len(stamps) > 2:
+        step = (stamps[-1] - stamps[1]) / (len(stamps) - 2)
+    return step * seeds * epochs * steps_per_epoch(len(released), batch_size)
+
+
+def accuracy(model: PixelModel, records: Records, batch_size: int = 256) -> float:
+    """Return the share of records classified correctly in eval mode; an output that is not finite is wrong."""
+    device = next(model.parameters()).device
+    model.eval()
+    right = 0
+    with torch.no_grad():
+        for start in range(0, len(records), batch_size):
+            batch = records[start : start + batch_size]
+            logits = model(batch.images.to(device))
+            right += int(((logits.argmax(1) == batch.labels.to(device)) & logits.isfinite().all(1)).sum())
+    return right / max(1, len(records))
+
+
+def majority(records: Records) -> float:
+    """Return the share of the commonest class: the accuracy of a model that learned nothing."""
+    return float(records.labels.bincount().max()) / len(records) if len(records) else 0.0
+
+
+def steps_per_epoch(records: int, batch_size: int) -> int:
+    """Return how many full batches an epoch has; one smaller batch where the records do not fill any."""
+    return max(1, records // batch_size)
+
+
+def _schedule(step: int, total: int) -> float:
+    warm = max(1, total // 10)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
