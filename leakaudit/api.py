@@ -35,7 +35,8 @@ def scan(
     `model` is a `torch.nn.Module` (or a zero-argument callable that builds one) giving logits (N, classes);
     `train_data` a Dataset or DataLoader of (picture, label). Pictures come as the model takes them; with
     `mean` and `std` given, pixel = value · std + mean lies in [0, 1]. `defense` is one spec or several;
-    `settings` are those of `leakaudit.plan.Plan` (records, batch_size, battery, seed, budget, ...). Raises UserError on bad input.
+    `settings` are those of `leakaudit.plan.Plan` (records, batch_size, battery, seed, budget, ...).
+    Raises UserError on bad input.
 
     >>> result = leakaudit.scan(model, train_data, defense=["prune:sparsity=0.99", "obscure"], battery="quick")
     >>> result.verdict

@@ -130,7 +130,12 @@ def _set_scene(target: Target, plan: Plan, lpips_weights: Path | None) -> Scene:
     order = torch.randperm(len(target.private), generator=generator_for(plan.seed, "victims"))
     victims = order[: plan.records]
     candidates = candidate_sets(
-        target.private, victims, target.test, plan.candidates, generator_for(plan.seed, "candidates")
+        target.private,
+        victims,
+        target.test,
+        plan.candidates,
+        generator_for(plan.seed, "candidates"),
+        batch_size=plan.batch_size,
     )
     truth = target.private[victims]
     wanted = plan.effort().tuning_victims * plan.batch_size
@@ -146,7 +151,14 @@ def _set_scene(target: Target, plan: Plan, lpips_weights: Path | None) -> Scene:
         means=class_means(target.auxiliary, truth.labels),
         rehearsal=rehearsal,
         lpips=lpips,
-        baselines=baselines(truth, target.auxiliary, candidates, lpips, generator_for(plan.seed, "baselines")),
+        baselines=baselines(
+            truth,
+            target.auxiliary,
+            candidates,
+            lpips,
+            generator_for(plan.seed, "baselines"),
+            batch_size=plan.batch_size,
+        ),
         findings=findings,
     )
 
@@ -237,7 +249,7 @@ def _run(scene: Scene, spec: str, defense: Defense, released: Records, attack: A
             update = _share(scene, spec, defense, released[scene.victims], exposure, "victims")
             generator = generator_for(plan.seed, spec, attack.name, "run")
             if attack.kind == "linkage":
-                shown = scene.candidates.images()
+                shown = scene.candidates.first_of_each(plan.batch_size).images()
                 guess = attack.link(target.model, update, shown.to(target.device), generator)
             else:
                 guess = attack(target.model, update, generator)
@@ -287,12 +299,13 @@ def _row(
     estimate, accuracies, steps = outcome or (skipped, (), 0)
     control = next((r.attacks for r in before if r.spec == "none"), tuple(results))
     verdict, reasons = judge(
-        tuple(results),
+        results,
         control,
-        scene.baselines,
         chance_identification=scene.candidates.chance,
         max_identification=plan.max_identification,
         is_control=spec == "none",
+        replaces_records=replaces_records(defense),
+        baselines=scene.baselines,
     )
     return DefenseResult(
         spec=spec,
