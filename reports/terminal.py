@@ -1,0 +1,103 @@
+"""An audit in a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from leakaudit.reports import view
+from leakaudit.result import AuditResult, DefenseResult, Estimate, Verdict
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+STYLES: dict[Verdict, str] = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
+FALLBACKS = {view.MINUS: "-", view.DASH: "-", "–": "-", "±": "+-", "x̃": "x~", "’": "'"}
+
+
+def summary(result: AuditResult, console: Console) -> None:
+    """Print the verdict, a table of the defenses, the reasons, and what the reader must not overlook.
+
+    Text of the result is printed as it is: no markup is read in it, control codes are blanked, and what the terminal
+    cannot encode is replaced.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    def text(words: str, style: str = "") -> Text:
+        return Text(_printable(words, console.encoding), style)
+
+    name = view.plain(result.target.get("name"))
+    verdict = text(result.verdict.upper(), STYLES[result.verdict])
+    console.print(verdict + text("" if result.complete else " so far", "bold") + text(f"  {name}", "bold"))
+    if not result.complete:
+        console.print(text("The run was interrupted: what is missing was not measured and is not safe.", "yellow"))
+    for reason in result.reasons:
+        console.print(text(reason))
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("Defense\n  worst attack", overflow="fold", ratio=1)
+    for heading in ("Identified\n95 %", "PSNR\ndB", "SSIM", f"Accuracy\n{_printable('±', console.encoding)}", "Cost"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("Verdict", no_wrap=True)
+    for defense in result.defenses:
+        lines = _lines(result, defense)
+        cells = [text(first) + "\n" + text(second, "dim") for first, second in lines]
+        table.add_row(*cells, text(defense.verdict, STYLES[defense.verdict]))
+    console.print()
+    console.print(table)
+    chances = (
+        f"{view.percent(result.chance_identification)} identified, {view.percent(result.chance_accuracy)} accuracy"
+    )
+    limit = view.percent(result.max_identification)
+    console.print(text(f"Chance: {chances}. Limit: {limit} identified.", "dim"))
+    console.print(text("PSNR, SSIM: medians of the worst attack that draws pictures. Cost: points of accuracy.", "dim"))
+
+    console.print()
+    for defense in result.defenses:
+        for reason in defense.reasons:
+            console.print(text(f"{defense.spec}: ", "bold") + text(reason))
+    for defense in result.defenses:
+        for attack in defense.attacks:
+            if view.scored(attack)[0] == 0:
+                why = attack.reason or "no reason was recorded"
+                words = f"not scored: {attack.name} on {defense.spec} ({view.statuses(attack)}): {why}"
+                console.print(text(words, "yellow"))
+    for finding in result.findings:
+        if finding.severity != "info":
+            console.print(text(f"{finding.severity}: ", "yellow") + text(finding.message))
+
+
+def _lines(result: AuditResult, defense: DefenseResult) -> list[tuple[str, str]]:
+    """Return the cells of a row, each of two lines."""
+    worst, limit, change = view.worst(defense), view.bound(defense), view.cost(result, defense)
+    none, drawn = Estimate(), view.drawn(defense)
+    share = worst.identification if worst else none
+    below = f"  {worst.name}" if worst else "  no attack scored"
+    if limit and limit.identification.value is not None:
+        below += f"; bound {view.percent(limit.identification.value)}"
+    return [
+        (defense.spec, below),
+        (view.DASH if share.value is None else view.percent(share.value), view.interval(share)),
+        (_value(drawn.psnr if drawn else none, 1), ""),
+        (_value(drawn.ssim if drawn else none, 2), ""),
+        (
+            view.DASH if defense.accuracy.value is None else f"{100 * defense.accuracy.value:.1f}%",
+            view.margin(defense.accuracy),
+        ),
+        (view.DASH if change is None else view.points(change), ""),
+    ]
+
+
+def _value(estimate: Estimate, digits: int) -> str:
+    return view.DASH if estimate.value is None else view.number(estimate.value, digits)
+
+
+def _printable(words: str, encoding: str) -> str:
+    cleaned = "".join(c if c.isprintable() else " " for c in words)
+    try:
+        cleaned.encode(encoding)
+    except UnicodeEncodeError:
+        for fancy, simple in FALLBACKS.items():
+            cleaned = cleaned.replace(fancy, simple)
+        cleaned = cleaned.encode(encoding, "replace").decode(encoding)
+    return cleaned

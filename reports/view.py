@@ -1,0 +1,129 @@
+"""What every report says about a result, in words and rounded numbers: the part that HTML and terminal share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from string import ascii_uppercase
+
+from leakaudit.result import AttackResult, AuditResult, DefenseResult, Estimate, Value, Verdict
+
+SCORED = ("converged", "budget")  # statuses whose reconstructions are scored
+MINUS, DASH = "\u2212", "—"
+
+
+def percent(value: float) -> str:
+    """Return a share in [0, 1] as a percentage with at most one decimal; more only below 0.1 %."""
+    share = 100 * value
+    text = f"{share:.1g}" if 0 < abs(share) < 0.1 else f"{share:.1f}".removesuffix(".0")
+    return f"{text}%".replace("-", MINUS)
+
+
+def number(value: float, digits: int) -> str:
+    """Return a number with a fixed count of decimals and a real minus sign; never a negative zero."""
+    text = f"{value:.{digits}f}"
+    return (text[1:] if float(text) == 0 and text.startswith("-") else text).replace("-", MINUS)
+
+
+def interval(estimate: Estimate, digits: int | None = None) -> str:
+    """Return `low–high`, in percent without its sign unless `digits` are given; empty where there is no interval."""
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return ""
+    if digits is None:
+        return f"{percent(estimate.low)[:-1]}–{percent(estimate.high)[:-1]}"
+    return f"{number(estimate.low, digits)} to {number(estimate.high, digits)}"
+
+
+def margin(estimate: Estimate) -> str:
+    """Return the larger half of the interval in percentage points, as `±1.3`; empty where there is none."""
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return ""
+    return f"±{100 * max(estimate.value - estimate.low, estimate.high - estimate.value):.1f}"
+
+
+def scored(attack: AttackResult) -> tuple[int, int]:
+    """Return how many victims were scored, of how many."""
+    return sum(attack.statuses.get(s, 0) for s in SCORED), sum(attack.statuses.values())
+
+
+def statuses(attack: AttackResult) -> str:
+    """Return `12 converged, 4 diverged`, the largest count first."""
+    counted = sorted(((n, s) for s, n in attack.statuses.items() if n), key=lambda pair: (-pair[0], pair[1]))
+    return ", ".join(f"{n} {s}" for n, s in counted) or "no victims"
+
+
+def worst(defense: DefenseResult) -> AttackResult | None:
+    """Return the most leaking attack a real adversary could run (no bound): by identification, then by PSNR."""
+    return _most([a for a in defense.attacks if a.role != "bound"])
+
+
+def bound(defense: DefenseResult) -> AttackResult | None:
+    """Return the most leaking attack that is handed more than any adversary sees."""
+    return _most([a for a in defense.attacks if a.role == "bound"])
+
+
+def drawn(defense: DefenseResult) -> AttackResult | None:
+    """Return the worst attack that draws pictures, whose PSNR and SSIM a summary shows."""
+    return _most([a for a in defense.attacks if a.role != "bound" and a.psnr.value is not None])
+
+
+def _most(attacks: list[AttackResult]) -> AttackResult | None:
+    measured = [a for a in attacks if a.identification.value is not None or a.psnr.value is not None]
+
+    def leak(attack: AttackResult) -> tuple[float, float]:
+        psnr = attack.psnr.value
+        return attack.identification.value or 0.0, psnr if psnr is not None else float("-inf")
+
+    return max(measured, key=leak, default=None)  # the first of equals, so in the order of the audit
+
+
+def cost(result: AuditResult, defense: DefenseResult) -> float | None:
+    """Return accuracy minus the undefended accuracy, as a share; None for the control and where one is missing."""
+    control = result.control()
+    if control is None or defense is control or control.accuracy.value is None or defense.accuracy.value is None:
+        return None
+    return defense.accuracy.value - control.accuracy.value
+
+
+def points(share: float) -> str:
+    """Return a difference of shares in percentage points, signed: `−3.2`."""
+    text = number(100 * share, 1)
+    return text if text.startswith(MINUS) or float(text) == 0 else f"+{text}"
+
+
+def key(index: int) -> str:
+    """Return the letter a defense carries in the figure and the tables: A … Z, then A1 …"""
+    turn, letter = divmod(index, len(ascii_uppercase))
+    return ascii_uppercase[letter] + (str(turn) if turn else "")
+
+
+def plain(value: Value) -> str:
+    """Return a setting or a fact as text."""
+    if value is None:
+        return DASH
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def pairs(values: Mapping[str, Value]) -> str:
+    """Return `a = 1, b = 2` by name, so that a result read back from its file prints the same."""
+    return ", ".join(f"{k} = {plain(v)}" for k, v in sorted(values.items())) or DASH
+
+
+def heading(verdict: Verdict) -> str:
+    """Return the verdict as a title says it."""
+    return verdict.capitalize()
+
+
+def meaning(result: AuditResult) -> str:
+    """Return what the overall verdict means, for somebody who has read nothing else."""
+    limit = percent(result.max_identification)
+    return {
+        "pass": "Under the assumptions below, every tested attack stayed within the limit, those built against the "
+        f"defense included: {limit} of the private records identified. This says nothing about attacks that were not "
+        "tested.",
+        "fail": "At least one tested attack gets more out of what the clients share than the limit allows: "
+        f"{limit} of the private records identified.",
+        "inconclusive": "The measurements do not settle whether the private records are safe from the tested attacks: "
+        f"the limit is {limit} of them identified. This is not a pass.",
+    }[result.verdict]
