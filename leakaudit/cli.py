@@ -268,7 +268,7 @@ def doctor(
     from leakaudit.preflight import preflight
 
     loaded = load_target(target, data=data, checkpoint=checkpoint, device=device, seed=seed)
-    findings = preflight(loaded, mode=mode.value, batch_size=batch_size, records=records)
+    findings = preflight(loaded, mode=mode.value, batch_size=batch_size, records=records, costs=True)
     console = Console()
     c, h, w = loaded.input_shape
     console.print(
