@@ -7,7 +7,7 @@ gradients, because only `inputs=x̂` is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -40,6 +40,33 @@ def cosine(candidate: Gradients, shared: Gradients) -> tuple[Tensor, Gradients]:
     return 1 - similarity, tuple(along[0] * s + along[1] * c for c, s in zip(candidate, shared, strict=True))
 
 
+def masked_cosine(candidate: Gradients, shared: Gradients) -> tuple[Tensor, Gradients]:
+    """`cosine` over the entries that were shared, that is where g ≠ 0: a pruned entry says nothing about ĝ there."""
+    masks = tuple(s != 0 for s in shared)
+    value, cotangent = cosine(tuple(c * m for c, m in zip(candidate, masks, strict=True)), shared)
+    return value, tuple(c * m for c, m in zip(cotangent, masks, strict=True))
+
+
+def match_one(
+    model: PixelModel, outcome: Tensor, inputs: Sequence[Tensor], shared: Gradients, distance: Distance
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return d(∇_θ outcome, shared) and its gradients with respect to `inputs`, which `outcome` depends on.
+
+    `outcome` is a scalar loss, `shared` one tensor (*parameter.shape) per parameter. Inputs that the gradient does not
+    depend on get zeros.
+    """
+    _, parameters = parameters_of(model)
+    found = torch.autograd.grad(outcome, parameters, create_graph=True, allow_unused=True)
+    reached = [i for i, g in enumerate(found) if g is not None and g.requires_grad]
+    candidate = tuple(torch.zeros_like(p) if g is None else g.detach() for p, g in zip(parameters, found, strict=True))
+    value, cotangent = distance(candidate, shared)
+    outputs = [g for i in reached if (g := found[i]) is not None]
+    if not outputs:
+        return value.detach(), tuple(torch.zeros_like(x) for x in inputs)
+    slopes = torch.autograd.grad(outputs, list(inputs), [cotangent[i] for i in reached], allow_unused=True)
+    return value.detach(), tuple(torch.zeros_like(x) if s is None else s for x, s in zip(inputs, slopes, strict=True))
+
+
 def match(
     model: PixelModel,
     loss: LossFunction,
@@ -47,25 +74,20 @@ def match(
     labels: Tensor,
     shared: Gradients,
     distance: Distance,
+    rows: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return objective values (T,) and their gradients with respect to the pictures (T, B, C, H, W).
 
     `images` (T, B, C, H, W), `labels` (T, B) class indices or (T, B, classes) probabilities, `shared` one tensor
-    (T, *parameter.shape) per parameter: trial t is matched with row t. The caller puts the model in the client's mode.
+    (V, *parameter.shape) per parameter: trial t is matched with row `rows[t]` of (T,), by default with row t (V = T),
+    so that several trials of one victim share its update. The caller puts the model in the client's mode.
     """
-    _, parameters = parameters_of(model)
     values, slopes = [], []
     for t in range(images.shape[0]):
+        row = t if rows is None else int(rows[t])
         x = images[t].detach().requires_grad_(True)
         outcome = loss(model(x), labels[t])
-        found = torch.autograd.grad(outcome, parameters, create_graph=True, allow_unused=True)
-        reached = [i for i, g in enumerate(found) if g is not None and g.requires_grad]
-        candidate = tuple(
-            torch.zeros_like(p) if g is None else g.detach() for p, g in zip(parameters, found, strict=True)
-        )
-        value, cotangent = distance(candidate, tuple(s[t] for s in shared))
-        outputs = [g for i in reached if (g := found[i]) is not None]
-        (slope,) = torch.autograd.grad(outputs, [x], [cotangent[i] for i in reached])
-        values.append(value.detach())
+        value, (slope,) = match_one(model, outcome, (x,), tuple(s[row] for s in shared), distance)
+        values.append(value)
         slopes.append(slope)
     return torch.stack(values), torch.stack(slopes)

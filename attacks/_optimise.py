@@ -1,0 +1,166 @@
+"""The one optimisation loop of the gradient-matching attacks: signed Adam in pixel space over a stack of trials."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ParamSpec
+
+import torch
+from torch import Tensor
+
+from leakaudit.attack import Reconstruction, Status
+from leakaudit.client import SharedUpdate, in_mode
+from leakaudit.progress import expired, track
+from leakaudit.target import PixelModel
+
+# (pictures (T, B, C, H, W), victim of each trial (T,)) -> (values (T,), gradients with respect to the pictures)
+Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+P = ParamSpec("P")
+
+DECAY_AT = (3 / 8, 5 / 8, 7 / 8)  # of the steps, each time by ten (Geiping et al. 2020)
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Where T trials ended: the best pictures (T, B, C, H, W) by objective, its values (T,), and how each ended."""
+
+    images: Tensor
+    values: Tensor
+    statuses: tuple[Status, ...]
+
+
+def total_variation(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the anisotropic total variation mean|∂x| + mean|∂y| of pictures (T, B, C, H, W) as (T,), and its slope."""
+    across, down = images.diff(dim=-1), images.diff(dim=-2)
+    value = torch.zeros(images.shape[0], device=images.device, dtype=images.dtype)
+    slope = torch.zeros_like(images)
+    for gap, dim in ((across, -1), (down, -2)):
+        if gap.numel() == 0:  # a picture one pixel wide has no neighbours
+            continue
+        value = value + gap.abs().flatten(1).mean(1)
+        sign = gap.sign() * (images.shape[0] / gap.numel())
+        slope.narrow(dim, 1, images.shape[dim] - 1).add_(sign)
+        slope.narrow(dim, 0, images.shape[dim] - 1).sub_(sign)
+    return value, slope
+
+
+def descend(
+    objective: Objective, start: Tensor, victims: Tensor, *, steps: int, step_size: float, patience: int, label: str
+) -> Descent:
+    """Minimise `objective` from `start` (T, B, C, H, W) within [0, 1] by Adam on the gradient's sign.
+
+    The step size falls by ten at 3/8, 5/8 and 7/8 of `steps`; a trial whose objective has not fallen by a thousandth of
+    itself for `patience` steps takes its next decay at once, and after the last one stops. A trial is `diverged` when
+    its objective is not finite or never falls, and `budget` when the time was up before its schedule was.
+    """
+    x, trials = start.clone(), int(start.shape[0])
+    first_moment, second_moment = torch.zeros_like(x), torch.zeros_like(x)
+    best_images, best = x.clone(), torch.full((trials,), torch.inf, device=x.device)
+    initial = best.clone()
+    stage, waited = (torch.zeros(trials, dtype=torch.long, device=x.device) for _ in range(2))
+    plateau = best.clone()  # the value that progress is measured against
+    active = torch.arange(trials, device=x.device)
+    for k in track(label, steps):
+        values, slopes = objective(x[active], victims[active])
+        finite = values.isfinite() & slopes.flatten(1).isfinite().all(1)
+        active, values, slopes = active[finite], values[finite], slopes[finite].sign()
+        if k == 0:
+            initial[active] = values
+        better = values < best[active]
+        best_images[active[better]], best[active[better]] = x[active[better]], values[better]
+        progressed = values < plateau[active] * 0.999
+        plateau[active[progressed]] = values[progressed]
+        waited[active] = torch.where(progressed, 0, waited[active] + 1)
+        stalled = waited[active] >= patience
+        stage[active] += stalled.long()
+        waited[active[stalled]] = 0
+        stage[active] = stage[active].clamp_min(sum(k >= share * steps for share in DECAY_AT))
+        going = stage[active] <= len(DECAY_AT)
+        active, slopes = active[going], slopes[going]
+        if not len(active):
+            break
+        rate = (step_size * 0.1 ** stage[active].to(x.dtype)).view(-1, 1, 1, 1, 1)
+        first_moment[active] = 0.9 * first_moment[active] + 0.1 * slopes
+        second_moment[active] = 0.999 * second_moment[active] + 0.001 * slopes.square()
+        mean, power = first_moment[active] / (1 - 0.9 ** (k + 1)), second_moment[active] / (1 - 0.999 ** (k + 1))
+        x[active] = (x[active] - rate * mean / (power.sqrt() + 1e-8)).clamp(0, 1)
+    unfinished = set(active.tolist()) if expired() else set()
+    fallen = best < initial
+    statuses = tuple(_status(bool(fallen[t]), t in unfinished, bool(best[t].isfinite())) for t in range(trials))
+    return Descent(best_images, best, statuses)
+
+
+def _status(fallen: bool, unfinished: bool, finite: bool) -> Status:
+    if unfinished:  # one step in, nothing can have fallen yet: that is no divergence
+        return "budget"
+    return "converged" if fallen and finite else "diverged"
+
+
+def starts(model: PixelModel, update: SharedUpdate, trials: int, generator: torch.Generator) -> Tensor:
+    """Return starting pictures (trials, B, C, H, W): normal noise of the training data's mean and deviation, boxed."""
+    noise = torch.randn((trials, update.batch_size, *update.input_shape), generator=generator, device=generator.device)
+    return (model.mean + model.std * noise.to(model.mean)).clamp(0, 1)
+
+
+def best_restart(update: SharedUpdate, descent: Descent, labels: Tensor, restarts: int) -> Reconstruction:
+    """Keep each victim's restart of least objective. Trials are ordered victim by victim.
+
+    `labels` are (V, B), or (V·restarts, B) where every trial found its own.
+    """
+    values = descent.values.view(update.victims, restarts)
+    chosen = values.argmin(1) + restarts * torch.arange(update.victims, device=values.device)
+    statuses = tuple(descent.statuses[int(t)] for t in chosen)
+    return Reconstruction(
+        images=descent.images[chosen],
+        labels=labels if len(labels) == update.victims else labels[chosen],
+        objective=descent.values[chosen],
+        statuses=statuses,
+        reason=reason_of(statuses),
+    )
+
+
+def reason_of(statuses: tuple[Status, ...]) -> str | None:
+    """Say in words what became of the victims that did not converge, or None where all did."""
+    words = {
+        "diverged": "the objective was not finite or never fell",
+        "budget": "the time budget was spent; the best so far is given",
+    }
+    parts = [f"{words[s]} for {statuses.count(s)} of {len(statuses)} victims" for s in words if s in statuses]
+    return "; ".join(parts) or None
+
+
+def failed(update: SharedUpdate, status: Status, reason: str) -> Reconstruction:
+    """Return a reconstruction that claims nothing, with one status for every victim."""
+    nothing = torch.full((update.victims,), torch.inf)
+    return Reconstruction(
+        images=None, labels=None, objective=nothing, statuses=(status,) * update.victims, reason=reason
+    )
+
+
+def memory_safe(call: Callable[P, Reconstruction]) -> Callable[P, Reconstruction]:
+    """Turn running out of memory inside an attack (self, model, update, …) into the status `out-of-memory`."""
+
+    @functools.wraps(call)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> Reconstruction:
+        try:
+            return call(*args, **kwargs)
+        except (MemoryError, RuntimeError) as error:
+            text = str(error).lower()
+            if not isinstance(error, MemoryError) and "out of memory" not in text and "not enough memory" not in text:
+                raise
+            update = next(a for a in (*args, *kwargs.values()) if isinstance(a, SharedUpdate))
+            return failed(update, "out-of-memory", f"out of memory at {update.victims} victims of {update.batch_size}")
+
+    return guarded
+
+
+@contextmanager
+def client_mode(model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Iterator[None]:
+    """Put the model in the client's mode and fix the global random state, so that dropout repeats under one seed."""
+    seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+    with torch.random.fork_rng(devices=[]), in_mode(model, update.mode):
+        torch.manual_seed(seed)
+        yield

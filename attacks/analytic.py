@@ -1,0 +1,98 @@
+"""The closed-form attack on a first dense layer: its input is its weight gradient over its bias gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from leakaudit.attack import Attack, Reconstruction, Status
+from leakaudit.attacks._optimise import client_mode, memory_safe
+from leakaudit.attacks.labels import known_labels, probe_pictures
+from leakaudit.client import SharedUpdate, parameters_of
+from leakaudit.errors import NotApplicable
+from leakaudit.registry import register_attack
+from leakaudit.target import PixelModel
+
+
+def first_dense(model: PixelModel, pictures: Tensor) -> nn.Linear:
+    """Return the first layer with weights if it is dense, biased and fed the flattened, normalised `pictures`.
+
+    Raises NotApplicable with the reason otherwise: what is read off its gradient would not be the picture.
+    """
+    seen: list[tuple[nn.Module, Tensor]] = []
+
+    def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.append((layer, inputs[0].detach()))
+
+    own = [m for m in model.modules() if any(True for _ in m.parameters(recurse=False))]
+    handles = [m.register_forward_pre_hook(hook) for m in own]
+    try:
+        with torch.no_grad():
+            model(pictures)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not seen:
+        raise NotApplicable("no layer with weights was seen at work")
+    layer, given = seen[0]
+    if not isinstance(layer, nn.Linear):
+        raise NotApplicable(f"the first layer is {type(layer).__name__}, not dense")
+    if layer.bias is None or not (layer.bias.requires_grad and layer.weight.requires_grad):
+        raise NotApplicable("the first dense layer shares no gradient of a bias")
+    flat = ((pictures - model.mean) / model.std).flatten(1)
+    if given.shape != flat.shape or not torch.allclose(given, flat, atol=1e-5):
+        raise NotApplicable("the first dense layer is not fed the flattened picture")
+    if sum(layer is other for other, _ in seen) > 1:
+        raise NotApplicable("the first dense layer is used more than once")
+    return layer
+
+
+@register_attack
+@dataclass(frozen=True, kw_only=True)
+class Analytic(Attack):
+    """Read a dense layer's input off its gradient (Phong et al. 2017, eprint 2017/715, section 3).
+
+    ∂W_k = ∂b_k·xᵀ for every row k, so the least-squares x is Σ_k ∂b_k ∂W_k / Σ_k ∂b_k²: exact for one record, up to
+    rounding. It applies where the first layer with weights is a biased dense one fed the flattened picture, checked on
+    probe pictures, and B = 1; else it raises NotApplicable with the reason.
+    """
+
+    name: ClassVar[str] = "analytic"
+    summary: ClassVar[str] = "closed form: a first dense layer's gradient contains its input"
+    source: ClassVar[str] = "Phong et al. 2017"
+
+    @memory_safe
+    def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
+        """Return the pictures; a victim whose bias gradient is zero or not finite is `diverged`."""
+        if update.batch_size != 1:
+            raise NotApplicable(f"it needs one record per update, here there are {update.batch_size}")
+        with client_mode(model, update, generator):
+            layer = first_dense(model, probe_pictures(update, generator, model.mean.device, most=8))
+        place = {id(p): i for i, p in enumerate(parameters_of(model)[1])}
+        weight = update.gradients[place[id(layer.weight)]].double()
+        bias = update.gradients[place[id(layer.bias)]].double()
+        power = bias.square().sum(1, keepdim=True)
+        flat = torch.einsum("vk,vkd->vd", bias, weight) / power
+        usable = (flat.isfinite().all(1) & (power[:, 0] > 0)).tolist()
+        images = flat.nan_to_num(0, 0, 0).view(update.victims, *update.input_shape) * model.std + model.mean
+        # How far the gradient is from the rank-one form that the reading assumes: zero without a defense.
+        rest = (weight - bias[:, :, None] * flat[:, None, :]).flatten(1).norm(dim=1)
+        statuses: tuple[Status, ...] = tuple("converged" if u else "diverged" for u in usable)
+        return Reconstruction(
+            images=images.to(model.mean.dtype).clamp(0, 1)[:, None],
+            labels=known_labels_or_none(model, update, generator),
+            objective=rest.nan_to_num(torch.inf).to(model.mean.dtype),
+            statuses=statuses,
+            reason=None if all(usable) else "the first layer's bias gradient is zero or not finite",
+        )
+
+
+def known_labels_or_none(model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Tensor | None:
+    """Return the labels if they can be had: this attack draws its pictures without them."""
+    try:
+        return known_labels(model, update, generator)
+    except NotApplicable:
+        return None

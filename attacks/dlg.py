@@ -1,0 +1,127 @@
+"""Deep leakage from gradients, with the label optimised along (DLG) or inferred first (iDLG)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from leakaudit import engine
+from leakaudit.attack import Attack, Reconstruction, Status
+from leakaudit.attacks._optimise import Descent, best_restart, client_mode, memory_safe, starts
+from leakaudit.attacks.labels import known_labels
+from leakaudit.client import SharedUpdate
+from leakaudit.defense import Gradients
+from leakaudit.errors import NotApplicable
+from leakaudit.progress import expired, track
+from leakaudit.registry import register_attack
+from leakaudit.target import PixelModel
+
+_CHUNK = 5  # iterations of L-BFGS between looks at the clock
+
+
+@register_attack
+@dataclass(frozen=True, kw_only=True)
+class DLG(Attack):
+    """Minimise ‖∇ℓ(x̂, ŷ) − g‖² jointly over the pictures and soft labels by L-BFGS (Zhu et al. 2019, arXiv 1906.08935).
+
+    The soft label is the softmax of free logits, so the loss must take class probabilities; where it does not, and the
+    labels are not exposed, NotApplicable. Pictures are optimised unboxed and clamped at the end. L-BFGS needs a smooth
+    model: on kinked activations (ReLU) it often ends `diverged`, as in the paper's follow-ups. `steps` counts
+    L-BFGS iterations.
+    """
+
+    name: ClassVar[str] = "dlg"
+    summary: ClassVar[str] = "match gradients jointly in picture and soft label (L-BFGS)"
+    source: ClassVar[str] = "Zhu et al. 2019"
+
+    steps: int = 100
+    restarts: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.restarts) < 1:
+            raise ValueError("steps and restarts must be at least 1")
+
+    def fixed_labels(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Tensor | None:
+        """Return labels (V, B) that stay fixed, or None to optimise them."""
+        return update.labels
+
+    @memory_safe
+    def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
+        """Invert every victim; a trial whose objective is not finite or never falls is `diverged`."""
+        labels = self.fixed_labels(model, update, generator)
+        trials = update.victims * self.restarts
+        start = starts(model, update, trials, generator)
+        soft = torch.randn(
+            (trials, update.batch_size, update.classes), generator=generator, device=generator.device
+        ).to(start)
+        ends: list[tuple[Tensor, Tensor, float, Status]] = []
+        with client_mode(model, update, generator):
+            for t in range(trials):
+                fixed = None if labels is None else labels[t // self.restarts]
+                shared = tuple(g[t // self.restarts] for g in update.gradients)
+                ends.append(self._invert(model, update, start[t], soft[t], fixed, shared))
+        images, guesses, values, statuses = zip(*ends, strict=True)
+        descent = Descent(torch.stack(images), torch.tensor(values), statuses)
+        return best_restart(update, descent, labels if labels is not None else torch.stack(guesses), self.restarts)
+
+    def _invert(
+        self,
+        model: PixelModel,
+        update: SharedUpdate,
+        start: Tensor,
+        soft: Tensor,
+        fixed: Tensor | None,
+        shared: Gradients,
+    ) -> tuple[Tensor, Tensor, float, Status]:
+        x, logits = start.clone().requires_grad_(True), soft.clone().requires_grad_(True)
+        free = [x] if fixed is not None else [x, logits]
+        optimiser = torch.optim.LBFGS(free, lr=1.0, max_iter=_CHUNK, history_size=50, line_search_fn="strong_wolfe")
+        best, best_x, best_logits, first = torch.inf, start, soft, torch.inf
+
+        def closure() -> float:
+            nonlocal best, best_x, best_logits, first
+            target = fixed if fixed is not None else logits.softmax(1)
+            value, slopes = engine.match_one(model, self._loss(update, model(x), target), free, shared, engine.squared)
+            for leaf, slope in zip(free, slopes, strict=True):
+                leaf.grad = slope
+            number = float(value)
+            if first == torch.inf:
+                first = number
+            if number < best:
+                best, best_x, best_logits = number, x.detach().clone(), logits.detach().clone()
+            return number
+
+        for _ in track(self.name, max(1, self.steps // _CHUNK)):
+            before = best
+            optimiser.step(closure)  # type: ignore[no-untyped-call]
+            if best >= before * 0.999 or not x.isfinite().all():
+                break
+        status: Status = "converged" if best < first else "diverged"
+        if expired():
+            status = "budget"
+        return best_x.clamp(0, 1), best_logits.argmax(1), best, status
+
+    def _loss(self, update: SharedUpdate, logits: Tensor, target: Tensor) -> Tensor:
+        try:
+            return update.loss(logits, target)
+        except (RuntimeError, TypeError, ValueError) as error:
+            if target.dim() == 1 or "out of memory" in str(error).lower():
+                raise
+            raise NotApplicable("the loss does not take soft labels, and the labels are not exposed") from error
+
+
+@register_attack
+@dataclass(frozen=True, kw_only=True)
+class IDLG(DLG):
+    """DLG with the label inferred from the last layer first (Zhao et al. 2020, arXiv 2001.02610)."""
+
+    name: ClassVar[str] = "idlg"
+    summary: ClassVar[str] = "infer the label, then match gradients in the picture (L-BFGS)"
+    source: ClassVar[str] = "Zhao et al. 2020"
+
+    def fixed_labels(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Tensor | None:
+        """Return the exposed or inferred labels."""
+        return known_labels(model, update, generator)

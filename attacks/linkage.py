@@ -1,0 +1,230 @@
+"""Linkage: which of M candidate records is behind the update? Built against defenses that inversion calls safe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from leakaudit import engine
+from leakaudit.attack import Attack, Kind, Reconstruction, Status
+from leakaudit.attacks._optimise import client_mode, memory_safe, reason_of
+from leakaudit.attacks.labels import dense_layers, known_labels
+from leakaudit.client import SharedUpdate, mean_gradient, release
+from leakaudit.defense import Defense, parts_of, replaces_records
+from leakaudit.errors import NotApplicable
+from leakaudit.progress import track
+from leakaudit.registry import register_attack
+from leakaudit.target import PixelModel, Records
+
+
+def standard(scores: Tensor) -> Tensor:
+    """Return scores (..., M) with mean 0 and deviation 1 over the candidates; all zero where they do not differ."""
+    centred = scores - scores.mean(-1, keepdim=True)
+    return centred / centred.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-12)
+
+
+class _Linking(Attack):
+    """What the two attacks share: they link, and draw no picture."""
+
+    kind: ClassVar[Kind] = "linkage"
+
+    def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
+        """Raise NotApplicable: there is nothing to link without candidates."""
+        raise NotApplicable("a linkage attack needs candidates: call link")
+
+
+def _linked(update: SharedUpdate, labels: Tensor, scores: Tensor, done: list[bool]) -> Reconstruction:
+    # A victim whose scores are not finite is diverged, one that the time did not suffice for is budget.
+    statuses: tuple[Status, ...] = tuple(
+        "budget" if not d else "converged" if bool(row.isfinite().all()) else "diverged"
+        for d, row in zip(done, scores, strict=True)
+    )
+    return Reconstruction(
+        images=None,
+        labels=labels,
+        objective=-scores.nan_to_num(0, 0, 0).max(1).values,
+        statuses=statuses,
+        reason=reason_of(statuses),
+        linkage=scores.nan_to_num(0, 0, 0),
+    )
+
+
+def _known_defense(update: SharedUpdate) -> Defense:
+    if update.batch_size != 1:
+        raise NotApplicable(f"it needs one record per update, here there are {update.batch_size}")
+    if update.defense is None:
+        raise NotApplicable("the defense is not exposed")
+    return update.defense
+
+
+def gradient_scores(model: PixelModel, update: SharedUpdate, victim: int, label: Tensor, pictures: Tensor) -> Tensor:
+    """Return cos(∇ℓ(x_j, y), g̃) for one victim and candidate pictures (M, C, H, W), as (M,)."""
+    shared = tuple(g[victim] for g in update.gradients)
+    values = [
+        1 - engine.cosine(mean_gradient(model, update.loss, picture[None], label), shared)[0] for picture in pictures
+    ]
+    return torch.stack(values)
+
+
+@register_attack
+@dataclass(frozen=True, kw_only=True)
+class Linkage(_Linking):
+    """Score every candidate x_j by how well its gradient explains the update g̃; B = 1.
+
+    Two scores: cos(∇ℓ(x_j), g̃) and, where the defense's record stage G replaces records, E over `draws` of
+    cos(∇ℓ(G(x_j, ε)), g̃). Each is standardised over the candidates and they are summed, so that neither the
+    fingerprint of a gradient-aligned replacement nor that of the replacement itself is missed. The cosine needs no
+    model of the later stages: it ignores a clip's scale, a pruned entry's candidate counterpart, and noise on
+    average.
+    """
+
+    name: ClassVar[str] = "linkage"
+    summary: ClassVar[str] = "pick the record out of a line-up by its gradient"
+    source: ClassVar[str] = "formulated here: gradient similarity (Geiping et al. 2020) over candidates"
+    requires: ClassVar[frozenset[str]] = frozenset({"defense", "auxiliary"})
+
+    draws: int = 4
+
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise ValueError("draws must be at least 1")
+
+    @memory_safe
+    def link(
+        self, model: PixelModel, update: SharedUpdate, candidates: Tensor, generator: torch.Generator
+    ) -> Reconstruction:
+        """Return scores (V, M) of `candidates` (V, M, C, H, W) as `linkage`; larger is likelier."""
+        defense = _known_defense(update)
+        labels = known_labels(model, update, generator)
+        rounds = self.draws if replaces_records(defense) else 0
+        scores = torch.zeros(candidates.shape[:2], device=labels.device)
+        done = [False] * update.victims
+        with client_mode(model, update, generator):
+            for v in track(self.name, update.victims):
+                told = labels[v].expand(candidates.shape[1])
+                scores[v] = standard(gradient_scores(model, update, v, labels[v], candidates[v]))
+                drawn = [
+                    gradient_scores(
+                        model, update, v, labels[v], release(defense, Records(candidates[v], told), generator).images
+                    )
+                    for _ in range(rounds)
+                ]
+                if drawn:
+                    scores[v] += standard(torch.stack(drawn).mean(0))
+                done[v] = True
+        return _linked(update, labels, scores, done)
+
+
+Features = dict[str, Tensor]  # by name, (N, D) each
+
+
+def features_of(model: PixelModel, defense: Defense, pictures: Tensor) -> Features:
+    """Return what pictures (N, C, H, W) look like to the attacker, who owns the code of the defense.
+
+    Pixels, the model's penultimate features, and the outputs of every `reference` network a part of the defense
+    exposes.
+    """
+    found = {"pixels": pictures.flatten(1)}
+    with torch.no_grad():
+        logits, layers = dense_layers(model, pictures, lambda layer, given, output: given.dim() == 2)
+        found["model"] = layers[-1][1] if layers else logits
+        for i, part in enumerate(parts_of(defense)):
+            reference = getattr(part, "reference", None)
+            if isinstance(reference, nn.Module):
+                found[f"reference-{i}"] = reference(pictures).flatten(1)
+    return found
+
+
+def released_scores(private: Features, replaced: Features, released: Features) -> dict[str, Tensor]:
+    """Return named scores (N, M) of M candidates for N released pictures x̃, larger is likelier.
+
+    For each kind of feature h: −‖h(x̃) − h(x_j)‖ and −‖h(x̃) − E_ε h(G(x_j, ε))‖, given h of the candidates, its mean
+    over draws of their replacement, and h of the released pictures.
+    """
+    scores = {f"{name} of the record": -torch.cdist(released[name], private[name]) for name in released}
+    return scores | {f"{name} of its replacement": -torch.cdist(released[name], replaced[name]) for name in released}
+
+
+@register_attack
+@dataclass(frozen=True, kw_only=True)
+class ReleasedLinkage(_Linking):
+    """The bound: link the replaced record x̃ itself to a candidate by pixels and features, B = 1.
+
+    Distances in pixels, in the model's penultimate features, and in the defense's own feature extractor (a fitted
+    part's `reference`), each to the candidate and to the mean of `draws` replacements of it (`released_scores`).
+    Which one to trust, or the sum of all after standardising, is decided by how often each finds auxiliary records
+    among those of their class, at most `rehearsals` of them.
+    """
+
+    name: ClassVar[str] = "released-linkage"
+    summary: ClassVar[str] = "pick the record out of a line-up by the replaced record itself: a bound"
+    source: ClassVar[str] = "formulated here: nearest candidate in feature space"
+    requires: ClassVar[frozenset[str]] = frozenset({"defense", "auxiliary", "released"})
+
+    draws: int = 8
+    rehearsals: int = 500
+
+    def __post_init__(self) -> None:
+        if self.draws < 1 or self.rehearsals < 0:
+            raise ValueError("draws must be at least 1 and rehearsals must not be negative")
+
+    @memory_safe
+    def link(
+        self, model: PixelModel, update: SharedUpdate, candidates: Tensor, generator: torch.Generator
+    ) -> Reconstruction:
+        """Return scores (V, M) of `candidates` (V, M, C, H, W) as `linkage`; larger is likelier."""
+        defense = _known_defense(update)
+        if not replaces_records(defense):
+            raise NotApplicable("the defense does not replace records, so there is nothing to link")
+        if update.released is None:
+            raise NotApplicable("the replaced records are not exposed")
+        labels = known_labels(model, update, generator)
+        scores = torch.zeros(candidates.shape[:2], device=labels.device)
+        done = [False] * update.victims
+        with client_mode(model, update, generator):
+            trusted = self._trusted(model, update, defense, generator)
+            for v in track(self.name, update.victims):
+                told = Records(candidates[v], labels[v].expand(candidates.shape[1]))
+                seen = features_of(model, defense, update.released[v])
+                found = self._scores(model, defense, told, seen, generator)
+                scores[v] = sum_of(found, trusted)[0]
+                done[v] = True
+        return _linked(update, labels, scores, done)
+
+    def _scores(
+        self, model: PixelModel, defense: Defense, records: Records, seen: Features, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        draws = [features_of(model, defense, release(defense, records, generator).images) for _ in range(self.draws)]
+        replaced = {name: torch.stack([d[name] for d in draws]).mean(0) for name in seen}
+        return released_scores(features_of(model, defense, records.images), replaced, seen)
+
+    def _trusted(
+        self, model: PixelModel, update: SharedUpdate, defense: Defense, generator: torch.Generator
+    ) -> tuple[str, ...]:
+        """Return the names of the scores to add up: the one best on auxiliary records, or all (no names)."""
+        own = update.auxiliary
+        if own is None or not self.rehearsals:
+            return ()
+        order = torch.randperm(len(own), generator=generator, device=generator.device)[: self.rehearsals]
+        own = own[order.to(own.labels.device)]
+        hits: dict[tuple[str, ...], float] = {}
+        for label in sorted(set(own.labels.tolist())):
+            records = own[own.labels == label]
+            if len(records) < 2:
+                continue
+            seen = features_of(model, defense, release(defense, records, generator).images)
+            found = self._scores(model, defense, records, seen, generator)
+            for names in ((), *((name,) for name in found)):
+                total = sum_of(found, names)
+                rank = (total > total.diag()[:, None]).sum(1)
+                # The reciprocal rank: as many firsts as possible, and ties between scores settled by the seconds.
+                hits[names] = hits.get(names, 0.0) + float((1 / (1 + rank)).sum())
+        return max(hits, key=lambda names: hits[names]) if hits else ()
+
+
+def sum_of(scores: dict[str, Tensor], names: tuple[str, ...]) -> Tensor:
+    """Return the sum (N, M) of the standardised scores of these names, of all where none is named."""
+    return torch.stack([standard(scores[name]) for name in names or scores]).sum(0)

@@ -1,0 +1,100 @@
+"""Small models and updates for the attack tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from leakaudit.client import Mode, SharedUpdate, release, share
+from leakaudit.defense import Defense
+from leakaudit.exposure import Exposure
+from leakaudit.target import PixelModel, Records
+
+EVERYTHING = Exposure(buffers=True, defense=True, auxiliary=True, released=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shifted(Defense):
+    """An identity-like replacing defense: x̃ = 1 − x, undone by whoever has seen a few pairs."""
+
+    name: ClassVar[str] = "shifted"
+    replaces_records: ClassVar[bool] = True
+
+    def transform_records(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return 1 - images, labels
+
+
+def seeded(build: type[nn.Module] | object, seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = build()  # type: ignore[operator]
+    assert isinstance(module, nn.Module)
+    return module
+
+
+def dense_model(shape: tuple[int, int, int] = (1, 8, 8), classes: int = 3, seed: int = 0) -> PixelModel:
+    size = shape[0] * shape[1] * shape[2]
+    network = seeded(
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(size, 24), nn.Sigmoid(), nn.Linear(24, classes)), seed
+    )
+    return PixelModel(network, [0.4] * shape[0], [0.25] * shape[0])
+
+
+def conv_model(shape: tuple[int, int, int] = (1, 8, 8), classes: int = 3, seed: int = 0) -> PixelModel:
+    c, h, w = shape
+    network = seeded(
+        lambda: nn.Sequential(
+            nn.Conv2d(c, 8, 3, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(8, 8, 3, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Flatten(),
+            nn.Linear(8 * ((h + 1) // 2) * ((w + 1) // 2), classes),
+        ),
+        seed,
+    )
+    return PixelModel(network, [0.4] * c, [0.25] * c)
+
+
+def smooth_pictures(count: int, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+    """Return pictures with the low frequencies that a total-variation prior expects."""
+    c, h, w = shape
+    coarse = torch.rand((count, c, 3, 3), generator=generator)
+    return F.interpolate(coarse, (h, w), mode="bilinear", align_corners=True)
+
+
+def records(count: int, shape: tuple[int, int, int], classes: int, seed: int) -> Records:
+    generator = torch.Generator().manual_seed(seed)
+    images = smooth_pictures(count, shape, generator)
+    return Records(images, torch.randint(classes, (count,), generator=generator))
+
+
+def shared_update(
+    model: PixelModel,
+    private: Records,
+    *,
+    defense: Defense | None = None,
+    exposure: Exposure = EVERYTHING,
+    batch_size: int = 1,
+    classes: int = 3,
+    mode: Mode = "eval",
+    auxiliary: Records | None = None,
+) -> SharedUpdate:
+    defense = defense or Defense()
+    generator = torch.Generator().manual_seed(99)
+    return share(
+        model,
+        F.cross_entropy,
+        release(defense, private, generator),
+        defense,
+        exposure,
+        batch_size=batch_size,
+        classes=classes,
+        mode=mode,
+        generator=generator,
+        auxiliary=auxiliary,
+    )

@@ -1,0 +1,158 @@
+"""One table over every registered attack: shapes, range, determinism, statuses; grey and colour, one record and two."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import pytest
+import torch
+from attack_scenes import Shifted, conv_model, dense_model, records, shared_update
+
+from leakaudit import registry
+from leakaudit.attack import Attack, Reconstruction
+from leakaudit.client import SharedUpdate
+from leakaudit.errors import NotApplicable
+from leakaudit.progress import Monitor, monitored
+from leakaudit.target import PixelModel
+
+NAMES = sorted(registry.attacks())
+SMALL = {"steps": 12, "decoder_steps": 8, "rehearsals": 2, "restarts": 2, "draws": 2}
+GREY, COLOUR = (1, 8, 8), (3, 9, 8)
+REPLACED_ONLY = {"two-stage-decoder", "released-decoder", "released-linkage"}
+CANDIDATES = 5
+
+
+def small(name: str) -> Attack:
+    attack = registry.attacks()[name]()
+    settings = registry.settings_of(type(attack))
+    return dataclasses.replace(attack, **{k: v for k, v in SMALL.items() if k in settings})
+
+
+def scene(name: str, shape: tuple[int, int, int], batch: int) -> tuple[PixelModel, SharedUpdate]:
+    model = dense_model(shape) if name == "analytic" else conv_model(shape)
+    update = shared_update(
+        model,
+        records(2 * batch, shape, 3, seed=1),
+        defense=Shifted() if name in REPLACED_ONLY else None,
+        batch_size=batch,
+        auxiliary=records(12, shape, 3, seed=2),
+    )
+    return model, update
+
+
+def run(attack: Attack, model: PixelModel, update: SharedUpdate, seed: int = 3) -> Reconstruction:
+    generator = torch.Generator().manual_seed(seed)
+    if attack.kind == "linkage":
+        candidates = records(2 * CANDIDATES, update.input_shape, 3, seed=4).images
+        return attack.link(model, update, candidates.view(2, CANDIDATES, *update.input_shape), generator)
+    return attack(model, update, generator)
+
+
+@pytest.mark.parametrize("shape", [GREY, COLOUR], ids=["grey", "colour"])
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("name", NAMES)
+def test_shapes_range_and_determinism(name: str, batch: int, shape: tuple[int, int, int]) -> None:
+    attack = small(name)
+    model, update = scene(name, shape, batch)
+    before = [p.clone() for p in model.parameters()]
+    if batch > 1 and (name == "analytic" or attack.kind == "linkage"):
+        with pytest.raises(NotApplicable, match="one record per update"):
+            run(attack, model, update)
+        return
+    found, again = run(attack, model, update), run(attack, model, update)
+    assert len(found.statuses) == 2
+    assert set(found.statuses) <= {"converged", "diverged", "budget"}
+    assert found.objective.shape == (2,)
+    assert found.labels is not None
+    assert found.labels.shape == (2, batch)
+    assert 0 <= int(found.labels.min()) <= int(found.labels.max()) < 3
+    if attack.kind == "reconstruction":
+        assert found.images is not None
+        assert again.images is not None
+        assert found.images.shape == (2, batch, *shape)
+        assert float(found.images.min()) >= 0
+        assert float(found.images.max()) <= 1
+        assert torch.equal(found.images, again.images)
+    else:
+        assert found.images is None
+    if attack.kind == "linkage":
+        assert found.linkage is not None
+        assert again.linkage is not None
+        assert found.linkage.shape == (2, CANDIDATES)
+        assert found.linkage.isfinite().all()
+        assert torch.equal(found.linkage, again.linkage)
+    assert found.statuses == again.statuses
+    assert model.training  # as it was, though the client ran it in eval mode
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if registry.attacks()[n].kind != "linkage"])
+def test_a_gradient_that_is_not_finite_diverges(name: str) -> None:
+    model, update = scene(name, GREY, 1)
+    spoilt = tuple(torch.stack([torch.full_like(g[0], torch.nan), g[1]]) for g in update.gradients)
+    found = run(small(name), model, dataclasses.replace(update, gradients=spoilt))
+    if name == "released-decoder":  # it reads the replaced records, not the update, apart from the labels
+        assert found.statuses == ("converged", "converged")
+    else:
+        assert found.statuses[0] == "diverged"
+        assert found.reason
+        assert found.statuses[1] == "converged"
+
+
+@pytest.mark.parametrize("name", ["linkage", "released-linkage"])
+def test_linkage_marks_a_gradient_that_is_not_finite(name: str) -> None:
+    model, update = scene(name, GREY, 1)
+    spoilt = tuple(torch.stack([torch.full_like(g[0], torch.nan), g[1]]) for g in update.gradients)
+    found = run(small(name), model, dataclasses.replace(update, gradients=spoilt))
+    assert found.statuses[0] == ("diverged" if name == "linkage" else "converged")
+    assert found.statuses[1] == "converged"
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("analytic", "labels")])
+def test_a_spent_budget_is_a_status(name: str) -> None:
+    model, update = scene(name, GREY, 1)
+    with monitored(Monitor(deadline=time.monotonic() - 1)):
+        found = run(small(name), model, update)
+    assert found.statuses == ("budget", "budget")
+    assert found.reason
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_out_of_memory_is_a_status(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, update = scene(name, GREY, 1)
+
+    def exhausted(*_: object) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 3 GiB")
+
+    monkeypatch.setattr(model.network, "forward", exhausted)
+    found = run(small(name), model, update)
+    assert found.statuses == ("out-of-memory", "out-of-memory")
+    assert found.reason
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_says_what_it_is(name: str) -> None:
+    cls = registry.attacks()[name]
+    assert cls.name == name
+    assert cls.summary
+    assert cls.source
+    assert cls.__doc__
+    assert set(cls.grid) <= set(registry.settings_of(cls))
+    assert registry.parse_attack(name) == cls()
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if registry.attacks()[n].requires])
+def test_missing_facts_are_not_applicable(name: str) -> None:
+    model, update = scene(name, GREY, 1)
+    bare = dataclasses.replace(update, defense=None, auxiliary=None, released=None)
+    with pytest.raises(NotApplicable, match="not exposed"):
+        run(small(name), model, bare)
+
+
+@pytest.mark.parametrize(
+    "spec", ["inverting-gradients:steps=0", "inverting-gradients:tv=-1", "expectation:draws=-1", "dlg:restarts=0"]
+)
+def test_settings_out_of_range_are_refused(spec: str) -> None:
+    with pytest.raises(Exception, match="must"):
+        registry.parse_attack(spec)
