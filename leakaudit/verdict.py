@@ -77,7 +77,8 @@ def _leaks(attacks: Sequence[AttackResult], limit: float, allowed: float, baseli
         if e.value is None or e.low is None or e.low <= limit:
             continue
         picked = (
-            f"picked the right one of {a.candidates} records of the same class for {round(e.value * e.n)} of {e.n} records "
+            f"picked the right one of {a.candidates} candidates of the same class for "
+            f"{round(e.value * e.n)} of {e.n} records "
             f"(at least {_percent(e.low)} with 95 % confidence; allowed {_percent(allowed)})"
         )
         if a.role == "bound":
@@ -195,7 +196,8 @@ def _worst_case(a: AttackResult) -> float | None:
 
 
 def _unscored(a: AttackResult) -> str:
-    failures = [f"{count} {status}" for status, count in sorted(a.statuses.items()) if status not in SCORED]
+    never = a.identification.value is None
+    failures = [f"{count} {status}" for status, count in sorted(a.statuses.items()) if never or status not in SCORED]
     reason = a.reason or a.identification.reason
     why = "; ".join(filter(None, [", ".join(failures), reason]))
     return f"The attack {a.name} has no score on {_open(a)} of {sum(a.statuses.values())} victims ({why})."

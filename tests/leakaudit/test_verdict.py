@@ -1,0 +1,254 @@
+"""The truth table of the verdict: every way to fail, every way to stay inconclusive, and the only way to pass."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from leakaudit.intervals import median, rate
+from leakaudit.result import AttackResult, Baseline, DefenseResult, Estimate, Verdict
+from leakaudit.verdict import judge, overall
+
+NOTHING = Estimate(reason="not measured")
+CHANCE, ALLOWED = 0.01, 0.1
+
+
+def attack(
+    name: str, hits: int, n: int, role: str = "standard", *, psnr: float = 10.0, lost: int = 0, status: str = "diverged"
+) -> AttackResult:
+    statuses = {"converged": n} | ({status: lost} if lost else {})
+    return AttackResult(
+        name=name,
+        kind="reconstruction",
+        role=role,
+        settings={},
+        tuned={},
+        requires=(),
+        statuses={k: v for k, v in statuses.items() if v},
+        reason=f"{name} stopped" if lost else None,
+        identification=rate(hits, n),
+        candidates=100 if n else 0,
+        psnr=median([psnr] * n),
+        ssim=NOTHING,
+        lpips=NOTHING,
+        r2=NOTHING,
+        psnr_released=NOTHING,
+        label_accuracy=NOTHING,
+    )
+
+
+def baseline(name: str, psnr: float) -> Baseline:
+    return Baseline(name, "", rate(1, 100), median([psnr] * 100), NOTHING, NOTHING)
+
+
+CONTROL = (attack("inverting", 96, 100, psnr=25.0), attack("analytic", 0, 100))
+BASELINES = (baseline("random", 6.0), baseline("class-mean", 13.0), baseline("prior", 10.0))
+GOOD = (attack("inverting", 1, 100), attack("analytic", 0, 100), attack("masked", 2, 100, "adaptive"))
+
+
+def judged(
+    *attacks: AttackResult,
+    control: tuple[AttackResult, ...] = CONTROL,
+    baselines: tuple[Baseline, ...] = BASELINES,
+    chance: float = CHANCE,
+    allowed: float = ALLOWED,
+    is_control: bool = False,
+    replaces_records: bool = False,
+    min_records: int = 8,
+) -> tuple[Verdict, str]:
+    verdict, reasons = judge(
+        attacks,
+        control,
+        baselines,
+        chance_identification=chance,
+        max_identification=allowed,
+        min_records=min_records,
+        is_control=is_control,
+        replaces_records=replaces_records,
+    )
+    assert reasons
+    for reason in reasons:
+        assert reason.endswith(".")
+        assert reason[0].isupper()
+    return verdict, " ".join(reasons)
+
+
+def test_a_defense_that_held_passes() -> None:
+    verdict, text = judged(*GOOD)
+    assert verdict == "pass"
+    assert "masked" in text  # the most successful attack
+    assert "96 %" in text  # on the undefended model
+
+
+@pytest.mark.parametrize("role", ["standard", "adaptive", "bound"])
+def test_identification_above_the_limit_fails_in_every_role(role: str) -> None:
+    verdict, text = judged(*GOOD, attack("other", 30, 100, role))
+    assert verdict == "fail"
+    assert "other" in text
+    assert "30 of 100" in text
+    assert ("Bound only" in text) == (role == "bound")
+
+
+def test_a_leak_fails_even_where_nothing_could_have_passed() -> None:
+    verdict, _ = judged(attack("inverting", 60, 100), control=())
+    assert verdict == "fail"
+    verdict, _ = judged(attack("inverting", 8, 8), control=CONTROL)
+    assert verdict == "fail"
+
+
+def test_sharp_pictures_fail_without_identification() -> None:
+    sharp = attack("inverting", 1, 100, psnr=16.5)
+    assert judged(sharp, *GOOD[1:])[0] == "fail"
+    assert judged(replace(sharp, psnr=median([15.5] * 100)), *GOOD[1:])[0] == "pass"
+    assert judged(replace(sharp, psnr=Estimate(16.5, 15.0, 18.0, 100)), *GOOD[1:])[0] == "pass"  # the bound counts
+    assert judged(sharp, *GOOD[1:], baselines=())[0] == "pass"
+    unknown = replace(sharp, identification=NOTHING, candidates=0)
+    assert judged(unknown, *GOOD[1:])[0] == "fail"
+    verdict, text = judged(*GOOD, replace(sharp, role="bound"))
+    assert verdict == "fail"
+    assert "Bound only" in text
+
+
+@pytest.mark.parametrize("control", [(), (attack("inverting", 0, 0, lost=100),), (attack("inverting", 2, 100),)])
+def test_attacks_that_do_not_work_undefended_prove_nothing(control: tuple[AttackResult, ...]) -> None:
+    verdict, text = judged(*GOOD, control=control)
+    assert verdict == "inconclusive"
+    assert "undefended model" in text
+
+
+def test_without_an_adaptive_attack_nothing_passes() -> None:
+    assert judged(*GOOD[:2])[0] == "inconclusive"
+    verdict, text = judged(*GOOD[:2], attack("masked", 0, 0, "adaptive", lost=100, status="failed"))
+    assert verdict == "inconclusive"
+    assert "built against this defense" in text
+    assert "100 failed" in text
+    assert judged(*GOOD[:2], attack("handed", 0, 100, "bound"))[0] == "inconclusive"
+    labels = replace(attack("masked", 0, 100, "adaptive"), kind="labels", identification=NOTHING)
+    assert judged(*GOOD[:2], labels)[0] == "inconclusive"
+
+
+def test_the_undefended_row_needs_no_adaptive_attack() -> None:
+    assert judged(*CONTROL, is_control=True)[0] == "fail"
+    weak = (attack("inverting", 7, 200),)
+    assert judged(*weak, control=weak, is_control=True)[0] == "pass"
+    assert judged(*weak, control=weak, is_control=False)[0] == "inconclusive"
+
+
+def test_replaced_records_must_have_been_handed_over() -> None:
+    assert judged(*GOOD, replaces_records=True)[0] == "inconclusive"
+    assert judged(*GOOD, attack("handed", 2, 100, "bound"), replaces_records=True)[0] == "pass"
+    lost = attack("handed", 0, 0, "bound", lost=100, status="failed")
+    assert judged(*GOOD, lost, replaces_records=True)[0] == "inconclusive"
+
+
+@pytest.mark.parametrize("status", ["diverged", "failed", "not-applicable", "out-of-memory", "budget"])
+def test_an_attack_that_matters_and_was_not_scored_is_not_a_pass(status: str) -> None:
+    works = attack("inverting", 0, 0, lost=100, status=status)
+    verdict, text = judged(works, *GOOD[1:])
+    assert verdict == "inconclusive"
+    assert "inverting" in text
+    adaptive = attack("second", 0, 0, "adaptive", lost=100, status=status)
+    assert judged(*GOOD, adaptive)[0] == "inconclusive"
+    useless = attack("analytic", 0, 0, lost=100, status=status)  # never worked on this model
+    verdict, text = judged(GOOD[0], useless, GOOD[2])
+    assert verdict == "pass"
+    assert f"100 {status}" in text  # and is still listed
+
+
+def test_failures_count_as_leaks_until_shown_otherwise() -> None:
+    few, many = (attack("masked", 0, 100 - lost, "adaptive", lost=lost) for lost in (2, 20))
+    assert judged(*GOOD[:2], few)[0] == "pass"
+    verdict, text = judged(*GOOD[:2], many)
+    assert verdict == "inconclusive"
+    assert "20 of 100" in text
+
+
+def test_failures_are_counted_in_records_not_victims() -> None:
+    # 50 victims of 4 records each, 10 of them lost: 40 of 200 records could have leaked.
+    lost = replace(attack("masked", 0, 160, "adaptive"), statuses={"converged": 40, "diverged": 10})
+    verdict, text = judged(*GOOD[:2], lost)
+    assert verdict == "inconclusive"
+    assert "10 of 50" in text
+
+
+def test_an_attack_nobody_scored_at_all() -> None:
+    assert judged()[0] == "inconclusive"
+
+
+def test_too_few_records_says_how_many_are_needed() -> None:
+    verdict, text = judged(*(replace(a, identification=rate(0, 16)) for a in GOOD))
+    assert verdict == "inconclusive"
+    assert "16" in text
+    assert "36" in text
+    enough = tuple(replace(a, identification=rate(0, 36), statuses={"converged": 36}) for a in GOOD)
+    assert judged(*enough)[0] == "pass"
+    assert judged(*enough, min_records=50)[0] == "inconclusive"
+    assert judged(*GOOD, allowed=0.0, chance=0.0)[0] != "pass"
+
+
+def test_too_few_candidates_neither_pass_nor_fail() -> None:
+    half = tuple(replace(a, identification=rate(50, 100), candidates=2) for a in GOOD)
+    verdict, text = judged(*half, chance=0.5)
+    assert verdict == "inconclusive"
+    assert "same class" in text
+    assert judged(*GOOD[:2], attack("masked", 80, 100, "adaptive"), chance=0.5)[0] == "fail"
+
+
+def test_between_the_bounds_is_inconclusive() -> None:
+    verdict, text = judged(*GOOD[:2], attack("masked", 9, 100, "adaptive"))
+    assert verdict == "inconclusive"
+    assert "more records would settle it" in text
+
+
+@settings(derandomize=True, max_examples=150, deadline=None)
+@given(
+    hits=st.lists(st.integers(0, 40), min_size=1, max_size=4),
+    roles=st.lists(st.sampled_from(["standard", "adaptive", "bound"]), min_size=4, max_size=4),
+    lost=st.lists(st.integers(0, 40), min_size=4, max_size=4),
+    extra=st.integers(0, 40),
+)
+def test_another_attack_never_makes_a_verdict_better(
+    hits: list[int], roles: list[str], lost: list[int], extra: int
+) -> None:
+    attacks = [
+        attack("inverting" if i == 0 else f"a{i}", h, 40, role, lost=gone)
+        for i, (h, role, gone) in enumerate(zip(hits, roles, lost, strict=False))
+    ]
+    order = ["fail", "inconclusive", "pass"]
+    before = order.index(judged(*attacks)[0])
+    more = attack("a9", extra, 40, "bound")  # of a role whose absence is no reason for doubt
+    assert order.index(judged(*attacks, more)[0]) <= before
+    if before == 2:
+        assert any(r == "adaptive" for _, r in zip(hits, roles, strict=False))
+        assert max(a.identification.high or 1 for a in attacks) <= ALLOWED
+
+
+def row(spec: str, verdict: Verdict, requested: bool = True) -> DefenseResult:
+    return DefenseResult(
+        spec=spec,
+        settings={},
+        facts={},
+        replaces_records=False,
+        attacks=(),
+        accuracy=NOTHING,
+        accuracies=(),
+        verdict=verdict,
+        reasons=(f"Because of {spec}.",),
+        requested=requested,
+    )
+
+
+def test_the_whole_is_as_bad_as_its_worst_requested_defense() -> None:
+    none = row("none", "fail")
+    assert overall([none, row("a", "pass")])[0] == "pass"
+    assert overall([none, row("a", "pass"), row("b", "inconclusive")])[0] == "inconclusive"
+    verdict, reasons = overall([none, row("a", "pass"), row("b", "inconclusive"), row("c", "fail")])
+    assert verdict == "fail"
+    assert reasons == ("c: Because of c.",)
+    assert overall([none])[0] == "fail"
+    assert overall([replace(none, requested=False)])[0] == "inconclusive"
+    assert overall([])[0] == "inconclusive"
+    assert overall([none, row("a", "fail", requested=False)])[0] == "fail"  # only `none` was asked for
