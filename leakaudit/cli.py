@@ -19,6 +19,7 @@ import typer.main
 from leakaudit.errors import UserError
 
 if TYPE_CHECKING:
+    from leakaudit.pictures import Images as Shown
     from leakaudit.plan import Plan
     from leakaudit.result import AuditResult
     from leakaudit.target import Target
@@ -379,7 +380,7 @@ def _command_line() -> str:
     return shlex.join(["leakaudit", *sys.argv[1:]])
 
 
-def _images(asked: Images | None) -> str:
+def _images(asked: Images | None) -> Shown:
     if asked is not None:
         return asked.value
     return "redacted" if os.environ.get("CI", "").lower() in ("1", "true") else "full"

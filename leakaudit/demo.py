@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from leakaudit.loading import target_from_objects
+from leakaudit.pictures import Images
 from leakaudit.plan import Plan
 from leakaudit.seeding import derive, generator_for
 from leakaudit.target import Target
@@ -41,7 +42,7 @@ def demo_target(seed: int = 0, device: str = "cpu") -> Target:
     """Return the demo's target: 110 private, 40 test and 50 auxiliary pictures, and the CNN trained on the private."""
     images, labels = faces()
     order = torch.randperm(len(labels), generator=generator_for(seed, "demo", "split"))
-    private, test, auxiliary = (TensorDataset(images[i], labels[i]) for i in order.split([110, 40, 50]))
+    private, test, auxiliary = (TensorDataset(images[i], labels[i]) for i in torch.split(order, [110, 40, 50]))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "demo", "weights"))
         built = network()
@@ -60,11 +61,11 @@ def demo_target(seed: int = 0, device: str = "cpu") -> Target:
     return target
 
 
-def demo_plan(seed: int = 0, images: str = "full") -> Plan:
+def demo_plan(seed: int = 0, images: Images = "full") -> Plan:
     """Return the demo's settings: small enough to end in about a minute on two cores."""
     return Plan(
         defenses=("gaussian", "prune", "obscure:steps=150"),
-        attacks=("analytic", "labels", "inverting-gradients"),
+        attacks=("analytic", "labels", "inverting-gradients", "linkage"),
         battery="quick",
         records=16,
         images=images,

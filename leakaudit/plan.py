@@ -8,6 +8,7 @@ from leakaudit.attack import Attack
 from leakaudit.defense import Defense, parts_of
 from leakaudit.errors import UserError
 from leakaudit.exposure import Exposure, preset
+from leakaudit.pictures import Images
 from leakaudit.registry import attacks, parse_attack
 from leakaudit.result import Value
 from leakaudit.target import Target
@@ -26,9 +27,9 @@ class Battery:
 
 
 BATTERIES: dict[str, Battery] = {
-    "quick": Battery(("analytic", "labels", "inverting-gradients"), 150, 1, 1, 5, 4),
-    "standard": Battery(("analytic", "labels", "dlg", "idlg", "inverting-gradients"), 400, 1, 3, 15, 4),
-    "full": Battery(("analytic", "labels", "dlg", "idlg", "inverting-gradients"), 1200, 4, 5, 30, 8),
+    "quick": Battery(("analytic", "labels", "inverting-gradients", "linkage"), 150, 1, 1, 5, 4),
+    "standard": Battery(("analytic", "labels", "dlg", "idlg", "inverting-gradients", "linkage"), 400, 1, 3, 15, 4),
+    "full": Battery(("analytic", "labels", "dlg", "idlg", "inverting-gradients", "linkage"), 1200, 4, 5, 30, 8),
 }
 
 
@@ -49,7 +50,7 @@ class Plan:
     seeds: int | None = None
     epochs: int | None = None
     budget: float | None = None  # seconds for the whole scan
-    images: str = "full"
+    images: Images = "full"
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+
+from leakaudit import plan
 
 torch.set_num_threads(1)
 
@@ -23,3 +26,9 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip("needs the maintainers' shared data folder beside the checkout")
     return SHARED
+
+
+@pytest.fixture
+def short_battery(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make `--quick` a matter of seconds: what these tests ask about does not depend on the attacks' strength."""
+    monkeypatch.setitem(plan.BATTERIES, "quick", replace(plan.BATTERIES["quick"], steps=3, tuning_victims=2))

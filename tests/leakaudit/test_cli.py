@@ -1,0 +1,254 @@
+"""The command line as a user meets it: exit codes, one sentence for bad input, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from leakaudit import cli
+
+pytestmark = pytest.mark.usefixtures("short_battery")
+
+MODEL = """
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+g = torch.Generator().manual_seed(0)
+images, labels = torch.rand(80, 1, 8, 8, generator=g), torch.arange(80) % 2
+train_data = TensorDataset(images, labels)
+torch.manual_seed(0)
+model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.LeakyReLU(), nn.Flatten(), nn.Linear(256, 2))
+"""
+FAST = ("--quick", "--records", "4", "--epochs", "1", "--attack", "inverting-gradients:steps=3")
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in an empty folder that holds a model.py."""
+    (tmp_path / "model.py").write_text(MODEL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CI", raising=False)
+
+    def call(*words: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["leakaudit", *words])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        printed = capsys.readouterr()
+        return Outcome(int(caught.value.code or 0), printed.out, printed.err)
+
+    return call
+
+
+def sentence(outcome: Outcome, *words: str) -> None:
+    """Assert one clear line on stderr, exit code 2, no traceback."""
+    assert outcome.code == 2, outcome
+    assert "Traceback" not in outcome.err
+    lines = [line for line in outcome.err.splitlines() if line.startswith("leakaudit: ")]
+    assert len(lines) == 1, outcome.err
+    for word in words:
+        assert word in lines[0]
+
+
+def test_help_is_quick_and_names_every_command() -> None:
+    """Heavy imports wait: no torch for --help. (The half second is measured by hand; a test asserts no times.)"""
+    code = (
+        "import sys; from leakaudit.cli import main; sys.argv = ['leakaudit', '--help']\n"
+        "try: main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules and 'matplotlib' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for command in ("scan", "demo", "report", "doctor", "list"):
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize("command", ["scan", "demo", "report", "doctor", "list"])
+def test_every_command_has_an_example(run: Run, command: str) -> None:
+    outcome = run(command, "--help")
+    assert outcome.code == 0
+    assert f"leakaudit {command}" in outcome.out.partition("Examples:")[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("scan", "missing.py"), ("missing.py",)),
+        (("scan", "model.py", "-d", "obscur"), ("did you mean 'obscure'",)),
+        (("scan", "model.py", "-a", "dgl"), ("did you mean",)),
+        (("scan", "model.py", "-d", "gaussian:std=x"), ("'std'", "'x'")),
+        (("scan", "model.py", "--budget", "soon"), ("--budget", "'soon'")),
+        (("scan", "model.py", "--quick", "--full"), ("--quick", "--full")),
+        (("scan", "model.py", "--records", "0"), ("--records",)),
+        (("scan", "model.py", "--records", "5", "--batch-size", "2"), ("multiple",)),
+        (("scan", "model.py", "--records", "2", "--batch-size", "4"), ("--batch-size",)),
+        (("scan", "model.py", "--records", "4000"), ("records",)),
+        (("scan", "model.py", "--max-identification", "2"), ("--max-identification",)),
+        (("scan", "model.py", "-o", "model.py"), ("model.py", "file")),
+        (("scan", "model.py", "-d", "prune", "-d", "prune"), ("twice",)),
+        (("scan", "model.py", "--lpips-weights", "no.pth"), ("no.pth",)),
+        (("scan", "model.py", "--device", "toaster"), ("toaster",)),
+        (("report", "missing.json"), ("missing.json",)),
+        (("report", "model.py"), ("model.py", "not JSON")),
+    ],
+)
+def test_bad_input_is_one_sentence(run: Run, words: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    sentence(run(*words), *expected)
+
+
+def test_usage_errors_exit_2(run: Run) -> None:
+    assert run("scan").code == 2
+    assert run("scan", "model.py", "--no-such-option").code == 2
+    assert run("list", "nothing").code == 2
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_unwritable_output(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    sentence(run("scan", "model.py", "-o", "locked/out"), "locked/out")
+
+
+def test_output_below_a_file_cannot_be_written(run: Run) -> None:
+    sentence(run("scan", "model.py", "-o", "model.py/out"), "cannot write")
+
+
+def test_wrong_schema_is_named(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text('{"schema": "somebody/2"}')
+    sentence(run("report", "other.json"), "somebody/2")
+    (tmp_path / "cut.json").write_text('{"schema": "leakaudit.result/1"}')
+    sentence(run("report", "cut.json"), "cut.json")
+
+
+def test_scan_writes_result_and_report_and_is_reproducible(run: Run, tmp_path: Path) -> None:
+    first = run("scan", "model.py", "-d", "prune", "-o", "out", *FAST)
+    assert first.code in (0, 1, 3), first.err
+    data = json.loads((tmp_path / "out/result.json").read_text())
+    assert data["complete"] is True
+    assert [d["spec"] for d in data["defenses"]] == ["none", "prune"]
+    assert {a["name"] for a in data["defenses"][1]["attacks"]} >= {"inverting-gradients", "masked-matching"}
+    assert data["defenses"][0]["accuracy"]["value"] is not None
+    assert "prune" in (tmp_path / "out/report.html").read_text()
+    assert {"pass": 0, "fail": 1, "inconclusive": 3}[data["verdict"]] == first.code
+    # The golden rule of determinism: same command, same file, timings apart.
+    time.sleep(0.01)
+    run("scan", "model.py", "-d", "prune", "-o", "out", *FAST)
+    again = json.loads((tmp_path / "out/result.json").read_text())
+    data.pop("timings")
+    again.pop("timings")
+    assert json.dumps(again, sort_keys=True) == json.dumps(data, sort_keys=True)
+    # The report can be made again from the file alone, model and data gone.
+    (tmp_path / "model.py").unlink()
+    assert run("report", "out/result.json", "-o", "again.html").code == 0
+    assert (tmp_path / "again.html").stat().st_size > 1000
+    assert run("report", "out/result.json", "-o", "out").code == 2
+
+
+def test_few_records_are_inconclusive_and_exit_zero_opts_out(run: Run) -> None:
+    words = ("scan", "model.py", "-d", "gaussian:std=10", *FAST, "--no-utility")
+    outcome = run(*words)
+    assert outcome.code == 3, outcome
+    assert run(*words, "--exit-zero").code == 0
+
+
+def test_pictures_are_redacted_in_ci(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CI", "true")
+    run("scan", "model.py", *FAST, "--no-utility")
+    assert json.loads((tmp_path / "leakaudit-out/result.json").read_text())["images"] == "redacted"
+
+
+def test_an_interrupt_keeps_what_was_measured(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from leakaudit.attacks import masked
+
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(masked.MaskedMatching, "__call__", stop)
+    outcome = run("scan", "model.py", "-d", "prune", *FAST)
+    assert outcome.code == 3
+    assert "Interrupted" in outcome.err
+    data = json.loads((tmp_path / "leakaudit-out/result.json").read_text())
+    assert data["complete"] is False
+    assert data["verdict"] == "inconclusive"
+    assert [a["name"] for a in data["defenses"][0]["attacks"]] == ["inverting-gradients", "linkage"][:1]
+    assert [d["spec"] for d in data["defenses"]] == ["none", "prune"]
+
+
+def test_an_attack_that_crashes_is_a_status_not_a_traceback(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from leakaudit.attacks import masked
+
+    def crash(*args: object) -> None:
+        raise ZeroDivisionError("by zero\nsecond line")
+
+    monkeypatch.setattr(masked.MaskedMatching, "__call__", crash)
+    outcome = run("scan", "model.py", "-d", "prune", *FAST, "--no-utility")
+    assert outcome.code != 4
+    attacks = json.loads((tmp_path / "leakaudit-out/result.json").read_text())["defenses"][1]["attacks"]
+    (crashed,) = [a for a in attacks if a["name"] == "masked-matching"]
+    assert crashed["statuses"] == {"failed": 4}
+    assert "by zero" in crashed["reason"]
+    assert crashed["identification"]["value"] is None
+
+
+def test_a_spent_budget_is_shown_and_never_a_pass(run: Run, tmp_path: Path) -> None:
+    outcome = run("scan", "model.py", "-d", "prune", "--budget", "0.01s", "--records", "16")
+    assert outcome.code == 3
+    data = json.loads((tmp_path / "leakaudit-out/result.json").read_text())
+    statuses = {s for d in data["defenses"] for a in d["attacks"] for s in a["statuses"]}
+    assert "budget" in statuses
+
+
+def test_settings_come_from_pyproject_and_the_command_line_wins(run: Run, tmp_path: Path) -> None:
+    settings = '[tool.leakaudit]\nrecords = 4\nquick = true\nno-utility = true\ndefense = "clip"\n'
+    (tmp_path / "pyproject.toml").write_text(settings + 'attack = ["inverting-gradients:steps=2"]\n')
+    run("scan", "model.py", "-d", "prune")
+    data = json.loads((tmp_path / "leakaudit-out/result.json").read_text())
+    assert data["settings"]["records"] == 4
+    assert data["settings"]["defenses"] == "prune"
+    (tmp_path / "pyproject.toml").write_text("[tool.leakaudit]\nrecord = 4\n")
+    sentence(run("scan", "model.py"), "'record'")
+
+
+def test_list_speaks_json(run: Run) -> None:
+    for kind in ("attacks", "defenses", "metrics"):
+        rows = json.loads(run("list", kind, "--json").out)
+        assert all(row["name"] and row["summary"] for row in rows)
+        assert rows[0]["name"] in run("list", kind).out
+
+
+def test_doctor_reports_and_exits_2_on_an_error(run: Run, tmp_path: Path) -> None:
+    outcome = run("doctor", "model.py")
+    assert outcome.code == 0, outcome
+    assert "80" not in outcome.err
+    (tmp_path / "nan.py").write_text(MODEL + "\nwith torch.no_grad(): model[0].weight.fill_(float('nan'))\n")
+    outcome = run("doctor", "nan.py")
+    assert outcome.code == 2
+    assert "weight" in outcome.out + outcome.err
+
+
+def test_an_internal_error_exits_4_in_one_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
+        raise AssertionError("impossible")
+
+    monkeypatch.setattr("leakaudit.audit.audit", broken)
+    outcome = run("scan", "model.py")
+    assert outcome.code == 4
+    assert "bug in leakaudit" in outcome.err
+    assert "Traceback" not in outcome.err
