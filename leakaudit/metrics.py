@@ -73,7 +73,7 @@ def ssim(truth: Tensor, guess: Tensor) -> Tensor:
     c1, c2 = 0.01**2, 0.03**2
     above = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     below = (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
-    return (above / below).reshape(n, -1).mean(1)
+    return (above / below).mean((1, 2, 3)).reshape(n, c).mean(1)
 
 
 def lpips_metric(weights: Path | None, device: torch.device | str = "cpu") -> Metric | str:

@@ -5,9 +5,9 @@ The rules, in this order. Identification is judged on the bounds of its 95 % int
 1. Fail: an attack identifies more than allowed even at the lower bound; or the median reconstruction is at least 3 dB
    closer than the best guess without an update even at the lower bound. 3 dB is half the squared error: of what sets a
    record apart from its class's average picture, half was recovered.
-2. Inconclusive: the attacks do not beat chance without the defense; no adaptive attack was scored; an attack that
-   matters was not scored, or could have exceeded the limit on the victims where it failed; too few records or
-   candidates.
+2. Inconclusive: without the defense the attacks do not beat chance, or a guess that never saw the update; no adaptive
+   attack was scored; an attack that matters was not scored, or could have exceeded the limit on the victims where it
+   failed; too few records or candidates.
 3. Pass: what is left. Every attack's upper bound is within the limit.
 """
 
@@ -38,16 +38,16 @@ def judge(
     `is_control` when the undefended row itself is judged: it needs no adaptive attack. `replaces_records` when the
     defense replaces records: then an attack handed the replaced ones (role `bound`) must have been scored for a pass.
     """
-    limit = max(max_identification, chance_identification)
+    known = max((b.identification.value or 0.0 for b in baselines), default=0.0)
+    floor = max(chance_identification, known)  # pairing a batch's pictures lifts even a guess above 1/M
+    limit = max(max_identification, floor)
     notes = [_unscored(a) for a in attacks if _open(a)]
     leaks = _leaks(attacks, limit, max_identification, baselines)
     if leaks:
         return "fail", (*leaks, *notes)
     doubts = [
-        *_doubts_about_control(control, chance_identification),
-        *_doubts_about_coverage(
-            attacks, control, chance_identification, max_identification, is_control, replaces_records
-        ),
+        *_doubts_about_control(control, floor),
+        *_doubts_about_coverage(attacks, control, floor, max_identification, is_control, replaces_records),
         *_doubts_about_size(attacks, chance_identification, max_identification, min_records),
     ]
     if doubts:
@@ -103,11 +103,11 @@ def _leaks(attacks: Sequence[AttackResult], limit: float, allowed: float, baseli
     return found
 
 
-def _doubts_about_control(control: Sequence[AttackResult], chance: float) -> list[str]:
+def _doubts_about_control(control: Sequence[AttackResult], floor: float) -> list[str]:
     lows = [a.identification.low for a in control if a.identification.low is not None]
     if not lows:
         return ["No attack could be scored on the undefended model, so nothing shows that these attacks work at all."]
-    if max(lows) <= chance:
+    if max(lows) <= floor:
         return ["The attacks do not beat guessing on the undefended model, so their failure here proves nothing."]
     return []
 
@@ -115,7 +115,7 @@ def _doubts_about_control(control: Sequence[AttackResult], chance: float) -> lis
 def _doubts_about_coverage(
     attacks: Sequence[AttackResult],
     control: Sequence[AttackResult],
-    chance: float,
+    floor: float,
     allowed: float,
     is_control: bool,
     replaces_records: bool,
@@ -126,7 +126,7 @@ def _doubts_about_coverage(
         doubts.append("No attack built against this defense was scored, so it has not been tested in earnest.")
     if replaces_records and not any(a.role == "bound" and a.identification.n for a in judged):
         doubts.append("No attack was given the replaced records themselves, so what they reveal has no upper bound.")
-    working = {a.name for a in control if a.identification.low is not None and a.identification.low > chance}
+    working = {a.name for a in control if a.identification.low is not None and a.identification.low > floor}
     for a in judged:
         if not _open(a) or (a.role == "standard" and a.name not in working):
             continue

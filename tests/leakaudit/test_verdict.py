@@ -119,6 +119,16 @@ def test_attacks_that_do_not_work_undefended_prove_nothing(control: tuple[Attack
     assert "undefended model" in text
 
 
+def test_a_guess_without_the_update_is_what_must_be_beaten() -> None:
+    # In a batch, pairing alone lifts a guess above 1/M: an attack at that rate has not been shown to work.
+    control = (attack("inverting", 9, 100),)
+    assert judged(*GOOD, control=control)[0] == "pass"
+    lucky = replace(BASELINES[2], identification=rate(5, 100))
+    verdict, text = judged(*GOOD, control=control, baselines=(*BASELINES[:2], lucky))
+    assert verdict == "inconclusive"
+    assert "guessing" in text
+
+
 def test_without_an_adaptive_attack_nothing_passes() -> None:
     assert judged(*GOOD[:2])[0] == "inconclusive"
     verdict, text = judged(*GOOD[:2], attack("masked", 0, 0, "adaptive", lost=100, status="failed"))

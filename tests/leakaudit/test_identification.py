@@ -1,0 +1,117 @@
+"""Line-ups are fair: right class, no copies of the truth, and whoever knows nothing is right one time in M."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from leakaudit.identification import CandidateSets, candidate_sets, identify, identify_by_scores
+from leakaudit.target import Records
+
+
+def world(generator: torch.Generator, n: int = 60, classes: int = 3) -> tuple[Records, Records]:
+    images = torch.rand(2 * n, 1, 6, 6, generator=generator)
+    labels = torch.arange(2 * n) % classes
+    return Records(images[:n], labels[:n]), Records(images[n:], labels[n:])
+
+
+def test_candidates_are_distinct_records_of_the_class_with_the_truth_in_place(generator: torch.Generator) -> None:
+    private, pool = world(generator)
+    victims = torch.tensor([5, 0, 17, 30])
+    found = candidate_sets(private, victims, pool, 12, generator)
+    assert (len(found), found.size, found.chance) == (4, 12, 1 / 12)
+    shown = found.images()
+    assert shown.shape == (4, 12, 1, 6, 6)
+    labels = torch.cat([private.labels, pool.labels])
+    for row, victim in enumerate(victims):
+        assert torch.equal(shown[row, found.position[row]], private.images[victim])
+        assert len(set(found.indices[row].tolist())) == 12
+        assert (labels[found.indices[row]] == private.labels[victim]).all()
+
+
+def test_copies_of_the_truth_are_no_distractors(generator: torch.Generator) -> None:
+    private, pool = world(generator, 12)
+    pool.images[[0, 3]] = private.images[0]
+    private.images[6] = private.images[0]
+    found = candidate_sets(private, torch.tensor([0, 6]), pool, 100, generator)
+    for row in range(2):
+        same = (found.images()[row] == private.images[0]).flatten(1).all(1)
+        assert same.nonzero()[:, 0].tolist() == [int(found.position[row])]
+    rank, hit = identify(found, private.images[[0, 6]])
+    assert rank.tolist() == [1, 1]
+    assert hit.all()
+
+
+def test_size_is_the_largest_that_every_victim_can_have(generator: torch.Generator) -> None:
+    private, pool = world(generator, 10)
+    private.labels[:] = torch.tensor([0] * 7 + [1] * 3)
+    pool.labels[:] = torch.tensor([0] * 9 + [1])
+    found = candidate_sets(private, torch.arange(10), pool, 100, generator)
+    assert found.indices.shape == (10, 4)  # class 1: itself, two private and one from the pool
+    alone = candidate_sets(private[[0, 1, 7]], torch.arange(3), pool[:5], 100, generator)
+    assert alone.size == 1
+
+
+def test_members_of_a_batch_are_not_each_others_distractors(generator: torch.Generator) -> None:
+    private, pool = world(generator, 12, classes=1)
+    victims = torch.tensor([0, 1, 2, 3])
+    found = candidate_sets(private, victims, pool, 100, generator, batch_size=2)
+    assert found.size == 23
+    for row, mate in enumerate([1, 0, 3, 2]):
+        assert mate not in found.indices[row].tolist()
+    assert found.first_of_each(2).indices.tolist() == found.indices[[0, 2]].tolist()
+
+
+def test_the_same_seed_draws_the_same_line_up(generator: torch.Generator) -> None:
+    private, pool = world(generator)
+    first, again, other = (
+        candidate_sets(private, torch.arange(20), pool, 10, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first.indices, again.indices)
+    assert torch.equal(first.position, again.position)
+    assert not torch.equal(first.indices, other.indices)
+
+
+@pytest.mark.parametrize("fill", [0.5, None])
+def test_whoever_knows_nothing_is_at_chance(generator: torch.Generator, fill: float | None) -> None:
+    images = torch.rand(4000, 1, 3, 3, generator=generator)
+    private = Records(images[:2000], torch.zeros(2000, dtype=torch.long))
+    pool = Records(images[2000:], torch.zeros(2000, dtype=torch.long))
+    found = candidate_sets(private, torch.arange(2000), pool, 5, generator)
+    shape = private.images.shape
+    guess = torch.full(shape, fill) if fill is not None else torch.rand(shape, generator=generator)
+    rank, hit = identify(found, guess)
+    assert float(hit.float().mean()) == pytest.approx(0.2, abs=4 * (0.16 / 2000) ** 0.5)
+    assert float(rank.float().mean()) == pytest.approx(3, abs=4 * (2 / 2000) ** 0.5)
+
+
+def test_scores_that_all_tie_are_at_chance(generator: torch.Generator) -> None:
+    images = torch.rand(3000, 1, 2, 2, generator=generator)
+    records = Records(images, torch.zeros(3000, dtype=torch.long))
+    found = candidate_sets(records, torch.arange(2000), records[2000:], 4, generator)
+    for value in (0.0, float("nan")):
+        rank, hit = identify_by_scores(torch.full((2000, 4), value), found.position)
+        assert float(hit.float().mean()) == pytest.approx(0.25, abs=0.04)
+        assert sorted(set(rank.tolist())) == [1, 2, 3, 4]
+
+
+def test_ranks_count_whoever_is_likelier() -> None:
+    scores = torch.tensor([[0.1, 0.9, 0.5], [0.5, 0.5, 0.1], [0.5, 0.5, 0.1], [float("nan"), 0.2, float("-inf")]])
+    rank, hit = identify_by_scores(scores, torch.tensor([2, 0, 1, 1]))
+    assert rank.tolist() == [2, 1, 2, 1]
+    assert hit.tolist() == [False, True, False, True]
+
+
+def test_identification_is_by_the_nearest_picture(generator: torch.Generator) -> None:
+    private, pool = world(generator)
+    found = candidate_sets(private, torch.arange(10), pool, 20, generator)
+    noisy = (private.images[:10] + 0.05 * torch.randn(10, 1, 6, 6, generator=generator)).clamp(0, 1)
+    rank, hit = identify(found, noisy)
+    assert hit.all()
+    assert rank.tolist() == [1] * 10
+    wrong = found.images()[torch.arange(10), (found.position + 1) % 20]
+    rank, hit = identify(found, wrong)
+    assert not hit.any()
+    assert (rank >= 2).all()
+    assert isinstance(found[:3], CandidateSets)
+    assert len(found[:3]) == 3

@@ -1,0 +1,80 @@
+"""Intervals against scipy's own and against the coverage they promise."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from leakaudit.intervals import mean, median, rate, records_needed
+
+
+@settings(derandomize=True, max_examples=60, deadline=None)
+@given(n=st.integers(1, 200), share=st.floats(0, 1))
+def test_a_rate_has_scipys_exact_interval(n: int, share: float) -> None:
+    hits = round(share * n)
+    found = rate(hits, n)
+    expected = stats.binomtest(hits, n).proportion_ci(method="exact")
+    assert found.value == hits / n
+    assert found.n == n
+    assert found.low == pytest.approx(expected.low, abs=1e-9)
+    assert found.high == pytest.approx(expected.high, abs=1e-9)
+
+
+def test_nothing_scored_is_a_reason_and_not_zero() -> None:
+    for found in (rate(0, 0), median([]), mean([])):
+        assert found.value is None
+        assert found.low is None
+        assert found.high is None
+        assert found.n == 0
+        assert found.reason
+    assert rate(0, 0, "because").reason == "because"
+    with pytest.raises(ValueError):
+        rate(3, 2)
+
+
+@pytest.mark.parametrize("limit", [0.01, 0.05, 0.1, 0.3, 0.5, 0.975])
+def test_records_needed_is_the_first_n_that_can_show_the_limit(limit: float) -> None:
+    needed = records_needed(limit)
+    assert needed is not None
+    assert (rate(0, needed).high or 1) <= limit
+    assert needed == 1 or (rate(0, needed - 1).high or 0) > limit
+    assert records_needed(0) is None
+    assert records_needed(1) == 1
+
+
+def test_a_median_has_the_order_statistic_interval() -> None:
+    values = [float(v) for v in range(1, 17)]
+    found = median(values[::-1])
+    assert (found.value, found.low, found.high, found.n) == (8.5, 4.0, 13.0, 16)  # the textbook's for n = 16
+    assert median([1.0, 2.0, 9.0]).value == 2.0
+    assert median([1.0] * 5).low is None
+    assert median([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).low == 1.0
+
+
+def test_a_medians_interval_covers_the_true_median() -> None:
+    draws = torch.empty(2000, 25).exponential_(generator=torch.Generator().manual_seed(0))
+    inside = 0
+    for row in draws.tolist():
+        found = median(row)
+        assert found.low is not None
+        assert found.high is not None
+        inside += found.low <= math.log(2) <= found.high
+    assert 0.94 <= inside / 2000 <= 0.975  # exact coverage for n = 25 is .957
+
+
+def test_a_mean_has_students_interval_and_one_seed_has_none() -> None:
+    values = [0.52, 0.58, 0.55]
+    found = mean(values)
+    low, high = stats.t.interval(0.95, 2, loc=stats.tmean(values), scale=stats.sem(values))
+    assert found.low == pytest.approx(low)
+    assert found.high == pytest.approx(high)
+    assert found.value == pytest.approx(0.55)
+    alone = mean([0.5])
+    assert (alone.value, alone.low, alone.high, alone.n) == (0.5, None, None, 1)
+    cut = mean([0.99, 0.9], within=(0.0, 1.0))
+    assert cut.high == 1.0
