@@ -73,7 +73,9 @@ def seeded(seed: int, *path: str) -> Iterator[None]:
 def first_line(error: BaseException) -> str:
     """Return an exception as one line: its type and the first line of its message."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
+    text = lines[0].rstrip(".") if lines else ""
+    text = text if len(text) <= 160 else f"{text[:159]}…"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def divide(data: Any, shares: Sequence[float], *, name: str, limit: int, seed: int) -> tuple[list[list[Item]], int]:

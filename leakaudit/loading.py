@@ -160,7 +160,7 @@ def _network(
         factory = model
     network = resolve(model, "model", seed)
     if not isinstance(network, nn.Module):
-        source = "model() returned" if built else "`model` is"
+        source = "what model() returned is" if built else "`model` is"
         raise UserError(
             f"{source} {_kind(network)}, not a torch.nn.Module: give a classifier or a function that returns one."
         )
@@ -184,7 +184,7 @@ def _network(
 
 
 def _kind(value: Any) -> str:
-    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+    return f"the class {value.__name__}" if isinstance(value, type) else f"of type {type(value).__name__}"
 
 
 def _check_weights(model: PixelModel) -> None:
@@ -311,5 +311,5 @@ def _classes(classes: Any, width: int, data: Any) -> tuple[str, ...]:
     if isinstance(classes, str) or not isinstance(classes, Sequence):
         raise UserError(f"`classes` is {_kind(classes)}: give a list of {width} names.")
     if len(classes) != width:
-        raise UserError(f"`classes` has {len(classes)} names but the model has {width} outputs: give {width} names.")
+        raise UserError(f"`classes` has {len(classes)} name(s) but the model has {width} outputs: give {width} names.")
     return tuple(map(str, classes))

@@ -136,7 +136,8 @@ def _import_module(name: str) -> ModuleType:
 def _import_error(name: str, error: BaseException) -> UserError:
     if isinstance(error, SyntaxError):
         other = f" in {error.filename}" if error.filename and Path(error.filename).name != Path(name).name else ""
-        return UserError(f"{name}, line {error.lineno}: {error.msg}{other} ({type(error).__name__}): mend that line.")
+        line = "" if error.lineno is None else f", line {error.lineno}"
+        return UserError(f"{name}{line}: {error.msg}{other} ({type(error).__name__}): mend that.")
     if isinstance(error, SystemExit):
         mend = "put what a script does under `if __name__ == '__main__':`"
         return UserError(f"{name}{line_of(error)} exits while it is imported: {mend}.")
@@ -180,5 +181,7 @@ def resolve(value: Any, name: str, seed: int) -> Any:
             return build()
     except UserError:
         raise
-    except (Exception, SystemExit) as error:
-        raise UserError(f"{name}() fails{line_of(error)} ({first_line(error)}): mend it and scan again.") from error
+    except SystemExit as error:
+        raise UserError(f"{name}() exits{line_of(error)}: let it return what it builds.") from error
+    except Exception as error:  # user code may raise anything
+        raise UserError(f"{name}() fails{line_of(error)} ({first_line(error)}): mend that.") from error

@@ -104,6 +104,10 @@ def _check_range(images: Tensor, converted: Tensor, shift: Tensor, scale: Tensor
     given = (converted - shift) / scale
     if float(given.min()) >= 0 and 2 < float(given.max()) <= 255:
         raise UserError(f"{found}: they look like 0 to 255, so divide them by 255 (ToTensor does).")
+    if float(given.min()) >= -TOLERANCE and float(given.max()) <= 1 + TOLERANCE:
+        raise UserError(
+            f"{found}: without them they are 0 to 1 already, so leave mean and std out or apply them first."
+        )
     fitting = explain(given)
     if fitting:
         known_mean, known_std = NORMALISATIONS[fitting]
