@@ -1,0 +1,57 @@
+"""A result of version 1 loads, and is written back, byte for byte, forever."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from leakaudit.result import AuditResult, to_json
+
+
+def test_the_golden_result_is_written_back_byte_for_byte(golden: AuditResult, golden_path: Path) -> None:
+    assert to_json(golden).encode() == golden_path.read_bytes()
+
+
+def test_the_golden_result_says_what_it_said(golden: AuditResult) -> None:
+    assert golden.verdict == "fail"
+    assert [d.spec for d in golden.defenses] == ["none", "gaussian:std=0.01", "dp-sgd:noise_multiplier=1", "obscure"]
+    attacks = [a for d in golden.defenses for a in d.attacks]
+    assert {a.kind for a in attacks} == {"reconstruction", "labels", "linkage"}
+    assert {a.role for a in attacks} == {"standard", "adaptive", "bound"}
+    met = {status for a in attacks for status in a.statuses}
+    assert met == {"converged", "diverged", "not-applicable", "out-of-memory", "budget", "failed"}
+
+
+def test_every_missing_number_of_the_golden_result_has_a_reason(golden_path: Path) -> None:
+    def estimates(node: object) -> list[dict[str, object]]:
+        if isinstance(node, list):
+            return [e for item in node for e in estimates(item)]
+        if not isinstance(node, dict):
+            return []
+        found = [node] if {"value", "low", "high", "n", "reason"} <= node.keys() else []
+        return found + [e for item in node.values() for e in estimates(item)]
+
+    found = estimates(json.loads(golden_path.read_text(encoding="utf-8")))
+    missing = [e for e in found if e["value"] is None]
+    assert len(found) > len(missing) > 20
+    assert all(e["reason"] for e in missing)
+
+
+def test_reports_read_the_result_and_import_no_attack_defense_or_torch(golden_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from rich.console import Console
+from leakaudit.reports.html import render
+from leakaudit.reports.terminal import summary
+from leakaudit.result import load
+result = load(Path(sys.argv[1]))
+assert render(result)
+summary(result, Console(quiet=True))
+bad = [m for m in sys.modules if m.split(".")[0] == "torch" or m.startswith(("leakaudit.attack", "leakaudit.defense"))]
+sys.exit(", ".join(bad) or 0)
+"""
+    run = subprocess.run([sys.executable, "-c", code, str(golden_path)], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr

@@ -1,0 +1,310 @@
+"""The HTML report: whole, safe, self-contained, and the same every time."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from dataclasses import replace
+from html import escape
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from leakaudit.reports import view
+from leakaudit.reports.html import png_size, render
+from leakaudit.result import (
+    AttackResult,
+    AuditResult,
+    Baseline,
+    DefenseResult,
+    Estimate,
+    Finding,
+    Picture,
+    from_json,
+    to_json,
+)
+
+VOID = {"meta", "br", "img", "link", "hr", "input"}
+NASTY = "<script>alert('1')</script><img src=x onerror=alert(2)>\"'&"
+BOUND_ATTRIBUTES = {"src", "href", "xlink:href", "srcset", "action", "data", "poster", "background", "formaction"}
+
+
+class Page(HTMLParser):
+    """Parses a page, and notes everything it would load, link, run or leave open."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.faults: list[str] = []
+        self.tags: Counter[str] = Counter()
+        self.bound: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.ids: list[str] = []
+        self.text: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.headings: list[int] = []
+        self.tables: list[str] = []
+        self.feed(text)
+        self.close()
+        self.faults += [f"<{tag}> is never closed" for tag in self.open]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += attrs
+        self.bound += [value or "" for name, value in attrs if name in BOUND_ATTRIBUTES]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        if tag == "img":
+            self.images.append(dict(attrs))
+        if tag[0] == "h" and tag[1:].isdigit():
+            self.headings.append(int(tag[1:]))
+        if self.open and self.open[-1] == "table":
+            self.tables.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open[-1] != tag:
+            self.faults.append(f"</{tag}> closes <{self.open[-1] if self.open else 'nothing'}> at {self.getpos()}")
+        else:
+            self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] not in ("style", "script"):
+            self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
+def nasty(value: Any) -> Any:
+    """Return a result in which every text that no schema fixes is an attack on the page."""
+    if isinstance(value, tuple):
+        return tuple(nasty(v) for v in value)
+    if isinstance(value, dict):
+        return {f"{k}{NASTY}": nasty(v) for k, v in value.items()}
+    return f"{value}{NASTY}" if isinstance(value, str) else value
+
+
+def poisoned(result: AuditResult) -> AuditResult:
+    def estimates(item: Any) -> Any:
+        changed = {k: replace(v, reason=nasty(v.reason)) for k, v in vars(item).items() if isinstance(v, Estimate)}
+        return replace(item, **changed)
+
+    def attack(a: AttackResult) -> AttackResult:
+        gallery = tuple(replace(p, label=p.label + NASTY, shared=NASTY, reconstruction=NASTY) for p in a.gallery)
+        text = {
+            "name": a.name + NASTY,
+            "kind": a.kind + NASTY,
+            "reason": nasty(a.reason),
+            "requires": nasty(a.requires),
+        }
+        settings = {"settings": nasty(a.settings), "tuned": nasty(a.tuned), "statuses": a.statuses | {NASTY: 1}}
+        return replace(estimates(a), **text, **settings, gallery=gallery)
+
+    def defense(d: DefenseResult) -> DefenseResult:
+        text = {"spec": d.spec + NASTY, "settings": nasty(d.settings), "facts": nasty(d.facts)}
+        return replace(estimates(d), **text, reasons=nasty(d.reasons), attacks=tuple(attack(a) for a in d.attacks))
+
+    def finding(f: Finding) -> Finding:
+        return replace(f, id=nasty(f.id), message=nasty(f.message), evidence=nasty(f.evidence))
+
+    def baseline(b: Baseline) -> Baseline:
+        return replace(estimates(b), name=nasty(b.name), description=nasty(b.description))
+
+    return replace(
+        result,
+        target=nasty(result.target) | {"name": NASTY},
+        exposure=nasty(result.exposure),
+        assumptions=nasty(result.assumptions),
+        findings=tuple(finding(f) for f in result.findings),
+        baselines=tuple(baseline(b) for b in result.baselines),
+        defenses=tuple(defense(d) for d in result.defenses),
+        reasons=nasty(result.reasons),
+        not_tested=nasty(result.not_tested),
+        settings=nasty(result.settings) | {"command": NASTY},
+        environment=nasty(result.environment),
+        timings=nasty(result.timings),
+        images="full",
+    )
+
+
+def test_the_page_is_well_formed_and_accessible(golden: AuditResult) -> None:
+    page = Page(render(golden))
+    assert page.faults == []
+    repeated = [name for name, count in Counter(page.ids).items() if count > 1]
+    assert repeated == []
+    links = [link[1:] for link in page.bound if link.startswith("#")]
+    assert set(links) <= set(page.ids)
+    assert page.headings[0] == 1
+    assert all(after <= before + 1 for before, after in zip(page.headings, page.headings[1:], strict=False))
+    assert page.tags["caption"] == page.tags["table"] > 5
+    assert page.tables.count("caption") == page.tags["table"]
+    assert page.images
+    assert all(image["alt"] for image in page.images)
+
+
+def test_nothing_is_loaded_and_nothing_runs(golden: AuditResult) -> None:
+    text = render(golden)
+    page = Page(text)
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert ("content", policy) in page.attributes
+    assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & set(page.tags)
+    assert all(b.startswith(("#", "data:image/png;base64,")) for b in page.bound)
+    assert "<script" not in text
+    assert "@import" not in text
+    assert text.count("url(") == text.count("url(#")
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+
+
+def test_text_of_the_result_is_escaped_everywhere(golden: AuditResult) -> None:
+    text = render(poisoned(golden))
+    plain = Page(render(golden))
+    page = Page(text)
+    assert page.faults == []
+    assert "<script" not in text
+    assert "<img src=x" not in text
+    # Rejected pictures aside, the poisoned page has the elements of the plain one: no text became markup.
+    assert set(page.tags) <= set(plain.tags)
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert all(b.startswith(("#", "data:image/png;base64,")) for b in page.bound)
+    assert page.words.count("<script>alert('1')</script>") > 100
+
+
+def test_it_shows_every_defense_attack_status_and_reason(golden: AuditResult) -> None:
+    words = Page(render(golden)).words
+    expected = [*golden.assumptions, *golden.reasons, *golden.not_tested, golden.schema, view.heading(golden.verdict)]
+    for f in golden.findings:
+        expected += [f.id, f.message, f.severity.capitalize()]
+    for b in golden.baselines:
+        expected += [b.name, b.description, b.identification.reason or b.name]
+    for d in golden.defenses:
+        expected += [d.spec, view.heading(d.verdict), *d.reasons, view.pairs(d.settings) if d.settings else d.spec]
+        expected += [d.accuracy.reason or f"{100 * (d.accuracy.value or 0):.1f}%"]
+        for a in d.attacks:
+            expected += [a.name, a.kind, view.statuses(a), "{} of {}".format(*view.scored(a)), a.reason or a.name]
+            expected += [a.role] if a.role != "standard" else []
+            if view.scored(a)[0]:
+                estimates = (a.identification, a.psnr, a.ssim, a.lpips, a.r2, a.psnr_released, a.label_accuracy)
+                expected += [(e.reason or "").rstrip(".") for e in estimates]
+                expected += [f"{e.value:.1f}" for e in (a.psnr, a.psnr_released) if e.value is not None]
+    missing = [e for e in expected if e not in words]
+    assert missing == []
+    for value in [*golden.settings.values(), *golden.environment.values(), *golden.target.values()]:
+        assert view.plain(value) in words
+
+
+def test_unscored_attacks_are_no_numbers(golden: AuditResult) -> None:
+    text = render(golden)
+    assert text.count("Not scored.") == 3
+    assert "0 of 4" in Page(text).words
+    only_failed = replace(golden.defenses[2], attacks=golden.defenses[2].attacks[1:])
+    row = render(replace(golden, defenses=(only_failed,)))
+    assert "No attack on this defense could be scored." in row
+    assert "No undefended control was measured" in row
+
+
+def test_the_worst_attack_is_marked_and_the_bound_is_not_it(golden: AuditResult) -> None:
+    worst = [view.worst(d) for d in golden.defenses]
+    names = ["inverting-gradients", "expectation-over-noise", "inverting-gradients", "linkage"]
+    assert [a.name if a else None for a in worst] == names
+    assert (view.bound(golden.defenses[3]) or worst[0]) is golden.defenses[3].attacks[3]
+    assert render(golden).count('<tr class="worst">') == 4
+
+
+def test_pictures_full_redacted_none(golden: AuditResult) -> None:
+    full = Page(render(golden))
+    columns = sum(len(a.gallery) for d in golden.defenses for a in d.attacks)
+    shared = sum(p.shared is not None for d in golden.defenses for a in d.attacks for p in a.gallery)
+    assert columns > shared > 0
+    assert len(full.images) == 2 * columns + shared
+    assert "shared (x̃)" in full.words
+    assert "These are private records" in full.words
+
+    redacted = Page(render(replace(golden, images="redacted")))
+    assert len(redacted.images) == len(full.images)
+    assert "Pictures are redacted" in redacted.words
+    assert "These are private records" not in redacted.words
+
+    none = Page(render(replace(golden, images="none")))  # pictures that slipped into the result are not shown either
+    assert none.images == []
+    assert "made without pictures" in none.words
+
+
+def test_the_picture_that_is_missing_says_so(golden: AuditResult) -> None:
+    gone = tuple(replace(p, reconstruction=None) for p in golden.defenses[0].attacks[3].gallery)
+    attacks = (*golden.defenses[0].attacks[:3], replace(golden.defenses[0].attacks[3], gallery=gone))
+    page = Page(render(replace(golden, defenses=(replace(golden.defenses[0], attacks=attacks),))))
+    assert len(page.images) == len(gone)
+    assert page.words.count("not shown") >= len(gone)
+
+
+def test_only_png_becomes_a_picture(golden: AuditResult) -> None:
+    original = golden.defenses[0].attacks[3].gallery[0].original
+    assert png_size(original) == (4, 4)
+    svg = base64.b64encode(b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>").decode()
+    gif = base64.b64encode(b"GIF89a".ljust(16, b"x") + b"\0\0\0\x04\0\0\0\x04" + bytes(9)).decode()
+    assert png_size(gif) is None
+    assert [png_size(text) for text in (None, "", svg, "x\" onerror='", (original or "")[:20])] == [None] * 5
+
+
+def test_an_interrupted_audit_says_so_first(golden: AuditResult) -> None:
+    assert "not complete" not in Page(render(golden)).words
+    words = Page(render(replace(golden, complete=False))).words
+    assert words.index("This audit is not complete.") < words.index("At least one tested attack")
+
+
+@pytest.mark.parametrize("verdict", ["pass", "fail", "inconclusive"])
+def test_the_verdict_is_the_first_thing_and_not_told_by_colour_alone(golden: AuditResult, verdict: Any) -> None:
+    text = render(replace(golden, verdict=verdict))
+    words = Page(text).words
+    assert words.index(verdict.capitalize()) < words.index("Each defense") < words.index("Privacy against accuracy")
+    assert view.meaning(replace(golden, verdict=verdict)) in words
+    assert words.index("Assumptions") < words.index("Privacy against accuracy")
+
+
+def test_the_same_result_gives_the_same_bytes(golden: AuditResult) -> None:
+    text = render(golden)
+    assert render(golden) == text
+    assert render(from_json(to_json(golden))) == text
+    backwards = replace(golden, settings=dict(reversed(golden.settings.items())))
+    assert render(backwards) == text
+
+
+def test_an_almost_empty_result_still_renders(golden: AuditResult) -> None:
+    empty = {"assumptions": (), "findings": (), "baselines": (), "defenses": (), "reasons": (), "not_tested": ()}
+    bare = {"target": {}, "exposure": {}, "settings": {}, "environment": {}, "timings": {}, "complete": False}
+    page = Page(render(replace(golden, **empty, **bare)))
+    assert page.faults == []
+    assert "The frontier cannot be drawn" in page.words
+    assert "No defense was measured." in page.words
+
+
+def test_text_no_file_can_hold_does_not_stop_the_report(golden: AuditResult) -> None:
+    lone = from_json(to_json(golden).replace("TinyNet", "Tiny\\ud800Net"))
+    assert b"Tiny?Net" in render(lone).encode("utf-8")
+
+
+def test_a_big_gallery_stays_small(golden: AuditResult) -> None:
+    picture = golden.defenses[0].attacks[3].gallery[0]
+    rows = tuple(replace(picture, victim=v) for v in range(8))
+    attack = replace(golden.defenses[0].attacks[3], gallery=rows)
+    many = replace(golden, defenses=tuple(replace(d, attacks=(attack,) * 6) for d in golden.defenses))
+    text = render(many)
+    held = sum(len(p.original or "") + len(p.reconstruction or "") for p in rows) * 6 * len(golden.defenses)
+    assert len(Page(text).images) == 2 * 8 * 6 * len(golden.defenses)
+    assert len(text) - held < 250_000
+
+
+def test_labels_are_escaped_in_the_alternative_text(golden: AuditResult) -> None:
+    row = Picture(0, 0, NASTY, golden.defenses[0].attacks[3].gallery[0].original, None, None)
+    attack = replace(golden.defenses[0].attacks[3], gallery=(row,))
+    text = render(replace(golden, defenses=(replace(golden.defenses[0], attacks=(attack,)),)))
+    assert Page(text).images[0]["alt"] == f"original of victim 0, record 0, labelled {NASTY}"
+    assert escape(NASTY, quote=False) not in text  # quotes are escaped as well

@@ -1,0 +1,82 @@
+"""The terminal summary: the verdict first, within 80 columns, whatever the terminal can print."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from leakaudit.reports import view
+from leakaudit.reports.terminal import summary
+from leakaudit.result import AuditResult
+
+
+def shown(result: AuditResult, encoding: str = "utf-8", width: int = 80, color: bool = False) -> str:
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding=encoding, errors="strict", write_through=True)
+    summary(result, Console(file=file, width=width, force_terminal=color, color_system="standard" if color else None))
+    return raw.getvalue().decode(encoding)
+
+
+def test_the_verdict_comes_first_and_every_defense_and_reason_follows(golden: AuditResult) -> None:
+    text = shown(golden)
+    assert text.startswith("FAIL  golden fixture")
+    words = " ".join(text.split())
+    for d in golden.defenses:
+        assert all(reason in words for reason in d.reasons)
+    assert "expectation-over-noise" in words
+    assert "linkage; bound 20%" in words
+    for number in ("100%", "43.9–100", "17.5%", "8.8–32", "75.0%", "±4.0", "−7.0", "12.2", "0.20"):
+        assert number in words
+    assert all(len(line) <= 80 for line in text.splitlines())
+
+
+def test_unscored_attacks_are_named_with_their_reason(golden: AuditResult) -> None:
+    words = " ".join(shown(golden).split())
+    for d in golden.defenses:
+        for a in d.attacks:
+            line = f"not scored: {a.name} on {d.spec} ({view.statuses(a)}): {a.reason}"
+            assert (line in words) is (view.scored(a)[0] == 0)
+
+
+def test_an_interrupted_audit_says_so(golden: AuditResult) -> None:
+    assert "interrupted" not in shown(golden)
+    assert "FAIL so far" in shown(replace(golden, complete=False))
+    assert "interrupted" in shown(replace(golden, complete=False))
+
+
+def test_text_of_the_result_is_no_markup_and_no_control_code(golden: AuditResult) -> None:
+    name = "[bold]x[/] :smile: \x1b[31mred\x07 [/nope]"
+    text = shown(replace(golden, target={"name": name}, reasons=(name,)), color=True)
+    assert "[bold]x[/] :smile: " in text
+    assert "[/nope]" in text
+    assert "\x1b[31mred" not in text
+    assert "\x07" not in text
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_a_terminal_that_knows_few_characters_is_served(golden: AuditResult, encoding: str) -> None:
+    text = shown(replace(golden, target={"name": "漢 x̃"}), encoding)
+    assert text.startswith("FAIL  ? x~")
+    assert "-7.0" in text
+
+
+def test_nothing_measured_is_a_dash(golden: AuditResult) -> None:
+    blank = replace(golden.defenses[2], attacks=golden.defenses[2].attacks[1:])
+    text = shown(replace(golden, defenses=(blank,)))
+    assert "no attack scored" in text
+    assert "0%" not in text.split("Chance:")[0]
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.0, "0%"), (1.0, "100%"), (0.938, "93.8%"), (0.5, "50%"), (0.0009, "0.09%"), (0.9996, "100%"), (-0.02, "−2%")],
+)
+def test_percentages(share: float, text: str) -> None:
+    assert view.percent(share) == text
+
+
+def test_points_are_signed_and_zero_is_not() -> None:
+    assert [view.points(v) for v in (-0.0321, 0.004, 0.0, -0.0001)] == ["−3.2", "+0.4", "0.0", "0.0"]
