@@ -107,7 +107,7 @@ def frontier(result: AuditResult, size: str) -> str:
 def _frame(axes: Axes, result: AuditResult, drawn: list[Point], size: str) -> None:
     ys = [v for p in drawn for v in (p.accuracy.value, p.accuracy.low, p.accuracy.high) if v is not None]
     low, high = min([*ys, result.chance_accuracy]), max([*ys, result.chance_accuracy])
-    pad = max(0.12 * (high - low), 0.03)
+    pad = max(0.12 * (high - low), 0.05)
     axes.set_xlim(-0.03, 1.03)
     axes.set_ylim(low - pad, high + pad)
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
@@ -157,8 +157,9 @@ def _draw(axes: Axes, point: Point) -> None:
         axes.plot([sqrt(max(low, 0.0)), sqrt(high)], [y, y], color=ACCENT, linewidth=1.2)
     if point.accuracy.low is not None and point.accuracy.high is not None:
         axes.plot([x, x], [point.accuracy.low, point.accuracy.high], color=ACCENT, linewidth=1.2)
-    shape = "s" if point.control else "o"
-    axes.plot([x], [y], shape, markersize=7, color=ACCENT, markeredgecolor=PAPER, markeredgewidth=1, zorder=4)
+    # The control is larger and lies below, so that a defense that changes nothing does not hide it.
+    shape, size, layer = ("s", 10, 4) if point.control else ("o", 7, 5)
+    axes.plot([x], [y], shape, markersize=size, color=ACCENT, markeredgecolor=PAPER, markeredgewidth=1, zorder=layer)
     if point.bound and point.bound.value is not None:
         axes.plot([x, sqrt(point.bound.value)], [y, y], color=ACCENT, linewidth=0.8, linestyle=(0, (1, 2)))
         hollow: dict[str, Any] = {"markerfacecolor": PAPER, "markeredgecolor": ACCENT, "markeredgewidth": 1.3}
@@ -220,7 +221,7 @@ def _label(axes: Axes, drawn: list[Point], full: bool) -> None:
             fontsize=10,
             parse_math=False,
             arrowprops=None if near else leader,
-            zorder=5,
+            zorder=6,
         )
 
 

@@ -135,6 +135,8 @@ def render(result: AuditResult) -> str:
         result=result,
         heading=view.heading,
         meaning=view.meaning(result),
+        reasons=view.reasons(result),
+        command=view.plain(result.environment.get("command") or result.settings.get("command") or ""),
         rows=rows,
         titles=_titles(columns),
         absent=absent,

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 STYLES: dict[Verdict, str] = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
+REASONS = 2  # shown for each defense; the report has them all
 FALLBACKS = {view.MINUS: "-", view.DASH: "-", "–": "-", "±": "+-", "x̃": "x~", "’": "'"}
 
 
@@ -20,6 +21,7 @@ def summary(result: AuditResult, console: Console) -> None:
     Text of the result is printed as it is: no markup is read in it, control codes are blanked, and what the terminal
     cannot encode is replaced.
     """
+    from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
@@ -31,7 +33,7 @@ def summary(result: AuditResult, console: Console) -> None:
     console.print(verdict + text("" if result.complete else " so far", "bold") + text(f"  {name}", "bold"))
     if not result.complete:
         console.print(text("The run was interrupted: what is missing was not measured and is not safe.", "yellow"))
-    for reason in result.reasons:
+    for reason in view.reasons(result):
         console.print(text(reason))
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
@@ -54,17 +56,27 @@ def summary(result: AuditResult, console: Console) -> None:
 
     console.print()
     for defense in result.defenses:
-        for reason in defense.reasons:
-            console.print(text(f"{defense.spec}: ", "bold") + text(reason))
-    for defense in result.defenses:
-        for attack in defense.attacks:
-            if view.scored(attack)[0] == 0:
-                why = attack.reason or "no reason was recorded"
-                words = f"not scored: {attack.name} on {defense.spec} ({view.statuses(attack)}): {why}"
-                console.print(text(words, "yellow"))
+        console.print(text(f"{defense.spec}: {defense.verdict}", "bold"))
+        for reason in defense.reasons[:REASONS]:
+            console.print(Padding(text(reason), (0, 0, 0, 2)))
+        if len(defense.reasons) > REASONS:
+            console.print(text(f"  {len(defense.reasons) - REASONS} more in the report", "dim"))
+    for (attack, why), specs in _unscored(result).items():
+        console.print(text(f"not scored: {attack} on {', '.join(specs)} ({why})", "yellow"))
     for finding in result.findings:
         if finding.severity != "info":
             console.print(text(f"{finding.severity}: ", "yellow") + text(finding.message))
+
+
+def _unscored(result: AuditResult) -> dict[tuple[str, str], list[str]]:
+    """Return, by attack and what became of it, the defenses on which it was not scored."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for defense in result.defenses:
+        for attack in defense.attacks:
+            if view.scored(attack)[0] == 0:
+                why = f"{view.statuses(attack)}: {attack.reason or 'no reason was recorded'}"
+                found.setdefault((attack.name, why), []).append(defense.spec)
+    return found
 
 
 def _lines(result: AuditResult, defense: DefenseResult) -> list[tuple[str, str]]:

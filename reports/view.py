@@ -110,6 +110,12 @@ def pairs(values: Mapping[str, Value]) -> str:
     return ", ".join(f"{k} = {plain(v)}" for k, v in sorted(values.items())) or DASH
 
 
+def reasons(result: AuditResult) -> tuple[str, ...]:
+    """Return the overall reasons that no defense gives itself as `spec: reason`."""
+    told = {f"{d.spec}: {reason}" for d in result.defenses for reason in d.reasons}
+    return tuple(reason for reason in result.reasons if reason not in told)
+
+
 def heading(verdict: Verdict) -> str:
     """Return the verdict as a title says it."""
     return verdict.capitalize()
@@ -119,11 +125,11 @@ def meaning(result: AuditResult) -> str:
     """Return what the overall verdict means, for somebody who has read nothing else."""
     limit = percent(result.max_identification)
     return {
-        "pass": "Under the assumptions below, every tested attack stayed within the limit, those built against the "
-        f"defense included: {limit} of the private records identified. This says nothing about attacks that were not "
+        "pass": f"Under the assumptions below, every tested attack stayed within the limit of {limit} of the private "
+        "records identified, those built against a defense included. This says nothing about attacks that were not "
         "tested.",
-        "fail": "At least one tested attack gets more out of what the clients share than the limit allows: "
-        f"{limit} of the private records identified.",
+        "fail": "At least one tested attack gets more out of what the clients share than this audit allows. "
+        f"It allows {limit} of the private records identified, and no reconstruction far closer than a guess.",
         "inconclusive": "The measurements do not settle whether the private records are safe from the tested attacks: "
-        f"the limit is {limit} of them identified. This is not a pass.",
+        f"at most {limit} of them may be identified. This is not a pass.",
     }[result.verdict]

@@ -200,9 +200,16 @@ def test_it_shows_every_defense_attack_status_and_reason(golden: AuditResult) ->
         assert view.plain(value) in words
 
 
+def test_a_reason_is_given_once(golden: AuditResult) -> None:
+    reason = golden.defenses[1].reasons[0]
+    words = Page(render(replace(golden, reasons=(f"{golden.defenses[1].spec}: {reason}", "Something else.")))).words
+    assert words.count(reason) == 1
+    assert "Something else." in words
+
+
 def test_unscored_attacks_are_no_numbers(golden: AuditResult) -> None:
     text = render(golden)
-    assert text.count("Not scored.") == 3
+    assert text.count("Not scored:") == 3
     assert "0 of 4" in Page(text).words
     only_failed = replace(golden.defenses[2], attacks=golden.defenses[2].attacks[1:])
     row = render(replace(golden, defenses=(only_failed,)))

@@ -37,8 +37,17 @@ def test_unscored_attacks_are_named_with_their_reason(golden: AuditResult) -> No
     words = " ".join(shown(golden).split())
     for d in golden.defenses:
         for a in d.attacks:
-            line = f"not scored: {a.name} on {d.spec} ({view.statuses(a)}): {a.reason}"
+            line = f"not scored: {a.name} on {d.spec} ({view.statuses(a)}: {a.reason})"
             assert (line in words) is (view.scored(a)[0] == 0)
+    again = replace(golden, defenses=(golden.defenses[0], replace(golden.defenses[0], spec="other")))
+    assert "not scored: dlg on none, other (4 out-of-memory:" in " ".join(shown(again).split())
+
+
+def test_long_reasons_are_counted_not_lost(golden: AuditResult) -> None:
+    text = shown(replace(golden, defenses=(replace(golden.defenses[0], reasons=("one.", "two.", "three.", "four.")),)))
+    assert "two." in text
+    assert "three." not in text
+    assert "2 more in the report" in text
 
 
 def test_an_interrupted_audit_says_so(golden: AuditResult) -> None:
