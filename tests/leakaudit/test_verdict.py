@@ -177,11 +177,11 @@ def test_failures_count_as_leaks_until_shown_otherwise() -> None:
 
 
 def test_failures_are_counted_in_records_not_victims() -> None:
-    # 50 victims of 4 records each, 10 of them lost: 40 of 200 records could have leaked.
-    lost = replace(attack("masked", 0, 160, "adaptive"), statuses={"converged": 40, "diverged": 10})
+    # 100 victims of 4 records each, 10 of them lost: 40 of 400 records could have leaked, not 10 of 370.
+    lost = replace(attack("masked", 0, 360, "adaptive"), statuses={"converged": 90, "diverged": 10})
     verdict, text = judged(*GOOD[:2], lost)
     assert verdict == "inconclusive"
-    assert "10 of 50" in text
+    assert "10 of 100" in text
 
 
 def test_an_attack_nobody_scored_at_all() -> None:
@@ -207,8 +207,9 @@ def test_too_few_candidates_neither_pass_nor_fail() -> None:
     assert judged(*GOOD[:2], attack("masked", 80, 100, "adaptive"), chance=0.5)[0] == "fail"
 
 
-def test_between_the_bounds_is_inconclusive() -> None:
-    verdict, text = judged(*GOOD[:2], attack("masked", 9, 100, "adaptive"))
+@pytest.mark.parametrize("hits", [9, 12])  # the value on either side of the limit, which lies in the interval
+def test_between_the_bounds_is_inconclusive(hits: int) -> None:
+    verdict, text = judged(*GOOD[:2], attack("masked", hits, 100, "adaptive"))
     assert verdict == "inconclusive"
     assert "more records would settle it" in text
 
