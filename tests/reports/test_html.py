@@ -210,6 +210,9 @@ def test_a_reason_is_given_once(golden: AuditResult) -> None:
 def test_unscored_attacks_are_no_numbers(golden: AuditResult) -> None:
     text = render(golden)
     assert text.count("Not scored:") == 3
+    listed = Page(text).words.partition("What was not tested")[2]
+    assert "dlg on none was not scored (4 out-of-memory): The attack needed more memory than was free." in listed
+    assert listed.count("was not scored (") == 3
     assert "0 of 4" in Page(text).words
     only_failed = replace(golden.defenses[2], attacks=golden.defenses[2].attacks[1:])
     row = render(replace(golden, defenses=(only_failed,)))
