@@ -18,7 +18,13 @@ from leakaudit.registry import settings_values
 from leakaudit.result import AttackResult, Estimate, Picture, RecordScore, Value
 from leakaudit.target import Records
 
-SCORED = ("converged", "budget")  # a victim with another status has no score: it is neither leaked nor safe
+
+def scored_statuses(kind: str) -> tuple[str, ...]:
+    """Return the statuses whose victims are scored. One with another status has no score: neither leaked nor safe.
+
+    A picture that the time budget cut short is still a picture; a linkage attack cut short has compared nothing.
+    """
+    return ("converged",) if kind == "linkage" else ("converged", "budget")
 
 
 def score(
@@ -40,14 +46,14 @@ def score(
     `truth` holds the V·B private records victim by victim, `released` what a data-replacing defense put in their place
     (None where nothing is replaced), `candidates` and `class_means` (V·B, C, H, W) belong to the same records. Pictures
     are paired within each batch before scoring: with `truth` for every score but `psnr_released`, with `released` for
-    that one. Only victims that `converged` or spent their `budget` are scored; the others are in no numerator and no
+    that one. Only victims whose status is in `scored_statuses` are scored; the others are in no numerator and no
     denominator, and `n` shows it. A linkage attack is judged on each victim's first record, whose line-up it is asked
     about (`CandidateSets.first_of_each`).
     """
     victims = len(reconstruction.statuses)
     batch = len(truth) // victims
     statuses, broken = _checked_statuses(reconstruction)
-    scored = torch.tensor([s in SCORED for s in statuses], dtype=torch.bool)
+    scored = torch.tensor([s in scored_statuses(attack.kind) for s in statuses], dtype=torch.bool)
     rows = scored.repeat_interleave(batch).nonzero()[:, 0]
     missing = _why_not(statuses, reconstruction.reason)
     columns: dict[str, dict[int, float]] = {}
@@ -154,7 +160,7 @@ def _checked_statuses(reconstruction: Reconstruction) -> tuple[list[str], str | 
         if claimed is None:
             continue
         for v, finite in enumerate(claimed.flatten(1).isfinite().all(1).tolist()):
-            if not finite and statuses[v] in SCORED:
+            if not finite and statuses[v] in ("converged", "budget"):
                 statuses[v] = "diverged"
                 found += 1
     return statuses, f"{found} victim(s) ended in values that are not finite" if found else None

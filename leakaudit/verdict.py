@@ -7,7 +7,7 @@ The rules, in this order. Identification is judged on the bounds of its 95 % int
    record apart from its class's average picture, half was recovered.
 2. Inconclusive: without the defense the attacks do not beat chance, or a guess that never saw the update; no adaptive
    attack was scored; an attack that matters was not scored, or could have exceeded the limit on the victims where it
-   failed; too few records or candidates.
+   failed or ran out of time; too few records or candidates.
 3. Pass: what is left. Every attack's upper bound is within the limit.
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from leakaudit.intervals import rate, records_needed
 from leakaudit.result import AttackResult, Baseline, DefenseResult, Verdict
-from leakaudit.scoring import SCORED
+from leakaudit.scoring import scored_statuses
 
 SHARP = 3.0  # dB above the best baseline
 
@@ -41,7 +41,7 @@ def judge(
     known = max((b.identification.value or 0.0 for b in baselines), default=0.0)
     floor = max(chance_identification, known)  # pairing a batch's pictures lifts even a guess above 1/M
     limit = max(max_identification, floor)
-    notes = [_unscored(a) for a in attacks if _open(a)]
+    notes = [_unfinished(a) for a in attacks if _lost(a) or _cut(a)]
     leaks = _leaks(attacks, limit, max_identification, baselines)
     if leaks:
         return "fail", (*leaks, *notes)
@@ -128,7 +128,7 @@ def _doubts_about_coverage(
         doubts.append("No attack was given the replaced records themselves, so what they reveal has no upper bound.")
     working = {a.name for a in control if a.identification.low is not None and a.identification.low > floor}
     for a in judged:
-        if not _open(a) or (a.role == "standard" and a.name not in working):
+        if not (_lost(a) or _cut(a)) or (a.role == "standard" and a.name not in working):
             continue
         why = "was built against this defense" if a.role == "adaptive" else "works on the undefended model"
         why = "is the upper bound" if a.role == "bound" else why
@@ -136,8 +136,8 @@ def _doubts_about_coverage(
             doubts.append(f"The attack {a.name} {why} but could not be scored here.")
         elif (_worst_case(a) or 0.0) > allowed:
             doubts.append(
-                f"The attack {a.name} {why} but failed on {_open(a)} of {sum(a.statuses.values())} victims, "
-                "enough to hide a leak above the limit."
+                f"The attack {a.name} {why} but failed or ran out of time on {_lost(a) + _cut(a)} of "
+                f"{sum(a.statuses.values())} victims, enough to hide a leak above the limit."
             )
     return doubts
 
@@ -179,28 +179,37 @@ def _clean(attacks: Sequence[AttackResult], control: Sequence[AttackResult], all
     ]
 
 
-def _open(a: AttackResult) -> int:
+def _never(a: AttackResult) -> bool:
+    return a.kind != "labels" and a.identification.value is None
+
+
+def _lost(a: AttackResult) -> int:
     """Return how many victims have no score: all of them where the attack never began, whatever its status."""
-    if a.kind != "labels" and a.identification.value is None:
+    if _never(a):
         return sum(a.statuses.values())
-    return sum(count for status, count in a.statuses.items() if status not in SCORED)
+    return sum(count for status, count in a.statuses.items() if status not in scored_statuses(a.kind))
+
+
+def _cut(a: AttackResult) -> int:
+    """Return how many victims are scored although the time budget ended the attack on them early."""
+    scored = "budget" in scored_statuses(a.kind) and not _never(a)
+    return a.statuses.get("budget", 0) if scored else 0
 
 
 def _worst_case(a: AttackResult) -> float | None:
-    """Return the upper bound with every unscored record counted as identified."""
-    victims = sum(a.statuses.values())
-    per_victim = a.identification.n // max(1, victims - _open(a))
-    lost = per_victim * _open(a)
-    hits = round((a.identification.value or 0.0) * a.identification.n)
-    return rate(hits + lost, a.identification.n + lost).high
+    """Return the upper bound with every record of an unscored or cut-short victim counted as identified."""
+    n = a.identification.n
+    each = n // max(1, sum(a.statuses.values()) - _lost(a))
+    hits = round((a.identification.value or 0.0) * n)
+    lost, cut = each * _lost(a), each * _cut(a)
+    return rate(min(n, hits + cut) + lost, n + lost).high
 
 
-def _unscored(a: AttackResult) -> str:
-    never = a.identification.value is None
-    failures = [f"{count} {status}" for status, count in sorted(a.statuses.items()) if never or status not in SCORED]
-    reason = a.reason or a.identification.reason
-    why = "; ".join(filter(None, [", ".join(failures), reason]))
-    return f"The attack {a.name} has no score on {_open(a)} of {sum(a.statuses.values())} victims ({why})."
+def _unfinished(a: AttackResult) -> str:
+    ended = [f"{count} {status}" for status, count in sorted(a.statuses.items()) if _never(a) or status != "converged"]
+    why = "; ".join(filter(None, [", ".join(ended), a.reason or a.identification.reason]))
+    what = "has no score on" if _lost(a) else "was cut short on"
+    return f"The attack {a.name} {what} {_lost(a) or _cut(a)} of {sum(a.statuses.values())} victims ({why})."
 
 
 def _percent(share: float | None) -> str:

@@ -230,6 +230,9 @@ def test_linkage_is_judged_on_each_victims_first_record() -> None:
     scores[torch.arange(4), position] = 1.0
     scores[1, (position[1] + 1) % 10] = 2.0
     scores[3] = float("nan")
+    short: tuple[Status, ...] = ("budget", *("converged",) * 3)
+    nothing = scored(c, replace(claim(None, short), linkage=torch.zeros(4, 10)), attack=Linking())
+    assert nothing.identification.n == 3  # a victim that was never compared is no miss
     found = scored(c, replace(claim(None, ("converged",) * 4), linkage=scores), attack=Linking())
     assert (found.identification.value, found.identification.n) == (2 / 3, 3)
     assert [r.rank for r in found.records] == [1, None, 2, None, 1, None, None, None]

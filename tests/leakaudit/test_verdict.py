@@ -184,6 +184,22 @@ def test_failures_are_counted_in_records_not_victims() -> None:
     assert "10 of 100" in text
 
 
+def test_an_attack_that_ran_out_of_time_is_not_safe() -> None:
+    cut = replace(attack("masked", 0, 100, "adaptive"), statuses={"budget": 20, "converged": 80}, reason="time was up")
+    verdict, text = judged(*GOOD[:2], cut)
+    assert verdict == "inconclusive"
+    assert "20 of 100" in text
+    little = replace(cut, statuses={"budget": 2, "converged": 98})
+    verdict, text = judged(*GOOD[:2], little)
+    assert verdict == "pass"
+    assert "was cut short on 2 of 100" in text
+    linking = replace(attack("linkage", 0, 80, "adaptive"), kind="linkage", statuses={"budget": 20, "converged": 80})
+    verdict, text = judged(*GOOD, linking)
+    assert verdict == "inconclusive"
+    assert "has no score on 20 of 100" in text
+    assert judged(*GOOD[:2], replace(cut, identification=rate(60, 100)))[0] == "fail"  # what it did find counts
+
+
 def test_an_attack_nobody_scored_at_all() -> None:
     assert judged()[0] == "inconclusive"
 
