@@ -71,35 +71,27 @@ def overall(defenses: Sequence[DefenseResult]) -> tuple[Verdict, tuple[str, ...]
 
 
 def _leaks(attacks: Sequence[AttackResult], limit: float, allowed: float, baselines: Sequence[Baseline]) -> list[str]:
+    """Return one sentence for each attack that identifies too many records or rebuilds them too well."""
+    known = max((b.psnr.value for b in baselines if b.psnr.value is not None), default=None)
     found = []
     for a in attacks:
-        e = a.identification
-        if e.value is None or e.low is None or e.low <= limit:
-            continue
-        picked = (
-            f"picked the right one of {a.candidates} candidates of the same class for "
-            f"{round(e.value * e.n)} of {e.n} records "
-            f"(at least {_percent(e.low)} with 95 % confidence; allowed {_percent(allowed)})"
-        )
-        if a.role == "bound":
-            found.append(
-                f"Bound only: handed the replaced records themselves, {a.name} {picked}; an update reveals no more."
+        e, did = a.identification, []
+        if e.value is not None and e.low is not None and e.low > limit:
+            did.append(
+                f"picked the right one of {a.candidates} candidates of the same class for "
+                f"{round(e.value * e.n)} of {e.n} records "
+                f"(at least {_percent(e.low)} with 95% confidence; allowed {_percent(allowed)})"
             )
-        else:
-            found.append(f"The attack {a.name} {picked}.")
-    known = max((b.psnr.value for b in baselines if b.psnr.value is not None), default=None)
-    for a in attacks:
-        if known is None or a.psnr.value is None or a.psnr.low is None or a.psnr.low < known + SHARP:
+        if known is not None and a.psnr.value is not None and a.psnr.low is not None and a.psnr.low >= known + SHARP:
+            did.append(
+                f"rebuilds pictures far closer to the private ones (median {a.psnr.value:.1f} dB) than a guess "
+                f"without the update ({known:.1f} dB)"
+            )
+        if not did:
             continue
-        who = (
-            f"Bound only: handed the replaced records themselves, {a.name}"
-            if a.role == "bound"
-            else f"The attack {a.name}"
-        )
-        found.append(
-            f"{who} rebuilds pictures far closer to the private ones (median {a.psnr.value:.1f} dB) than a guess "
-            f"without the update ({known:.1f} dB)."
-        )
+        bound = a.role == "bound"
+        who = f"Bound only: handed the replaced records themselves, {a.name}" if bound else f"The attack {a.name}"
+        found.append(f"{who} {' and '.join(did)}{'; an update reveals no more' if bound else ''}.")
     return found
 
 
@@ -153,7 +145,7 @@ def _doubts_about_size(attacks: Sequence[AttackResult], chance: float, allowed: 
         ]
     needed = records_needed(allowed)
     if needed is None:
-        return ["No number of records can show that identification never happens: allow more than 0 %."]
+        return ["No number of records can show that identification never happens: allow more than 0%."]
     fewest = min(a.identification.n for a in scored)
     if fewest < max(needed, min_records):
         return [
@@ -161,7 +153,7 @@ def _doubts_about_size(attacks: Sequence[AttackResult], chance: float, allowed: 
             f"than {_percent(allowed)} are identified."
         ]
     return [
-        f"The attack {a.name} may identify up to {_percent(a.identification.high)} of the records (95 % confidence), "
+        f"The attack {a.name} may identify up to {_percent(a.identification.high)} of the records (95% confidence), "
         f"more than the allowed {_percent(allowed)}: more records would settle it."
         for a in scored
         if a.identification.high is None or a.identification.high > allowed
@@ -173,7 +165,7 @@ def _clean(attacks: Sequence[AttackResult], control: Sequence[AttackResult], all
     worst = max(scored, key=lambda a: a.identification.high or 0.0)
     before = max((a.identification.value for a in control if a.identification.value is not None), default=0.0)
     return [
-        f"No attack identified more than {_percent(worst.identification.high)} of the records with 95 % confidence "
+        f"No attack identified more than {_percent(worst.identification.high)} of the records with 95% confidence "
         f"(allowed {_percent(allowed)}; the most successful was {worst.name}, {_percent(worst.identification.value)}).",
         f"The same kind of attack identified {_percent(before)} on the undefended model.",
     ]
@@ -216,4 +208,4 @@ def _percent(share: float | None) -> str:
     if share is None:
         return "an unknown share"
     value = 100 * share
-    return f"{value:.0f} %" if value >= 10 or value == round(value) else f"{value:.1f} %"
+    return f"{value:.0f}%" if value >= 10 or value == round(value) else f"{value:.1f}%"

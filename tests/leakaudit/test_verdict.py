@@ -80,7 +80,7 @@ def test_a_defense_that_held_passes() -> None:
     verdict, text = judged(*GOOD)
     assert verdict == "pass"
     assert "masked" in text  # the most successful attack
-    assert "96 %" in text  # on the undefended model
+    assert "96%" in text  # on the undefended model
 
 
 @pytest.mark.parametrize("role", ["standard", "adaptive", "bound"])
