@@ -1,0 +1,193 @@
+"""Every registered defense changes what is shared, is deterministic, keeps shapes, refuses bad settings, composes."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, replace
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from leakaudit import registry
+from leakaudit.client import defended_gradient
+from leakaudit.defense import Chain, Defense, chain, replaces_records
+from leakaudit.errors import UserError
+from leakaudit.target import PixelModel, Records, Target
+
+NAMES = sorted(registry.defenses())
+CHANGING = [name for name in NAMES if name != "none"]
+
+BAD = [
+    ("gaussian:std=-1", "std"),
+    ("laplace:scale=-0.1", "scale"),
+    ("clip:max_norm=0", "max_norm"),
+    ("prune:sparsity=1", "sparsity"),
+    ("prune:sparsity=-0.5", "sparsity"),
+    ("dp-sgd:noise_multiplier=-1", "noise_multiplier"),
+    ("dp-sgd:max_norm=0", "max_norm"),
+    ("dp-sgd:delta=0", "delta"),
+    ("dp-sgd:delta=1", "delta"),
+    ("class-conditional:steps=-1", "steps"),
+    ("class-conditional:latent=0", "latent"),
+    ("class-conditional:moments=-1", "moments"),
+    ("obscure:width=0", "width"),
+    ("obscure:rate=-1", "rate"),
+    ("obscure:kl_weight=-1", "kl_weight"),
+    ("obscure:kl_weight=many", "finite number"),
+    ("gaussian:std=nan", "finite number"),
+    ("gaussian:sigma=1", "sigma"),
+]
+
+
+@cache
+def target() -> Target:
+    rng = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4))
+    sets = [Records(torch.rand(24, 3, 8, 8, generator=rng), torch.arange(24) % 4) for _ in range(3)]
+    return Target("random", PixelModel(network), nn.CrossEntropyLoss(), *sets, classes=("a", "b", "c", "d"))
+
+
+@cache
+def fitted(name: str) -> Defense:
+    """The defense at its default settings, but for the length of training, which only quality depends on."""
+    defense = registry.defenses()[name]()
+    if "steps" in registry.settings_of(type(defense)):
+        defense = replace(defense, steps=2)  # type: ignore[call-arg]
+    return defense.fit(target(), torch.Generator().manual_seed(0))
+
+
+def shared(defense: Defense, seed: int, count: int = 3) -> tuple[Tensor, ...]:
+    rng = torch.Generator().manual_seed(seed)
+    records = target().private[:count]
+    images, labels = defense.transform_records(records.images, records.labels, rng)
+    # A model whose gradient is long enough that clipping at the default norm does something.
+    return defended_gradient(
+        target().model, lambda o, y: 30 * nn.functional.cross_entropy(o, y), images, labels, defense, rng
+    )
+
+
+def test_the_expected_defenses_are_registered() -> None:
+    assert {"none", "gaussian", "laplace", "clip", "prune", "dp-sgd", "class-conditional", "obscure"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_described_and_sourced(name: str) -> None:
+    cls = registry.defenses()[name]
+    assert cls.name == name
+    assert cls.summary
+    assert cls.__doc__
+    if name != "none":
+        assert cls.source
+        assert cls.adaptive  # without an adaptive attack the verdict could never be a pass
+
+
+@pytest.mark.parametrize("name", CHANGING)
+def test_changes_the_update_at_its_default_setting(name: str) -> None:
+    plain, defended = shared(Defense(), 1), shared(fitted(name), 1)
+    length = torch.cat([g.flatten() for g in plain]).norm()
+    gap = torch.cat([(a - b).flatten() for a, b in zip(plain, defended, strict=True)]).norm()
+    assert float(gap / length) > 1e-3
+    assert [g.shape for g in defended] == [g.shape for g in plain]
+    assert all(bool(g.isfinite().all()) for g in defended)
+
+
+def test_none_changes_nothing() -> None:
+    for a, b in zip(shared(Defense(), 1), shared(fitted("none"), 2), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_deterministic_by_the_generator(name: str) -> None:
+    torch.manual_seed(1)
+    first = shared(fitted(name), 5)
+    torch.manual_seed(2)
+    again = shared(fitted(name), 5)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize("name", ["gaussian", "laplace", "dp-sgd", "class-conditional", "obscure"])
+def test_another_seed_draws_other_noise(name: str) -> None:
+    assert not torch.equal(shared(fitted(name), 5)[0], shared(fitted(name), 6)[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_leaves_the_global_random_state_alone(name: str) -> None:
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    defense = registry.defenses()[name]()
+    if "steps" in registry.settings_of(type(defense)):
+        defense = replace(defense, steps=1)  # type: ignore[call-arg]
+    shared(defense.fit(target(), torch.Generator().manual_seed(0)), 1)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_record_stage_keeps_shapes_range_and_labels(name: str) -> None:
+    defense, records = fitted(name), target().private
+    images, labels = defense.transform_records(records.images, records.labels, torch.Generator().manual_seed(0))
+    assert images.shape == records.images.shape
+    assert torch.equal(labels, records.labels)
+    assert replaces_records(defense) == (not torch.equal(images, records.images))
+    assert float(images.min()) >= 0
+    assert float(images.max()) <= 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_settings_are_frozen_and_round_trip(name: str) -> None:
+    defense = registry.defenses()[name]()
+    values = registry.settings_values(defense)
+    assert type(defense)(**values) == defense
+    for key, value in values.items():
+        spec = f"{name}:{key.replace('_', '-')}={value}"
+        assert registry.parse_defense(spec) == defense
+        with pytest.raises(FrozenInstanceError):
+            setattr(defense, key, value)
+
+
+@pytest.mark.parametrize(("spec", "named"), BAD)
+def test_a_bad_setting_is_one_sentence(spec: str, named: str) -> None:
+    with pytest.raises(UserError, match=named) as caught:
+        registry.parse_defense(spec)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_facts_are_plain_and_finite(name: str) -> None:
+    for value in fitted(name).facts(records=24, batch_size=4, steps=10).values():
+        assert isinstance(value, str) or abs(float(value)) < float("inf")
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in {"obscure", "class-conditional"}])
+def test_defenses_that_learn_nothing_save_nothing(name: str, tmp_path) -> None:
+    assert fitted(name).save(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_chain_applies_its_parts_left_to_right() -> None:
+    gradients = (torch.tensor([3.0, 4.0, 0.5, 0.1]),)
+    rng = torch.Generator().manual_seed(0)
+    cut_then_clip = registry.parse_defense("prune:sparsity=0.5,clip:max_norm=1")
+    clip_then_noise = registry.parse_defense("clip:max_norm=1,gaussian:std=10")
+    noise_then_clip = registry.parse_defense("gaussian:std=10,clip:max_norm=1")
+    torch.testing.assert_close(cut_then_clip.transform_update(gradients, 1, rng)[0], torch.tensor([0.6, 0.8, 0, 0]))
+    assert float(clip_then_noise.transform_update(gradients, 1, rng)[0].norm()) > 2
+    assert float(noise_then_clip.transform_update(gradients, 1, rng)[0].norm()) == pytest.approx(1, rel=1e-5)
+
+
+def test_a_chain_of_nothing_and_of_one() -> None:
+    only = registry.parse_defense("clip")
+    assert chain(only) is only
+    assert all(torch.equal(a, b) for a, b in zip(shared(chain(), 1), shared(Defense(), 1), strict=True))
+
+
+def test_a_chain_runs_every_stage_and_fits_every_part() -> None:
+    both = Chain(parts=(replace(registry.defenses()["obscure"](), steps=1), registry.defenses()["dp-sgd"]()))  # type: ignore[call-arg]
+    ready = both.fit(target(), torch.Generator().manual_seed(0))
+    assert ready.needs_example_gradients
+    assert replaces_records(ready)
+    facts = ready.facts(24, 4, 10)
+    assert {"epsilon", "rate beyond the label, nats"} <= set(facts)
+    assert all(bool(g.isfinite().all()) for g in shared(ready, 1))
