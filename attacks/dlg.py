@@ -84,7 +84,9 @@ class DLG(Attack):
         def closure() -> float:
             nonlocal best, best_x, best_logits, first
             target = fixed if fixed is not None else logits.softmax(1)
-            value, slopes = engine.match_one(model, self._loss(update, model(x), target), free, shared, engine.squared)
+            with engine.twice_differentiable():
+                outcome = self._loss(update, model(x), target)
+            value, slopes = engine.match_one(model, outcome, free, shared, engine.squared)
             for leaf, slope in zip(free, slopes, strict=True):
                 leaf.grad = slope
             number = float(value)

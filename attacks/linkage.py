@@ -12,12 +12,14 @@ from leakaudit import engine
 from leakaudit.attack import Attack, Kind, Reconstruction, Status
 from leakaudit.attacks._optimise import client_mode, memory_safe, reason_of
 from leakaudit.attacks.labels import dense_layers, known_labels
-from leakaudit.client import SharedUpdate, mean_gradient, release
-from leakaudit.defense import Defense, parts_of, replaces_records
+from leakaudit.client import SharedUpdate, defended_gradient, mean_gradient, release
+from leakaudit.defense import Defense, Gradients, parts_of, replaces_records
 from leakaudit.errors import NotApplicable
-from leakaudit.progress import track
+from leakaudit.progress import expired, track
 from leakaudit.registry import register_attack
-from leakaudit.target import PixelModel, Records
+from leakaudit.target import LossFunction, PixelModel, Records
+
+Scores = dict[str, Tensor]  # by name, (N, M) each: N updates against M candidates, larger is likelier
 
 
 def standard(scores: Tensor) -> Tensor:
@@ -60,13 +62,52 @@ def _known_defense(update: SharedUpdate) -> Defense:
     return update.defense
 
 
-def gradient_scores(model: PixelModel, update: SharedUpdate, victim: int, label: Tensor, pictures: Tensor) -> Tensor:
-    """Return cos(∇ℓ(x_j, y), g̃) for one victim and candidate pictures (M, C, H, W), as (M,)."""
-    shared = tuple(g[victim] for g in update.gradients)
-    values = [
-        1 - engine.cosine(mean_gradient(model, update.loss, picture[None], label), shared)[0] for picture in pictures
-    ]
-    return torch.stack(values)
+def sum_of(scores: Scores, names: tuple[str, ...]) -> Tensor:
+    """Return the sum (..., M) of the standardised scores of these names, of all where none is named."""
+    return torch.stack([standard(scores[name]) for name in names or scores]).sum(0)
+
+
+def most_trusted(rehearsed: list[tuple[Scores, Tensor]]) -> tuple[str, ...]:
+    """Return the names of the scores to add up: the one that finds most auxiliary records, or all, given as no names.
+
+    `rehearsed` holds scores (N, M) with the position (N,) of the truth. What counts is the mean reciprocal rank: as
+    many firsts as possible, and ties settled by the seconds; the sum of all wins a tie.
+    """
+    found: dict[tuple[str, ...], float] = {}
+    for scores, position in rehearsed:
+        for names in ((), *((name,) for name in scores)):
+            total = sum_of(scores, names)
+            rank = (total > total.gather(1, position[:, None])).sum(1)
+            found[names] = found.get(names, 0.0) + float((1 / (1 + rank)).sum())
+    return max(found, key=lambda names: found[names]) if found else ()
+
+
+def gradient_scores(
+    model: PixelModel,
+    loss: LossFunction,
+    defense: Defense,
+    shared: Gradients,
+    label: Tensor,
+    pictures: Tensor,
+    generator: torch.Generator,
+    draws: int,
+) -> Scores:
+    """Return scores (1, M) of candidate pictures (M, C, H, W) under label (1,) for one shared gradient.
+
+    "record" is cos(∇ℓ(x_j), g̃). Where the defense replaces records, "replacement" is the mean over `draws` of
+    cos(∇ℓ(G(x_j, ε)), g̃).
+    """
+
+    def similarity(shown: Tensor) -> Tensor:
+        found = [1 - engine.cosine(mean_gradient(model, loss, x[None], label), shared)[0] for x in shown]
+        return torch.stack(found)[None]
+
+    scores = {"record": similarity(pictures)}
+    if replaces_records(defense):
+        told = Records(pictures, label.expand(len(pictures)))
+        replaced = [similarity(release(defense, told, generator).images) for _ in range(draws)]
+        scores["replacement"] = torch.stack(replaced).mean(0)
+    return scores
 
 
 @register_attack
@@ -75,9 +116,9 @@ class Linkage(_Linking):
     """Score every candidate x_j by how well its gradient explains the update g̃; B = 1.
 
     Two scores: cos(∇ℓ(x_j), g̃) and, where the defense's record stage G replaces records, E over `draws` of
-    cos(∇ℓ(G(x_j, ε)), g̃). Each is standardised over the candidates and they are summed, so that neither the
-    fingerprint of a gradient-aligned replacement nor that of the replacement itself is missed. The cosine needs no
-    model of the later stages: it ignores a clip's scale, a pruned entry's candidate counterpart, and noise on
+    cos(∇ℓ(G(x_j, ε)), g̃). The first finds replacements made to keep the gradient, the second all others: which one
+    to trust, or the sum of both standardised, is decided by what finds `rehearsals` auxiliary records among others of
+    their class. The cosine needs no model of the later stages: it ignores a clip's scale, and pruning and noise on
     average.
     """
 
@@ -87,10 +128,11 @@ class Linkage(_Linking):
     requires: ClassVar[frozenset[str]] = frozenset({"defense", "auxiliary"})
 
     draws: int = 4
+    rehearsals: int = 8
 
     def __post_init__(self) -> None:
-        if self.draws < 1:
-            raise ValueError("draws must be at least 1")
+        if self.draws < 1 or self.rehearsals < 0:
+            raise ValueError("draws must be at least 1 and rehearsals must not be negative")
 
     @memory_safe
     def link(
@@ -99,23 +141,38 @@ class Linkage(_Linking):
         """Return scores (V, M) of `candidates` (V, M, C, H, W) as `linkage`; larger is likelier."""
         defense = _known_defense(update)
         labels = known_labels(model, update, generator)
-        rounds = self.draws if replaces_records(defense) else 0
         scores = torch.zeros(candidates.shape[:2], device=labels.device)
         done = [False] * update.victims
         with client_mode(model, update, generator):
+            trusted = self._trusted(model, update, defense, generator) if replaces_records(defense) else ()
             for v in track(self.name, update.victims):
-                told = labels[v].expand(candidates.shape[1])
-                scores[v] = standard(gradient_scores(model, update, v, labels[v], candidates[v]))
-                drawn = [
-                    gradient_scores(
-                        model, update, v, labels[v], release(defense, Records(candidates[v], told), generator).images
-                    )
-                    for _ in range(rounds)
-                ]
-                if drawn:
-                    scores[v] += standard(torch.stack(drawn).mean(0))
+                shared = tuple(g[v] for g in update.gradients)
+                found = gradient_scores(
+                    model, update.loss, defense, shared, labels[v], candidates[v], generator, self.draws
+                )
+                scores[v] = sum_of(found, trusted)[0]
                 done[v] = True
         return _linked(update, labels, scores, done)
+
+    def _trusted(
+        self, model: PixelModel, update: SharedUpdate, defense: Defense, generator: torch.Generator
+    ) -> tuple[str, ...]:
+        own = update.auxiliary
+        if own is None:
+            return ()
+        order = torch.randperm(len(own), generator=generator, device=generator.device).tolist()
+        rehearsed = []
+        for i in order[: self.rehearsals]:
+            others = [j for j in order if j != i and own.labels[j] == own.labels[i]][:15]
+            if not others or expired():
+                continue
+            record, label = own[[i]], own.labels[i : i + 1]
+            replaced = release(defense, record, generator).images
+            shared = defended_gradient(model, update.loss, replaced, label, defense, generator)
+            shown = own.images[[i, *others]]
+            scores = gradient_scores(model, update.loss, defense, shared, label, shown, generator, self.draws)
+            rehearsed.append((scores, torch.zeros(1, dtype=torch.long, device=label.device)))
+        return most_trusted(rehearsed)
 
 
 Features = dict[str, Tensor]  # by name, (N, D) each
@@ -138,7 +195,7 @@ def features_of(model: PixelModel, defense: Defense, pictures: Tensor) -> Featur
     return found
 
 
-def released_scores(private: Features, replaced: Features, released: Features) -> dict[str, Tensor]:
+def released_scores(private: Features, replaced: Features, released: Features) -> Scores:
     """Return named scores (N, M) of M candidates for N released pictures x̃, larger is likelier.
 
     For each kind of feature h: −‖h(x̃) − h(x_j)‖ and −‖h(x̃) − E_ε h(G(x_j, ε))‖, given h of the candidates, its mean
@@ -196,7 +253,7 @@ class ReleasedLinkage(_Linking):
 
     def _scores(
         self, model: PixelModel, defense: Defense, records: Records, seen: Features, generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    ) -> Scores:
         draws = [features_of(model, defense, release(defense, records, generator).images) for _ in range(self.draws)]
         replaced = {name: torch.stack([d[name] for d in draws]).mean(0) for name in seen}
         return released_scores(features_of(model, defense, records.images), replaced, seen)
@@ -204,27 +261,15 @@ class ReleasedLinkage(_Linking):
     def _trusted(
         self, model: PixelModel, update: SharedUpdate, defense: Defense, generator: torch.Generator
     ) -> tuple[str, ...]:
-        """Return the names of the scores to add up: the one best on auxiliary records, or all (no names)."""
         own = update.auxiliary
-        if own is None or not self.rehearsals:
+        if own is None:
             return ()
         order = torch.randperm(len(own), generator=generator, device=generator.device)[: self.rehearsals]
         own = own[order.to(own.labels.device)]
-        hits: dict[tuple[str, ...], float] = {}
+        rehearsed = []
         for label in sorted(set(own.labels.tolist())):
             records = own[own.labels == label]
-            if len(records) < 2:
-                continue
             seen = features_of(model, defense, release(defense, records, generator).images)
             found = self._scores(model, defense, records, seen, generator)
-            for names in ((), *((name,) for name in found)):
-                total = sum_of(found, names)
-                rank = (total > total.diag()[:, None]).sum(1)
-                # The reciprocal rank: as many firsts as possible, and ties between scores settled by the seconds.
-                hits[names] = hits.get(names, 0.0) + float((1 / (1 + rank)).sum())
-        return max(hits, key=lambda names: hits[names]) if hits else ()
-
-
-def sum_of(scores: dict[str, Tensor], names: tuple[str, ...]) -> Tensor:
-    """Return the sum (N, M) of the standardised scores of these names, of all where none is named."""
-    return torch.stack([standard(scores[name]) for name in names or scores]).sum(0)
+            rehearsed.append((found, torch.arange(len(records), device=records.labels.device)))
+        return most_trusted(rehearsed)

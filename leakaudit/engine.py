@@ -7,10 +7,12 @@ gradients, because only `inputs=x̂` is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from leakaudit.client import parameters_of
 from leakaudit.defense import Gradients
@@ -18,6 +20,16 @@ from leakaudit.target import LossFunction, PixelModel
 
 # (candidate's gradient, shared gradient) -> (value, cotangent ∂value/∂candidate's gradient)
 Distance = Callable[[Gradients, Gradients], tuple[Tensor, Gradients]]
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Run the enclosed forward passes with kernels that can be differentiated twice: attention by plain products.
+
+    The fused attention kernels have no second derivative; `match` sees to it itself, callers of `match_one` must.
+    """
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 def inner(a: Gradients, b: Gradients) -> Tensor:
@@ -33,18 +45,11 @@ def squared(candidate: Gradients, shared: Gradients) -> tuple[Tensor, Gradients]
 
 def cosine(candidate: Gradients, shared: Gradients) -> tuple[Tensor, Gradients]:
     """1 − cos(ĝ, g) and its cotangent −(g/‖g‖ − cos·ĝ/‖ĝ‖)/‖ĝ‖ (inverting gradients)."""
-    norm = inner(candidate, candidate).sqrt().clamp_min(1e-20)
-    other = inner(shared, shared).sqrt().clamp_min(1e-20)
+    norm = inner(candidate, candidate).sqrt().clamp_min(1e-15)
+    other = inner(shared, shared).sqrt().clamp_min(1e-15)
     similarity = inner(candidate, shared) / (norm * other)
     along = (-1 / (norm * other), similarity / (norm * norm))
     return 1 - similarity, tuple(along[0] * s + along[1] * c for c, s in zip(candidate, shared, strict=True))
-
-
-def masked_cosine(candidate: Gradients, shared: Gradients) -> tuple[Tensor, Gradients]:
-    """`cosine` over the entries that were shared, that is where g ≠ 0: a pruned entry says nothing about ĝ there."""
-    masks = tuple(s != 0 for s in shared)
-    value, cotangent = cosine(tuple(c * m for c, m in zip(candidate, masks, strict=True)), shared)
-    return value, tuple(c * m for c, m in zip(cotangent, masks, strict=True))
 
 
 def match_one(
@@ -86,7 +91,8 @@ def match(
     for t in range(images.shape[0]):
         row = t if rows is None else int(rows[t])
         x = images[t].detach().requires_grad_(True)
-        outcome = loss(model(x), labels[t])
+        with twice_differentiable():
+            outcome = loss(model(x), labels[t])
         value, (slope,) = match_one(model, outcome, (x,), tuple(s[row] for s in shared), distance)
         values.append(value)
         slopes.append(slope)

@@ -1,0 +1,238 @@
+"""Gradient matching recovers pictures from undefended updates, and the adaptive variants do what they are for."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from attack_scenes import EVERYTHING, conv_model, dense_model, records, seeded, shared_update
+from torch import nn
+
+from leakaudit import engine
+from leakaudit.attack import Reconstruction
+from leakaudit.attacks._optimise import descend, total_variation
+from leakaudit.attacks.expectation import Expectation
+from leakaudit.attacks.inverting_gradients import InvertingGradients
+from leakaudit.attacks.masked import MaskedMatching, completed, completed_cosine
+from leakaudit.client import SharedUpdate, share
+from leakaudit.defense import Defense, Gradients
+from leakaudit.matching import assign
+from leakaudit.metrics import psnr
+from leakaudit.registry import parse_attack, parse_defense
+from leakaudit.target import PixelModel, Records
+
+SHAPE = (1, 8, 8)
+
+
+def median_psnr(private: Records, found: Reconstruction) -> float:
+    assert found.images is not None
+    truth = private.images.view_as(found.images)
+    scores = [psnr(t, g[assign(t, g)]) for t, g in zip(truth, found.images, strict=True)]
+    return float(torch.cat(scores).median())
+
+
+def chance(private: Records) -> float:
+    """Return the median PSNR of the best constant guess: the mean picture, which no attack here is told."""
+    return float(psnr(private.images, private.images.mean(0, keepdim=True).expand_as(private.images)).median())
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "dlg:steps=150",
+        "idlg:steps=150",
+        "inverting-gradients:steps=200:tv=0.001",
+        "masked-matching:steps=200:tv=0.001",
+        "expectation:steps=200:tv=0.001",
+    ],
+)
+def test_undefended_pictures_come_back(spec: str, generator: torch.Generator) -> None:
+    model, private = conv_model(SHAPE), records(4, SHAPE, 3, seed=1)
+    found = parse_attack(spec)(model, shared_update(model, private), generator)
+    assert found.statuses == ("converged",) * 4
+    assert found.labels is not None
+    assert found.labels.flatten().tolist() == private.labels.tolist()
+    assert median_psnr(private, found) > chance(private) + 6
+
+
+def test_a_batch_of_two_comes_back(generator: torch.Generator) -> None:
+    model, private = conv_model((3, 8, 8), 8), Records(records(4, (3, 8, 8), 8, seed=2).images, torch.arange(4))
+    update = shared_update(model, private, batch_size=2, classes=8)
+    found = InvertingGradients(steps=300, tv=1e-3)(model, update, generator)
+    assert median_psnr(private, found) > chance(private) + 4
+
+
+def test_train_mode_batchnorm_comes_back_and_keeps_its_statistics(generator: torch.Generator) -> None:
+    network = seeded(
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(512, 3)
+        )
+    )
+    model, private = PixelModel(network, [0.4], [0.25]), records(3, SHAPE, 3, seed=3)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = InvertingGradients(steps=200, tv=1e-3)(model, shared_update(model, private, mode="train"), generator)
+    assert median_psnr(private, found) > chance(private) + 4
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_masked_matching_beats_plain_matching_under_strong_pruning() -> None:
+    network = seeded(
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 12, 3, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(12, 24, 3, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(24, 36, 3, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Flatten(),
+            nn.Linear(36 * 64, 10),
+        )
+    )
+    model, private = PixelModel(network, [0.4] * 3, [0.25] * 3), records(3, (3, 16, 16), 10, seed=4)
+    update = shared_update(model, private, defense=parse_defense("prune:sparsity=0.99"), classes=10)
+    scores = {
+        attack.name: median_psnr(private, attack(model, update, torch.Generator().manual_seed(0)))
+        for attack in (InvertingGradients(steps=100, tv=0.1), MaskedMatching(steps=100, tv=0.1))
+    }
+    assert scores["masked-matching"] > scores["inverting-gradients"]
+
+
+def test_a_pruned_entry_costs_only_what_pruning_cannot_explain() -> None:
+    shared: Gradients = (torch.tensor([1.0, 0.0, -2.0, 0.0]), torch.zeros(2))
+    feasible: Gradients = (torch.tensor([2.0, 1.9, -4.0, -1.5]), torch.zeros(2))  # twice a gradient pruned to `shared`
+    assert completed(feasible, shared)[0].tolist() == pytest.approx([1, 0.95, -2, -0.75])
+    assert float(completed_cosine(feasible, shared)[0]) == pytest.approx(0, abs=1e-6)
+    assert float(engine.cosine(feasible, shared)[0]) > 0.1
+    infeasible: Gradients = (torch.tensor([1.0, 9.0, -2.0, -0.5]), torch.zeros(2))
+    assert completed(infeasible, shared)[0].tolist() == pytest.approx([1, 1, -2, -0.5])
+    value, cotangent = completed_cosine(infeasible, shared)
+    assert float(value) > 0.1
+    assert float(cotangent[0][1]) > 0  # downhill is towards a smaller entry
+
+
+def test_expectation_without_randomness_is_plain_matching() -> None:
+    model, private = conv_model(SHAPE), records(2, SHAPE, 3, seed=5)
+    update = shared_update(model, private)
+    plain = InvertingGradients(steps=20, tv=1e-3)(model, update, torch.Generator().manual_seed(0))
+    same = Expectation(steps=20, tv=1e-3, draws=1)(model, update, torch.Generator().manual_seed(0))
+    assert plain.images is not None
+    assert same.images is not None
+    assert torch.equal(plain.images, same.images)
+
+
+@pytest.mark.parametrize("spec", ["gaussian:std=0.003", "dp-sgd:noise_multiplier=0.001", "laplace:scale=0.002"])
+def test_expectation_sees_through_a_little_noise(spec: str, generator: torch.Generator) -> None:
+    model, private = conv_model(SHAPE), records(4, SHAPE, 3, seed=6)
+    update = shared_update(model, private, defense=parse_defense(spec))
+    found = Expectation(steps=200, tv=3e-3)(model, update, generator)
+    assert median_psnr(private, found) > chance(private) + 3
+
+
+def test_the_restart_of_least_objective_is_kept() -> None:
+    model, private = dense_model(SHAPE), records(3, SHAPE, 3, seed=7)
+    update = shared_update(model, private)
+    with_labels = dataclasses.replace(update, labels=private.labels.view(3, 1))
+    four = InvertingGradients(steps=30, restarts=4)(model, with_labels, torch.Generator().manual_seed(1))
+    alone = dataclasses.replace(
+        with_labels, gradients=tuple(g[:1] for g in update.gradients), labels=private.labels[:1, None]
+    )
+    one = InvertingGradients(steps=30)(model, alone, torch.Generator().manual_seed(1))
+    assert float(four.objective[0]) <= float(one.objective[0]) + 1e-7
+
+
+def test_total_variation_and_its_slope_equal_autograd(generator: torch.Generator) -> None:
+    images = torch.rand((2, 3, 2, 5, 4), generator=generator, dtype=torch.float64).requires_grad_(True)
+    wanted = images.diff(dim=-1).abs().mean((1, 2, 3, 4)) + images.diff(dim=-2).abs().mean((1, 2, 3, 4))
+    (slope,) = torch.autograd.grad(wanted.sum(), images)
+    value, found = total_variation(images.detach())
+    torch.testing.assert_close(value, wanted.detach(), check_dtype=False)
+    torch.testing.assert_close(found, slope)
+    thin = total_variation(torch.rand((1, 1, 1, 4, 1), generator=generator))
+    assert float(thin[0]) > 0
+    assert thin[1].isfinite().all()
+
+
+def bowl(images: torch.Tensor, victims: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    gap = images - 0.2 * (1 + victims.view(-1, 1, 1, 1, 1))
+    return gap.square().flatten(1).sum(1), 2 * gap
+
+
+def test_the_loop_finds_each_trials_own_minimum_and_stays_in_the_box() -> None:
+    start = torch.full((3, 1, 1, 2, 2), 0.95)
+    victims = torch.tensor([0, 1, 9])  # the last one's minimum lies outside the box
+    found = descend(bowl, start, victims, steps=200, step_size=0.05, patience=50, label="bowl")
+    assert found.statuses == ("converged",) * 3
+    torch.testing.assert_close(found.images[:, 0, 0, 0, 0], torch.tensor([0.2, 0.4, 1.0]), atol=2e-3, rtol=0)
+
+
+def test_a_trial_that_stalls_stops_early() -> None:
+    calls = []
+
+    def flat(images: torch.Tensor, victims: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        calls.append(len(images))
+        values, slopes = bowl(images, victims)
+        stuck = victims == 1
+        return torch.where(stuck, 1.0, values), slopes
+
+    start = torch.full((2, 1, 1, 2, 2), 0.9)
+    found = descend(flat, start, torch.tensor([0, 1]), steps=100, step_size=0.01, patience=5, label="flat")
+    assert found.statuses == ("converged", "diverged")
+    assert calls.count(1) > 50  # the stalled one was dropped after four stages of five steps
+    assert len(calls) <= 100
+
+
+def test_a_trial_that_turns_non_finite_later_keeps_its_best() -> None:
+    step = 0
+
+    def breaking(images: torch.Tensor, victims: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        nonlocal step
+        step += 1
+        values, slopes = bowl(images, victims)
+        return (values if step < 10 else values * torch.nan), slopes
+
+    start = torch.full((1, 1, 1, 2, 2), 0.9)
+    found = descend(breaking, start, torch.tensor([0]), steps=50, step_size=0.01, patience=50, label="breaking")
+    assert found.statuses == ("converged",)
+    assert found.values.isfinite().all()
+    assert float(found.images.max()) < 0.9
+
+
+def test_an_update_of_zeros_shows_nothing_but_the_prior(generator: torch.Generator) -> None:
+    model, private = conv_model(SHAPE), records(2, SHAPE, 3, seed=8)
+    update = shared_update(model, private)
+    empty = dataclasses.replace(update, gradients=tuple(torch.zeros_like(g) for g in update.gradients))
+    found = InvertingGradients(steps=50)(model, empty, generator)
+    assert found.images is not None
+    assert median_psnr(private, found) < chance(private) + 3
+
+
+def test_dropout_repeats_under_one_seed() -> None:
+    network = seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Dropout(0.5), nn.Linear(16, 3)))
+    model, private = PixelModel(network, [0.4], [0.25]), records(2, SHAPE, 3, seed=9)
+    update = share(
+        model, nn.functional.cross_entropy, private, Defense(), EVERYTHING,
+        batch_size=1, classes=3, mode="train", generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    first, again = (run_dropout(model, update) for _ in range(2))
+    assert torch.equal(first, again)
+
+
+def run_dropout(model: PixelModel, update: SharedUpdate) -> torch.Tensor:
+    torch.rand(1)  # the global state has moved on: it must not matter
+    found = InvertingGradients(steps=5)(model, update, torch.Generator().manual_seed(0))
+    assert found.images is not None
+    return found.images
+
+
+def test_a_loss_that_takes_no_soft_labels_is_not_applicable(generator: torch.Generator) -> None:
+    from leakaudit.errors import NotApplicable
+
+    def hard(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return -logits.log_softmax(1).gather(1, labels[:, None]).mean()
+
+    model, private = dense_model(SHAPE), records(2, SHAPE, 3, seed=10)
+    update = dataclasses.replace(shared_update(model, private), loss=hard)
+    with pytest.raises(NotApplicable, match="soft labels"):
+        parse_attack("dlg:steps=5")(model, update, generator)
+    assert parse_attack("idlg:steps=5")(model, update, generator).images is not None

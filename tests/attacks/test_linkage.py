@@ -1,0 +1,104 @@
+"""Linkage finds the record among candidates where the update still knows it, and not where it does not."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from attack_scenes import Shifted, conv_model, records, shared_update
+from test_decoder import Unrelated
+from torch import Tensor, nn
+
+from leakaudit.attacks.linkage import Linkage, ReleasedLinkage, standard
+from leakaudit.client import SharedUpdate
+from leakaudit.defense import Defense
+from leakaudit.errors import NotApplicable
+from leakaudit.registry import parse_defense
+from leakaudit.target import Records
+
+SHAPE, CANDIDATES, VICTIMS = (1, 8, 8), 12, 6
+
+
+def scene(defense: Defense | None) -> tuple[nn.Module, SharedUpdate, Tensor, Tensor]:
+    """Return model, update, candidates (V, M, …) and where among them the private record stands."""
+    model, pool = conv_model(SHAPE), records(VICTIMS * CANDIDATES, SHAPE, 3, seed=1)
+    candidates = pool.images.view(VICTIMS, CANDIDATES, *SHAPE)
+    position = torch.randint(CANDIDATES, (VICTIMS,), generator=torch.Generator().manual_seed(2))
+    private = Records(candidates[torch.arange(VICTIMS), position], torch.arange(VICTIMS) % 3)
+    update = shared_update(model, private, defense=defense, auxiliary=records(60, SHAPE, 3, seed=3))
+    return model, update, candidates, position
+
+
+def hits(scores: Tensor | None, position: Tensor) -> int:
+    assert scores is not None
+    return int((scores.argmax(1) == position).sum())
+
+
+@pytest.mark.parametrize("spec", ["none", "gaussian:std=0.01", "prune:sparsity=0.9", "clip", "shifted"])
+def test_the_gradient_links(spec: str, generator: torch.Generator) -> None:
+    defense = Shifted() if spec == "shifted" else parse_defense(spec)
+    model, update, candidates, position = scene(defense)
+    found = Linkage(draws=2).link(model, update, candidates, generator)  # type: ignore[arg-type]
+    assert found.statuses == ("converged",) * VICTIMS
+    assert hits(found.linkage, position) >= VICTIMS - 1
+
+
+def test_the_replaced_record_links(generator: torch.Generator) -> None:
+    model, update, candidates, position = scene(Shifted())
+    found = ReleasedLinkage(draws=2).link(model, update, candidates, generator)  # type: ignore[arg-type]
+    assert hits(found.linkage, position) == VICTIMS
+
+
+@pytest.mark.parametrize("attack", [Linkage(draws=2), ReleasedLinkage(draws=2)])
+def test_nothing_is_linked_where_nothing_is_left(attack: Linkage | ReleasedLinkage, generator: torch.Generator) -> None:
+    model, update, candidates, position = scene(Unrelated())
+    found = attack.link(model, update, candidates, generator)  # type: ignore[arg-type]
+    assert hits(found.linkage, position) <= VICTIMS // 2
+
+
+def test_the_candidates_order_does_not_matter(generator: torch.Generator) -> None:
+    model, update, candidates, _ = scene(parse_defense("none"))
+    forward = Linkage().link(model, update, candidates, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    back = Linkage().link(model, update, candidates.flip(1), torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    assert forward.linkage is not None
+    assert back.linkage is not None
+    torch.testing.assert_close(forward.linkage, back.linkage.flip(1))
+
+
+def test_the_defenses_own_features_are_used(generator: torch.Generator) -> None:
+    """A defense that only its own feature extractor can see through: x̃ is noise but for one number of x."""
+
+    class Mean(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean((1, 2, 3))[:, None]
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class KeepsTheMean(Unrelated):
+        reference: nn.Module | None = None
+
+        def transform_records(
+            self, images: Tensor, labels: Tensor, generator: torch.Generator
+        ) -> tuple[Tensor, Tensor]:
+            noise = 0.2 * torch.rand(images.shape, generator=generator)
+            mean = images.mean((1, 2, 3), keepdim=True)
+            return noise - noise.mean((1, 2, 3), keepdim=True) + mean, labels
+
+    model, update, candidates, position = scene(KeepsTheMean(reference=Mean()))
+    found = ReleasedLinkage(draws=2).link(model, update, candidates, generator)  # type: ignore[arg-type]
+    assert hits(found.linkage, position) >= VICTIMS - 1
+
+
+def test_there_is_nothing_to_do_without_candidates_or_a_replacement(generator: torch.Generator) -> None:
+    model, update, candidates, _ = scene(None)
+    with pytest.raises(NotApplicable, match="candidates"):
+        Linkage()(model, update, generator)  # type: ignore[arg-type]
+    with pytest.raises(NotApplicable, match="does not replace records"):
+        ReleasedLinkage().link(model, update, candidates, generator)  # type: ignore[arg-type]
+
+
+def test_standardising(generator: torch.Generator) -> None:
+    scores = standard(torch.rand((3, 7), generator=generator))
+    torch.testing.assert_close(scores.mean(1), torch.zeros(3), atol=1e-6, rtol=0)
+    torch.testing.assert_close(scores.square().mean(1), torch.ones(3))
+    assert standard(torch.ones(2, 4)).abs().max() == 0

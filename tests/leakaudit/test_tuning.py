@@ -1,0 +1,121 @@
+"""Tuning picks by auxiliary records only, prefers what is better there, and then what is shorter."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from leakaudit import tuning
+from leakaudit.attack import Attack, Reconstruction, Status
+from leakaudit.attacks.inverting_gradients import InvertingGradients
+from leakaudit.client import SharedUpdate, share
+from leakaudit.defense import Defense
+from leakaudit.exposure import Exposure
+from leakaudit.target import PixelModel, Records
+
+SHAPE, CLASSES = (1, 6, 6), 3
+
+
+def model_and_update(count: int, batch_size: int = 1) -> tuple[PixelModel, SharedUpdate, Records]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(216, CLASSES))
+    generator = torch.Generator().manual_seed(1)
+    truth = Records(torch.rand((count, *SHAPE), generator=generator), torch.arange(count) % CLASSES)
+    model = PixelModel(network)
+    update = share(
+        model, F.cross_entropy, truth, Defense(), Exposure(auxiliary=True),
+        batch_size=batch_size, classes=CLASSES, mode="eval", generator=generator,
+    )  # fmt: skip
+    return model, update, truth
+
+
+@dataclass(frozen=True, kw_only=True)
+class Oracle(Attack):
+    """A stand-in that errs by a known amount: |tv − 0.1|, more at fewer steps. It knows the truth: no attack does."""
+
+    name: ClassVar[str] = "oracle"
+    grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"tv": (0.3, 0.1, 0.01)}
+    steps: int = 400
+    draws: int = 1
+    tv: float = 1.0
+    truth: Tensor = field(compare=False, repr=False)
+    calls: list[tuple[float, int]] = field(compare=False, repr=False)
+    short_error: float = 0.0
+    statuses: tuple[Status, ...] = ()
+
+    def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
+        self.calls.append((self.tv, self.steps))
+        error = 0.01 + abs(self.tv - 0.1) + self.short_error * (400 / self.steps - 1)
+        images = self.truth.view(update.victims, update.batch_size, *update.input_shape) + error
+        statuses = self.statuses or ("converged",) * update.victims
+        return Reconstruction(
+            images=images.flip(1), labels=None, objective=torch.zeros(update.victims), statuses=statuses
+        )
+
+
+def test_the_best_value_is_found_by_halving(generator: torch.Generator) -> None:
+    model, update, truth = model_and_update(4, batch_size=2)
+    oracle = Oracle(truth=truth.images, calls=[], short_error=0.01)
+    attack, tuned = tuning.tune(oracle, model, update, truth, generator)
+    assert isinstance(attack, Oracle)
+    assert (attack.tv, attack.steps) == (0.1, 400)
+    assert tuned == {"tv": 0.1, "steps": 400, "auxiliary_psnr": pytest.approx(40, abs=1e-2)}
+    assert oracle.calls == [(0.3, 100), (0.1, 100), (0.01, 100), (0.1, 200), (0.1, 400)]
+
+
+def test_a_shorter_run_is_kept_when_it_is_no_worse(generator: torch.Generator) -> None:
+    model, update, truth = model_and_update(3)
+    attack, tuned = tuning.tune(Oracle(truth=truth.images, calls=[]), model, update, truth, generator)
+    assert isinstance(attack, Oracle)
+    assert attack.steps == 100
+    assert tuned["steps"] == 100
+
+
+def test_nothing_is_chosen_where_nothing_can_be_scored(generator: torch.Generator) -> None:
+    model, update, truth = model_and_update(2)
+    broken = Oracle(truth=truth.images, calls=[], statuses=("diverged", "diverged"))
+    assert tuning.tune(broken, model, update, truth, generator) == (broken, {})
+
+
+def test_an_attack_without_a_grid_is_left_alone(generator: torch.Generator) -> None:
+    model, update, truth = model_and_update(2)
+    assert tuning.tune(Attack(), model, update, truth, generator) == (Attack(), {})
+
+
+def test_grids_combine_and_keep_the_settings_types() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Both(Attack):
+        grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"tv": (0.1, 1), "draws": (1, 2.0)}
+        tv: float = 0.0
+        draws: int = 0
+
+    found = tuning.configurations(Both())
+    assert found == [{"tv": t, "draws": d} for t in (0.1, 1.0) for d in (1, 2)]
+    assert all(type(c["draws"]) is int and type(c["tv"]) is float for c in found)
+
+
+def test_the_real_attack_is_tuned_repeatably_and_better_than_its_worst(generator: torch.Generator) -> None:
+    model, update, truth = model_and_update(3)
+    start = InvertingGradients(steps=60)
+    first = tuning.tune(start, model, update, truth, torch.Generator().manual_seed(5))
+    again = tuning.tune(start, model, update, truth, torch.Generator().manual_seed(5))
+    assert first == again
+    tuned, chosen = first
+    assert isinstance(tuned, InvertingGradients)
+    assert tuned.tv in InvertingGradients.grid["tv"]
+    # Noise pictures have no smoothness: the strongest prior cannot be the choice.
+    assert tuned.tv < max(InvertingGradients.grid["tv"])
+    assert chosen["auxiliary_psnr"] is not None
+
+
+def test_tuning_is_handed_one_update_and_its_truth_and_nothing_else() -> None:
+    """Victims cannot be tuned on: the only update `tune` can see comes with its truth, which no victim's does."""
+    assert list(inspect.signature(tuning.tune).parameters) == ["attack", "model", "update", "truth", "generator"]
