@@ -27,7 +27,8 @@ class ClassConditional(Defense):
     What G itself remembers of the records it was trained on is not bounded.
 
     `steps` of training, `latent` entries of ε (at most a quarter of the records), `width` of the refining network,
-    and the weights of the `predictive` and `moments` terms. Raises ValueError on a setting out of range.
+    `mirror` (count mirror images as further records: not for digits or text), and the weights of the `predictive` and
+    `moments` terms. Raises ValueError on a setting out of range.
     """
 
     name: ClassVar[str] = "class-conditional"
@@ -37,8 +38,9 @@ class ClassConditional(Defense):
     adaptive: ClassVar[tuple[str, ...]] = ("two-stage-decoder", "released-decoder", "linkage", "released-linkage")
 
     steps: int = 400
-    latent: int = 128
+    latent: int = 256
     width: int = 32
+    mirror: bool = True
     predictive: float = 0.03
     moments: float = 1.0
     network: GeneratorNetwork | None = state()
@@ -57,6 +59,7 @@ class ClassConditional(Defense):
             steps=self.steps,
             latent=self.latent,
             width=self.width,
+            mirror=self.mirror,
             rate=0.0,
             generator=generator,
             label="training the class-conditional generator",

@@ -22,6 +22,7 @@ from leakaudit.progress import expired, track
 from leakaudit.target import Records, Target
 
 CLASSES_PER_STEP = 10
+EPOCHS = (1, 2, 4)  # of the networks trained a little, in passes over the records and their mirror images
 PER_CLASS = 12  # records of each, half of them with two draws of x̃
 Scores = Callable[[Tensor], Tensor]
 
@@ -100,8 +101,7 @@ def feature_network(records: Records, classes: int, epochs: int, generator: torc
     for _ in range(epochs):
         for chosen in torch.split(order(), 64):
             if len(chosen) > 1 and not expired():
-                flipped = records.images[chosen].flip(3) if _coin(generator) else records.images[chosen]
-                loss = F.cross_entropy(network.logits(flipped), records.labels[chosen])
+                loss = F.cross_entropy(network.logits(records.images[chosen]), records.labels[chosen])
                 optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
@@ -163,13 +163,15 @@ def train_generator(
     latent: int,
     width: int,
     rate: float,
+    mirror: bool,
     generator: torch.Generator,
     label: str,
 ) -> tuple[GeneratorNetwork, FeatureNetwork]:
     """Fit a generator on `target.private`; return it, frozen, with the reference network its features came from.
 
     The time budget may end the training early; what was learned until then is returned. `rate` nats is met exactly
-    as a mean over the private records afterwards, whatever the training left.
+    as a mean over the private records afterwards, whatever the training left. With `mirror` a record's mirror image
+    counts as another record of its class.
     """
     channels, height, wide = target.input_shape
     sizes = Sizes(
@@ -181,9 +183,13 @@ def train_generator(
     records = records_on_grid(
         Records(target.private.images.to(target.device), target.private.labels.to(target.device)), network.grid
     )
-    network.code.measure(records.images.flatten(1), records.labels, generator)
-    nets = [feature_network(records, sizes.classes, epochs, generator) for epochs in (1, 3, 8)]
-    _optimise(network, records, nets, weights, steps, generator, label)
+    shown = records
+    if mirror:
+        both = torch.cat([records.images, records.images.flip(3)])
+        shown = Records(both, records.labels.repeat(2))
+    network.code.measure(shown.images.flatten(1), shown.labels, generator)
+    nets = [feature_network(shown, sizes.classes, epochs, generator) for epochs in EPOCHS]
+    _optimise(network, records, nets, weights, steps, mirror, generator, label)
     if sees_records:
         limit_rate(network, records, rate)
     return network.eval().requires_grad_(False), nets[-1]
@@ -195,13 +201,16 @@ def _optimise(
     nets: Sequence[FeatureNetwork],
     weights: Weights,
     steps: int,
+    mirror: bool,
     generator: torch.Generator,
     label: str,
 ) -> None:
     sizes = network.sizes
     adversary = seeded_module(lambda: CodeAdversary(sizes.channels, sizes.classes, sizes.latent), generator)
     adversary.to(records.images.device)
-    optimiser = torch.optim.Adam(network.parameters(), lr=1e-3, betas=(0.5, 0.99))
+    gates = [p for name, p in network.named_parameters() if name == "gate"]
+    others = [p for name, p in network.named_parameters() if name != "gate"]
+    optimiser = torch.optim.Adam([{"params": others, "peak": 1e-3}, {"params": gates, "peak": 3e-2}], betas=(0.5, 0.99))
     hunter = torch.optim.Adam(adversary.parameters(), lr=1e-3)
     scatter = torch.stack(
         [records.images[records.labels == c].var(0, correction=0).mean() for c in torch.unique(records.labels)]
@@ -211,7 +220,7 @@ def _optimise(
         if step and step % 50 == 0:
             fresh = feature_network(records, sizes.classes, 0, generator)
         for group in optimiser.param_groups:
-            group["lr"] = 1e-3 * min(1.0, (step + 1) / 20, max(0.02, 2 * (1 - step / steps)))
+            group["lr"] = group["peak"] * min(1.0, (step + 1) / 20, max(0.02, 2 * (1 - step / steps)))
         pool = [fresh, *nets]
         judge = pool[step % len(pool)]
         chosen, groups = stratified(records, generator)
@@ -235,7 +244,7 @@ def _optimise(
         raw = network.decode(codes, y2)
         made = raw.clamp(0, 1)
         price = price + 10 * (raw - made).square().mean()
-        flip, dx, dy = _coin(generator), *_shift(generator)
+        flip, dx, dy = mirror and _coin(generator), *_shift(generator)
         seen = judge.maps(shifted(made, flip, dx, dy))
         with torch.no_grad():
             wanted = judge.maps(shifted(x, flip, dx, dy))

@@ -39,22 +39,22 @@ class ClassCode(nn.Module):
 
     V (k, D) are the leading principal directions of all records, at most a quarter as many as there are records, so
     that no direction belongs to a single one; m_y and L_y L_yᵀ are the mean and covariance of class y in them, shrunk
-    towards those of all classes where a class is small.
+    towards those of all classes where a class is small. L_y = directions · diag(spread).
     """
 
     centre: Tensor
     basis: Tensor
     means: Tensor
-    factors: Tensor
-    inverses: Tensor
+    directions: Tensor
+    spread: Tensor
 
     def __init__(self, pixels: int, classes: int, latent: int) -> None:
         super().__init__()
         self.register_buffer("centre", torch.zeros(pixels))
         self.register_buffer("basis", torch.zeros(latent, pixels))
         self.register_buffer("means", torch.zeros(classes, latent))
-        self.register_buffer("factors", torch.zeros(classes, latent, latent))
-        self.register_buffer("inverses", torch.zeros(classes, latent, latent))
+        self.register_buffer("directions", torch.zeros(classes, latent, latent))
+        self.register_buffer("spread", torch.ones(classes, latent))
 
     @torch.no_grad()
     def measure(self, flat: Tensor, labels: Tensor, generator: torch.Generator) -> None:
@@ -79,20 +79,26 @@ class ClassCode(nn.Module):
             mine = within[labels == c]
             covariance = (mine.T @ mine + SHRINKAGE * pooled) / (sizes[c] + SHRINKAGE)
             covariance += 1e-3 * covariance.diagonal().mean() * torch.eye(latent, device=flat.device)
-            values, directions = torch.linalg.eigh(covariance)
-            spread = values.clamp_min(1e-12).sqrt()
-            self.factors[c] = directions * spread
-            self.inverses[c] = (directions / spread).T
+            values, self.directions[c] = torch.linalg.eigh(covariance)
+            self.spread[c] = values.clamp_min(1e-12).sqrt()
 
     def encode(self, flat: Tensor, labels: Tensor) -> Tensor:
         """Return the whitened codes (N, k) of flat pictures (N, D)."""
         coordinates = (flat - self.centre) @ self.basis.T - self.means[labels]
-        return torch.bmm(self.inverses[labels], coordinates[:, :, None])[:, :, 0]
+        return self._turned(coordinates, labels, back=True) / self.spread[labels]
 
     def decode(self, codes: Tensor, labels: Tensor) -> Tensor:
         """Return flat pictures (N, D) of codes (N, k)."""
-        coordinates = self.means[labels] + torch.bmm(self.factors[labels], codes[:, :, None])[:, :, 0]
+        coordinates = self.means[labels] + self._turned(codes * self.spread[labels], labels, back=False)
         return self.centre + coordinates @ self.basis
+
+    def _turned(self, rows: Tensor, labels: Tensor, *, back: bool) -> Tensor:
+        # Class by class: gathering a k×k matrix per record would need gigabytes.
+        order = torch.argsort(labels, stable=True)
+        present, counts = torch.unique_consecutive(labels[order], return_counts=True)
+        parts = zip(present.tolist(), torch.split(rows[order], counts.tolist()), strict=True)
+        turned = [part @ (self.directions[c] if back else self.directions[c].T) for c, part in parts]
+        return torch.cat(turned)[torch.argsort(order)] if turned else rows
 
 
 class Refiner(nn.Module):
@@ -186,7 +192,7 @@ class GeneratorNetwork(nn.Module):
         self.refiner = Refiner(sizes.channels, sizes.classes, sizes.latent, sizes.features)
         self.encoder = Encoder(sizes.channels, sizes.latent) if sizes.sees_records else None
         if sizes.sees_records:
-            self.gate = nn.Parameter(torch.zeros(sizes.latent))
+            self.gate = nn.Parameter(torch.full((sizes.latent,), -2.0))
 
     def codes(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return e(x, y), (N, k): what of a record could enter the bottleneck."""

@@ -50,6 +50,7 @@ class Obscure(Defense):
     trained on is not bounded.
 
     `steps` of training, `latent` entries of z (at most a quarter of the records), `width` of the refining network.
+    `mirror` counts a record's mirror image as another record of its class: switch it off for digits or text.
     Raises ValueError on a setting out of range.
     """
 
@@ -60,8 +61,9 @@ class Obscure(Defense):
     adaptive: ClassVar[tuple[str, ...]] = ("two-stage-decoder", "released-decoder", "linkage", "released-linkage")
 
     steps: int = 400
-    latent: int = 128
+    latent: int = 256
     width: int = 32
+    mirror: bool = True
     rate: float = 0.5
     kl_weight: float = 0.1
     predictive: float = 0.03
@@ -102,6 +104,7 @@ class Obscure(Defense):
             steps=self.steps,
             latent=self.latent,
             width=self.width,
+            mirror=self.mirror,
             rate=self.rate,
             generator=generator,
             label="training the obscuring generator",
