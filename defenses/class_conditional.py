@@ -91,8 +91,8 @@ def check_sizes(steps: int, latent: int, width: int) -> None:
     """Raise ValueError if one of the whole-number settings is out of range."""
     if steps < 0:
         raise ValueError(f"steps must be at least 0, not {steps}.")
-    if latent < 1:
-        raise ValueError(f"latent must be at least 1, not {latent}.")
+    if latent < 2:
+        raise ValueError(f"latent must be at least 2, not {latent}.")
     if width < 1:
         raise ValueError(f"width must be at least 1, not {width}.")
 

@@ -35,8 +35,10 @@ def grid_of(height: int, width: int) -> tuple[int, int]:
 
 
 class ClassCode(nn.Module):
-    """A whitened linear code per class: x ≈ centre + (m_y + L_y z)·V with z of mean 0 and covariance I in every class.
+    """A code per class, near N(0, I): x ≈ centre + (m_y + s L_y z)·V with s = exp(a_y + b_y ξ); the code is (z, ξ).
 
+    Pictures of a class differ in contrast, so its deviations from the mean are a Gaussian scale mixture (Wainwright and
+    Simoncelli 1999) rather than a Gaussian: s is a record's contrast, and the last of its k + 1 code entries tells it.
     V (k, D) are the leading principal directions of all records, at most a quarter as many as there are records, so
     that no direction belongs to a single one; m_y and L_y L_yᵀ are the mean and covariance of class y in them, shrunk
     towards those of all classes where a class is small. L_y = directions · diag(spread).
@@ -47,14 +49,17 @@ class ClassCode(nn.Module):
     means: Tensor
     directions: Tensor
     spread: Tensor
+    contrast: Tensor  # (classes, 2): a_y and b_y
 
-    def __init__(self, pixels: int, classes: int, latent: int) -> None:
+    def __init__(self, pixels: int, classes: int, entries: int) -> None:
         super().__init__()
+        latent = entries - 1
         self.register_buffer("centre", torch.zeros(pixels))
         self.register_buffer("basis", torch.zeros(latent, pixels))
         self.register_buffer("means", torch.zeros(classes, latent))
         self.register_buffer("directions", torch.zeros(classes, latent, latent))
         self.register_buffer("spread", torch.ones(classes, latent))
+        self.register_buffer("contrast", torch.zeros(classes, 2))
 
     @torch.no_grad()
     def measure(self, flat: Tensor, labels: Tensor, generator: torch.Generator) -> None:
@@ -74,23 +79,37 @@ class ClassCode(nn.Module):
             weight = sizes[c] / (sizes[c] + SHRINKAGE)
             self.means[c] = weight * coordinates[mine].mean(0)
             within[mine] -= coordinates[mine].mean(0)
-        pooled = within.T @ within / len(within)
+        lengths = within.norm(dim=1).clamp_min(1e-6)
+        for c in torch.unique(labels):
+            lengths[labels == c] /= lengths[labels == c].square().mean().sqrt()
+        logs = lengths.log().clamp_min(-3)
+        unit = within / logs.exp()[:, None]
+        pooled = unit.T @ unit / len(unit)
         for c in range(len(self.means)):
-            mine = within[labels == c]
+            mine, level = unit[labels == c], logs[labels == c]
             covariance = (mine.T @ mine + SHRINKAGE * pooled) / (sizes[c] + SHRINKAGE)
             covariance += 1e-3 * covariance.diagonal().mean() * torch.eye(latent, device=flat.device)
             values, self.directions[c] = torch.linalg.eigh(covariance)
             self.spread[c] = values.clamp_min(1e-12).sqrt()
+            total = sizes[c] + SHRINKAGE
+            mean = (level.sum() + SHRINKAGE * logs.mean()) / total
+            square = (level.square().sum() + SHRINKAGE * logs.square().mean()) / total
+            self.contrast[c] = torch.stack([mean, (square - mean.square()).clamp_min(1e-4).sqrt()])
 
     def encode(self, flat: Tensor, labels: Tensor) -> Tensor:
-        """Return the whitened codes (N, k) of flat pictures (N, D)."""
-        coordinates = (flat - self.centre) @ self.basis.T - self.means[labels]
-        return self._turned(coordinates, labels, back=True) / self.spread[labels]
+        """Return the codes (N, k + 1) of flat pictures (N, D)."""
+        within = (flat - self.centre) @ self.basis.T - self.means[labels]
+        rms = self.spread[labels].square().sum(1).sqrt()
+        logs = (within.norm(dim=1) / rms).clamp_min(1e-6).log().clamp_min(-3)
+        told = (logs - self.contrast[labels, 0]) / self.contrast[labels, 1]
+        turned = self._turned(within / logs.exp()[:, None], labels, back=True) / self.spread[labels]
+        return torch.cat([turned, told[:, None]], 1)
 
     def decode(self, codes: Tensor, labels: Tensor) -> Tensor:
-        """Return flat pictures (N, D) of codes (N, k)."""
-        coordinates = self.means[labels] + self._turned(codes * self.spread[labels], labels, back=False)
-        return self.centre + coordinates @ self.basis
+        """Return flat pictures (N, D) of codes (N, k + 1)."""
+        level = (self.contrast[labels, 0] + self.contrast[labels, 1] * codes[:, -1]).clamp(-3, 1)
+        turned = self._turned(codes[:, :-1] * self.spread[labels], labels, back=False)
+        return self.centre + (self.means[labels] + level.exp()[:, None] * turned) @ self.basis
 
     def _turned(self, rows: Tensor, labels: Tensor, *, back: bool) -> Tensor:
         # Class by class: gathering a k×k matrix per record would need gigabytes.
@@ -303,8 +322,8 @@ def load_network(directory: Path, name: str) -> GeneratorNetwork:
 
 
 def latent_of(latent: int, records: int) -> int:
-    """Return how many code entries are used: `latent`, but at most a quarter of the number of records."""
-    return max(1, min(latent, math.ceil(records / 4)))
+    """Return how many code entries are used: `latent`, but at most a quarter of the number of records, at least 2."""
+    return max(2, min(latent, math.ceil(records / 4)))
 
 
 def records_on_grid(records: Records, grid: tuple[int, int]) -> Records:
