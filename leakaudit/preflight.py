@@ -285,12 +285,16 @@ def _memory(target: Target, parameters: int, activations: int, victims: int) -> 
         "victims": victims,
         "bytes": needed,
     }
-    message = f"a stack of {victims} victims on {parameters:,} parameters takes about {needed / 2**30:.2g} GiB"
+    message = f"a stack of {victims} victims on {parameters:,} parameters takes about {_size(needed)}"
     capacity = _capacity(target.device)
     if capacity is not None and needed > 0.9 * capacity:
         message += ", more than there is: give fewer --records or a smaller --batch-size."
         return Finding("memory", "warning", message, evidence)
     return Finding("memory", "info", message + ".", evidence)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{max(1, round(count / 2**20))} MiB"
 
 
 def _capacity(device: torch.device) -> int | None:
