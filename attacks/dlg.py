@@ -53,7 +53,7 @@ class DLG(Attack):
         """Invert every victim; a trial whose objective is not finite or never falls is `diverged`."""
         labels = self.fixed_labels(model, update, generator)
         trials = update.victims * self.restarts
-        start = starts(model, update, trials, generator)
+        start = starts(model, update, self.restarts, generator)
         soft = torch.randn(
             (trials, update.batch_size, update.classes), generator=generator, device=generator.device
         ).to(start)

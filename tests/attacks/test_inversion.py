@@ -177,8 +177,8 @@ def test_a_trial_that_stalls_stops_early() -> None:
 
     start = torch.full((2, 1, 1, 2, 2), 0.9)
     found = descend(flat, start, torch.tensor([0, 1]), steps=100, step_size=0.01, patience=5, label="flat")
-    assert found.statuses == ("converged", "diverged")
-    assert calls.count(1) > 50  # the stalled one was dropped after four stages of five steps
+    assert found.statuses == ("converged", "converged")
+    assert calls.count(1) > 50  # the stalled one skipped to its end
     assert len(calls) <= 100
 
 
