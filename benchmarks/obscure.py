@@ -2,14 +2,14 @@
 
     python -m benchmarks.obscure [--private 2000] [--seeds 1] [--epochs 15] [--defenses SPEC ...] [--json FILE]
 
-Private records come from `cifar10_train_a`, the attacker's auxiliary ones from `cifar10_train_b`, accuracy is measured on
-`cifar10_test`. Accuracy: networks trained from scratch on the shared updates. The attacker picks the record out of 100
-of its class, (update) by gradient similarity to a one-record update, seeing the defense, and (released), for the
-generators, with x̃ itself: by a fresh decoder, by pixels and reference features, and by the exact likelihood ratio of the
-generator's code; the best of them counts, which favours the attacker. R² is the share of the variance beyond the class mean
-that the decoder explains. Memory: the area under the curve of telling training records from test records of their class by
-the length of their code in the generator's weights (.5: nothing remembered); it needs the weights, no update.
-It needs `../shared/data` beside the repository.
+Private records come from `cifar10_train_a`, the attacker's auxiliary ones from `cifar10_train_b`; accuracy is that of
+networks trained from scratch on the shared updates, on `cifar10_test`. The attacker picks the record out of 100 of its
+class: (update) by gradient similarity to a one-record update, knowing the defense; (x̃), for the generators, handed the
+replaced record itself: by a fresh decoder, by pixels and reference features, and by the likelihood of its code. The
+best attacker counts, chosen afterwards, which favours it: `class-conditional` shows what that gives where x̃ tells nothing.
+R² is the share of the variance beyond the class mean that the decoder explains. Memory is the area under the curve of
+telling training records from test records by the length of their code in the generator's weights (.5: nothing
+remembered); it takes the weights, and no update. It needs `../shared/data` beside the repository.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from leakaudit.utility import utility
 
 DEFENSES = ("none", "gaussian", "prune", "dp-sgd", "class-conditional", "obscure")
 CANDIDATES = 100
+DRAWS = 4  # replacements of a candidate that the attacker averages
 
 
 @dataclass(frozen=True)
@@ -89,22 +90,12 @@ def by_update(target: Target, defense: Defense, line_up: CandidateSets, victims:
         record = target.private[[victim]]
         replaced = release(defense, record, generator)
         shared = defended_gradient(target.model, target.loss, replaced.images, replaced.labels, defense, generator)
-        scores = gradient_scores(
-            target.model,
-            target.loss,
-            defense,
-            shared,
-            record.labels,
-            line_up.images(slice(row, row + 1))[0],
-            generator,
-            4,
-        )
+        shown = line_up.images(slice(row, row + 1))[0]
+        scores = gradient_scores(target.model, target.loss, defense, shared, record.labels, shown, generator, 4)
         for name, values in scores.items():
             found.setdefault(name, []).append(values)
-    return max(
-        float(identify_by_scores(torch.cat(rows), line_up.position[: len(victims)])[1].float().mean())
-        for rows in found.values()
-    )
+    position = line_up.position[: len(victims)]
+    return max(float(identify_by_scores(torch.cat(each), position)[1].float().mean()) for each in found.values())
 
 
 def code_scores(generator: GeneratorNetwork, released: Tensor, labels: Tensor, pictures: Tensor) -> Tensor:
@@ -134,7 +125,7 @@ def by_release(
         told = Records(shown, labels[i].expand(len(shown)))
         draws = [
             features_of(target.model, defense, release(defense, told, generator_for(seed, "draws", i, k)).images)
-            for k in range(8)
+            for k in range(DRAWS)
         ]
         mean = {name: torch.stack([d[name] for d in draws]).mean(0) for name in features}
         own = {name: value[i : i + 1] for name, value in features.items()}
@@ -142,8 +133,8 @@ def by_release(
         scores["all"] = sum_of(scores, ())
         for name, values in scores.items():
             rows.setdefault(name, []).append(values)
-    for name, values in rows.items():
-        found[name] = float(identify_by_scores(torch.cat(values), line_up.position[:count])[1].float().mean())
+    for name, each in rows.items():
+        found[name] = float(identify_by_scores(torch.cat(each), line_up.position[:count])[1].float().mean())
     for part in parts_of(defense):
         generator = getattr(part, "network", None)
         if isinstance(generator, GeneratorNetwork) and generator.sizes.sees_records:
@@ -199,7 +190,7 @@ def measure(spec: str, target: Target, *, records: int, updates: int, epochs: in
     )
 
 
-def shown(value: float | None, form: str) -> str:
+def text(value: float | None, form: str) -> str:
     return "–" if value is None else format(value, form)
 
 
@@ -234,12 +225,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             seed=options.seed,
         )
         rows.append(asdict(row))
-        print(
-            f"{spec:18s} {row.accuracy:9.1%} {row.identified_update:14.1%} {shown(row.identified_released, '10.1%'):>10}"
-            f" {shown(row.decoder_r2, '11.3f'):>11} {shown(row.decoder_psnr, '8.1f'):>8} {shown(row.distance, '9.2f'):>9}"
-            f" {shown(row.memory, '7.2f'):>7} {row.fit_seconds:6.0f}",
-            flush=True,
+        columns = (
+            f"{spec:18s} {row.accuracy:9.1%} {row.identified_update:14.1%}",
+            f"{text(row.identified_released, '.1%'):>9}",
+            f"{text(row.decoder_r2, '.3f'):>11}",
+            f"{text(row.decoder_psnr, '.1f'):>8}",
+            f"{text(row.distance, '.2f'):>9}",
+            f"{text(row.memory, '.2f'):>7} {row.fit_seconds:6.0f}",
         )
+        print(" ".join(columns), flush=True)
         if options.json:
             options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
