@@ -68,7 +68,7 @@ def test_the_best_value_is_found_by_halving(generator: torch.Generator) -> None:
     assert isinstance(attack, Oracle)
     assert (attack.tv, attack.steps) == (0.1, 400)
     assert tuned == {"tv": 0.1, "steps": 400, "auxiliary_psnr": pytest.approx(40, abs=1e-2)}
-    assert oracle.calls == [(0.3, 100), (0.1, 100), (0.01, 100), (0.1, 200), (0.1, 400)]
+    assert oracle.calls == [(0.3, 100), (0.1, 100), (0.01, 100), (0.1, 200), (0.01, 200), (0.1, 400)]
 
 
 def test_a_shorter_run_is_kept_when_it_is_no_worse(generator: torch.Generator) -> None:
