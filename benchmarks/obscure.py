@@ -6,7 +6,7 @@ Private records come from `cifar10_train_a`, the attacker's auxiliary ones from 
 networks trained from scratch on the shared updates, on `cifar10_test`. The attacker picks the record out of 100 of its
 class: (update) by gradient similarity to a one-record update, knowing the defense; (x̃), for the generators, handed the
 replaced record itself: by a fresh decoder, by pixels and reference features, and by the likelihood of its code. The
-best attacker counts, chosen afterwards, which favours it: `class-conditional` shows what that gives where x̃ tells nothing.
+best attacker counts, chosen afterwards, which favours it: `class-conditional` shows what that gives for an empty x̃.
 R² is the share of the variance beyond the class mean that the decoder explains. Memory is the area under the curve of
 telling training records from test records by the length of their code in the generator's weights (.5: nothing
 remembered); it takes the weights, and no update. It needs `../shared/data` beside the repository.
