@@ -21,6 +21,10 @@ from leakaudit.target import LossFunction, PixelModel
 # (candidate's gradient, shared gradient) -> (value, cotangent ∂value/∂candidate's gradient)
 Distance = Callable[[Gradients, Gradients], tuple[Tensor, Gradients]]
 
+# Parameters up to which all trials run as one vectorised pass: per trial 0.3 of the loop's CPU time at 9,000
+# parameters, the same at 84,000, more above.
+VECTORISE_UP_TO = 40_000
+
 
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
@@ -72,6 +76,26 @@ def match_one(
     return value.detach(), tuple(torch.zeros_like(x) if s is None else s for x, s in zip(inputs, slopes, strict=True))
 
 
+def _match_vectorised(
+    model: PixelModel, loss: LossFunction, images: Tensor, labels: Tensor, shared: Gradients, distance: Distance
+) -> tuple[Tensor, Tensor]:
+    """Return what `match` does, `shared` one row per trial. Raises RuntimeError where vmap cannot follow."""
+    names, tensors = parameters_of(model)
+    parameters = dict(zip(names, (p.detach() for p in tensors), strict=True))
+
+    def trial(x: Tensor, y: Tensor, *wanted: Tensor) -> tuple[Tensor, Tensor]:
+        def gradient(picture: Tensor) -> dict[str, Tensor]:
+            return torch.func.grad(lambda p: loss(torch.func.functional_call(model, p, (picture,)), y))(parameters)
+
+        found, back = torch.func.vjp(gradient, x)
+        value, cotangent = distance(tuple(found[n] for n in names), wanted)
+        return value, back(dict(zip(names, cotangent, strict=True)))[0]
+
+    with twice_differentiable():
+        values, slopes = torch.func.vmap(trial)(images, labels, *shared)
+    return values.detach(), slopes.detach()
+
+
 def match(
     model: PixelModel,
     loss: LossFunction,
@@ -86,7 +110,15 @@ def match(
     `images` (T, B, C, H, W), `labels` (T, B) class indices or (T, B, classes) probabilities, `shared` one tensor
     (V, *parameter.shape) per parameter: trial t is matched with row `rows[t]` of (T,), by default with row t (V = T),
     so that several trials of one victim share its update. The caller puts the model in the client's mode.
+
+    Small networks run all trials in one vectorised pass, where a loop would spend its time on launching operations.
     """
+    if images.shape[0] > 1 and sum(p.numel() for p in parameters_of(model)[1]) <= VECTORISE_UP_TO:
+        chosen = shared if rows is None else tuple(s[rows] for s in shared)
+        try:
+            return _match_vectorised(model, loss, images, labels, chosen, distance)
+        except RuntimeError:  # something in the model or the distance has no vectorised form: BatchNorm's
+            pass  # statistics in train mode, random draws
     values, slopes = [], []
     for t in range(images.shape[0]):
         row = t if rows is None else int(rows[t])
