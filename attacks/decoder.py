@@ -271,11 +271,11 @@ class ReleasedDecoder(Attack):
     source: ClassVar[str] = "data-processing inequality; Wu et al. 2023"
     requires: ClassVar[frozenset[str]] = frozenset({"defense", "auxiliary", "released"})
 
-    steps: int = 600
+    decoder_steps: int = 600
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError("steps must be at least 1")
+        if self.decoder_steps < 1:
+            raise ValueError("decoder_steps must be at least 1")
 
     @memory_safe
     def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
@@ -284,7 +284,7 @@ class ReleasedDecoder(Attack):
         if update.released is None:
             raise NotApplicable("the replaced records are not exposed")
         labels = known_labels(model, update, generator)
-        decoder = fit_decoder(defense, auxiliary, update.classes, generator, steps=self.steps, label=self.name)
+        decoder = fit_decoder(defense, auxiliary, update.classes, generator, steps=self.decoder_steps, label=self.name)
         status: Status = "budget" if expired() else "converged"
         return Reconstruction(
             images=decode_all(decoder, update.released, labels),

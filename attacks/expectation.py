@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from leakaudit import engine
 from leakaudit.attacks.inverting_gradients import InvertingGradients
@@ -16,7 +17,7 @@ from leakaudit.errors import NotApplicable
 from leakaudit.registry import register_attack
 
 
-def defend(defense: Defense, gradient: Gradients, batch_size: int, generator: torch.Generator) -> Gradients:
+def defended(defense: Defense, gradient: Gradients, batch_size: int, generator: torch.Generator) -> Gradients:
     """Return the mean gradient of B records as the defense would share it.
 
     A defense that acts per example is given the mean B times: exact at B = 1, and right in the scale of the noise
@@ -28,24 +29,45 @@ def defend(defense: Defense, gradient: Gradients, batch_size: int, generator: to
     return defense.transform_update(gradient, batch_size, generator)
 
 
+def expected(
+    defense: Defense, gradient: Gradients, batch_size: int, generator: torch.Generator, draws: int
+) -> Gradients:
+    """Return an estimate of E[D(ĝ)] over the randomness of the defense D: the mean over `draws` of D(ĝ; ε) − D(0; ε).
+
+    The same noise on the zero gradient is a control variate: noise that is added cancels exactly, at any σ.
+    """
+    zero = tuple(torch.zeros_like(g) for g in gradient)
+    total = zero
+    for _ in range(draws):
+        seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+        pair = [
+            defended(defense, g, batch_size, torch.Generator(device=generator.device).manual_seed(seed))
+            for g in (gradient, zero)
+        ]
+        total = tuple(t + (a - b) / draws for t, a, b in zip(total, *pair, strict=True))
+    return total
+
+
 @register_attack
 @dataclass(frozen=True, kw_only=True)
 class Expectation(InvertingGradients):
-    """Minimise E[1 − cos(D(∇ℓ(x̂)), g̃)] + tv·TV(x̂) over the randomness of the defense D.
+    """Minimise 1 − cos(E[D(∇ℓ(x̂))], g̃) + tv·TV(x̂) over the randomness of the defense D (`expected`).
 
-    Each step averages the closed-form cotangent over `draws` samples of D and passes it straight through D (expectation
-    over transformation, Athalye et al. 2018, arXiv 1707.07397), so that it costs one vector-Jacobian product. Noise
-    asks for a stronger prior, hence the wider grid.
+    The cotangent passes straight through D (backward-pass approximation, Athalye et al. 2018, arXiv 1802.00420), so
+    that a step costs one vector-Jacobian product. The expectation stands inside the cosine: under Gaussian noise of
+    unknown scale that is the profile likelihood, while averaging the cosine of noisy candidates lost 2 to 8 dB on
+    auxiliary CIFAR-10 records. Where D in expectation only scales its input, as noise and one record's clipping do,
+    nothing need be drawn. What noise changes is the weight that the prior deserves: the grid reaches further up.
     """
 
     name: ClassVar[str] = "expectation"
     summary: ClassVar[str] = "inverting gradients in expectation over the defense's randomness, stronger prior"
     source: ClassVar[str] = "Geiping et al. 2020; Athalye et al. 2018"
     requires: ClassVar[frozenset[str]] = frozenset({"defense"})
-    grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"tv": (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)}
+    grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"tv": (2e-3, 1e-2, 5e-2, 1e-1, 2e-1, 5e-1)}
 
     draws: int = 2
-    tv: float = 1e-2
+    tv: float = 5e-2
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,18 +75,24 @@ class Expectation(InvertingGradients):
             raise ValueError("draws must be at least 1")
 
     def distance(self, update: SharedUpdate, generator: torch.Generator) -> engine.Distance:
-        """Return the cosine distance averaged over draws of the defense. Raises NotApplicable if it is not known."""
+        """Return the cosine distance to the expectation. Raises NotApplicable if the defense is not exposed."""
         defense = update.defense
         if defense is None:
             raise NotApplicable("the defense is not exposed")
+        if self._only_scales(defense, update, generator):
+            return engine.cosine
 
-        def expected(candidate: Gradients, shared: Gradients) -> tuple[torch.Tensor, Gradients]:
-            found = [
-                engine.cosine(defend(defense, candidate, update.batch_size, generator), shared)
-                for _ in range(self.draws)
-            ]
-            value = torch.stack([value for value, _ in found]).mean()
-            columns = zip(*(cotangent for _, cotangent in found), strict=True)
-            return value, tuple(torch.stack(column).mean(0) for column in columns)
+        def distance(candidate: Gradients, shared: Gradients) -> tuple[Tensor, Gradients]:
+            mean = expected(defense, candidate, update.batch_size, generator, self.draws)
+            return engine.cosine(mean, shared)
 
-        return expected
+        return distance
+
+    def _only_scales(self, defense: Defense, update: SharedUpdate, generator: torch.Generator) -> bool:
+        """Return whether E[D(·)] only scales a gradient, tried on noise of each tensor's own size in the update."""
+        probe = tuple(
+            torch.randn(g.shape[1:], generator=generator, device=generator.device).to(g)
+            * g[0].nan_to_num().std(correction=0)
+            for g in update.gradients
+        )
+        return float(engine.cosine(expected(defense, probe, update.batch_size, generator, 1), probe)[0]) < 1e-3

@@ -42,7 +42,7 @@ def by_class(count: int, seed: int) -> Records:
 def test_an_invertible_replacement_is_undone(generator: torch.Generator) -> None:
     private, auxiliary = by_class(6, 1), by_class(80, 2)
     update = shared_update(conv_model(SHAPE), private, defense=Shifted(), auxiliary=auxiliary)
-    found = ReleasedDecoder(steps=150)(conv_model(SHAPE), update, generator)
+    found = ReleasedDecoder(decoder_steps=150)(conv_model(SHAPE), update, generator)
     assert found.images is not None
     assert update.released is not None
     assert float(psnr(private.images, update.released[:, 0]).median()) < 15
@@ -77,7 +77,7 @@ def test_it_works_on_the_record_stage_of_a_chain(generator: torch.Generator) -> 
     model, private, auxiliary = conv_model(SHAPE), by_class(2, 7), by_class(40, 8)
     defense = chain(Shifted(), parse_defense("gaussian:std=0.01"))
     update = shared_update(model, private, defense=defense, auxiliary=auxiliary)
-    found = ReleasedDecoder(steps=100)(model, update, generator)
+    found = ReleasedDecoder(decoder_steps=100)(model, update, generator)
     assert found.images is not None
     assert float(psnr(private.images, found.images[:, 0]).median()) > 20
 

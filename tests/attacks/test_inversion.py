@@ -12,7 +12,7 @@ from torch import nn
 from leakaudit import engine
 from leakaudit.attack import Reconstruction
 from leakaudit.attacks._optimise import descend, total_variation
-from leakaudit.attacks.expectation import Expectation
+from leakaudit.attacks.expectation import Expectation, expected
 from leakaudit.attacks.inverting_gradients import InvertingGradients
 from leakaudit.attacks.masked import MaskedMatching, completed, completed_cosine
 from leakaudit.client import SharedUpdate, share
@@ -111,14 +111,33 @@ def test_a_pruned_entry_costs_only_what_pruning_cannot_explain() -> None:
     assert float(cotangent[0][1]) > 0  # downhill is towards a smaller entry
 
 
-def test_expectation_without_randomness_is_plain_matching() -> None:
+@pytest.mark.parametrize("spec", ["none", "gaussian:std=0.5", "laplace:scale=0.5", "dp-sgd:noise_multiplier=3"])
+def test_noise_has_no_part_in_the_expectation(spec: str, generator: torch.Generator) -> None:
+    gradient: Gradients = (torch.randn(4, 3, generator=generator), torch.randn(5, generator=generator))
+    defense = parse_defense(spec)
+    for batch_size in (1, 3):
+        found = torch.cat([g.flatten() for g in expected(defense, gradient, batch_size, generator, draws=2)])
+        wanted = torch.cat([g.flatten() for g in gradient])
+        if spec.startswith("dp-sgd"):
+            wanted = wanted / wanted.norm()  # clipped to norm 1
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
+def test_the_expectation_keeps_what_a_defense_does_to_the_direction(generator: torch.Generator) -> None:
+    gradient: Gradients = (torch.randn(20, generator=generator),)
+    defense = parse_defense("prune:sparsity=0.8,gaussian:std=0.3")
+    (found,) = expected(defense, gradient, 1, generator, draws=1)
+    assert int((found.abs() > 1e-5).sum()) == 4
+
+
+def test_expectation_where_the_defense_only_scales_is_plain_matching() -> None:
     model, private = conv_model(SHAPE), records(2, SHAPE, 3, seed=5)
-    update = shared_update(model, private)
-    plain = InvertingGradients(steps=20, tv=1e-3)(model, update, torch.Generator().manual_seed(0))
-    same = Expectation(steps=20, tv=1e-3, draws=1)(model, update, torch.Generator().manual_seed(0))
-    assert plain.images is not None
-    assert same.images is not None
-    assert torch.equal(plain.images, same.images)
+    update = shared_update(model, private, defense=parse_defense("clip:max_norm=0.1"))
+    with_labels = dataclasses.replace(update, labels=private.labels[:, None])
+    generator = torch.Generator().manual_seed(0)
+    assert Expectation().distance(with_labels, generator) is engine.cosine
+    pruned = dataclasses.replace(with_labels, defense=parse_defense("prune:sparsity=0.9"))
+    assert Expectation().distance(pruned, generator) is not engine.cosine
 
 
 @pytest.mark.parametrize("spec", ["gaussian:std=0.003", "dp-sgd:noise_multiplier=0.001", "laplace:scale=0.002"])
