@@ -169,7 +169,7 @@ def _weight(defense: Defense, plan: Plan) -> float:
 
 
 def _attack_weight(attack: Attack) -> float:
-    return 2.0 if attack.grid else 0.5
+    return 2.0 if attack.grid or hasattr(attack, "decoder_steps") else 0.5
 
 
 def _audit_defense(

@@ -85,9 +85,11 @@ def _match_vectorised(
 
     def trial(x: Tensor, y: Tensor, *wanted: Tensor) -> tuple[Tensor, Tensor]:
         def gradient(picture: Tensor) -> dict[str, Tensor]:
-            return torch.func.grad(lambda p: loss(torch.func.functional_call(model, p, (picture,)), y))(parameters)
+            outcome = torch.func.grad(lambda p: loss(torch.func.functional_call(model, p, (picture,)), y))
+            found: dict[str, Tensor] = outcome(parameters)
+            return found
 
-        found, back = torch.func.vjp(gradient, x)
+        found, back = torch.func.vjp(gradient, x)[:2]
         value, cotangent = distance(tuple(found[n] for n in names), wanted)
         return value, back(dict(zip(names, cotangent, strict=True)))[0]
 

@@ -24,12 +24,13 @@ class Battery:
     seeds: int  # training runs per defense
     epochs: int
     tuning_victims: int
+    decoder_steps: int  # of the decoders trained against data-replacing defenses
 
 
 BATTERIES: dict[str, Battery] = {
-    "quick": Battery(("analytic", "labels", "inverting-gradients", "linkage"), 150, 1, 1, 5, 4),
-    "standard": Battery(("analytic", "labels", "dlg", "idlg", "inverting-gradients", "linkage"), 400, 1, 3, 15, 4),
-    "full": Battery(("analytic", "labels", "dlg", "idlg", "inverting-gradients", "linkage"), 1200, 4, 5, 30, 8),
+    "quick": Battery(("analytic", "labels", "inverting-gradients", "linkage"), 150, 1, 1, 5, 4, 200),
+    "standard": Battery(("analytic", "labels", "dlg", "idlg", "inverting-gradients", "linkage"), 400, 1, 3, 15, 4, 600),
+    "full": Battery(("analytic", "labels", "dlg", "idlg", "inverting-gradients", "linkage"), 1200, 4, 5, 30, 8, 1500),
 }
 
 
@@ -102,16 +103,21 @@ class Plan:
             "steps": effort.steps,
             "restarts": effort.restarts,
             "tuning_victims": effort.tuning_victims,
+            "decoder_steps": effort.decoder_steps,
         }
 
 
 def with_effort(attack: Attack, spec: str, effort: Battery) -> Attack:
-    """Return a gradient-matching attack with the battery's steps and restarts, where its spec does not set them."""
-    if not attack.grid:
-        return attack
-    wanted = {"steps": effort.steps, "restarts": effort.restarts}
+    """Return an attack with the battery's effort in the settings that its spec leaves open.
+
+    Steps and restarts are those of gradient matching, which has a `step_size`; other attacks keep their own.
+    """
     settable = {f.name for f in fields(attack)}
-    return replace(attack, **{k: v for k, v in wanted.items() if k in settable and f":{k}=" not in spec})
+    wanted = {"decoder_steps": effort.decoder_steps}
+    if "step_size" in settable:
+        wanted |= {"steps": effort.steps, "restarts": effort.restarts}
+    open_ = {k: v for k, v in wanted.items() if k in settable and f":{k}=" not in spec.replace("-", "_")}
+    return replace(attack, **open_) if open_ else attack
 
 
 def attacks_for(defense: Defense, effort: Battery) -> list[tuple[Attack, str]]:

@@ -31,4 +31,6 @@ def shared() -> Path:
 @pytest.fixture
 def short_battery(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make `--quick` a matter of seconds: what these tests ask about does not depend on the attacks' strength."""
-    monkeypatch.setitem(plan.BATTERIES, "quick", replace(plan.BATTERIES["quick"], steps=3, tuning_victims=2))
+    monkeypatch.setitem(
+        plan.BATTERIES, "quick", replace(plan.BATTERIES["quick"], steps=3, tuning_victims=2, decoder_steps=3)
+    )

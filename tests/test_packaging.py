@@ -1,4 +1,4 @@
-"""The wheel and the sdist hold everything and nothing else, and work outside the checkout beside a user's attacks.py."""
+"""The wheel and the sdist hold everything and nothing else, and work beside a user's own attacks.py."""
 
 from __future__ import annotations
 
@@ -57,8 +57,9 @@ def test_works_beside_a_users_own_attacks_module(built: Path, tmp_path: Path) ->
     work.mkdir()
     for name in ("attacks", "defenses", "reports"):
         (work / f"{name}.py").write_text("raise ImportError('the wrong module')\n")
+    code = "import sys; from leakaudit.cli import main; sys.argv[1:] = ['list', 'attacks']; main()"
     done = subprocess.run(
-        [sys.executable, "-c", "import sys; from leakaudit.cli import main; sys.argv[1:] = ['list', 'attacks']; main()"],
+        [sys.executable, "-c", code],
         cwd=work,
         env=os.environ | {"PYTHONPATH": str(unpacked)},
         capture_output=True,
