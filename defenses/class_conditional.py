@@ -37,7 +37,7 @@ class ClassConditional(Defense):
     replaces_records: ClassVar[bool] = True
     adaptive: ClassVar[tuple[str, ...]] = ("two-stage-decoder", "released-decoder", "linkage", "released-linkage")
 
-    steps: int = 400
+    steps: int = 200
     latent: int = 256
     width: int = 32
     mirror: bool = True

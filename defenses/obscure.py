@@ -60,11 +60,11 @@ class Obscure(Defense):
     replaces_records: ClassVar[bool] = True
     adaptive: ClassVar[tuple[str, ...]] = ("two-stage-decoder", "released-decoder", "linkage", "released-linkage")
 
-    steps: int = 400
+    steps: int = 200
     latent: int = 256
     width: int = 32
     mirror: bool = True
-    rate: float = 0.5
+    rate: float = 0.4
     kl_weight: float = 0.1
     predictive: float = 0.03
     moments: float = 1.0
