@@ -149,7 +149,7 @@ def _doubts_about_size(attacks: Sequence[AttackResult], chance: float, allowed: 
     fewest = min(a.identification.n for a in scored)
     if fewest < max(needed, min_records):
         return [
-            f"Only {fewest} records were attacked: at least {max(needed, min_records)} are needed to show that no more "
+            f"Only {fewest} {'record was' if fewest == 1 else 'records were'} scored: at least {max(needed, min_records)} are needed to show that no more "
             f"than {_percent(allowed)} are identified."
         ]
     return [
