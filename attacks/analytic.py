@@ -50,6 +50,17 @@ def first_dense(model: PixelModel, pictures: Tensor) -> nn.Linear:
     return layer
 
 
+def solve(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the input (D,) of a dense layer from its gradients (O, D) and (O,), by least squares over the rows.
+
+    Second comes how far the gradient is from the rank-one form that this assumes: zero without a defense. Not finite
+    where the bias gradient is zero.
+    """
+    weight, bias = weight.double(), bias.double()
+    found = bias @ weight / bias.square().sum()
+    return found, (weight - torch.outer(bias, found)).norm()
+
+
 @register_attack
 @dataclass(frozen=True, kw_only=True)
 class Analytic(Attack):
@@ -72,14 +83,11 @@ class Analytic(Attack):
         with client_mode(model, update, generator):
             layer = first_dense(model, probe_pictures(update, generator, model.mean.device, most=8))
         place = {id(p): i for i, p in enumerate(parameters_of(model)[1])}
-        weight = update.gradients[place[id(layer.weight)]].double()
-        bias = update.gradients[place[id(layer.bias)]].double()
-        power = bias.square().sum(1, keepdim=True)
-        flat = torch.einsum("vk,vkd->vd", bias, weight) / power
-        usable = (flat.isfinite().all(1) & (power[:, 0] > 0)).tolist()
+        weights, biases = update.gradients[place[id(layer.weight)]], update.gradients[place[id(layer.bias)]]
+        solved = [solve(weight, bias) for weight, bias in zip(weights, biases, strict=True)]
+        flat, rest = (torch.stack(column) for column in zip(*solved, strict=True))
+        usable = flat.isfinite().all(1).tolist()
         images = flat.nan_to_num(0, 0, 0).view(update.victims, *update.input_shape) * model.std + model.mean
-        # How far the gradient is from the rank-one form that the reading assumes: zero without a defense.
-        rest = (weight - bias[:, :, None] * flat[:, None, :]).flatten(1).norm(dim=1)
         statuses: tuple[Status, ...] = tuple("converged" if u else "diverged" for u in usable)
         return Reconstruction(
             images=images.to(model.mean.dtype).clamp(0, 1)[:, None],

@@ -255,3 +255,26 @@ def test_a_loss_that_takes_no_soft_labels_is_not_applicable(generator: torch.Gen
     with pytest.raises(NotApplicable, match="soft labels"):
         parse_attack("dlg:steps=5")(model, update, generator)
     assert parse_attack("idlg:steps=5")(model, update, generator).images is not None
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit"])
+def test_torchvisions_networks_are_attacked(name: str, generator: torch.Generator) -> None:
+    from torchvision.models import VisionTransformer, resnet18
+
+    def build() -> nn.Module:
+        if name == "resnet18":
+            return resnet18(num_classes=5)  # type: ignore[no-any-return]
+        return VisionTransformer(
+            image_size=16, patch_size=8, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=16, num_classes=5
+        )  # type: ignore[no-any-return]
+
+    shape = (3, 16, 16)
+    model, private = PixelModel(seeded(build), [0.5] * 3, [0.25] * 3), records(1, shape, 5, seed=11)
+    if name == "vit":  # its head starts at zero, where no gradient passes
+        nn.init.normal_(model.network.heads.head.weight, std=0.1, generator=generator)  # type: ignore[union-attr,arg-type]
+    found = InvertingGradients(steps=8)(model, shared_update(model, private, classes=5), generator)
+    assert found.statuses == ("converged",)
+    assert found.labels is not None
+    assert found.labels.flatten().tolist() == private.labels.tolist()
+    assert found.images is not None
+    assert float((found.images - 0.5).abs().max()) > 0.05
