@@ -28,9 +28,9 @@ def completed(candidate: Gradients, shared: Gradients) -> Gradients:
     scale = other / norm.clamp_min(1e-15)
 
     def complete(c: Tensor, s: Tensor, mask: Tensor) -> Tensor:
-        if not mask.any():
-            return s
-        least = s.abs()[mask].min()
+        # Without a branch, so that the engine can vectorise it; a tensor of which nothing was shared stays zero.
+        least = torch.where(mask, s.abs(), torch.inf).amin()
+        least = torch.where(least.isfinite(), least, 0.0)
         return torch.where(mask, s, (scale * c).clamp(-least, least))
 
     return tuple(complete(c, s, mask) for c, s, mask in zip(candidate, shared, masks, strict=True))
