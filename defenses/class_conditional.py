@@ -27,8 +27,9 @@ class ClassConditional(Defense):
     What G itself remembers of the records it was trained on is not bounded.
 
     `steps` of training, `latent` entries of ε (at most a quarter of the records), `width` of the refining network,
-    `mirror` (count mirror images as further records: not for digits or text), and the weights of the `predictive` and
-    `moments` terms. Raises ValueError on a setting out of range.
+    `mirror` (count mirror images as further records: not for digits or text), `shared` (how much of all classes'
+    covariance is mixed into each class's own: more remembers less and costs accuracy), and the weights of the
+    `predictive` and `moments` terms. Raises ValueError on a setting out of range.
     """
 
     name: ClassVar[str] = "class-conditional"
@@ -41,13 +42,14 @@ class ClassConditional(Defense):
     latent: int = 256
     width: int = 32
     mirror: bool = True
+    shared: float = 0.2
     predictive: float = 0.03
     moments: float = 1.0
     network: GeneratorNetwork | None = state()
     reference: nn.Module | None = state()
 
     def __post_init__(self) -> None:
-        check_sizes(self.steps, self.latent, self.width)
+        check_sizes(self.steps, self.latent, self.width, self.shared)
         check_weights(predictive=self.predictive, moments=self.moments)
 
     def fit(self, target: Target, generator: torch.Generator) -> Defense:
@@ -60,6 +62,7 @@ class ClassConditional(Defense):
             latent=self.latent,
             width=self.width,
             mirror=self.mirror,
+            shared=self.shared,
             rate=0.0,
             generator=generator,
             label="training the class-conditional generator",
@@ -87,14 +90,16 @@ def fitted(network: GeneratorNetwork | None) -> GeneratorNetwork:
     return network
 
 
-def check_sizes(steps: int, latent: int, width: int) -> None:
-    """Raise ValueError if one of the whole-number settings is out of range."""
+def check_sizes(steps: int, latent: int, width: int, shared: float) -> None:
+    """Raise ValueError if a setting that both generators have is out of range."""
     if steps < 0:
         raise ValueError(f"steps must be at least 0, not {steps}.")
     if latent < 2:
         raise ValueError(f"latent must be at least 2, not {latent}.")
     if width < 1:
         raise ValueError(f"width must be at least 1, not {width}.")
+    if not 0 <= shared <= 1:
+        raise ValueError(f"shared must lie between 0 and 1, not {shared}.")
 
 
 def check_weights(**weights: float) -> None:

@@ -164,6 +164,7 @@ def train_generator(
     width: int,
     rate: float,
     mirror: bool,
+    shared: float,
     generator: torch.Generator,
     label: str,
 ) -> tuple[GeneratorNetwork, FeatureNetwork]:
@@ -187,7 +188,7 @@ def train_generator(
     if mirror:
         both = torch.cat([records.images, records.images.flip(3)])
         shown = Records(both, records.labels.repeat(2))
-    network.code.measure(shown.images.flatten(1), shown.labels, generator)
+    network.code.measure(shown.images.flatten(1), shown.labels, generator, shared)
     nets = [feature_network(shown, sizes.classes, epochs, generator) for epochs in EPOCHS]
     _optimise(network, records, nets, weights, steps, mirror, generator, label)
     if sees_records:

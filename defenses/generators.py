@@ -62,8 +62,12 @@ class ClassCode(nn.Module):
         self.register_buffer("contrast", torch.zeros(classes, 2))
 
     @torch.no_grad()
-    def measure(self, flat: Tensor, labels: Tensor, generator: torch.Generator) -> None:
-        """Take the statistics of flat pictures (N, D)."""
+    def measure(self, flat: Tensor, labels: Tensor, generator: torch.Generator, shared: float = 0.0) -> None:
+        """Take the statistics of flat pictures (N, D).
+
+        `shared` in [0, 1] is how much of all classes' covariance is mixed into each class's own, which is estimated
+        from few records per direction and so remembers them.
+        """
         latent = self.basis.shape[0]
         self.centre.copy_(flat.mean(0))
         chosen = torch.randperm(len(flat), generator=generator, device=generator.device)[:MAX_MEASURED].to(flat.device)
@@ -87,7 +91,8 @@ class ClassCode(nn.Module):
         pooled = unit.T @ unit / len(unit)
         for c in range(len(self.means)):
             mine, level = unit[labels == c], logs[labels == c]
-            covariance = (mine.T @ mine + SHRINKAGE * pooled) / (sizes[c] + SHRINKAGE)
+            own = (mine.T @ mine + SHRINKAGE * pooled) / (sizes[c] + SHRINKAGE)
+            covariance = (1 - shared) * own + shared * pooled
             covariance += 1e-3 * covariance.diagonal().mean() * torch.eye(latent, device=flat.device)
             values, self.directions[c] = torch.linalg.eigh(covariance)
             self.spread[c] = values.clamp_min(1e-12).sqrt()

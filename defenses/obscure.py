@@ -51,6 +51,8 @@ class Obscure(Defense):
 
     `steps` of training, `latent` entries of z (at most a quarter of the records), `width` of the refining network.
     `mirror` counts a record's mirror image as another record of its class: switch it off for digits or text.
+    `shared` is how much of all classes' covariance is mixed into each class's own: more remembers less of the records
+    in the generator's weights and costs accuracy.
     Raises ValueError on a setting out of range.
     """
 
@@ -64,6 +66,7 @@ class Obscure(Defense):
     latent: int = 256
     width: int = 32
     mirror: bool = True
+    shared: float = 0.2
     rate: float = 0.4
     kl_weight: float = 0.1
     predictive: float = 0.03
@@ -76,7 +79,7 @@ class Obscure(Defense):
     nats: float | None = state()  # the mean rate measured on the private records
 
     def __post_init__(self) -> None:
-        check_sizes(self.steps, self.latent, self.width)
+        check_sizes(self.steps, self.latent, self.width, self.shared)
         check_weights(
             rate=self.rate,
             kl_weight=self.kl_weight,
@@ -105,6 +108,7 @@ class Obscure(Defense):
             latent=self.latent,
             width=self.width,
             mirror=self.mirror,
+            shared=self.shared,
             rate=self.rate,
             generator=generator,
             label="training the obscuring generator",

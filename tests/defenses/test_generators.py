@@ -221,6 +221,25 @@ def test_class_code_whitens_every_class_and_inverts(generator: Generator) -> Non
     torch.testing.assert_close(code.decode(z, records.labels), flat, atol=1e-3, rtol=0)
 
 
+def test_sharing_the_covariance_forgets_records(generator: Generator) -> None:
+    # 40 records per class in 30 directions: the class's own covariance knows which records it was made from.
+    rng = Generator().manual_seed(1)
+    members, others, labels = (
+        torch.randn(400, 40, generator=rng),
+        torch.randn(400, 40, generator=rng),
+        torch.arange(400) % 10,
+    )
+
+    def area(shared: float) -> float:
+        code = ClassCode(40, 10, 31)
+        code.measure(members, labels, generator, shared)
+        inside, outside = (code.encode(x, labels)[:, :-1].norm(dim=1) for x in (members, others))
+        return float((inside[:, None] < outside[None]).float().mean())
+
+    assert area(0.0) > 0.9
+    assert area(1.0) < 0.75
+
+
 def test_kl_is_that_of_torch_distributions(generator: Generator) -> None:
     mean, variance = torch.randn(5, 3, generator=generator), torch.rand(5, 3, generator=generator) + 0.1
     from torch.distributions import Normal, kl_divergence
