@@ -128,7 +128,7 @@ class Obscure(Defense):
             return {}
         return {
             "rate beyond the label, nats": self.nats,
-            "identification among 100, at most": identification_bound(self.nats, 100),
+            "identification among 100 private records, at most": identification_bound(self.nats, 100),
             "rate assumes": "one draw per record, kept; no bound on what the generator's weights remember",
         }
 

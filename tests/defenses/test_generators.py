@@ -113,7 +113,7 @@ def test_the_rate_is_met_and_stated(target: Target, obscure: Obscure) -> None:
     assert 0 < float(rates.mean()) <= obscure.rate * 1.001
     facts = obscure.facts(60, 4, 10)
     assert facts["rate beyond the label, nats"] == pytest.approx(float(rates.mean()), rel=1e-4)
-    assert facts["identification among 100, at most"] == pytest.approx(
+    assert facts["identification among 100 private records, at most"] == pytest.approx(
         (float(rates.mean()) + math.log(2)) / math.log(100), rel=1e-4
     )
 
