@@ -187,7 +187,7 @@ def _audit_defense(
         with clock.piece(f"{spec}: fit", 2.0 if replaces_records(defense) else 0.0):
             fitted = defense.fit(target, generator_for(plan.seed, spec, "fit"))
             if directory is not None:
-                fitted.save(directory / "defenses" / _slug(spec))
+                _save(fitted, directory / "defenses" / _slug(spec))
             released = release(fitted, target.private, generator_for(plan.seed, spec, "release"))
     except (ValueError, RuntimeError, MemoryError) as error:
         clock.left -= _weight(defense, plan) - (2.0 if replaces_records(defense) else 0.0)
@@ -403,6 +403,13 @@ def _environment(target: Target, command: str) -> dict[str, Value]:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def _save(defense: Defense, directory: Path) -> None:
+    try:
+        defense.save(directory)
+    except OSError as error:
+        raise UserError(f"cannot write {directory}: {error.strerror or error}; choose another --output.") from error
 
 
 def _slug(spec: str) -> str:

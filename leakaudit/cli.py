@@ -417,9 +417,15 @@ def _writable(folder: Path) -> None:
 
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder} is a file: name a folder.")
+    existed = folder.exists()
     probe = folder / ".leakaudit-probe"
-    write_atomically(probe, "")
+    try:
+        write_atomically(probe, "")
+    except UserError as error:
+        raise UserError(f"cannot write to --output {folder}: {error.__cause__}; choose another folder.") from error
     probe.unlink(missing_ok=True)
+    if not existed:
+        folder.rmdir()
 
 
 def _file_exists(path: Path | None, option: str) -> None:

@@ -252,3 +252,28 @@ def test_an_internal_error_exits_4_in_one_sentence(run: Run, monkeypatch: pytest
     assert outcome.code == 4
     assert "bug in leakaudit" in outcome.err
     assert "Traceback" not in outcome.err
+
+
+def test_a_failed_scan_leaves_no_empty_folder(run: Run, tmp_path: Path) -> None:
+    sentence(run("scan", "missing.py", "-o", "out"), "missing.py")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_a_sentence_and_keeps_the_last_result(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from leakaudit import result
+
+    written: list[int] = []
+    replace = os.replace
+
+    def full(source: str, target: str | Path) -> None:
+        written.append(1)
+        if len(written) > 3:  # the probe, then two results
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(result.os, "replace", full)
+    sentence(run("scan", "model.py", "-d", "prune", "--no-utility", *FAST), "No space left")
+    assert json.loads((tmp_path / "leakaudit-out/result.json").read_text())["complete"] is False
+    assert [p.name for p in (tmp_path / "leakaudit-out").iterdir()] == ["result.json"]
