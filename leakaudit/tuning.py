@@ -59,8 +59,8 @@ def tune(
     """Return the attack with the settings of its `grid`, and the length, that are best on auxiliary victims.
 
     Successive halving: every combination runs at a quarter of the attack's `steps`, the best third of them at half,
-    and the better half of those in full. Of the lengths that the winner was run at, the shortest within 0.2 dB of its best
-    is kept. All combinations start from the same random numbers. The second value holds what was chosen and
+    and the better half of those in full. Of the lengths that the winner was run at, the shortest within 0.2 dB of its
+    best is kept. All combinations start from the same random numbers. The second value holds what was chosen and
     `auxiliary_psnr`, the winner's median in dB; it is empty, and the attack unchanged, where there is no grid or
     nothing could be scored.
     """

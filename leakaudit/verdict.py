@@ -149,8 +149,8 @@ def _doubts_about_size(attacks: Sequence[AttackResult], chance: float, allowed: 
     fewest = min(a.identification.n for a in scored)
     if fewest < max(needed, min_records):
         return [
-            f"Only {fewest} {'record was' if fewest == 1 else 'records were'} scored: at least {max(needed, min_records)} are needed to show that no more "
-            f"than {_percent(allowed)} are identified."
+            f"Only {fewest} {'record was' if fewest == 1 else 'records were'} scored: at least "
+            f"{max(needed, min_records)} are needed to show that no more than {_percent(allowed)} are identified."
         ]
     return [
         f"The attack {a.name} may identify up to {_percent(a.identification.high)} of the records (95% confidence), "
