@@ -18,6 +18,7 @@ from leakaudit.errors import NotApplicable
 from leakaudit.progress import expired, track
 from leakaudit.registry import register_attack
 from leakaudit.target import LossFunction, PixelModel, Records
+from leakaudit.utility import fast_example_gradients
 
 Scores = dict[str, Tensor]  # by name, (N, M) each: N updates against M candidates, larger is likelier
 
@@ -99,6 +100,9 @@ def gradient_scores(
     """
 
     def similarity(shown: Tensor) -> Tensor:
+        if engine.vectorises(model):
+            columns = fast_example_gradients()(model, loss, shown, label.expand(len(shown)))
+            return 1 - torch.func.vmap(lambda *g: engine.cosine(g, shared)[0])(*columns)[None]
         found = [1 - engine.cosine(mean_gradient(model, loss, x[None], label), shared)[0] for x in shown]
         return torch.stack(found)[None]
 

@@ -76,6 +76,11 @@ def match_one(
     return value.detach(), tuple(torch.zeros_like(x) if s is None else s for x, s in zip(inputs, slopes, strict=True))
 
 
+def vectorises(model: PixelModel) -> bool:
+    """Return whether the network is small enough for many trials in one vectorised pass to be worth it."""
+    return sum(p.numel() for p in parameters_of(model)[1]) <= VECTORISE_UP_TO
+
+
 def _match_vectorised(
     model: PixelModel, loss: LossFunction, images: Tensor, labels: Tensor, shared: Gradients, distance: Distance
 ) -> tuple[Tensor, Tensor]:
@@ -115,7 +120,7 @@ def match(
 
     Small networks run all trials in one vectorised pass, where a loop would spend its time on launching operations.
     """
-    if images.shape[0] > 1 and sum(p.numel() for p in parameters_of(model)[1]) <= VECTORISE_UP_TO:
+    if images.shape[0] > 1 and vectorises(model):
         chosen = shared if rows is None else tuple(s[rows] for s in shared)
         try:
             return _match_vectorised(model, loss, images, labels, chosen, distance)
