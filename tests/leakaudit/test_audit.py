@@ -98,6 +98,7 @@ def test_an_attack_that_needs_what_is_not_exposed_is_not_applicable() -> None:
     assert expectation.statuses == {"not-applicable": 4}
     assert "defense" in str(expectation.reason)
     assert not attack(row(result, "none"), "inverting-gradients").tuned  # nothing to tune on
+    assert any("default settings" in sentence for sentence in result.assumptions)
     assert row(result, "gaussian").verdict != "pass"
 
 
