@@ -197,9 +197,9 @@ def text(value: float | None, form: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--private", type=int, default=2000, help="private records")
-    parser.add_argument("--auxiliary", type=int, default=2000, help="the attacker's records")
+    parser.add_argument("--auxiliary", type=int, default=1000, help="the attacker's records")
     parser.add_argument("--test", type=int, default=4000, help="test records")
-    parser.add_argument("--records", type=int, default=200, help="records the x̃-handed attackers are asked about")
+    parser.add_argument("--records", type=int, default=100, help="records the x̃-handed attackers are asked about")
     parser.add_argument("--updates", type=int, default=32, help="one-record updates linked")
     parser.add_argument("--seeds", type=int, default=1, help="training runs per defense")
     parser.add_argument("--epochs", type=int, default=15)
