@@ -5,8 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import leakaudit
 from leakaudit.attack import Attack
 from leakaudit.baselines import baselines, class_means
 from leakaudit.client import Mode, SharedUpdate, release, share
+from leakaudit.clock import Clock
 from leakaudit.defense import Defense, parts_of, replaces_records
 from leakaudit.errors import NotApplicable, UserError
 from leakaudit.exposure import Exposure, preset
@@ -24,7 +24,7 @@ from leakaudit.identification import CandidateSets, candidate_sets
 from leakaudit.metrics import Metric, lpips_metric
 from leakaudit.plan import Plan, assumptions, attacks_for, not_tested
 from leakaudit.preflight import preflight, raise_on_errors
-from leakaudit.progress import current, expired, monitored
+from leakaudit.progress import expired
 from leakaudit.registry import parse_attack, parse_defense, settings_values
 from leakaudit.result import AttackResult, AuditResult, Baseline, DefenseResult, Estimate, Finding, Value
 from leakaudit.scoring import failed, score
@@ -51,33 +51,6 @@ class Scene:
     lpips: Metric | str
     baselines: tuple[Baseline, ...]
     findings: tuple[Finding, ...]
-
-
-@dataclass
-class Clock:
-    """Splits the time budget over the pieces of work still to come, and remembers what each took."""
-
-    budget: float | None
-    left: float  # weight of the work still to come
-    started: float = field(default_factory=time.monotonic)
-    timings: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def piece(self, label: str, weight: float) -> Iterator[None]:
-        """Time a piece of work and give it its share of what is left of the budget."""
-        now = time.monotonic()
-        deadline = None
-        if self.budget is not None:
-            remaining = max(0.0, self.started + self.budget - now)
-            deadline = now + remaining * weight / max(self.left, weight)
-        shown = current()
-        try:
-            with monitored(replace(shown, deadline=deadline, show=lambda inner, i, n: shown.show(inner, i, n))):
-                shown.show(label, 0, 0)
-                yield
-        finally:
-            self.left -= weight
-            self.timings[label] = round(time.monotonic() - now, 3)
 
 
 def audit(
@@ -362,7 +335,7 @@ def _result(scene: Scene, rows: list[DefenseResult], clock: Clock, command: str,
         defenses=tuple(rows),
         verdict=verdict,
         reasons=reasons,
-        not_tested=not_tested(run),
+        not_tested=not_tested(run, replaced=any(row.replaces_records for row in rows)),
         settings=plan.settings(),
         environment=_environment(target, command),
         images=plan.images,

@@ -294,60 +294,13 @@ def list_(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """List what is built in, with settings and sources."""
-    rows = _listing(kind.value)
+    from leakaudit.listing import rows, show
+
+    found = rows(kind.value)
     if as_json:
-        typer.echo(json.dumps(rows, indent=1))
-        return
-    from rich.console import Console
-    from rich.markup import escape
-
-    console = Console()
-    for row in rows:
-        console.print(f"[bold]{escape(str(row['name']))}[/]  {escape(str(row['summary']))}", highlight=False)
-        for key in ("settings", "requires", "adaptive", "source"):
-            if row.get(key):
-                value = row[key]
-                text = (
-                    ", ".join(f"{k}={v}" for k, v in value.items())
-                    if isinstance(value, dict)
-                    else (", ".join(value) if isinstance(value, list) else str(value))
-                )
-                console.print(f"    [dim]{key}[/] {escape(text)}", highlight=False, soft_wrap=True)
-
-
-def _listing(kind: str) -> list[dict[str, Any]]:
-    from leakaudit import registry
-
-    if kind == "metrics":
-        from leakaudit.metrics import METRICS
-
-        direction = {True: "higher leaks more", False: "lower leaks more"}
-        return [
-            {"name": m.name, "summary": f"{m.summary} ({direction[m.higher_leaks]})", "unit": m.unit} for m in METRICS
-        ]
-    if kind == "attacks":
-        return [
-            {
-                "name": name,
-                "summary": cls.summary,
-                "kind": cls.kind,
-                "requires": sorted(cls.requires),
-                "settings": registry.settings_values(cls()),
-                "source": cls.source,
-            }
-            for name, cls in registry.attacks().items()
-        ]
-    return [
-        {
-            "name": name,
-            "summary": cls.summary,
-            "adaptive": list(cls.adaptive),
-            "replaces_records": cls.replaces_records,
-            "settings": registry.settings_values(cls()),
-            "source": cls.source,
-        }
-        for name, cls in registry.defenses().items()
-    ]
+        typer.echo(json.dumps(found, indent=1))
+    else:
+        show(found)
 
 
 def _run(target: Target, plan: Plan, output: Path, lpips_weights: Path | None, exit_zero: bool) -> None:

@@ -164,11 +164,22 @@ def assumptions(target: Target, plan: Plan, exposure: Exposure) -> tuple[str, ..
     )
 
 
-def not_tested(run: set[str]) -> tuple[str, ...]:
-    """Return what this audit cannot speak of: attacks it knows but did not run, and families it does not have."""
+def not_tested(run: set[str], *, replaced: bool) -> tuple[str, ...]:
+    """Return what this audit cannot speak of: attacks it knows but did not run, and families it does not have.
+
+    `run` names the attacks that ran; `replaced` says whether any defense replaced records by a generator's.
+    """
     left = [name for name in attacks() if name not in run]
     return (
         *((f"Attacks known here but not run in this scan: {', '.join(left)}.",) if left else ()),
+        *(
+            (
+                "What a generator's own weights remember of the records it was trained on: whoever holds the weights may "
+                "tell who was in the training set.",
+            )
+            if replaced
+            else ()
+        ),
         "Attacks with a pretrained generative prior (GAN or diffusion), which can beat the smoothness prior used here.",
         "A malicious server that changes the model (imprinting, trap weights, fishing).",
         "Averaging over several rounds of the same records, and updates after several local steps (FedAvg).",
