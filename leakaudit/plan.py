@@ -174,8 +174,8 @@ def not_tested(run: set[str], *, replaced: bool) -> tuple[str, ...]:
         *((f"Attacks known here but not run in this scan: {', '.join(left)}.",) if left else ()),
         *(
             (
-                "What a generator's own weights remember of the records it was trained on: whoever holds the weights may "
-                "tell who was in the training set.",
+                "What a generator's own weights remember of the records it was trained on: whoever holds the weights "
+                "may tell who was in the training set.",
             )
             if replaced
             else ()
