@@ -69,7 +69,12 @@ class DPSGD(Defense):
 
     def facts(self, records: int, batch_size: int, steps: int) -> dict[str, str | float]:
         """Return ε and δ of `steps` updates of `batch_size` drawn from `records`, and what that ε assumes."""
-        assumes = "Poisson sampling of the batches, add-or-remove-one-record neighbours, RDP accountant"
+        assumes = (
+            f"{steps} steps of {batch_size} of {records} records, Poisson sampling, add-or-remove-one-record "
+            "neighbours, RDP accountant; gradients only, not BatchNorm statistics"
+        )
+        if steps == 0:
+            return {"epsilon": "not stated: no training run to account for", "delta": self.delta}
         if self.noise_multiplier == 0:
             return {"epsilon": "unbounded: no noise", "delta": self.delta}
         spent = epsilon(self.noise_multiplier, min(1.0, batch_size / records), steps, self.delta)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from leakaudit.audit import audit
+from leakaudit.errors import UserError
 from leakaudit.loading import target_from_objects
-from leakaudit.plan import Plan
+from leakaudit.plan import Plan, seconds
 from leakaudit.progress import monitored
 from leakaudit.result import AuditResult
 
@@ -35,12 +37,22 @@ def scan(
     `model` is a `torch.nn.Module` (or a zero-argument callable that builds one) giving logits (N, classes);
     `train_data` a Dataset or DataLoader of (picture, label). Pictures come as the model takes them; with
     `mean` and `std` given, pixel = value · std + mean lies in [0, 1]. `defense` is one spec or several;
-    `settings` are those of `leakaudit.plan.Plan` (records, batch_size, battery, seed, budget, ...).
+    `settings` are those of `leakaudit.plan.Plan` (records, batch_size, attacks, battery, seed, budget, ...).
     Raises UserError on bad input.
 
     >>> result = leakaudit.scan(model, train_data, defense=["prune:sparsity=0.99", "obscure"], battery="quick")
     >>> result.verdict
     """
+    unknown = sorted(set(settings) - {f.name for f in fields(Plan)} | set(settings) & {"defenses"})
+    if unknown:
+        known = ", ".join(f.name for f in fields(Plan) if f.name != "defenses")
+        raise UserError(f"scan takes no setting {unknown[0]!r}; it takes {known}.")
+    attacks, budget = settings.get("attacks", ()), settings.get("budget")
+    settings["attacks"] = (attacks,) if isinstance(attacks, str) else tuple(attacks)
+    settings["budget"] = seconds(budget) if isinstance(budget, str) else budget
+    if not isinstance(defense, str | list | tuple):
+        raise UserError(f"defense takes a spec or several, not {defense!r}.")
+    plan = Plan(defenses=(defense,) if isinstance(defense, str) else tuple(defense), **settings)
     target = target_from_objects(
         model,
         train_data,
@@ -52,9 +64,8 @@ def scan(
         classes=classes,
         device=device,
         checkpoint=checkpoint,
-        seed=int(settings.get("seed", 0)),
+        seed=plan.seed,
     )
-    plan = Plan(defenses=(defense,) if isinstance(defense, str) else tuple(defense), **settings)
     if not progress:
         return audit(target, plan, lpips_weights=lpips_weights, command="leakaudit.scan(...)")
     from leakaudit.console import progress_monitor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from leakaudit.errors import NotApplicable, UserError
 from leakaudit.exposure import Exposure, preset
 from leakaudit.identification import CandidateSets, candidate_sets
 from leakaudit.metrics import Metric, lpips_metric
-from leakaudit.plan import Plan, assumptions, attacks_for, not_tested
+from leakaudit.plan import TRAINING_BATCH, Plan, assumptions, attacks_for, capped, not_tested
 from leakaudit.preflight import preflight, raise_on_errors
 from leakaudit.progress import expired
 from leakaudit.registry import parse_attack, parse_defense, settings_values
@@ -159,10 +160,14 @@ def _audit_defense(
     try:
         with clock.piece(f"{spec}: fit", 2.0 if replaces_records(defense) else 0.0):
             fitted = defense.fit(target, generator_for(plan.seed, spec, "fit"))
-            if directory is not None:
+            if replaces_records(defense) and expired():
+                raise RuntimeError("the time budget ended its training early, so what it would hide is not known")
+            if directory is not None and plan.images == "full":  # what it learned describes private records
                 _save(fitted, directory / "defenses" / _slug(spec))
             released = release(fitted, target.private, generator_for(plan.seed, spec, "release"))
-    except (ValueError, RuntimeError, MemoryError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a user's model may raise anything while a generator is fitted around it
         clock.left -= _weight(defense, plan) - (2.0 if replaces_records(defense) else 0.0)
         yield _broken(spec, defense, requested, f"the defense could not be applied: {_first_line(error)}")
         return
@@ -194,7 +199,7 @@ def _share(scene: Scene, spec: str, defense: Defense, records: Records, exposure
             classes=len(scene.target.classes),
             mode=mode,
             generator=generator_for(scene.plan.seed, spec, who, "update"),
-            auxiliary=scene.target.auxiliary,
+            auxiliary=copy.deepcopy(scene.target.auxiliary),
         )
 
 
@@ -212,20 +217,21 @@ def _run(scene: Scene, spec: str, defense: Defense, released: Records, attack: A
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(plan.seed, spec, attack.name))
+            # The attack gets copies: one that changes the model or its knowledge must not change the next one's.
+            model, known = copy.deepcopy(target.model), copy.deepcopy(defense)
             if attack.grid and exposure.auxiliary and len(scene.rehearsal):
                 own = target.auxiliary[scene.rehearsal]
                 generator = generator_for(plan.seed, spec, attack.name, "tune")
                 rehearsed = release(defense, own, generator)
-                attack, tuned = tune(
-                    attack, target.model, _share(scene, spec, defense, rehearsed, exposure, "rehearsal"), own, generator
-                )
-            update = _share(scene, spec, defense, released[scene.victims], exposure, "victims")
+                rehearsal = _share(scene, spec, known, rehearsed, exposure, "rehearsal")
+                attack, tuned = tune(attack, model, rehearsal, own, generator)
+            update = _share(scene, spec, known, released[scene.victims], exposure, "victims")
             generator = generator_for(plan.seed, spec, attack.name, "run")
             if attack.kind == "linkage":
                 shown = scene.candidates.first_of_each(plan.batch_size).images()
-                guess = attack.link(target.model, update, shown.to(target.device), generator)
+                guess = attack.link(model, update, shown.to(target.device), generator)
             else:
-                guess = attack(target.model, update, generator)
+                guess = attack(model, update, generator)
     except NotApplicable as reason:
         return failed(attack, role, tuned, victims, "not-applicable", str(reason))
     except (MemoryError, torch.OutOfMemoryError) as error:
@@ -234,27 +240,38 @@ def _run(scene: Scene, spec: str, defense: Defense, released: Records, attack: A
         raise
     except Exception as error:  # an attack that crashes must be shown as that, whatever it raised
         return failed(attack, role, tuned, victims, "failed", f"{type(error).__name__}: {_first_line(error)}")
-    return score(
-        attack,
-        role,
-        tuned,
-        target.private[scene.victims],
-        released[scene.victims] if replaces_records(defense) else None,
-        target.classes,
-        guess,
-        scene.candidates,
-        scene.means,
-        scene.lpips,
-        plan.images,
-    )
+    try:
+        return score(
+            attack,
+            role,
+            tuned,
+            target.private[scene.victims],
+            released[scene.victims] if replaces_records(defense) else None,
+            target.classes,
+            guess,
+            scene.candidates,
+            scene.means,
+            scene.lpips,
+            plan.images,
+        )
+    except Exception as error:  # what the attack returned is not what it must return
+        return failed(attack, role, tuned, victims, "failed", f"its output cannot be scored: {_first_line(error)}")
 
 
 def _accuracy(scene: Scene, defense: Defense, released: Records) -> tuple[Estimate, tuple[float, ...], int]:
     effort = scene.plan.effort()
     try:
-        found = utility(scene.target, defense, released, epochs=effort.epochs, seeds=effort.seeds, seed=scene.plan.seed)
-    except (ValueError, RuntimeError, MemoryError) as error:
-        return Estimate(reason=f"training failed: {_first_line(error)}"), (), 0
+        found = utility(
+            scene.target,
+            defense,
+            released,
+            batch_size=TRAINING_BATCH,
+            epochs=effort.epochs,
+            seeds=effort.seeds,
+            seed=scene.plan.seed,
+        )
+    except Exception as error:  # the user's model, loss or factory may raise anything
+        return Estimate(reason=f"training failed ({type(error).__name__}: {_first_line(error)})"), (), 0
     return found.estimate, found.accuracies, found.steps
 
 
@@ -280,10 +297,11 @@ def _row(
         replaces_records=replaces_records(defense),
         baselines=scene.baselines,
     )
+    verdict, reasons = capped(plan, verdict, reasons)
     return DefenseResult(
         spec=spec,
         settings=_settings(defense),
-        facts=dict(defense.facts(len(scene.target.private), 32, steps)),
+        facts=dict(defense.facts(len(scene.target.private), TRAINING_BATCH, steps)),
         replaces_records=replaces_records(defense),
         attacks=tuple(results),
         accuracy=estimate,

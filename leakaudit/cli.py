@@ -151,7 +151,7 @@ def scan(
     ] = None,
     data: Data = None,
     checkpoint: Checkpoint = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A short battery: a first look, not evidence.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A short battery: a first look, which never passes.")] = False,
     full: Annotated[bool, typer.Option("--full", help="A long battery: more iterations, restarts and seeds.")] = False,
     budget: Annotated[
         str | None,
@@ -185,7 +185,7 @@ def scan(
     _writable(output)
     _file_exists(lpips_weights, "--lpips-weights")
     from leakaudit.loading import load_target
-    from leakaudit.plan import Plan
+    from leakaudit.plan import Plan, seconds
 
     if quick and full:
         raise UserError("--quick and --full exclude each other: give one.")
@@ -202,7 +202,7 @@ def scan(
         utility=not no_utility,
         seeds=seeds,
         epochs=epochs,
-        budget=_seconds(budget),
+        budget=None if budget is None else seconds(budget),
         images=_images(images),
         seed=seed,
     )
@@ -339,21 +339,6 @@ def _images(asked: Images | None) -> Shown:
     return "redacted" if os.environ.get("CI", "").lower() in ("1", "true") else "full"
 
 
-def _seconds(text: str | None) -> float | None:
-    """Read 90, 90s, 10m, 1.5h as seconds."""
-    if text is None:
-        return None
-    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
-    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1.0)
-    try:
-        value = float(number) * unit
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise UserError(f"--budget takes a time like 90s, 10m or 2h, not {text!r}.")
-    return value
-
-
 def _check_specs(plan: Plan) -> None:
     """Find a mistyped defense or attack before the model is loaded."""
     from leakaudit.registry import parse_attack, parse_defense
@@ -413,6 +398,8 @@ def main() -> None:
     """Run the command line; every outcome ends in a documented exit code."""
     try:
         code = app(default_map=_project_defaults(), standalone_mode=False)
+        if code == 130:  # newer typer's word for Ctrl-C
+            raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except UserError as error:
         typer.echo(f"leakaudit: {error}", err=True)
@@ -421,7 +408,7 @@ def main() -> None:
         error.show()
         sys.exit(USAGE)
     except (typer.Abort, KeyboardInterrupt):
-        typer.echo("leakaudit: interrupted before anything was measured.", err=True)
+        typer.echo("leakaudit: interrupted; only what an --output folder already holds is kept.", err=True)
         sys.exit(EXIT["inconclusive"])
     except Exception as error:
         if os.environ.get("LEAKAUDIT_DEBUG"):

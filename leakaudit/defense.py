@@ -93,10 +93,18 @@ class Chain(Defense):
         return any(part.needs_example_gradients for part in self.parts)
 
     def facts(self, records: int, batch_size: int, steps: int) -> dict[str, str | float]:
-        """Merge the parts' facts."""
+        """Merge the parts' facts, without an ε that the other parts make untrue.
+
+        An accountant knows its own clipping and noise. A part before it may change the sensitivity it assumes
+        (pruning between clip and noise), and a generator was fitted on the private records without any privacy of
+        its own, so that ε would speak of the replaced records only. What comes after is post-processing.
+        """
         merged: dict[str, str | float] = {}
-        for part in self.parts:
-            merged |= part.facts(records, batch_size, steps)
+        for i, part in enumerate(self.parts):
+            found = part.facts(records, batch_size, steps)
+            if "epsilon" in found and (i > 0 or any(other.replaces_records for other in self.parts)):
+                found = {"epsilon": "not stated: another part of the chain changes what its accountant assumes"}
+            merged |= found
         return merged
 
     def save(self, directory: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from leakaudit.errors import UserError
 from leakaudit.exposure import Exposure, preset
 from leakaudit.pictures import Images
 from leakaudit.registry import attacks, parse_attack
-from leakaudit.result import Value
+from leakaudit.result import Value, Verdict
 from leakaudit.target import Target
 
 
@@ -34,6 +34,22 @@ BATTERIES: dict[str, Battery] = {
 }
 
 
+TRAINING_BATCH = 32  # records in each shared update of the training runs that measure accuracy
+
+
+def seconds(text: str) -> float:
+    """Read 90, 90s, 10m or 1.5h as seconds. Raises UserError for anything else."""
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1.0)
+    try:
+        value = float(number) * unit
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise UserError(f"--budget takes a time like 90s, 10m or 2h, not {text!r}.")
+    return value
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """The settings of a scan. `None` for seeds and epochs means the battery's own."""
@@ -55,6 +71,19 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("records", "batch_size", "candidates", "seed", "seeds", "epochs"):
+            value = getattr(self, name)
+            optional = name in ("seeds", "epochs") and value is None
+            if not optional and (not isinstance(value, int) or isinstance(value, bool)):
+                raise UserError(f"{name} takes a whole number, not {value!r}.")
+        for name in ("defenses", "attacks"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or not all(isinstance(spec, str) for spec in value):
+                raise UserError(f"{name} takes specs like 'prune:sparsity=0.9', not {value!r}.")
+        for name in ("max_identification", "budget"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, int | float):
+                raise UserError(f"{name} takes a number, not {value!r}.")
         checks = (
             (self.battery in BATTERIES, f"battery must be one of {', '.join(BATTERIES)}"),
             (self.mode in ("train", "eval"), "--mode must be train or eval"),
@@ -104,6 +133,7 @@ class Plan:
             "restarts": effort.restarts,
             "tuning_victims": effort.tuning_victims,
             "decoder_steps": effort.decoder_steps,
+            "training_batch_size": TRAINING_BATCH,
         }
 
 
@@ -160,8 +190,34 @@ def assumptions(target: Target, plan: Plan, exposure: Exposure) -> tuple[str, ..
         if "auxiliary" in facts
         else "The adversary owns no records to tune on: attacks run at their default settings, which can be weaker.",
         "One update per record is seen; repeated rounds of the same record would leak more.",
+        *(
+            (
+                "Accuracy is another experiment than the attacks: models trained from fresh weights in training mode, "
+                f"by Adam on shared updates of {TRAINING_BATCH} records. A defense whose noise depends on the batch "
+                f"size (dp-sgd adds σC/B) is weaker there than in the attacked batches of {plan.batch_size}.",
+            )
+            if plan.utility
+            else ()
+        ),
+        *(
+            (f"Only these attacks were chosen, besides the defenses' adaptive ones: {', '.join(plan.attacks)}.",)
+            if plan.attacks
+            else ()
+        ),
         *target.notes,
     )
+
+
+def capped(plan: Plan, verdict: Verdict, reasons: tuple[str, ...]) -> tuple[Verdict, tuple[str, ...]]:
+    """Turn a pass that this plan cannot support into `inconclusive`, with the reason first."""
+    why = []
+    if plan.battery == "quick":
+        why.append("Nothing leaked in the quick battery, which is a first look: a pass needs the standard one.")
+    if preset(plan.exposure).model_control:
+        why.append("No attack here uses a malicious server's power to change the model.")
+    if verdict == "pass" and why:
+        return "inconclusive", (*why, *reasons)
+    return verdict, reasons
 
 
 def not_tested(run: set[str], *, replaced: bool) -> tuple[str, ...]:
@@ -180,6 +236,7 @@ def not_tested(run: set[str], *, replaced: bool) -> tuple[str, ...]:
             if replaced
             else ()
         ),
+        "BatchNorm statistics: the adversary may see them, but no attack here uses them.",
         "Attacks with a pretrained generative prior (GAN or diffusion), which can beat the smoothness prior used here.",
         "A malicious server that changes the model (imprinting, trap weights, fishing).",
         "Averaging over several rounds of the same records, and updates after several local steps (FedAvg).",

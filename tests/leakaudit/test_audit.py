@@ -175,9 +175,109 @@ def test_batches_larger_than_one_go_the_whole_way() -> None:
 
 
 def test_a_chain_reports_every_parts_settings_and_facts() -> None:
-    result = leakaudit.scan(dense(), data(), defense="prune:sparsity=0.5,dp-sgd:noise_multiplier=2", **FAST)
+    result = leakaudit.scan(dense(), data(), defense="dp-sgd:noise_multiplier=2,prune:sparsity=0.5", **FAST)
     found = result.defenses[1]
     assert found.settings["prune.sparsity"] == 0.5
     assert found.settings["dp-sgd.noise_multiplier"] == 2.0
     assert float(found.facts["epsilon"] or 0) > 0
     assert {"masked-matching", "expectation"} <= {a.name for a in found.attacks}
+
+
+def test_an_epsilon_is_only_stated_where_its_accountant_is_right() -> None:
+    settings = FAST | {"attacks": ("labels",)}
+    untrained = leakaudit.scan(dense(), data(), defense="dp-sgd", utility=False, **settings)
+    assert "no training run" in str(row(untrained, "dp-sgd").facts["epsilon"])
+    chains = ["prune:sparsity=0.5,dp-sgd", "dp-sgd,prune:sparsity=0.5", "obscure:steps=1,dp-sgd"]
+    result = leakaudit.scan(dense(), data(), defense=chains, **settings)
+    pruned, processed, replaced = (row(result, spec).facts["epsilon"] for spec in chains)
+    assert "not stated" in str(pruned)
+    assert isinstance(processed, float)
+    assert "not stated" in str(replaced)
+
+
+class Vandal(Attack):
+    """Zeroes every weight and every auxiliary picture it is given, then claims nothing."""
+
+    name = "vandal"
+
+    def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
+        with torch.no_grad():
+            for p in model.parameters():
+                p.zero_()
+        if update.auxiliary is not None:
+            update.auxiliary.images.zero_()
+        return Reconstruction(None, None, torch.zeros(update.victims), ("converged",) * update.victims)
+
+
+def test_an_attack_cannot_change_the_model_for_the_next(registered: Any) -> None:
+    registered("attacks", Vandal)
+    alone = leakaudit.scan(dense(), data(), **FAST | {"attacks": ("analytic", "linkage"), "utility": False})
+    after = leakaudit.scan(dense(), data(), **FAST | {"attacks": ("vandal", "analytic", "linkage"), "utility": False})
+    for name in ("analytic", "linkage"):
+        assert attack(row(after, "none"), name) == attack(row(alone, "none"), name)
+
+
+@pytest.mark.parametrize("answer", [None])
+def test_an_attack_that_returns_nonsense_has_failed(registered: Any, answer: str | None) -> None:
+    class Odd(Attack):
+        name = "odd"
+
+        def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Any:
+            if answer is None:
+                return None
+            half = update.victims // 2
+            return Reconstruction(torch.rand(half, 2, 1, 8, 8), None, torch.zeros(half), ("converged",) * half)
+
+    registered("attacks", Odd)
+    result = leakaudit.scan(dense(), data(), **FAST | {"attacks": ("odd",), "utility": False})
+    assert attack(row(result, "none"), "odd").statuses == {"failed": 4}
+    assert result.verdict == "inconclusive"
+
+
+def test_a_model_that_fails_in_training_costs_the_accuracy_not_the_audit() -> None:
+    class Moody(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = dense()
+
+        def forward(self, x: torch.Tensor) -> Any:
+            if self.training:
+                raise KeyError("only in training")
+            return self.inner(x)
+
+    result = leakaudit.scan(Moody(), data(), defense="clip", **FAST | {"attacks": ("linkage",)})
+    assert "only in training" in str(row(result, "none").accuracy.reason)
+    assert attack(row(result, "clip"), "linkage").identification.value is not None
+
+
+def test_the_quick_battery_never_passes() -> None:
+    """Noise of a deviation of 100 hides everything from linkage; the standard battery may say so, the quick may not."""
+    settings: dict[str, Any] = {"records": 32, "utility": False, "attacks": ("linkage",), "candidates": 20}
+    # Uniform pictures of 80 records: 44 private, so the line-ups are small and the limit is set wide.
+    wide = settings | {"max_identification": 0.4, "defense": "gaussian:std=100"}
+    more = data(400)
+    quick = leakaudit.scan(dense(), more, battery="quick", **wide)
+    assert quick.verdict == "inconclusive"
+    assert "quick battery" in row(quick, "gaussian:std=100").reasons[0]
+
+
+def test_wrong_types_from_python_are_a_user_error() -> None:
+    wrong: list[dict[str, Any]] = [
+        {"records": "16"}, {"seed": None}, {"defense": 3}, {"nosuch": 1}, {"budget": "soon"}, {"budget": (1,)},
+        {"attacks": (3,)}, {"epochs": 1.5}, {"defenses": ("prune",)},
+    ]  # fmt: skip
+    for settings in wrong:
+        with pytest.raises(leakaudit.UserError):
+            leakaudit.scan(dense(), data(), **settings)
+
+
+def test_no_learned_state_is_written_where_pictures_are_not_wanted(tmp_path: Any) -> None:
+    from leakaudit.audit import audit
+    from leakaudit.loading import target_from_objects
+    from leakaudit.plan import Plan
+
+    for images, expected in (("full", True), ("none", False)):
+        plan = Plan(defenses=("obscure:steps=1",), attacks=("labels",), battery="quick", records=4, utility=False,
+                    images=images)  # type: ignore[arg-type]  # fmt: skip
+        audit(target_from_objects(dense(), data()), plan, directory=tmp_path / images)
+        assert any((tmp_path / images).rglob("*.safetensors")) == expected

@@ -277,3 +277,13 @@ def test_a_full_disk_is_a_sentence_and_keeps_the_last_result(
     sentence(run("scan", "model.py", "-d", "prune", "--no-utility", *FAST), "No space left")
     assert json.loads((tmp_path / "leakaudit-out/result.json").read_text())["complete"] is False
     assert [p.name for p in (tmp_path / "leakaudit-out").iterdir()] == ["result.json"]
+
+
+def test_ctrl_c_while_starting_exits_3_with_a_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("leakaudit.loading.load_target", interrupted)
+    outcome = run("scan", "model.py")
+    assert outcome.code == 3
+    assert "interrupted" in outcome.err
