@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ParamSpec
@@ -124,12 +124,14 @@ def best_restart(update: SharedUpdate, descent: Descent, labels: Tensor, restart
     )
 
 
-def reason_of(statuses: tuple[Status, ...]) -> str | None:
-    """Say in words what became of the victims that did not converge, or None where all did."""
-    words = {
-        "diverged": "the objective was not finite, or never fell",
-        "budget": "the time budget was spent; the best so far is given",
-    }
+WORDS = {
+    "diverged": "the objective was not finite, or never fell",
+    "budget": "the time budget was spent; the best so far is given",
+}
+
+
+def reason_of(statuses: tuple[Status, ...], words: Mapping[str, str] = WORDS) -> str | None:
+    """Say in `words` (by status) what became of the victims that did not converge, or None where all did."""
     parts = [f"{words[s]} for {statuses.count(s)} of {len(statuses)} victims" for s in words if s in statuses]
     return "; ".join(parts) or None
 

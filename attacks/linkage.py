@@ -20,6 +20,10 @@ from leakaudit.registry import register_attack
 from leakaudit.target import LossFunction, PixelModel, Records
 from leakaudit.utility import fast_example_gradients
 
+WORDS = {
+    "diverged": "the scores were not finite",
+    "budget": "the time budget was spent before the candidates were compared",
+}
 Scores = dict[str, Tensor]  # by name, (N, M) each: N updates against M candidates, larger is likelier
 
 
@@ -50,7 +54,7 @@ def _linked(update: SharedUpdate, labels: Tensor, scores: Tensor, done: list[boo
         labels=labels,
         objective=-scores.nan_to_num(0, 0, 0).max(1).values,
         statuses=statuses,
-        reason=reason_of(statuses),
+        reason=reason_of(statuses, WORDS),
         linkage=scores.nan_to_num(0, 0, 0),
     )
 

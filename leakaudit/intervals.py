@@ -28,13 +28,31 @@ def rate(hits: int, n: int, reason: str | None = None) -> Estimate:
     return Estimate(hits / n, low, high, n)
 
 
-def records_needed(limit: float) -> int | None:
-    """Return the smallest n at which 0 hits of n has an upper bound ≤ `limit`, None if no n has (limit ≤ 0)."""
-    if limit <= 0:
+def records_needed(limit: float, share: float = 0.0) -> int | None:
+    """Return the smallest n at which `share`·n hits of n have an upper bound ≤ `limit`; None if no n has (≤ `share`).
+
+    Between whole hits the bound is continued: with `share` above 0 the number is approximate.
+    """
+    if limit <= share:
         return None
     if limit >= 1:
         return 1
-    return max(1, math.ceil(math.log((1 - CONFIDENCE) / 2) / math.log1p(-limit) - 1e-9))
+    if share <= 0:
+        return max(1, math.ceil(math.log((1 - CONFIDENCE) / 2) / math.log1p(-limit) - 1e-9))
+    from scipy.special import betaincinv
+
+    def enough(n: int) -> bool:
+        return bool(betaincinv(share * n + 1, n - share * n, (1 + CONFIDENCE) / 2) <= limit)
+
+    below, above = 0, 1
+    while not enough(above):
+        below, above = above, 2 * above
+        if above > 2**40:  # so close to the limit that no audit gets there
+            return None
+    while above - below > 1:
+        middle = (below + above) // 2
+        below, above = (below, middle) if enough(middle) else (middle, above)
+    return above
 
 
 def median(values: Sequence[float], reason: str | None = None) -> Estimate:

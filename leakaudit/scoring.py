@@ -16,15 +16,8 @@ from leakaudit.metrics import Metric, MetricFunction, mse, psnr, ssim
 from leakaudit.pictures import Images, encode
 from leakaudit.registry import settings_values
 from leakaudit.result import AttackResult, Estimate, Picture, RecordScore, Value
+from leakaudit.rules import STATUSES, scored_statuses
 from leakaudit.target import Records
-
-
-def scored_statuses(kind: str) -> tuple[str, ...]:
-    """Return the statuses whose victims are scored. One with another status has no score: neither leaked nor safe.
-
-    A picture that the time budget cut short is still a picture; a linkage attack cut short has compared nothing.
-    """
-    return ("converged",) if kind == "linkage" else ("converged", "budget")
 
 
 def score(
@@ -34,12 +27,14 @@ def score(
     truth: Records,
     released: Records | None,
     classes: Sequence[str],
-    reconstruction: Reconstruction,
+    reconstruction: object,
     candidates: CandidateSets,
     class_means: Tensor,
     lpips: Metric | str,
     images: Images = "full",
     gallery: int = 8,
+    *,
+    batch_size: int | None = None,
 ) -> AttackResult:
     """Score one attack on V victims of B records each.
 
@@ -48,10 +43,17 @@ def score(
     are paired within each batch before scoring: with `truth` for every score but `psnr_released`, with `released` for
     that one. Only victims whose status is in `scored_statuses` are scored; the others are in no numerator and no
     denominator, and `n` shows it. A linkage attack is judged on each victim's first record, whose line-up it is asked
-    about (`CandidateSets.first_of_each`).
+    about (`CandidateSets.first_of_each`). What is no `Reconstruction`, or not one of these V victims of
+    `batch_size` records, has no score: every victim is `failed`. Without `batch_size`, V is as many as the statuses.
     """
-    victims = len(reconstruction.statuses)
+    if not isinstance(reconstruction, Reconstruction):
+        wrong = f"the attack returned a {type(reconstruction).__name__}, not a Reconstruction"
+        return failed(attack, role, tuned, len(truth) // (batch_size or 1), "failed", wrong)
+    victims = len(truth) // batch_size if batch_size else max(1, len(reconstruction.statuses))
     batch = len(truth) // victims
+    mismatch = _mismatch(attack, reconstruction, victims, batch, truth, candidates.size)
+    if mismatch is not None:
+        return failed(attack, role, tuned, victims, "failed", f"the attack returned {mismatch}")
     statuses, broken = _checked_statuses(reconstruction)
     scored = torch.tensor([s in scored_statuses(attack.kind) for s in statuses], dtype=torch.bool)
     rows = scored.repeat_interleave(batch).nonzero()[:, 0]
@@ -150,6 +152,33 @@ def failed(
         psnr_released=nothing,
         label_accuracy=nothing,
     )
+
+
+def _mismatch(
+    attack: Attack, claimed: Reconstruction, victims: int, batch: int, truth: Records, candidates: int
+) -> str | None:
+    """Return what does not fit V victims of B records, or None where everything does."""
+    statuses = claimed.statuses
+    if not isinstance(statuses, tuple | list) or len(statuses) != victims or victims * batch != len(truth):
+        counted = len(statuses) if isinstance(statuses, tuple | list) else "no list of"
+        return f"{counted} statuses for {len(truth)} records in batches of {batch}"
+    unknown = [str(s) for s in statuses if s not in STATUSES]
+    if unknown:
+        return f"the status {unknown[0]!r}, which is none of {', '.join(STATUSES)}"
+    shapes = {"images": (victims, batch, *truth.images.shape[1:]), "labels": (victims, batch)}
+    if attack.kind == "linkage":
+        shapes["linkage"] = (victims, candidates)
+    for name, shape in shapes.items():
+        value: object = getattr(claimed, name)
+        if value is None:
+            continue
+        if not isinstance(value, Tensor):
+            return f"{name} that are a {type(value).__name__}, not a tensor"
+        if tuple(value.shape) != shape:
+            return f"{name} of shape {tuple(value.shape)} where {shape} was asked for"
+        if value.is_complex() or (name == "labels" and value.is_floating_point()):
+            return f"{name} of type {value.dtype}"
+    return None
 
 
 def _checked_statuses(reconstruction: Reconstruction) -> tuple[list[str], str | None]:

@@ -6,8 +6,9 @@ The rules, in this order. Identification is judged on the bounds of its 95 % int
    closer than the best guess without an update even at the lower bound. 3 dB is half the squared error: of what sets a
    record apart from its class's average picture, half was recovered.
 2. Inconclusive: without the defense the attacks do not beat chance, or a guess that never saw the update; no adaptive
-   attack was scored; an attack that matters was not scored, or could have exceeded the limit on the victims where it
-   failed or ran out of time; too few records or candidates.
+   attack was scored; an attack was not scored, or could have exceeded the limit on the victims where it failed or ran
+   out of time; too few records or candidates. Two kinds of attack may stay without a score: those that do not apply,
+   and standard ones that were seen not to work on the undefended model. One that crashed there was not seen.
 3. Pass: what is left. Every attack's upper bound is within the limit.
 """
 
@@ -16,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from leakaudit.intervals import rate, records_needed
-from leakaudit.result import AttackResult, Baseline, DefenseResult, Verdict
-from leakaudit.scoring import scored_statuses
+from leakaudit.result import AttackResult, Baseline, DefenseResult, Estimate, Verdict
+from leakaudit.rules import beats, guessing, most_telling, scored_statuses
 
 SHARP = 3.0  # dB above the best baseline
 
@@ -38,21 +39,25 @@ def judge(
     `is_control` when the undefended row itself is judged: it needs no adaptive attack. `replaces_records` when the
     defense replaces records: then an attack handed the replaced ones (role `bound`) must have been scored for a pass.
     """
-    known = max((b.identification.value or 0.0 for b in baselines), default=0.0)
-    floor = max(chance_identification, known)  # pairing a batch's pictures lifts even a guess above 1/M
+    floor = guessing(chance_identification, baselines)
     limit = max(max_identification, floor)
-    notes = [_unfinished(a) for a in attacks if _lost(a) or _cut(a)]
+    # A standard attack that does not apply says nothing of the defense: its row in the tables is enough.
+    open_ = [a for a in attacks if (_lost(a) or _cut(a)) and not (a.role == "standard" and _inapplicable(a))]
+    notes = {a.name: f"The attack {a.name} {_unfinished(a)}." for a in open_}
     leaks = _leaks(attacks, limit, max_identification, baselines)
     if leaks:
-        return "fail", (*leaks, *notes)
+        return "fail", (*leaks, *notes.values())
+    missed = _doubts_about_scores(open_, control, floor, max_identification)
     doubts = [
         *_doubts_about_control(control, floor),
-        *_doubts_about_coverage(attacks, control, floor, max_identification, is_control, replaces_records),
+        *_doubts_about_coverage(attacks, is_control, replaces_records),
+        *missed.values(),
         *_doubts_about_size(attacks, chance_identification, max_identification, min_records),
     ]
+    rest = [note for name, note in notes.items() if name not in missed]  # a doubt says what its note would
     if doubts:
-        return "inconclusive", (*doubts, *notes)
-    return "pass", (*_clean(attacks, control, max_identification), *notes)
+        return "inconclusive", (*doubts, *rest)
+    return "pass", (*_clean(attacks, control, max_identification), *rest)
 
 
 def overall(defenses: Sequence[DefenseResult]) -> tuple[Verdict, tuple[str, ...]]:
@@ -91,47 +96,73 @@ def _leaks(attacks: Sequence[AttackResult], limit: float, allowed: float, baseli
             continue
         bound = a.role == "bound"
         who = f"Bound only: handed the replaced records themselves, {a.name}" if bound else f"The attack {a.name}"
-        found.append(f"{who} {' and '.join(did)}{'; an update reveals no more' if bound else ''}.")
+        found.append(f"{who} {' and '.join(did)}{'; from an update alone it may be less' if bound else ''}.")
     return found
 
 
 def _doubts_about_control(control: Sequence[AttackResult], floor: float) -> list[str]:
-    lows = [a.identification.low for a in control if a.identification.low is not None]
-    if not lows:
+    best = most_telling(control)
+    if best is None:
         return ["No attack could be scored on the undefended model, so nothing shows that these attacks work at all."]
-    if max(lows) <= floor:
+    if not beats(best, floor):
         return ["The attacks do not beat guessing on the undefended model, so their failure here proves nothing."]
     return []
 
 
-def _doubts_about_coverage(
-    attacks: Sequence[AttackResult],
-    control: Sequence[AttackResult],
-    floor: float,
-    allowed: float,
-    is_control: bool,
-    replaces_records: bool,
-) -> list[str]:
+def _doubts_about_coverage(attacks: Sequence[AttackResult], is_control: bool, replaces_records: bool) -> list[str]:
+    roles = {a.role for a in attacks if a.kind != "labels" and a.identification.n}
     doubts = []
-    judged = [a for a in attacks if a.kind != "labels"]
-    if not is_control and not any(a.role == "adaptive" and a.identification.n for a in judged):
+    if not is_control and "adaptive" not in roles:
         doubts.append("No attack built against this defense was scored, so it has not been tested in earnest.")
-    if replaces_records and not any(a.role == "bound" and a.identification.n for a in judged):
-        doubts.append("No attack was given the replaced records themselves, so what they reveal has no upper bound.")
-    working = {a.name for a in control if a.identification.low is not None and a.identification.low > floor}
-    for a in judged:
-        if not (_lost(a) or _cut(a)) or (a.role == "standard" and a.name not in working):
-            continue
-        why = "was built against this defense" if a.role == "adaptive" else "works on the undefended model"
-        why = "is the upper bound" if a.role == "bound" else why
-        if not a.identification.n:
-            doubts.append(f"The attack {a.name} {why} but could not be scored here.")
-        elif (_worst_case(a) or 0.0) > allowed:
-            doubts.append(
-                f"The attack {a.name} {why} but failed or ran out of time on {_lost(a) + _cut(a)} of "
-                f"{sum(a.statuses.values())} victims, enough to hide a leak above the limit."
-            )
+    if replaces_records and "bound" not in roles:
+        doubts.append(
+            "No attack was scored that is handed the replaced records themselves, so nothing bounds what an update "
+            "made from them reveals."
+        )
     return doubts
+
+
+def _doubts_about_scores(
+    unfinished: Sequence[AttackResult], control: Sequence[AttackResult], floor: float, allowed: float
+) -> dict[str, str]:
+    """Return, by attack, why its missing scores may hide a leak."""
+    undefended = {a.name: a for a in control}
+    doubts = {}
+    for a in unfinished:
+        before = undefended.get(a.name)
+        if a.kind == "labels" or _inapplicable(a) or (a.role == "standard" and _useless(a, before, floor)):
+            continue
+        why = {"adaptive": "was built against this defense but", "bound": "is handed the replaced records but"}.get(
+            a.role,
+            "works on the undefended model but"
+            if before is not None and beats(before, floor)
+            else "was not seen to fail on the undefended model and",
+        )
+        if not a.identification.n:
+            doubts[a.name] = f"The attack {a.name} {why} {_unfinished(a)}."
+        elif (_worst_case(a, _lost(a), _cut(a)).high or 0.0) > allowed:
+            doubts[a.name] = f"The attack {a.name} {why} {_unfinished(a)}, enough to hide a leak above the limit."
+    return doubts
+
+
+def _inapplicable(a: AttackResult) -> bool:
+    """Return whether an attack cannot be run here on any victim. That is no failure of the attack."""
+    return {status for status, count in a.statuses.items() if count} == {"not-applicable"}
+
+
+def _useless(a: AttackResult, control: AttackResult | None, floor: float) -> bool:
+    """Return whether an attack was seen not to work on the undefended model, so that nothing is missed without it.
+
+    What crashed or was cut short there was not seen, and counts as identified. What diverged there was seen; an attack
+    that only ever diverged must end no otherwise here.
+    """
+    if control is None:
+        return False
+    if control.identification.value is None:
+        ended = {s for row in (a, control) for s, count in row.statuses.items() if count}
+        return ended == {"diverged"}
+    seen = control.statuses.get("diverged", 0) + control.statuses.get("not-applicable", 0)
+    return (_worst_case(control, _lost(control) - seen, _cut(control)).low or 0.0) <= floor
 
 
 def _doubts_about_size(attacks: Sequence[AttackResult], chance: float, allowed: float, min_records: int) -> list[str]:
@@ -154,20 +185,35 @@ def _doubts_about_size(attacks: Sequence[AttackResult], chance: float, allowed: 
         ]
     return [
         f"The attack {a.name} may identify up to {_percent(a.identification.high)} of the records (95% confidence), "
-        f"more than the allowed {_percent(allowed)}: more records would settle it."
+        f"more than the allowed {_percent(allowed)}: {_what_settles(a, allowed)}."
         for a in scored
         if a.identification.high is None or a.identification.high > allowed
     ]
 
 
+def _what_settles(a: AttackResult, allowed: float) -> str:
+    """Return how many records would bring the upper bound to the limit if the rate stayed as it is."""
+    share, n = a.identification.value or 0.0, a.identification.n
+    needed = records_needed(allowed, share)
+    if needed is None:
+        return f"{_percent(share)} were identified, so more records would not make it a pass"
+    victims = sum(a.statuses.values())
+    total = len(a.records) or n // max(1, victims - _lost(a)) * victims  # lost and unasked ones included
+    batch = max(1, total // max(1, victims))
+    records = -(-needed * max(total, n) // (n * batch)) * batch
+    return f"if the rate stays as it is, about {records} records would settle it (--records {records})"
+
+
 def _clean(attacks: Sequence[AttackResult], control: Sequence[AttackResult], allowed: float) -> list[str]:
     scored = [a for a in attacks if a.identification.value is not None]
     worst = max(scored, key=lambda a: a.identification.high or 0.0)
-    before = max((a.identification.value for a in control if a.identification.value is not None), default=0.0)
+    known = [a for a in control if a.identification.value is not None]
+    before = max(known, key=lambda a: a.identification.value or 0.0)  # without one there is no pass
     return [
         f"No attack identified more than {_percent(worst.identification.high)} of the records with 95% confidence "
         f"(allowed {_percent(allowed)}; the most successful was {worst.name}, {_percent(worst.identification.value)}).",
-        f"The same kind of attack identified {_percent(before)} on the undefended model.",
+        f"The most successful attack on the undefended model, {before.name}, identified "
+        f"{_percent(before.identification.value)}.",
     ]
 
 
@@ -188,20 +234,19 @@ def _cut(a: AttackResult) -> int:
     return a.statuses.get("budget", 0) if scored else 0
 
 
-def _worst_case(a: AttackResult) -> float | None:
-    """Return the upper bound with every record of an unscored or cut-short victim counted as identified."""
+def _worst_case(a: AttackResult, lost: int, cut: int) -> Estimate:
+    """Return the rate with every record of `lost` unscored and `cut` cut-short victims counted as identified."""
     n = a.identification.n
     each = n // max(1, sum(a.statuses.values()) - _lost(a))
     hits = round((a.identification.value or 0.0) * n)
-    lost, cut = each * _lost(a), each * _cut(a)
-    return rate(min(n, hits + cut) + lost, n + lost).high
+    return rate(min(n, hits + each * cut) + each * lost, n + each * lost)
 
 
 def _unfinished(a: AttackResult) -> str:
     ended = [f"{count} {status}" for status, count in sorted(a.statuses.items()) if _never(a) or status != "converged"]
-    why = "; ".join(filter(None, [", ".join(ended), a.reason or a.identification.reason]))
+    why = "; ".join(filter(None, [", ".join(ended), (a.reason or a.identification.reason or "").rstrip(".")]))
     what = "has no score on" if _lost(a) else "was cut short on"
-    return f"The attack {a.name} {what} {_lost(a) or _cut(a)} of {sum(a.statuses.values())} victims ({why})."
+    return f"{what} {_lost(a) or _cut(a)} of {sum(a.statuses.values())} victims ({why})"
 
 
 def _percent(share: float | None) -> str:

@@ -47,6 +47,16 @@ def test_records_needed_is_the_first_n_that_can_show_the_limit(limit: float) -> 
     assert records_needed(1) == 1
 
 
+@pytest.mark.parametrize(("limit", "share"), [(0.25, 0.125), (0.1, 0.09), (0.3, 0.05), (0.5, 0.0)])
+def test_records_needed_at_a_rate(limit: float, share: float) -> None:
+    needed = records_needed(limit, share)
+    assert needed is not None
+    assert (rate(math.floor(share * needed), needed).high or 1) <= limit
+    assert (rate(math.ceil(share * (needed - 1)), needed - 1).high or 0) > limit
+    assert records_needed(share, share) is None
+    assert records_needed(share / 2, share) is None
+
+
 def test_a_median_has_the_order_statistic_interval() -> None:
     values = [float(v) for v in range(1, 17)]
     found = median(values[::-1])

@@ -164,6 +164,53 @@ def test_when_nobody_is_scored_every_number_is_missing_with_a_reason() -> None:
     assert crashed.statuses == {"failed": 2}
 
 
+def told(c: Case, claimed: object, batch_size: int | None, attack: Attack | None = None) -> AttackResult:
+    means, seen = c.means, c.candidates
+    return score(
+        attack or Drawing(), "bound", {}, c.truth, None, CLASSES, claimed, seen, means, NO_LPIPS, batch_size=batch_size
+    )
+
+
+def test_what_does_not_fit_the_victims_is_a_failure_not_a_score() -> None:
+    c = case(8, 2)
+    good = claim(noisy(c.truth.images).reshape(8, 2, 3, 8, 8), ("converged",) * 8, c.truth.labels.reshape(8, 2))
+    assert told(c, good, 2).identification.n == 16
+    pictures, labels = good.images, good.labels
+    assert pictures is not None
+    assert labels is not None
+    strange: dict[str, object] = {
+        "4 statuses": replace(good, statuses=("converged",) * 4),
+        "0 statuses": replace(good, statuses=()),
+        "'fine'": replace(good, statuses=("fine",) * 8),  # type: ignore[arg-type]
+        "images of shape (16, 3, 8, 8)": replace(good, images=pictures.flatten(0, 1)),
+        "images of shape (4, 4, 3, 8, 8)": replace(good, images=pictures.reshape(4, 4, 3, 8, 8)),
+        "images of shape (8, 2, 1, 8, 8)": replace(good, images=pictures[:, :, :1]),
+        "labels of shape (16,)": replace(good, labels=labels.flatten()),
+        "labels of type torch.float32": replace(good, labels=labels.float()),
+        "ndarray": replace(good, images=pictures.numpy()),
+        "a NoneType, not a Reconstruction": None,
+        "a tuple, not a Reconstruction": (pictures, labels),
+    }
+    for words, claimed in strange.items():
+        found = told(c, claimed, 2)
+        assert found.statuses == {"failed": 8}
+        assert found.identification.value is None
+        assert found.psnr.value is None
+        assert words in (found.reason or "")
+    assert told(c, replace(good, statuses=("converged",) * 4), None).statuses == {"failed": 4}
+    assert told(c, replace(good, statuses=()), None).statuses == {"failed": 1}
+
+
+def test_linkage_scores_must_cover_every_candidate_of_every_victim() -> None:
+    c = case(4, 1)
+    good = replace(claim(None, ("converged",) * 4), linkage=torch.rand(4, 10))
+    assert told(c, good, 1, Linking()).identification.n == 4
+    for shape in ((4, 9), (3, 10), (40,)):
+        found = told(c, replace(good, linkage=torch.rand(shape)), 1, Linking())
+        assert found.statuses == {"failed": 4}
+        assert "linkage of shape" in (found.reason or "")
+
+
 def test_one_perfect_picture_does_not_swallow_the_rest() -> None:
     c = case(7, 1)
     guess = noisy(c.truth.images, 0.3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -154,18 +155,88 @@ def test_replaced_records_must_have_been_handed_over() -> None:
     assert judged(*GOOD, lost, replaces_records=True)[0] == "inconclusive"
 
 
-@pytest.mark.parametrize("status", ["diverged", "failed", "not-applicable", "out-of-memory", "budget"])
+@pytest.mark.parametrize("status", ["diverged", "failed", "out-of-memory", "budget"])
 def test_an_attack_that_matters_and_was_not_scored_is_not_a_pass(status: str) -> None:
     works = attack("inverting", 0, 0, lost=100, status=status)
     verdict, text = judged(works, *GOOD[1:])
     assert verdict == "inconclusive"
-    assert "inverting" in text
+    assert "inverting works on the undefended model but has no score" in text
     adaptive = attack("second", 0, 0, "adaptive", lost=100, status=status)
     assert judged(*GOOD, adaptive)[0] == "inconclusive"
-    useless = attack("analytic", 0, 0, lost=100, status=status)  # never worked on this model
+    useless = attack("analytic", 0, 0, lost=100, status=status)  # seen not to work on this model
     verdict, text = judged(GOOD[0], useless, GOOD[2])
     assert verdict == "pass"
     assert f"100 {status}" in text  # and is still listed
+
+
+@pytest.mark.parametrize("status", ["failed", "out-of-memory", "budget"])
+def test_an_attack_that_crashed_on_the_control_too_is_not_a_pass(status: str) -> None:
+    crashed = attack("dlg", 0, 0, lost=100, status=status)
+    control = (*CONTROL, crashed)
+    for here in (crashed, attack("dlg", 0, 0, lost=100), attack("dlg", 0, 40, lost=60)):
+        verdict, text = judged(*GOOD, here, control=control)
+        assert verdict == "inconclusive"
+        assert "dlg was not seen to fail on the undefended model" in text
+    assert judged(*GOOD, crashed)[0] == "inconclusive"  # nor is one that was not run there
+    assert judged(*GOOD, attack("dlg", 0, 100), control=control)[0] == "pass"  # here it did run
+    partly = attack("dlg", 0, 40, lost=60, status=status)  # 0 of 40 there, but the other 60 were not seen
+    partly = replace(partly, kind="linkage")  # where a spent budget leaves no score
+    assert judged(*GOOD, crashed, control=(*CONTROL, partly))[0] == "inconclusive"
+    cut = replace(attack("dlg", 0, 100), statuses={"budget": 100})  # a score, but not of the whole attack
+    assert judged(*GOOD, crashed, control=(*CONTROL, cut))[0] == "inconclusive"
+
+
+def test_an_attack_that_diverges_on_the_control_does_not_work_on_this_model() -> None:
+    diverged = attack("dlg", 0, 0, lost=100)
+    verdict, text = judged(*GOOD, diverged, control=(*CONTROL, diverged))
+    assert verdict == "pass"
+    assert "dlg has no score on 100 of 100 victims (100 diverged" in text
+    assert judged(*GOOD, attack("dlg", 0, 0, lost=100, status="failed"), control=(*CONTROL, diverged))[0] != "pass"
+    mixed = replace(diverged, statuses={"diverged": 99, "out-of-memory": 1})
+    assert judged(*GOOD, diverged, control=(*CONTROL, mixed))[0] == "inconclusive"
+
+
+def test_an_adaptive_attack_that_does_not_apply_blocks_nothing_where_another_was_scored() -> None:
+    linkage = attack("linkage", 0, 0, "adaptive", lost=100, status="not-applicable")
+    verdict, text = judged(*GOOD, linkage)
+    assert verdict == "pass"
+    assert "linkage has no score on 100 of 100 victims (100 not-applicable" in text
+    assert judged(*GOOD[:2], linkage)[0] == "inconclusive"
+    handed = attack("released-linkage", 0, 0, "bound", lost=100, status="not-applicable")
+    assert judged(*GOOD, linkage, handed, replaces_records=True)[0] == "inconclusive"
+    decoder = attack("released-decoder", 2, 100, "bound")
+    assert judged(*GOOD, linkage, handed, decoder, replaces_records=True)[0] == "pass"
+    half = replace(attack("linkage", 0, 50, "adaptive"), statuses={"converged": 50, "not-applicable": 50})
+    assert judged(*GOOD, half)[0] == "inconclusive"  # it applies, and half of its victims have no score
+
+
+def test_a_standard_attack_that_does_not_apply_is_no_reason() -> None:
+    nothing = attack("dlg", 0, 0, lost=100, status="not-applicable")
+    for attacks in (GOOD, GOOD[:2], (attack("inverting", 60, 100), *GOOD[1:])):
+        verdict, text = judged(*attacks, nothing, control=(*CONTROL, nothing))
+        assert verdict == judged(*attacks)[0]
+        assert "dlg" not in text
+
+
+def test_nothing_is_said_of_an_attack_twice() -> None:
+    for lost in (
+        attack("masked", 0, 0, "adaptive", lost=100, status="failed"),
+        attack("masked", 0, 80, "adaptive", lost=20),
+    ):
+        assert judged(*GOOD[:2], lost)[1].count("masked has") + judged(*GOOD[:2], lost)[1].count("masked was") == 1
+        assert judged(*GOOD[:2], lost)[1].count("masked stopped") == 1
+
+
+def test_the_most_successful_attack_without_the_defense_is_named() -> None:
+    text = judged(*GOOD)[1]
+    assert "The most successful attack on the undefended model, inverting, identified 96%." in text
+
+
+def test_a_bound_claims_no_more_than_it_shows() -> None:
+    text = judged(*GOOD, attack("handed", 30, 100, "bound"))[1]
+    assert "from an update alone it may be less" in text
+    assert "no more" not in text
+    assert "upper bound" not in judged(*GOOD, replaces_records=True)[1]
 
 
 def test_failures_count_as_leaks_until_shown_otherwise() -> None:
@@ -196,7 +267,7 @@ def test_an_attack_that_ran_out_of_time_is_not_safe() -> None:
     linking = replace(attack("linkage", 0, 80, "adaptive"), kind="linkage", statuses={"budget": 20, "converged": 80})
     verdict, text = judged(*GOOD, linking)
     assert verdict == "inconclusive"
-    assert "has no score on 20 of 100" in text
+    assert "linkage was built against this defense but has no score on 20 of 100" in text
     assert judged(*GOOD[:2], replace(cut, identification=rate(60, 100)))[0] == "fail"  # what it did find counts
 
 
@@ -223,11 +294,38 @@ def test_too_few_candidates_neither_pass_nor_fail() -> None:
     assert judged(*GOOD[:2], attack("masked", 80, 100, "adaptive"), chance=0.5)[0] == "fail"
 
 
-@pytest.mark.parametrize("hits", [9, 12])  # the value on either side of the limit, which lies in the interval
-def test_between_the_bounds_is_inconclusive(hits: int) -> None:
+def settled_by(text: str) -> int:
+    found = re.search(r"about (\d+) records would settle it \(--records (\d+)\)", text)
+    assert found is not None
+    assert found[1] == found[2]
+    return int(found[1])
+
+
+@pytest.mark.parametrize(("hits", "n", "allowed"), [(1, 16, 0.25), (5, 100, 0.1), (9, 100, 0.1), (60, 400, 0.17)])
+def test_below_the_limit_it_says_how_many_records_settle_it(hits: int, n: int, allowed: float) -> None:
+    verdict, text = judged(*GOOD[:2], attack("masked", hits, n, "adaptive"), allowed=allowed, chance=0.001)
+    assert verdict == "inconclusive"
+    records = settled_by(text)
+    assert records > n
+    fewer = records - records // 10
+    assert (rate(hits * records // n, records).high or 1.0) <= allowed  # enough, and not many more than that
+    assert (rate(-(-hits * fewer // n), fewer).high or 1.0) > allowed
+
+
+def test_records_to_ask_for_include_lost_ones_and_fill_batches() -> None:
+    whole = settled_by(judged(*GOOD[:2], attack("masked", 5, 100, "adaptive"))[1])
+    half = replace(attack("masked", 5, 100, "adaptive"), statuses={"converged": 25, "diverged": 25})
+    records = settled_by(judged(*GOOD[:2], half)[1])  # 25 of 50 victims with 4 records each
+    assert records % 4 == 0
+    assert 2 * whole <= records < 2 * whole + 4
+
+
+@pytest.mark.parametrize("hits", [10, 12])
+def test_at_or_above_the_limit_more_records_are_not_promised_to_help(hits: int) -> None:
     verdict, text = judged(*GOOD[:2], attack("masked", hits, 100, "adaptive"))
     assert verdict == "inconclusive"
-    assert "more records would settle it" in text
+    assert f"{hits}% were identified, so more records would not make it a pass" in text
+    assert "--records" not in text
 
 
 @settings(derandomize=True, max_examples=150, deadline=None)

@@ -1,0 +1,43 @@
+"""What the scoring, the verdict and the reports must agree on. Nothing heavy is imported: reports read results only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from leakaudit.result import AttackResult, Baseline
+
+STATUSES = ("converged", "diverged", "not-applicable", "out-of-memory", "budget", "failed")
+
+
+def scored_statuses(kind: str) -> tuple[str, ...]:
+    """Return the statuses whose victims are scored. One with another status has no score: neither leaked nor safe.
+
+    A picture that the time budget cut short is still a picture; a linkage attack cut short has compared nothing.
+    """
+    return ("converged",) if kind == "linkage" else ("converged", "budget")
+
+
+def scored_victims(attack: AttackResult) -> int:
+    """Return how many victims of an attack were scored: none where it has no number at all, whatever its statuses."""
+    if all(e.value is None for e in (attack.identification, attack.psnr, attack.label_accuracy)):
+        return 0
+    return sum(attack.statuses.get(s, 0) for s in scored_statuses(attack.kind))
+
+
+def guessing(chance: float, baselines: Iterable[Baseline]) -> float:
+    """Return the share that a guess without the update identifies: chance, or the best baseline where that is more.
+
+    Pairing a batch's pictures before they are scored lifts even a guess above one in M.
+    """
+    return max([chance, *(b.identification.value or 0.0 for b in baselines)])
+
+
+def beats(attack: AttackResult, floor: float) -> bool:
+    """Return whether an attack identifies more than `floor` even at its lower bound."""
+    return attack.identification.low is not None and attack.identification.low > floor
+
+
+def most_telling(control: Sequence[AttackResult]) -> AttackResult | None:
+    """Return the attack on the undefended model with the highest lower bound, None where none was scored."""
+    scored = [a for a in control if a.identification.value is not None and a.identification.low is not None]
+    return max(scored, key=lambda a: (a.identification.low or 0.0, a.identification.value or 0.0), default=None)
