@@ -15,7 +15,7 @@ class Exposure:
     buffers: bool = False  # sees BatchNorm statistics
     defense: bool = False  # knows the defense's code and parameters: an adaptive adversary
     auxiliary: bool = False  # owns records of the same distribution
-    released: bool = False  # is handed the data-replacing defense's output itself: an upper bound, not an attack
+    released: bool = False  # is handed the data-replacing defense's output itself, which nobody sees: for bounds
     model_control: bool = False  # may change the model: a malicious server
     rounds: int = 1  # updates seen of the same records
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from leakaudit.reports import figures, view
 from leakaudit.result import AttackResult, AuditResult, Baseline, DefenseResult, Estimate, Picture, Value, to_json
+from leakaudit.rules import beats, guessing, most_telling
 
 TARGET_PIXELS = 100  # about how wide a gallery picture is drawn, in whole multiples of its own pixels
 EXPOSURE_WORDS = {
@@ -68,7 +69,7 @@ class DefenseRow:
     bound: Cell | None
     accuracy: Cell
     seeds: str
-    change: str
+    change: Cell
     attacks: tuple[AttackRow, ...]
 
 
@@ -143,6 +144,7 @@ def render(result: AuditResult) -> str:
         notes=notes.reasons,
         shares=shares.reasons,
         figure={size: figures.frontier(result, size) for size in figures.SIZES},
+        training=view.training(result),
         figure_words=figures.describe(result),
         galleries=_galleries(result),
         controls=_controls(result),
@@ -193,7 +195,6 @@ def _defense_row(
 ) -> DefenseRow:
     worst, limit = view.worst(defense), view.bound(defense)
     missing = Estimate(reason="No attack on this defense could be scored.")
-    change = view.cost(result, defense)
     return DefenseRow(
         key=view.key(index),
         defense=defense,
@@ -203,9 +204,17 @@ def _defense_row(
         bound=_share(limit.identification, shares) if limit else None,
         accuracy=_accuracy(defense.accuracy, shares),
         seeds=", ".join(f"{100 * a:.1f}%" for a in defense.accuracies),
-        change=view.DASH if change is None else view.points(change),
+        change=_change(result, defense, shares),
         attacks=tuple(_attack_row(a, a is worst, columns, notes) for a in defense.attacks),
     )
+
+
+def _change(result: AuditResult, defense: DefenseResult, notes: Notes) -> Cell:
+    change = view.cost(result, defense)
+    if change is not None:
+        return Cell(view.points(change), view.cost_note(result, defense))
+    missing = defense.spec == "none" or defense.accuracy.value is None
+    return Cell(view.DASH, note=None if missing else notes.number(view.no_cost(result)))
 
 
 def _columns(result: AuditResult) -> tuple[list[str], list[str]]:
@@ -249,20 +258,19 @@ def _controls(result: AuditResult) -> str:
     control = result.control()
     if control is None:
         return "No undefended control was measured, so nothing shows that these attacks work on this model at all."
-    attack = view.worst(control)
-    if attack is None or attack.identification.value is None:
+    attack = most_telling(control.attacks)
+    if attack is None:
         return "No attack could be scored on the undefended model, so a low score elsewhere proves nothing."
-    share, chance = attack.identification, result.chance_identification
-    beaten = share.low is not None and share.low > chance
+    share, floor = attack.identification, guessing(result.chance_identification, result.baselines)
     words = (
-        "clearly above chance: the attacks work on this model"
-        if beaten
-        else "not clearly above chance: these attacks prove nothing on this model, and a low score elsewhere neither"
+        "clearly above that: the attacks work on this model"
+        if beats(attack, floor)
+        else "not clearly above that: these attacks prove nothing on this model, and a low score elsewhere neither"
     )
     spread = f" ({view.interval(share)})" if view.interval(share) else ""
     return (
         f"Without a defense, {attack.name} identified {view.percent(share.value or 0)}{spread} of the records, against "
-        f"{view.percent(chance)} by chance, {words}."
+        f"{view.percent(floor)} by guessing without the update, {words}."
     )
 
 

@@ -52,7 +52,10 @@ def summary(result: AuditResult, console: Console) -> None:
     )
     limit = view.percent(result.max_identification)
     console.print(text(f"Chance: {chances}. Limit: {limit} identified.", "dim"))
-    console.print(text("PSNR, SSIM: medians of the worst attack that draws pictures. Cost: points of accuracy.", "dim"))
+    console.print(text("PSNR, SSIM: medians of the closest pictures any attack drew. Cost: points of accuracy.", "dim"))
+    for sentence in (view.training(result), view.no_cost(result)):
+        if sentence:
+            console.print(text(sentence, "dim"))
 
     console.print()
     for defense in result.defenses:
@@ -96,7 +99,7 @@ def _lines(result: AuditResult, defense: DefenseResult) -> list[tuple[str, str]]
             view.DASH if defense.accuracy.value is None else f"{100 * defense.accuracy.value:.1f}%",
             view.margin(defense.accuracy),
         ),
-        (view.DASH if change is None else view.points(change), ""),
+        (view.DASH if change is None else view.points(change), view.cost_note(result, defense)),
     ]
 
 

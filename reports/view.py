@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from string import ascii_uppercase
 
 from leakaudit.result import AttackResult, AuditResult, DefenseResult, Estimate, Value, Verdict
+from leakaudit.rules import scored_victims
 
-SCORED = ("converged", "budget")  # statuses whose reconstructions are scored
 MINUS, DASH = "\u2212", "—"
 
 
@@ -42,7 +42,7 @@ def margin(estimate: Estimate) -> str:
 
 def scored(attack: AttackResult) -> tuple[int, int]:
     """Return how many victims were scored, of how many."""
-    return sum(attack.statuses.get(s, 0) for s in SCORED), sum(attack.statuses.values())
+    return scored_victims(attack), sum(attack.statuses.values())
 
 
 def statuses(attack: AttackResult) -> str:
@@ -62,8 +62,12 @@ def bound(defense: DefenseResult) -> AttackResult | None:
 
 
 def drawn(defense: DefenseResult) -> AttackResult | None:
-    """Return the worst attack that draws pictures, whose PSNR and SSIM a summary shows."""
-    return _most([a for a in defense.attacks if a.role != "bound" and a.psnr.value is not None])
+    """Return the attack (no bound) of highest median PSNR, which with its SSIM a summary shows.
+
+    Identification is no criterion here: among weak attacks one lucky hit would decide whose pictures are reported.
+    """
+    pictured = [a for a in defense.attacks if a.role != "bound" and a.psnr.value is not None]
+    return max(pictured, key=lambda a: a.psnr.value or 0.0, default=None)
 
 
 def _most(attacks: list[AttackResult]) -> AttackResult | None:
@@ -77,11 +81,54 @@ def _most(attacks: list[AttackResult]) -> AttackResult | None:
 
 
 def cost(result: AuditResult, defense: DefenseResult) -> float | None:
-    """Return accuracy minus the undefended accuracy, as a share; None for the control and where one is missing."""
+    """Return accuracy minus the undefended accuracy, as a share; None for the control and where one is missing.
+
+    None as well where the undefended model learned nothing: there is nothing that a defense could have cost.
+    """
     control = result.control()
     if control is None or defense is control or control.accuracy.value is None or defense.accuracy.value is None:
         return None
-    return defense.accuracy.value - control.accuracy.value
+    return None if no_cost(result) else defense.accuracy.value - control.accuracy.value
+
+
+def no_cost(result: AuditResult) -> str | None:
+    """Return why no defense of this audit has a cost although accuracies were measured, None where they have."""
+    control = result.control()
+    others = [d for d in result.defenses if d is not control and d.accuracy.value is not None]
+    if control is None or control.accuracy.value is None or not others:
+        return None
+    least = control.accuracy.value if control.accuracy.low is None else control.accuracy.low
+    if least > result.chance_accuracy:
+        return None
+    return (
+        "No cost in accuracy is given: without a defense the accuracy is not clearly above chance "
+        f"({percent(result.chance_accuracy)}), so there is nothing to lose."
+    )
+
+
+def cost_note(result: AuditResult, defense: DefenseResult) -> str:
+    """Return `1 seed` where a cost stands on a single training run on either side, else nothing."""
+    control = result.control()
+    if control is None or cost(result, defense) is None:
+        return ""
+    return "1 seed" if 1 in (len(control.accuracies), len(defense.accuracies)) else ""
+
+
+def training(result: AuditResult) -> str:
+    """Return how the models were trained whose accuracy is shown, as far as the settings say; else nothing."""
+    if all(d.accuracy.value is None for d in result.defenses):
+        return ""
+    words = {
+        "epochs": "{} epoch",
+        "training_batch_size": "batches of {} record",
+        "seeds": "{} seed",
+    }
+    parts = []
+    for name, form in words.items():
+        value = result.settings.get(name)
+        if isinstance(value, int) and not isinstance(value, bool):
+            parts.append(form.format(value) + ("" if value == 1 else "s"))
+    return f"Accuracy: of a model trained on the shared updates ({', '.join(parts)})." if parts else ""
 
 
 def points(share: float) -> str:

@@ -117,6 +117,7 @@ def test_a_spent_budget_is_a_status(name: str) -> None:
         found = run(small(name), model, update)
     assert found.statuses == ("budget", "budget")
     assert found.reason
+    assert ("best so far" in found.reason) is (found.images is not None)  # where there is one
 
 
 @pytest.mark.parametrize("name", NAMES)

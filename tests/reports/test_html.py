@@ -24,6 +24,7 @@ from leakaudit.result import (
     from_json,
     to_json,
 )
+from leakaudit.verdict import judge
 
 VOID = {"meta", "br", "img", "link", "hr", "input"}
 NASTY = "<script>alert('1')</script><img src=x onerror=alert(2)>\"'&"
@@ -262,6 +263,51 @@ def test_only_png_becomes_a_picture(golden: AuditResult) -> None:
     gif = base64.b64encode(b"GIF89a".ljust(16, b"x") + b"\0\0\0\x04\0\0\0\x04" + bytes(9)).decode()
     assert png_size(gif) is None
     assert [png_size(text) for text in (None, "", svg, "x\" onerror='", (original or "")[:20])] == [None] * 5
+
+
+@pytest.mark.parametrize("low", [0.02, 0.08, 0.2])
+@pytest.mark.parametrize("known", [None, 0.1])
+def test_the_control_is_judged_as_the_verdict_judges_it(golden: AuditResult, low: float, known: float | None) -> None:
+    guess = replace(golden.baselines[0], identification=Estimate(known, n=40 if known else 0), psnr=Estimate(20.0))
+    control = (replace(golden.defenses[0].attacks[3], identification=Estimate(low + 0.1, low, low + 0.2, 40)),)
+    defenses = (replace(golden.defenses[0], attacks=control), *golden.defenses[1:])
+    result = replace(golden, baselines=(guess,), chance_identification=0.05, defenses=defenses)
+    words = Page(render(result)).words
+    _, reasons = judge(
+        golden.defenses[3].attacks,
+        control,
+        (guess,),
+        chance_identification=0.05,
+        max_identification=0.5,
+        replaces_records=True,
+    )
+    proven = not any("undefended model, so" in reason for reason in reasons)
+    assert proven is (low > max(0.05, known or 0.0))
+    assert ("the attacks work on this model" in words) is proven
+    assert ("these attacks prove nothing" in words) is not proven
+
+
+def test_a_cost_without_meaning_is_a_dash_with_its_reason(golden: AuditResult) -> None:
+    assert "No cost in accuracy" not in Page(render(golden)).words
+    control = replace(golden.defenses[0], accuracy=Estimate(0.55, 0.45, 0.65, 3))
+    words = Page(render(replace(golden, defenses=(control, *golden.defenses[1:])))).words
+    assert words.count("No cost in accuracy is given") == 1
+    assert "+13.0" not in words
+    once = tuple(replace(d, accuracies=d.accuracies[:1]) for d in golden.defenses)
+    assert Page(render(replace(golden, defenses=once))).words.count("1 seed") == 2
+
+
+def test_how_the_models_were_trained_stands_beside_the_accuracy(golden: AuditResult) -> None:
+    told = golden.settings | {"epochs": 15, "training_batch_size": 64, "seeds": 3}
+    words = Page(render(replace(golden, settings=told))).words
+    table = words.index("Leakage and cost of each defense")
+    assert table < words.index("15 epochs, batches of 64 records, 3 seeds") < words.index("against every attack")
+
+
+def test_nothing_is_claimed_of_attacks_that_were_not_made(golden: AuditResult) -> None:
+    words = Page(render(golden)).words
+    assert "do no better" not in words
+    assert "a better one may exist" in words
 
 
 def test_an_interrupted_audit_says_so_first(golden: AuditResult) -> None:

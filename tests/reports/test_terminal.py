@@ -10,7 +10,7 @@ from rich.console import Console
 
 from leakaudit.reports import view
 from leakaudit.reports.terminal import summary
-from leakaudit.result import AuditResult
+from leakaudit.result import AuditResult, Estimate
 
 
 def shown(result: AuditResult, encoding: str = "utf-8", width: int = 80, color: bool = False) -> str:
@@ -77,6 +77,73 @@ def test_nothing_measured_is_a_dash(golden: AuditResult) -> None:
     text = shown(replace(golden, defenses=(blank,)))
     assert "no attack scored" in text
     assert "0%" not in text.split("Chance:")[0]
+
+
+def test_closest_pictures_are_not_chosen_by_a_lucky_hit(golden: AuditResult) -> None:
+    row = golden.defenses[3]
+    lucky = replace(row.attacks[0], identification=Estimate(0.3, 0.2, 0.4, 40), psnr=Estimate(7.7, n=40))
+    bound = replace(row.attacks[3], psnr=Estimate(33.3, n=40))
+    result = replace(golden, defenses=(replace(row, attacks=(lucky, *row.attacks[1:3], bound)),))
+    words = shown(result).split()
+    assert view.drawn(result.defenses[0]) is row.attacks[1]
+    assert "12.2" in words
+    assert "7.7" not in words
+    assert "33.3" not in words
+
+
+def with_control(result: AuditResult, accuracy: Estimate) -> AuditResult:
+    return replace(result, defenses=(replace(result.defenses[0], accuracy=accuracy), *result.defenses[1:]))
+
+
+@pytest.mark.parametrize("accuracy", [Estimate(0.55, 0.45, 0.65, 3), Estimate(0.5, n=1), Estimate(0.4, n=1)])
+def test_where_the_control_learned_nothing_a_defense_costs_nothing_that_could_be_named(
+    golden: AuditResult, accuracy: Estimate
+) -> None:
+    helpless = with_control(golden, accuracy)
+    assert [view.cost(helpless, d) for d in helpless.defenses] == [None] * 4
+    words = " ".join(shown(helpless).split())
+    assert "without a defense the accuracy is not clearly above chance (50%)" in words
+    assert "+1" not in words
+    sound = with_control(golden, Estimate(0.55, n=1))
+    assert view.cost(sound, sound.defenses[1]) == pytest.approx(0.15)
+    assert view.no_cost(sound) is None
+    assert view.no_cost(replace(helpless, defenses=helpless.defenses[:1])) is None
+
+
+def test_a_cost_of_one_training_run_says_so(golden: AuditResult) -> None:
+    assert "1 seed" not in shown(golden)
+    once = replace(golden.defenses[3], accuracies=(0.68,))
+    text = shown(replace(golden, defenses=(golden.defenses[0], once)))
+    assert "1 seed" in text
+    assert all(len(line) <= 80 for line in text.splitlines())
+    control = replace(golden.defenses[0], accuracies=(0.75,))
+    text = shown(replace(golden, defenses=(control, *golden.defenses[1:])))
+    assert text.count("1 seed") == 2  # two defenses have a cost, and the control it is measured against had one run
+
+
+def test_how_the_models_were_trained_is_told_as_far_as_it_is_known(golden: AuditResult) -> None:
+    assert view.training(golden) == ""
+    told = golden.settings | {"epochs": 15, "training_batch_size": 64, "seeds": 1}
+    words = view.training(replace(golden, settings=told))
+    assert words.endswith("(15 epochs, batches of 64 records, 1 seed).")
+    assert words in " ".join(shown(replace(golden, settings=told)).split())
+    assert "batches" not in view.training(replace(golden, settings=golden.settings | {"epochs": 15}))
+    blank = tuple(replace(d, accuracy=Estimate(reason="switched off")) for d in golden.defenses)
+    assert view.training(replace(golden, settings=told, defenses=blank)) == ""
+
+
+def test_linkage_whose_time_was_spent_was_not_scored(golden: AuditResult) -> None:
+    linkage = golden.defenses[3].attacks[2]
+    cut = replace(linkage, statuses={"budget": 30, "converged": 10})
+    assert view.scored(cut) == (10, 40)
+    assert view.scored(replace(cut, kind="reconstruction")) == (40, 40)
+    nothing = Estimate(reason="the time budget was spent before it began")
+    never = replace(golden.defenses[3].attacks[0], statuses={"budget": 40}, identification=nothing, psnr=nothing)
+    assert view.scored(never) == (0, 40)
+    row = replace(golden.defenses[3], attacks=(replace(never, reason=nothing.reason),))
+    assert "not scored: inverting-gradients on obscure (40 budget: the time budget was spent" in " ".join(
+        shown(replace(golden, defenses=(row,))).split()
+    )
 
 
 @pytest.mark.parametrize(
