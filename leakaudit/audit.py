@@ -253,6 +253,7 @@ def _run(scene: Scene, spec: str, defense: Defense, released: Records, attack: A
             scene.means,
             scene.lpips,
             plan.images,
+            batch_size=plan.batch_size,
         )
     except Exception as error:  # what the attack returned is not what it must return
         return failed(attack, role, tuned, victims, "failed", f"its output cannot be scored: {_first_line(error)}")

@@ -217,7 +217,7 @@ def test_an_attack_cannot_change_the_model_for_the_next(registered: Any) -> None
         assert attack(row(after, "none"), name) == attack(row(alone, "none"), name)
 
 
-@pytest.mark.parametrize("answer", [None])
+@pytest.mark.parametrize("answer", [None, "half"])
 def test_an_attack_that_returns_nonsense_has_failed(registered: Any, answer: str | None) -> None:
     class Odd(Attack):
         name = "odd"
