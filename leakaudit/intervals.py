@@ -73,13 +73,17 @@ def median(values: Sequence[float], reason: str | None = None) -> Estimate:
 
 
 def mean(values: Sequence[float], within: tuple[float, float] | None = None, reason: str | None = None) -> Estimate:
-    """Return the mean over seeds with Student's t interval, cut to `within`; one value has no interval."""
+    """Return the mean over seeds with Student's t interval, cut to `within`.
+
+    Fewer than three values have no interval: with one degree of freedom it says nothing where they differ, and two
+    that happen to be equal would show no uncertainty at all.
+    """
     n = len(values)
     if n == 0:
         return Estimate(reason=reason or "nothing was measured")
     average = math.fsum(values) / n
-    if n == 1:
-        return Estimate(average, n=1, reason=reason)
+    if n < 3:
+        return Estimate(average, n=n, reason=reason)
     from scipy.special import stdtrit
 
     spread = math.sqrt(math.fsum((v - average) ** 2 for v in values) / (n - 1))

@@ -107,11 +107,12 @@ def no_cost(result: AuditResult) -> str | None:
 
 
 def cost_note(result: AuditResult, defense: DefenseResult) -> str:
-    """Return `1 seed` where a cost stands on a single training run on either side, else nothing."""
+    """Return `1 seed` or `2 seeds` where a cost stands on too few runs for an interval, else nothing."""
     control = result.control()
     if control is None or cost(result, defense) is None:
         return ""
-    return "1 seed" if 1 in (len(control.accuracies), len(defense.accuracies)) else ""
+    fewest = min(len(control.accuracies), len(defense.accuracies))
+    return {1: "1 seed", 2: "2 seeds"}.get(fewest, "")
 
 
 def training(result: AuditResult) -> str:

@@ -77,7 +77,7 @@ def test_a_medians_interval_covers_the_true_median() -> None:
     assert 0.94 <= inside / 2000 <= 0.975  # exact coverage for n = 25 is .957
 
 
-def test_a_mean_has_students_interval_and_one_seed_has_none() -> None:
+def test_a_mean_has_students_interval_and_few_seeds_have_none() -> None:
     values = [0.52, 0.58, 0.55]
     found = mean(values)
     low, high = stats.t.interval(0.95, 2, loc=stats.tmean(values), scale=stats.sem(values))
@@ -86,5 +86,7 @@ def test_a_mean_has_students_interval_and_one_seed_has_none() -> None:
     assert found.value == pytest.approx(0.55)
     alone = mean([0.5])
     assert (alone.value, alone.low, alone.high, alone.n) == (0.5, None, None, 1)
-    cut = mean([0.99, 0.9], within=(0.0, 1.0))
+    pair = mean([0.5, 0.5])  # equal by chance: that is no certainty
+    assert (pair.value, pair.low, pair.high, pair.n) == (0.5, None, None, 2)
+    cut = mean([0.99, 0.9, 0.95], within=(0.0, 1.0))
     assert cut.high == 1.0

@@ -364,3 +364,11 @@ def test_labels_are_escaped_in_the_alternative_text(golden: AuditResult) -> None
     text = render(replace(golden, defenses=(replace(golden.defenses[0], attacks=(attack,)),)))
     assert Page(text).images[0]["alt"] == f"original of victim 0, record 0, labelled {NASTY}"
     assert escape(NASTY, quote=False) not in text  # quotes are escaped as well
+
+
+@pytest.mark.parametrize(("runs", "note"), [(1, "1 seed"), (2, "2 seeds"), (3, "")])
+def test_a_cost_on_few_runs_says_so(golden: AuditResult, runs: int, note: str) -> None:
+    defenses = tuple(replace(d, accuracies=(0.8,) * runs) for d in golden.defenses)
+    changed = replace(golden, defenses=defenses)
+    notes = {view.cost_note(changed, d) for d in defenses if view.cost(changed, d) is not None}
+    assert notes == {note}
