@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import torch
 from torch import nn
@@ -46,7 +47,32 @@ def dense(classes: int = 10) -> nn.Module:
     )
 
 
-NETWORKS = {"cnn6": cnn6, "convnet": convnet, "resnet18": resnet18, "dense": dense}
+def lenet(classes: int = 10) -> nn.Module:
+    """Return the LeNet of DLG (Zhu et al. 2019): three 5×5 convolutions of 12 channels, sigmoids, one dense layer."""
+    layers: list[nn.Module] = []
+    for before, stride in ((3, 2), (12, 2), (12, 1)):
+        layers += [nn.Conv2d(before, 12, 5, stride=stride, padding=2), nn.Sigmoid()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(12 * 8 * 8, classes))
+
+
+def resnet18_cifar(classes: int = 10) -> nn.Module:
+    """Return a ResNet-18 with the stem used for CIFAR: a 3×3 convolution of stride 1 and no max-pool."""
+    network = resnet18(classes)
+    network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    network.maxpool = nn.Identity()
+    return network
+
+
+NETWORKS = {
+    "lenet": lenet,
+    "cnn6": cnn6,
+    "convnet": convnet,
+    "convnet16": partial(convnet, width=16),
+    "convnet64": partial(convnet, width=64),
+    "resnet18": resnet18,
+    "resnet18-cifar": resnet18_cifar,
+    "dense": dense,
+}
 
 
 def build(name: str, seed: int = 0) -> PixelModel:

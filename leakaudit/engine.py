@@ -52,8 +52,11 @@ def cosine(candidate: Gradients, shared: Gradients) -> tuple[Tensor, Gradients]:
     norm = inner(candidate, candidate).sqrt().clamp_min(1e-15)
     other = inner(shared, shared).sqrt().clamp_min(1e-15)
     similarity = inner(candidate, shared) / (norm * other)
-    along = (-1 / (norm * other), similarity / (norm * norm))
-    return 1 - similarity, tuple(along[0] * s + along[1] * c for c, s in zip(candidate, shared, strict=True))
+    # As −(g − (cos·‖g‖/‖ĝ‖) ĝ)/(‖ĝ‖‖g‖): one pass over the parameters and one in place, where memory is what costs.
+    ratio, factor = -similarity * other / norm, -1 / (norm * other)
+    return 1 - similarity, tuple(
+        torch.addcmul(s, c, ratio).mul_(factor) for c, s in zip(candidate, shared, strict=True)
+    )
 
 
 def match_one(
