@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import copy
-import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-import leakaudit
 from leakaudit.attack import Attack
 from leakaudit.baselines import baselines, class_means
 from leakaudit.client import Mode, SharedUpdate, release, share
 from leakaudit.clock import Clock
-from leakaudit.defense import Defense, parts_of, replaces_records
+from leakaudit.defense import Defense, replaces_records
 from leakaudit.errors import NotApplicable, UserError
 from leakaudit.exposure import Exposure, preset
 from leakaudit.identification import CandidateSets, candidate_sets
@@ -26,7 +23,8 @@ from leakaudit.metrics import Metric, lpips_metric
 from leakaudit.plan import TRAINING_BATCH, Plan, assumptions, attacks_for, capped, not_tested
 from leakaudit.preflight import preflight, raise_on_errors
 from leakaudit.progress import expired
-from leakaudit.registry import parse_attack, parse_defense, settings_values
+from leakaudit.provenance import describe, environment, exposed, settings
+from leakaudit.registry import parse_attack, parse_defense
 from leakaudit.result import AttackResult, AuditResult, Baseline, DefenseResult, Estimate, Finding, Value
 from leakaudit.scoring import failed, score
 from leakaudit.seeding import derive, generator_for
@@ -301,7 +299,7 @@ def _row(
     verdict, reasons = capped(plan, verdict, reasons)
     return DefenseResult(
         spec=spec,
-        settings=_settings(defense),
+        settings=settings(defense),
         facts=dict(defense.facts(len(scene.target.private), TRAINING_BATCH, steps)),
         replaces_records=replaces_records(defense),
         attacks=tuple(results),
@@ -316,7 +314,7 @@ def _row(
 def _broken(spec: str, defense: Defense, requested: bool, reason: str) -> DefenseResult:
     return DefenseResult(
         spec=spec,
-        settings=_settings(defense),
+        settings=settings(defense),
         facts={},
         replaces_records=replaces_records(defense),
         attacks=(),
@@ -328,13 +326,6 @@ def _broken(spec: str, defense: Defense, requested: bool, reason: str) -> Defens
     )
 
 
-def _settings(defense: Defense) -> dict[str, Value]:
-    parts = parts_of(defense)
-    if len(parts) == 1:
-        return dict(settings_values(parts[0]))
-    return {f"{part.name}.{key}": value for part in parts for key, value in settings_values(part).items()}
-
-
 def _result(scene: Scene, rows: list[DefenseResult], clock: Clock, command: str, *, complete: bool) -> AuditResult:
     target, plan = scene.target, scene.plan
     run = {a.name for row in rows for a in row.attacks}
@@ -343,8 +334,8 @@ def _result(scene: Scene, rows: list[DefenseResult], clock: Clock, command: str,
         verdict, reasons = "inconclusive", ("The audit did not finish: what is here was measured, the rest was not.",)
     counts = torch.bincount(target.test.labels, minlength=1)
     return AuditResult(
-        target=_describe(target),
-        exposure={"preset": plan.exposure, **{k: bool(v) for k, v in _facts(scene.exposure).items()}},
+        target=describe(target),
+        exposure={"preset": plan.exposure, **{k: bool(v) for k, v in exposed(scene.exposure).items()}},
         assumptions=assumptions(target, plan, scene.exposure),
         findings=scene.findings,
         baselines=scene.baselines,
@@ -356,41 +347,11 @@ def _result(scene: Scene, rows: list[DefenseResult], clock: Clock, command: str,
         reasons=reasons,
         not_tested=not_tested(run, replaced=any(row.replaces_records for row in rows)),
         settings=plan.settings(),
-        environment=_environment(target, command),
+        environment=environment(target, command),
         images=plan.images,
         complete=complete,
         timings=dict(clock.timings) | {"total": round(time.monotonic() - clock.started, 3)},
     )
-
-
-def _facts(exposure: Exposure) -> dict[str, Any]:
-    facts = exposure.facts()
-    return {name: name in facts for name in ("labels", "buffers", "defense", "auxiliary", "model_control")}
-
-
-def _describe(target: Target) -> dict[str, Value]:
-    return {
-        "name": target.name,
-        "model": type(target.model.network).__name__,
-        "parameters": sum(p.numel() for p in target.model.parameters()),
-        "input_shape": "×".join(map(str, target.input_shape)),
-        "classes": len(target.classes),
-        "private_records": len(target.private),
-        "test_records": len(target.test),
-        "auxiliary_records": len(target.auxiliary),
-    }
-
-
-def _environment(target: Target, command: str) -> dict[str, Value]:
-    return {
-        "command": command,
-        "leakaudit": leakaudit.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "device": str(target.device),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "threads": torch.get_num_threads(),
-    }
 
 
 def _first_line(error: BaseException) -> str:
