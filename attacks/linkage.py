@@ -33,10 +33,18 @@ def standard(scores: Tensor) -> Tensor:
     return centred / centred.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-12)
 
 
+@dataclass(frozen=True, kw_only=True)
 class _Linking(Attack):
     """What the two attacks share: they link, and draw no picture."""
 
     kind: ClassVar[Kind] = "linkage"
+
+    draws: int = 4  # of the defense's randomness, per candidate
+    rehearsals: int = 8  # auxiliary records on which the attacker learns which score to trust
+
+    def __post_init__(self) -> None:
+        if self.draws < 1 or self.rehearsals < 0:
+            raise ValueError("draws must be at least 1 and rehearsals must not be negative")
 
     def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
         """Raise NotApplicable: there is nothing to link without candidates."""
@@ -135,13 +143,6 @@ class Linkage(_Linking):
     source: ClassVar[str] = "formulated here: gradient similarity (Geiping et al. 2020) over candidates"
     requires: ClassVar[frozenset[str]] = frozenset({"defense", "auxiliary"})
 
-    draws: int = 4
-    rehearsals: int = 8
-
-    def __post_init__(self) -> None:
-        if self.draws < 1 or self.rehearsals < 0:
-            raise ValueError("draws must be at least 1 and rehearsals must not be negative")
-
     @memory_safe
     def link(
         self, model: PixelModel, update: SharedUpdate, candidates: Tensor, generator: torch.Generator
@@ -231,10 +232,6 @@ class ReleasedLinkage(_Linking):
 
     draws: int = 8
     rehearsals: int = 500
-
-    def __post_init__(self) -> None:
-        if self.draws < 1 or self.rehearsals < 0:
-            raise ValueError("draws must be at least 1 and rehearsals must not be negative")
 
     @memory_safe
     def link(

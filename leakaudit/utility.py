@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -168,36 +167,6 @@ def _vectorised(model: PixelModel, loss: LossFunction, images: Tensor, labels: T
     values = {name: p.detach() for name, p in zip(names, parameters, strict=True)}
     found = vmap(grad(objective), in_dims=(None, 0, 0), randomness="different")(values, images, labels)
     return tuple(found[name].detach() for name in names)
-
-
-def estimate_seconds(
-    target: Target,
-    defense: Defense,
-    released: Records,
-    *,
-    batch_size: int = 32,
-    epochs: int,
-    seeds: int,
-    mode: Mode = "train",
-) -> float:
-    """Return how long `utility` would take, from timed training steps on a fresh model (the first warms up)."""
-    model = target.fresh(0)
-    update = shared_update(model, target.loss, defense, generator_for(0, "timing", device=target.device))
-    stamps: list[float] = []
-
-    def timed(images: Tensor, labels: Tensor) -> Gradients:
-        stamps.append(time.monotonic())
-        return update(images, labels)
-
-    size = min(batch_size, len(released))
-    few = released[torch.arange(4 * size) % len(released)]
-    train(model, few, target.loss, epochs=1, batch_size=size, seed=0, update=timed, mode=mode, label="timing")
-    if len(stamps) < 2:
-        return math.inf
-    step = (stamps[-1] - stamps[0]) / (len(stamps) - 1)
-    if len(stamps) > 2:
-        step = (stamps[-1] - stamps[1]) / (len(stamps) - 2)
-    return step * seeds * epochs * steps_per_epoch(len(released), batch_size)
 
 
 def accuracy(model: PixelModel, records: Records, batch_size: int = 256) -> float:

@@ -17,7 +17,6 @@ from leakaudit.progress import Monitor, monitored
 from leakaudit.target import PixelModel, Records, Target
 from leakaudit.utility import (
     accuracy,
-    estimate_seconds,
     fast_example_gradients,
     majority,
     shared_update,
@@ -241,11 +240,3 @@ def test_accuracy_and_chance_are_counted(target: Target) -> None:
 
 def test_fewer_records_than_a_batch_still_train(target: Target) -> None:
     assert train(target.fresh(0), target.private[:5], target.loss, epochs=3, batch_size=32, seed=0) == 3
-
-
-def test_an_estimate_grows_with_the_work_and_changes_nothing(target: Target) -> None:
-    before = [p.detach().clone() for p in target.model.parameters()]
-    seconds = estimate_seconds(target, Defense(), target.private, epochs=1, seeds=1)
-    assert 0 < seconds < 60
-    assert estimate_seconds(target, Defense(), target.private, epochs=10_000, seeds=3) > 100 * seconds
-    assert all(torch.equal(a, b) for a, b in zip(before, target.model.parameters(), strict=True))
