@@ -1,0 +1,204 @@
+"""How much memory work may take, and how it is split into pieces that stay within it.
+
+The audit installs one `Memory` for each attack; a stack of trials runs through `in_pieces`, which measures what a trial
+takes, splits a stack that is too large, and goes on with half a piece where the memory is exhausted all the same.
+What it did is in `Memory.notes`. The limit is on the tensors that a piece makes beside the model and the data; a fifth
+of it is left for what kernels take unseen.
+
+With a limit set, the pieces depend only on it and on the work. Without one it is what is free when the work is first
+met, so the pieces depend on the machine only where the stack does not fit into that.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import sys
+import weakref
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+
+from leakaudit.bytesize import readable
+from leakaudit.freememory import free_bytes
+from leakaudit.peak import peak_bytes
+
+HEADROOM = 0.8  # of the memory: the rest is for scratch space inside kernels and for fragmentation
+PROBES = (1, 2, 4)  # trials in the runs that measure what a trial takes
+EXHAUSTED = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc", "alloc_failed")
+T = TypeVar("T")
+
+
+class TooLittleMemory(MemoryError):
+    """One trial takes more than the limit that was set."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What n trials at once take: `base` + n · `each` bytes."""
+
+    base: int
+    each: int
+
+    def of(self, trials: int) -> int:
+        """Return the bytes of a piece of `trials`."""
+        return self.base + trials * self.each
+
+
+@dataclass(eq=False)
+class _Work:
+    """What is known of one kind of work: its limit and cost, and what was done to stay within."""
+
+    limit: int
+    cost: Cost | None = None  # as its caller knows it
+    peaks: dict[int, int] = field(default_factory=dict)  # bytes by trials, as measured
+    most: int = sys.maxsize  # trials in a piece: halved when the memory is exhausted
+    split: tuple[int, int] = (0, 0)  # the largest stack that was split in advance, and the length of its pieces
+    halved: list[tuple[int, int]] = field(default_factory=list)
+
+
+@dataclass
+class Memory:
+    """The memory of one piece of an audit: `limit` in bytes, or None for what is free; and what became of it."""
+
+    limit: int | None = None
+    works: weakref.WeakKeyDictionary[Any, dict[Hashable, _Work]] = field(default_factory=weakref.WeakKeyDictionary)
+    noted: dict[_Work, None] = field(default_factory=dict)  # what was split or halved, in order
+    refusal: str | None = None  # why work was refused, if it was
+
+    def work(self, owner: object, key: Hashable, device: torch.device) -> _Work:
+        """Return what is known of the work that `owner` (a model) and `key` (shapes) stand for."""
+        known = self.works.setdefault(owner, {})
+        if (key, device) not in known:
+            known[key, device] = _Work(limit(device))
+        return known[key, device]
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what was done to stay within the memory, one sentence each; empty where nothing was."""
+        found: list[str] = []
+        for work in self.noted:
+            if work.split[0]:
+                room = readable(round(work.limit / HEADROOM))
+                within = f"--memory {room}" if self.limit is not None else f"the {room} that were free"
+                found.append(f"ran in pieces of {work.split[1]} of {work.split[0]} trials to stay within {within}")
+            found += [
+                f"out of memory at {before} trials at once: went on with {after}" for before, after in work.halved
+            ]
+        return tuple(dict.fromkeys(found))
+
+
+_memory: ContextVar[Memory] = ContextVar("memory", default=Memory())  # noqa: B039 - holds on to no model
+
+
+@contextmanager
+def bounded(memory: Memory) -> Iterator[Memory]:
+    """Install a memory for the enclosed work."""
+    token = _memory.set(memory)
+    try:
+        yield memory
+    finally:
+        _memory.reset(token)
+
+
+def limit(device: torch.device) -> int:
+    """Return how many bytes the tensors of a piece may take: 0.8 of what was set, or of what is free now."""
+    wanted = _memory.get().limit
+    room = free_bytes(device) if wanted is None else wanted
+    return sys.maxsize if room is None else int(HEADROOM * room)
+
+
+def exhausted(error: BaseException) -> bool:
+    """Return whether an error says that there was not enough memory, on whatever device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in EXHAUSTED)
+
+
+def in_pieces(
+    call: Callable[[int, int], T],
+    trials: int,
+    owner: object,
+    key: Hashable,
+    device: torch.device,
+    cost: Callable[[], Cost] | None = None,
+) -> list[T]:
+    """Return what `call(start, stop)` returns on consecutive ranges that cover range(trials) once and in order.
+
+    `owner` (weakly held, say the model) and `key` (say the shape of a trial) name the work: what is learned of its cost
+    holds for every later call. `cost` is asked once; without it `call` itself is run beforehand on up to 1, 2 and 4
+    trials, where one trial says that the stack might not fit, and must bear it. Pieces are as even as can be. When
+    `call` runs out of memory, its piece and all later ones are halved; at one trial its error is raised. Raises
+    TooLittleMemory when one trial takes more than a limit that was set; one that exceeds what is free is tried.
+    """
+    memory = _memory.get()
+    work = memory.work(owner, key, device)
+    if cost is not None and work.cost is None:
+        work.cost = cost()
+    fits = _fits(memory, work, call, trials, device)
+    if fits < min(trials, work.most):
+        pieces = math.ceil(trials / fits)
+        work.split = max(work.split, (trials, math.ceil(trials / pieces)))
+        memory.noted[work] = None
+    found: list[T] = []
+    start = 0
+    while start < trials:
+        left = trials - start
+        length = math.ceil(left / math.ceil(left / min(fits, work.most)))
+        try:
+            found.append(call(start, start + length))
+            start += length
+            continue
+        except Exception as error:
+            if length == 1 or not exhausted(error):
+                raise
+        # Out of the except clause, whose traceback holds on to what the failed call had made.
+        work.most = max(1, length // 2)
+        work.halved.append((length, work.most))
+        memory.noted[work] = None
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    return found
+
+
+def _fits(memory: Memory, work: _Work, call: Callable[[int, int], object], trials: int, device: torch.device) -> int:
+    """Return how many trials fit into the limit at once, at least one."""
+    chosen = memory.limit is not None
+    if work.limit == sys.maxsize or (trials == 1 and not chosen):  # nothing to keep to, or nothing to split
+        return trials
+    cost = work.cost or _measured(work, call, trials, device)
+    one = work.peaks.get(1) or cost.of(1)
+    if chosen and one > work.limit:
+        needed, allowed = readable(math.ceil(one / HEADROOM), up=True), readable(round(work.limit / HEADROOM))
+        memory.refusal = f"one trial needs about {needed} and --memory allows {allowed}: give at least {needed}"
+        raise TooLittleMemory(memory.refusal)
+    return max(1, min(trials, (work.limit - cost.base) // max(1, cost.each)))
+
+
+def _measured(work: _Work, call: Callable[[int, int], object], trials: int, device: torch.device) -> Cost:
+    """Measure as many trials as the limit bears and return the line through the two longest runs.
+
+    One trial may run another way than a stack does, so it says only whether the stack needs a closer look.
+    """
+    for probe in PROBES:
+        length, longest = min(probe, trials), max(work.peaks, default=0)
+        near = longest == 0 or 4 * trials * max(p / n for n, p in work.peaks.items()) > work.limit
+        bears = longest == 0 or work.peaks[longest] * length <= work.limit * longest
+        if not (length > longest and near and bears):
+            continue
+        try:
+            work.peaks[length] = peak_bytes(lambda n=length: call(0, n), device)  # type: ignore[misc]
+        except Exception as error:
+            if length == 1 or not exhausted(error):
+                raise
+            break  # the pieces themselves find out
+    *shorter, longest = sorted(work.peaks)
+    if not shorter:
+        return Cost(0, work.peaks[longest])
+    slope = (work.peaks[longest] - work.peaks[shorter[-1]]) / (longest - shorter[-1])
+    each = min(max(0, math.ceil(slope)), work.peaks[longest] // longest)
+    return Cost(work.peaks[longest] - longest * each, each)
