@@ -1,0 +1,262 @@
+"""Frozen kinks: run a network twice, the second time with every kink on the side where the first run had it.
+
+A ReLU network's gradient jumps wherever a unit crosses its kink, so a difference quotient of it between two parameter
+settings measures the jumps. `recording` notes the side of every kink in call order, `replaying` repeats the calls with
+those sides: the function evaluated then is smooth and has, where it was recorded, the value and all derivatives of the
+network. Smooth functions are called as they are. What is frozen, and how, is one table: `KINKS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+Call = Callable[..., Any]
+
+
+class TapeMismatch(RuntimeError):
+    """The replayed run made other calls than the recorded one, or a note was overwritten: it has no frozen value."""
+
+
+@dataclass
+class Tape:
+    """What a recorded run noted: per kinked call its name, its note and the versions of the note's tensors."""
+
+    notes: list[tuple[str, Any, tuple[int, ...]]] = field(default_factory=list)
+    at: int = 0
+
+
+@dataclass(frozen=True)
+class Kink:
+    """How one function is frozen.
+
+    `note(call, x, *args, **kwargs)` makes the call and returns its result and a note of the sides;
+    `again(note, x, *args, **kwargs)` returns the frozen result, out of place.
+    """
+
+    note: Call
+    again: Call
+
+
+def _versions(note: Any) -> tuple[int, ...]:
+    return tuple(t._version for t in (note if isinstance(note, tuple) else (note,)) if isinstance(t, Tensor))
+
+
+class _Mode(TorchFunctionMode):
+    """Intercepts the functions of `KINKS`, called by modules, as functions or as methods."""
+
+    def __init__(self, tape: Tape, replay: bool) -> None:
+        super().__init__()
+        self.tape, self.replay = tape, replay
+
+    def __torch_function__(self, func: Call, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        found = FUNCTIONS.get(func)
+        if found is None or not args or not isinstance(args[0], Tensor) or not args[0].is_floating_point():
+            return func(*args, **kwargs)
+        name, inplace = found
+        if not self.replay:
+            result, note = KINKS[name].note(func, *args, **kwargs)
+            self.tape.notes.append((name, note, _versions(note)))
+            return result
+        if self.tape.at >= len(self.tape.notes):
+            raise TapeMismatch(f"{name} was called more often than recorded")
+        recorded, note, versions = self.tape.notes[self.tape.at]
+        self.tape.at += 1
+        if name != recorded or versions != _versions(note):
+            raise TapeMismatch(f"{name} was called where {recorded} was recorded, or the note of it was overwritten")
+        if kwargs.pop("inplace", False) or inplace:
+            return args[0].copy_(KINKS[name].again(note, args[0].clone(), *args[1:], **kwargs))
+        return KINKS[name].again(note, *args, **kwargs)
+
+
+@contextmanager
+def recording(tape: Tape) -> Iterator[None]:
+    """Note on the empty `tape` the side of every kink that the enclosed run meets."""
+    with _Mode(tape, replay=False):
+        yield
+
+
+@contextmanager
+def replaying(tape: Tape) -> Iterator[None]:
+    """Run the enclosed code with the sides on `tape`. Raises TapeMismatch if its calls are not the recorded ones."""
+    tape.at = 0
+    with _Mode(tape, replay=True):
+        yield
+    if tape.at != len(tape.notes):
+        raise TapeMismatch(f"{len(tape.notes)} kinks were recorded, {tape.at} were met again")
+
+
+def _derivative(plain: Call, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    """Return plain(x) and its derivative at x, the one autograd takes at the kink itself."""
+    with torch.enable_grad():
+        probe = x.detach().requires_grad_(True)
+        result = plain(probe, *args, **kwargs)
+        (slope,) = torch.autograd.grad(result.sum(), probe)
+    return result.detach(), slope
+
+
+def line(plain: Call, *, offset: bool = False, slope: Callable[[Tensor], Tensor] | None = None) -> Kink:
+    """Elementwise and linear on each side: slope·x, plus an intercept where there is an `offset`.
+
+    The slope is `plain`'s derivative, or read off the result by the cheaper `slope`.
+    """
+
+    def note(call: Call, x: Tensor, *args: Any, inplace: bool = False, **kwargs: Any) -> tuple[Tensor, Any]:
+        given = {"inplace": True} if inplace else {}
+        if slope is not None:
+            result = call(x, *args, **given, **kwargs)
+            return result, slope(result.detach())
+        before, found = _derivative(plain, x, *args, **kwargs)
+        intercept = torch.addcmul(before, found, x.detach(), value=-1) if offset else None
+        return call(x, *args, **given, **kwargs), (found, intercept)
+
+    def again(note: Any, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        found, intercept = note if isinstance(note, tuple) else (note, None)
+        return x * found if intercept is None else torch.addcmul(intercept, x, found)
+
+    return Kink(note, again)
+
+
+def pieces(sides: Callable[[Tensor], Tensor], smooth: Call) -> Kink:
+    """Elementwise: `smooth(side, x, *args)` on the `sides(x)` recorded."""
+
+    def note(call: Call, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
+        found = sides(x.detach())
+        return call(x, *args, **kwargs), found
+
+    return Kink(note, smooth)
+
+
+def constant() -> Kink:
+    """Comparisons, signs, roundings: no derivative, so the recorded result is the frozen one."""
+
+    def note(call: Call, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
+        result = call(x, *args, **kwargs)
+        return result, result
+
+    return Kink(note, lambda note, *_, **__: note)
+
+
+def pool(name: str) -> Kink:
+    """Max-pools over the last dimensions: gather by the recorded indices."""
+    indexed, dims = getattr(F, name), int(name[-2])
+
+    def note(call: Call, x: Tensor, *args: Any, return_indices: bool = False, **kwargs: Any) -> tuple[Any, Any]:
+        result, indices = indexed(x, *args, return_indices=True, **kwargs)
+        pair = return_indices or call is torch.adaptive_max_pool1d or call.__name__.endswith("with_indices")
+        return (result, indices) if pair else result, (indices, pair)
+
+    def again(note: Any, x: Tensor, *_: Any, **__: Any) -> Any:
+        indices, pair = note
+        result = x.flatten(-dims).gather(-1, indices.flatten(-dims)).view_as(indices)
+        return (result, indices) if pair else result
+
+    return Kink(note, again)
+
+
+def extreme(plain: Call, largest: bool = True) -> Kink:
+    """Maxima and minima in all their forms: of all entries, along dimensions, of two tensors, with indices."""
+
+    def note(call: Call, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        result = call(x, *args, **kwargs)
+        other = kwargs.get("other", args[0] if args else None)
+        if isinstance(other, Tensor):  # ties share, as in autograd
+            over = (x - other if largest else other - x).detach().sign()
+            return result, (over + 1) / 2
+        if isinstance(result, tuple):
+            return result, (result[1], type(result))
+        return result, _derivative(plain, x, *args, **kwargs)[1]
+
+    def again(note: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        other = kwargs.get("other", args[0] if args else None)
+        if isinstance(other, Tensor):
+            return x * note + other * (1 - note)
+        if not isinstance(note, tuple):
+            return (x * note).sum(*args, **kwargs)
+        return picked(note, x, *args, **kwargs)
+
+    return Kink(note, again)
+
+
+def picked(note: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Return the values that the recorded indices pick, in the recorded named pair."""
+    indices, pair = note
+    dim = kwargs.get("dim", next((a for a in args if not isinstance(a, bool)), -1))
+    if indices.dim() == x.dim():
+        return pair((x.gather(dim, indices), indices))
+    return pair((x.gather(dim, indices.unsqueeze(dim)).squeeze(dim), indices))
+
+
+def _prelu(side: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    # The slope is a parameter: it is the perturbed one that counts.
+    return torch.where(side, x, x * (weight.view(1, -1, *[1] * (x.dim() - 2)) if x.dim() > 1 else weight))
+
+
+def _exponential(side: Tensor, x: Tensor, alpha: float = 1.0, rate: float = 1.0) -> Tensor:
+    # Positive units are kept out of the exponential: their infinities would be multiplied by zero in the backward pass.
+    return torch.where(side, x, alpha * torch.expm1(x.masked_fill(side, 0) * rate))
+
+
+def _selu(side: Tensor, x: Tensor) -> Tensor:
+    return 1.0507009873554804934193349852946 * _exponential(side, x, 1.6732632423543772848170429916717)
+
+
+def _hardswish(side: Tensor, x: Tensor) -> Tensor:
+    return torch.where(side == 0, x * (x + 3) / 6, x.masked_fill(side < 0, 0))
+
+
+def _positive(x: Tensor) -> Tensor:
+    return x > 0
+
+
+# One line per function. `x.name`, `torch.name`, `F.name`, operators and in-place variants are found by the name.
+KINKS: dict[str, Kink] = {
+    "relu": line(torch.relu, slope=torch.sign),
+    "leaky_relu": line(F.leaky_relu),
+    "relu6": line(F.relu6, offset=True),
+    "hardtanh": line(F.hardtanh, offset=True),
+    "threshold": line(F.threshold, offset=True),
+    "hardsigmoid": line(F.hardsigmoid, offset=True),
+    "hardshrink": line(F.hardshrink),
+    "softshrink": line(F.softshrink, offset=True),
+    "abs": line(torch.abs),
+    "absolute": line(torch.abs),
+    "clamp": line(torch.clamp, offset=True),
+    "clip": line(torch.clamp, offset=True),
+    "clamp_min": line(torch.clamp_min, offset=True),
+    "clamp_max": line(torch.clamp_max, offset=True),
+    "prelu": pieces(_positive, _prelu),
+    "elu": pieces(_positive, _exponential),
+    "celu": pieces(_positive, lambda side, x, alpha=1.0: _exponential(side, x, alpha, 1 / alpha)),
+    "selu": pieces(_positive, _selu),
+    "softsign": pieces(torch.sign, lambda side, x: x / (1 + side * x)),
+    "hardswish": pieces(lambda x: x.ge(3).to(x.dtype) - x.le(-3).to(x.dtype), _hardswish),
+    **{name: extreme(getattr(torch, name)) for name in ("max", "amax", "maximum", "fmax", "median")},
+    **{name: extreme(getattr(torch, name), largest=False) for name in ("min", "amin", "minimum", "fmin")},
+    **{name: extreme(getattr(torch, name)) for name in ("sort", "topk", "kthvalue", "cummax", "cummin")},
+    **{f"{kind}max_pool{n}d": pool(f"{kind}max_pool{n}d") for kind in ("", "adaptive_") for n in (1, 2, 3)},
+    **{name: constant() for name in ("gt", "ge", "lt", "le", "eq", "ne", "greater", "less", "sign", "heaviside")},
+    **{name: constant() for name in ("floor", "ceil", "round", "trunc", "argmax", "argmin", "argsort")},
+}
+
+
+def _functions() -> dict[Call, tuple[str, bool]]:
+    """Return for every function object that is one of `KINKS` its name and whether it overwrites its argument."""
+    found: dict[Call, tuple[str, bool]] = {}
+    for space in (torch, Tensor, F, torch._C._nn):
+        for name in KINKS:
+            for spelled in (name, f"{name}_", f"_{name}", f"__{name}__", f"{name}_with_indices"):
+                if callable(call := getattr(space, spelled, None)):
+                    found[call] = (name, spelled == f"{name}_")
+    return found
+
+
+FUNCTIONS = _functions()
