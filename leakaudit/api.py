@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from leakaudit.audit import audit
+from leakaudit.bytesize import parse
 from leakaudit.errors import UserError
 from leakaudit.loading import target_from_objects
 from leakaudit.plan import Plan, seconds
@@ -37,7 +38,8 @@ def scan(
     `model` is a `torch.nn.Module` (or a zero-argument callable that builds one) giving logits (N, classes);
     `train_data` a Dataset or DataLoader of (picture, label). Pictures come as the model takes them; with
     `mean` and `std` given, pixel = value · std + mean lies in [0, 1]. `defense` is one spec or several;
-    `settings` are those of `leakaudit.plan.Plan` (records, batch_size, attacks, battery, seed, budget, ...).
+    `settings` are those of `leakaudit.plan.Plan` (records, batch_size, attacks, battery, seed, ...); `budget` takes
+    seconds or "10m", `memory` bytes or "4GB".
     Raises UserError on bad input.
 
     >>> result = leakaudit.scan(model, train_data, defense=["prune:sparsity=0.99", "obscure"], battery="quick")
@@ -50,6 +52,8 @@ def scan(
     attacks, budget = settings.get("attacks", ()), settings.get("budget")
     settings["attacks"] = (attacks,) if isinstance(attacks, str) else tuple(attacks)
     settings["budget"] = seconds(budget) if isinstance(budget, str) else budget
+    memory = settings.get("memory")
+    settings["memory"] = parse(memory) if isinstance(memory, str) else memory
     if not isinstance(defense, str | list | tuple):
         raise UserError(f"defense takes a spec or several, not {defense!r}.")
     plan = Plan(defenses=(defense,) if isinstance(defense, str) else tuple(defense), **settings)

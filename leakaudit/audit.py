@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from leakaudit.attack import Attack
+from leakaudit.attack import Attack, Reconstruction
 from leakaudit.baselines import baselines, class_means
 from leakaudit.client import Mode, SharedUpdate, release, share
 from leakaudit.clock import Clock
@@ -19,6 +19,7 @@ from leakaudit.defense import Defense, replaces_records
 from leakaudit.errors import NotApplicable, UserError
 from leakaudit.exposure import Exposure, preset
 from leakaudit.identification import CandidateSets, candidate_sets
+from leakaudit.memory import Memory, bounded, exhausted
 from leakaudit.metrics import Metric, lpips_metric
 from leakaudit.plan import TRAINING_BATCH, Plan, assumptions, attacks_for, capped, not_tested
 from leakaudit.preflight import preflight, raise_on_errors
@@ -202,6 +203,15 @@ def _share(scene: Scene, spec: str, defense: Defense, records: Records, exposure
 
 
 def _run(scene: Scene, spec: str, defense: Defense, released: Records, attack: Attack, role: str) -> AttackResult:
+    """Run one attack within the plan's memory; the result notes what was done to stay there."""
+    with bounded(Memory(scene.plan.memory)) as memory:
+        result = _attacked(scene, spec, defense, released, attack, role, memory)
+    return replace(result, notes=memory.notes())
+
+
+def _attacked(
+    scene: Scene, spec: str, defense: Defense, released: Records, attack: Attack, role: str, memory: Memory
+) -> AttackResult:
     """Tune one attack on auxiliary records, run it on the victims, and score it. A crash is a status with a reason."""
     plan, target = scene.plan, scene.target
     victims = plan.victims
@@ -230,13 +240,15 @@ def _run(scene: Scene, spec: str, defense: Defense, released: Records, attack: A
                 guess = attack.link(model, update, shown.to(target.device), generator)
             else:
                 guess = attack(model, update, generator)
+        if memory.refusal and isinstance(guess, Reconstruction) and "out-of-memory" in guess.statuses:
+            guess = replace(guess, reason=memory.refusal)  # it knows more than the attack does
     except NotApplicable as reason:
         return failed(attack, role, tuned, victims, "not-applicable", str(reason))
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        return failed(attack, role, tuned, victims, "out-of-memory", _first_line(error))
     except UserError:
         raise
     except Exception as error:  # an attack that crashes must be shown as that, whatever it raised
+        if exhausted(error):
+            return failed(attack, role, tuned, victims, "out-of-memory", _first_line(error))
         return failed(attack, role, tuned, victims, "failed", f"{type(error).__name__}: {_first_line(error)}")
     try:
         return score(

@@ -128,6 +128,7 @@ def _version(wanted: bool) -> None:
         "leakaudit scan model.py -d prune:sparsity=0.99 -d dp-sgd -d obscure",
         "leakaudit scan model.py -d obscure,dp-sgd:noise_multiplier=0.5 --quick",
         "leakaudit scan model.py:make_model --data pictures/ --budget 30m -o out",
+        "leakaudit scan model.py -d obscure --full --memory 4GB",
     )
 )
 def scan(
@@ -157,6 +158,14 @@ def scan(
         str | None,
         typer.Option("--budget", help="Time for the whole scan: 90s, 10m, 2h. Unfinished work is shown as that."),
     ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory",
+            help="What a step of an attack may take beside the model and the data: 512MB, 4GB. "
+            "More runs in pieces. Default: what is free.",
+        ),
+    ] = None,
     records: Annotated[int, typer.Option("--records", help="Private records to attack.")] = 16,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Records in one shared update.")] = 1,
     candidates: Annotated[int, typer.Option("--candidates", help="Same-class candidates per identification.")] = 100,
@@ -184,6 +193,7 @@ def scan(
     """Audit a model: attack it undefended and under each defense, measure accuracy, write a report."""
     _writable(output)
     _file_exists(lpips_weights, "--lpips-weights")
+    from leakaudit.bytesize import parse
     from leakaudit.loading import load_target
     from leakaudit.plan import Plan, seconds
 
@@ -203,6 +213,7 @@ def scan(
         seeds=seeds,
         epochs=epochs,
         budget=None if budget is None else seconds(budget),
+        memory=None if memory is None else parse(memory),
         images=_images(images),
         seed=seed,
     )

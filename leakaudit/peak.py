@@ -39,6 +39,11 @@ class _Live(TorchDispatchMode):
         self.device_type, self.now, self.peak = device_type, 0, 0
         self.known: dict[int, weakref.ref[Any]] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Keep torch from importing its compiler, a second and 150 MB, to tell it not to compile this."""
+        return False
+
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:

@@ -67,13 +67,14 @@ class Plan:
     seeds: int | None = None
     epochs: int | None = None
     budget: float | None = None  # seconds for the whole scan
+    memory: int | None = None  # bytes that a step of an attack may take beside model and data; None: what is free
     images: Images = "full"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("records", "batch_size", "candidates", "seed", "seeds", "epochs"):
+        for name in ("records", "batch_size", "candidates", "seed", "seeds", "epochs", "memory"):
             value = getattr(self, name)
-            optional = name in ("seeds", "epochs") and value is None
+            optional = name in ("seeds", "epochs", "memory") and value is None
             if not optional and (not isinstance(value, int) or isinstance(value, bool)):
                 raise UserError(f"{name} takes a whole number, not {value!r}.")
         for name in ("defenses", "attacks"):
@@ -97,6 +98,7 @@ class Plan:
             (self.seeds is None or self.seeds >= 1, "--seeds must be at least 1"),
             (self.epochs is None or self.epochs >= 1, "--epochs must be at least 1"),
             (self.budget is None or self.budget > 0, "--budget must be positive"),
+            (self.memory is None or self.memory > 0, "--memory must be positive"),
         )
         for holds, sentence in checks:
             if not holds:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import cattrs
+from cattrs.gen import make_dict_unstructure_fn, override
 from cattrs.preconf.json import make_converter
 
 from leakaudit.errors import UserError
@@ -100,6 +101,7 @@ class AttackResult:
     label_accuracy: Estimate
     records: tuple[RecordScore, ...] = ()
     gallery: tuple[Picture, ...] = ()  # worst (most leaking) first
+    notes: tuple[str, ...] = ()  # how it ran where that was not as planned, e.g. in pieces for lack of memory
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,10 @@ class AuditResult:
 
 
 _converter = make_converter()
+# Fields added to version 1 later are only written where they say something, so that old results stay as they are.
+_converter.register_unstructure_hook(
+    AttackResult, make_dict_unstructure_fn(AttackResult, _converter, notes=override(omit_if_default=True))
+)
 
 
 def to_json(result: AuditResult) -> str:

@@ -55,6 +55,7 @@ class AttackRow:
     statuses: str
     cells: tuple[Cell, ...]  # of the columns shown; empty where nothing was scored
     note: int | None
+    why: str  # it has no scores
 
 
 @dataclass(frozen=True)
@@ -245,8 +246,9 @@ def _attack_row(attack: AttackResult, worst: bool, columns: list[str], notes: No
         estimate: Estimate = getattr(attack, name)
         cells.append(_share(estimate, notes) if digits is None else _score(estimate, digits, notes))
         cells += [Cell(chance)] if name == "identification" else []
-    note = notes.number(attack.reason) if done else None  # an unscored row tells its reason in full
-    return AttackRow(attack, worst, f"{done} of {of}", view.statuses(attack), tuple(cells), note)
+    note = notes.number(view.remarks(attack)) if done else None  # an unscored row tells its reason in full
+    why = view.remarks(attack) or "no reason was recorded."
+    return AttackRow(attack, worst, f"{done} of {of}", view.statuses(attack), tuple(cells), note, why)
 
 
 def _baseline_cells(baseline: Baseline, notes: Notes) -> tuple[Cell, ...]:

@@ -66,6 +66,8 @@ def summary(result: AuditResult, console: Console) -> None:
             console.print(text(f"  {len(defense.reasons) - REASONS} more in the report", "dim"))
     for (attack, why), specs in _unscored(result).items():
         console.print(text(f"not scored: {attack} on {', '.join(specs)} ({why})", "yellow"))
+    for (attack, what), specs in _noted(result).items():
+        console.print(text(f"note: {attack} on {', '.join(specs)} {what}", "dim"))
     for finding in result.findings:
         if finding.severity != "info":
             console.print(text(f"{finding.severity}: ", "yellow") + text(finding.message))
@@ -77,8 +79,18 @@ def _unscored(result: AuditResult) -> dict[tuple[str, str], list[str]]:
     for defense in result.defenses:
         for attack in defense.attacks:
             if view.scored(attack)[0] == 0:
-                why = f"{view.statuses(attack)}: {attack.reason or 'no reason was recorded'}"
+                why = f"{view.statuses(attack)}: {view.remarks(attack) or 'no reason was recorded'}"
                 found.setdefault((attack.name, why), []).append(defense.spec)
+    return found
+
+
+def _noted(result: AuditResult) -> dict[tuple[str, str], list[str]]:
+    """Return, by scored attack and how it ran, the defenses on which it did."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for defense in result.defenses:
+        for attack in defense.attacks:
+            if attack.notes and view.scored(attack)[0]:
+                found.setdefault((attack.name, f"({'; '.join(attack.notes)})"), []).append(defense.spec)
     return found
 
 

@@ -51,6 +51,13 @@ def statuses(attack: AttackResult) -> str:
     return ", ".join(f"{n} {s}" for n, s in counted) or "no victims"
 
 
+def remarks(attack: AttackResult) -> str:
+    """Return why not every victim was scored and how the attack ran, as far as there is something to say."""
+    if not attack.notes:
+        return attack.reason or ""
+    return "; ".join([*([attack.reason.rstrip(".")] if attack.reason else []), *attack.notes])
+
+
 def worst(defense: DefenseResult) -> AttackResult | None:
     """Return the most leaking attack a real adversary could run (no bound): by identification, then by PSNR."""
     return _most([a for a in defense.attacks if a.role != "bound"])
