@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -12,8 +13,11 @@ from torch.utils.data import TensorDataset
 import leakaudit
 from leakaudit import registry
 from leakaudit.attack import Attack, Reconstruction
+from leakaudit.attacks._optimise import memory_safe
+from leakaudit.bytesize import parse
 from leakaudit.client import SharedUpdate
 from leakaudit.defense import Defense
+from leakaudit.memory import in_pieces
 from leakaudit.result import AttackResult, AuditResult, DefenseResult, from_json, to_json, without_timings
 from leakaudit.target import PixelModel
 
@@ -250,6 +254,62 @@ def test_a_model_that_fails_in_training_costs_the_accuracy_not_the_audit() -> No
     assert attack(row(result, "clip"), "linkage").identification.value is not None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stacked(Attack):
+    """Draws grey pictures in a stack of 64 trials of a megabyte each, and more than `bears` of them exhaust it."""
+
+    name = "stacked"
+    bears: int = 64
+
+    @memory_safe
+    def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
+        def call(start: int, stop: int) -> None:
+            if stop - start > self.bears:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            assert torch.zeros((stop - start) * 10**6, dtype=torch.uint8).numel()
+
+        in_pieces(call, 64, model, "stacked", torch.device("cpu"))
+        shape = (update.victims, update.batch_size, *update.input_shape)
+        return Reconstruction(
+            torch.full(shape, 0.5), None, torch.zeros(update.victims), ("converged",) * update.victims
+        )
+
+
+@pytest.mark.parametrize(
+    ("memory", "bears", "notes"),
+    [
+        ("1GB", 64, ()),
+        ("20MB", 64, ("ran in pieces of 16 of 64 trials to stay within --memory 20MB",)),
+        ("1GB", 20, tuple(f"out of memory at {n} trials at once: went on with {n // 2}" for n in (64, 32))),
+    ],
+)
+def test_the_result_says_how_an_attack_was_split(
+    registered: Any, memory: str, bears: int, notes: tuple[str, ...]
+) -> None:
+    registered("attacks", Stacked)
+    settings = FAST | {"attacks": (f"stacked:bears={bears}",), "utility": False, "memory": memory}
+    result = leakaudit.scan(dense(), data(), **settings)
+    found = attack(row(result, "none"), "stacked")
+    assert found.notes == notes
+    assert found.statuses == {"converged": 4}
+    assert found.psnr.value is not None
+    assert result.settings["memory"] == parse(memory)
+    assert from_json(to_json(result)) == result
+
+
+def test_too_little_memory_for_one_trial_is_a_status_with_what_it_needs(registered: Any) -> None:
+    registered("attacks", Stacked)
+    result = leakaudit.scan(dense(), data(), **FAST | {"attacks": ("stacked",), "utility": False, "memory": 10**6})
+    found = attack(row(result, "none"), "stacked")
+    assert found.statuses == {"out-of-memory": 4}
+    assert found.reason == "one trial needs about 1.25MB and --memory allows 1MB: give at least 1.25MB"
+    assert found.psnr.value is None
+    assert str(found.reason) in str(found.identification.reason)
+    assert result.verdict == "inconclusive"
+    enough = leakaudit.scan(dense(), data(), **FAST | {"attacks": ("stacked",), "utility": False, "memory": "1.25MB"})
+    assert attack(row(enough, "none"), "stacked").statuses == {"converged": 4}
+
+
 def test_the_quick_battery_never_passes() -> None:
     """Noise of a deviation of 100 hides everything from linkage; the standard battery may say so, the quick may not."""
     settings: dict[str, Any] = {"records": 32, "utility": False, "attacks": ("linkage",), "candidates": 20}
@@ -264,6 +324,7 @@ def test_the_quick_battery_never_passes() -> None:
 def test_wrong_types_from_python_are_a_user_error() -> None:
     wrong: list[dict[str, Any]] = [
         {"records": "16"}, {"seed": None}, {"defense": 3}, {"nosuch": 1}, {"budget": "soon"}, {"budget": (1,)},
+        {"memory": "lots"}, {"memory": 1.5}, {"memory": -1}, {"memory": True},
         {"attacks": (3,)}, {"epochs": 1.5}, {"defenses": ("prune",)},
     ]  # fmt: skip
     for settings in wrong:

@@ -94,6 +94,8 @@ def test_every_command_has_an_example(run: Run, command: str) -> None:
         (("scan", "model.py", "-a", "dgl"), ("did you mean",)),
         (("scan", "model.py", "-d", "gaussian:std=x"), ("'std'", "'x'")),
         (("scan", "model.py", "--budget", "soon"), ("--budget", "'soon'")),
+        (("scan", "model.py", "--memory", "lots"), ("--memory", "'lots'")),
+        (("scan", "model.py", "--memory", "4"), ("--memory", "unit", "'4'")),
         (("scan", "model.py", "--quick", "--full"), ("--quick", "--full")),
         (("scan", "model.py", "--records", "0"), ("--records",)),
         (("scan", "model.py", "--records", "5", "--batch-size", "2"), ("multiple",)),
@@ -213,6 +215,15 @@ def test_a_spent_budget_is_shown_and_never_a_pass(run: Run, tmp_path: Path) -> N
     data = json.loads((tmp_path / "leakaudit-out/result.json").read_text())
     statuses = {s for d in data["defenses"] for a in d["attacks"] for s in a["statuses"]}
     assert "budget" in statuses
+
+
+def test_the_memory_is_recorded_and_part_of_the_command(run: Run, tmp_path: Path) -> None:
+    words = ("scan", "model.py", "--memory", "1.5GiB", "--no-utility", *FAST)
+    assert run(*words, "--exit-zero").code == 0
+    data = json.loads((tmp_path / "leakaudit-out/result.json").read_text())
+    assert data["settings"]["memory"] == 3 * 2**29
+    assert "--memory 1.5GiB" in data["environment"]["command"]
+    assert "--memory 1.5GiB" in (tmp_path / "leakaudit-out/report.html").read_text()
 
 
 def test_settings_come_from_pyproject_and_the_command_line_wins(run: Run, tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from leakaudit.result import AuditResult, to_json
+from leakaudit.result import AuditResult, from_json, to_json
 
 
 def test_the_golden_result_is_written_back_byte_for_byte(golden: AuditResult, golden_path: Path) -> None:
@@ -22,6 +23,16 @@ def test_the_golden_result_says_what_it_said(golden: AuditResult) -> None:
     assert {a.role for a in attacks} == {"standard", "adaptive", "bound"}
     met = {status for a in attacks for status in a.statuses}
     assert met == {"converged", "diverged", "not-applicable", "out-of-memory", "budget", "failed"}
+
+
+def test_notes_are_written_where_there_are_some_and_read_again(golden: AuditResult) -> None:
+    """A field that came after version 1 began: a result without it loads, one with it comes back whole."""
+    first = golden.defenses[0].attacks[0]
+    assert first.notes == ()
+    noted = replace(golden.defenses[0], attacks=(replace(first, notes=("ran in pieces of 2 of 4 trials",)),))
+    changed = replace(golden, defenses=(noted, *golden.defenses[1:]))
+    assert from_json(to_json(changed)) == changed
+    assert to_json(changed).count('"notes"') == 1
 
 
 def test_every_missing_number_of_the_golden_result_has_a_reason(golden_path: Path) -> None:

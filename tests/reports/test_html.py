@@ -221,6 +221,15 @@ def test_unscored_attacks_are_no_numbers(golden: AuditResult) -> None:
     assert "No undefended control was measured" in row
 
 
+def test_how_an_attack_ran_stands_beside_its_scores_and_its_reason(golden: AuditResult) -> None:
+    note = "ran in pieces of 8 of 64 trials"
+    rows = tuple(replace(d, attacks=tuple(replace(a, notes=(note,)) for a in d.attacks)) for d in golden.defenses)
+    text = Page(render(replace(golden, defenses=rows))).words
+    assert "The attack needed more memory than was free; ran in pieces of 8 of 64 trials" in text
+    assert "1 victim: the objective became non-finite; ran in pieces of 8 of 64 trials" in text
+    assert note not in Page(render(golden)).words
+
+
 def test_the_worst_attack_is_marked_and_the_bound_is_not_it(golden: AuditResult) -> None:
     worst = [view.worst(d) for d in golden.defenses]
     names = ["inverting-gradients", "expectation-over-noise", "inverting-gradients", "linkage"]

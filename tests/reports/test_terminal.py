@@ -43,6 +43,24 @@ def test_unscored_attacks_are_named_with_their_reason(golden: AuditResult) -> No
     assert "not scored: dlg on none, other (4 out-of-memory:" in " ".join(shown(again).split())
 
 
+def noted(golden: AuditResult) -> AuditResult:
+    """Give every attack of every defense a note on its memory."""
+    note = "ran in pieces of 8 of 64 trials to stay within --memory 2GB"
+    rows = (replace(d, attacks=tuple(replace(a, notes=(note,)) for a in d.attacks)) for d in golden.defenses)
+    return replace(golden, defenses=tuple(rows))
+
+
+def test_how_an_attack_ran_is_told_once_for_all_defenses(golden: AuditResult) -> None:
+    words = " ".join(shown(noted(golden)).split())
+    specs = [
+        d.spec for d in golden.defenses for a in d.attacks if a.name == "inverting-gradients" and view.scored(a)[0]
+    ]
+    assert len(specs) > 1
+    assert f"note: inverting-gradients on {', '.join(specs)} (ran in pieces of 8 of 64 trials to stay" in words
+    assert "needed more memory than was free; ran in pieces" in words  # beside the reason where there is no score
+    assert "note: " not in shown(golden)
+
+
 def test_long_reasons_are_counted_not_lost(golden: AuditResult) -> None:
     text = shown(replace(golden, defenses=(replace(golden.defenses[0], reasons=("one.", "two.", "three.", "four.")),)))
     assert "two." in text
