@@ -29,6 +29,7 @@ from leakaudit.peak import peak_bytes
 
 HEADROOM = 0.8  # of the memory: the rest is for scratch space inside kernels and for fragmentation
 PROBES = (1, 2, 4)  # trials in the runs that measure what a trial takes
+CLEAR = 10  # times what one trial alone takes: no way of running a stack takes that for each of its trials
 EXHAUSTED = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc", "alloc_failed")
 T = TypeVar("T")
 
@@ -85,9 +86,7 @@ class Memory:
                 room = readable(round(work.limit / HEADROOM))
                 within = f"--memory {room}" if self.limit is not None else f"the {room} that were free"
                 found.append(f"ran in pieces of {work.split[1]} of {work.split[0]} trials to stay within {within}")
-            found += [
-                f"out of memory at {before} trials at once: went on with {after}" for before, after in work.halved
-            ]
+            found += [f"out of memory at {most} trials at once: went on with {less}" for most, less in work.halved]
         return tuple(dict.fromkeys(found))
 
 
@@ -140,8 +139,7 @@ def in_pieces(
         work.cost = cost()
     fits = _fits(memory, work, call, trials, device)
     if fits < min(trials, work.most):
-        pieces = math.ceil(trials / fits)
-        work.split = max(work.split, (trials, math.ceil(trials / pieces)))
+        work.split = max(work.split, (trials, math.ceil(trials / math.ceil(trials / fits))))
         memory.noted[work] = None
     found: list[T] = []
     start = 0
@@ -155,7 +153,7 @@ def in_pieces(
         except Exception as error:
             if length == 1 or not exhausted(error):
                 raise
-        # Out of the except clause, whose traceback holds on to what the failed call had made.
+        # Outside the except clause: its traceback holds on to what the failed call had made.
         work.most = max(1, length // 2)
         work.halved.append((length, work.most))
         memory.noted[work] = None
@@ -167,12 +165,11 @@ def in_pieces(
 
 def _fits(memory: Memory, work: _Work, call: Callable[[int, int], object], trials: int, device: torch.device) -> int:
     """Return how many trials fit into the limit at once, at least one."""
-    chosen = memory.limit is not None
-    if work.limit == sys.maxsize or (trials == 1 and not chosen):  # nothing to keep to, or nothing to split
+    if work.limit == sys.maxsize or (trials == 1 and memory.limit is None):  # nothing to keep to, or nothing to split
         return trials
     cost = work.cost or _measured(work, call, trials, device)
     one = work.peaks.get(1) or cost.of(1)
-    if chosen and one > work.limit:
+    if memory.limit is not None and one > work.limit:
         needed, allowed = readable(math.ceil(one / HEADROOM), up=True), readable(round(work.limit / HEADROOM))
         memory.refusal = f"one trial needs about {needed} and --memory allows {allowed}: give at least {needed}"
         raise TooLittleMemory(memory.refusal)
@@ -182,11 +179,11 @@ def _fits(memory: Memory, work: _Work, call: Callable[[int, int], object], trial
 def _measured(work: _Work, call: Callable[[int, int], object], trials: int, device: torch.device) -> Cost:
     """Measure as many trials as the limit bears and return the line through the two longest runs.
 
-    One trial may run another way than a stack does, so it says only whether the stack needs a closer look.
+    One trial may run another way than a stack does: the line is not drawn through it, but through nothing.
     """
     for probe in PROBES:
         length, longest = min(probe, trials), max(work.peaks, default=0)
-        near = longest == 0 or 4 * trials * max(p / n for n, p in work.peaks.items()) > work.limit
+        near = longest == 0 or CLEAR * trials * max(p / n for n, p in work.peaks.items()) > work.limit
         bears = longest == 0 or work.peaks[longest] * length <= work.limit * longest
         if not (length > longest and near and bears):
             continue
@@ -197,8 +194,8 @@ def _measured(work: _Work, call: Callable[[int, int], object], trials: int, devi
                 raise
             break  # the pieces themselves find out
     *shorter, longest = sorted(work.peaks)
-    if not shorter:
-        return Cost(0, work.peaks[longest])
+    if not shorter or shorter[-1] == 1:
+        return Cost(0, math.ceil(work.peaks[longest] / longest))
     slope = (work.peaks[longest] - work.peaks[shorter[-1]]) / (longest - shorter[-1])
     each = min(max(0, math.ceil(slope)), work.peaks[longest] // longest)
     return Cost(work.peaks[longest] - longest * each, each)

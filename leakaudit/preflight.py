@@ -276,9 +276,11 @@ def _memory(target: Target, parameters: int, activations: int, victims: int) -> 
     """Estimate what gradient matching on a stack of V victims holds at once.
 
     Weights, then per victim the update, the candidate's gradient and the cotangent, and about three times the
-    activations of a forward pass (its own, the gradient's graph, and the second backward).
+    activations of a forward pass (its own, the gradient's graph, and the second backward). A stack that is too large
+    runs in pieces (`leakaudit.memory`), so only what one victim and all updates take must fit.
     """
     needed = 4 * parameters * (1 + 3 * victims) + 3 * activations * victims
+    least = 4 * parameters * (3 + victims) + 3 * activations
     evidence: dict[str, Value] = {
         "parameters": parameters,
         "activation_bytes": activations,
@@ -287,9 +289,11 @@ def _memory(target: Target, parameters: int, activations: int, victims: int) -> 
     }
     message = f"a stack of {victims} victims on {parameters:,} parameters takes about {_size(needed)}"
     capacity = _capacity(target.device)
-    if capacity is not None and needed > 0.9 * capacity:
-        message += ", more than there is: give fewer --records or a smaller --batch-size."
+    if capacity is not None and least > 0.9 * capacity:
+        message += ", more than there is even in pieces: give fewer --records or a smaller --batch-size."
         return Finding("memory", "warning", message, evidence)
+    if capacity is not None and needed > 0.9 * capacity:
+        message += ", more than there is: gradient matching runs in pieces"
     return Finding("memory", "info", message + ".", evidence)
 
 

@@ -186,6 +186,19 @@ def test_without_a_cost_the_call_itself_is_measured_once() -> None:
     assert memory.notes() == ("ran in pieces of 11 of 32 trials to stay within --memory 10KB",)
 
 
+def test_one_trial_that_runs_another_way_does_not_mislead() -> None:
+    """One trial takes 500, a stack 270 for each: a line through 1 and 2 trials would fall on 40 for each."""
+    calls: list[int] = []
+
+    def call(start: int, stop: int) -> None:
+        calls.append(stop - start)
+        assert torch.zeros(500 if stop - start == 1 else 270 * (stop - start), dtype=torch.uint8).numel()
+
+    with bounded(Memory(1300)):  # 1040 with its headroom
+        in_pieces(call, 9, Owner(), "", CPU)
+    assert calls == [1, 2, 3, 3, 3]
+
+
 def test_where_the_stack_clearly_fits_one_trial_is_enough_to_know() -> None:
     calls: list[int] = []
     with bounded(Memory(10**6)) as memory:

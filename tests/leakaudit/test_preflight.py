@@ -191,3 +191,14 @@ def test_torchvision_models() -> None:
     finding = found(target(vit, 40, 32), batch_size=2)["no-gradient"]
     assert "starts at zero" in finding.message  # as torchvision builds its head: nothing behind it gets a gradient
     assert finding.evidence["parameters"] == len(list(vit.parameters())) - 2
+
+
+def test_a_stack_that_is_too_large_runs_in_pieces_and_is_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = found(target(norm()), records=16)["memory"]
+    needed = int(usual.evidence["bytes"] or 0)
+    monkeypatch.setattr("leakaudit.preflight._capacity", lambda device: needed // 2)
+    split = found(target(norm()), records=16)["memory"]
+    assert split.severity == "info"
+    assert "runs in pieces" in split.message
+    monkeypatch.setattr("leakaudit.preflight._capacity", lambda device: needed // 1000)
+    assert found(target(norm()), records=16)["memory"].severity == "warning"
