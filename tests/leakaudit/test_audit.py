@@ -279,7 +279,7 @@ class Stacked(Attack):
     ("memory", "bears", "notes"),
     [
         ("1GB", 64, ()),
-        ("20MB", 64, ("ran in pieces of 16 of 64 trials to stay within --memory 20MB",)),
+        ("32MB", 64, ("ran in pieces of 16 of 64 trials to stay within --memory 32MB",)),
         ("1GB", 20, tuple(f"out of memory at {n} trials at once: went on with {n // 2}" for n in (64, 32))),
     ],
 )
@@ -302,11 +302,11 @@ def test_too_little_memory_for_one_trial_is_a_status_with_what_it_needs(register
     result = leakaudit.scan(dense(), data(), **FAST | {"attacks": ("stacked",), "utility": False, "memory": 10**6})
     found = attack(row(result, "none"), "stacked")
     assert found.statuses == {"out-of-memory": 4}
-    assert found.reason == "one trial needs about 1.25MB and --memory allows 1MB: give at least 1.25MB"
+    assert found.reason == "one trial needs about 2MB and --memory allows 1MB: give at least 2MB"
     assert found.psnr.value is None
     assert str(found.reason) in str(found.identification.reason)
     assert result.verdict == "inconclusive"
-    enough = leakaudit.scan(dense(), data(), **FAST | {"attacks": ("stacked",), "utility": False, "memory": "1.25MB"})
+    enough = leakaudit.scan(dense(), data(), **FAST | {"attacks": ("stacked",), "utility": False, "memory": "2MB"})
     assert attack(row(enough, "none"), "stacked").statuses == {"converged": 4}
 
 
