@@ -136,7 +136,7 @@ def pieces(sides: Callable[[Tensor], Tensor], smooth: Call) -> Kink:
 
 
 def constant() -> Kink:
-    """Comparisons, signs, roundings: no derivative, so the recorded result is the frozen one."""
+    """Comparisons, signs, roundings, detached values: no derivative, so the recorded result is the frozen one."""
 
     def note(call: Call, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
         result = call(x, *args, **kwargs)
@@ -172,7 +172,9 @@ def extreme(plain: Call, largest: bool = True) -> Kink:
             over = (x - other if largest else other - x).detach().sign()
             return result, (over + 1) / 2
         if isinstance(result, tuple):
-            return result, (result[1], type(result))
+            free = args[1:] if plain in (torch.topk, torch.kthvalue) else args  # without their k
+            dim = kwargs.get("dim", next((a for a in free if not isinstance(a, bool)), -1))
+            return result, (result[1], type(result), dim)
         return result, _derivative(plain, x, *args, **kwargs)[1]
 
     def again(note: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -181,18 +183,23 @@ def extreme(plain: Call, largest: bool = True) -> Kink:
             return x * note + other * (1 - note)
         if not isinstance(note, tuple):
             return (x * note).sum(*args, **kwargs)
-        return picked(note, x, *args, **kwargs)
+        indices, pair, dim = note
+        if indices.dim() == x.dim():
+            return pair((x.gather(dim, indices), indices))
+        return pair((x.gather(dim, indices.unsqueeze(dim)).squeeze(dim), indices))
 
     return Kink(note, again)
 
 
-def picked(note: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Return the values that the recorded indices pick, in the recorded named pair."""
-    indices, pair = note
-    dim = kwargs.get("dim", next((a for a in args if not isinstance(a, bool)), -1))
-    if indices.dim() == x.dim():
-        return pair((x.gather(dim, indices), indices))
-    return pair((x.gather(dim, indices.unsqueeze(dim)).squeeze(dim), indices))
+def _rrelu_note(call: Call, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
+    before = x.detach().clone()
+    result = call(x, *args, **kwargs)
+    return result, torch.where(before == 0, 0, result.detach() / before)
+
+
+def _rrelu(slope: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    F.rrelu(torch.where(slope == 1, 1.0, -1.0), *args, **kwargs)  # for what follows, the same draws are gone
+    return x * slope
 
 
 def _prelu(side: Tensor, x: Tensor, weight: Tensor) -> Tensor:
@@ -227,6 +234,7 @@ KINKS: dict[str, Kink] = {
     "hardsigmoid": line(F.hardsigmoid, offset=True),
     "hardshrink": line(F.hardshrink),
     "softshrink": line(F.softshrink, offset=True),
+    "rrelu": Kink(_rrelu_note, _rrelu),
     "abs": line(torch.abs),
     "absolute": line(torch.abs),
     "clamp": line(torch.clamp, offset=True),
@@ -243,8 +251,9 @@ KINKS: dict[str, Kink] = {
     **{name: extreme(getattr(torch, name), largest=False) for name in ("min", "amin", "minimum", "fmin")},
     **{name: extreme(getattr(torch, name)) for name in ("sort", "topk", "kthvalue", "cummax", "cummin")},
     **{f"{kind}max_pool{n}d": pool(f"{kind}max_pool{n}d") for kind in ("", "adaptive_") for n in (1, 2, 3)},
+    **{f"fractional_max_pool{n}d": pool(f"fractional_max_pool{n}d") for n in (2, 3)},
     **{name: constant() for name in ("gt", "ge", "lt", "le", "eq", "ne", "greater", "less", "sign", "heaviside")},
-    **{name: constant() for name in ("floor", "ceil", "round", "trunc", "argmax", "argmin", "argsort")},
+    **{name: constant() for name in ("floor", "ceil", "round", "trunc", "argmax", "argmin", "argsort", "detach")},
 }
 
 
