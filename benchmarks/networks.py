@@ -1,16 +1,20 @@
-"""The networks the benchmarks attack, untrained and seeded."""
+"""The networks the benchmarks attack: untrained and seeded, and one trained by others."""
 
 from __future__ import annotations
 
 import itertools
 from functools import partial
+from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from leakaudit.target import PixelModel
 
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+WEIGHTS = Path(__file__).resolve().parents[1].parent / "shared" / "weights" / "cifar10_resnet20.pth"
 
 
 def cnn6(classes: int = 10) -> nn.Module:
@@ -61,6 +65,57 @@ def resnet18_cifar(classes: int = 10) -> nn.Module:
     network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     network.maxpool = nn.Identity()
     return network
+
+
+class Block(nn.Module):
+    """Two 3×3 convolutions beside a shortcut without parameters (He et al. 2016, option A)."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(after)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(after)
+        self.relu2 = nn.ReLU()
+        self.stride, self.more = stride, (after - before) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, after, H/stride, W/stride) for (N, before, H, W): the shortcut subsamples and adds zero maps."""
+        found = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
+        short = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.more, self.more))
+        return self.relu2(found + short)  # type: ignore[no-any-return]
+
+
+class ResNet20(nn.Module):
+    """The ResNet-20 for CIFAR of He et al. 2016, with the names of its published weights."""
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.relu = nn.ReLU()
+        self.layer1 = nn.Sequential(*(Block(16, 16, 1) for _ in range(3)))
+        self.layer2 = nn.Sequential(Block(16, 32, 2), Block(32, 32, 1), Block(32, 32, 1))
+        self.layer3 = nn.Sequential(Block(32, 64, 2), Block(64, 64, 1), Block(64, 64, 1))
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.linear = nn.Linear(64, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (N, classes) for normalised pictures (N, 3, 32, 32)."""
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.pool(self.layer3(self.layer2(self.layer1(x)))).flatten(1)
+        return self.linear(x)  # type: ignore[no-any-return]
+
+
+def trained_resnet20() -> PixelModel:
+    """Return the ResNet-20 trained on CIFAR-10 (91.7 % on the test images), in eval mode, from `WEIGHTS`.
+
+    Raises FileNotFoundError where the file is absent.
+    """
+    network = ResNet20()
+    network.load_state_dict(torch.load(WEIGHTS, map_location="cpu", weights_only=True))
+    return PixelModel(network, IMAGENET_MEAN, IMAGENET_STD).eval()
 
 
 NETWORKS = {
