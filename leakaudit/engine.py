@@ -2,13 +2,24 @@
 
 For a distance d(ĝ, g) with a closed-form cotangent c = ∂d/∂ĝ, the gradient with respect to the picture is one
 vector-Jacobian product of ĝ(x̂) = ∇_θ ℓ(f_θ(x̂), y) with c: a double backward that never pays for second-order weight
-gradients, because only `inputs=x̂` is asked for.
+gradients, because only the picture's is asked for. There are three ways to it:
+
+- `stacked`: all trials in one pass, layer by layer (`leakaudit.stacked`), exact;
+- `vectorised`: all trials in one pass by `torch.func.vmap`, exact, for small networks of layers unknown to `stacked`;
+- `loop`: one trial after another by autograd, exact; for every model that can be differentiated twice.
+
+Which is tried first follows from the model's size and the number of trials (`order`), not from a clock: the same
+command must give the same bits. Every other way is checked against `loop` on one trial at the first call and at every
+power of two, and is given up for this model where it differs or cannot run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -16,14 +27,25 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from leakaudit.client import parameters_of
 from leakaudit.defense import Gradients
+from leakaudit.distances import Distance, Span, cosine, energy, inner, squared
+from leakaudit.memory import exhausted, in_pieces
+from leakaudit.stacked import Unsupported, stacked
 from leakaudit.target import LossFunction, PixelModel
 
-# (candidate's gradient, shared gradient) -> (value, cotangent ∂value/∂candidate's gradient)
-Distance = Callable[[Gradients, Gradients], tuple[Tensor, Gradients]]
+__all__ = ["Distance", "cosine", "inner", "match", "match_one", "squared", "twice_differentiable", "way_of"]
 
-# Parameters up to which all trials run as one vectorised pass: per trial 0.3 of the loop's CPU time at 9,000
-# parameters, the same at 84,000, more above.
+# Parameters up to which one vectorised pass beats the loop: per trial 0.3 of its CPU time at 9,000 parameters, the same
+# at 84,000, more above.
 VECTORISE_UP_TO = 40_000
+# Parameters from which even one trial is worth a stacked pass: reading and writing gradients is then what costs.
+STACK_ONE_FROM = 1_000_000
+TOLERANCE = 2e-2  # relative error of a slope that counts as right
+CHECKS = 64  # calls after which a way that never differed is no longer checked
+
+Way = Callable[
+    [PixelModel, LossFunction, Tensor, Tensor, Gradients, Distance, Tensor],
+    tuple[Tensor, Tensor],
+]
 
 
 @contextmanager
@@ -36,58 +58,68 @@ def twice_differentiable() -> Iterator[None]:
         yield
 
 
-def inner(a: Gradients, b: Gradients) -> Tensor:
-    """Return ⟨a, b⟩ over all parameters."""
-    return torch.stack([torch.dot(x.flatten(), y.flatten()) for x, y in zip(a, b, strict=True)]).sum()
-
-
-def squared(candidate: Gradients, shared: Gradients) -> tuple[Tensor, Gradients]:
-    """‖ĝ − g‖² and its cotangent 2(ĝ − g) (DLG)."""
-    gap = tuple(c - s for c, s in zip(candidate, shared, strict=True))
-    return inner(gap, gap), tuple(2 * g for g in gap)
-
-
-def cosine(candidate: Gradients, shared: Gradients) -> tuple[Tensor, Gradients]:
-    """1 − cos(ĝ, g) and its cotangent −(g/‖g‖ − cos·ĝ/‖ĝ‖)/‖ĝ‖ (inverting gradients)."""
-    norm = inner(candidate, candidate).sqrt().clamp_min(1e-15)
-    other = inner(shared, shared).sqrt().clamp_min(1e-15)
-    similarity = inner(candidate, shared) / (norm * other)
-    # As −(g − (cos·‖g‖/‖ĝ‖) ĝ)/(‖ĝ‖‖g‖): one pass over the parameters and one in place, where memory is what costs.
-    ratio, factor = -similarity * other / norm, -1 / (norm * other)
-    return 1 - similarity, tuple(
-        torch.addcmul(s, c, ratio).mul_(factor) for c, s in zip(candidate, shared, strict=True)
-    )
-
-
 def match_one(
-    model: PixelModel, outcome: Tensor, inputs: Sequence[Tensor], shared: Gradients, distance: Distance
+    model: PixelModel,
+    outcome: Tensor,
+    inputs: Sequence[Tensor],
+    shared: Gradients,
+    distance: Distance,
+    other: Tensor | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return d(∇_θ outcome, shared) and its gradients with respect to `inputs`, which `outcome` depends on.
 
-    `outcome` is a scalar loss, `shared` one tensor (*parameter.shape) per parameter. Inputs that the gradient does not
-    depend on get zeros.
+    `outcome` is a scalar loss, `shared` one tensor (*parameter.shape) per parameter, `other` = ‖shared‖² if known.
+    Inputs that the gradient does not depend on get zeros.
     """
     _, parameters = parameters_of(model)
     found = torch.autograd.grad(outcome, parameters, create_graph=True, allow_unused=True)
     reached = [i for i, g in enumerate(found) if g is not None and g.requires_grad]
     candidate = tuple(torch.zeros_like(p) if g is None else g.detach() for p, g in zip(parameters, found, strict=True))
-    value, cotangent = distance(candidate, shared)
+    scale: Tensor | None = None
+    if isinstance(distance, Span):
+        known = inner(shared, shared) if other is None else other
+        value, scale, cotangent = distance.directions(candidate, shared, known)
+    else:
+        value, cotangent = distance(candidate, shared)
     outputs = [g for i in reached if (g := found[i]) is not None]
     if not outputs:
         return value.detach(), tuple(torch.zeros_like(x) for x in inputs)
     slopes = torch.autograd.grad(outputs, list(inputs), [cotangent[i] for i in reached], allow_unused=True)
-    return value.detach(), tuple(torch.zeros_like(x) if s is None else s for x, s in zip(inputs, slopes, strict=True))
+    whole = tuple(torch.zeros_like(x) if s is None else s for x, s in zip(inputs, slopes, strict=True))
+    return value.detach(), whole if scale is None else tuple(s * scale for s in whole)
 
 
-def vectorises(model: PixelModel) -> bool:
-    """Return whether the network is small enough for many trials in one vectorised pass to be worth it."""
-    return sum(p.numel() for p in parameters_of(model)[1]) <= VECTORISE_UP_TO
-
-
-def _match_vectorised(
-    model: PixelModel, loss: LossFunction, images: Tensor, labels: Tensor, shared: Gradients, distance: Distance
+def _loop(
+    model: PixelModel,
+    loss: LossFunction,
+    images: Tensor,
+    labels: Tensor,
+    shared: Gradients,
+    distance: Distance,
+    rows: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Return what `match` does, `shared` one row per trial. Raises RuntimeError where vmap cannot follow."""
+    values, slopes = [], []
+    others = energy(shared) if isinstance(distance, Span) else None
+    for picture, label, row in zip(images, labels, rows.tolist(), strict=True):
+        x = picture.detach().requires_grad_(True)
+        with twice_differentiable():
+            outcome = loss(model(x), label)
+        other = None if others is None else others[row]
+        value, (slope,) = match_one(model, outcome, (x,), tuple(s[row] for s in shared), distance, other)
+        values.append(value)
+        slopes.append(slope)
+    return torch.stack(values), torch.stack(slopes)
+
+
+def _vectorised(
+    model: PixelModel,
+    loss: LossFunction,
+    images: Tensor,
+    labels: Tensor,
+    shared: Gradients,
+    distance: Distance,
+    rows: Tensor,
+) -> tuple[Tensor, Tensor]:
     names, tensors = parameters_of(model)
     parameters = dict(zip(names, (p.detach() for p in tensors), strict=True))
 
@@ -102,8 +134,47 @@ def _match_vectorised(
         return value, back(dict(zip(names, cotangent, strict=True)))[0]
 
     with twice_differentiable():
-        values, slopes = torch.func.vmap(trial)(images, labels, *shared)
+        values, slopes = torch.func.vmap(trial)(images, labels, *(s[rows] for s in shared))
     return values.detach(), slopes.detach()
+
+
+WAYS: dict[str, Way] = {"stacked": stacked, "vectorised": _vectorised, "loop": _loop}
+
+
+def agrees(fast: Tensor, exact: Tensor) -> bool:
+    """Return whether a slope is the exact one up to rounding: ‖fast − exact‖ ≤ 2e-2·‖exact‖."""
+    return float((fast - exact).norm()) <= TOLERANCE * float(exact.norm())
+
+
+def vectorises(model: PixelModel) -> bool:
+    """Return whether the network is small enough for many trials in one vectorised pass to be worth it."""
+    return sum(p.numel() for p in parameters_of(model)[1]) <= VECTORISE_UP_TO
+
+
+def order(model: PixelModel, trials: int) -> tuple[str, ...]:
+    """Return the ways to try, the cheapest first, for so many trials at once."""
+    if trials == 1:
+        size = sum(p.numel() for p in parameters_of(model)[1])
+        return ("stacked", "loop") if size >= STACK_ONE_FROM else ("loop",)
+    return ("stacked", "vectorised", "loop") if vectorises(model) else ("stacked", "loop")
+
+
+@dataclass
+class _History:
+    """What is known of the ways for one model in one mode, one shape of trial, one loss and one distance."""
+
+    refused: dict[str, str] = field(default_factory=dict)  # way -> reason
+    calls: int = 0
+    last: str = "loop"
+
+
+_known: WeakKeyDictionary[PixelModel, dict[Any, _History]] = WeakKeyDictionary()
+
+
+def way_of(model: PixelModel) -> str:
+    """Return the way that `match` last took for this model, for benchmarks and tests."""
+    histories = list(_known.get(model, {}).values())
+    return histories[-1].last if histories else "none"
 
 
 def match(
@@ -121,21 +192,62 @@ def match(
     (V, *parameter.shape) per parameter: trial t is matched with row `rows[t]` of (T,), by default with row t (V = T),
     so that several trials of one victim share its update. The caller puts the model in the client's mode.
 
-    Small networks run all trials in one vectorised pass, where a loop would spend its time on launching operations.
+    A stack that does not fit into the memory runs in pieces (`leakaudit.memory`).
     """
-    if images.shape[0] > 1 and vectorises(model):
-        chosen = shared if rows is None else tuple(s[rows] for s in shared)
+    trials = len(images)
+    rows = torch.arange(trials, device=images.device) if rows is None else rows
+    training = tuple(module.training for module in model.modules())
+    key = (images.shape[1:], images.dtype, training, loss, distance, trials > 1)
+    histories = _known.setdefault(model, {})
+    history = histories.pop(key, None) or _History()
+    histories[key] = history  # the last one is the last used
+    history.calls += 1
+    check = history.calls <= CHECKS and history.calls & (history.calls - 1) == 0
+
+    def piece(start: int, stop: int) -> tuple[Tensor, Tensor]:
+        here = slice(start, stop)
+        return _attempt(model, loss, images[here], labels[here], shared, distance, rows[here], history, check)
+
+    found = in_pieces(piece, trials, model, key, images.device)
+    values, slopes = zip(*found, strict=True)
+    return torch.cat(values), torch.cat(slopes)
+
+
+def _attempt(
+    model: PixelModel,
+    loss: LossFunction,
+    images: Tensor,
+    labels: Tensor,
+    shared: Gradients,
+    distance: Distance,
+    rows: Tensor,
+    history: _History,
+    check: bool,
+) -> tuple[Tensor, Tensor]:
+    """Run the first way that works; with `check`, compare one trial with the loop and refuse what differs.
+
+    What is refused or only compared leaves the random state as it was: what is drawn must not depend on the history.
+    """
+    for name in order(model, len(images)):
+        if name in history.refused:
+            continue
+        before = torch.get_rng_state()
         try:
-            return _match_vectorised(model, loss, images, labels, chosen, distance)
-        except RuntimeError:  # something in the model or the distance has no vectorised form: BatchNorm's
-            pass  # statistics in train mode, random draws
-    values, slopes = [], []
-    for t in range(images.shape[0]):
-        row = t if rows is None else int(rows[t])
-        x = images[t].detach().requires_grad_(True)
-        with twice_differentiable():
-            outcome = loss(model(x), labels[t])
-        value, (slope,) = match_one(model, outcome, (x,), tuple(s[row] for s in shared), distance)
-        values.append(value)
-        slopes.append(slope)
-    return torch.stack(values), torch.stack(slopes)
+            values, slopes = WAYS[name](model, loss, images, labels, shared, distance, rows)
+        except (Unsupported, NotImplementedError, RuntimeError) as error:
+            if name == "loop" or exhausted(error):
+                raise
+            torch.set_rng_state(before)
+            history.refused[name] = str(error)  # autograd says RuntimeError where a model cannot be followed
+            continue
+        history.last = name
+        if name == "loop" or not check:
+            return values, slopes
+        after, t = torch.get_rng_state(), history.calls % len(images)
+        _, (exact,) = _loop(model, loss, images[t : t + 1], labels[t : t + 1], shared, distance, rows[t : t + 1])
+        if not exact.isfinite().all() or agrees(slopes[t], exact):
+            torch.set_rng_state(after)
+            return values, slopes
+        torch.set_rng_state(before)
+        history.refused[name] = "its slope differs from the exact one"
+    raise AssertionError("the loop is the last way, and returns or raises")

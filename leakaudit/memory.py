@@ -129,10 +129,11 @@ def in_pieces(
     """Return what `call(start, stop)` returns on consecutive ranges that cover range(trials) once and in order.
 
     `owner` (weakly held, say the model) and `key` (say the shape of a trial) name the work: what is learned of its cost
-    holds for every later call. `cost` is asked once; without it `call` itself is run beforehand on up to 1, 2 and 4
-    trials, where one trial says that the stack might not fit, and must bear it. Pieces are as even as can be. When
-    `call` runs out of memory, its piece and all later ones are halved; at one trial its error is raised. Raises
-    TooLittleMemory when one trial takes more than a limit that was set; one that exceeds what is free is tried.
+    holds for every later call. `cost` is asked once; without it `call` itself is run beforehand on 1 trial and, where
+    that says that the stack might not fit, on 2 and 4, and must bear it. Pieces are as even as can be; what they
+    return adds up beside the limit. When `call` runs out of memory, its piece and all later ones are halved; at one
+    trial its error is raised. Raises TooLittleMemory when one trial takes more than a limit that was set; one that
+    exceeds what is free is tried.
     """
     memory = _memory.get()
     work = memory.work(owner, key, device)
@@ -187,7 +188,8 @@ def _measured(work: _Work, call: Callable[[int, int], object], trials: int, devi
         if not (length > longest and near and bears):
             continue
         try:
-            work.peaks[length] = peak_bytes(lambda n=length: call(0, n), device)  # type: ignore[misc]
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # as if it had not run
+                work.peaks[length] = peak_bytes(lambda n=length: call(0, n), device)  # type: ignore[misc]
         except Exception as error:
             if length == 1 or not exhausted(error):
                 raise

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from leakaudit import engine
 from leakaudit.client import Mode, in_mode, mean_gradient, parameters_of
 from leakaudit.defense import Gradients
+from leakaudit.stacked import Unsupported
 from leakaudit.target import PixelModel
 
 SHAPE, CLASSES, BATCH = (2, 6, 6), 3, 2
@@ -189,30 +190,29 @@ def test_a_gradient_that_ignores_the_picture_has_no_slope() -> None:
     assert float(slope.abs().max()) == 0
 
 
+@pytest.mark.parametrize("way", [way for way in engine.WAYS if way != "loop"])
 @pytest.mark.parametrize("mode", ["eval", "train"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_vectorised_pass_and_the_loop_agree(name: str, mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three trials of two victims, both ways; BatchNorm in train mode has no vectorised form and falls back."""
+def test_every_way_agrees_with_the_loop_or_refuses(name: str, mode: Mode, way: str) -> None:
+    """Three trials of two victims; what a way cannot follow (attention, BatchNorm in train mode) it must say."""
     model = model_of(name)
     images, labels = torch.stack([batch(seed)[0] for seed in (1, 2, 3)]), torch.stack([batch(s)[1] for s in (1, 2, 3)])
     shared = tuple(torch.randn(2, *p.shape, dtype=p.dtype) for p in parameters_of(model)[1])
-    rows = torch.tensor([0, 1, 1])
-    found = []
-    for limit in (engine.VECTORISE_UP_TO, 0):
-        monkeypatch.setattr(engine, "VECTORISE_UP_TO", limit)
-        with in_mode(model, mode):
-            found.append(engine.match(model, F.cross_entropy, images, labels, shared, engine.cosine, rows=rows))
-    torch.testing.assert_close(found[0][0], found[1][0])
-    torch.testing.assert_close(found[0][1], found[1][1])
+    arguments = (model, F.cross_entropy, images, labels, shared, engine.cosine, torch.tensor([0, 1, 1]))
+    with in_mode(model, mode):
+        expected, exact = engine.WAYS["loop"](*arguments)
+        try:
+            values, slopes = engine.WAYS[way](*arguments)
+        except (Unsupported, RuntimeError):
+            assert (way, name) in {("stacked", "attention"), ("vectorised", "batchnorm")}
+            return
+    torch.testing.assert_close(values, expected)
+    torch.testing.assert_close(slopes, exact)
 
 
-def test_small_networks_do_take_the_vectorised_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    def loop(*args: object) -> None:
-        raise AssertionError("the loop ran")
-
-    monkeypatch.setattr(engine, "match_one", loop)
-    model = model_of("leaky")
+def test_small_networks_of_unknown_layers_take_the_vectorised_pass() -> None:
+    model = model_of("attention").eval()
     shared = tuple(torch.randn(2, *p.shape, dtype=p.dtype) for p in parameters_of(model)[1])
     images, labels = torch.stack([batch(1)[0], batch(2)[0]]), torch.stack([batch(1)[1], batch(2)[1]])
-    values, _ = engine.match(model, F.cross_entropy, images, labels, shared, engine.cosine)
-    assert values.shape == (2,)
+    engine.match(model, F.cross_entropy, images, labels, shared, engine.cosine)
+    assert engine.way_of(model) == "vectorised"

@@ -1,0 +1,410 @@
+"""What a layer does in a pass over a stack of trials: per-trial gradients only where they are the cheap way.
+
+A layer whose weights meet inputs A (K × P: P positions, K weights each) and whose output has slopes Δ (O × P) has the
+gradient ĝ = Δ Aᵀ. A cotangent C of ĝ pulls back to C A on Δ and to CᵀΔ on A. There are three ways to do that:
+
+- `Patches`: A is written out and ĝ formed by matrix products; best with few channels.
+- `Grouped`: ĝ is formed by convolutions in which every trial is a group of channels; best with many.
+- `Ghost`: where C = g + rĝ, nothing of the size of ĝ is needed (Goodfellow 2015, arXiv 1510.01799; Rochette et al.
+  2019, arXiv 1912.06015): ‖ĝ‖² = ⟨AᵀA, ΔᵀΔ⟩, ĝA = Δ(AᵀA), ĝᵀΔ = A(ΔᵀΔ), and gA, gᵀΔ are convolutions with g for
+  weights. Best with small maps and many weights.
+
+Which one follows from the layer's shape alone (`way`), not from a clock: the same command must give the same bits.
+`a` and `delta` are the layer's input and its output's slopes for the T·B records of the stack, trial by trial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+from torch.nn import functional as F
+
+_backward = torch.ops.aten.convolution_backward
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Which of the shared updates each of T trials of B records is matched with: runs (row, first trial, end)."""
+
+    trials: int
+    batch: int
+    runs: tuple[tuple[int, int, int], ...]
+    rows: Tensor
+
+    def shared(self, rows: Tensor) -> Tensor:
+        """Return what each trial is matched with, (T or 1, *p), of the updates (V, *p)."""
+        if len(self.runs) == 1:
+            return rows[self.runs[0][0]][None]
+        if self.trials == len(self.runs) == len(rows) and all(row == first for row, first, _ in self.runs):
+            return rows  # no copy
+        return rows[self.rows]
+
+
+@dataclass(frozen=True)
+class Affine:
+    """out = x̂·γ + β with x̂ = a·scale + shift: the parameters of a normalisation.
+
+    `shape` is how γ and β broadcast over one record's `a`. `scale` and `shift` are the statistics of BatchNorm in eval
+    mode, where the normalisation itself is affine, else None.
+    """
+
+    a: Tensor
+    edge: GradientEdge
+    shape: tuple[int, ...]
+    weight: int | None
+    bias: int | None
+    scale: Tensor | None
+    shift: Tensor | None
+
+    @property
+    def parameters(self) -> tuple[int, ...]:
+        """The parameters' places in the update."""
+        return tuple(i for i in (self.weight, self.bias) if i is not None)
+
+    def form(self, a: Tensor, delta: Tensor, stack: Stack) -> tuple[list[Tensor], Tensor | None]:
+        """Return ∂γ = Σ Δ x̂ and ∂β = Σ Δ of every trial, in the order of `parameters`, flat; and what `pull` needs."""
+        over = [1, *(i + 2 for i, n in enumerate(self.shape) if n == 1)]
+
+        def total(x: Tensor) -> Tensor:
+            return by_trial(x, stack).sum(over).flatten(1)
+
+        slopes = total(delta)
+        found = [] if self.bias is None else [slopes]
+        if self.weight is not None:
+            scaled = total(delta * a)
+            if self.scale is not None and self.shift is not None:
+                scaled = scaled * self.scale + slopes * self.shift
+            found.insert(0, scaled)
+        return found, None
+
+    def pull(
+        self, a: Tensor, delta: Tensor, kept: Tensor | None, cotangents: list[Tensor], stack: Stack
+    ) -> tuple[Tensor | None, Tensor]:
+        """Return the slopes of `a` and of Δ that `cotangents`, flat like what `form` returns, cause."""
+
+        def spread(c: Tensor) -> Tensor:
+            return c.view(stack.trials, *self.shape).repeat_interleave(stack.batch, 0)
+
+        rest = list(cotangents)
+        weight = rest.pop(0) if self.weight is not None else None
+        constant = rest[0] if rest else None
+        if weight is None:
+            return None, spread(cotangents[0]).expand_as(delta)
+        if self.scale is not None and self.shift is not None:
+            constant = weight * self.shift if constant is None else constant + weight * self.shift
+            weight = weight * self.scale
+        own = spread(weight)
+        return delta * own, a * own if constant is None else torch.addcmul(spread(constant), a, own)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A dense layer (a (N, …, K)) or a convolution (a (N, I, H, W)) with its weights, in the model's own terms."""
+
+    a: Tensor
+    edge: GradientEdge | None  # where the output's slopes arrive; None before it has run
+    w: Tensor
+    weight: int
+    bias: int | None
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    @property
+    def parameters(self) -> tuple[int, ...]:
+        """The parameters' places in the update."""
+        return (self.weight,) if self.bias is None else (self.weight, self.bias)
+
+    def columns(self, a: Tensor, stack: Stack) -> Tensor:
+        """Return A (T, K, P), with a last row of ones where there is a bias: a weight whose input is one."""
+        ones = 0 if self.bias is None else 1
+        if self.w.dim() == 2:
+            found = a.reshape(stack.trials, -1, a.shape[-1]).transpose(1, 2)
+            return torch.cat([found, torch.ones_like(found[:, :1])], 1) if ones else found
+        height, width = self.out_size(a)
+        size = self.w[0].numel()
+        found = a.new_empty(stack.trials, size + ones, stack.batch * height * width)
+        if ones:
+            found[:, size] = 1
+        windows = _pad(a, self.padding)
+        for side, (k, d, s) in enumerate(zip(self.w.shape[2:], self.dilation, self.stride, strict=True)):
+            windows = windows.unfold(2 + side, d * (k - 1) + 1, s)[..., ::d]  # (T·B, I, H, W, y, x): a view
+        by_record = windows.view(stack.trials, stack.batch, *windows.shape[1:])
+        by_offset = found[:, :size].view(stack.trials, *self.w.shape[1:], stack.batch, height, width)
+        by_offset.copy_(by_record.permute(0, 2, 5, 6, 1, 3, 4))
+        return found
+
+    def uncolumns(self, slopes: Tensor, a: Tensor, stack: Stack) -> Tensor:
+        """Return the slope of `a` from that of A (without the row of ones): `columns` transposed."""
+        if self.w.dim() == 2:
+            return slopes.transpose(1, 2).reshape(a.shape)
+        height, width = self.out_size(a)
+        by_offset = slopes.view(stack.trials, *self.w.shape[1:], stack.batch, height, width)
+        if max(self.stride) > 1 or self.w[0, 0].numel() > 9:  # many small pieces, or pieces with gaps
+            by_record = by_offset.permute(0, 4, 1, 2, 3, 5, 6).reshape(len(a), -1, height * width)
+            settings = {"dilation": self.dilation, "padding": self.padding, "stride": self.stride}
+            return F.fold(by_record, a.shape[2:], self.w.shape[2:], **settings)
+        down, across = self.padding
+        channels, h, w = a.shape[1:]
+        padded = a.new_zeros(stack.trials, channels, stack.batch, h + 2 * down, w + 2 * across)
+        for y, x, rows, cols in self.offsets(height, width):
+            padded[..., rows, cols] += by_offset[:, :, y, x]
+        return padded[..., down : down + h, across : across + w].transpose(1, 2).reshape(a.shape)
+
+    def rows_of(self, delta: Tensor, stack: Stack) -> Tensor:
+        """Return Δ (T, O, P)."""
+        if self.w.dim() == 2:
+            return delta.reshape(stack.trials, -1, delta.shape[-1]).transpose(1, 2)
+        return by_trial(delta, stack).transpose(1, 2).flatten(2)
+
+    def unrows(self, slopes: Tensor, delta: Tensor, stack: Stack) -> Tensor:
+        """Return the slope of the output's slopes, shaped like them, from that of Δ: `rows_of` transposed."""
+        if self.w.dim() == 2:
+            return slopes.transpose(1, 2).reshape(delta.shape)
+        return slopes.reshape(*slopes.shape[:2], stack.batch, *delta.shape[2:]).transpose(1, 2).reshape(delta.shape)
+
+    def out_size(self, a: Tensor) -> tuple[int, int]:
+        """Height and width of the convolution's output."""
+        spans = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.w.shape[2:], strict=True)]
+        sizes = zip(a.shape[2:], self.padding, spans, self.stride, strict=True)
+        height, width = [(n + 2 * p - span) // s + 1 for n, p, span, s in sizes]
+        return height, width
+
+    def offsets(self, height: int, width: int) -> Iterator[tuple[int, int, slice, slice]]:
+        """Yield for each entry (y, x) of the kernel the rows and columns of the padded input that it meets."""
+        for y in range(self.w.shape[2]):
+            for x in range(self.w.shape[3]):
+                top, left = y * self.dilation[0], x * self.dilation[1]
+                yield (
+                    y,
+                    x,
+                    slice(top, top + (height - 1) * self.stride[0] + 1, self.stride[0]),
+                    slice(left, left + (width - 1) * self.stride[1] + 1, self.stride[1]),
+                )
+
+    def forward(self, a: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+        """Run the layer with other weights: C A, as a map."""
+        if w.dim() == 2:
+            return F.linear(a, w, bias)
+        return F.conv2d(a, w, bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def transposed(self, a: Tensor, w: Tensor, delta: Tensor) -> Tensor:
+        """Run the layer backwards with other weights: CᵀΔ, as a map like `a`."""
+        if w.dim() == 2:
+            return delta @ w
+        found: Tensor = _backward(
+            *(delta, a, w, None, self.stride, self.padding, self.dilation, False, (0, 0), self.groups),
+            (True, False, False),
+        )[0]
+        return found
+
+
+@dataclass(frozen=True)
+class Patches(Linear):
+    """Forms ĝ by matrix products."""
+
+    def form(self, a: Tensor, delta: Tensor, stack: Stack) -> tuple[list[Tensor], Tensor | None]:
+        """Return ĝ = ΔAᵀ of every trial, weight and bias, flat; and A."""
+        columns = self.columns(a, stack)
+        found = self.rows_of(delta, stack) @ columns.transpose(1, 2)
+        if self.bias is None:
+            return [found.flatten(1)], columns
+        return [found[..., :-1].flatten(1), found[..., -1]], columns
+
+    def pull(
+        self, a: Tensor, delta: Tensor, kept: Tensor | None, cotangents: list[Tensor], stack: Stack
+    ) -> tuple[Tensor | None, Tensor]:
+        """Return CᵀΔ and CA."""
+        columns = self.columns(a, stack) if kept is None else kept
+        own = cotangents[0].view(stack.trials, self.w.shape[0], -1)
+        both = own if self.bias is None else torch.cat([own, cotangents[1][..., None]], 2)
+        slopes = self.unrows(both @ columns, delta, stack)
+        return self.uncolumns(own.transpose(1, 2) @ self.rows_of(delta, stack), a, stack), slopes
+
+
+@dataclass(frozen=True)
+class Grouped(Linear):
+    """Forms ĝ by convolutions with T·groups groups, over pictures of T·I channels."""
+
+    def _side_by_side(self, x: Tensor, stack: Stack) -> Tensor:
+        return by_trial(x, stack).transpose(0, 1).flatten(1, 2)
+
+    def _one_by_one(self, x: Tensor, like: Tensor, stack: Stack) -> Tensor:
+        return x.reshape(len(x), stack.trials, -1, *x.shape[2:]).transpose(0, 1).reshape(like.shape)
+
+    def _call(self, delta: Tensor, a: Tensor, w: Tensor, stack: Stack, mask: tuple[bool, bool, bool]) -> Any:
+        sizes = [stack.trials * self.w.shape[0]]
+        groups = stack.trials * self.groups
+        return _backward(delta, a, w, sizes, self.stride, self.padding, self.dilation, False, (0, 0), groups, mask)
+
+    def form(self, a: Tensor, delta: Tensor, stack: Stack) -> tuple[list[Tensor], Tensor | None]:
+        """Return ĝ of every trial, weight and bias, flat; and nothing for `pull`."""
+        w = self.w.expand(stack.trials, *self.w.shape).flatten(0, 1)
+        sides = self._side_by_side(delta, stack), self._side_by_side(a, stack)
+        _, weight, bias = self._call(*sides, w, stack, (False, True, self.bias is not None))
+        return [g.view(stack.trials, -1) for g in (weight, bias)[: len(self.parameters)]], None
+
+    def pull(
+        self, a: Tensor, delta: Tensor, kept: Tensor | None, cotangents: list[Tensor], stack: Stack
+    ) -> tuple[Tensor | None, Tensor]:
+        """Return CᵀΔ and CA."""
+        w = cotangents[0].view(stack.trials * self.w.shape[0], *self.w.shape[1:])
+        bias = None if self.bias is None else cotangents[1].flatten()
+        side, sloped = self._side_by_side(a, stack), self._side_by_side(delta, stack)
+        out = F.conv2d(side, w, bias, self.stride, self.padding, self.dilation, stack.trials * self.groups)
+        back = self._call(sloped, side, w, stack, (True, False, False))[0]
+        return self._one_by_one(back, a, stack), self._one_by_one(out, delta, stack)
+
+
+@dataclass(frozen=True)
+class Ghost(Linear):
+    """Never forms ĝ: only for cotangents αg + βĝ."""
+
+    def products(
+        self, a: Tensor, delta: Tensor, shared: Sequence[Tensor], stack: Stack
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Return ⟨ĝ, g⟩ (T,), ‖ĝ‖² (T,), and what `pull_span` needs."""
+        d = self.rows_of(delta, stack)
+        inputs, slopes = self._input_gram(a, stack), d.transpose(1, 2) @ d
+        through = a.new_empty(delta.shape)
+        for row, first, end in stack.runs:
+            here = slice(first * stack.batch, end * stack.batch)
+            bias = None if self.bias is None else shared[self.bias][row]
+            through[here] = self.forward(a[here], shared[self.weight][row], bias)
+        dot = (through * delta).view(stack.trials, -1).sum(1)
+        return dot, (inputs * slopes).sum((1, 2)), (inputs, slopes, through)
+
+    def pull_span(
+        self,
+        a: Tensor,
+        delta: Tensor,
+        kept: tuple[Tensor, ...],
+        shared: Sequence[Tensor],
+        ratio: Tensor,
+        stack: Stack,
+    ) -> tuple[Tensor | None, Tensor]:
+        """Return CᵀΔ and CA for C = g + ratio·ĝ with ratio (T,)."""
+        inputs, slopes, through = kept
+        d = self.rows_of(delta, stack) * ratio.view(-1, 1, 1)
+        back = self._through_gram(slopes * ratio.view(-1, 1, 1), a, stack)
+        for row, first, end in stack.runs:
+            here = slice(first * stack.batch, end * stack.batch)
+            back[here] += self.transposed(a[here], shared[self.weight][row], delta[here])
+        return back, through + self.unrows(d @ inputs, delta, stack)
+
+    def _pixels(self, a: Tensor, stack: Stack) -> Tensor:
+        return by_trial(_pad(a, self.padding), stack).transpose(1, 2).flatten(2)
+
+    def _windows(self, grams: Tensor, a: Tensor, stack: Stack) -> Iterator[Tensor]:
+        """Yield for each entry of the kernel its view (T, B, H, W, B, H, W) of products between padded pixels."""
+        h, w = a.shape[2] + 2 * self.padding[0], a.shape[3] + 2 * self.padding[1]
+        by_pixel = grams.view(stack.trials, stack.batch, h, w, stack.batch, h, w)
+        for _, _, rows, cols in self.offsets(*self.out_size(a)):
+            yield by_pixel[:, :, rows, cols, :, rows, cols]
+
+    def _input_gram(self, a: Tensor, stack: Stack) -> Tensor:
+        """Return AᵀA (T, P, P): the products of two patches are sums of products of their pixels."""
+        if self.w.dim() == 2:
+            columns = self.columns(a, stack)
+            return columns.transpose(1, 2) @ columns
+        pixels = self._pixels(a, stack)
+        windows = self._windows(pixels.transpose(1, 2) @ pixels, a, stack)
+        total = next(windows).clone()
+        for window in windows:
+            total += window
+        side = stack.batch * total.shape[2] * total.shape[3]
+        found = total.reshape(stack.trials, side, side)
+        return found if self.bias is None else found.add_(1)
+
+    def _through_gram(self, slopes: Tensor, a: Tensor, stack: Stack) -> Tensor:
+        """Return A·slopes as a map like `a`, by scattering the products of positions to products of pixels."""
+        if self.w.dim() == 2:
+            flat = a.reshape(stack.trials, -1, a.shape[-1])
+            return (slopes @ flat).view(a.shape)
+        pixels = self._pixels(a, stack)
+        between = a.new_zeros(stack.trials, pixels.shape[2], pixels.shape[2])
+        height, width = self.out_size(a)
+        spread = slopes.view(stack.trials, *(stack.batch, height, width) * 2)
+        for window in self._windows(between, a, stack):
+            window += spread
+        down, across = self.padding
+        channels, h, w = a.shape[1:]
+        full = (pixels @ between).view(stack.trials, channels, stack.batch, h + 2 * down, w + 2 * across)
+        return full[..., down : down + h, across : across + w].transpose(1, 2).reshape(a.shape)
+
+
+class Run(torch.autograd.Function):
+    """The layer with fixed weights, as the linear map that it is: its derivative's derivative is itself again.
+
+    Autograd's own second derivative of a convolution also forms the weights' part, whether it is wanted or not.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, layer: Linear, bias: Tensor | None) -> Tensor:
+        """Return the layer's output for `a`."""
+        ctx.layer, ctx.like = layer, a.detach()
+        return layer.forward(a, layer.w, bias)
+
+    @staticmethod
+    def backward(ctx: Any, delta: Tensor) -> tuple[Tensor, None, None]:
+        """Return the slope of `a`."""
+        return _Back.apply(delta, ctx.layer, ctx.like), None, None
+
+
+class _Back(torch.autograd.Function):
+    """The adjoint of `Run`."""
+
+    @staticmethod
+    def forward(ctx: Any, delta: Tensor, layer: Linear, like: Tensor) -> Tensor:
+        ctx.layer = layer
+        return layer.transposed(like, layer.w, delta)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.layer.forward(slope, ctx.layer.w, None), None, None
+
+
+Former = Affine | Patches | Grouped  # forms ĝ, so it can serve any distance
+Layer = Former | Ghost
+
+
+def by_trial(x: Tensor, stack: Stack) -> Tensor:
+    """Return (T·B, …) as (T, B, …)."""
+    return x.reshape(stack.trials, stack.batch, *x.shape[1:])
+
+
+def _pad(a: Tensor, padding: tuple[int, int]) -> Tensor:
+    down, across = padding
+    return F.pad(a, (across, across, down, down)) if down or across else a
+
+
+def way(layer: Linear, trials: int, batch: int, span: bool) -> type[Patches | Grouped | Ghost]:
+    """Return how a layer should do its part, by counting multiplications; `span` says whether C is in the span of g, ĝ.
+
+    Forming ĝ and pulling back costs 3·O·K·P, the two convolutions with g 2·O·K·P, and the Gram matrices and their use
+    2·I·Q² + 2·(O + entries of the kernel)·P² with Q padded pixels. The slower shapes of the formed kernels make up for
+    the slack between 1 and 2.
+    """
+    a = layer.a
+    if layer.w.dim() == 2:
+        out, weights = layer.w.shape
+        positions = batch * (a[0].numel() // weights)
+        cheap = 2 * positions * (out + weights) <= 2 * out * weights
+        return Ghost if span and cheap else Patches
+    if layer.groups > 1:
+        return Grouped
+    height, width = layer.out_size(a)
+    out, channels, kernel = layer.w.shape[0], layer.w.shape[1], layer.w[0, 0].numel()
+    positions = batch * height * width
+    pixels = batch * (a.shape[2] + 2 * layer.padding[0]) * (a.shape[3] + 2 * layer.padding[1])
+    grams = 2 * channels * pixels**2 + 2 * (out + kernel) * positions**2
+    if span and grams <= 2 * layer.w.numel() * positions:
+        return Ghost
+    wide = channels % 16 == 0 and out % 16 == 0  # vector units are 16 floats wide
+    return Grouped if wide or trials == 1 else Patches

@@ -1,0 +1,300 @@
+"""All trials of a stack in one forward and one backward pass.
+
+One forward pass over all T·B records gives every layer's inputs A, one backward pass its output's slopes Δ, both kept
+in the graph. From them come per-trial gradients or their inner products (`leakaudit.layers`), from those the distance
+and its cotangents, and from these cotangents of A and Δ, which one last backward pass takes to the pictures. It is the
+double backward without a second-order weight gradient, and every convolution runs on the whole stack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from leakaudit.client import parameters_of
+from leakaudit.defense import Gradients
+from leakaudit.distances import Distance, Span, energy
+from leakaudit.layers import Affine, Ghost, Layer, Linear, Run, Stack, way
+from leakaudit.target import LossFunction, PixelModel
+
+
+class Unsupported(Exception):
+    """The model has something that cannot be followed layer by layer; the reason is the message."""
+
+
+class Recorder(TorchFunctionMode):
+    """Runs a model's forward pass with its parameters detached, and records every layer that uses one."""
+
+    def __init__(self, parameters: Sequence[Tensor], trials: int, batch: int, span: bool) -> None:
+        super().__init__()
+        self.layers: list[Layer] = []
+        self.versions: list[int] = []
+        self._places = {id(p): i for i, p in enumerate(parameters)}
+        self._trials, self._batch, self._span = trials, batch, span
+
+    def finish(self) -> None:
+        """Raise Unsupported unless every parameter was used exactly once, by a layer that is followed."""
+        if self._places:
+            raise Unsupported(f"{len(self._places)} parameters are used in ways that are not followed")
+        if any(layer.a._version != was for layer, was in zip(self.layers, self.versions, strict=True)):
+            raise Unsupported("a layer's input is overwritten later")
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        own: dict[Any, Callable[..., Any]] = {
+            torch.conv2d: self._conv2d,
+            F.linear: self._linear,
+            F.batch_norm: self._batch_norm,
+            F.group_norm: self._group_norm,
+            F.layer_norm: self._layer_norm,
+        }
+        return own.get(func, func)(*args, **(kwargs or {}))
+
+    def _place(self, parameter: Tensor | None) -> int | None:
+        return None if parameter is None else self._places.pop(id(parameter), None)
+
+    def _add(self, layer: Layer) -> None:
+        self.layers.append(layer)
+        self.versions.append(layer.a._version)
+
+    def _weighted(self, a: Tensor, weight: Tensor, bias: Tensor | None, **settings: Any) -> Tensor:
+        place, own = self._place(weight), self._place(bias)
+        if place is None and (own is not None or weight.requires_grad):
+            raise Unsupported("a layer's weight is used twice, or is not a parameter of its own")
+        if bias is not None and own is None and (place is not None or bias.requires_grad):
+            raise Unsupported("a layer's bias is used twice, or is not a parameter of its own")
+        plain = Linear(a, None, weight.detach(), place or 0, own, **settings)
+        out: Tensor = Run.apply(a, plain, None if bias is None else bias.detach())
+        if place is not None:
+            edge = get_gradient_edge(out)  # of this value: what follows may work in place on the tensor
+            self._add(way(plain, self._trials, self._batch, self._span)(a, edge, plain.w, place, own, **settings))
+        return out
+
+    def _conv2d(
+        self,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Tensor:
+        if isinstance(padding, str) or input.dim() != 4:
+            raise Unsupported("a convolution pads by name or runs on one picture")
+        settings = {"stride": _pair(stride), "padding": _pair(padding), "dilation": _pair(dilation)}
+        return self._weighted(input, weight, bias, **settings, groups=groups)
+
+    def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return self._weighted(input, weight, bias)
+
+    def _affine(
+        self,
+        a: Tensor,
+        shape: tuple[int, ...],
+        weight: Tensor | None,
+        bias: Tensor | None,
+        scale: Tensor | None = None,
+        shift: Tensor | None = None,
+    ) -> Tensor:
+        factor, constant = scale, shift
+        if weight is not None:
+            factor = weight.detach() if factor is None else factor * weight.detach()
+            constant = None if constant is None else constant * weight.detach()
+        if bias is not None:
+            constant = bias.detach() if constant is None else constant + bias.detach()
+        out = a
+        if factor is not None and constant is not None:
+            out = torch.addcmul(constant.view(shape), a, factor.view(shape))
+        elif factor is not None:
+            out = a * factor.view(shape)
+        elif constant is not None:
+            out = a + constant.view(shape)
+        places = self._place(weight), self._place(bias)
+        for parameter, place in zip((weight, bias), places, strict=True):
+            if parameter is not None and parameter.requires_grad and place is None:
+                raise Unsupported("a normalisation's parameter is used twice")
+        if places != (None, None):
+            self._add(Affine(a, get_gradient_edge(out), shape, *places, scale, shift))
+        return out
+
+    def _batch_norm(
+        self,
+        input: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        shape = (input.shape[1], *[1] * (input.dim() - 2))
+        if not training and running_mean is not None and running_var is not None:
+            scale = (running_var + eps).rsqrt()
+            return self._affine(input, shape, weight, bias, scale, -running_mean * scale)
+        # Every trial has statistics of its own: its channels stand beside those of the others.
+        side = input.reshape(self._trials, self._batch, *input.shape[1:]).transpose(0, 1).flatten(1, 2)
+        normal = F.batch_norm(side, None, None, None, None, True, 0.0, eps)
+        back = normal.reshape(self._batch, self._trials, *input.shape[1:]).transpose(0, 1).reshape(input.shape)
+        return self._affine(back, shape, weight, bias)
+
+    def _group_norm(
+        self,
+        input: Tensor,
+        num_groups: int,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        normal = F.group_norm(input, num_groups, None, None, eps)
+        return self._affine(normal, (input.shape[1], *[1] * (input.dim() - 2)), weight, bias)
+
+    def _layer_norm(
+        self,
+        input: Tensor,
+        normalized_shape: Sequence[int],
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        shape = (*[1] * (input.dim() - 1 - len(normalized_shape)), *normalized_shape)
+        return self._affine(F.layer_norm(input, normalized_shape, None, None, eps), shape, weight, bias)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    first, second = (value, value) if isinstance(value, int) else value
+    return int(first), int(second)
+
+
+def _losses(loss: LossFunction, logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the sum of the trials' own mean losses for logits (T, B, classes)."""
+    if len(logits) > 1:
+        try:
+            return torch.func.vmap(loss)(logits, labels).sum()
+        except RuntimeError:  # a loss that branches on its input's values
+            pass
+    return torch.stack([loss(z, y) for z, y in zip(logits, labels, strict=True)]).sum()
+
+
+def _each(distance: Distance, candidate: Gradients, shared: Gradients) -> tuple[Tensor, Gradients]:
+    """Apply a distance to every trial: (T, *p) both, values (T,)."""
+    if len(candidate[0]) > 1:
+        try:
+            found: tuple[Tensor, Gradients] = torch.func.vmap(distance)(candidate, shared)
+            return found
+        except RuntimeError:  # random draws and the like
+            pass
+    values, cotangents = [], []
+    for t in range(len(candidate[0])):
+        value, cotangent = distance(tuple(c[t] for c in candidate), tuple(s[t] for s in shared))
+        values.append(value)
+        cotangents.append(cotangent)
+    return torch.stack(values), tuple(torch.stack(column) for column in zip(*cotangents, strict=True))
+
+
+def stacked(
+    model: PixelModel,
+    loss: LossFunction,
+    images: Tensor,
+    labels: Tensor,
+    shared: Gradients,
+    distance: Distance,
+    rows: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return what `engine.match` does. Raises Unsupported where the model cannot be followed layer by layer."""
+    trials, batch = images.shape[:2]
+    parameters = parameters_of(model)[1]
+    runs, first = [], 0
+    for row, count in zip(*(t.tolist() for t in torch.unique_consecutive(rows, return_counts=True)), strict=True):
+        runs.append((row, first, first + count))
+        first += count
+    stack = Stack(trials, batch, tuple(runs), rows)
+    x = images.flatten(0, 1).detach().requires_grad_(True)
+    with Recorder(parameters, trials, batch, isinstance(distance, Span)) as recorder:
+        logits = model(x)
+    recorder.finish()
+    layers = recorder.layers
+    total = _losses(loss, logits.reshape(trials, batch, *logits.shape[1:]), labels)
+    try:
+        slopes = torch.autograd.grad(total, [layer.edge for layer in layers], create_graph=True)
+    except RuntimeError as error:
+        raise Unsupported("the loss does not reach every layer") from error
+    with torch.no_grad():
+        sides = [(layer.a.detach(), slope.detach()) for layer, slope in zip(layers, slopes, strict=True)]
+        if isinstance(distance, Span):
+            values, scale, cotangents = _span(distance, layers, sides, shared, stack)
+        else:
+            values, cotangents = _entries(distance, layers, sides, shared, stack)
+            scale = torch.ones_like(values)
+    outputs, weights = [], []
+    for layer, slope, (on_input, on_slope) in zip(layers, slopes, cotangents, strict=True):
+        for output, weight in ((layer.a, on_input), (slope, on_slope)):
+            if weight is not None and output.requires_grad:
+                outputs.append(output)
+                weights.append(weight)
+    (found,) = torch.autograd.grad(outputs, [x], weights)
+    return values, found.view(images.shape) * scale.view(-1, 1, 1, 1, 1)
+
+
+Sides = Sequence[tuple[Tensor, Tensor]]
+Pulled = list[tuple[Tensor | None, Tensor]]
+
+
+def _span(
+    distance: Span, layers: Sequence[Layer], sides: Sides, shared: Gradients, stack: Stack
+) -> tuple[Tensor, Tensor, Pulled]:
+    """Return values (T,), α (T,), and every layer's pulled-back cotangent g + (β/α)ĝ, for c = αg + βĝ."""
+    own = [stack.shared(s).flatten(1) for s in shared]
+    dot, square = (torch.zeros_like(energy(shared)[stack.rows]) for _ in range(2))
+    kept: list[Any] = []
+    for layer, (a, delta) in zip(layers, sides, strict=True):
+        if isinstance(layer, Ghost):
+            along, length, matrices = layer.products(a, delta, shared, stack)
+            dot, square = dot + along, square + length
+            kept.append(matrices)
+        else:
+            formed, rest = layer.form(a, delta, stack)
+            for i, g in zip(layer.parameters, formed, strict=True):
+                dot = dot + torch.linalg.vecdot(g, own[i])
+                square = square + torch.linalg.vecdot(g, g)
+            kept.append((formed, rest))
+    values, alpha, beta = distance.coefficients(dot, square, energy(shared)[stack.rows])
+    ratio = beta / alpha
+    pulled: Pulled = []
+    for layer, (a, delta), rest in zip(layers, sides, kept, strict=True):
+        if isinstance(layer, Ghost):
+            pulled.append(layer.pull_span(a, delta, rest, shared, ratio, stack))
+        else:
+            column = ratio[:, None]
+            formed, rest = rest
+            cotangents = [torch.addcmul(own[i], column, g) for i, g in zip(layer.parameters, formed, strict=True)]
+            pulled.append(layer.pull(a, delta, rest, cotangents, stack))
+    return values, alpha, pulled
+
+
+def _entries(
+    distance: Distance, layers: Sequence[Layer], sides: Sides, shared: Gradients, stack: Stack
+) -> tuple[Tensor, Pulled]:
+    """Return values (T,) and every layer's pulled-back cotangent, for a distance that needs every entry of ĝ."""
+    formers = [layer for layer in layers if not isinstance(layer, Ghost)]  # all, as asked of the recorder
+    candidate: dict[int, Tensor] = {}
+    kept = []
+    for layer, (a, delta) in zip(formers, sides, strict=True):
+        formed, rest = layer.form(a, delta, stack)
+        candidate.update(zip(layer.parameters, formed, strict=True))
+        kept.append(rest)
+    whole = tuple(candidate[i].view(stack.trials, *s.shape[1:]) for i, s in enumerate(shared))
+    values, cotangents = _each(distance, whole, tuple(s[stack.rows] for s in shared))
+    pulled = [
+        layer.pull(a, delta, rest, [cotangents[i].flatten(1) for i in layer.parameters], stack)
+        for layer, (a, delta), rest in zip(formers, sides, kept, strict=True)
+    ]
+    return values, pulled

@@ -1,0 +1,279 @@
+"""The stacked pass against the loop in float64: every kind of layer, every way a layer can go, and every refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from leakaudit import engine, layers
+from leakaudit.client import Mode, in_mode, parameters_of
+from leakaudit.defense import Gradients
+from leakaudit.engine import WAYS
+from leakaudit.stacked import Unsupported, stacked
+from leakaudit.target import PixelModel
+
+SHAPE, CLASSES = (2, 8, 8), 3
+
+
+class Residual(nn.Module):
+    """Two convolutions with a skip, in-place additions and activations: what a record of layers must survive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 4, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.body = nn.Conv2d(4, 4, 3, padding=1)
+        self.head = nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.silu(self.norm(self.stem(x)), inplace=True)
+        y = self.body(x)
+        y += x
+        found: Tensor = self.head(torch.tanh_(y).mean((2, 3)))
+        return found
+
+
+class Tokens(nn.Module):
+    """Pixels as tokens: dense layers and LayerNorm at every position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(2, 5), nn.LayerNorm(5), nn.GELU(), nn.Linear(5, 4))
+        self.whole = nn.LayerNorm((64, 4))
+        self.head = nn.Linear(4, CLASSES, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.head(self.whole(self.inner(x.flatten(2).transpose(1, 2))).mean(1))
+        return found
+
+
+def then_dense(*parts: nn.Module, width: int) -> nn.Module:
+    return nn.Sequential(*parts, nn.Flatten(), nn.Linear(width, CLASSES))
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "dense": lambda: nn.Sequential(nn.Flatten(), nn.Linear(128, 6), nn.Sigmoid(), nn.Linear(6, CLASSES)),
+    "strided": lambda: then_dense(nn.Conv2d(2, 6, (3, 2), stride=(2, 3), padding=(1, 0)), nn.Tanh(), width=72),
+    "dilated": lambda: then_dense(nn.Conv2d(2, 6, 3, dilation=2, padding=1, bias=False), nn.SiLU(), width=216),
+    "large kernel": lambda: then_dense(nn.Conv2d(2, 4, 5, padding=2), nn.Sigmoid(), nn.AvgPool2d(4), width=16),
+    "wide": lambda: nn.Sequential(
+        nn.Conv2d(2, 16, 3, padding=1),
+        nn.Tanh(),
+        nn.Conv2d(16, 16, 3),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(576, CLASSES),
+    ),
+    "small maps": lambda: nn.Sequential(
+        nn.AvgPool2d(2),
+        nn.Conv2d(2, 16, 3, padding=1),
+        nn.Tanh(),
+        nn.AvgPool2d(2),
+        nn.Conv2d(16, 20, 3, stride=2, padding=1),
+        nn.Flatten(),
+        nn.Linear(20, CLASSES),
+    ),
+    "depthwise": lambda: then_dense(
+        nn.Conv2d(2, 6, 1), nn.Conv2d(6, 12, 3, groups=6, padding=1), nn.GELU(), nn.AvgPool2d(4), width=48
+    ),
+    "groupnorm": lambda: then_dense(
+        nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.Softplus(), nn.InstanceNorm2d(4), nn.AvgPool2d(3), width=16
+    ),
+    "normalised vector": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(128, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, CLASSES)
+    ),
+    "pooled": lambda: then_dense(nn.Conv2d(2, 6, 3), nn.LeakyReLU(0.2), nn.MaxPool2d(3), width=24),
+    "residual": Residual,
+    "tokens": Tokens,
+}
+
+
+def model_of(network: nn.Module, seed: int = 0) -> PixelModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None:
+                nn.init.uniform_(module.running_mean, -0.5, 0.5)
+                nn.init.uniform_(module.running_var, 0.5, 2)
+        for parameter in network.parameters():  # so that γ and β differ from one and zero
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return PixelModel(network, (0.4, 0.5), (0.2, 0.3)).double()
+
+
+def scene(model: PixelModel, rows: list[int], batch: int, seed: int = 1) -> tuple[Tensor, Tensor, Gradients, Tensor]:
+    """Pictures (T, B, …), labels (T, B), updates of two victims and the rows (T,)."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand((len(rows), batch, *SHAPE), generator=generator, dtype=torch.float64)
+    labels = torch.randint(CLASSES, (len(rows), batch), generator=generator)
+    shared = tuple(torch.randn((3, *p.shape), generator=generator, dtype=p.dtype) for p in parameters_of(model)[1])
+    return images, labels, shared, torch.tensor(rows)
+
+
+def bent(candidate: Gradients, shared: Gradients) -> tuple[Tensor, Gradients]:
+    """A distance that is no function of inner products: Σ (ĝ − g)⁴ / 4."""
+    gaps = tuple(c - s for c, s in zip(candidate, shared, strict=True))
+    return torch.stack([(g**4).sum() / 4 for g in gaps]).sum(), tuple(g**3 for g in gaps)
+
+
+DISTANCES = {"cosine": engine.cosine, "squared": engine.squared, "bent": bent}
+
+
+@pytest.mark.parametrize("rows", [[0], [1, 1, 1], [0, 1, 2], [0, 1, 1], [0, 1, 2, 2], [2, 0, 2]], ids=str)
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_it_equals_the_loop(name: str, distance: str, rows: list[int]) -> None:
+    """One trial, restarts of one victim, a victim each, and a mixture; one and two records; eval and train mode."""
+    torch.manual_seed(0)
+    model = model_of(NETWORKS[name]())
+    modes: list[tuple[Mode, int]] = [("eval", 1), ("eval", 2), ("train", 2)]
+    for mode, batch in modes:
+        images, labels, shared, chosen = scene(model, rows, batch)
+        with in_mode(model, mode):
+            arguments = (model, F.cross_entropy, images, labels, shared, DISTANCES[distance], chosen)
+            values, slopes = stacked(*arguments)
+            expected, exact = WAYS["loop"](*arguments)
+        assert float(exact.abs().max()) > 0
+        torch.testing.assert_close(values, expected, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(slopes, exact, rtol=1e-8, atol=1e-10 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize("kind", [layers.Patches, layers.Grouped, layers.Ghost])
+@pytest.mark.parametrize("name", ["strided", "dilated", "large kernel", "wide", "small maps", "residual"])
+def test_every_way_of_a_convolution_is_exact(name: str, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the shapes would have chosen."""
+    monkeypatch.setattr("leakaudit.stacked.way", lambda layer, *_: kind if layer.w.dim() == 4 else layers.Patches)
+    torch.manual_seed(0)
+    model = model_of(NETWORKS[name]()).eval()
+    arguments = scene(model, [0, 0, 1], 2)
+    images, labels, shared, rows = arguments
+    values, slopes = stacked(model, F.cross_entropy, images, labels, shared, engine.cosine, rows)
+    expected, exact = WAYS["loop"](model, F.cross_entropy, images, labels, shared, engine.cosine, rows)
+    torch.testing.assert_close(values, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(slopes, exact, rtol=1e-8, atol=1e-10 * float(exact.abs().max()))
+
+
+def test_the_shapes_choose_all_three_ways() -> None:
+    """No way is dead code: a wide map of few channels, one of many, and a small map with many weights."""
+
+    def chosen(channels: int, out: int, side: int, trials: int = 16, span: bool = True) -> type:
+        layer = layers.Linear(
+            torch.empty(trials, channels, side, side), None, torch.empty(out, channels, 3, 3), 0, None, padding=(1, 1)
+        )
+        return layers.way(layer, trials, 1, span)
+
+    assert chosen(3, 12, 32) is layers.Patches
+    assert chosen(64, 128, 32) is layers.Grouped
+    assert chosen(256, 256, 4) is layers.Ghost
+    assert chosen(256, 256, 4, span=False) is layers.Grouped  # other distances need every entry
+
+
+def test_a_frozen_layer_is_passed_through() -> None:
+    torch.manual_seed(0)
+    network = NETWORKS["residual"]()
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(not name.startswith(("body", "norm")))
+    model = model_of(network).eval()
+    images, labels, shared, rows = scene(model, [0, 1], 1)
+    assert len(shared) == 3
+    found = stacked(model, F.cross_entropy, images, labels, shared, engine.cosine, rows)
+    for a, b in zip(
+        found, WAYS["loop"](model, F.cross_entropy, images, labels, shared, engine.cosine, rows), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-12)
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = nn.Linear(128, 128)
+        self.head = nn.Linear(128, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.head(self.dense(torch.tanh(self.dense(x.flatten(1)))))
+        return found
+
+
+class Scaled(nn.Module):
+    """A parameter that no layer owns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.head = nn.Linear(128, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.head(self.scale * x.flatten(1))
+        return found
+
+
+class Overwritten(nn.Module):
+    """A convolution whose input is overwritten after it ran; autograd itself refuses that, but not without a record."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1)
+        self.head = nn.Linear(128, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(self.first(x))
+        z = self.second(y)
+        y.mul_(2)
+        found: Tensor = self.head((y + z).flatten(1))
+        return found
+
+
+@pytest.mark.parametrize("network", [Tied, Scaled, Overwritten])
+def test_what_cannot_be_followed_is_refused(network: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = model_of(network()).eval()
+    images, labels, shared, rows = scene(model, [0, 1], 1)
+    with pytest.raises(Unsupported):
+        stacked(model, F.cross_entropy, images, labels, shared, engine.cosine, rows)
+
+
+class Coupled(nn.Module):
+    """Centres over the whole batch, so that trials in one pass would see each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(128, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = torch.tanh(x.flatten(1))
+        found: Tensor = self.head(flat - flat.mean(0, keepdim=True))
+        return found
+
+
+@pytest.mark.parametrize("network", [Tied, Scaled, Coupled, lambda: nn.Sequential(nn.Dropout(), then_dense(width=128))])
+def test_match_falls_back_where_a_stack_would_be_wrong(network: Callable[[], nn.Module]) -> None:
+    """Trials that see each other, and dropout, are found by the check; the result is the loop's."""
+    torch.manual_seed(0)
+    model = model_of(network())
+    images, labels, shared, rows = scene(model, [0, 1, 1], 2)
+    with in_mode(model, "train"):
+        _, slopes = engine.match(model, F.cross_entropy, images, labels, shared, engine.cosine, rows)
+        assert engine.way_of(model) in ("loop", "vectorised")
+        if not any(isinstance(m, nn.Dropout) for m in model.modules()):
+            _, exact = WAYS["loop"](model, F.cross_entropy, images, labels, shared, engine.cosine, rows)
+            torch.testing.assert_close(slopes, exact, rtol=1e-8, atol=1e-12)
+
+
+def test_match_takes_the_stack_and_a_loss_without_vmap() -> None:
+    """A loss that branches on its values is taken trial by trial."""
+
+    def branching(logits: Tensor, labels: Tensor) -> Tensor:
+        loss = F.cross_entropy(logits, labels)
+        return 2 * loss if float(loss.detach()) > 0.5 else loss
+
+    torch.manual_seed(0)
+    model = model_of(NETWORKS["pooled"]()).eval()
+    images, labels, shared, rows = scene(model, [0, 1, 1], 2)
+    for loss in (F.cross_entropy, branching):
+        _, slopes = engine.match(model, loss, images, labels, shared, engine.cosine, rows)
+        assert engine.way_of(model) == "stacked"
+        _, exact = WAYS["loop"](model, loss, images, labels, shared, engine.cosine, rows)
+        torch.testing.assert_close(slopes, exact, rtol=1e-8, atol=1e-12)
