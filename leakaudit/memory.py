@@ -87,14 +87,15 @@ class Memory:
         return known[key, device]
 
     def notes(self) -> tuple[str, ...]:
-        """Return what was done to stay within the memory, one sentence each; empty where nothing was."""
+        """Return what became of the largest stack that was split, and every halving, one sentence each."""
         found: list[str] = []
-        for work in self.noted:
-            if work.split[0]:
-                within = "--memory {}" if self.limit is not None else "the {} that were free"
-                within = within.format(readable(work.room))
-                found.append(f"ran in pieces of {work.split[1]} of {work.split[0]} trials to stay within {within}")
-            found += [f"out of memory at {most} trials at once: went on with {less}" for most, less in work.halved]
+        split = [(*work.split, work.room) for work in self.noted if work.split[0]]
+        if split:
+            trials, length, room = max(split, key=lambda s: (s[0], -s[1]))
+            within = f"--memory {readable(room)}" if self.limit else f"the {readable(room)} that were free"
+            found.append(f"ran in pieces of {length} of {trials} trials to stay within {within}")
+        for most, less in (pair for work in self.noted for pair in work.halved):
+            found.append(f"out of memory at {most} trials at once: went on with {less}")
         return tuple(dict.fromkeys(found))
 
 
