@@ -44,25 +44,19 @@ class Span:
     coefficients: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
     def __call__(self, candidate: Gradients, shared: Gradients) -> tuple[Tensor, Gradients]:
-        """Return the value and the cotangent."""
-        value, alpha, cotangent = self.directions(candidate, shared, inner(shared, shared))
-        return value, tuple(alpha * c for c in cotangent)
-
-    def directions(self, candidate: Gradients, shared: Gradients, other: Tensor) -> tuple[Tensor, Tensor, Gradients]:
-        """Return value, α and g + (β/α)ĝ, so that c is α times it, for `other` = ‖g‖².
-
-        One pass over the parameters, where memory is what costs; α is left to what c is multiplied with in the end.
-        """
-        products = inner(candidate, shared), inner(candidate, candidate), other
+        """Return the value and the cotangent αg + βĝ."""
+        products = inner(candidate, shared), inner(candidate, candidate), inner(shared, shared)
         value, alpha, beta = self.coefficients(*products)
-        ratio = beta / alpha
-        return value, alpha, tuple(torch.addcmul(s, c, ratio) for c, s in zip(candidate, shared, strict=True))
+        pairs = zip(candidate, shared, strict=True)
+        return value, tuple(torch.addcmul(s * alpha, c, beta) for c, s in pairs)
 
+    def direction(self, candidate: Gradients, shared: Gradients, other: Tensor) -> tuple[Tensor, Tensor, Gradients]:
+        """Return value, α and g + (β/α)ĝ, so that the cotangent is α times it, for `other` = ‖g‖².
 
-def squared(candidate: Gradients, shared: Gradients) -> tuple[Tensor, Gradients]:
-    """‖ĝ − g‖² and its cotangent 2(ĝ − g) (DLG). Not from inner products: near zero their rounding would show."""
-    gap = tuple(c - s for c, s in zip(candidate, shared, strict=True))
-    return inner(gap, gap), tuple(2 * g for g in gap)
+        One pass over the parameters, where memory is what costs; α is left to what the cotangent leads to.
+        """
+        value, alpha, beta = self.coefficients(inner(candidate, shared), inner(candidate, candidate), other)
+        return value, alpha, torch._foreach_add(shared, candidate, alpha=float(beta / alpha))
 
 
 def _cosine(dot: Tensor, square: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,21 +15,20 @@ power of two, and is given up for this model where it differs or cannot run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from leakaudit.client import parameters_of
 from leakaudit.defense import Gradients
 from leakaudit.distances import Distance, Span, cosine, energy, inner, squared
 from leakaudit.memory import exhausted, in_pieces
-from leakaudit.stacked import Unsupported, stacked
+from leakaudit.stacked import Unsupported, stacked, twice_differentiable
 from leakaudit.target import LossFunction, PixelModel
 
 __all__ = ["Distance", "cosine", "inner", "match", "match_one", "squared", "twice_differentiable", "way_of"]
@@ -46,16 +45,6 @@ Way = Callable[
     [PixelModel, LossFunction, Tensor, Tensor, Gradients, Distance, Tensor],
     tuple[Tensor, Tensor],
 ]
-
-
-@contextmanager
-def twice_differentiable() -> Iterator[None]:
-    """Run the enclosed forward passes with kernels that can be differentiated twice: attention by plain products.
-
-    The fused attention kernels have no second derivative; `match` sees to it itself, callers of `match_one` must.
-    """
-    with sdpa_kernel(SDPBackend.MATH):
-        yield
 
 
 def match_one(
@@ -78,7 +67,7 @@ def match_one(
     scale: Tensor | None = None
     if isinstance(distance, Span):
         known = inner(shared, shared) if other is None else other
-        value, scale, cotangent = distance.directions(candidate, shared, known)
+        value, scale, cotangent = distance.direction(candidate, shared, known)
     else:
         value, cotangent = distance(candidate, shared)
     outputs = [g for i in reached if (g := found[i]) is not None]
@@ -87,6 +76,9 @@ def match_one(
     slopes = torch.autograd.grad(outputs, list(inputs), [cotangent[i] for i in reached], allow_unused=True)
     whole = tuple(torch.zeros_like(x) if s is None else s for x, s in zip(inputs, slopes, strict=True))
     return value.detach(), whole if scale is None else tuple(s * scale for s in whole)
+
+
+_attentive: WeakSet[PixelModel] = WeakSet()  # models whose usual attention kernels have no second derivative
 
 
 def _loop(
@@ -98,16 +90,26 @@ def _loop(
     distance: Distance,
     rows: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    values, slopes = [], []
     others = energy(shared) if isinstance(distance, Span) else None
-    for picture, label, row in zip(images, labels, rows.tolist(), strict=True):
+
+    def trial(picture: Tensor, label: Tensor, row: int) -> tuple[Tensor, Tensor]:
         x = picture.detach().requires_grad_(True)
-        with twice_differentiable():
+        with twice_differentiable() if model in _attentive else nullcontext():
             outcome = loss(model(x), label)
         other = None if others is None else others[row]
         value, (slope,) = match_one(model, outcome, (x,), tuple(s[row] for s in shared), distance, other)
-        values.append(value)
-        slopes.append(slope)
+        return value, slope
+
+    found = []
+    for picture, label, row in zip(images, labels, rows.tolist(), strict=True):
+        try:
+            found.append(trial(picture, label, row))
+        except RuntimeError as error:
+            if model in _attentive or "attention" not in str(error):
+                raise
+            _attentive.add(model)
+            found.append(trial(picture, label, row))
+    values, slopes = zip(*found, strict=True)
     return torch.stack(values), torch.stack(slopes)
 
 
@@ -163,6 +165,7 @@ def order(model: PixelModel, trials: int) -> tuple[str, ...]:
 class _History:
     """What is known of the ways for one model in one mode, one shape of trial, one loss and one distance."""
 
+    ways: tuple[str, ...]  # to try, in order
     refused: dict[str, str] = field(default_factory=dict)  # way -> reason
     calls: int = 0
     last: str = "loop"
@@ -199,7 +202,7 @@ def match(
     training = tuple(module.training for module in model.modules())
     key = (images.shape[1:], images.dtype, training, loss, distance, trials > 1)
     histories = _known.setdefault(model, {})
-    history = histories.pop(key, None) or _History()
+    history = histories.pop(key, None) or _History(order(model, trials))
     histories[key] = history  # the last one is the last used
     history.calls += 1
     check = history.calls <= CHECKS and history.calls & (history.calls - 1) == 0
@@ -228,7 +231,7 @@ def _attempt(
 
     What is refused or only compared leaves the random state as it was: what is drawn must not depend on the history.
     """
-    for name in order(model, len(images)):
+    for name in history.ways:
         if name in history.refused:
             continue
         before = torch.get_rng_state()

@@ -8,13 +8,15 @@ double backward without a second-order weight gradient, and every convolution ru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from leakaudit.client import parameters_of
@@ -22,6 +24,16 @@ from leakaudit.defense import Gradients
 from leakaudit.distances import Distance, Span, energy
 from leakaudit.layers import Affine, Ghost, Layer, Linear, Run, Stack, way
 from leakaudit.target import LossFunction, PixelModel
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Run the enclosed forward passes with kernels that can be differentiated twice: attention by plain products.
+
+    The fused attention kernels have no second derivative; `match` sees to it itself, callers of `match_one` must.
+    """
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 class Unsupported(Exception):
@@ -218,7 +230,7 @@ def stacked(
         first += count
     stack = Stack(trials, batch, tuple(runs), rows)
     x = images.flatten(0, 1).detach().requires_grad_(True)
-    with Recorder(parameters, trials, batch, isinstance(distance, Span)) as recorder:
+    with twice_differentiable(), Recorder(parameters, trials, batch, isinstance(distance, Span)) as recorder:
         logits = model(x)
     recorder.finish()
     layers = recorder.layers
