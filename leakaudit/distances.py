@@ -59,6 +59,12 @@ class Span:
         return value, alpha, torch._foreach_add(shared, candidate, alpha=float(beta / alpha))
 
 
+def squared(candidate: Gradients, shared: Gradients) -> tuple[Tensor, Gradients]:
+    """‖ĝ − g‖² and its cotangent 2(ĝ − g) (DLG). Not from inner products: near zero their rounding would show."""
+    gap = tuple(c - s for c, s in zip(candidate, shared, strict=True))
+    return inner(gap, gap), tuple(2 * g for g in gap)
+
+
 def _cosine(dot: Tensor, square: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     norms = square.sqrt().clamp_min(1e-15) * other.sqrt().clamp_min(1e-15)
     similarity = dot / norms
