@@ -310,6 +310,22 @@ def test_too_little_memory_for_one_trial_is_a_status_with_what_it_needs(register
     assert attack(row(enough, "none"), "stacked").statuses == {"converged": 4}
 
 
+def test_gradient_matching_keeps_to_the_memory_and_finds_the_same() -> None:
+    def scan(memory: str | None) -> AttackResult:
+        settings = FAST | {"utility": False, "records": 8, "memory": memory}
+        return attack(row(leakaudit.scan(dense(), data(), **settings), "none"), "inverting-gradients")
+
+    refused, whole = scan("1KB"), scan(None)
+    assert refused.statuses == {"out-of-memory": 8}
+    enough = str(refused.reason).rpartition("give at least ")[2]
+    assert parse(enough) > 1000
+    split = scan(enough)
+    assert split.notes == (f"ran in pieces of 1 of 8 trials to stay within --memory {enough}",)
+    assert whole.notes == ()
+    assert split.statuses == whole.statuses
+    assert split.psnr.value == pytest.approx(whole.psnr.value, abs=0.1)
+
+
 def test_the_quick_battery_never_passes() -> None:
     """Noise of a deviation of 100 hides everything from linkage; the standard battery may say so, the quick may not."""
     settings: dict[str, Any] = {"records": 32, "utility": False, "attacks": ("linkage",), "candidates": 20}
