@@ -180,7 +180,7 @@ def _fits(memory: Memory, work: _Work, call: Callable[[int, int], object], trial
 def _measured(work: _Work, call: Callable[[int, int], object], trials: int, device: torch.device) -> Cost:
     """Measure as many trials as the limit bears and return the line through the two longest runs.
 
-    One trial may run another way than a stack does: the line is not drawn through it, but through nothing.
+    One trial may run another way than a stack does: where no more than two were measured, nothing is taken as fixed.
     """
     for probe in PROBES:
         length, longest = min(probe, trials), max(work.peaks, default=0)

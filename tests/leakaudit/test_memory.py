@@ -199,6 +199,17 @@ def test_one_trial_that_runs_another_way_does_not_mislead() -> None:
     assert calls == [1, 2, 3, 3, 3]
 
 
+def test_what_is_drawn_does_not_depend_on_what_was_measured() -> None:
+    def draw(start: int, stop: int) -> Tensor:
+        return torch.rand(stop - start)
+
+    with torch.random.fork_rng(devices=[]), bounded(Memory(10**6)):
+        torch.manual_seed(3)
+        (measured,) = in_pieces(draw, 8, Owner(), "", CPU)
+        torch.manual_seed(3)
+        assert torch.equal(measured, torch.rand(8))
+
+
 def test_where_the_stack_clearly_fits_one_trial_is_enough_to_know() -> None:
     calls: list[int] = []
     with bounded(Memory(10**6)) as memory:
