@@ -145,7 +145,7 @@ class Linear:
         if self.w.dim() == 2:
             return slopes.transpose(1, 2).reshape(a.shape)
         height, width = self.out_size(a)
-        by_offset = slopes.view(stack.trials, *self.w.shape[1:], stack.batch, height, width)
+        by_offset = slopes.reshape(stack.trials, *self.w.shape[1:], stack.batch, height, width)
         if max(self.stride) > 1 or self.w[0, 0].numel() > 9:  # many small pieces, or pieces with gaps
             by_record = by_offset.permute(0, 4, 1, 2, 3, 5, 6).reshape(len(a), -1, height * width)
             settings = {"dilation": self.dilation, "padding": self.padding, "stride": self.stride}
@@ -222,7 +222,7 @@ class Patches(Linear):
     ) -> tuple[Tensor | None, Tensor]:
         """Return CᵀΔ and CA."""
         columns = self.columns(a, stack) if kept is None else kept
-        own = cotangents[0].view(stack.trials, self.w.shape[0], -1)
+        own = cotangents[0].reshape(stack.trials, self.w.shape[0], -1)
         both = own if self.bias is None else torch.cat([own, cotangents[1][..., None]], 2)
         slopes = self.unrows(both @ columns, delta, stack)
         return self.uncolumns(own.transpose(1, 2) @ self.rows_of(delta, stack), a, stack), slopes
@@ -248,13 +248,13 @@ class Grouped(Linear):
         w = self.w.expand(stack.trials, *self.w.shape).flatten(0, 1)
         sides = self._side_by_side(delta, stack), self._side_by_side(a, stack)
         _, weight, bias = self._call(*sides, w, stack, (False, True, self.bias is not None))
-        return [g.view(stack.trials, -1) for g in (weight, bias)[: len(self.parameters)]], None
+        return [g.reshape(stack.trials, -1) for g in (weight, bias)[: len(self.parameters)]], None
 
     def pull(
         self, a: Tensor, delta: Tensor, kept: Tensor | None, cotangents: list[Tensor], stack: Stack
     ) -> tuple[Tensor | None, Tensor]:
         """Return CᵀΔ and CA."""
-        w = cotangents[0].view(stack.trials * self.w.shape[0], *self.w.shape[1:])
+        w = cotangents[0].reshape(stack.trials * self.w.shape[0], *self.w.shape[1:])
         bias = None if self.bias is None else cotangents[1].flatten()
         side, sloped = self._side_by_side(a, stack), self._side_by_side(delta, stack)
         out = F.conv2d(side, w, bias, self.stride, self.padding, self.dilation, stack.trials * self.groups)
@@ -277,7 +277,7 @@ class Ghost(Linear):
             here = slice(first * stack.batch, end * stack.batch)
             bias = None if self.bias is None else shared[self.bias][row]
             through[here] = self.forward(a[here], shared[self.weight][row], bias)
-        dot = (through * delta).view(stack.trials, -1).sum(1)
+        dot = (through * delta).reshape(stack.trials, -1).sum(1)
         return dot, (inputs * slopes).sum((1, 2)), (inputs, slopes, through)
 
     def pull_span(
@@ -326,16 +326,16 @@ class Ghost(Linear):
         """Return A·slopes as a map like `a`, by scattering the products of positions to products of pixels."""
         if self.w.dim() == 2:
             flat = a.reshape(stack.trials, -1, a.shape[-1])
-            return (slopes @ flat).view(a.shape)
+            return (slopes @ flat).reshape(a.shape)
         pixels = self._pixels(a, stack)
         between = a.new_zeros(stack.trials, pixels.shape[2], pixels.shape[2])
         height, width = self.out_size(a)
-        spread = slopes.view(stack.trials, *(stack.batch, height, width) * 2)
+        spread = slopes.reshape(stack.trials, *(stack.batch, height, width) * 2)
         for window in self._windows(between, a, stack):
             window += spread
         down, across = self.padding
         channels, h, w = a.shape[1:]
-        full = (pixels @ between).view(stack.trials, channels, stack.batch, h + 2 * down, w + 2 * across)
+        full = (pixels @ between).reshape(stack.trials, channels, stack.batch, h + 2 * down, w + 2 * across)
         return full[..., down : down + h, across : across + w].transpose(1, 2).reshape(a.shape)
 
 

@@ -253,7 +253,7 @@ def stacked(
                 outputs.append(output)
                 weights.append(weight)
     (found,) = torch.autograd.grad(outputs, [x], weights)
-    return values, found.view(images.shape) * scale.view(-1, 1, 1, 1, 1)
+    return values, found.reshape(images.shape) * scale.view(-1, 1, 1, 1, 1)
 
 
 Sides = Sequence[tuple[Tensor, Tensor]]
@@ -303,7 +303,7 @@ def _entries(
         formed, rest = layer.form(a, delta, stack)
         candidate.update(zip(layer.parameters, formed, strict=True))
         kept.append(rest)
-    whole = tuple(candidate[i].view(stack.trials, *s.shape[1:]) for i, s in enumerate(shared))
+    whole = tuple(candidate[i].reshape(stack.trials, *s.shape[1:]) for i, s in enumerate(shared))
     values, cotangents = _each(distance, whole, tuple(s[stack.rows] for s in shared))
     pulled = [
         layer.pull(a, delta, rest, [cotangents[i].flatten(1) for i in layer.parameters], stack)
