@@ -12,18 +12,17 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from leakaudit.client import parameters_of
 from leakaudit.defense import Gradients
+from leakaudit.distances import Distance, Span
+from leakaudit.factors import Factors, NoFactors, Recorder, Replayer
 from leakaudit.kinks import Tape, recording, replaying
 from leakaudit.target import LossFunction, PixelModel
-
-Distance = Callable[[Gradients, Gradients], tuple[Tensor, Gradients]]
-# (‖ĝ‖², ⟨ĝ, g⟩, ‖g‖²) -> (value, α, β) of a distance whose cotangent is αg + βĝ
-Products = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 # Relative change of ∇_x ℓ that a step should make: longer steps bend, shorter ones drown in rounding. Either error is
 # then below 1e-2 in float32 (docs/engine.md), whatever the network and the stage of the attack.
@@ -44,42 +43,43 @@ KEEP_UP_TO = 1 << 25
 class Scratch:
     """What a call leaves for the next: one per model and run of an attack, in which the model does not change.
 
-    `step` is ε‖c‖/‖θ‖, `scale` ‖θ‖. `buffers` are written in every call; fresh ones would cost page faults. As long as
-    calls are on one `victim`, `square` holds its ‖g‖² and `shifted` θ + `kappa`·g.
+    `step` is ε‖c‖/‖θ‖ and `scale` ‖θ‖. `buffers` hold θ + εc of one call; fresh ones would cost page faults. As long
+    as calls are on one `victim`, `square` holds its ‖g‖² and `shifted` θ + `kappa`·g. `dense`: no use of `factors`.
     """
 
     step: float | None = None
     scale: float = 0.0
-    buffers: list[Tensor] = field(default_factory=list)
+    buffers: dict[int, Tensor] = field(default_factory=dict)
     victim: list[tuple[Tensor, int]] = field(default_factory=list)
     square: Tensor | None = None
     kappa: float | None = None
     shifted: list[Tensor] = field(default_factory=list)
+    dense: bool = False
 
     def serves(self, origin: Gradients, shared: Gradients) -> bool:
         """Return whether the last call was on the same parameters and victim; if not, forget what hung on them."""
         # The tensors are held, so that no other can come to lie where they are.
         now = [(t, t._version) for t in (*origin, *shared)]
         if len(now) == len(self.victim) and all(
-            a.data_ptr() == b.data_ptr() and a.stride() == b.stride() and v == w
+            a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride() and v == w
             for (a, v), (b, w) in zip(now, self.victim, strict=True)
         ):
             return True
         self.victim, self.square, self.kappa, self.shifted = now, None, None, []
         return False
 
+    def buffer(self, index: int, like: Tensor) -> Tensor:
+        """Return the buffer of a parameter, in its shape."""
+        kept = self.buffers.get(index)
+        if kept is None or kept.shape != like.shape or kept.dtype != like.dtype or kept.device != like.device:
+            kept = self.buffers[index] = torch.empty_like(like, memory_format=torch.contiguous_format)
+        return kept
+
 
 def agrees(fast: Tensor, exact: Tensor) -> bool:
     """Return whether a slope is the exact one up to rounding and the quotient's bend: ‖fast − exact‖ ≤ tol·‖exact‖."""
     gap, length = float((fast - exact).norm()), float(exact.norm())
     return gap <= TOLERANCES.get(exact.dtype, TOLERANCES[torch.float32]) * length
-
-
-def cosine_products(own: Tensor, cross: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return 1 − cos(ĝ, g) and the coefficients of g and ĝ in its cotangent from ‖ĝ‖², ⟨ĝ, g⟩ and ‖g‖²."""
-    norm, size = own.sqrt().clamp_min(1e-15), other.sqrt().clamp_min(1e-15)
-    similarity = cross / (norm * size)
-    return 1 - similarity, -1 / (norm * size), similarity / norm.square()
 
 
 def _norm(tensors: Sequence[Tensor]) -> float:
@@ -91,6 +91,12 @@ def _random_state(device: torch.device) -> list[Tensor]:
     return [*state, torch.cuda.get_rng_state(device)] if device.type == "cuda" else state
 
 
+def _draw_again(state: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state[1], device)
+
+
 @contextmanager
 def _same_draws(state: list[Tensor], device: torch.device) -> Iterator[None]:
     """Draw in the enclosed run what was drawn from `state` on (dropout's masks), and go on as if it had not run."""
@@ -98,67 +104,137 @@ def _same_draws(state: list[Tensor], device: torch.device) -> Iterator[None]:
         yield
         return
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.set_rng_state(state[0])
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(state[1], device)
+        _draw_again(state, device)
         yield
 
 
-def _flat(tensors: Sequence[Tensor]) -> Iterator[Tensor]:
-    for t in tensors:
-        whole = t.numel() <= CHUNK or t.device.type != "cpu"
-        yield from (t.reshape(-1),) if whole else torch.split(t.reshape(-1), CHUNK)
+@contextmanager
+def _with_parameters(model: PixelModel, parameters: Sequence[Tensor], moved: Sequence[Tensor]) -> Iterator[None]:
+    """Run the enclosed code with other parameters; what comes back is the very same objects, at the same places.
+
+    `torch.func.functional_call` leaves a model that holds one module twice with tensors in place of its parameters.
+    """
+    instead = {id(p): tensor for p, tensor in zip(parameters, moved, strict=True)}
+    slots = [(m._parameters, n, p) for m in model.modules() for n, p in m._parameters.items() if id(p) in instead]
+    try:
+        for place, name, p in slots:
+            place[name] = instead[id(p)]  # type: ignore[assignment]
+        yield
+    finally:
+        for place, name, p in slots:
+            place[name] = p
 
 
-def _inner_products(own: Gradients, shared: Gradients, square: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ‖own‖², ⟨own, shared⟩ and ‖shared‖², which is `square` if that is known."""
-    found = [t for u, v in zip(_flat(own), _flat(shared), strict=True) for t in (torch.dot(u, u), torch.dot(u, v))]
-    first, second = torch.stack(found).view(-1, 2).sum(0)
-    return first, second, torch.stack([torch.dot(v, v) for v in _flat(shared)]).sum() if square is None else square
+def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    whole = tensors[0].numel() <= CHUNK or tensors[0].device.type != "cpu"
+    flat = [t.reshape(-1) for t in tensors]
+    yield from (tuple(flat),) if whole else zip(*(torch.split(t, CHUNK) for t in flat), strict=True)
 
 
-def _along_cotangent(
-    origin: Gradients, found: Gradients, shared: Gradients, distance: Distance, scratch: Scratch, step: float
-) -> tuple[Tensor, float, float]:
-    """Write θ + εc to the buffers, ε‖c‖/‖θ‖ = `step`; return the distance's value, ε (zero where c is) and `step`."""
+@dataclass
+class _Base:
+    """The pass at θ: ∇_θ ℓ as matrices in `found`, or as `calls`' factors where that is None; ∇_x ℓ."""
+
+    origin: Gradients
+    found: list[Tensor | None]
+    calls: list[Factors]
+    picture: Tensor | None
+
+
+def _base(
+    model: PixelModel, loss: LossFunction, x: Tensor, y: Tensor, parameters: Sequence[Tensor], tape: Tape, dense: bool
+) -> _Base:
+    """Run the pass at θ. Raises NoFactors unless `dense` where a weight's gradient is not one product."""
+    layers = Recorder(() if dense else parameters)
+    with layers, recording(tape):
+        outcome = loss(model(x), y)
+    inputs: list[Any] = [*parameters, x, *(call.edge for call in layers.calls)]
+    gradients = torch.autograd.grad(outcome, inputs, allow_unused=True)
+    count = len(parameters)
+    found: list[Tensor | None] = list(gradients[:count])
+    calls = []
+    for call, back in zip(layers.calls, gradients[count + 1 :], strict=True):
+        if found[call.weight] is not None:
+            raise NoFactors("a weight is used elsewhere, too")
+        if back is not None:
+            call.settle(back)
+            calls.append(call)
+    factored = {call.weight for call in calls}
+    for i, p in enumerate(parameters):
+        if found[i] is None and i not in factored:
+            found[i] = torch.zeros_like(p)
+    return _Base(tuple(p.detach() for p in parameters), found, calls, gradients[count])
+
+
+@dataclass
+class _Direction:
+    """The distance's value and a way to θ + εc: `at` takes ε‖c‖/‖θ‖ and returns parameters, a step along the factors
+
+    that is not in them, ε, and the length it took in place of the one asked for. None where c is zero.
+    """
+
+    value: Tensor
+    at: Callable[[float], tuple[list[Tensor], float, float, float]] | None
+
+
+def _cotangent(base: _Base, shared: Gradients, distance: Distance, scratch: Scratch) -> _Direction:
+    """Return the direction of any distance, whose cotangent is written."""
+    found = tuple(g for g in base.found if g is not None)
     value, cotangent = distance(found, shared)
     size = _norm(cotangent)
-    epsilon = step * scratch.scale / size if size else 0.0
-    for p, c, buffer in zip(origin, cotangent, scratch.buffers, strict=True):
-        torch.add(p, c, alpha=epsilon, out=buffer)
-    return value, epsilon, step
+
+    def at(step: float) -> tuple[list[Tensor], float, float, float]:
+        epsilon = step * scratch.scale / size
+        moved = [scratch.buffer(i, p) for i, p in enumerate(base.origin)]
+        for p, c, buffer in zip(base.origin, cotangent, moved, strict=True):
+            torch.add(p, c, alpha=epsilon, out=buffer)
+        return moved, 0.0, epsilon, step
+
+    return _Direction(value, at if size else None)
 
 
-def _along_combination(
-    origin: Gradients, found: Gradients, shared: Gradients, products: Products, scratch: Scratch, step: float
-) -> tuple[Tensor, float, float]:
-    """Do what `_along_cotangent` does with c = αg + βĝ never written; the `step` returned is within a factor of three.
+def _combination(base: _Base, shared: Gradients, distance: Span, scratch: Scratch) -> _Direction:
+    """Return the direction αg + βĝ, which is never written; lengths are kept to within a factor of three.
 
-    From the second call on one victim on, its θ + κg serves again, with ε = κ/α: a pass over memory less.
+    From the second call on one victim on, its θ + κg serves again with ε = κ/α.
     """
-    same = scratch.serves(origin, shared)
-    own, cross, other = _inner_products(found, shared, scratch.square)
-    value, *both = products(own, cross, other)
-    scratch.square = other
-    alpha, beta = (float(b) for b in both)
-    square = alpha**2 * float(other) + 2 * alpha * beta * float(cross) + beta**2 * float(own)
-    size = math.sqrt(max(square, 1e-7 * alpha**2 * float(other)))  # of two near gradients the rest is rounding
-    if size == 0 or alpha == 0:
-        return value, 0.0, step
-    wanted = step * scratch.scale / size * alpha
-    if scratch.kappa is None or not 1 / 3 < scratch.kappa / wanted < 3:
-        scratch.kappa, scratch.shifted = wanted, []
-    kappa, ratio = scratch.kappa, beta / alpha
-    if not scratch.shifted and same and sum(p.numel() for p in origin) <= KEEP_UP_TO:
-        scratch.shifted = [torch.add(p, g, alpha=kappa) for p, g in zip(origin, shared, strict=True)]
-    if scratch.shifted:
-        for p, a, buffer in zip(scratch.shifted, found, scratch.buffers, strict=True):
-            torch.add(p, a, alpha=kappa * ratio, out=buffer)
-    else:
-        for p, a, g, buffer in zip(*(_flat(t) for t in (origin, found, shared, scratch.buffers)), strict=True):
-            torch.add(g, a, alpha=ratio, out=buffer)
-            torch.add(p, buffer, alpha=kappa, out=buffer)
-    return value, kappa / alpha, step * kappa / wanted
+    same = scratch.serves(base.origin, shared)
+    if scratch.square is None:
+        scratch.square = torch.stack([torch.dot(v, v) for g in shared for (v,) in _chunks(g)]).sum()
+    pairs = [(a, g) for a, g in zip(base.found, shared, strict=True) if a is not None]
+    parts = [(torch.dot(u, v), torch.dot(u, u)) for pair in pairs for u, v in _chunks(*pair)]
+    parts += [call.products(shared[call.weight]) for call in base.calls]
+    dot, own = torch.stack([t for part in parts for t in part]).view(-1, 2).sum(0)
+    value, *both = distance.coefficients(dot, own, scratch.square)
+    alpha, beta, other = (float(t) for t in (*both, scratch.square))
+    # Of two near gradients the difference is rounding.
+    square = max(alpha**2 * other + 2 * alpha * beta * float(dot) + beta**2 * float(own), 1e-7 * alpha**2 * other)
+    ratio, fits = beta / alpha, sum(p.numel() for p in base.origin) <= KEEP_UP_TO
+
+    def at(step: float) -> tuple[list[Tensor], float, float, float]:
+        wanted = step * scratch.scale / math.sqrt(square) * alpha
+        if scratch.kappa is None or not 1 / 3 < scratch.kappa / wanted < 3:
+            scratch.kappa, scratch.shifted = wanted, []
+        kappa = scratch.kappa
+        if not scratch.shifted and same and fits:
+            scratch.shifted = [torch.add(p, g, alpha=kappa) for p, g in zip(base.origin, shared, strict=True)]
+        moved = []
+        for i, (p, a, g) in enumerate(zip(base.origin, base.found, shared, strict=True)):
+            if a is None and scratch.shifted:
+                moved.append(scratch.shifted[i])
+                continue
+            moved.append(buffer := scratch.buffer(i, p))
+            if a is None:
+                torch.add(p, g, alpha=kappa, out=buffer)
+            elif scratch.shifted:
+                torch.add(scratch.shifted[i], a, alpha=kappa * ratio, out=buffer)
+            else:
+                for q, b, c, room in _chunks(p, a, g, buffer):
+                    torch.add(c, b, alpha=ratio, out=room)
+                    torch.add(q, room, alpha=kappa, out=room)
+        return moved, kappa * ratio, kappa / alpha, step * kappa / wanted
+
+    return _Direction(value, at if square else None)
 
 
 def finite_difference(
@@ -168,53 +244,50 @@ def finite_difference(
     y: Tensor,
     shared: Gradients,
     distance: Distance,
-    products: Products | None = None,
     scratch: Scratch | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return d(∇_θ ℓ(x, y), shared) and its gradient with respect to the pictures (B, C, H, W).
 
     `x` (B, C, H, W), `y` (B,) class indices or (B, classes) probabilities, `shared` one tensor (*parameter.shape) per
-    parameter. `products`, if given, stands for `distance` and spares writing its cotangent. `scratch` is carried from
-    call to call; without it most calls take a second step.
+    parameter. `scratch` is carried from call to call; without it most calls take a second step.
 
     The model's parameters are not touched; BatchNorm in train mode updates its statistics in every pass. Random draws
     are the same in all passes. Raises TapeMismatch where the passes take different ways through the model.
     """
-    names, parameters = parameters_of(model)
-    origin = tuple(p.detach() for p in parameters)
+    _, parameters = parameters_of(model)
     scratch = scratch or Scratch()
-    scratch.scale = scratch.scale or _norm(origin) or 1.0
-    if not scratch.buffers:
-        scratch.buffers = [torch.empty_like(p, memory_format=torch.contiguous_format) for p in origin]
-    x = x.detach().requires_grad_(True)
-    tape, state = Tape(), _random_state(x.device)
-    with recording(tape):
-        outcome = loss(model(x), y)
-    *gradients, picture = torch.autograd.grad(outcome, [*parameters, x], allow_unused=True)
-    found = tuple(torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True))
-    step = scratch.step or FIRST.get(x.dtype, FIRST[torch.float32])
+    x, state = x.detach().requires_grad_(True), _random_state(x.device)
+    dense = scratch.dense or not isinstance(distance, Span)
+    tape = Tape()
+    try:
+        base = _base(model, loss, x, y, parameters, tape, dense)
+    except NoFactors:
+        scratch.dense, tape = True, Tape()
+        _draw_again(state, x.device)
+        base = _base(model, loss, x, y, parameters, tape, dense=True)
+    scratch.scale = scratch.scale or _norm(base.origin) or 1.0
     with torch.no_grad():
-        if products is None:
-            value, epsilon, step = _along_cotangent(origin, found, shared, distance, scratch, step)
+        if isinstance(distance, Span):
+            direction = _combination(base, shared, distance, scratch)
         else:
-            value, epsilon, step = _along_combination(origin, found, shared, products, scratch, step)
-    if picture is None or epsilon == 0:
-        return value.detach(), torch.zeros_like(x)
-    del outcome, gradients, found
+            direction = _cotangent(base, shared, distance, scratch)
+    value, picture = direction.value.detach(), base.picture
+    if picture is None or direction.at is None:
+        return value, torch.zeros_like(x)
+    step = scratch.step or FIRST.get(x.dtype, FIRST[torch.float32])
     aim, whole = CHANGES.get(x.dtype, CHANGES[torch.float32]), float(picture.norm())
     for _ in range(TRIES):
+        with torch.no_grad():
+            moved, along, epsilon, step = direction.at(step)
         there = x.detach().requires_grad_(True)
-        with _same_draws(state, x.device), replaying(tape):
-            moved = dict(zip(names, scratch.buffers, strict=True))
-            outcome = loss(torch.func.functional_call(model, moved, (there,)), y)
+        passes = _same_draws(state, x.device), _with_parameters(model, parameters, moved)
+        with passes[0], passes[1], Replayer(base.calls, moved, along), replaying(tape):
+            outcome = loss(model(there), y)
         gap = torch.autograd.grad(outcome, there)[0].sub_(picture)
         off = float(gap.norm()) / (whole * aim) if whole else 1.0
         again = min(max(1 / max(off, 1e-3), 1e-3), LONGEST / step) if math.isfinite(off) else 1e-3
-        slope, step = gap.div_(epsilon), step * again
+        step *= again
         if 1 / SLACK <= off <= SLACK or again == 1:
             break
-        for p, q in zip(origin, scratch.buffers, strict=True):
-            q.sub_(p).mul_(again).add_(p)
-        epsilon *= again
     scratch.step = step
-    return value.detach(), slope
+    return value, gap.div_(epsilon)

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakaudit import engine, kinks
+from leakaudit import engine, factors, kinks
 from leakaudit.client import mean_gradient
 from leakaudit.defense import Gradients
-from leakaudit.finite import Scratch, agrees, cosine_products, finite_difference
+from leakaudit.finite import Scratch, agrees, finite_difference
 from leakaudit.target import PixelModel
 
 BATCH, CLASSES = 2, 3
+DISTANCES: dict[str, engine.Distance] = {"cosine": engine.cosine, "squared": engine.squared}
 KINKS = (0.0, 0.1, 0.5, -0.5, 1.0, -1.0, 3.0, -3.0, 6.0)
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "Threshold": (0.1, 0.3),
@@ -34,6 +35,13 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
 # Their first derivative jumps: unfrozen, the quotient is wrong.
 JUMPS = {"Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU", "PReLU", "RReLU", "ReLU", "ReLU6"}
 JUMPS |= {"SELU", "Softshrink", "Threshold"}
+
+
+@pytest.fixture(autouse=True)
+def _factored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the small layers here take the way of large ones, too; the squared distance goes the plain way."""
+    monkeypatch.setattr(factors, "LEAST", 1)
+    monkeypatch.setattr(factors, "WORTH", 1e9)
 
 
 class Shift(nn.Module):
@@ -128,15 +136,14 @@ def exact(model: nn.Module, x: Tensor, shared: Gradients, distance: engine.Dista
     return value, slope
 
 
-def error(model: PixelModel, distance: str = "cosine", fused: bool = True, times: int = 1) -> float:
+def error(model: PixelModel, distance: str = "cosine", times: int = 1) -> float:
     """Return the relative error of the quotient's slope at the picture on which the shifts were settled."""
     shared = mean_gradient(model, F.cross_entropy, picture(2), LABELS)
-    d = {"cosine": engine.cosine, "squared": engine.squared}[distance]
-    products = cosine_products if fused and distance == "cosine" else None
+    d = DISTANCES[distance]
     scratch = Scratch()
     for _ in range(times):
         before = torch.get_rng_state()
-        value, slope = finite_difference(model, F.cross_entropy, picture(1), LABELS, shared, d, products, scratch)
+        value, slope = finite_difference(model, F.cross_entropy, picture(1), LABELS, shared, d, scratch)
         after = torch.get_rng_state()
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(before)
@@ -257,11 +264,11 @@ def test_pools_of_near_ties(pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert error(model) > 1e-2
 
 
-@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("train", [True, False])
-def test_batchnorm_and_repeated_calls(train: bool, fused: bool) -> None:
+def test_batchnorm_and_repeated_calls(train: bool, distance: str) -> None:
     model = network(nn.ReLU(), norm=nn.BatchNorm2d, train=train)
-    assert error(model, fused=fused, times=4) < 1e-4
+    assert error(model, distance, times=4) < 1e-4
 
 
 def test_dropout_draws_the_same_masks_in_both_passes() -> None:
@@ -297,7 +304,7 @@ def test_the_check_passes_frozen_kinks_and_catches_unknown_ones(dtype: torch.dty
     def verdict(activation: nn.Module) -> bool:
         model = network(activation).to(dtype)
         x, shared = picture(1).to(dtype), mean_gradient(model, F.cross_entropy, picture(2).to(dtype), LABELS)
-        _, slope = finite_difference(model, F.cross_entropy, x, LABELS, shared, engine.cosine, cosine_products)
+        _, slope = finite_difference(model, F.cross_entropy, x, LABELS, shared, engine.cosine)
         return agrees(slope, exact(model, x, shared, engine.cosine)[1])
 
     assert verdict(nn.LeakyReLU(0.2))
@@ -329,12 +336,15 @@ def state(model: nn.Module) -> list[Any]:
     return [names, [p.data_ptr() for p in model.parameters()], [m.training for m in model.modules()]]
 
 
-@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("at", [None, 0, 1])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_the_model_comes_back_bitwise(at: int | None, error: type[BaseException], fused: bool) -> None:
+def test_the_model_comes_back_bitwise(at: int | None, error: type[BaseException], distance: str) -> None:
     """Also when the first or second pass is interrupted: parameters, modes, and no interception is left behind."""
-    model = network(nn.Sequential(nn.ReLU(inplace=True), nn.Dropout(0.2)), norm=nn.BatchNorm2d, train=True).float()
+    twice = nn.Conv2d(4, 4, 1)
+    block = nn.Sequential(nn.ReLU(inplace=True), nn.Dropout(0.2), twice, nn.Tanh(), twice)
+    model = network(block, norm=nn.BatchNorm2d, train=True).float()
+    keys = list(model.state_dict())
     kept, before = [p.detach().clone() for p in model.parameters()], state(model)
     shared, calls = mean_gradient(model, F.cross_entropy, picture(2).float(), LABELS), itertools.count()
 
@@ -350,30 +360,29 @@ def test_the_model_comes_back_bitwise(at: int | None, error: type[BaseException]
             picture(1).float(),
             LABELS,
             shared,
-            engine.cosine,
-            cosine_products if fused else None,
+            DISTANCES[distance],
             Scratch(),
         )
     assert state(model) == before
+    assert list(model.state_dict()) == keys
     assert all(torch.equal(p, k) and p.grad is None for p, k in zip(model.parameters(), kept, strict=True))
     probe = torch.tensor([-1.0, 1.0])
     assert torch.equal(probe.relu(), torch.tensor([0.0, 1.0]))
     assert next(calls) == (2 if at is None else at + 1) or at is None
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_a_scratch_follows_another_victim_and_another_model(fused: bool) -> None:
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_a_scratch_follows_another_victim_and_another_model(distance: str) -> None:
     """What is kept from call to call never outlives what it was made of."""
     model, scratch = network(nn.ReLU()), Scratch()
-    products = cosine_products if fused else None
     one, two = (mean_gradient(model, F.cross_entropy, picture(seed), LABELS) for seed in (2, 3))
 
     def check(shared: Gradients) -> None:
         for _ in range(3):
             _, slope = finite_difference(
-                model, F.cross_entropy, picture(1), LABELS, shared, engine.cosine, products, scratch
+                model, F.cross_entropy, picture(1), LABELS, shared, DISTANCES[distance], scratch
             )
-        assert agrees(slope, exact(model, picture(1), shared, engine.cosine)[1])
+        assert agrees(slope, exact(model, picture(1), shared, DISTANCES[distance])[1])
 
     check(one)
     check(two)
@@ -394,3 +403,57 @@ def test_parameters_out_of_reach_and_losses_that_ignore_the_picture() -> None:
     shared = tuple(torch.zeros_like(p) for p in model.parameters())
     _, slope = finite_difference(model, constant, picture(1), LABELS, shared, engine.squared)
     assert float(slope.abs().max()) == 0
+
+
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "strided": lambda: nn.Conv2d(4, 6, (2, 3), stride=(2, 1), padding=(2, 2), dilation=(1, 2), bias=False),
+    "grouped": lambda: nn.Conv2d(4, 4, 3, padding=1, groups=2),
+    "same": lambda: nn.Conv2d(4, 4, (1, 3), padding="same"),
+    "reflected": lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
+    "dense on the last dimension": lambda: nn.Linear(4, 4),
+    "used twice": lambda: nn.Sequential(*[nn.Conv2d(4, 4, 1)] * 2),
+    "weights normalised": lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1)),
+    "attention": lambda: SelfAttention(nn.MultiheadAttention(4, 2)),
+}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_kinds_of_layers(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through their factors where they have them, and otherwise."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = network(nn.Sequential(nn.LeakyReLU(0.1), LAYERS[kind]()))
+    assert error(model, times=3) < 1e-4
+    monkeypatch.setattr(factors, "LEAST", 1 << 15)
+    assert error(model) < 1e-4
+
+
+def test_a_weight_used_elsewhere_too() -> None:
+    class Normed(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) / self.weight.norm()
+
+    model = network(nn.Sequential(nn.ReLU(), Normed(4, 4, 1)))
+    scratch = Scratch()
+    shared = mean_gradient(model, F.cross_entropy, picture(2), LABELS)
+    _, slope = finite_difference(model, F.cross_entropy, picture(1), LABELS, shared, engine.cosine, scratch)
+    assert agrees(slope, exact(model, picture(1), shared, engine.cosine)[1])
+    assert scratch.dense
+
+
+def test_large_layers_are_never_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    made, settle = [], factors.Factors.settle
+
+    def noted(call: factors.Factors, gradient: Tensor) -> None:
+        made.append(call.weight)
+        settle(call, gradient)
+
+    monkeypatch.setattr(factors.Factors, "settle", noted)
+    layers = (nn.Conv2d(2, 64, 4), nn.Flatten(), nn.Linear(64, 600), nn.ReLU(), nn.Linear(600, 3))
+    model = PixelModel(nn.Sequential(*layers), (0.4, 0.5), (0.2, 0.3))
+    shared = mean_gradient(model, F.cross_entropy, picture(2).float(), LABELS)
+    for _ in range(3):
+        _, slope = finite_difference(model, F.cross_entropy, picture(1).float(), LABELS, shared, engine.cosine)
+        assert agrees(slope, exact(model, picture(1).float(), shared, engine.cosine)[1])
+    assert made == [2, 2, 2]  # of 2,048, 38,400 and 1,800 weights
