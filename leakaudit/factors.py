@@ -21,8 +21,8 @@ from torch.overrides import TorchFunctionMode
 from leakaudit.kinks import TapeMismatch
 
 LAYERS = (F.linear, F.conv2d)
-# Below this many weights a layer's gradient stays in the cache anyway.
-LEAST = 1 << 15
+# Weights below which a layer's gradient stays in the cache anyway.
+LEAST = 1 << 17
 # Multiplications with the factors, in weights, up to which they cost less than what they spare.
 WORTH = 8.0
 

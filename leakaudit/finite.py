@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -146,7 +146,7 @@ def _base(
 ) -> _Base:
     """Run the pass at θ. Raises NoFactors unless `dense` where a weight's gradient is not one product."""
     layers = Recorder(() if dense else parameters)
-    with layers, recording(tape):
+    with layers if layers.weights else nullcontext(), recording(tape):
         outcome = loss(model(x), y)
     inputs: list[Any] = [*parameters, x, *(call.edge for call in layers.calls)]
     gradients = torch.autograd.grad(outcome, inputs, allow_unused=True)
@@ -281,7 +281,8 @@ def finite_difference(
             moved, along, epsilon, step = direction.at(step)
         there = x.detach().requires_grad_(True)
         passes = _same_draws(state, x.device), _with_parameters(model, parameters, moved)
-        with passes[0], passes[1], Replayer(base.calls, moved, along), replaying(tape):
+        layers: AbstractContextManager[Any] = Replayer(base.calls, moved, along) if base.calls else nullcontext()
+        with passes[0], passes[1], layers, replaying(tape):
             outcome = loss(model(there), y)
         gap = torch.autograd.grad(outcome, there)[0].sub_(picture)
         off = float(gap.norm()) / (whole * aim) if whole else 1.0

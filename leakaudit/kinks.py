@@ -103,17 +103,18 @@ def _derivative(plain: Call, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tens
     return result.detach(), slope
 
 
-def line(plain: Call, *, offset: bool = False, slope: Callable[[Tensor], Tensor] | None = None) -> Kink:
+def line(plain: Call, *, offset: bool = False, leak: Callable[..., float] | None = None) -> Kink:
     """Elementwise and linear on each side: slope·x, plus an intercept where there is an `offset`.
 
-    The slope is `plain`'s derivative, or read off the result by the cheaper `slope`.
+    The slope is `plain`'s derivative. `leak` takes the arguments and returns that of the negative side of a function
+    whose other one is 1: cheaper to tell, if between the two.
     """
 
     def note(call: Call, x: Tensor, *args: Any, inplace: bool = False, **kwargs: Any) -> tuple[Tensor, Any]:
         given = {"inplace": True} if inplace else {}
-        if slope is not None:
-            result = call(x, *args, **given, **kwargs)
-            return result, slope(result.detach())
+        if leak is not None and 0 <= (least := leak(*args, **kwargs)) <= 1:
+            sides = x.detach().sign().clamp_(min=least)
+            return call(x, *args, **given, **kwargs), sides
         before, found = _derivative(plain, x, *args, **kwargs)
         intercept = torch.addcmul(before, found, x.detach(), value=-1) if offset else None
         return call(x, *args, **given, **kwargs), (found, intercept)
@@ -226,8 +227,8 @@ def _positive(x: Tensor) -> Tensor:
 
 # One line per function. `x.name`, `torch.name`, `F.name`, operators and in-place variants are found by the name.
 KINKS: dict[str, Kink] = {
-    "relu": line(torch.relu, slope=torch.sign),
-    "leaky_relu": line(F.leaky_relu),
+    "relu": line(torch.relu, leak=lambda: 0.0),
+    "leaky_relu": line(F.leaky_relu, leak=lambda negative_slope=0.01: negative_slope),
     "relu6": line(F.relu6, offset=True),
     "hardtanh": line(F.hardtanh, offset=True),
     "threshold": line(F.threshold, offset=True),

@@ -450,10 +450,10 @@ def test_large_layers_are_never_written(monkeypatch: pytest.MonkeyPatch) -> None
         settle(call, gradient)
 
     monkeypatch.setattr(factors.Factors, "settle", noted)
-    layers = (nn.Conv2d(2, 64, 4), nn.Flatten(), nn.Linear(64, 600), nn.ReLU(), nn.Linear(600, 3))
+    layers = (nn.Conv2d(2, 64, 4), nn.Flatten(), nn.Linear(64, 2100), nn.ReLU(), nn.Linear(2100, 3))
     model = PixelModel(nn.Sequential(*layers), (0.4, 0.5), (0.2, 0.3))
     shared = mean_gradient(model, F.cross_entropy, picture(2).float(), LABELS)
     for _ in range(3):
         _, slope = finite_difference(model, F.cross_entropy, picture(1).float(), LABELS, shared, engine.cosine)
         assert agrees(slope, exact(model, picture(1).float(), shared, engine.cosine)[1])
-    assert made == [2, 2, 2]  # of 2,048, 38,400 and 1,800 weights
+    assert made == [2, 2, 2]  # of 2,048, 134,400 and 6,300 weights
