@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,9 +17,13 @@ from leakaudit.client import SharedUpdate, in_mode
 from leakaudit.progress import expired, track
 from leakaudit.target import PixelModel
 
-# (pictures (T, B, C, H, W), victim of each trial (T,)) -> (values (T,), gradients with respect to the pictures)
-Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+# (pictures (T, B, C, H, W), victim of each trial (T,), how much of its schedule each has behind it (T,) in [0, 1]) ->
+# (values (T,), gradients with respect to the pictures). The values must not depend on the schedule: they are compared.
+Objective = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 P = ParamSpec("P")
+
+COLOUR = 2.0  # how much more a step of colour weighs than one of brightness
+ROUNDING = 1e-5  # of 1 − cos in single precision; seen: −3e-6 where the truth was 1e-8
 
 
 @dataclass(frozen=True)
@@ -45,44 +50,91 @@ def total_variation(images: Tensor) -> tuple[Tensor, Tensor]:
     return value, slope
 
 
+def roughness(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return TV(brightness) + 2 TV(colour) of pictures (T, B, C, H, W) as (T,), and its slope.
+
+    Brightness is the mean over the channels and colour what each differs from it: in natural pictures an edge is mostly
+    one of brightness, which the total variation of each channel by itself does not know. One channel: plain TV.
+    """
+    brightness = images.mean(2, keepdim=True)
+    value, slope = total_variation(brightness)
+    slope = slope.expand_as(images) / images.shape[2]
+    if images.shape[2] == 1:
+        return value, slope
+    colour, colour_slope = total_variation(images - brightness)
+    return value + COLOUR * colour, slope + COLOUR * (colour_slope - colour_slope.mean(2, keepdim=True))
+
+
+def rungs(restarts: int, steps: int) -> dict[int, int]:
+    """Return after which steps how many restarts of a victim are kept: halving, by the middle of the schedule.
+
+    16 restarts cost 4.3 runs instead of 16, and 4 cost 2. Where the schedule is too short for a rung of its own, the
+    last one at a step counts.
+    """
+    levels = math.ceil(math.log2(restarts)) if restarts > 1 else 0
+    return {max(1, steps * i // (2 * levels)): math.ceil(restarts / 2**i) for i in range(1, levels + 1)}
+
+
+def fittest(values: Tensor, victims: Tensor, keep: int) -> Tensor:
+    """Return a mask (T,) of the `keep` trials of least value (T,) of each victim (T,); ties go to the earlier trial."""
+    order = values.nan_to_num(nan=torch.inf).argsort(stable=True)
+    order = order[victims[order].argsort(stable=True)]  # by victim, and by value within
+    place = torch.cat([torch.arange(count, device=values.device) for count in victims.bincount().tolist()])
+    mask = torch.zeros_like(values, dtype=torch.bool)
+    mask[order[place < keep]] = True
+    return mask
+
+
 def descend(
-    objective: Objective, start: Tensor, victims: Tensor, *, steps: int, step_size: float, patience: int, label: str
+    objective: Objective,
+    start: Tensor,
+    victims: Tensor,
+    *,
+    steps: int,
+    step_size: float,
+    patience: int,
+    label: str,
+    restarts: int = 1,
 ) -> Descent:
     """Minimise `objective` from `start` (T, B, C, H, W) within [0, 1] by Adam on the gradient's sign.
 
     The step size falls to nothing along a half cosine over `steps`. A trial whose objective has not fallen by a
-    thousandth of itself for `patience` steps skips an eighth of its schedule: it bounces between walls that a smaller
-    step gets down between. A trial is `diverged` when its objective is never finite, and `budget` when the time was
-    up before its schedule was. One that never falls below its start has converged there: against a defense that
-    works, nothing beats the grey picture it began with.
+    thousandth of itself for `patience` steps, and no less than an eighth of them all, skips an eighth of its schedule:
+    it bounces between walls that a smaller step gets down between. Objectives closer than `ROUNDING` are equal, and of
+    equal pictures the latest is kept: what the rounding hid was worth 10 to 20 dB on LeNet. Of the `restarts` trials
+    of each victim the better half by objective goes on at each of `rungs` (successive halving). A trial is `diverged`
+    when its objective is never finite, and `budget` when the time was up before its schedule was. One that never falls
+    below its start has converged there: against a defense that works, nothing beats the grey picture it began with.
     """
     x, trials = start.clone(), int(start.shape[0])
-    first_moment, second_moment = torch.zeros_like(x), torch.zeros_like(x)
+    momentum = torch.zeros_like(x)
     best_images, best = x.clone(), torch.full((trials,), torch.inf, device=x.device)
     plateau = best.clone()  # the value that progress is measured against
     clock, waited = (torch.zeros(trials, dtype=torch.long, device=x.device) for _ in range(2))
-    active = torch.arange(trials, device=x.device)
+    active, halvings = torch.arange(trials, device=x.device), rungs(restarts, steps)
     for k in track(label, steps):
-        values, slopes = objective(x[active], victims[active])
+        values, slopes = objective(x[active], victims[active], clock[active].to(x.dtype) / steps)
         finite = values.isfinite() & slopes.flatten(1).isfinite().all(1)
         active, values, slopes = active[finite], values[finite], slopes[finite].sign()
-        better = values < best[active]
-        best_images[active[better]], best[active[better]] = x[active[better]], values[better]
-        progressed = values < plateau[active] * 0.999
+        better = values < best[active] + ROUNDING
+        best_images[active[better]] = x[active[better]]
+        best[active] = torch.minimum(best[active], values)
+        progressed = (values < plateau[active] * 0.999) | (values < ROUNDING)
         plateau[active[progressed]] = values[progressed]
         waited[active] = torch.where(progressed, 0, waited[active] + 1)
-        stalled = waited[active] >= patience
+        stalled = waited[active] >= max(patience, steps // 8)
         waited[active[stalled]] = 0
         clock[active] += 1 + stalled * (steps // 8)
         going = clock[active] < steps
+        if k + 1 in halvings:
+            going &= fittest(best, victims, halvings[k + 1])[active]
         active, slopes = active[going], slopes[going]
         if not len(active):
             break
         rate = step_size * (0.5 + 0.5 * torch.cos(torch.pi * clock[active].to(x.dtype) / steps)).view(-1, 1, 1, 1, 1)
-        first_moment[active] = 0.9 * first_moment[active] + 0.1 * slopes
-        second_moment[active] = 0.999 * second_moment[active] + 0.001 * slopes.square()
-        mean, power = first_moment[active] / (1 - 0.9 ** (k + 1)), second_moment[active] / (1 - 0.999 ** (k + 1))
-        x[active] = (x[active] - rate * mean / (power.sqrt() + 1e-8)).clamp(0, 1)
+        # Adam's second moment of signs is one: what is left of it is the first.
+        momentum[active] = 0.9 * momentum[active] + 0.1 * slopes
+        x[active] = (x[active] - rate * momentum[active] / (1 - 0.9 ** (k + 1))).clamp(0, 1)
     unfinished = set(active.tolist()) if expired() else set()
     statuses = tuple(_status(t in unfinished, bool(best[t].isfinite())) for t in range(trials))
     return Descent(best_images, best, statuses)

@@ -244,7 +244,12 @@ class TwoStageDecoder(InvertingGradients):
     ) -> tuple[Attack, float]:
         """Return the inversion, tuned to find x̃, and the root mean square error it makes on auxiliary records."""
         inversion: Attack = InvertingGradients(
-            steps=self.steps, restarts=self.restarts, tv=self.tv, step_size=self.step_size, patience=self.patience
+            steps=self.steps,
+            restarts=self.restarts,
+            tv=self.tv,
+            step_size=self.step_size,
+            patience=self.patience,
+            fall=self.fall,
         )
         wanted = min(self.rehearsals, len(auxiliary) // update.batch_size) * update.batch_size
         if not wanted:

@@ -5,7 +5,6 @@ No function here takes a victim's update: what is passed was shared from records
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import replace
 from typing import Any
@@ -21,7 +20,7 @@ from leakaudit.result import Value
 from leakaudit.target import PixelModel, Records
 
 SLACK = 0.2  # dB that a shorter run may lose
-RUNGS = (4, 2, 1)  # successive halving: the steps are divided by these
+PARTS = (4, 2, 1)  # of the steps: the lengths tried
 
 
 def quality(
@@ -43,14 +42,10 @@ def quality(
     return float(torch.cat(scores).median()) if scores else -math.inf
 
 
-def configurations(attack: Attack) -> list[dict[str, Any]]:
-    """Return every combination of the attack's `grid`, in the types of its settings."""
-    names = list(attack.grid)
-    kinds = [type(getattr(attack, name)) for name in names]
-    return [
-        {name: kind(value) for name, kind, value in zip(names, kinds, values, strict=True)}
-        for values in itertools.product(*(attack.grid[name] for name in names))
-    ]
+def candidates(attack: Attack, name: str) -> list[Any]:
+    """Return the values of the attack's `grid` for one setting, in that setting's type."""
+    kind = type(getattr(attack, name))
+    return [kind(value) for value in attack.grid[name]]
 
 
 def tune(
@@ -58,37 +53,49 @@ def tune(
 ) -> tuple[Attack, dict[str, Value]]:
     """Return the attack with the settings of its `grid`, and the length, that are best on auxiliary victims.
 
-    Successive halving: every combination runs at a quarter of the attack's `steps`, the best third of them at half,
-    and the better half of those in full. Of the lengths that the winner was run at, the shortest within 0.2 dB of its
-    best is kept. All combinations start from the same random numbers. The second value holds what was chosen and
-    `auxiliary_psnr`, the winner's median in dB; it is empty, and the attack unchanged, where there is no grid or
-    nothing could be scored.
+    The first setting of the grid is found by successive halving: every value runs at a quarter of the attack's `steps`
+    and the better half again at half of them. The winner then tries every value of each further setting in turn, at
+    half the steps, and runs in full once; of its lengths the shortest within 0.2 dB of its best is kept. With the
+    grid of inverting gradients that costs 6.25 full runs. All runs start from the same random numbers. The second
+    value returned holds what was chosen and `auxiliary_psnr`, the winner's median in dB; it is empty, and the attack
+    unchanged, where there is no grid or nothing could be scored. Where the time is up, the best so far is chosen.
     """
     if not attack.grid:
         return attack, {}
     seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
     full: int | None = getattr(attack, "steps", None)
-    alive = configurations(attack)
-    found: dict[tuple[tuple[tuple[str, Any], ...], int | None], float] = {}
-    lengths: list[int | None] = [None] if full is None else [max(1, full // rung) for rung in RUNGS]
-    for length in dict.fromkeys(lengths):
-        fixed: dict[str, Any] = {} if length is None else {"steps": length}
+    lengths: list[int | None] = [None] * 3 if full is None else [max(1, full // part) for part in PARTS]
+    found: dict[tuple[tuple[Any, ...], int | None], float] = {}
+
+    def settings(choice: Attack) -> tuple[Any, ...]:
+        return tuple(getattr(choice, name) for name in attack.grid)
+
+    def best(choices: list[Attack], length: int | None, keep: int = 1) -> list[Attack]:
+        """Return the best `keep` of the choices at this length, best first; earlier ones where they are equal."""
         scored = []
-        for i, values in enumerate(alive):
-            if expired() and found:
-                break
-            fresh = torch.Generator(device=generator.device).manual_seed(seed)
-            score = quality(replace(attack, **values, **fixed), model, update, truth, fresh)
-            found[tuple(values.items()), length] = score
-            scored.append((-score, i))
-        if not scored:
-            break
-        alive = [alive[i] for _, i in sorted(scored)[: math.ceil(len(alive) / 2)]]
-    winner = alive[0]
-    runs = {length: score for (values, length), score in found.items() if values == tuple(winner.items())}
-    best = max(runs.values())
-    if not math.isfinite(best):
+        for i, choice in enumerate(choices):
+            key = settings(choice), length
+            if key not in found:
+                if expired() and found:
+                    continue
+                sized: dict[str, Any] = {} if length is None else {"steps": length}
+                fresh = torch.Generator(device=generator.device).manual_seed(seed)
+                found[key] = quality(replace(choice, **sized), model, update, truth, fresh)
+            scored.append((-found[key], i))
+        return [choices[i] for _, i in sorted(scored)[:keep]] or choices[:keep]
+
+    first, *others = attack.grid
+    alive = [replace(attack, **{first: value}) for value in candidates(attack, first)]
+    alive = best(alive, lengths[0], math.ceil(len(alive) / 2))
+    (winner,) = best(alive, lengths[1])
+    for name in others:
+        (winner,) = best([winner, *(replace(winner, **{name: v}) for v in candidates(attack, name))], lengths[1])
+    best([winner], lengths[2])
+    runs = {length: score for (values, length), score in found.items() if values == settings(winner)}
+    top = max(runs.values())
+    if not math.isfinite(top):
         return attack, {}
-    length = next(length for length in runs if runs[length] >= best - SLACK)
-    chosen: dict[str, Any] = winner if length is None else {**winner, "steps": length}
+    length = next(length for length in runs if runs[length] >= top - SLACK)
+    chosen: dict[str, Any] = {name: getattr(winner, name) for name in attack.grid}
+    chosen |= {} if length is None else {"steps": length}
     return replace(attack, **chosen), {**chosen, "auxiliary_psnr": round(runs[length], 3)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import pytest
@@ -90,16 +90,38 @@ def test_an_attack_without_a_grid_is_left_alone(generator: torch.Generator) -> N
     assert tuning.tune(Attack(), model, update, truth, generator) == (Attack(), {})
 
 
-def test_grids_combine_and_keep_the_settings_types() -> None:
-    @dataclass(frozen=True, kw_only=True)
-    class Both(Attack):
-        grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"tv": (0.1, 1), "draws": (1, 2.0)}
-        tv: float = 0.0
-        draws: int = 0
+@dataclass(frozen=True, kw_only=True)
+class Two(Oracle):
+    """An oracle that errs by |tv − 0.1| and by |draws − 3| / 100."""
 
-    found = tuning.configurations(Both())
-    assert found == [{"tv": t, "draws": d} for t in (0.1, 1.0) for d in (1, 2)]
-    assert all(type(c["draws"]) is int and type(c["tv"]) is float for c in found)
+    grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"tv": (0.3, 0.1, 0.01), "draws": (1, 2.0, 3)}
+
+    def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
+        found = super().__call__(model, update, generator)
+        assert found.images is not None
+        return replace(found, images=found.images + abs(self.draws - 3) / 100)
+
+
+def test_further_settings_are_tried_by_the_winner_of_the_first(generator: torch.Generator) -> None:
+    model, update, truth = model_and_update(2)
+    attack, tuned = tuning.tune(Two(truth=truth.images, calls=[], short_error=0.01), model, update, truth, generator)
+    assert isinstance(attack, Two)
+    assert (attack.tv, attack.draws, attack.steps) == (0.1, 3, 400)
+    assert type(attack.draws) is int
+    assert tuned == {"tv": 0.1, "draws": 3, "steps": 400, "auxiliary_psnr": pytest.approx(40, abs=1e-2)}
+    # At half the steps the winner has run with one draw already: that run is not repeated.
+    assert attack.calls[3:] == [(0.1, 200), (0.01, 200), (0.1, 200), (0.1, 200), (0.1, 400)]
+
+
+def test_a_spent_budget_leaves_the_best_so_far(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, update, truth = model_and_update(2)
+    oracle = Two(truth=truth.images, calls=[], short_error=0.01)
+    monkeypatch.setattr(tuning, "expired", lambda: len(oracle.calls) >= 2)
+    attack, tuned = tuning.tune(oracle, model, update, truth, generator)
+    assert isinstance(attack, Two)
+    assert oracle.calls == [(0.3, 100), (0.1, 100)]
+    assert (attack.tv, attack.steps) == (0.1, 100)
+    assert tuned["tv"] == 0.1
 
 
 def test_the_real_attack_is_tuned_repeatably_and_better_than_its_worst(generator: torch.Generator) -> None:
