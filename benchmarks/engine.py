@@ -3,15 +3,16 @@
     python -m benchmarks.engine [--models lenet,cnn6,…] [--trials 16] [--rounds 7] [--quick] [--json FILE]
 
 The floor is one trial: forward, gradients with `create_graph`, and a vector-Jacobian product to the picture only, with
-a fixed cotangent. Ratios are per trial, from CPU time on one thread, floor and engine taken in turn; the median over
-rounds with the lowest and the highest beside it. It needs `../shared/data` beside the repository for real pictures.
+a fixed cotangent. Ratios are per trial, from CPU time on one thread (on CUDA from events), floor and engine taken in
+turn; the median over rounds with the lowest and the highest beside it. One trial is measured by every way there is, a
+star marking what the engine takes by itself; restarts of one victim and different victims by what it takes. `peak MB`
+are the tensors that a step makes, at their worst. It needs `../shared/data` beside the repository for real pictures.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ from benchmarks.inversion import DATA, load
 from benchmarks.networks import build
 from leakaudit import engine
 from leakaudit.client import mean_gradient, parameters_of
+from leakaudit.peak import peak_bytes
 from leakaudit.target import PixelModel, Records
 
 MODELS = ("lenet", "cnn6", "convnet16", "convnet64", "resnet18-cifar", "resnet18")
@@ -44,7 +46,7 @@ class Row:
     victims: int
     ratio: float
     spread: tuple[float, float]
-    peak_mb: float  # of the process so far, so it never falls
+    peak_mb: float  # tensors alive at once, at most
 
 
 def floor_step(model: PixelModel, picture: Tensor, label: Tensor, cotangent: Sequence[Tensor]) -> Tensor:
@@ -55,53 +57,79 @@ def floor_step(model: PixelModel, picture: Tensor, label: Tensor, cotangent: Seq
     return torch.autograd.grad(found, [x], list(cotangent))[0]
 
 
-def cpu_seconds(step: Callable[[], object]) -> float:
-    """Return the CPU time of one call, all threads together."""
-    before = time.process_time()
+def seconds(step: Callable[[], object], device: torch.device) -> float:
+    """Return the time of one call: CPU time, all threads together, or what passed on the CUDA device."""
+    if device.type == "cuda":
+        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        before.record()
+        step()
+        after.record()
+        torch.cuda.synchronize(device)
+        return before.elapsed_time(after) / 1e3
+    start = time.process_time()
     step()
-    return time.process_time() - before
+    return time.process_time() - start
 
 
-def interleaved(floor: Callable[[], object], step: Callable[[], object], trials: int, rounds: int) -> list[float]:
+def interleaved(
+    floor: Callable[[], object],
+    step: Callable[[], object],
+    trials: int,
+    rounds: int,
+    device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
+) -> list[float]:
     """Return the ratio per trial of `step` to `floor` for each round, one right after the other, after one warm-up."""
     floor()
     step()
     ratios = []
     for _ in range(rounds):
-        before = cpu_seconds(floor)
-        own = cpu_seconds(step)
-        after = cpu_seconds(floor)  # the machine's speed drifts: the floor stands on both sides
+        before = seconds(floor, device)
+        own = seconds(step, device)
+        after = seconds(floor, device)  # the machine's speed drifts: the floor stands on both sides
         ratios.append(own / trials / ((before + after) / 2))
     return ratios
 
 
-def measure(name: str, records: Records, trials: int, rounds: int) -> list[Row]:
-    """Measure one trial, `trials` restarts of one victim, and as many victims, on an untrained network in eval mode."""
-    model = build(name).eval()
-    pictures, labels = records.images[:trials, None], records.labels[:trials, None]
-    shared = [mean_gradient(model, F.cross_entropy, x, y) for x, y in zip(pictures, labels, strict=True)]
+def measure(
+    name: str,
+    records: Records,
+    trials: int,
+    rounds: int,
+    device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
+) -> list[Row]:
+    """Measure one trial, restarts of one victim (a quarter of `trials`, and all), and as many victims.
+
+    The network is untrained and in eval mode; every victim is one record.
+    """
+    model = build(name).eval().to(device)
+    pictures, labels = records.images[:trials, None].to(device), records.labels[:trials, None].to(device)
+    loss = F.cross_entropy
+    shared = [mean_gradient(model, loss, x, y) for x, y in zip(pictures, labels, strict=True)]
     stacked = tuple(torch.stack(column) for column in zip(*shared, strict=True))
-    guesses = torch.rand(pictures.shape, generator=torch.Generator().manual_seed(0))
-    one = torch.zeros(trials, dtype=torch.long)
-    cases = {
-        (1, 1): (guesses[:1], labels[:1], one[:1]),
-        (trials, 1): (guesses, labels[:1].expand(trials, 1), one),
-        (trials, trials): (guesses, labels, torch.arange(trials)),
-    }
-    rows = []
-    for (count, victims), (x, y, index) in cases.items():
-        ratios = interleaved(
-            lambda: floor_step(model, guesses[0], labels[0], shared[0]),
-            lambda x=x, y=y, index=index: engine.match(
-                model, F.cross_entropy, x, y, stacked, engine.cosine, rows=index
-            ),
-            count,
-            rounds,
-        )
-        way = "vectorised" if count > 1 and engine.vectorises(model) else "loop"
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    guesses = torch.rand(pictures.shape, generator=torch.Generator().manual_seed(0)).to(device)
+    same = torch.zeros(trials, dtype=torch.long, device=device)
+    own, few = torch.arange(trials, device=device), max(2, trials // 4)
+    rows: list[Row] = []
+
+    def add(count: int, victims: int, way: str | None) -> None:
+        x, y = guesses[:count], labels[:count] if victims > 1 else labels[:1].expand(count, 1)
+        index = own[:count] if victims > 1 else same[:count]
+        arguments = (model, loss, x, y, stacked, engine.cosine, index)
+
+        def step() -> object:
+            return engine.match(*arguments) if way is None else engine.WAYS[way](*arguments)
+
+        ratios = interleaved(lambda: floor_step(model, guesses[0], labels[0], shared[0]), step, count, rounds, device)
         spread = (round(min(ratios), 3), round(max(ratios), 3))
-        rows.append(Row(name, way, "cpu", 1, count, victims, round(statistics.median(ratios), 3), spread, round(peak)))
+        peak = peak_bytes(step, device) / 2**20
+        taken = way or engine.way_of(model)
+        middle = round(statistics.median(ratios), 3)
+        rows.append(Row(name, taken, device.type, 1, count, victims, middle, spread, round(peak, 1)))
+
+    for way in ("loop", "stacked", "finite"):
+        add(1, 1, way)
+    for count, victims in ((few, 1), (trials, 1), (trials, trials)):
+        add(count, victims, None)
     return rows
 
 
@@ -111,6 +139,7 @@ def main() -> None:
     parser.add_argument("--models", help=f"comma-separated; default {','.join(MODELS)}")
     parser.add_argument("--trials", type=int, default=16, help="restarts, and victims")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu or cuda")
     parser.add_argument("--quick", action="store_true", help="four networks, 4 trials, 3 rounds: under a minute")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows")
     options = parser.parse_args()
@@ -122,15 +151,17 @@ def main() -> None:
     names = options.models.split(",") if options.models else list(QUICK if options.quick else MODELS)
     records = load("test")
     rows: list[Row] = []
-    print(f"{'model':<15}{'engine':<12}{'trials':>7}{'victims':>8}{'ratio':>8}  lowest–highest")
+    print(f"{'model':<15}{'engine':<12}{'trials':>7}{'victims':>8}{'ratio':>8}  lowest–highest{'peak MB':>9}")
     for name in names:
-        for row in measure(name, records, trials, rounds):
+        for row in measure(name, records, trials, rounds, options.device):
             rows.append(row)
             low, high = row.spread
-            ratio = f"{row.ratio:>8.2f}  {low:.2f}–{high:.2f}"
-            print(f"{row.model:<15}{row.engine:<12}{row.trials:>7}{row.victims:>8}{ratio}", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+            usual = row.engine == engine.order(build(name), row.trials)[0]
+            way = row.engine + ("*" if usual and row.trials == 1 else "")
+            ratio = f"{row.ratio:>8.2f}  {f'{low:.2f}–{high:.2f}':<14}{row.peak_mb:>9.1f}"
+            print(f"{row.model:<15}{way:<12}{row.trials:>7}{row.victims:>8}{ratio}", flush=True)
+        if options.json:
+            options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
 
 
 if __name__ == "__main__":
