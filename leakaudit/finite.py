@@ -25,7 +25,7 @@ from leakaudit.kinks import Tape, recording, replaying
 from leakaudit.target import LossFunction, PixelModel
 
 # Relative change of ∇_x ℓ that a step should make: longer steps bend, shorter ones drown in rounding. Either error is
-# then below 1e-2 in float32 (docs/engine.md), whatever the network and the stage of the attack.
+# then below 1e-2 in float32, whatever the network and the stage of the attack (`python -m benchmarks.finite`).
 CHANGES = {torch.float32: 1e-3, torch.float64: 1e-7}
 # How far from it, up or down, a step may come out before it is taken again, and how often it is taken at most.
 SLACK, TRIES = 5.0, 3
@@ -168,9 +168,10 @@ def _base(
 
 @dataclass
 class _Direction:
-    """The distance's value and a way to θ + εc: `at` takes ε‖c‖/‖θ‖ and returns parameters, a step along the factors
+    """The distance's value and a way along c, None where c is zero.
 
-    that is not in them, ε, and the length it took in place of the one asked for. None where c is zero.
+    `at` takes ε‖c‖/‖θ‖ and returns the parameters, what the layers of `calls` still lack of them as a multiple of DA,
+    ε, and the ε‖c‖/‖θ‖ it came to.
     """
 
     value: Tensor
@@ -193,22 +194,24 @@ def _cotangent(base: _Base, shared: Gradients, distance: Distance, scratch: Scra
     return _Direction(value, at if size else None)
 
 
-def _combination(base: _Base, shared: Gradients, distance: Span, scratch: Scratch) -> _Direction:
+def _combination(base: _Base, shared: Gradients, distance: Span, scratch: Scratch, other: Tensor | None) -> _Direction:
     """Return the direction αg + βĝ, which is never written; lengths are kept to within a factor of three.
 
     From the second call on one victim on, its θ + κg serves again with ε = κ/α.
     """
     same = scratch.serves(base.origin, shared)
-    if scratch.square is None:
+    if other is not None:
+        scratch.square = other
+    elif scratch.square is None:
         scratch.square = torch.stack([torch.dot(v, v) for g in shared for (v,) in _chunks(g)]).sum()
     pairs = [(a, g) for a, g in zip(base.found, shared, strict=True) if a is not None]
     parts = [(torch.dot(u, v), torch.dot(u, u)) for pair in pairs for u, v in _chunks(*pair)]
     parts += [call.products(shared[call.weight]) for call in base.calls]
     dot, own = torch.stack([t for part in parts for t in part]).view(-1, 2).sum(0)
     value, *both = distance.coefficients(dot, own, scratch.square)
-    alpha, beta, other = (float(t) for t in (*both, scratch.square))
+    alpha, beta, whole = (float(t) for t in (*both, scratch.square))
     # Of two near gradients the difference is rounding.
-    square = max(alpha**2 * other + 2 * alpha * beta * float(dot) + beta**2 * float(own), 1e-7 * alpha**2 * other)
+    square = max(alpha**2 * whole + 2 * alpha * beta * float(dot) + beta**2 * float(own), 1e-7 * alpha**2 * whole)
     ratio, fits = beta / alpha, sum(p.numel() for p in base.origin) <= KEEP_UP_TO
 
     def at(step: float) -> tuple[list[Tensor], float, float, float]:
@@ -245,11 +248,13 @@ def finite_difference(
     shared: Gradients,
     distance: Distance,
     scratch: Scratch | None = None,
+    other: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return d(∇_θ ℓ(x, y), shared) and its gradient with respect to the pictures (B, C, H, W).
 
     `x` (B, C, H, W), `y` (B,) class indices or (B, classes) probabilities, `shared` one tensor (*parameter.shape) per
-    parameter. `scratch` is carried from call to call; without it most calls take a second step.
+    parameter and `other` its ‖g‖² if known. `scratch` is carried from call to call; without it most calls take a
+    second step.
 
     The model's parameters are not touched; BatchNorm in train mode updates its statistics in every pass. Random draws
     are the same in all passes. Raises TapeMismatch where the passes take different ways through the model.
@@ -268,7 +273,7 @@ def finite_difference(
     scratch.scale = scratch.scale or _norm(base.origin) or 1.0
     with torch.no_grad():
         if isinstance(distance, Span):
-            direction = _combination(base, shared, distance, scratch)
+            direction = _combination(base, shared, distance, scratch, other)
         else:
             direction = _cotangent(base, shared, distance, scratch)
     value, picture = direction.value.detach(), base.picture

@@ -177,6 +177,12 @@ def test_parameters_out_of_reach_and_losses_that_ignore_the_picture() -> None:
     assert float(slope.abs().max()) == 0
 
 
+class Rows(nn.LSTM):
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        found: Tensor = super().forward(x.flatten(2).transpose(1, 2))[0].transpose(1, 2).reshape(x.shape)
+        return found
+
+
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "strided": lambda: nn.Conv2d(4, 6, (2, 3), stride=(2, 1), padding=(2, 2), dilation=(1, 2), bias=False),
     "grouped": lambda: nn.Conv2d(4, 4, 3, padding=1, groups=2),
@@ -185,6 +191,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "dense on the last dimension": lambda: nn.Linear(4, 4),
     "used twice": lambda: nn.Sequential(*[nn.Conv2d(4, 4, 1)] * 2),
     "weights normalised": lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1)),
+    "recurrent": lambda: Rows(4, 4, batch_first=True),
     "attention": lambda: SelfAttention(nn.MultiheadAttention(4, 2)),
 }
 
