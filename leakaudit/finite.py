@@ -225,6 +225,7 @@ def _combination(base: _Base, shared: Gradients, distance: Span, scratch: Scratc
         for i, (p, a, g) in enumerate(zip(base.origin, base.found, shared, strict=True)):
             if a is None and scratch.shifted:
                 moved.append(scratch.shifted[i])
+                scratch.buffers.pop(i, None)
                 continue
             moved.append(buffer := scratch.buffer(i, p))
             if a is None:
