@@ -64,10 +64,10 @@ class Expectation(InvertingGradients):
     summary: ClassVar[str] = "inverting gradients in expectation over the defense's randomness, stronger prior"
     source: ClassVar[str] = "Geiping et al. 2020; Athalye et al. 2018"
     requires: ClassVar[frozenset[str]] = frozenset({"defense"})
-    grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"tv": (2e-3, 1e-2, 5e-2, 1e-1, 2e-1, 5e-1)}
+    grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"tv": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1), "fall": (1.0, 10.0)}
 
     draws: int = 2
-    tv: float = 5e-2
+    tv: float = 3e-2
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -256,9 +256,9 @@ def test_the_objective_learns_how_far_each_trial_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("restarts", "wanted"), [(1, {}), (2, {40: 1}), (3, {20: 2, 40: 1}), (8, {13: 4, 26: 2, 40: 1})]
+    ("restarts", "wanted"), [(1, {}), (2, {20: 1}), (3, {10: 2, 20: 1}), (8, {6: 4, 13: 2, 20: 1})]
 )
-def test_restarts_are_halved_by_the_middle(restarts: int, wanted: dict[int, int]) -> None:
+def test_restarts_are_halved_within_a_quarter_of_the_schedule(restarts: int, wanted: dict[int, int]) -> None:
     assert rungs(restarts, 80) == wanted
 
 
