@@ -134,7 +134,8 @@ class Recorder(TorchFunctionMode):
             if parameter is not None and parameter.requires_grad and place is None:
                 raise Unsupported("a normalisation's parameter is used twice")
         if places != (None, None):
-            self._add(Affine(a, get_gradient_edge(out), shape, *places, scale, shift))
+            own = tuple((weight if weight is not None else bias).shape)  # type: ignore[union-attr]
+            self._add(Affine(a, get_gradient_edge(out), shape, own, *places, scale, shift))
         return out
 
     def _batch_norm(
@@ -264,31 +265,31 @@ def _span(
     distance: Span, layers: Sequence[Layer], sides: Sides, shared: Gradients, stack: Stack
 ) -> tuple[Tensor, Tensor, Pulled]:
     """Return values (T,), α (T,), and every layer's pulled-back cotangent g + (β/α)ĝ, for c = αg + βĝ."""
-    own = [stack.shared(s).flatten(1) for s in shared]
-    dot, square = (torch.zeros_like(energy(shared)[stack.rows]) for _ in range(2))
+    others = energy(shared)[stack.rows]
+    dot, square = torch.zeros_like(others), torch.zeros_like(others)
     kept: list[Any] = []
     for layer, (a, delta) in zip(layers, sides, strict=True):
         if isinstance(layer, Ghost):
             along, length, matrices = layer.products(a, delta, shared, stack)
             dot, square = dot + along, square + length
             kept.append(matrices)
-        else:
-            formed, rest = layer.form(a, delta, stack)
-            for i, g in zip(layer.parameters, formed, strict=True):
-                dot = dot + torch.linalg.vecdot(g, own[i])
-                square = square + torch.linalg.vecdot(g, g)
-            kept.append((formed, rest))
-    values, alpha, beta = distance.coefficients(dot, square, energy(shared)[stack.rows])
+            continue
+        formed, rest = layer.form(a, delta, stack)
+        wanted = layer.arrange([stack.shared(shared[i]) for i in layer.parameters])
+        for g, own in zip(formed, wanted, strict=True):
+            dot = dot + torch.linalg.vecdot(g, own)
+            square = square + torch.linalg.vecdot(g, g)
+        kept.append((formed, wanted, rest))
+    values, alpha, beta = distance.coefficients(dot, square, others)
     ratio = beta / alpha
     pulled: Pulled = []
-    for layer, (a, delta), rest in zip(layers, sides, kept, strict=True):
+    for layer, (a, delta), known in zip(layers, sides, kept, strict=True):
         if isinstance(layer, Ghost):
-            pulled.append(layer.pull_span(a, delta, rest, shared, ratio, stack))
-        else:
-            column = ratio[:, None]
-            formed, rest = rest
-            cotangents = [torch.addcmul(own[i], column, g) for i, g in zip(layer.parameters, formed, strict=True)]
-            pulled.append(layer.pull(a, delta, rest, cotangents, stack))
+            pulled.append(layer.pull_span(a, delta, known, shared, ratio, stack))
+            continue
+        formed, wanted, rest = known
+        cotangents = [torch.addcmul(own, ratio[:, None], g) for g, own in zip(formed, wanted, strict=True)]
+        pulled.append(layer.pull(a, delta, rest, cotangents, stack))
     return values, alpha, pulled
 
 
@@ -301,12 +302,12 @@ def _entries(
     kept = []
     for layer, (a, delta) in zip(formers, sides, strict=True):
         formed, rest = layer.form(a, delta, stack)
-        candidate.update(zip(layer.parameters, formed, strict=True))
+        candidate.update(zip(layer.parameters, layer.restore(formed), strict=True))
         kept.append(rest)
-    whole = tuple(candidate[i].reshape(stack.trials, *s.shape[1:]) for i, s in enumerate(shared))
+    whole = tuple(candidate[i] for i in range(len(shared)))
     values, cotangents = _each(distance, whole, tuple(s[stack.rows] for s in shared))
     pulled = [
-        layer.pull(a, delta, rest, [cotangents[i].flatten(1) for i in layer.parameters], stack)
+        layer.pull(a, delta, rest, layer.arrange([cotangents[i] for i in layer.parameters]), stack)
         for layer, (a, delta), rest in zip(formers, sides, kept, strict=True)
     ]
     return values, pulled
