@@ -56,7 +56,7 @@ def tune(
     The first setting of the grid is found by successive halving: every value runs at a quarter of the attack's `steps`
     and the better half again at half of them. The winner then tries every value of each further setting in turn, at
     half the steps, and runs in full once; of its lengths the shortest within 0.2 dB of its best is kept. With the
-    grid of inverting gradients that costs 6.25 full runs. All runs start from the same random numbers. The second
+    grid of inverting gradients that costs 6.75 full runs. All runs start from the same random numbers. The second
     value returned holds what was chosen and `auxiliary_psnr`, the winner's median in dB; it is empty, and the attack
     unchanged, where there is no grid or nothing could be scored. Where the time is up, the best so far is chosen.
     """
