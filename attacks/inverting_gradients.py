@@ -35,7 +35,7 @@ class InvertingGradients(Attack):
     source: ClassVar[str] = "Geiping et al. 2020"
     grid: ClassVar[Mapping[str, tuple[float, ...]]] = {
         "tv": (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
-        "step_size": (0.03, 0.06, 0.1, 0.2),
+        "step_size": (0.05, 0.1, 0.2),
         "fall": (1.0, 10.0),
     }
 

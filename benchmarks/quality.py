@@ -44,7 +44,7 @@ from leakaudit.target import PixelModel, Records
 from leakaudit.tuning import tune
 
 MODELS = ("lenet", "cnn6", "convnet16", "resnet20")  # the last one trained, the others not
-FIRST, VICTIMS, CANDIDATES = 100, 16, 100  # the victims are test pictures 100 to 115, which nothing was chosen on
+FIRST, VICTIMS, CANDIDATES = 100, 16, 100  # the victims are test pictures 100 to 115
 REHEARSALS, POOL = 4, 256  # records tuned on, of so many auxiliary ones
 SHORTER = (10, 40)  # the published settings also run with a tenth and a fortieth of the iterations
 LENGTHS = (15, 30, 60, 120, 240, 480)
@@ -70,6 +70,7 @@ class Row:
     psnr_each: list[float]
     ssim_each: list[float]
     settings: dict[str, Any]
+    first: int = FIRST  # of the test pictures that are the victims
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Scene:
     victims: Records
     line_up: CandidateSets
     seed: int
+    first: int = FIRST
 
     def row(
         self,
@@ -113,15 +115,16 @@ class Scene:
             psnr_each=[round(v, 3) for v in scores.tolist()],
             ssim_each=[round(v, 4) for v in structure.tolist()],
             settings=settings,
+            first=self.first,
         )
 
 
-def scene(name: str, test: Records, victims: int, seed: int) -> Scene:
+def scene(name: str, test: Records, victims: int, seed: int, first: int = FIRST) -> Scene:
     """Return the model of this name with its victims among the test records."""
     model = trained_resnet20() if name == "resnet20" else build(name, seed).eval()
-    index = torch.arange(FIRST, FIRST + victims)
+    index = torch.arange(first, first + victims)
     line_up = candidate_sets(test, index, test[:0], CANDIDATES, generator_for(seed, name, "candidates"))
-    return Scene(name, model, test[index], line_up, seed)
+    return Scene(name, model, test[index], line_up, seed, first)
 
 
 def checkpoints(length: int) -> list[int]:
@@ -267,6 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", help=f"comma-separated, of resnet20 (trained), {', '.join(NETWORKS)}")
     parser.add_argument("--victims", type=int, default=VICTIMS, help="test pictures")
+    parser.add_argument("--first", type=int, default=FIRST, help="the first of them")
     parser.add_argument("--iterations", type=int, default=published.ITERATIONS, help="of the published settings")
     parser.add_argument("--lengths", help=f"steps of our runs, comma-separated; default {','.join(map(str, LENGTHS))}")
     parser.add_argument("--seed", type=int, default=0)
@@ -303,12 +307,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name == "resnet20" and not WEIGHTS.is_file():
             print(f"resnet20: skipped, its weights are not at {WEIGHTS}")
             continue
-        now = scene(name, test, victims, options.seed)
+        now = scene(name, test, victims, options.seed, options.first)
         with monitored(ticker()):
             keep([flat := grey(now)], flat)
             earlier = [r for r in stored if r["model"] == name and r["variant"] == "published"]
-            if earlier and len(earlier[0]["psnr_each"]) != victims:
-                parser.error(f"{options.baseline} has {len(earlier[0]['psnr_each'])} victims, this run {victims}")
+            if any((r["first"], len(r["psnr_each"])) != (options.first, victims) for r in earlier):
+                parser.error(f"{options.baseline} has other victims of {name} than this run: --first, --victims")
             keep(earlier)
             for length in [] if earlier else [*(max(10, iterations // part) for part in SHORTER), iterations]:
                 found = baseline(now, length)

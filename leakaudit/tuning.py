@@ -20,7 +20,8 @@ from leakaudit.result import Value
 from leakaudit.target import PixelModel, Records
 
 SLACK = 0.2  # dB that a shorter run may lose
-PARTS = (4, 2, 1)  # of the steps: the lengths tried
+PARTS = (4, 2, 1)  # the lengths tried: the steps divided by these …
+LEAST = 60  # … but no less than so many steps, where the attack has them
 
 
 def quality(
@@ -53,18 +54,21 @@ def tune(
 ) -> tuple[Attack, dict[str, Value]]:
     """Return the attack with the settings of its `grid`, and the length, that are best on auxiliary victims.
 
-    The first setting of the grid is found by successive halving: every value runs at a quarter of the attack's `steps`
-    and the better half again at half of them. The winner then tries every value of each further setting in turn, at
-    half the steps, and runs in full once; of its lengths the shortest within 0.2 dB of its best is kept. With the
-    grid of inverting gradients that costs 6.75 full runs. All runs start from the same random numbers. The second
-    value returned holds what was chosen and `auxiliary_psnr`, the winner's median in dB; it is empty, and the attack
-    unchanged, where there is no grid or nothing could be scored. Where the time is up, the best so far is chosen.
+    The first setting of the grid is found by successive halving: every value runs at a quarter of the attack's `steps`,
+    the better half at half of them, and the best two in full. Between the last two, the best tries every value of each
+    further setting in turn at half the steps, and both take over what was best. Of the lengths that the winner was run
+    at, the shortest within 0.2 dB of its best is kept. No run is made twice, nor one of fewer than `LEAST` steps:
+    short runs prefer strong priors. With the grid of inverting gradients that costs 7.25 full runs.
+
+    All runs start from the same random numbers. The second value returned holds what was chosen and `auxiliary_psnr`,
+    the winner's median in dB; it is empty, and the attack unchanged, where there is no grid or nothing could be scored.
+    Where the time is up, the best so far is chosen.
     """
     if not attack.grid:
         return attack, {}
     seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
     full: int | None = getattr(attack, "steps", None)
-    lengths: list[int | None] = [None] * 3 if full is None else [max(1, full // part) for part in PARTS]
+    lengths: list[int | None] = [None] * 3 if full is None else [max(min(full, LEAST), full // part) for part in PARTS]
     found: dict[tuple[tuple[Any, ...], int | None], float] = {}
 
     def settings(choice: Attack) -> tuple[Any, ...]:
@@ -87,10 +91,10 @@ def tune(
     first, *others = attack.grid
     alive = [replace(attack, **{first: value}) for value in candidates(attack, first)]
     alive = best(alive, lengths[0], math.ceil(len(alive) / 2))
-    (winner,) = best(alive, lengths[1])
+    winner, *rival = best(alive, lengths[1], 2)
     for name in others:
         (winner,) = best([winner, *(replace(winner, **{name: v}) for v in candidates(attack, name))], lengths[1])
-    best([winner], lengths[2])
+    (winner,) = best([winner, *(replace(winner, **{first: getattr(other, first)}) for other in rival)], lengths[2])
     runs = {length: score for (values, length), score in found.items() if values == settings(winner)}
     top = max(runs.values())
     if not math.isfinite(top):

@@ -68,7 +68,7 @@ def test_the_best_value_is_found_by_halving(generator: torch.Generator) -> None:
     assert isinstance(attack, Oracle)
     assert (attack.tv, attack.steps) == (0.1, 400)
     assert tuned == {"tv": 0.1, "steps": 400, "auxiliary_psnr": pytest.approx(40, abs=1e-2)}
-    assert oracle.calls == [(0.3, 100), (0.1, 100), (0.01, 100), (0.1, 200), (0.01, 200), (0.1, 400)]
+    assert oracle.calls == [(0.3, 100), (0.1, 100), (0.01, 100), (0.1, 200), (0.01, 200), (0.1, 400), (0.01, 400)]
 
 
 def test_a_shorter_run_is_kept_when_it_is_no_worse(generator: torch.Generator) -> None:
@@ -77,6 +77,29 @@ def test_a_shorter_run_is_kept_when_it_is_no_worse(generator: torch.Generator) -
     assert isinstance(attack, Oracle)
     assert attack.steps == 100
     assert tuned["steps"] == 100
+
+
+def test_what_looks_worse_in_short_runs_can_win_in_full(generator: torch.Generator) -> None:
+    class Late(Oracle):
+        """A weak prior that needs its time: 0.1 is best in full, 0.3 before."""
+
+        def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
+            found = super().__call__(model, update, generator)
+            assert found.images is not None
+            late = 0.5 if self.tv < 0.3 and self.steps < 400 else 0.0
+            return replace(found, images=found.images + late)
+
+    model, update, truth = model_and_update(2)
+    attack, _ = tuning.tune(Late(truth=truth.images, calls=[]), model, update, truth, generator)
+    assert isinstance(attack, Late)
+    assert (attack.tv, attack.steps) == (0.1, 400)
+
+
+def test_short_runs_are_tried_at_their_own_length_once(generator: torch.Generator) -> None:
+    model, update, truth = model_and_update(2)
+    oracle = Oracle(truth=truth.images, calls=[], steps=30)
+    tuning.tune(oracle, model, update, truth, generator)
+    assert oracle.calls == [(0.3, 30), (0.1, 30), (0.01, 30)]
 
 
 def test_nothing_is_chosen_where_nothing_can_be_scored(generator: torch.Generator) -> None:
@@ -110,7 +133,7 @@ def test_further_settings_are_tried_by_the_winner_of_the_first(generator: torch.
     assert type(attack.draws) is int
     assert tuned == {"tv": 0.1, "draws": 3, "steps": 400, "auxiliary_psnr": pytest.approx(40, abs=1e-2)}
     # At half the steps the winner has run with one draw already: that run is not repeated.
-    assert attack.calls[3:] == [(0.1, 200), (0.01, 200), (0.1, 200), (0.1, 200), (0.1, 400)]
+    assert attack.calls[3:] == [(0.1, 200), (0.01, 200), (0.1, 200), (0.1, 200), (0.1, 400), (0.01, 400)]
 
 
 def test_a_spent_budget_leaves_the_best_so_far(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
