@@ -142,7 +142,7 @@ def draw(rows: Rows, path: Path) -> None:
                 if column == 0:
                     axes.set_ylabel(title.format(candidates=here[0]["candidates"]))
         handles, labels = grid[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+        figure.legend(handles, labels, loc="outside lower center", ncols=4 if len(models) > 2 else 2, frameon=False)
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 
