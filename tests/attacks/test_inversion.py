@@ -158,7 +158,7 @@ def test_the_restart_of_least_objective_is_kept() -> None:
         with_labels, gradients=tuple(g[:1] for g in update.gradients), labels=private.labels[:1, None]
     )
     one = InvertingGradients(steps=30)(model, alone, torch.Generator().manual_seed(1))
-    assert float(four.objective[0]) <= float(one.objective[0]) + 1e-7  # the grey start, or one that beat it on the way
+    assert float(four.objective[0]) <= float(one.objective[0]) + 1e-5  # the grey start, or one that beat it on the way
 
 
 def test_total_variation_and_its_slope_equal_autograd(generator: torch.Generator) -> None:

@@ -35,6 +35,12 @@ def test_its_total_variation_and_cosine_are_the_formulas(generator: torch.Genera
     torch.testing.assert_close(published.cosine_distance(a, b), cosine(a, b)[0])
 
 
+@pytest.fixture(scope="module")
+def pictures(shared: Path) -> Records:
+    """A thousand test pictures, read once: unpacking them takes seconds."""
+    return load("test")[:1000]
+
+
 def tiny() -> PixelModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -125,9 +131,10 @@ def test_records_tuned_on_have_updates_as_large_as_the_victims(generator: torch.
 
 
 def test_a_run_is_written_reused_and_drawn(
-    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    pictures: Records, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quality, "POOL", 8)
+    monkeypatch.setattr(quality, "load", lambda part: pictures)
     first, again, plot = tmp_path / "a.json", tmp_path / "b.json", tmp_path / "c.svg"
     common = ["--models", "lenet", "--victims", "2", "--iterations", "16"]
     quality.main([*common, "--only-baseline", "--json", str(first)])
@@ -143,13 +150,13 @@ def test_a_run_is_written_reused_and_drawn(
     assert plot.read_text().count("lenet") == 1
 
 
-def test_the_trained_network_is_the_one_it_is_said_to_be(shared: Path) -> None:
+def test_the_trained_network_is_the_one_it_is_said_to_be(pictures: Records) -> None:
     if not WEIGHTS.is_file():
         pytest.skip("the weights are not there")
-    model, test = trained_resnet20(), load("test")[:1000]
+    model = trained_resnet20()
     assert not any(module.training for module in model.modules())
     with torch.no_grad():
-        assert float((model(test.images).argmax(1) == test.labels).float().mean()) > 0.9
+        assert float((model(pictures.images).argmax(1) == pictures.labels).float().mean()) > 0.9
 
 
 def test_the_network_takes_cifar_pictures() -> None:
