@@ -1,17 +1,23 @@
 """What a step of the gradient-matching engine costs, as a ratio to one plain double backward in the same process.
 
-    python -m benchmarks.engine [--models lenet,cnn6,…] [--trials 16] [--rounds 7] [--quick] [--json FILE]
+    python -m benchmarks.engine [--models lenet,cnn6,…] [--trials 16] [--rounds 7] [--quick] [--json FILE] [--errors]
 
 The floor is one trial: forward, gradients with `create_graph`, and a vector-Jacobian product to the picture only, with
 a fixed cotangent. Ratios are per trial, from CPU time on one thread (on CUDA from events), floor and engine taken in
 turn; the median over rounds with the lowest and the highest beside it. One trial is measured by every way there is, a
 star marking what the engine takes by itself; restarts of one victim and different victims by what it takes. `peak MB`
-are the tensors that a step makes, at their worst. It needs `../shared/data` beside the repository for real pictures.
+are the tensors that a step makes, at their worst.
+
+`--errors` prints instead how far the difference quotient's slope is off, ‖slope − exact‖ / ‖exact‖, and the exact one
+in float32 beside it, both against float64: for a random picture, and the true one plus noise of 0.01 and 0.001, with
+the whole update and with the largest tenth of its entries. It needs `../shared/data` beside the repository for real
+pictures.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import time
@@ -133,6 +139,43 @@ def measure(
     return rows
 
 
+def errors(model: PixelModel, picture: Tensor, label: Tensor, noise: float | None, kept: float) -> tuple[float, float]:
+    """Return the errors of the quotient's slope, at its third call, and of the exact one, both in float32.
+
+    `picture` (1, C, H, W) is the truth, `noise` what is added to it (None: a random picture instead), `kept` the share
+    of each tensor of the update that is not pruned.
+    """
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(picture.shape, generator=generator)
+    if noise is not None:
+        x = (picture + noise * torch.randn(picture.shape, generator=generator)).clamp(0, 1)
+    update = mean_gradient(model, F.cross_entropy, picture, label)
+    least = [g.abs().flatten().topk(max(1, round(kept * g.numel()))).values[-1] for g in update]
+    shared = tuple(torch.where(g.abs() >= low, g, 0)[None] for g, low in zip(update, least, strict=True))
+
+    def slope(way: str, dtype: torch.dtype, times: int = 1) -> Tensor:
+        twin, victim = copy.deepcopy(model).to(dtype), tuple(s.to(dtype) for s in shared)
+        arguments = (x[None].to(dtype), label[None], victim, engine.cosine, torch.tensor([0]))
+        found = [engine.WAYS[way](twin, F.cross_entropy, *arguments)[1] for _ in range(times)]
+        return found[-1].double()
+
+    exact = slope("loop", torch.float64)
+    quotient, plain = slope("finite", torch.float32, 3), slope("loop", torch.float32)
+    return tuple(float((found - exact).norm() / exact.norm()) for found in (quotient, plain))  # type: ignore[return-value]
+
+
+def print_errors(names: Sequence[str], records: Records) -> None:
+    """Print the table of `--errors`, for one record in eval mode."""
+    print(f"{'model':<15}{'picture':<14}{'update':<8}{'quotient':>9}{'exact':>9}")
+    for name in names:
+        for noise in (None, 0.01, 0.001):
+            for kept in (1.0, 0.1):
+                found = errors(build(name).eval(), records.images[:1], records.labels[:1], noise, kept)
+                stage = "random" if noise is None else f"truth ± {noise}"
+                row = f"{name:<15}{stage:<14}{'whole' if kept == 1 else 'pruned':<8}"
+                print(row + "".join(f"{e:>9.0e}" for e in found), flush=True)
+
+
 def main() -> None:
     """Run the benchmark and print one line per row as it is measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -141,6 +184,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu or cuda")
     parser.add_argument("--quick", action="store_true", help="four networks, 4 trials, 3 rounds: under a minute")
+    parser.add_argument("--errors", action="store_true", help="the errors of the difference quotient instead of times")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows")
     options = parser.parse_args()
     if not DATA.is_dir():
@@ -150,6 +194,9 @@ def main() -> None:
     trials, rounds = (4, 3) if options.quick else (options.trials, options.rounds)
     names = options.models.split(",") if options.models else list(QUICK if options.quick else MODELS)
     records = load("test")
+    if options.errors:
+        print_errors(names, records)
+        return
     rows: list[Row] = []
     print(f"{'model':<15}{'engine':<12}{'trials':>7}{'victims':>8}{'ratio':>8}  lowest–highest{'peak MB':>9}")
     for name in names:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -67,6 +67,23 @@ def parameters_of(model: PixelModel) -> tuple[tuple[str, ...], tuple[torch.nn.Pa
     """Return names and tensors of the parameters that are trained, and so shared."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     return tuple(name for name, _ in named), tuple(p for _, p in named)
+
+
+@contextmanager
+def with_parameters(model: torch.nn.Module, parameters: Sequence[Tensor], instead: Sequence[Tensor]) -> Iterator[None]:
+    """Run the enclosed code with other tensors for these parameters of the model; then the very same ones are back.
+
+    `torch.func.functional_call` leaves a model that holds one module twice with tensors in place of its parameters.
+    """
+    given = {id(p): tensor for p, tensor in zip(parameters, instead, strict=True)}
+    slots = [(m._parameters, n, p) for m in model.modules() for n, p in m._parameters.items() if id(p) in given]
+    try:
+        for place, name, p in slots:
+            place[name] = given[id(p)]  # type: ignore[assignment]
+        yield
+    finally:
+        for place, name, p in slots:
+            place[name] = p
 
 
 def mean_gradient(model: PixelModel, loss: LossFunction, images: Tensor, labels: Tensor) -> Gradients:

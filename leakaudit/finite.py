@@ -4,82 +4,49 @@ With ĝ(x) = ∇_θ ℓ(θ, x) and the distance's cotangent c, the slope is (∂
 it equals d/dε ∇_x ℓ(θ + εc, x) at ε = 0. One pass at θ gives ĝ, c and ∇_x ℓ, a second one at θ + εc, which goes back to
 the picture only, the quotient: five passes through the network instead of the seven of a double backward. Kinks are
 frozen between the two (`leakaudit.kinks`). It is one-sided: a central quotient would cost all seven.
+
+Networks of many weights are bound by memory. Where c = α(g + rĝ), θ + κg therefore serves all calls on one victim, and
+large layers with small maps never write their ĝ = ΔAᵀ (`layers.Ghost`): to their output κr·Δ(AᵀA′) is added.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
+from torch.overrides import TorchFunctionMode
 
-from leakaudit.client import parameters_of
+from leakaudit.client import parameters_of, with_parameters
 from leakaudit.defense import Gradients
-from leakaudit.distances import Distance, Span
-from leakaudit.factors import Factors, NoFactors, Recorder, Replayer
-from leakaudit.kinks import Tape, recording, replaying
+from leakaudit.distances import Distance, Span, inner
+from leakaudit.kinks import Tape, TapeMismatch, recording, replaying
+from leakaudit.layers import Ghost, Stack, way
+from leakaudit.stacked import layer_of
 from leakaudit.target import LossFunction, PixelModel
 
 # Relative change of ∇_x ℓ that a step should make: longer steps bend, shorter ones drown in rounding. Either error is
-# then below 1e-2 in float32, whatever the network and the stage of the attack (`python -m benchmarks.finite`).
+# then below 1e-2 in float32, whatever the network and the stage of the attack (`python -m benchmarks.engine --errors`).
 CHANGES = {torch.float32: 1e-3, torch.float64: 1e-7}
-# How far from it, up or down, a step may come out before it is taken again, and how often it is taken at most.
-SLACK, TRIES = 5.0, 3
-# Length ε‖c‖/‖θ‖ of the first step and of the longest.
+# By what factor a step may miss it before another is taken, and how often one is taken at most.
+SLACK, TRIES = 3.0, 3
+# Length of the first step, over ‖θ‖, and of the longest.
 FIRST, LONGEST = {torch.float32: 1e-5, torch.float64: 1e-9}, 0.1
-# Relative error of the slope up to which the quotient counts as right.
-TOLERANCES = {torch.float32: 2e-2, torch.float64: 1e-4}
-# Entries handled at a time on a CPU, so that the second operation on them finds them in the cache.
-CHUNK = 1 << 17
-# Entries of the parameters up to which θ + κg is kept from call to call, which takes as much memory again.
-KEEP_UP_TO = 1 << 25
+# Weights from which a layer's gradient is better not written.
+LEAST = 1 << 18
 
 
 @dataclass
 class Scratch:
-    """What a call leaves for the next: one per model and run of an attack, in which the model does not change.
+    """What a call leaves for the next, for one model and victim that do not change: κ, and θ + κg."""
 
-    `step` is ε‖c‖/‖θ‖ and `scale` ‖θ‖. `buffers` hold θ + εc of one call; fresh ones would cost page faults. As long
-    as calls are on one `victim`, `square` holds its ‖g‖² and `shifted` θ + `kappa`·g. `dense`: no use of `factors`.
-    """
-
-    step: float | None = None
-    scale: float = 0.0
-    buffers: dict[int, Tensor] = field(default_factory=dict)
-    victim: list[tuple[Tensor, int]] = field(default_factory=list)
-    square: Tensor | None = None
-    kappa: float | None = None
+    kappa: float = 0.0
     shifted: list[Tensor] = field(default_factory=list)
-    dense: bool = False
-
-    def serves(self, origin: Gradients, shared: Gradients) -> bool:
-        """Return whether the last call was on the same parameters and victim; if not, forget what hung on them."""
-        # The tensors are held, so that no other can come to lie where they are.
-        now = [(t, t._version) for t in (*origin, *shared)]
-        if len(now) == len(self.victim) and all(
-            a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride() and v == w
-            for (a, v), (b, w) in zip(now, self.victim, strict=True)
-        ):
-            return True
-        self.victim, self.square, self.kappa, self.shifted = now, None, None, []
-        return False
-
-    def buffer(self, index: int, like: Tensor) -> Tensor:
-        """Return the buffer of a parameter, in its shape."""
-        kept = self.buffers.get(index)
-        if kept is None or kept.shape != like.shape or kept.dtype != like.dtype or kept.device != like.device:
-            kept = self.buffers[index] = torch.empty_like(like, memory_format=torch.contiguous_format)
-        return kept
-
-
-def agrees(fast: Tensor, exact: Tensor) -> bool:
-    """Return whether a slope is the exact one up to rounding and the quotient's bend: ‖fast − exact‖ ≤ tol·‖exact‖."""
-    gap, length = float((fast - exact).norm()), float(exact.norm())
-    return gap <= TOLERANCES.get(exact.dtype, TOLERANCES[torch.float32]) * length
 
 
 def _norm(tensors: Sequence[Tensor]) -> float:
@@ -91,154 +58,107 @@ def _random_state(device: torch.device) -> list[Tensor]:
     return [*state, torch.cuda.get_rng_state(device)] if device.type == "cuda" else state
 
 
-def _draw_again(state: list[Tensor], device: torch.device) -> None:
-    torch.set_rng_state(state[0])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state[1], device)
-
-
 @contextmanager
-def _same_draws(state: list[Tensor], device: torch.device) -> Iterator[None]:
+def _drawing(state: list[Tensor], device: torch.device) -> Iterator[None]:
     """Draw in the enclosed run what was drawn from `state` on (dropout's masks), and go on as if it had not run."""
-    if all(torch.equal(a, b) for a, b in zip(state, _random_state(device), strict=True)):
-        yield
-        return
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        _draw_again(state, device)
+        torch.set_rng_state(state[0])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(state[1], device)
         yield
 
 
-@contextmanager
-def _with_parameters(model: PixelModel, parameters: Sequence[Tensor], moved: Sequence[Tensor]) -> Iterator[None]:
-    """Run the enclosed code with other parameters; what comes back is the very same objects, at the same places.
+class _First(TorchFunctionMode):
+    """Runs the layers whose ĝ is better not written with weights that ask for none, and notes them."""
 
-    `torch.func.functional_call` leaves a model that holds one module twice with tensors in place of its parameters.
-    """
-    instead = {id(p): tensor for p, tensor in zip(parameters, moved, strict=True)}
-    slots = [(m._parameters, n, p) for m in model.modules() for n, p in m._parameters.items() if id(p) in instead]
-    try:
-        for place, name, p in slots:
-            place[name] = instead[id(p)]  # type: ignore[assignment]
-        yield
-    finally:
-        for place, name, p in slots:
-            place[name] = p
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.places = {id(p): i for i, p in enumerate(parameters) if p.numel() >= LEAST}
+        self.ghosts: list[Ghost] = []
 
-
-def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    whole = tensors[0].numel() <= CHUNK or tensors[0].device.type != "cpu"
-    flat = [t.reshape(-1) for t in tensors]
-    yield from (tuple(flat),) if whole else zip(*(torch.split(t, CHUNK) for t in flat), strict=True)
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = layer_of(func, args, kwargs or {})
+        if found is None or id(found[1]) not in self.places:
+            return func(*args, **(kwargs or {}))
+        layer, weight, bias = found
+        if not layer.a.requires_grad or way(layer, 1, len(layer.a), span=True) is not Ghost:
+            return func(*args, **(kwargs or {}))
+        out = layer.forward(layer.a, layer.w, bias)
+        known = {"a": layer.a.detach(), "edge": get_gradient_edge(out), "weight": self.places.pop(id(weight))}
+        self.ghosts.append(Ghost(**vars(layer) | known))
+        return out
 
 
-@dataclass
-class _Base:
-    """The pass at θ: ∇_θ ℓ as matrices in `found`, or as `calls`' factors where that is None; ∇_x ℓ."""
+class _Second(TorchFunctionMode):
+    """Runs these layers, known by their weights, with their A and Δ, as if the weights were longer by step·ΔAᵀ."""
 
-    origin: Gradients
-    found: list[Tensor | None]
-    calls: list[Factors]
-    picture: Tensor | None
+    def __init__(self, ghosts: dict[int, tuple[Ghost, Tensor, Tensor]], step: float) -> None:
+        super().__init__()
+        self.ghosts, self.step, self.met = ghosts, step, 0
 
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = layer_of(func, args, kwargs or {})
+        if found is None or id(found[1]) not in self.ghosts:
+            return func(*args, **(kwargs or {}))
+        layer, weight, bias = found
+        ghost, columns, rows = self.ghosts[id(weight)]
+        self.met += 1
+        out = layer.forward(layer.a, layer.w, bias)
+        more = rows @ (columns.t() @ ghost.columns(layer.a))
+        return torch.add(out, ghost.outputs(more, out), alpha=self.step)
 
-def _base(
-    model: PixelModel, loss: LossFunction, x: Tensor, y: Tensor, parameters: Sequence[Tensor], tape: Tape, dense: bool
-) -> _Base:
-    """Run the pass at θ. Raises NoFactors unless `dense` where a weight's gradient is not one product."""
-    layers = Recorder(() if dense else parameters)
-    with layers if layers.weights else nullcontext(), recording(tape):
-        outcome = loss(model(x), y)
-    inputs: list[Any] = [*parameters, x, *(call.edge for call in layers.calls)]
-    gradients = torch.autograd.grad(outcome, inputs, allow_unused=True)
-    count = len(parameters)
-    found: list[Tensor | None] = list(gradients[:count])
-    calls = []
-    for call, back in zip(layers.calls, gradients[count + 1 :], strict=True):
-        if found[call.weight] is not None:
-            raise NoFactors("a weight is used elsewhere, too")
-        if back is not None:
-            call.settle(back)
-            calls.append(call)
-    factored = {call.weight for call in calls}
-    for i, p in enumerate(parameters):
-        if found[i] is None and i not in factored:
-            found[i] = torch.zeros_like(p)
-    return _Base(tuple(p.detach() for p in parameters), found, calls, gradients[count])
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+        if kind is None and self.met != len(self.ghosts):
+            raise TapeMismatch(f"{len(self.ghosts)} layers were recorded, {self.met} were met again")
 
 
 @dataclass
 class _Direction:
-    """The distance's value and a way along c, None where c is zero.
-
-    `at` takes ε‖c‖/‖θ‖ and returns the parameters, what the layers of `calls` still lack of them as a multiple of DA,
-    ε, and the ε‖c‖/‖θ‖ it came to.
-    """
+    """The distance's value and its cotangent α(fixed + r·moving): moving is ΔAᵀ where it is in `ghosts`, else ĝ."""
 
     value: Tensor
-    at: Callable[[float], tuple[list[Tensor], float, float, float]] | None
+    alpha: float
+    fixed: Gradients
+    length: float  # ‖fixed + r·moving‖
+    ratio: float = 0.0
+    moving: Sequence[Tensor | None] = ()
+    ghosts: dict[int, tuple[Ghost, Tensor, Tensor]] = field(default_factory=dict)
 
 
-def _cotangent(base: _Base, shared: Gradients, distance: Distance, scratch: Scratch) -> _Direction:
-    """Return the direction of any distance, whose cotangent is written."""
-    found = tuple(g for g in base.found if g is not None)
-    value, cotangent = distance(found, shared)
-    size = _norm(cotangent)
-
-    def at(step: float) -> tuple[list[Tensor], float, float, float]:
-        epsilon = step * scratch.scale / size
-        moved = [scratch.buffer(i, p) for i, p in enumerate(base.origin)]
-        for p, c, buffer in zip(base.origin, cotangent, moved, strict=True):
-            torch.add(p, c, alpha=epsilon, out=buffer)
-        return moved, 0.0, epsilon, step
-
-    return _Direction(value, at if size else None)
-
-
-def _combination(base: _Base, shared: Gradients, distance: Span, scratch: Scratch, other: Tensor | None) -> _Direction:
-    """Return the direction αg + βĝ, which is never written; lengths are kept to within a factor of three.
-
-    From the second call on one victim on, its θ + κg serves again with ε = κ/α.
-    """
-    same = scratch.serves(base.origin, shared)
-    if other is not None:
-        scratch.square = other
-    elif scratch.square is None:
-        scratch.square = torch.stack([torch.dot(v, v) for g in shared for (v,) in _chunks(g)]).sum()
-    pairs = [(a, g) for a, g in zip(base.found, shared, strict=True) if a is not None]
-    parts = [(torch.dot(u, v), torch.dot(u, u)) for pair in pairs for u, v in _chunks(*pair)]
-    parts += [call.products(shared[call.weight]) for call in base.calls]
-    dot, own = torch.stack([t for part in parts for t in part]).view(-1, 2).sum(0)
-    value, *both = distance.coefficients(dot, own, scratch.square)
-    alpha, beta, whole = (float(t) for t in (*both, scratch.square))
+def _direction(
+    found: Sequence[Tensor | None],
+    noted: Sequence[tuple[Ghost, Tensor | None]],
+    parameters: Sequence[Tensor],
+    shared: Gradients,
+    distance: Distance,
+    other: Tensor | None,
+) -> _Direction:
+    gradients, products, ghosts = list(found), [], {}
+    stacked = [s[None] for s in shared]
+    for ghost, delta in noted:
+        i = ghost.weight
+        if delta is not None and (g := gradients[i]) is not None:  # the weight has other uses: its gradient is written
+            gradients[i] = g + (ghost.rows(delta) @ ghost.columns(ghost.a).t()).view_as(g)
+        elif delta is not None:
+            one = Stack(1, len(delta), ((0, 0, 1),), torch.zeros(1, dtype=torch.long))
+            dot, square, (columns, rows, *_) = ghost.products(ghost.a, delta, stacked, one)
+            products.append(torch.cat([dot, square]))
+            ghosts[i] = ghost, columns, rows
+    pairs = [(i, p, g) for i, (p, g) in enumerate(zip(parameters, gradients, strict=True)) if i not in ghosts]
+    written = tuple(torch.zeros_like(p) if g is None else g for _, p, g in pairs)
+    if not isinstance(distance, Span):
+        value, cotangent = distance(written, shared)
+        return _Direction(value, 1.0, cotangent, _norm(cotangent), 0.0, [None] * len(cotangent))
+    others = tuple(shared[i] for i, _, _ in pairs)
+    products.append(torch.stack([inner(written, others), inner(written, written)]))
+    dot, square = torch.stack(products).sum(0)
+    other = inner(shared, shared) if other is None else other
+    value, alpha, beta = distance.coefficients(dot, square, other)
+    ratio = float(beta / alpha)
     # Of two near gradients the difference is rounding.
-    square = max(alpha**2 * whole + 2 * alpha * beta * float(dot) + beta**2 * float(own), 1e-7 * alpha**2 * whole)
-    ratio, fits = beta / alpha, sum(p.numel() for p in base.origin) <= KEEP_UP_TO
-
-    def at(step: float) -> tuple[list[Tensor], float, float, float]:
-        wanted = step * scratch.scale / math.sqrt(square) * alpha
-        if scratch.kappa is None or not 1 / 3 < scratch.kappa / wanted < 3:
-            scratch.kappa, scratch.shifted = wanted, []
-        kappa = scratch.kappa
-        if not scratch.shifted and same and fits:
-            scratch.shifted = [torch.add(p, g, alpha=kappa) for p, g in zip(base.origin, shared, strict=True)]
-        moved = []
-        for i, (p, a, g) in enumerate(zip(base.origin, base.found, shared, strict=True)):
-            if a is None and scratch.shifted:
-                moved.append(scratch.shifted[i])
-                scratch.buffers.pop(i, None)
-                continue
-            moved.append(buffer := scratch.buffer(i, p))
-            if a is None:
-                torch.add(p, g, alpha=kappa, out=buffer)
-            elif scratch.shifted:
-                torch.add(scratch.shifted[i], a, alpha=kappa * ratio, out=buffer)
-            else:
-                for q, b, c, room in _chunks(p, a, g, buffer):
-                    torch.add(c, b, alpha=ratio, out=room)
-                    torch.add(q, room, alpha=kappa, out=room)
-        return moved, kappa * ratio, kappa / alpha, step * kappa / wanted
-
-    return _Direction(value, at if square else None)
+    length = math.sqrt(max(float(other + ratio * (2 * dot + ratio * square)), 1e-7 * float(other)))
+    return _Direction(value, float(alpha), shared, length, ratio, gradients, ghosts)
 
 
 def finite_difference(
@@ -254,47 +174,47 @@ def finite_difference(
     """Return d(∇_θ ℓ(x, y), shared) and its gradient with respect to the pictures (B, C, H, W).
 
     `x` (B, C, H, W), `y` (B,) class indices or (B, classes) probabilities, `shared` one tensor (*parameter.shape) per
-    parameter and `other` its ‖g‖² if known. `scratch` is carried from call to call; without it most calls take a
-    second step.
+    parameter and `other` its ‖g‖² if known. `scratch` is carried from call to call on one victim; without it most calls
+    take a second step.
 
     The model's parameters are not touched; BatchNorm in train mode updates its statistics in every pass. Random draws
     are the same in all passes. Raises TapeMismatch where the passes take different ways through the model.
     """
     _, parameters = parameters_of(model)
-    scratch = scratch or Scratch()
-    x, state = x.detach().requires_grad_(True), _random_state(x.device)
-    dense = scratch.dense or not isinstance(distance, Span)
-    tape = Tape()
-    try:
-        base = _base(model, loss, x, y, parameters, tape, dense)
-    except NoFactors:
-        scratch.dense, tape = True, Tape()
-        _draw_again(state, x.device)
-        base = _base(model, loss, x, y, parameters, tape, dense=True)
-    scratch.scale = scratch.scale or _norm(base.origin) or 1.0
+    x, tape, first = x.detach().requires_grad_(True), Tape(), _First(parameters)
+    state = _random_state(x.device)
+    with first if isinstance(distance, Span) else nullcontext(), recording(tape):
+        outcome = loss(model(x), y)
+    edges: list[Any] = [ghost.edge for ghost in first.ghosts]
+    found: Sequence[Tensor | None] = torch.autograd.grad(outcome, [*parameters, *edges, x], allow_unused=True)
+    count, picture = len(parameters), found[-1]
+    noted = list(zip(first.ghosts, found[count:-1], strict=True))
     with torch.no_grad():
-        if isinstance(distance, Span):
-            direction = _combination(base, shared, distance, scratch, other)
-        else:
-            direction = _cotangent(base, shared, distance, scratch)
-    value, picture = direction.value.detach(), base.picture
-    if picture is None or direction.at is None:
-        return value, torch.zeros_like(x)
-    step = scratch.step or FIRST.get(x.dtype, FIRST[torch.float32])
-    aim, whole = CHANGES.get(x.dtype, CHANGES[torch.float32]), float(picture.norm())
+        origin = [p.detach() for p in parameters]
+        direction = _direction(found[:count], noted, origin, shared, distance, other)
+    if picture is None:
+        return direction.value.detach(), torch.zeros_like(x)
+
+    def units(length: float) -> float:
+        return length * (_norm(origin) or 1.0) / (direction.length or 1.0)
+
+    scratch = scratch or Scratch()
+    scratch.kappa = scratch.kappa or units(FIRST.get(x.dtype, FIRST[torch.float32]))
+    aim = CHANGES.get(x.dtype, CHANGES[torch.float32]) * float(picture.norm())
     for _ in range(TRIES):
-        with torch.no_grad():
-            moved, along, epsilon, step = direction.at(step)
+        kappa = scratch.kappa
+        steady = scratch.shifted or [torch.add(p, c, alpha=kappa) for p, c in zip(origin, direction.fixed, strict=True)]
+        scratch.shifted = steady if isinstance(distance, Span) else []
+        pairs = zip(steady, direction.moving, strict=True)
+        moved = [p if g is None else torch.add(p, g, alpha=kappa * direction.ratio) for p, g in pairs]
         there = x.detach().requires_grad_(True)
-        passes = _same_draws(state, x.device), _with_parameters(model, parameters, moved)
-        layers: AbstractContextManager[Any] = Replayer(base.calls, moved, along) if base.calls else nullcontext()
-        with passes[0], passes[1], layers, replaying(tape):
+        second = _Second({id(moved[i]): known for i, known in direction.ghosts.items()}, kappa * direction.ratio)
+        with _drawing(state, x.device), with_parameters(model, parameters, moved), second, replaying(tape):
             outcome = loss(model(there), y)
         gap = torch.autograd.grad(outcome, there)[0].sub_(picture)
-        off = float(gap.norm()) / (whole * aim) if whole else 1.0
-        again = min(max(1 / max(off, 1e-3), 1e-3), LONGEST / step) if math.isfinite(off) else 1e-3
-        step *= again
-        if 1 / SLACK <= off <= SLACK or again == 1:
+        off = float(gap.norm()) / aim if aim else 1.0
+        if 1 / SLACK <= off <= SLACK:
             break
-    scratch.step = step
-    return value, gap.div_(epsilon)
+        factor = min(max(1 / max(off, 1e-3), 1e-3), 1e3) if math.isfinite(off) else 1e-3
+        scratch.kappa, scratch.shifted = min(kappa * factor, units(LONGEST)), []
+    return direction.value.detach(), gap.mul_(direction.alpha / kappa)

@@ -15,6 +15,7 @@ Which one follows from the layer's shape alone (`way`), not from a clock: the sa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -295,21 +296,39 @@ class Grouped(Linear):
 
 @dataclass(frozen=True)
 class Ghost(Linear):
-    """Never forms ĝ: only for cotangents αg + βĝ."""
+    """Never forms ĝ: only for cotangents αg + βĝ. A is (K, T·P) here and Δ (O, T·P), all trials side by side."""
+
+    def columns(self, a: Tensor) -> Tensor:
+        """Return A."""
+        if self.w.dim() == 2:
+            return a.reshape(-1, a.shape[-1]).t()
+        unfolded = F.unfold(a, self.w.shape[2:], self.dilation, self.padding, self.stride)
+        return unfolded.transpose(0, 1).flatten(1)
+
+    def rows(self, delta: Tensor) -> Tensor:
+        """Return Δ."""
+        return delta.reshape(-1, delta.shape[-1]).t() if self.w.dim() == 2 else delta.transpose(0, 1).flatten(1)
+
+    def outputs(self, rows: Tensor, like: Tensor) -> Tensor:
+        """Return (O, T·P) as a map like Δ: `rows` undone."""
+        if self.w.dim() == 2:
+            return rows.t().reshape(like.shape)
+        return rows.view(-1, len(like), *like.shape[2:]).transpose(0, 1)
 
     def products(
         self, a: Tensor, delta: Tensor, shared: Sequence[Tensor], stack: Stack
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Return ⟨ĝ, g⟩ (T,), ‖ĝ‖² (T,), and what `pull_span` needs."""
-        d = self._rows(delta, stack)
-        inputs, slopes = self._input_gram(a, stack), d.transpose(1, 2) @ d
-        through = a.new_empty(delta.shape)
-        for row, first, end in stack.runs:
-            here = slice(first * stack.batch, end * stack.batch)
-            bias = None if self.bias is None else shared[self.bias][row]
-            through[here] = self.forward(a[here], shared[self.weight][row], bias)
-        dot = (through * delta).reshape(stack.trials, -1).sum(1)
-        return dot, (inputs * slopes).sum((1, 2)), (inputs, slopes, through)
+        columns, rows = self.columns(a), self.rows(delta)
+        inputs, slopes = (x.transpose(1, 2) @ x for x in (_each(columns, stack), _each(rows, stack)))
+        inputs = inputs if self.bias is None else inputs + 1  # a bias is a weight that meets ones
+        through = torch.empty_like(rows)
+        for row, here in self._runs(columns, stack):
+            through[:, here] = shared[self.weight][row].flatten(1) @ columns[:, here]
+            if self.bias is not None:
+                through[:, here] += shared[self.bias][row][:, None]
+        dot = _each(through * rows, stack).sum((1, 2))
+        return dot, (inputs * slopes).sum((1, 2)), (columns, rows, inputs, slopes, through)
 
     def pull_span(
         self,
@@ -321,64 +340,25 @@ class Ghost(Linear):
         stack: Stack,
     ) -> tuple[Tensor | None, Tensor]:
         """Return CᵀΔ and CA for C = g + ratio·ĝ with ratio (T,)."""
-        inputs, slopes, through = kept
-        d = self._rows(delta, stack) * ratio.view(-1, 1, 1)
-        back = self._through_gram(slopes * ratio.view(-1, 1, 1), a, stack)
+        columns, rows, inputs, slopes, through = kept
+        own = ratio.view(-1, 1, 1)
+        back = (_each(columns, stack) @ (slopes * own)).transpose(0, 1).flatten(1)
+        for row, here in self._runs(columns, stack):
+            back[:, here] += shared[self.weight][row].flatten(1).t() @ rows[:, here]
+        on_slope = through + (_each(rows, stack) @ (inputs * own)).transpose(0, 1).flatten(1)
+        return self._inputs(back, a), self.outputs(on_slope, delta)
+
+    def _inputs(self, columns: Tensor, like: Tensor) -> Tensor:
+        """Return the slope of `a` from that of A."""
+        if self.w.dim() == 2:
+            return columns.t().reshape(like.shape)
+        by_record = columns.view(len(columns), len(like), -1).transpose(0, 1)
+        return F.fold(by_record, like.shape[2:], self.w.shape[2:], self.dilation, self.padding, self.stride)
+
+    def _runs(self, columns: Tensor, stack: Stack) -> Iterator[tuple[int, slice]]:
+        positions = columns.shape[1] // stack.trials
         for row, first, end in stack.runs:
-            here = slice(first * stack.batch, end * stack.batch)
-            back[here] += self.transposed(a[here], shared[self.weight][row], delta[here])
-        along = d @ inputs
-        if self.w.dim() == 2:
-            return back, through + along.transpose(1, 2).reshape(delta.shape)
-        by_record = along.view(stack.trials, -1, stack.batch, *delta.shape[2:]).transpose(1, 2)
-        return back, through + by_record.reshape(delta.shape)
-
-    def _rows(self, delta: Tensor, stack: Stack) -> Tensor:
-        """Return Δ (T, O, P)."""
-        if self.w.dim() == 2:
-            return delta.reshape(stack.trials, -1, delta.shape[-1]).transpose(1, 2)
-        return by_trial(delta, stack).transpose(1, 2).flatten(2)
-
-    def _pixels(self, a: Tensor, stack: Stack) -> Tensor:
-        return by_trial(_pad(a, self.padding), stack).transpose(1, 2).flatten(2)
-
-    def _windows(self, grams: Tensor, a: Tensor, stack: Stack) -> Iterator[Tensor]:
-        """Yield for each entry of the kernel its view (T, B, H, W, B, H, W) of products between padded pixels."""
-        h, w = a.shape[2] + 2 * self.padding[0], a.shape[3] + 2 * self.padding[1]
-        by_pixel = grams.view(stack.trials, stack.batch, h, w, stack.batch, h, w)
-        for _, _, rows, cols in self.offsets(*self.out_size(a)):
-            yield by_pixel[:, :, rows, cols, :, rows, cols]
-
-    def _input_gram(self, a: Tensor, stack: Stack) -> Tensor:
-        """Return AᵀA (T, P, P): the products of two patches are sums of products of their pixels."""
-        if self.w.dim() == 2:
-            flat = a.reshape(stack.trials, -1, a.shape[-1])
-            found = flat @ flat.transpose(1, 2)
-            return found if self.bias is None else found.add_(1)  # a bias is a weight that meets ones
-        pixels = self._pixels(a, stack)
-        windows = self._windows(pixels.transpose(1, 2) @ pixels, a, stack)
-        total = next(windows).clone()
-        for window in windows:
-            total += window
-        side = stack.batch * total.shape[2] * total.shape[3]
-        found = total.reshape(stack.trials, side, side)
-        return found if self.bias is None else found.add_(1)
-
-    def _through_gram(self, slopes: Tensor, a: Tensor, stack: Stack) -> Tensor:
-        """Return A·slopes as a map like `a`, by scattering the products of positions to products of pixels."""
-        if self.w.dim() == 2:
-            flat = a.reshape(stack.trials, -1, a.shape[-1])
-            return (slopes @ flat).reshape(a.shape)
-        pixels = self._pixels(a, stack)
-        between = a.new_zeros(stack.trials, pixels.shape[2], pixels.shape[2])
-        height, width = self.out_size(a)
-        spread = slopes.reshape(stack.trials, *(stack.batch, height, width) * 2)
-        for window in self._windows(between, a, stack):
-            window += spread
-        down, across = self.padding
-        channels, h, w = a.shape[1:]
-        full = (pixels @ between).reshape(stack.trials, channels, stack.batch, h + 2 * down, w + 2 * across)
-        return full[..., down : down + h, across : across + w].transpose(1, 2).reshape(a.shape)
+            yield row, slice(first * positions, end * positions)
 
 
 class Run(torch.autograd.Function):
@@ -421,6 +401,11 @@ def by_trial(x: Tensor, stack: Stack) -> Tensor:
     return x.reshape(stack.trials, stack.batch, *x.shape[1:])
 
 
+def _each(x: Tensor, stack: Stack) -> Tensor:
+    """Return (n, T·P) as (T, n, P)."""
+    return x.reshape(len(x), stack.trials, -1).transpose(0, 1)
+
+
 def _pad(a: Tensor, padding: tuple[int, int]) -> Tensor:
     down, across = padding
     return F.pad(a, (across, across, down, down)) if down or across else a
@@ -429,24 +414,17 @@ def _pad(a: Tensor, padding: tuple[int, int]) -> Tensor:
 def way(layer: Linear, trials: int, batch: int, span: bool) -> type[Patches | Grouped | Ghost]:
     """Return how a layer should do its part, by counting multiplications; `span` says whether C is in the span of g, ĝ.
 
-    Forming ĝ and pulling back costs 3·O·K·P, the two convolutions with g 2·O·K·P, and the Gram matrices and their use
-    2·I·Q² + 2·(O + entries of the kernel)·P² with Q padded pixels. The slower shapes of the formed kernels make up for
-    the slack between 1 and 2.
+    Forming ĝ and pulling back costs 3·O·K·P, the two products with g 2·O·K·P, and the Gram matrices and their use
+    2·(O + K)·P². What the formed gradients cost in memory makes up for the slack between 1 and 2.
     """
-    a = layer.a
-    if layer.w.dim() == 2:
-        out, weights = layer.w.shape
-        positions = batch * (a[0].numel() // weights)
-        cheap = 2 * positions * (out + weights) <= 2 * out * weights
-        return Ghost if span and cheap else Patches
+    a, out, weights = layer.a, layer.w.shape[0], layer.w[0].numel()
+    conv = layer.w.dim() == 4
+    positions = batch * (math.prod(layer.out_size(a)) if conv else a[0].numel() // weights)
     if layer.groups > 1:
         return Grouped
-    height, width = layer.out_size(a)
-    out, channels, kernel = layer.w.shape[0], layer.w.shape[1], layer.w[0, 0].numel()
-    positions = batch * height * width
-    pixels = batch * (a.shape[2] + 2 * layer.padding[0]) * (a.shape[3] + 2 * layer.padding[1])
-    grams = 2 * channels * pixels**2 + 2 * (out + kernel) * positions**2
-    if span and grams <= 2 * layer.w.numel() * positions:
+    if span and positions * (out + weights) <= out * weights:
         return Ghost
-    wide = channels % 16 == 0 and out % 16 == 0  # vector units are 16 floats wide
+    if not conv:
+        return Patches
+    wide = layer.w.shape[1] % 16 == 0 and out % 16 == 0  # vector units are 16 floats wide
     return Grouped if wide or trials == 1 else Patches

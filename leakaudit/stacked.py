@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -40,6 +41,36 @@ class Unsupported(Exception):
     """The model has something that cannot be followed layer by layer; the reason is the message."""
 
 
+def _dense(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Any, ...]:
+    return input, weight, bias, {}
+
+
+def _convolution(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> tuple[Any, ...]:
+    if isinstance(padding, str) or input.dim() != 4:
+        return None, weight, bias, {}
+    settings = {"stride": _pair(stride), "padding": _pair(padding), "dilation": _pair(dilation)}
+    return input, weight, bias, {**settings, "groups": groups}
+
+
+SIGNATURES: dict[Any, Callable[..., tuple[Any, ...]]] = {F.linear: _dense, torch.conv2d: _convolution}
+
+
+def layer_of(func: Any, args: Any, kwargs: Any) -> tuple[Linear, Tensor, Tensor | None] | None:
+    """Return the layer that a call is, its weight and its bias; None if it is none, or one that is not followed."""
+    if func not in SIGNATURES:
+        return None
+    a, weight, bias, settings = SIGNATURES[func](*args, **kwargs)
+    return None if a is None else (Linear(a, None, weight.detach(), 0, None, **settings), weight, bias)
+
+
 class Recorder(TorchFunctionMode):
     """Runs a model's forward pass with its parameters detached, and records every layer that uses one."""
 
@@ -61,12 +92,12 @@ class Recorder(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         own: dict[Any, Callable[..., Any]] = {
-            torch.conv2d: self._conv2d,
-            F.linear: self._linear,
             F.batch_norm: self._batch_norm,
             F.group_norm: self._group_norm,
             F.layer_norm: self._layer_norm,
         }
+        if (found := layer_of(func, args, kwargs or {})) is not None:
+            return self._weighted(*found)
         return own.get(func, func)(*args, **(kwargs or {}))
 
     def _place(self, parameter: Tensor | None) -> int | None:
@@ -76,36 +107,19 @@ class Recorder(TorchFunctionMode):
         self.layers.append(layer)
         self.versions.append(layer.a._version)
 
-    def _weighted(self, a: Tensor, weight: Tensor, bias: Tensor | None, **settings: Any) -> Tensor:
+    def _weighted(self, plain: Linear, weight: Tensor, bias: Tensor | None) -> Tensor:
         place, own = self._place(weight), self._place(bias)
         if place is None and (own is not None or weight.requires_grad):
             raise Unsupported("a layer's weight is used twice, or is not a parameter of its own")
         if bias is not None and own is None and (place is not None or bias.requires_grad):
             raise Unsupported("a layer's bias is used twice, or is not a parameter of its own")
-        plain = Linear(a, None, weight.detach(), place or 0, own, **settings)
-        out: Tensor = Run.apply(a, plain, None if bias is None else bias.detach())
+        plain = replace(plain, bias=own)
+        out: Tensor = Run.apply(plain.a, plain, None if bias is None else bias.detach())
         if place is not None:
             edge = get_gradient_edge(out)  # of this value: what follows may work in place on the tensor
-            self._add(way(plain, self._trials, self._batch, self._span)(a, edge, plain.w, place, own, **settings))
+            kind = way(plain, self._trials, self._batch, self._span)
+            self._add(kind(**vars(plain) | {"edge": edge, "weight": place}))
         return out
-
-    def _conv2d(
-        self,
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-    ) -> Tensor:
-        if isinstance(padding, str) or input.dim() != 4:
-            raise Unsupported("a convolution pads by name or runs on one picture")
-        settings = {"stride": _pair(stride), "padding": _pair(padding), "dilation": _pair(dilation)}
-        return self._weighted(input, weight, bias, **settings, groups=groups)
-
-    def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return self._weighted(input, weight, bias)
 
     def _affine(
         self,
@@ -183,7 +197,7 @@ class Recorder(TorchFunctionMode):
 
 
 def _pair(value: Any) -> tuple[int, int]:
-    first, second = (value, value) if isinstance(value, int) else value
+    first, second = (value, value) if isinstance(value, int) else (tuple(value) * 2)[:2]
     return int(first), int(second)
 
 

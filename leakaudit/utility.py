@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 
 from leakaudit import intervals
-from leakaudit.client import Mode, defended_gradient, parameters_of
+from leakaudit.client import Mode, defended_gradient, parameters_of, with_parameters
 from leakaudit.client import example_gradients as looped
 from leakaudit.defense import Defense, Gradients
 from leakaudit.progress import track
@@ -162,7 +162,8 @@ def _vectorised(model: PixelModel, loss: LossFunction, images: Tensor, labels: T
     names, parameters = parameters_of(model)
 
     def objective(values: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        return loss(functional_call(model, values, (x[None],)), y[None])
+        with with_parameters(model, parameters, [values[name] for name in names]):
+            return loss(model(x[None]), y[None])
 
     values = {name: p.detach() for name, p in zip(names, parameters, strict=True)}
     found = vmap(grad(objective), in_dims=(None, 0, 0), randomness="different")(values, images, labels)

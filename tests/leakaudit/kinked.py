@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakaudit import engine
+from leakaudit import engine, finite
 from leakaudit.client import mean_gradient
 from leakaudit.defense import Gradients
-from leakaudit.finite import Scratch, agrees, finite_difference
+from leakaudit.finite import Scratch, finite_difference
+from leakaudit.layers import Ghost, Grouped
 from leakaudit.target import PixelModel
 
 BATCH, CLASSES = 2, 3
@@ -90,6 +92,12 @@ def picture(seed: int) -> Tensor:
 LABELS = torch.tensor([0, 2])
 
 
+def never_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let small layers take the way of large ones, too, wherever they can."""
+    monkeypatch.setattr(finite, "LEAST", 1)
+    monkeypatch.setattr(finite, "way", lambda layer, *_, **__: Ghost if layer.groups == 1 else Grouped)
+
+
 def twice_differentiable(model: nn.Module) -> nn.Module:
     """Return a copy in which Hardsigmoid, of which torch has no second derivative, is written as a clamp."""
     model = copy.deepcopy(model)
@@ -127,5 +135,4 @@ def error(model: PixelModel, distance: str = "cosine", times: int = 1) -> float:
             assert torch.equal(after, torch.get_rng_state())  # as many draws as the exact way
     torch.testing.assert_close(value, expected, rtol=1e-7, atol=1e-12)
     assert float(wanted.norm()) > 0
-    assert agrees(slope, wanted) == (float((slope - wanted).norm() / wanted.norm()) <= 1e-4)
     return float((slope - wanted).norm() / wanted.norm())

@@ -8,11 +8,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from leakaudit.client import SharedUpdate, in_mode, release, share
+from leakaudit import engine
+from leakaudit.client import (
+    SharedUpdate,
+    example_gradients,
+    in_mode,
+    mean_gradient,
+    release,
+    share,
+    with_parameters,
+)
 from leakaudit.defense import Chain, Defense, Gradients, chain
 from leakaudit.errors import UserError
 from leakaudit.exposure import Exposure
 from leakaudit.target import PixelModel, Records
+from leakaudit.utility import fast_example_gradients
 
 LOSS = nn.functional.cross_entropy
 
@@ -177,3 +187,53 @@ def test_replace_keeps_an_update_frozen() -> None:
     with pytest.raises(AttributeError):
         update.batch_size = 3  # type: ignore[misc]
     assert replace(update, local_steps=1).local_steps == 1
+
+
+def twice() -> PixelModel:
+    """A model that holds one convolution at two places."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(1, 1, 3, padding=1)
+    layers = (layer, nn.Tanh(), layer, nn.Flatten(), nn.Linear(36, 3))
+    return PixelModel(nn.Sequential(*layers), (0.5,), (0.25,)).double().eval()
+
+
+def test_other_parameters_are_used_at_every_place_and_the_very_same_come_back() -> None:
+    net, data = twice(), records().images.double()
+    mine, before = list(net.parameters()), net(data)
+    with with_parameters(net, mine, [p + 0.1 for p in mine]):
+        moved = net(data)
+    assert all(a is b for a, b in zip(mine, net.parameters(), strict=True))
+    assert all(m.weight is mine[0] for m in net.network.modules() if isinstance(m, nn.Conv2d))
+    assert torch.equal(net(data), before)
+    with torch.no_grad():
+        for p in mine:
+            p += 0.1
+    torch.testing.assert_close(net(data), moved)
+    with pytest.raises(ZeroDivisionError), with_parameters(net, mine, [p * 2 for p in mine]):
+        raise ZeroDivisionError
+    assert all(a is b for a, b in zip(mine, net.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("way", ["vectorised", "finite"])
+def test_matching_leaves_a_module_used_twice_as_it_was(way: str) -> None:
+    net, data = twice(), records(2)
+    mine = list(net.parameters())
+    stacked = tuple(g[None] for g in mean_gradient(net, LOSS, data.images.double(), data.labels))
+    guesses = torch.rand((2, 2, 1, 6, 6), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    arguments = (net, LOSS, guesses, data.labels.expand(2, -1), stacked, engine.cosine, torch.tensor([0, 0]))
+    values, slopes = engine.WAYS[way](*arguments)
+    assert all(a is b and type(b) is nn.Parameter for a, b in zip(mine, net.parameters(), strict=True))
+    assert net.network[0].weight is net.network[2].weight is mine[0]
+    expected, exact = engine.WAYS["loop"](*arguments)
+    torch.testing.assert_close(values, expected)
+    assert float((slopes - exact).norm() / exact.norm()) < 1e-4
+
+
+def test_fast_example_gradients_leave_a_module_used_twice_as_it_was() -> None:
+    net, data = twice(), records(3)
+    mine, images = list(net.parameters()), data.images.double()
+    found = fast_example_gradients()(net, LOSS, images, data.labels)
+    assert all(a is b and type(b) is nn.Parameter for a, b in zip(mine, net.parameters(), strict=True))
+    assert net.network[0].weight is net.network[2].weight is mine[0]
+    for fast, exact in zip(found, example_gradients(net, LOSS, images, data.labels), strict=True):
+        torch.testing.assert_close(fast, exact)

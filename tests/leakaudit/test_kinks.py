@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakaudit import factors, kinks
+from leakaudit import kinks
 from tests.leakaudit.kinked import (
     Call,
     SelfAttention,
     error,
     network,
+    never_write,
 )
 
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
@@ -34,10 +35,9 @@ JUMPS |= {"SELU", "Softshrink", "Threshold"}
 
 
 @pytest.fixture(autouse=True)
-def _factored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the small layers here take the way of large ones, too; the squared distance goes the plain way."""
-    monkeypatch.setattr(factors, "LEAST", 1)
-    monkeypatch.setattr(factors, "WORTH", 1e9)
+def _unwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cosine takes the way of large layers, the squared distance the plain one."""
+    never_write(monkeypatch)
 
 
 def activation(name: str, **settings: Any) -> nn.Module:
