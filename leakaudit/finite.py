@@ -6,7 +6,8 @@ the picture only, the quotient: five passes through the network instead of the s
 frozen between the two (`leakaudit.kinks`). It is one-sided: a central quotient would cost all seven.
 
 Networks of many weights are bound by memory. Where c = α(g + rĝ), θ + κg therefore serves all calls on one victim, and
-large layers with small maps never write their ĝ = ΔAᵀ (`layers.Ghost`): to their output κr·Δ(AᵀA′) is added.
+layers of many weights and few positions never write their ĝ = ΔAᵀ (`layers.Ghost`): in the second pass, where A′ comes
+in, κr·Δ(AᵀA′) is added to what θ + κg gives.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from leakaudit.client import parameters_of, with_parameters
 from leakaudit.defense import Gradients
 from leakaudit.distances import Distance, Span, inner
 from leakaudit.kinks import Tape, TapeMismatch, recording, replaying
-from leakaudit.layers import Ghost, Stack, way
+from leakaudit.layers import Ghost, Stack
 from leakaudit.stacked import layer_of
 from leakaudit.target import LossFunction, PixelModel
 
@@ -37,8 +38,8 @@ CHANGES = {torch.float32: 1e-3, torch.float64: 1e-7}
 SLACK, TRIES = 3.0, 3
 # Length of the first step, over ‖θ‖, and of the longest.
 FIRST, LONGEST = {torch.float32: 1e-5, torch.float64: 1e-9}, 0.1
-# Weights from which a layer's gradient is better not written.
-LEAST = 1 << 18
+# Multiplications with A and Δ, per weight, up to which they cost less than a gradient that is written and read.
+WORTH = 8
 
 
 @dataclass
@@ -53,27 +54,22 @@ def _norm(tensors: Sequence[Tensor]) -> float:
     return float(torch.stack(torch._foreach_norm(list(tensors))).norm())
 
 
-def _random_state(device: torch.device) -> list[Tensor]:
-    state = [torch.get_rng_state()]
-    return [*state, torch.cuda.get_rng_state(device)] if device.type == "cuda" else state
-
-
 @contextmanager
-def _drawing(state: list[Tensor], device: torch.device) -> Iterator[None]:
+def _drawing(state: Sequence[Tensor], devices: Sequence[torch.device]) -> Iterator[None]:
     """Draw in the enclosed run what was drawn from `state` on (dropout's masks), and go on as if it had not run."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=devices):
         torch.set_rng_state(state[0])
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(state[1], device)
+        for known, device in zip(state[1:], devices, strict=True):
+            torch.cuda.set_rng_state(known, device)
         yield
 
 
 class _First(TorchFunctionMode):
-    """Runs the layers whose ĝ is better not written with weights that ask for none, and notes them."""
+    """Runs layers of many weights and few positions with weights that ask for no gradient, and notes them."""
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         super().__init__()
-        self.places = {id(p): i for i, p in enumerate(parameters) if p.numel() >= LEAST}
+        self.places = {id(p): i for i, p in enumerate(parameters)}
         self.ghosts: list[Ghost] = []
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -81,7 +77,9 @@ class _First(TorchFunctionMode):
         if found is None or id(found[1]) not in self.places:
             return func(*args, **(kwargs or {}))
         layer, weight, bias = found
-        if not layer.a.requires_grad or way(layer, 1, len(layer.a), span=True) is not Ghost:
+        rows, columns = len(weight), weight[0].numel()
+        cheap = layer.positions() ** 2 * (rows + columns) <= WORTH * rows * columns
+        if layer.groups > 1 or not cheap or not layer.a.requires_grad:
             return func(*args, **(kwargs or {}))
         out = layer.forward(layer.a, layer.w, bias)
         known = {"a": layer.a.detach(), "edge": get_gradient_edge(out), "weight": self.places.pop(id(weight))}
@@ -182,7 +180,8 @@ def finite_difference(
     """
     _, parameters = parameters_of(model)
     x, tape, first = x.detach().requires_grad_(True), Tape(), _First(parameters)
-    state = _random_state(x.device)
+    devices = [x.device] if x.device.type == "cuda" else []
+    state = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
     with first if isinstance(distance, Span) else nullcontext(), recording(tape):
         outcome = loss(model(x), y)
     edges: list[Any] = [ghost.edge for ghost in first.ghosts]
@@ -198,18 +197,19 @@ def finite_difference(
     def units(length: float) -> float:
         return length * (_norm(origin) or 1.0) / (direction.length or 1.0)
 
-    scratch = scratch or Scratch()
-    scratch.kappa = scratch.kappa or units(FIRST.get(x.dtype, FIRST[torch.float32]))
+    scratch, spans = scratch or Scratch(), isinstance(distance, Span)
+    scratch.kappa = scratch.kappa if scratch.kappa > 0 else units(FIRST.get(x.dtype, FIRST[torch.float32]))  # or NaN
     aim = CHANGES.get(x.dtype, CHANGES[torch.float32]) * float(picture.norm())
     for _ in range(TRIES):
         kappa = scratch.kappa
-        steady = scratch.shifted or [torch.add(p, c, alpha=kappa) for p, c in zip(origin, direction.fixed, strict=True)]
-        scratch.shifted = steady if isinstance(distance, Span) else []
+        steady = scratch.shifted if spans else []
+        steady = steady or [torch.add(p, c, alpha=kappa) for p, c in zip(origin, direction.fixed, strict=True)]
+        scratch.shifted = steady if spans else []
         pairs = zip(steady, direction.moving, strict=True)
         moved = [p if g is None else torch.add(p, g, alpha=kappa * direction.ratio) for p, g in pairs]
         there = x.detach().requires_grad_(True)
         second = _Second({id(moved[i]): known for i, known in direction.ghosts.items()}, kappa * direction.ratio)
-        with _drawing(state, x.device), with_parameters(model, parameters, moved), second, replaying(tape):
+        with _drawing(state, devices), with_parameters(model, parameters, moved), second, replaying(tape):
             outcome = loss(model(there), y)
         gap = torch.autograd.grad(outcome, there)[0].sub_(picture)
         off = float(gap.norm()) / aim if aim else 1.0

@@ -6,8 +6,8 @@ gradient ĝ = Δ Aᵀ. A cotangent C of ĝ pulls back to C A on Δ and to CᵀΔ
 - `Patches`: A is written out and ĝ formed by matrix products; best with few channels.
 - `Grouped`: ĝ is formed by convolutions in which every trial is a group of channels; best with many.
 - `Ghost`: where C = g + rĝ, nothing of the size of ĝ is needed (Goodfellow 2015, arXiv 1510.01799; Rochette et al.
-  2019, arXiv 1912.06015): ‖ĝ‖² = ⟨AᵀA, ΔᵀΔ⟩, ĝA = Δ(AᵀA), ĝᵀΔ = A(ΔᵀΔ), and gA, gᵀΔ are convolutions with g for
-  weights. Best with small maps and many weights.
+  2019, arXiv 1912.06015): ⟨ĝ, g⟩ = ⟨Δ, gA⟩, ‖ĝ‖² = ⟨AᵀA, ΔᵀΔ⟩, ĝA = Δ(AᵀA), ĝᵀΔ = A(ΔᵀΔ). Best with small maps and
+  many weights.
 
 Which one follows from the layer's shape alone (`way`), not from a clock: the same command must give the same bits.
 `a` and `delta` are the layer's input and its output's slopes for the T·B records of the stack, trial by trial.
@@ -146,6 +146,12 @@ class Linear:
         height, width = [(n + 2 * p - span) // s + 1 for n, p, span, s in sizes]
         return height, width
 
+    def positions(self) -> int:
+        """Return P of all records together."""
+        if self.w.dim() == 2:
+            return self.a.numel() // self.a.shape[-1]
+        return len(self.a) * math.prod(self.out_size(self.a))
+
     def offsets(self, height: int, width: int) -> Iterator[tuple[int, int, slice, slice]]:
         """Yield for each entry (y, x) of the kernel the rows and columns of the padded input that it meets."""
         for y in range(self.w.shape[2]):
@@ -227,7 +233,8 @@ class Patches(Linear):
         if self.w.dim() == 2:
             flat = a.reshape(stack.trials, -1, size)
             return torch.cat([flat, torch.ones_like(flat[..., :1])], 2) if ones else flat
-        windows = _pad(a, self.padding)
+        down, across = self.padding
+        windows = F.pad(a, (across, across, down, down))
         for side, (k, d, s) in enumerate(zip(self.w.shape[2:], self.dilation, self.stride, strict=True)):
             windows = windows.unfold(2 + side, d * (k - 1) + 1, s)[..., ::d]  # (T·B, I, H, W, y, x): a view
         records, channels, height, width, *kernel = windows.shape
@@ -361,37 +368,6 @@ class Ghost(Linear):
             yield row, slice(first * positions, end * positions)
 
 
-class Run(torch.autograd.Function):
-    """The layer with fixed weights, as the linear map that it is: its derivative's derivative is itself again.
-
-    Autograd's own second derivative of a convolution also forms the weights' part, whether it is wanted or not.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, layer: Linear, bias: Tensor | None) -> Tensor:
-        """Return the layer's output for `a`."""
-        ctx.layer, ctx.like = layer, a.detach()
-        return layer.forward(a, layer.w, bias)
-
-    @staticmethod
-    def backward(ctx: Any, delta: Tensor) -> tuple[Tensor, None, None]:
-        """Return the slope of `a`."""
-        return _Back.apply(delta, ctx.layer, ctx.like), None, None
-
-
-class _Back(torch.autograd.Function):
-    """The adjoint of `Run`."""
-
-    @staticmethod
-    def forward(ctx: Any, delta: Tensor, layer: Linear, like: Tensor) -> Tensor:
-        ctx.layer = layer
-        return layer.transposed(like, layer.w, delta)
-
-    @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.layer.forward(slope, ctx.layer.w, None), None, None
-
-
 Former = Affine | Patches | Grouped  # forms ĝ, so it can serve any distance
 Layer = Former | Ghost
 
@@ -406,25 +382,18 @@ def _each(x: Tensor, stack: Stack) -> Tensor:
     return x.reshape(len(x), stack.trials, -1).transpose(0, 1)
 
 
-def _pad(a: Tensor, padding: tuple[int, int]) -> Tensor:
-    down, across = padding
-    return F.pad(a, (across, across, down, down)) if down or across else a
-
-
-def way(layer: Linear, trials: int, batch: int, span: bool) -> type[Patches | Grouped | Ghost]:
+def way(layer: Linear, trials: int, span: bool) -> type[Patches | Grouped | Ghost]:
     """Return how a layer should do its part, by counting multiplications; `span` says whether C is in the span of g, ĝ.
 
     Forming ĝ and pulling back costs 3·O·K·P, the two products with g 2·O·K·P, and the Gram matrices and their use
     2·(O + K)·P². What the formed gradients cost in memory makes up for the slack between 1 and 2.
     """
-    a, out, weights = layer.a, layer.w.shape[0], layer.w[0].numel()
-    conv = layer.w.dim() == 4
-    positions = batch * (math.prod(layer.out_size(a)) if conv else a[0].numel() // weights)
+    out, weights, positions = layer.w.shape[0], layer.w[0].numel(), layer.positions() // trials
     if layer.groups > 1:
         return Grouped
     if span and positions * (out + weights) <= out * weights:
         return Ghost
-    if not conv:
+    if layer.w.dim() == 2:
         return Patches
     wide = layer.w.shape[1] % 16 == 0 and out % 16 == 0  # vector units are 16 floats wide
     return Grouped if wide or trials == 1 else Patches

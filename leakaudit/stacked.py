@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from leakaudit.client import parameters_of
 from leakaudit.defense import Gradients
 from leakaudit.distances import Distance, Span, energy
-from leakaudit.layers import Affine, Ghost, Layer, Linear, Run, Stack, way
+from leakaudit.layers import Affine, Ghost, Layer, Linear, Stack, way
 from leakaudit.target import LossFunction, PixelModel
 
 
@@ -69,6 +69,37 @@ def layer_of(func: Any, args: Any, kwargs: Any) -> tuple[Linear, Tensor, Tensor 
         return None
     a, weight, bias, settings = SIGNATURES[func](*args, **kwargs)
     return None if a is None else (Linear(a, None, weight.detach(), 0, None, **settings), weight, bias)
+
+
+class Run(torch.autograd.Function):
+    """The layer with fixed weights, as the linear map that it is: its derivative's derivative is itself again.
+
+    Autograd's own second derivative of a convolution also forms the weights' part, whether it is wanted or not.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, layer: Linear, bias: Tensor | None) -> Tensor:
+        """Return the layer's output for `a`."""
+        ctx.layer, ctx.like = layer, a.detach()
+        return layer.forward(a, layer.w, bias)
+
+    @staticmethod
+    def backward(ctx: Any, delta: Tensor) -> tuple[Tensor, None, None]:
+        """Return the slope of `a`."""
+        return _Back.apply(delta, ctx.layer, ctx.like), None, None
+
+
+class _Back(torch.autograd.Function):
+    """The adjoint of `Run`."""
+
+    @staticmethod
+    def forward(ctx: Any, delta: Tensor, layer: Linear, like: Tensor) -> Tensor:
+        ctx.layer = layer
+        return layer.transposed(like, layer.w, delta)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.layer.forward(slope, ctx.layer.w, None), None, None
 
 
 class Recorder(TorchFunctionMode):
@@ -117,7 +148,7 @@ class Recorder(TorchFunctionMode):
         out: Tensor = Run.apply(plain.a, plain, None if bias is None else bias.detach())
         if place is not None:
             edge = get_gradient_edge(out)  # of this value: what follows may work in place on the tensor
-            kind = way(plain, self._trials, self._batch, self._span)
+            kind = way(plain, self._trials, self._span)
             self._add(kind(**vars(plain) | {"edge": edge, "weight": place}))
         return out
 

@@ -163,7 +163,7 @@ def test_the_shapes_choose_all_three_ways() -> None:
         layer = layers.Linear(
             torch.empty(trials, channels, side, side), None, torch.empty(out, channels, 3, 3), 0, None, padding=(1, 1)
         )
-        return layers.way(layer, trials, 1, span)
+        return layers.way(layer, trials, span)
 
     assert chosen(3, 12, 32) is layers.Patches
     assert chosen(64, 128, 32) is layers.Grouped
