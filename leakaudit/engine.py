@@ -41,6 +41,7 @@ VECTORISE_UP_TO = 40_000
 # Parameters from which one trial is cheaper than by the loop: by a difference quotient, and by a stacked pass.
 QUOTIENT_FROM, STACK_ONE_FROM = 100_000, 1_000_000
 TOLERANCE = 2e-2  # relative error of a slope that counts as right
+ARRIVED = 1e-5  # 1 − cos below which single precision leaves nothing of the slope to compare
 
 Way = Callable[
     [PixelModel, LossFunction, Tensor, Tensor, Gradients, Distance, Tensor],
@@ -79,7 +80,7 @@ def match_one(
     return value.detach(), whole if scale is None else tuple(s * scale for s in whole)
 
 
-_attentive: WeakSet[PixelModel] = WeakSet()  # models whose usual attention kernels have no second derivative
+_once: WeakSet[PixelModel] = WeakSet()  # models with a kernel that has no second derivative
 
 
 def _loop(
@@ -95,7 +96,7 @@ def _loop(
 
     def trial(picture: Tensor, label: Tensor, row: int) -> tuple[Tensor, Tensor]:
         x = picture.detach().requires_grad_(True)
-        with twice_differentiable() if model in _attentive else nullcontext():
+        with twice_differentiable() if model in _once else nullcontext():
             outcome = loss(model(x), label)
         other = None if others is None else others[row]
         value, (slope,) = match_one(model, outcome, (x,), tuple(s[row] for s in shared), distance, other)
@@ -106,9 +107,9 @@ def _loop(
         try:
             found.append(trial(picture, label, row))
         except RuntimeError as error:
-            if model in _attentive or "attention" not in str(error):
+            if model in _once or "derivative for" not in str(error):
                 raise
-            _attentive.add(model)
+            _once.add(model)
             found.append(trial(picture, label, row))
     values, slopes = zip(*found, strict=True)
     return torch.stack(values), torch.stack(slopes)
@@ -253,7 +254,7 @@ def match(
         before = torch.get_rng_state()
         found = in_pieces(piece, trials, model, key, images.device)
         values, slopes = (torch.cat(column) for column in zip(*found, strict=True))
-        if not check or history.last == "loop":
+        if not check or history.last == "loop" or (isinstance(distance, Span) and float(values.max()) < ARRIVED):
             return values, slopes
         t = history.calls % trials
         if float(values[t]) < 0.1 * float(values.max()):

@@ -27,13 +27,23 @@ from leakaudit.layers import Affine, Ghost, Layer, Linear, Stack, way
 from leakaudit.target import LossFunction, PixelModel
 
 
+class _TwiceMode(TorchFunctionMode):
+    """Replaces the one activation of torch whose kernel has no second derivative."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.hardsigmoid:
+            return F.relu6(args[0] + 3) / 6
+        return func(*args, **(kwargs or {}))
+
+
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
     """Run the enclosed forward passes with kernels that can be differentiated twice: attention by plain products.
 
-    The fused attention kernels have no second derivative; `match` sees to it itself, callers of `match_one` must.
+    The fused attention kernels and hardsigmoid's have no second derivative; `match` sees to it itself, callers of
+    `match_one` must.
     """
-    with sdpa_kernel(SDPBackend.MATH):
+    with sdpa_kernel(SDPBackend.MATH), _TwiceMode():
         yield
 
 

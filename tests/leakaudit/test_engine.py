@@ -219,11 +219,13 @@ def test_small_networks_of_unknown_layers_take_the_vectorised_pass() -> None:
 
 
 def test_a_trial_that_has_arrived_does_not_discredit_the_stack() -> None:
-    """At the truth the slope is rounding, and two exact ways differ in it."""
+    """At the truth the slope is rounding, and two exact ways differ in it: one trial there, and then all."""
     model = model_of("leaky").float().eval()
     images, labels = batch(1)[0].float(), batch(1)[1]
     shared = tuple(g[None] for g in mean_gradient(model, F.cross_entropy, images, labels))
-    guesses, rows = torch.stack([images + 0.3, images]), torch.tensor([0, 0])
-    for _ in range(4):
-        engine.match(model, F.cross_entropy, guesses, labels.expand(2, -1), shared, engine.cosine, rows)
-    assert engine.way_of(model) == "stacked"
+    for guesses in (torch.stack([images + 0.3, images]), torch.stack([images, images])):
+        for _ in range(4):
+            engine.match(
+                model, F.cross_entropy, guesses, labels.expand(2, -1), shared, engine.cosine, torch.tensor([0, 0])
+            )
+        assert engine.way_of(model) == "stacked"

@@ -65,6 +65,16 @@ def mobile() -> nn.Module:
     )
 
 
+def squeezed() -> nn.Module:
+    """A block of MobileNetV3 with its hardswish and hardsigmoid, whose kernel torch cannot differentiate twice."""
+    from torchvision.models.mobilenetv3 import InvertedResidual, InvertedResidualConfig
+
+    block = InvertedResidualConfig(8, 3, 16, 16, True, "HS", 2, 1, 1.0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), InvertedResidual(block, nn.BatchNorm2d), nn.Flatten(), nn.Linear(1024, CLASSES)
+    )
+
+
 def resnet() -> nn.Module:
     """A small torchvision ResNet without its last two stages: BatchNorm over single pixels has no exact float32."""
     from torchvision.models.resnet import BasicBlock, ResNet
@@ -80,6 +90,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "groupnorm": lambda: small(lambda n: nn.GroupNorm(4, n)),
     "layernorm": lambda: small(ChannelsLast),
     "depthwise": mobile,
+    "hardsigmoid": squeezed,
     "attention": transformer,
     "resnet": resnet,
 }
