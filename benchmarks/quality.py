@@ -270,7 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", help=f"comma-separated, of resnet20 (trained), {', '.join(NETWORKS)}")
     parser.add_argument("--victims", type=int, default=VICTIMS, help="test pictures")
-    parser.add_argument("--first", type=int, default=FIRST, help="the first of them")
+    parser.add_argument("--first", type=int, default=FIRST, help="the first of them (--baseline: its own)")
     parser.add_argument("--iterations", type=int, default=published.ITERATIONS, help="of the published settings")
     parser.add_argument("--lengths", help=f"steps of our runs, comma-separated; default {','.join(map(str, LENGTHS))}")
     parser.add_argument("--seed", type=int, default=0)
@@ -307,12 +307,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name == "resnet20" and not WEIGHTS.is_file():
             print(f"resnet20: skipped, its weights are not at {WEIGHTS}")
             continue
-        now = scene(name, test, victims, options.seed, options.first)
+        earlier = [r for r in stored if r["model"] == name and r["variant"] == "published"]
+        if any(len(r["psnr_each"]) != victims for r in earlier):
+            parser.error(f"{options.baseline} has not {victims} victims of {name}: --victims")
+        first = int(earlier[0]["first"]) if earlier else options.first
+        now = scene(name, test, victims, options.seed, first)
         with monitored(ticker()):
             keep([flat := grey(now)], flat)
-            earlier = [r for r in stored if r["model"] == name and r["variant"] == "published"]
-            if any((r["first"], len(r["psnr_each"])) != (options.first, victims) for r in earlier):
-                parser.error(f"{options.baseline} has other victims of {name} than this run: --first, --victims")
             keep(earlier)
             for length in [] if earlier else [*(max(10, iterations // part) for part in SHORTER), iterations]:
                 found = baseline(now, length)
