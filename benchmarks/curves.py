@@ -102,11 +102,11 @@ def claims(rows: Rows, model: str) -> Claims | None:
 
 def report(found: Claims) -> str:
     """Return the claims of a model in a few lines."""
-    shares = [f"{s:.1%}" if s is not None else "not reached" for s in (found.share, found.share_tuned)]
+    shares = [f"after {s:.1%} of that" if s is not None else "never" for s in (found.share, found.share_tuned)]
     lines = [
         f"{found.model}: the published settings end at {found.final:.2f} dB after {found.seconds:.2f} CPU s a victim"
         f" (a grey picture: {found.grey:.2f} dB)",
-        f"  ours is there after {shares[0]} of that; with tuning, over {found.victims} victims, {shares[1]}"
+        f"  ours is there {shares[0]}; with tuning, over {found.victims} victims, {shares[1]}"
         f" (wanted: at most {SHARE:.0%}): {found.sooner}",
         f"  at equal time (wanted: {GAIN:.0f} dB more): {found.better}",
     ]
