@@ -188,7 +188,7 @@ def assumptions(target: Target, plan: Plan, exposure: Exposure) -> tuple[str, ..
         f"The adversary sees that gradient and the model, {', '.join(granted) or 'and nothing else'}"
         f" (not granted: {', '.join(missing) or 'nothing'}).",
         *(() if "labels" in facts else ("Labels are not given to the adversary: it infers them from the update.",)),
-        "The attacks' prior weight and length are chosen on the adversary's own records, never on a victim's."
+        "The attacks' prior, step size and length are chosen on the adversary's own records, never on a victim's."
         if "auxiliary" in facts
         else "The adversary owns no records to tune on: attacks run at their default settings, which can be weaker.",
         "One update per record is seen; repeated rounds of the same record would leak more.",
