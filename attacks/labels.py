@@ -169,7 +169,7 @@ class Labels(Attack):
     def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
         """Return labels (V, B); a victim whose update is not finite is `diverged`."""
         labels = infer_labels(model, update, generator)
-        finite = torch.stack([g.flatten(1).isfinite().all(1) for g in update.gradients]).all(0).tolist()
+        finite = torch.stack([g.reshape(len(g), -1).isfinite().all(1) for g in update.gradients]).all(0).tolist()
         statuses: tuple[Literal["converged", "diverged"], ...] = tuple("converged" if f else "diverged" for f in finite)
         reason = None if all(finite) else "the shared update is not finite"
         return Reconstruction(

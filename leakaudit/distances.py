@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -25,13 +26,22 @@ def inner(a: Gradients, b: Gradients) -> Tensor:
 
 def energy(shared: Gradients) -> Tensor:
     """Return ‖g‖² (V,) of every shared update, each tensor (V, *p). Read once per update: it does not change."""
-    marks = tuple((id(s), s._version) for s in shared)
+    if any(s.is_inference() for s in shared):  # whether these were written to since, nobody knows
+        return _energy(shared)
     known = _energies.get(shared[0])
-    if known is None or known[0] != marks:
-        rows = zip(*(s.detach().flatten(1).unbind() for s in shared), strict=True)
-        known = _energies[shared[0]] = marks, torch.stack([inner(row, row) for row in rows])
-    found: Tensor = known[1]
+    if known is not None and len(known[0]) == len(shared):
+        pairs = zip(shared, known[0], strict=True)
+        if all(s is was() and s._version == version for s, (was, version) in pairs):
+            return known[1]  # type: ignore[no-any-return]
+    marks = tuple((weakref.ref(s), s._version) for s in shared)
+    found = _energy(shared)
+    _energies[shared[0]] = marks, found
     return found
+
+
+def _energy(shared: Gradients) -> Tensor:
+    rows = zip(*(s.detach().reshape(len(s), -1).unbind() for s in shared), strict=True)
+    return torch.stack([inner(row, row) for row in rows])
 
 
 @dataclass(frozen=True)
@@ -39,9 +49,11 @@ class Span:
     """A distance of ⟨ĝ, g⟩, ‖ĝ‖² and ‖g‖² alone. Its cotangent is αg + βĝ.
 
     `coefficients` takes the three as tensors of one shape and returns value, α and β in that shape; α is never zero.
+    Values below `arrived` are those of pictures whose slope is rounding in single precision.
     """
 
     coefficients: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+    arrived: float | None = None
 
     def __call__(self, candidate: Gradients, shared: Gradients) -> tuple[Tensor, Gradients]:
         """Return the value and the cotangent αg + βĝ."""
@@ -72,4 +84,4 @@ def _cosine(dot: Tensor, square: Tensor, other: Tensor) -> tuple[Tensor, Tensor,
 
 
 # 1 − cos(ĝ, g) and its cotangent −(g/‖g‖ − cos·ĝ/‖ĝ‖)/‖ĝ‖ (inverting gradients)
-cosine = Span(_cosine)
+cosine = Span(_cosine, arrived=1e-5)

@@ -30,7 +30,7 @@ from leakaudit.defense import Gradients
 from leakaudit.distances import Distance, Span, cosine, energy, inner, squared
 from leakaudit.finite import Scratch, finite_difference
 from leakaudit.memory import exhausted, in_pieces
-from leakaudit.stacked import Unsupported, stacked, twice_differentiable
+from leakaudit.stacked import stacked, twice_differentiable
 from leakaudit.target import LossFunction, PixelModel
 
 __all__ = ["Distance", "cosine", "inner", "match", "match_one", "squared", "twice_differentiable", "way_of"]
@@ -41,7 +41,7 @@ VECTORISE_UP_TO = 40_000
 # Parameters from which one trial is cheaper than by the loop: by a difference quotient, and by a stacked pass.
 QUOTIENT_FROM, STACK_ONE_FROM = 100_000, 1_000_000
 TOLERANCE = 2e-2  # relative error of a slope that counts as right
-ARRIVED = 1e-5  # 1 − cos below which single precision leaves nothing of the slope to compare
+HISTORIES = 8  # kept of a model: a fresh closure for a distance makes a new one
 
 Way = Callable[
     [PixelModel, LossFunction, Tensor, Tensor, Gradients, Distance, Tensor],
@@ -93,6 +93,20 @@ def _loop(
     rows: Tensor,
 ) -> tuple[Tensor, Tensor]:
     others = energy(shared) if isinstance(distance, Span) else None
+    return _one_by_one(model, loss, images, labels, shared, distance, rows, others)
+
+
+def _one_by_one(
+    model: PixelModel,
+    loss: LossFunction,
+    images: Tensor,
+    labels: Tensor,
+    shared: Gradients,
+    distance: Distance,
+    rows: Tensor,
+    others: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The loop, for `others` = ‖g‖² of every update. Without them nothing is taken over from earlier calls."""
 
     def trial(picture: Tensor, label: Tensor, row: int) -> tuple[Tensor, Tensor]:
         x = picture.detach().requires_grad_(True)
@@ -192,9 +206,9 @@ def vectorises(model: PixelModel) -> bool:
 
 def order(model: PixelModel, trials: int) -> tuple[str, ...]:
     """Return the ways to try, the cheapest first, for so many trials at once."""
-    size = sum(p.numel() for p in parameters_of(model)[1])
     if trials > 1:
-        return ("stacked", "vectorised", "loop") if size <= VECTORISE_UP_TO else ("stacked", "loop")
+        return ("stacked", "vectorised", "loop") if vectorises(model) else ("stacked", "loop")
+    size = sum(p.numel() for p in parameters_of(model)[1])
     usable = ("finite" if size >= QUOTIENT_FROM else "", "stacked" if size >= STACK_ONE_FROM else "", "loop")
     return tuple(way for way in usable if way)
 
@@ -204,8 +218,10 @@ class _History:
     """What is known of the ways for one model in one mode, one shape of trial, one loss and one distance."""
 
     ways: tuple[str, ...]  # to try, in order
+    asked: tuple[LossFunction, Distance]  # held, so that their ids stay theirs
     refused: dict[str, str] = field(default_factory=dict)  # way -> reason
     calls: int = 0
+    checks: int = 0
     last: str = "loop"
 
 
@@ -218,6 +234,7 @@ def way_of(model: PixelModel) -> str:
     return histories[-1].last if histories else "none"
 
 
+@torch.enable_grad()
 def match(
     model: PixelModel,
     loss: LossFunction,
@@ -235,14 +252,22 @@ def match(
 
     A stack that does not fit into the memory runs in pieces (`leakaudit.memory`). A way that is checked and refused
     leaves the random state as it was: what is drawn must not depend on the history.
+
+    Raises ValueError where `shared` has not one tensor per parameter.
     """
+    if len(shared) != len(parameters_of(model)[1]):
+        raise ValueError(f"{len(shared)} shared tensors for {len(parameters_of(model)[1])} parameters")
     trials = len(images)
+    if trials == 0:
+        return images.new_zeros(0), torch.zeros_like(images)
     rows = torch.arange(trials, device=images.device) if rows is None else rows
     training = tuple(module.training for module in model.modules())
-    key = (images.shape[1:], images.dtype, training, loss, distance, trials > 1)
+    key = (images.shape[1:], images.dtype, training, id(loss), id(distance), trials > 1)
     histories = _known.setdefault(model, {})
-    history = histories.pop(key, None) or _History(order(model, trials))
+    history = histories.pop(key, None) or _History(order(model, trials), (loss, distance))
     histories[key] = history  # the last one is the last used
+    if len(histories) > HISTORIES:
+        del histories[next(iter(histories))]
     history.calls += 1
     check = history.calls & (history.calls - 1) == 0
 
@@ -254,18 +279,50 @@ def match(
         before = torch.get_rng_state()
         found = in_pieces(piece, trials, model, key, images.device)
         values, slopes = (torch.cat(column) for column in zip(*found, strict=True))
-        if not check or history.last == "loop" or (isinstance(distance, Span) and float(values.max()) < ARRIVED):
+        if not check or history.last == "loop":
             return values, slopes
-        t = history.calls % trials
-        if float(values[t]) < 0.1 * float(values.max()):
-            t = int(values.argmax())  # where a trial has arrived, its slope is rounding
-        after, one = torch.get_rng_state(), slice(t, t + 1)
-        _, exact = _loop(model, loss, images[one], labels[one], shared, distance, rows[one])
-        if not exact.isfinite().all() or agrees(slopes[one], exact):
+        after = torch.get_rng_state()
+        if trials == 1:
+            torch.set_rng_state(before)  # so that dropout draws the same again
+        if _confirmed(model, loss, images, labels, shared, distance, rows, values, slopes, history):
             torch.set_rng_state(after)
             return values, slopes
         torch.set_rng_state(before)
-        history.refused[history.last] = "its slope differs from the exact one"
+        history.refused[history.last] = "it differs from plain autograd"
+
+
+def _confirmed(
+    model: PixelModel,
+    loss: LossFunction,
+    images: Tensor,
+    labels: Tensor,
+    shared: Gradients,
+    distance: Distance,
+    rows: Tensor,
+    values: Tensor,
+    slopes: Tensor,
+    history: _History,
+) -> bool:
+    """Return whether the loop finds the same: for all trials at the first check, then for another one each time.
+
+    Trials that have arrived are passed over, because their slope is rounding, and so are those that are not finite.
+    """
+    floor = (distance.arrived or 0.0) if isinstance(distance, Span) else 0.0
+    finite = values.isfinite() & slopes.flatten(1).isfinite().all(1)
+    if not finite.any():
+        return True
+    least = max(floor, 0.1 * float(values[finite].max()))
+    open_ = [t for t in range(len(values)) if finite[t] and (float(values[t]) >= least or float(values[t]) < -floor)]
+    if history.checks and open_:
+        open_ = [open_[history.checks % len(open_)]]
+    history.checks += 1
+    for t in open_:
+        one = slice(t, t + 1)
+        (value,), exact = _one_by_one(model, loss, images[one], labels[one], shared, distance, rows[one])
+        near = abs(float(values[t]) - float(value)) <= TOLERANCE * abs(float(value)) + floor
+        if exact.isfinite().all() and not (near and agrees(slopes[one], exact)):
+            return False
+    return True
 
 
 def _attempt(
@@ -285,11 +342,11 @@ def _attempt(
         before = torch.get_rng_state()
         try:
             found = WAYS[name](model, loss, images, labels, shared, distance, rows)
-        except (Unsupported, NotImplementedError, RuntimeError) as error:
+        except Exception as error:  # whatever a model says that is run in an unusual way; the loop runs it as it is
             if name == "loop" or exhausted(error):
                 raise
             torch.set_rng_state(before)
-            history.refused[name] = str(error)  # autograd says RuntimeError where a model cannot be followed
+            history.refused[name] = f"{type(error).__name__}: {error}"
             continue
         history.last = name
         return found

@@ -35,7 +35,7 @@ from leakaudit.target import LossFunction, PixelModel
 # then below 1e-2 in float32, whatever the network and the stage of the attack (`python -m benchmarks.engine --errors`).
 CHANGES = {torch.float32: 1e-3, torch.float64: 1e-7}
 # By what factor a step may miss it before another is taken, and how often one is taken at most.
-SLACK, TRIES = 3.0, 3
+SLACK, TRIES = 3.0, 6
 # Length of the first step, over ‖θ‖, and of the longest.
 FIRST, LONGEST = {torch.float32: 1e-5, torch.float64: 1e-9}, 0.1
 # Multiplications with A and Δ, per weight, up to which they cost less than a gradient that is written and read.
@@ -111,6 +111,10 @@ class _Second(TorchFunctionMode):
             raise TapeMismatch(f"{len(self.ghosts)} layers were recorded, {self.met} were met again")
 
 
+class NoQuotient(RuntimeError):
+    """No step was found that changes ∇_x ℓ by as much as it should."""
+
+
 @dataclass
 class _Direction:
     """The distance's value and its cotangent α(fixed + r·moving): moving is ΔAᵀ where it is in `ghosts`, else ĝ."""
@@ -176,7 +180,8 @@ def finite_difference(
     take a second step.
 
     The model's parameters are not touched; BatchNorm in train mode updates its statistics in every pass. Random draws
-    are the same in all passes. Raises TapeMismatch where the passes take different ways through the model.
+    are the same in all passes. Raises TapeMismatch where the passes take different paths through the model, and
+    NoQuotient where no step is right: kinks that are not frozen, or a gradient that is rounding.
     """
     _, parameters = parameters_of(model)
     x, tape, first = x.detach().requires_grad_(True), Tape(), _First(parameters)
@@ -217,4 +222,6 @@ def finite_difference(
             break
         factor = min(max(1 / max(off, 1e-3), 1e-3), 1e3) if math.isfinite(off) else 1e-3
         scratch.kappa, scratch.shifted = min(kappa * factor, units(LONGEST)), []
+    if math.isfinite(aim) and not 1 / SLACK <= off <= SLACK:
+        raise NoQuotient("no step changes the picture's gradient by as much as it should")
     return direction.value.detach(), gap.mul_(direction.alpha / kappa)

@@ -31,9 +31,12 @@ class _TwiceMode(TorchFunctionMode):
     """Replaces the one activation of torch whose kernel has no second derivative."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.hardsigmoid:
-            return F.relu6(args[0] + 3) / 6
-        return func(*args, **(kwargs or {}))
+        given = kwargs or {}
+        if func is not F.hardsigmoid:
+            return func(*args, **given)
+        x = args[0] if args else given["input"]
+        found = F.relu6(x + 3) / 6
+        return x.copy_(found) if given.get("inplace", args[1] if len(args) > 1 else False) else found
 
 
 @contextmanager
@@ -123,9 +126,7 @@ class Recorder(TorchFunctionMode):
         self._trials, self._batch, self._span = trials, batch, span
 
     def finish(self) -> None:
-        """Raise Unsupported unless every parameter was used exactly once, by a layer that is followed."""
-        if self._places:
-            raise Unsupported(f"{len(self._places)} parameters are used in ways that are not followed")
+        """Raise Unsupported where a layer's input is no longer what it was."""
         if any(layer.a._version != was for layer, was in zip(self.layers, self.versions, strict=True)):
             raise Unsupported("a layer's input is overwritten later")
 
@@ -291,10 +292,15 @@ def stacked(
     recorder.finish()
     layers = recorder.layers
     total = _losses(loss, logits.reshape(trials, batch, *logits.shape[1:]), labels)
-    try:
-        slopes = torch.autograd.grad(total, [layer.edge for layer in layers], create_graph=True)
-    except RuntimeError as error:
-        raise Unsupported("the loss does not reach every layer") from error
+    inputs: list[Any] = [*(layer.edge for layer in layers), *parameters]
+    found = torch.autograd.grad(total, inputs, create_graph=True, allow_unused=True)
+    # Layers ran on detached weights, so what still leads to a parameter is a use that no layer stands for.
+    others = sum(g is not None for g in found[len(layers) :])
+    if others:
+        raise Unsupported(f"{others} parameters are used in ways that are not followed")
+    slopes = [slope for slope in found[: len(layers)] if slope is not None]
+    if len(slopes) < len(layers):
+        raise Unsupported("the loss does not reach every layer")
     with torch.no_grad():
         sides = [(layer.a.detach(), slope.detach()) for layer, slope in zip(layers, slopes, strict=True)]
         if isinstance(distance, Span):
@@ -308,8 +314,8 @@ def stacked(
             if weight is not None and output.requires_grad:
                 outputs.append(output)
                 weights.append(weight)
-    (found,) = torch.autograd.grad(outputs, [x], weights)
-    return values, found.reshape(images.shape) * scale.view(-1, 1, 1, 1, 1)
+    (slope,) = torch.autograd.grad(outputs, [x], weights)
+    return values, slope.reshape(images.shape) * scale.view(-1, 1, 1, 1, 1)
 
 
 Sides = Sequence[tuple[Tensor, Tensor]]
@@ -359,7 +365,8 @@ def _entries(
         formed, rest = layer.form(a, delta, stack)
         candidate.update(zip(layer.parameters, layer.restore(formed), strict=True))
         kept.append(rest)
-    whole = tuple(candidate[i] for i in range(len(shared)))
+    zeros = {i: s.new_zeros(stack.trials, *s.shape[1:]) for i, s in enumerate(shared) if i not in candidate}
+    whole = tuple((candidate | zeros)[i] for i in range(len(shared)))
     values, cotangents = _each(distance, whole, tuple(s[stack.rows] for s in shared))
     pulled = [
         layer.pull(a, delta, rest, layer.arrange([cotangents[i] for i in layer.parameters]), stack)

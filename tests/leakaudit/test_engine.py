@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -229,3 +230,124 @@ def test_a_trial_that_has_arrived_does_not_discredit_the_stack() -> None:
                 model, F.cross_entropy, guesses, labels.expand(2, -1), shared, engine.cosine, torch.tensor([0, 0])
             )
         assert engine.way_of(model) == "stacked"
+
+
+def test_the_energy_of_an_update_is_never_anothers(generator: torch.Generator) -> None:
+    """The first tensor may stay while the others come and go, or are written to; one has no dimensions."""
+    first = torch.randn(2, 3, generator=generator)
+    for _ in range(20):
+        rest = torch.randn(2, 4, 5, generator=generator), torch.randn(2, generator=generator)
+        for _ in range(2):
+            expected = sum(s.reshape(2, -1).square().sum(1) for s in (first, *rest))
+            torch.testing.assert_close(engine.energy((first, *rest)), expected)
+            rest[0].mul_(2)
+        del rest
+    with torch.inference_mode():
+        frozen = torch.ones(2, 3)
+    torch.testing.assert_close(engine.energy((frozen,)), torch.full((2,), 3.0))
+
+
+class SpiedBatch(nn.Module):
+    """Trials see each other, but only the last of the stack is changed by it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(72, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = torch.tanh(x.flatten(1))
+        changed = torch.cat([flat[:-1], flat[-1:] - flat[:1].square() * (len(flat) > BATCH)])
+        found: Tensor = self.head(changed)
+        return found
+
+
+def test_the_first_check_is_of_all_trials() -> None:
+    torch.manual_seed(0)
+    model = PixelModel(SpiedBatch(), (0.4, 0.5), (0.2, 0.3)).double().eval()
+    images, labels = torch.stack([batch(s)[0] for s in range(5)]), torch.stack([batch(s)[1] for s in range(5)])
+    shared = tuple(torch.randn(5, *p.shape, dtype=p.dtype) for p in parameters_of(model)[1])
+    _, slopes = engine.match(model, F.cross_entropy, images, labels, shared, engine.cosine)
+    assert engine.way_of(model) == "vectorised"  # where no trial can see another
+    exact = engine.WAYS["loop"](model, F.cross_entropy, images, labels, shared, engine.cosine, torch.arange(5))[1]
+    torch.testing.assert_close(slopes, exact)
+
+
+def test_every_distance_is_checked_however_small_its_values() -> None:
+    """Only the cosine knows when a picture has arrived."""
+
+    def similarity(dot: Tensor, square: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return -dot, -torch.ones_like(dot), torch.zeros_like(dot)
+
+    torch.manual_seed(0)
+    model = PixelModel(SpiedBatch(), (0.4, 0.5), (0.2, 0.3)).double().eval()
+    images, labels = torch.stack([batch(s)[0] for s in range(3)]), torch.stack([batch(s)[1] for s in range(3)])
+    shared = tuple(torch.randn(3, *p.shape, dtype=p.dtype) for p in parameters_of(model)[1])
+    engine.match(model, F.cross_entropy, images, labels, shared, engine.Span(similarity))
+    assert engine.way_of(model) == "vectorised"  # where no trial can see another
+
+
+def test_checks_go_round_all_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("leaky").eval()
+    images, labels = torch.stack([batch(s)[0] for s in range(4)]), torch.stack([batch(s)[1] for s in range(4)])
+    shared = tuple(torch.randn(4, *p.shape, dtype=p.dtype) for p in parameters_of(model)[1])
+    seen: list[int] = []
+    judge = engine._one_by_one
+
+    def spied(*arguments: object) -> tuple[Tensor, Tensor]:
+        seen.extend(arguments[6].tolist())  # type: ignore[attr-defined]
+        return judge(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine, "_one_by_one", spied)
+    for _ in range(16):
+        engine.match(model, F.cross_entropy, images, labels, shared, engine.cosine)
+    assert seen[:4] == [0, 1, 2, 3]
+    assert seen[4:] == [1, 2, 3, 0]
+
+
+def test_a_victim_that_is_not_finite_leaves_the_others_checked() -> None:
+    torch.manual_seed(0)
+    model = PixelModel(SpiedBatch(), (0.4, 0.5), (0.2, 0.3)).double().eval()
+    images, labels = torch.stack([batch(s)[0] for s in range(3)]), torch.stack([batch(s)[1] for s in range(3)])
+    shared = tuple(torch.randn(3, *p.shape, dtype=p.dtype) for p in parameters_of(model)[1])
+    shared[0][0] = torch.nan
+    engine.match(model, F.cross_entropy, images, labels, shared, engine.cosine)
+    assert engine.way_of(model) == "vectorised"  # where no trial can see another
+
+
+def test_losses_need_no_hash_and_models_may_object_to_a_stack() -> None:
+    @dataclass
+    class Unhashable:
+        def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+            return F.cross_entropy(logits, labels)
+
+    class Strict(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(72, CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            assert len(x) == BATCH, "one batch at a time"
+            found: Tensor = self.head(torch.tanh(x.flatten(1)))
+            return found
+
+    torch.manual_seed(0)
+    model = PixelModel(Strict(), (0.4, 0.5), (0.2, 0.3)).double().eval()
+    images, labels = torch.stack([batch(s)[0] for s in range(2)]), torch.stack([batch(s)[1] for s in range(2)])
+    shared = tuple(torch.randn(2, *p.shape, dtype=p.dtype) for p in parameters_of(model)[1])
+    for _ in range(30):
+        with torch.no_grad():
+            values, _ = engine.match(model, Unhashable(), images, labels, shared, engine.cosine)
+        assert values.isfinite().all()
+    assert len(engine._known[model]) <= engine.HISTORIES
+    assert engine.match(model, F.cross_entropy, images[:0], labels[:0], shared, engine.cosine)[1].shape[0] == 0
+    with pytest.raises(ValueError, match="1 shared tensors for 2 parameters"):
+        engine.match(model, F.cross_entropy, images, labels, shared[:1], engine.cosine)
+
+
+def test_hardsigmoid_in_place_stays_in_place() -> None:
+    x = torch.linspace(-4, 4, 9)
+    with engine.twice_differentiable():
+        found = x.clone()
+        F.hardsigmoid(found, inplace=True)
+        torch.testing.assert_close(F.hardsigmoid(input=x), found)
+    torch.testing.assert_close(F.hardsigmoid(x), found)

@@ -226,7 +226,19 @@ class Overwritten(nn.Module):
         return found
 
 
-@pytest.mark.parametrize("network", [Tied, Scaled, Overwritten])
+class Twice(nn.Module):
+    """A layer's weight that is also used beside the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(128, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.head(torch.tanh(x.flatten(1) * self.head.weight[0]))
+        return found
+
+
+@pytest.mark.parametrize("network", [Tied, Scaled, Overwritten, Twice])
 def test_what_cannot_be_followed_is_refused(network: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     model = model_of(network()).eval()
@@ -277,3 +289,28 @@ def test_match_takes_the_stack_and_a_loss_without_vmap() -> None:
         assert engine.way_of(model) == "stacked"
         _, exact = WAYS["loop"](model, loss, images, labels, shared, engine.cosine, rows)
         torch.testing.assert_close(slopes, exact, rtol=1e-8, atol=1e-12)
+
+
+def test_a_loss_that_holds_a_parameter_is_refused() -> None:
+    model = model_of(NETWORKS["pooled"]()).eval()
+
+    def decayed(logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels) + 1e-4 * sum(p.square().sum() for p in model.parameters())
+
+    images, labels, shared, rows = scene(model, [0, 1], 1)
+    with pytest.raises(Unsupported, match="not followed"):
+        stacked(model, decayed, images, labels, shared, engine.cosine, rows)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_parameters_that_nothing_uses_have_no_gradient(distance: str) -> None:
+    """Even where noise was shared for them; one of them has no dimensions."""
+    network = NETWORKS["pooled"]()
+    network.register_parameter("unused", nn.Parameter(torch.ones(())))
+    model = model_of(network).eval()
+    arguments = scene(model, [0, 1, 1], 2)
+    images, labels, shared, rows = arguments
+    found = stacked(model, F.cross_entropy, images, labels, shared, DISTANCES[distance], rows)
+    exact = WAYS["loop"](model, F.cross_entropy, images, labels, shared, DISTANCES[distance], rows)
+    for a, b in zip(found, exact, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-12)
