@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.inversion import DATA, load
-from benchmarks.networks import build
+from benchmarks.networks import NETWORKS, build
 from leakaudit import engine
 from leakaudit.client import mean_gradient, parameters_of
 from leakaudit.peak import peak_bytes
@@ -191,18 +191,22 @@ def main() -> None:
     parser.add_argument("--errors", action="store_true", help="the errors of the difference quotient instead of times")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows")
     options = parser.parse_args()
+    names = options.models.split(",") if options.models else list(QUICK if options.quick else MODELS)
+    if unknown := sorted(set(names) - set(NETWORKS)):
+        parser.error(f"unknown model {unknown[0]!r}: choose of {', '.join(NETWORKS)}")
+    if options.trials < 2 or options.rounds < 1:
+        parser.error("--trials must be at least 2 and --rounds at least 1")
     if not DATA.is_dir():
         print(f"skipped: {DATA} is not there (real CIFAR-10 pictures)")
         return
     torch.set_num_threads(1)
     trials, rounds = (4, 3) if options.quick else (options.trials, options.rounds)
-    names = options.models.split(",") if options.models else list(QUICK if options.quick else MODELS)
     records = load("test")
     if options.errors:
         print_errors(names, records)
         return
     rows: list[Row] = []
-    print(f"{'model':<15}{'engine':<12}{'trials':>7}{'victims':>8}{'ratio':>8}  lowest–highest{'peak MB':>9}")
+    print(f"{'model':<15}{'way':<12}{'trials':>7}{'victims':>8}{'ratio':>8}  lowest–highest{'peak MB':>9}")
     for name in names:
         for row in measure(name, records, trials, rounds, options.device):
             rows.append(row)

@@ -288,10 +288,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     torch.set_num_threads(1)
     victims, iterations, rehearsals = options.victims, options.iterations, REHEARSALS
-    lengths = [int(v) for v in options.lengths.split(",")] if options.lengths else list(LENGTHS)
+    try:
+        lengths = [int(v) for v in options.lengths.split(",")] if options.lengths else list(LENGTHS)
+    except ValueError:
+        parser.error(f"--lengths takes numbers of steps like 30,120, not {options.lengths!r}")
     if options.quick:
         victims, iterations, rehearsals, lengths = 4, 400, 2, [30, 120]
-    stored = json.loads(options.baseline.read_text(encoding="utf-8")) if options.baseline else []
+    try:
+        stored = json.loads(options.baseline.read_text(encoding="utf-8")) if options.baseline else []
+    except (OSError, ValueError) as error:
+        parser.error(f"--baseline {options.baseline}: {error}")
     test, auxiliary = load("test"), load("train_b")
     rows: list[dict[str, Any]] = []
 
@@ -326,6 +332,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in names:
         if judged := claims(rows, name):
             print(report(judged))
+    if options.quick:
+        print("A quick run shows how it works and judges nothing: too few victims, and both sides cut short.")
 
 
 if __name__ == "__main__":
