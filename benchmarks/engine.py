@@ -131,8 +131,8 @@ def measure(
 
         ratios = interleaved(lambda: floor_step(model, guesses[0], labels[0], shared[0]), step, count, rounds, device)
         spread = (round(min(ratios), 3), round(max(ratios), 3))
-        peak = peak_bytes(step, device) / 2**20
         taken = way or engine.way_of(model)
+        peak = peak_bytes(lambda: engine.WAYS[taken](*arguments), device) / 2**20  # without a check
         middle = round(statistics.median(ratios), 3)
         rows.append(Row(name, taken, device.type, 1, count, victims, middle, spread, round(peak, 1)))
 
