@@ -127,12 +127,12 @@ def measure(
         arguments = (model, loss, x, y, stacked, engine.cosine, index)
 
         def step() -> object:
-            return engine.match(*arguments) if way is None else engine.WAYS[way](*arguments)
+            return engine.match(*arguments) if way is None else engine.take(way, *arguments)
 
         ratios = interleaved(lambda: floor_step(model, guesses[0], labels[0], shared[0]), step, count, rounds, device)
         spread = (round(min(ratios), 3), round(max(ratios), 3))
         taken = way or engine.way_of(model)
-        peak = peak_bytes(lambda: engine.WAYS[taken](*arguments), device) / 2**20  # without a check
+        peak = peak_bytes(lambda: engine.take(taken, *arguments), device) / 2**20  # without a check
         middle = round(statistics.median(ratios), 3)
         rows.append(Row(name, taken, device.type, 1, count, victims, middle, spread, round(peak, 1)))
 
@@ -160,7 +160,7 @@ def errors(model: PixelModel, picture: Tensor, label: Tensor, noise: float | Non
     def slope(way: str, dtype: torch.dtype, times: int = 1) -> Tensor:
         twin, victim = copy.deepcopy(model).to(dtype), tuple(s.to(dtype) for s in shared)
         arguments = (x[None].to(dtype), label[None], victim, engine.cosine, torch.tensor([0]))
-        found = [engine.WAYS[way](twin, F.cross_entropy, *arguments)[1] for _ in range(times)]
+        found = [engine.take(way, twin, F.cross_entropy, *arguments)[1] for _ in range(times)]
         return found[-1].double()
 
     exact = slope("loop", torch.float64)

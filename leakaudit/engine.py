@@ -30,10 +30,22 @@ from leakaudit.defense import Gradients
 from leakaudit.distances import Distance, Span, cosine, energy, inner, squared
 from leakaudit.finite import Scratch, finite_difference
 from leakaudit.memory import exhausted, in_pieces
-from leakaudit.stacked import stacked, twice_differentiable
+from leakaudit.stacked import Trials, stacked, twice_differentiable
 from leakaudit.target import LossFunction, PixelModel
 
-__all__ = ["Distance", "cosine", "inner", "match", "match_one", "squared", "twice_differentiable", "way_of"]
+__all__ = [
+    "Distance",
+    "Span",
+    "cosine",
+    "energy",
+    "inner",
+    "match",
+    "match_one",
+    "squared",
+    "take",
+    "twice_differentiable",
+    "way_of",
+]
 
 # Parameters up to which one vectorised pass beats the loop: per trial 0.3 of its CPU time at 9,000 parameters, the same
 # at 84,000, more above.
@@ -43,10 +55,7 @@ QUOTIENT_FROM, STACK_ONE_FROM = 100_000, 1_000_000
 TOLERANCE = 2e-2  # relative error of a slope that counts as right
 HISTORIES = 8  # kept of a model: a fresh closure for a distance makes a new one
 
-Way = Callable[
-    [PixelModel, LossFunction, Tensor, Tensor, Gradients, Distance, Tensor],
-    tuple[Tensor, Tensor],
-]
+Way = Callable[[Trials], tuple[Tensor, Tensor]]
 
 
 def match_one(
@@ -83,41 +92,24 @@ def match_one(
 _once: WeakSet[PixelModel] = WeakSet()  # models with a kernel that has no second derivative
 
 
-def _loop(
-    model: PixelModel,
-    loss: LossFunction,
-    images: Tensor,
-    labels: Tensor,
-    shared: Gradients,
-    distance: Distance,
-    rows: Tensor,
-) -> tuple[Tensor, Tensor]:
-    others = energy(shared) if isinstance(distance, Span) else None
-    return _one_by_one(model, loss, images, labels, shared, distance, rows, others)
+def _loop(job: Trials) -> tuple[Tensor, Tensor]:
+    return _one_by_one(job, energy(job.shared) if isinstance(job.distance, Span) else None)
 
 
-def _one_by_one(
-    model: PixelModel,
-    loss: LossFunction,
-    images: Tensor,
-    labels: Tensor,
-    shared: Gradients,
-    distance: Distance,
-    rows: Tensor,
-    others: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+def _one_by_one(job: Trials, others: Tensor | None) -> tuple[Tensor, Tensor]:
     """The loop, for `others` = ‖g‖² of every update. Without them nothing is taken over from earlier calls."""
+    model = job.model
 
     def trial(picture: Tensor, label: Tensor, row: int) -> tuple[Tensor, Tensor]:
         x = picture.detach().requires_grad_(True)
         with twice_differentiable() if model in _once else nullcontext():
-            outcome = loss(model(x), label)
+            outcome = job.loss(model(x), label)
         other = None if others is None else others[row]
-        value, (slope,) = match_one(model, outcome, (x,), tuple(s[row] for s in shared), distance, other)
+        value, (slope,) = match_one(model, outcome, (x,), tuple(s[row] for s in job.shared), job.distance, other)
         return value, slope
 
     found = []
-    for picture, label, row in zip(images, labels, rows.tolist(), strict=True):
+    for picture, label, row in zip(job.images, job.labels, job.rows.tolist(), strict=True):
         try:
             found.append(trial(picture, label, row))
         except RuntimeError as error:
@@ -143,39 +135,24 @@ def _scratch(model: PixelModel, energies: Tensor, row: int) -> Scratch:
     return known[2]
 
 
-def _finite(
-    model: PixelModel,
-    loss: LossFunction,
-    images: Tensor,
-    labels: Tensor,
-    shared: Gradients,
-    distance: Distance,
-    rows: Tensor,
-) -> tuple[Tensor, Tensor]:
-    others = energy(shared)
+def _finite(job: Trials) -> tuple[Tensor, Tensor]:
+    others = energy(job.shared)
     found = []
-    for x, y, row in zip(images, labels, rows.tolist(), strict=True):
-        scratch, victim = _scratch(model, others, row), tuple(s[row] for s in shared)
-        found.append(finite_difference(model, loss, x, y, victim, distance, scratch, others[row]))
+    for x, y, row in zip(job.images, job.labels, job.rows.tolist(), strict=True):
+        scratch, victim = _scratch(job.model, others, row), tuple(s[row] for s in job.shared)
+        found.append(finite_difference(job.model, job.loss, x, y, victim, job.distance, scratch, others[row]))
     values, slopes = zip(*found, strict=True)
     return torch.stack(values), torch.stack(slopes)
 
 
-def _vectorised(
-    model: PixelModel,
-    loss: LossFunction,
-    images: Tensor,
-    labels: Tensor,
-    shared: Gradients,
-    distance: Distance,
-    rows: Tensor,
-) -> tuple[Tensor, Tensor]:
+def _vectorised(job: Trials) -> tuple[Tensor, Tensor]:
+    model = job.model
     names, tensors = parameters_of(model)
     parameters = dict(zip(names, (p.detach() for p in tensors), strict=True))
 
     def outcome(moved: dict[str, Tensor], picture: Tensor, label: Tensor) -> Tensor:
         with with_parameters(model, tensors, [moved[n] for n in names]):
-            return loss(model(picture), label)
+            return job.loss(model(picture), label)
 
     def trial(x: Tensor, y: Tensor, *wanted: Tensor) -> tuple[Tensor, Tensor]:
         def gradient(picture: Tensor) -> dict[str, Tensor]:
@@ -183,15 +160,29 @@ def _vectorised(
             return found
 
         found, back = torch.func.vjp(gradient, x)[:2]
-        value, cotangent = distance(tuple(found[n] for n in names), wanted)
+        value, cotangent = job.distance(tuple(found[n] for n in names), wanted)
         return value, back(dict(zip(names, cotangent, strict=True)))[0]
 
     with twice_differentiable():
-        values, slopes = torch.func.vmap(trial)(images, labels, *(s[rows] for s in shared))
+        values, slopes = torch.func.vmap(trial)(job.images, job.labels, *(s[job.rows] for s in job.shared))
     return values.detach(), slopes.detach()
 
 
 WAYS: dict[str, Way] = {"stacked": stacked, "finite": _finite, "vectorised": _vectorised, "loop": _loop}
+
+
+def take(
+    way: str,
+    model: PixelModel,
+    loss: LossFunction,
+    images: Tensor,
+    labels: Tensor,
+    shared: Gradients,
+    distance: Distance,
+    rows: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return what `match` does by one of `WAYS`, whole and unchecked: for benchmarks and tests."""
+    return WAYS[way](Trials(model, loss, images, labels, shared, distance, rows))
 
 
 def agrees(fast: Tensor, exact: Tensor) -> bool:
@@ -271,9 +262,10 @@ def match(
     history.calls += 1
     check = history.calls & (history.calls - 1) == 0
 
+    job = Trials(model, loss, images, labels, shared, distance, rows)
+
     def piece(start: int, stop: int) -> tuple[Tensor, Tensor]:
-        here = slice(start, stop)
-        return _attempt(model, loss, images[here], labels[here], shared, distance, rows[here], history)
+        return _attempt(job[start:stop], history)
 
     while True:
         before = torch.get_rng_state()
@@ -284,30 +276,19 @@ def match(
         after = torch.get_rng_state()
         if trials == 1:
             torch.set_rng_state(before)  # so that dropout draws the same again
-        if _confirmed(model, loss, images, labels, shared, distance, rows, values, slopes, history):
+        if _confirmed(job, values, slopes, history):
             torch.set_rng_state(after)
             return values, slopes
         torch.set_rng_state(before)
         history.refused[history.last] = "it differs from plain autograd"
 
 
-def _confirmed(
-    model: PixelModel,
-    loss: LossFunction,
-    images: Tensor,
-    labels: Tensor,
-    shared: Gradients,
-    distance: Distance,
-    rows: Tensor,
-    values: Tensor,
-    slopes: Tensor,
-    history: _History,
-) -> bool:
+def _confirmed(job: Trials, values: Tensor, slopes: Tensor, history: _History) -> bool:
     """Return whether the loop finds the same: for all trials at the first check, then for another one each time.
 
     Trials that have arrived are passed over, because their slope is rounding, and so are those that are not finite.
     """
-    floor = (distance.arrived or 0.0) if isinstance(distance, Span) else 0.0
+    floor = (job.distance.arrived or 0.0) if isinstance(job.distance, Span) else 0.0
     finite = values.isfinite() & slopes.flatten(1).isfinite().all(1)
     if not finite.any():
         return True
@@ -318,30 +299,21 @@ def _confirmed(
     history.checks += 1
     for t in open_:
         one = slice(t, t + 1)
-        (value,), exact = _one_by_one(model, loss, images[one], labels[one], shared, distance, rows[one])
+        (value,), exact = _one_by_one(job[one], None)
         near = abs(float(values[t]) - float(value)) <= TOLERANCE * abs(float(value)) + floor
         if exact.isfinite().all() and not (near and agrees(slopes[one], exact)):
             return False
     return True
 
 
-def _attempt(
-    model: PixelModel,
-    loss: LossFunction,
-    images: Tensor,
-    labels: Tensor,
-    shared: Gradients,
-    distance: Distance,
-    rows: Tensor,
-    history: _History,
-) -> tuple[Tensor, Tensor]:
+def _attempt(job: Trials, history: _History) -> tuple[Tensor, Tensor]:
     """Run the first way that can run. One that cannot leaves the random state as it was."""
     for name in history.ways:
         if name in history.refused:
             continue
         before = torch.get_rng_state()
         try:
-            found = WAYS[name](model, loss, images, labels, shared, distance, rows)
+            found = WAYS[name](job)
         except Exception as error:  # whatever a model says that is run in an unusual way; the loop runs it as it is
             if name == "loop" or exhausted(error):
                 raise

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -48,6 +48,28 @@ def twice_differentiable() -> Iterator[None]:
     """
     with sdpa_kernel(SDPBackend.MATH), _TwiceMode():
         yield
+
+
+@dataclass(frozen=True)
+class Trials:
+    """A stack of T trials of a model and loss: pictures (T, B, C, H, W) and labels (T, B) or (T, B, classes).
+
+    `shared` are the updates, each tensor (V, *p); trial t is matched with row `rows[t]` of (T,) under `distance`.
+    """
+
+    model: PixelModel
+    loss: LossFunction
+    images: Tensor
+    labels: Tensor
+    shared: Gradients
+    distance: Distance
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, here: slice) -> Trials:
+        return replace(self, images=self.images[here], labels=self.labels[here], rows=self.rows[here])
 
 
 class Unsupported(Exception):
@@ -269,16 +291,9 @@ def _each(distance: Distance, candidate: Gradients, shared: Gradients) -> tuple[
     return torch.stack(values), tuple(torch.stack(column) for column in zip(*cotangents, strict=True))
 
 
-def stacked(
-    model: PixelModel,
-    loss: LossFunction,
-    images: Tensor,
-    labels: Tensor,
-    shared: Gradients,
-    distance: Distance,
-    rows: Tensor,
-) -> tuple[Tensor, Tensor]:
+def stacked(job: Trials) -> tuple[Tensor, Tensor]:
     """Return what `engine.match` does. Raises Unsupported where the model cannot be followed layer by layer."""
+    model, images, shared, distance, rows = job.model, job.images, job.shared, job.distance, job.rows
     trials, batch = images.shape[:2]
     parameters = parameters_of(model)[1]
     runs, first = [], 0
@@ -291,7 +306,7 @@ def stacked(
         logits = model(x)
     recorder.finish()
     layers = recorder.layers
-    total = _losses(loss, logits.reshape(trials, batch, *logits.shape[1:]), labels)
+    total = _losses(job.loss, logits.reshape(trials, batch, *logits.shape[1:]), job.labels)
     inputs: list[Any] = [*(layer.edge for layer in layers), *parameters]
     found = torch.autograd.grad(total, inputs, create_graph=True, allow_unused=True)
     # Layers ran on detached weights, so what still leads to a parameter is a use that no layer stands for.

@@ -221,10 +221,10 @@ def test_matching_leaves_a_module_used_twice_as_it_was(way: str) -> None:
     stacked = tuple(g[None] for g in mean_gradient(net, LOSS, data.images.double(), data.labels))
     guesses = torch.rand((2, 2, 1, 6, 6), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     arguments = (net, LOSS, guesses, data.labels.expand(2, -1), stacked, engine.cosine, torch.tensor([0, 0]))
-    values, slopes = engine.WAYS[way](*arguments)
+    values, slopes = engine.take(way, *arguments)
     assert all(a is b and type(b) is nn.Parameter for a, b in zip(mine, net.parameters(), strict=True))
     assert net.network[0].weight is net.network[2].weight is mine[0]
-    expected, exact = engine.WAYS["loop"](*arguments)
+    expected, exact = engine.take("loop", *arguments)
     torch.testing.assert_close(values, expected)
     assert float((slopes - exact).norm() / exact.norm()) < 1e-4
 

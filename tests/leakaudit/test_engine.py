@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from leakaudit import engine
 from leakaudit.client import Mode, in_mode, mean_gradient, parameters_of
 from leakaudit.defense import Gradients
-from leakaudit.stacked import Unsupported
+from leakaudit.stacked import Trials, Unsupported
 from leakaudit.target import PixelModel
 
 SHAPE, CLASSES, BATCH = (2, 6, 6), 3, 2
@@ -201,9 +201,9 @@ def test_every_way_agrees_with_the_loop_or_refuses(name: str, mode: Mode, way: s
     shared = tuple(torch.randn(2, *p.shape, dtype=p.dtype) for p in parameters_of(model)[1])
     arguments = (model, F.cross_entropy, images, labels, shared, engine.cosine, torch.tensor([0, 1, 1]))
     with in_mode(model, mode):
-        expected, exact = engine.WAYS["loop"](*arguments)
+        expected, exact = engine.take("loop", *arguments)
         try:
-            values, slopes = engine.WAYS[way](*arguments)
+            values, slopes = engine.take(way, *arguments)
         except (Unsupported, RuntimeError):
             assert (way, name) in {("stacked", "attention"), ("vectorised", "batchnorm")}
             return
@@ -268,7 +268,7 @@ def test_the_first_check_is_of_all_trials() -> None:
     shared = tuple(torch.randn(5, *p.shape, dtype=p.dtype) for p in parameters_of(model)[1])
     _, slopes = engine.match(model, F.cross_entropy, images, labels, shared, engine.cosine)
     assert engine.way_of(model) == "vectorised"  # where no trial can see another
-    exact = engine.WAYS["loop"](model, F.cross_entropy, images, labels, shared, engine.cosine, torch.arange(5))[1]
+    exact = engine.take("loop", model, F.cross_entropy, images, labels, shared, engine.cosine, torch.arange(5))[1]
     torch.testing.assert_close(slopes, exact)
 
 
@@ -293,9 +293,9 @@ def test_checks_go_round_all_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     judge = engine._one_by_one
 
-    def spied(*arguments: object) -> tuple[Tensor, Tensor]:
-        seen.extend(arguments[6].tolist())  # type: ignore[attr-defined]
-        return judge(*arguments)  # type: ignore[arg-type]
+    def spied(job: Trials, others: Tensor | None) -> tuple[Tensor, Tensor]:
+        seen.extend(job.rows.tolist())
+        return judge(job, others)
 
     monkeypatch.setattr(engine, "_one_by_one", spied)
     for _ in range(16):

@@ -159,7 +159,7 @@ def test_what_is_kept_follows_the_victim_the_update_and_the_parameters(distance:
     def check(row: int) -> None:
         d, rows = DISTANCES[distance], torch.tensor([row])
         for _ in range(3):
-            _, slopes = engine.WAYS["finite"](model, F.cross_entropy, picture(1)[None], LABELS[None], shared, d, rows)
+            _, slopes = engine.take("finite", model, F.cross_entropy, picture(1)[None], LABELS[None], shared, d, rows)
         victim = tuple(s[row] for s in shared)
         assert agrees(slopes[0], exact(model, picture(1), victim, d)[1])
 
@@ -194,7 +194,7 @@ def test_runs_on_equal_copies_give_the_same_bits() -> None:
         x, rows = picture(1).float()[None], torch.tensor([row])
         for _ in range(5):
             arguments = (model, F.cross_entropy, x, LABELS[None], shared, engine.cosine, rows)
-            x = (x - 0.1 * engine.WAYS["finite"](*arguments)[1].sign()).clamp(0, 1)
+            x = (x - 0.1 * engine.take("finite", *arguments)[1].sign()).clamp(0, 1)
         return x
 
     first, second = copy.deepcopy(original), copy.deepcopy(original)
@@ -208,8 +208,8 @@ def test_an_update_is_not_held_longer_than_by_its_owner() -> None:
     model = network(nn.ReLU())
     shared = tuple(g[None] for g in mean_gradient(model, F.cross_entropy, picture(2), LABELS))
     held = [weakref.ref(s.untyped_storage()) for s in shared] + [weakref.ref(s) for s in shared]
-    engine.WAYS["finite"](
-        model, F.cross_entropy, picture(1)[None], LABELS[None], shared, engine.cosine, torch.tensor([0])
+    engine.take(
+        "finite", model, F.cross_entropy, picture(1)[None], LABELS[None], shared, engine.cosine, torch.tensor([0])
     )
     del shared
     gc.collect()

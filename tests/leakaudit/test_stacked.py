@@ -12,8 +12,7 @@ from torch.nn import functional as F
 from leakaudit import engine, layers
 from leakaudit.client import Mode, in_mode, parameters_of
 from leakaudit.defense import Gradients
-from leakaudit.engine import WAYS
-from leakaudit.stacked import Unsupported, stacked
+from leakaudit.stacked import Unsupported
 from leakaudit.target import PixelModel
 
 SHAPE, CLASSES = (2, 8, 8), 3
@@ -134,8 +133,8 @@ def test_it_equals_the_loop(name: str, distance: str, rows: list[int]) -> None:
         images, labels, shared, chosen = scene(model, rows, batch)
         with in_mode(model, mode):
             arguments = (model, F.cross_entropy, images, labels, shared, DISTANCES[distance], chosen)
-            values, slopes = stacked(*arguments)
-            expected, exact = WAYS["loop"](*arguments)
+            values, slopes = engine.take("stacked", *arguments)
+            expected, exact = engine.take("loop", *arguments)
         assert float(exact.abs().max()) > 0
         torch.testing.assert_close(values, expected, rtol=1e-10, atol=1e-12)
         torch.testing.assert_close(slopes, exact, rtol=1e-8, atol=1e-10 * float(exact.abs().max()))
@@ -150,8 +149,8 @@ def test_every_way_of_a_convolution_is_exact(name: str, kind: type, monkeypatch:
     model = model_of(NETWORKS[name]()).eval()
     arguments = scene(model, [0, 0, 1], 2)
     images, labels, shared, rows = arguments
-    values, slopes = stacked(model, F.cross_entropy, images, labels, shared, engine.cosine, rows)
-    expected, exact = WAYS["loop"](model, F.cross_entropy, images, labels, shared, engine.cosine, rows)
+    values, slopes = engine.take("stacked", model, F.cross_entropy, images, labels, shared, engine.cosine, rows)
+    expected, exact = engine.take("loop", model, F.cross_entropy, images, labels, shared, engine.cosine, rows)
     torch.testing.assert_close(values, expected, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(slopes, exact, rtol=1e-8, atol=1e-10 * float(exact.abs().max()))
 
@@ -179,9 +178,9 @@ def test_a_frozen_layer_is_passed_through() -> None:
     model = model_of(network).eval()
     images, labels, shared, rows = scene(model, [0, 1], 1)
     assert len(shared) == 3
-    found = stacked(model, F.cross_entropy, images, labels, shared, engine.cosine, rows)
+    found = engine.take("stacked", model, F.cross_entropy, images, labels, shared, engine.cosine, rows)
     for a, b in zip(
-        found, WAYS["loop"](model, F.cross_entropy, images, labels, shared, engine.cosine, rows), strict=True
+        found, engine.take("loop", model, F.cross_entropy, images, labels, shared, engine.cosine, rows), strict=True
     ):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-12)
 
@@ -244,7 +243,7 @@ def test_what_cannot_be_followed_is_refused(network: Callable[[], nn.Module]) ->
     model = model_of(network()).eval()
     images, labels, shared, rows = scene(model, [0, 1], 1)
     with pytest.raises(Unsupported):
-        stacked(model, F.cross_entropy, images, labels, shared, engine.cosine, rows)
+        engine.take("stacked", model, F.cross_entropy, images, labels, shared, engine.cosine, rows)
 
 
 class Coupled(nn.Module):
@@ -270,7 +269,7 @@ def test_match_falls_back_where_a_stack_would_be_wrong(network: Callable[[], nn.
         _, slopes = engine.match(model, F.cross_entropy, images, labels, shared, engine.cosine, rows)
         assert engine.way_of(model) in ("loop", "vectorised")
         if not any(isinstance(m, nn.Dropout) for m in model.modules()):
-            _, exact = WAYS["loop"](model, F.cross_entropy, images, labels, shared, engine.cosine, rows)
+            _, exact = engine.take("loop", model, F.cross_entropy, images, labels, shared, engine.cosine, rows)
             torch.testing.assert_close(slopes, exact, rtol=1e-8, atol=1e-12)
 
 
@@ -287,7 +286,7 @@ def test_match_takes_the_stack_and_a_loss_without_vmap() -> None:
     for loss in (F.cross_entropy, branching):
         _, slopes = engine.match(model, loss, images, labels, shared, engine.cosine, rows)
         assert engine.way_of(model) == "stacked"
-        _, exact = WAYS["loop"](model, loss, images, labels, shared, engine.cosine, rows)
+        _, exact = engine.take("loop", model, loss, images, labels, shared, engine.cosine, rows)
         torch.testing.assert_close(slopes, exact, rtol=1e-8, atol=1e-12)
 
 
@@ -299,7 +298,7 @@ def test_a_loss_that_holds_a_parameter_is_refused() -> None:
 
     images, labels, shared, rows = scene(model, [0, 1], 1)
     with pytest.raises(Unsupported, match="not followed"):
-        stacked(model, decayed, images, labels, shared, engine.cosine, rows)
+        engine.take("stacked", model, decayed, images, labels, shared, engine.cosine, rows)
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
@@ -310,7 +309,7 @@ def test_parameters_that_nothing_uses_have_no_gradient(distance: str) -> None:
     model = model_of(network).eval()
     arguments = scene(model, [0, 1, 1], 2)
     images, labels, shared, rows = arguments
-    found = stacked(model, F.cross_entropy, images, labels, shared, DISTANCES[distance], rows)
-    exact = WAYS["loop"](model, F.cross_entropy, images, labels, shared, DISTANCES[distance], rows)
+    found = engine.take("stacked", model, F.cross_entropy, images, labels, shared, DISTANCES[distance], rows)
+    exact = engine.take("loop", model, F.cross_entropy, images, labels, shared, DISTANCES[distance], rows)
     for a, b in zip(found, exact, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-12)
