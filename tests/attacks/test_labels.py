@@ -39,6 +39,25 @@ def test_one_record_is_always_told(build: object, classes: int, generator: torch
     assert infer_labels(model, update, generator).flatten().tolist() == private.labels.tolist()
 
 
+class Tempered(nn.Module):
+    """A classifier with a learned temperature: a parameter without dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(1.5))
+        self.dense = nn.Linear(64, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.scale * self.dense(x.flatten(1))
+        return found
+
+
+def test_parameters_without_dimensions_do_no_harm(generator: torch.Generator) -> None:
+    model, private = PixelModel(seeded(Tempered), [0.4], [0.25]), every_class(4)
+    update = shared_update(model, private, exposure=NOTHING, classes=4)
+    assert infer_labels(model, update, generator).flatten().tolist() == private.labels.tolist()
+
+
 @pytest.mark.parametrize("spec", ["prune:sparsity=0.9", "gaussian:std=0.05", "dp-sgd:noise_multiplier=0", "clip"])
 def test_one_record_is_told_through_defenses(spec: str, generator: torch.Generator) -> None:
     model, private = conv_model(SHAPE, 10), every_class(10)
