@@ -14,6 +14,7 @@ from torch import Tensor
 
 from leakaudit.attack import Reconstruction, Status
 from leakaudit.client import SharedUpdate, in_mode
+from leakaudit.memory import exhausted
 from leakaudit.progress import expired, track
 from leakaudit.target import PixelModel
 
@@ -204,8 +205,7 @@ def memory_safe(call: Callable[P, Reconstruction]) -> Callable[P, Reconstruction
         try:
             return call(*args, **kwargs)
         except (MemoryError, RuntimeError) as error:
-            text = str(error).lower()
-            if not isinstance(error, MemoryError) and "out of memory" not in text and "not enough memory" not in text:
+            if not exhausted(error):
                 raise
             update = next(a for a in (*args, *kwargs.values()) if isinstance(a, SharedUpdate))
             return failed(update, "out-of-memory", f"out of memory at {update.victims} victims of {update.batch_size}")

@@ -15,6 +15,7 @@ from leakaudit.attacks.labels import known_labels
 from leakaudit.client import SharedUpdate
 from leakaudit.defense import Gradients
 from leakaudit.errors import NotApplicable
+from leakaudit.memory import exhausted
 from leakaudit.progress import expired, track
 from leakaudit.registry import register_attack
 from leakaudit.target import PixelModel
@@ -110,7 +111,7 @@ class DLG(Attack):
         try:
             return update.loss(logits, target)
         except (RuntimeError, TypeError, ValueError) as error:
-            if target.dim() == 1 or "out of memory" in str(error).lower():
+            if target.dim() == 1 or exhausted(error):
                 raise
             raise NotApplicable("the loss does not take soft labels, and the labels are not exposed") from error
 

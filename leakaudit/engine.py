@@ -10,8 +10,8 @@ gradients, because only the picture's is asked for. There are four ways to it:
 - `loop`: one trial after another by autograd, exact; for every model that can be differentiated twice.
 
 Which is tried first follows from the model's size and the number of trials (`order`), not from a clock: the same
-command must give the same bits. Every other way is checked against `loop` on one trial at the first call and at every
-power of two, and is given up for this model where it differs or cannot run.
+command must give the same bits. Every other way is checked against `loop`, on all trials at the first call and on one
+more in turn at every power of two, and is given up for this model where it differs or cannot run.
 """
 
 from __future__ import annotations
