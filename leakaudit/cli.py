@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tomllib
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.main
 
-from leakaudit import cli_obscure
+from leakaudit import cli_obscure, cli_report
 from leakaudit.cli_options import (
     EPILOG,
     EXIT,
@@ -29,6 +28,7 @@ from leakaudit.cli_options import (
     Seed,
     examples,
 )
+from leakaudit.configuration import read
 from leakaudit.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(cli_obscure.app, name="obscure")
+cli_report.add(app)
 
 
 class Preset(str, Enum):  # noqa: UP042 - typer shows the values
@@ -234,26 +235,6 @@ def demo(
     _run(demo_target(seed, device), demo_plan(seed, _images(images)), output, None, exit_zero=True)
 
 
-@app.command(epilog=examples("leakaudit report leakaudit-out/result.json -o report.html"))
-def report(
-    result: Annotated[Path, typer.Argument(help="A result.json written by a scan.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file.")] = Path("report.html"),
-) -> None:
-    """Render a stored result as HTML again. Runs no attack and needs no model."""
-    from rich.console import Console
-
-    from leakaudit.reports.html import render
-    from leakaudit.reports.terminal import summary
-    from leakaudit.result import load, write_atomically
-
-    loaded = load(result)
-    if output.is_dir():
-        raise UserError(f"--output {output} is a folder: name the HTML file to write, say {output / 'report.html'}.")
-    write_atomically(output, render(loaded))
-    summary(loaded, Console())
-    typer.echo(f"report  {output}")
-
-
 @app.command(epilog=examples("leakaudit doctor model.py", "leakaudit doctor model.py --mode train --batch-size 8"))
 def doctor(
     target: Annotated[str, typer.Argument(help=TARGET_HELP)],
@@ -377,13 +358,7 @@ def _file_exists(path: Path | None, option: str) -> None:
 
 def _project_defaults() -> dict[str, dict[str, Any]]:
     """Read `[tool.leakaudit]` of ./pyproject.toml: options of `scan`, dashes or underscores."""
-    path = Path("pyproject.toml")
-    if not path.is_file():
-        return {}
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("leakaudit", {})
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"pyproject.toml cannot be read: {error}.") from error
+    table = read().scan
     commands: Any = typer.main.get_command(app)
     known = {p.name for p in commands.commands["scan"].params} - {"target"}
     defaults = {key.replace("-", "_"): value for key, value in table.items()}

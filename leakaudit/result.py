@@ -6,6 +6,7 @@ Fields may be added to version 1 (with a default); none may be removed or change
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -44,6 +45,19 @@ class Finding:
     severity: Severity
     message: str
     evidence: dict[str, Value] = field(default_factory=dict)
+    mend: str = ""  # what to do about it, one sentence
+
+
+@dataclass(frozen=True)
+class Waiver:
+    """Somebody's decision to let one check of the gate go, for a reason and until a day."""
+
+    rule: str  # which check, by the name of its rule, e.g. "identification"; `*` stands for any text
+    reason: str
+    expires: str  # ISO date, the last day it holds
+    defense: str = "*"
+    attack: str = "*"
+    by: str = ""  # who decided
 
 
 @dataclass(frozen=True)
@@ -165,6 +179,9 @@ class AuditResult:
     images: str = "full"  # full | redacted | none
     complete: bool = True  # False when the run was interrupted: what is here was measured, the rest was not
     timings: dict[str, float] = field(default_factory=dict)  # seconds; the only part that differs between equal runs
+    hashes: dict[str, str] = field(default_factory=dict)  # SHA-256 by what it is of: model, private, victims, ...
+    waivers: tuple[Waiver, ...] = ()  # those configured when the audit ran
+    stand_in: str = ""  # where pictures are redacted: the public picture drawn in their place, and what was done to it
     schema: str = SCHEMA
 
     def control(self) -> DefenseResult | None:
@@ -179,6 +196,13 @@ _converter.register_unstructure_hook(
 )
 _converter.register_unstructure_hook(
     DefenseResult, make_dict_unstructure_fn(DefenseResult, _converter, guarantees=override(omit_if_default=True))
+)
+_converter.register_unstructure_hook(
+    Finding, make_dict_unstructure_fn(Finding, _converter, mend=override(omit_if_default=True))
+)
+_later = override(omit_if_default=True)
+_converter.register_unstructure_hook(
+    AuditResult, make_dict_unstructure_fn(AuditResult, _converter, hashes=_later, waivers=_later, stand_in=_later)
 )
 
 
@@ -201,6 +225,11 @@ def from_json(text: str, source: str = "result.json") -> AuditResult:
     except (cattrs.BaseValidationError, KeyError, TypeError, ValueError) as error:
         detail = "; ".join(cattrs.transform_error(error)[:2]) if isinstance(error, Exception) else ""
         raise UserError(f"{source} does not follow {SCHEMA}: {detail}.") from error
+
+
+def digest(result: AuditResult) -> str:
+    """Return the SHA-256 of the result as it is written: what `sha256sum result.json` prints."""
+    return hashlib.sha256(to_json(result).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def load(path: Path) -> AuditResult:

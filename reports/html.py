@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import struct
 from dataclasses import dataclass
 
 from leakaudit.reports import figures, view
 from leakaudit.reports.standing import Standing, bound_of, bound_text, standing
-from leakaudit.result import AttackResult, AuditResult, Baseline, DefenseResult, Estimate, Picture, Value, to_json
+from leakaudit.result import AttackResult, AuditResult, Baseline, DefenseResult, Estimate, Picture, Value, digest
 from leakaudit.rules import beats, guessing, most_telling
 
 TARGET_PIXELS = 100  # about how wide a gallery picture is drawn, in whole multiples of its own pixels
@@ -158,7 +157,7 @@ def render(result: AuditResult) -> str:
         baseline_notes=baseline_notes.reasons,
         exposure=[(EXPOSURE_WORDS.get(k, k), v) for k, v in _exposure(result.exposure)],
         unscored=[(r, a) for r in rows for a in r.attacks if not a.cells],
-        digest=hashlib.sha256(to_json(result).encode()).hexdigest(),
+        digest=digest(result),
     )
     return page.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate of the JSON cannot be written to a file
 

@@ -1,0 +1,90 @@
+"""What the gate says: frozen dataclasses ⇄ the JSON schema `leakaudit.gate/1`. Every output format reads these."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import cattrs
+from cattrs.preconf.json import make_converter
+
+from leakaudit.errors import UserError
+from leakaudit.result import Estimate, Value, Verdict, Waiver
+
+SCHEMA = "leakaudit.gate/1"
+Level = Literal["error", "warn"]
+State = Literal["in-force", "expired", "unused"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One rule judged on one defense. A waiver does not change the status: it says that the status was accepted."""
+
+    id: str  # rule/defense, unique within an outcome
+    rule: str  # kebab-case: identification, psnr, accuracy, …, regression-identification, …
+    level: Level
+    defense: str
+    attack: str  # that decided it; empty where no attack did
+    status: Verdict
+    message: str  # one sentence with its numbers
+    mend: str = ""  # what to do, one sentence; empty where it passed
+    measured: Estimate = field(default_factory=Estimate)
+    threshold: float | None = None
+    direction: Literal["max", "min", ""] = ""  # whether the threshold is the most or the least allowed
+    evidence: dict[str, Value] = field(default_factory=dict)
+    waiver: Waiver | None = None  # in force, and matching
+
+
+@dataclass(frozen=True)
+class WaiverState:
+    """A waiver, and what it does on the day of the gate: an expired one fails, an unused one matches no check."""
+
+    waiver: Waiver
+    state: State
+    checks: tuple[str, ...] = ()  # ids it matched
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the gate says of one result, and of its change from a baseline where one was given."""
+
+    source: str  # the result's file, as given
+    verdict: Verdict  # of the checks of level error that no waiver covers, and of expired waivers
+    reasons: tuple[str, ...]
+    checks: tuple[Check, ...]
+    waivers: tuple[WaiverState, ...]
+    date: str  # ISO; waivers were judged on this day
+    result_digest: str
+    baseline: str = ""  # the baseline's file; empty without one
+    baseline_digest: str = ""
+    presets: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what the reader should know, e.g. other versions on the two sides
+    schema: str = SCHEMA
+
+
+_converter = make_converter()
+
+
+def to_json(outcome: Outcome) -> str:
+    """Return the outcome as JSON: sorted keys, no NaN (ValueError), one trailing newline."""
+    return json.dumps(_converter.unstructure(outcome), indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def load(path: Path) -> Outcome:
+    """Read an outcome; raises UserError when the file is missing or none."""
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON (line {error.lineno}): give a file written by the gate.") from error
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        found = data.get("schema") if isinstance(data, dict) else None
+        raise UserError(f"{path} has schema {found!r}, not {SCHEMA!r}: give a file written by the gate.")
+    try:
+        return _converter.structure(data, Outcome)
+    except (cattrs.BaseValidationError, KeyError, TypeError, ValueError) as error:
+        detail = "; ".join(cattrs.transform_error(error)[:2])
+        raise UserError(f"{path} does not follow {SCHEMA}: {detail}.") from error
