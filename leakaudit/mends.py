@@ -87,7 +87,7 @@ MENDS: dict[str, str] = {
     "no-gradient": "Freeze parameters that are not used, and scan trained weights too.",
     "not-diagnosed": "Make the defense's record stage bear any records and labels of the data's shape.",
     "label-stuffing": "Do not count the accuracy on released records: train longer, or choose another defense.",
-    "collapsed-to-class-conditional": "Declare the defense `renewable` if this is meant, else let releases depend on records.",
+    "collapsed-to-class-conditional": "Declare the defense `renewable` if it is meant to be so.",
     "stale-reference": "Fit the defense with the model that is audited, and scan again.",
     "copies-private-records": "Train the generator so that it does not memorise: fewer steps, or more records.",
     "bound-exceeded": "Do not rely on the proof: find which of its assumptions does not hold.",
