@@ -79,7 +79,7 @@ class Obscure(Defense):
     public: bool = False
     obscurer: Obscurer | None = state()
     nats: float | None = state()  # the mean rate measured on the private records
-    card: Card | None = state()
+    card: Card | None = state(describes=True)
 
     def __post_init__(self) -> None:
         check_code(self.latent, self.shared)

@@ -5,29 +5,26 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
+from leakaudit import fingerprint
 from leakaudit.attack import Attack, Reconstruction
-from leakaudit.baselines import baselines, class_means
 from leakaudit.client import Mode, SharedUpdate, release, share
 from leakaudit.clock import Clock
 from leakaudit.defense import Defense, replaces_records
 from leakaudit.diagnosis import concluded, inspected
 from leakaudit.errors import NotApplicable, UserError
-from leakaudit.exposure import Exposure, preset
-from leakaudit.identification import CandidateSets, candidate_sets
+from leakaudit.exposure import Exposure
 from leakaudit.memory import Memory, bounded, exhausted
-from leakaudit.metrics import Metric, lpips_metric
 from leakaudit.plan import TRAINING_BATCH, Plan, assumptions, attack_weight, attacks_for, capped, not_tested, weight_of
-from leakaudit.preflight import preflight, raise_on_errors
 from leakaudit.progress import expired
-from leakaudit.provenance import describe, environment, exposed, settings
+from leakaudit.provenance import describe, exposed, settings
 from leakaudit.registry import parse_attack, parse_defense
-from leakaudit.result import AttackResult, AuditResult, Baseline, DefenseResult, Estimate, Finding, Value
+from leakaudit.result import AttackResult, AuditResult, DefenseResult, Estimate, Finding, Value, Waiver
+from leakaudit.scene import Scene, set_scene
 from leakaudit.scoring import failed, score
 from leakaudit.seeding import derive, generator_for
 from leakaudit.target import PixelModel, Records, Target
@@ -38,22 +35,6 @@ from leakaudit.verdict import judge, overall
 Keep = Callable[[AuditResult], None]
 
 
-@dataclass(frozen=True)
-class Scene:
-    """What stays the same for every defense: the victims, their candidates, and what the scores stand beside."""
-
-    target: Target
-    plan: Plan
-    exposure: Exposure
-    victims: Tensor  # indices of the victims' records in `target.private`, V·B of them
-    candidates: CandidateSets
-    means: Tensor  # (V·B, C, H, W): the mean of the record's class
-    rehearsal: Tensor  # indices of the auxiliary records that play victim while an attack is tuned
-    lpips: Metric | str
-    baselines: tuple[Baseline, ...]
-    findings: tuple[Finding, ...]
-
-
 def audit(
     target: Target,
     plan: Plan,
@@ -62,12 +43,14 @@ def audit(
     keep: Keep | None = None,
     directory: Path | None = None,
     command: str = "",
+    waivers: tuple[Waiver, ...] = (),
 ) -> AuditResult:
     """Audit a target and return the result.
 
     `keep` is called with the result so far after every finished piece, so that nothing computed is lost; an interrupt
-    ends the audit with `complete=False`. `directory` is where defenses save what they learned. Raises UserError for
-    settings that cannot work on this target.
+    ends the audit with `complete=False`. `directory` is where defenses save what they learned. `waivers` are those
+    configured: they go into the result and change nothing in it. Raises UserError for settings that cannot work on
+    this target.
     """
     specs = [spec for spec in plan.defenses if spec != "none"]
     if len(set(specs)) != len(specs):
@@ -75,67 +58,26 @@ def audit(
     chosen: list[tuple[str, Defense]] = [("none", parse_defense("none")), *((s, parse_defense(s)) for s in specs)]
     for spec in plan.effort().attacks:
         parse_attack(spec)
-    scene = _set_scene(target, plan, lpips_weights)
+    scene = set_scene(target, plan, lpips_weights, command, waivers)
     weight = sum(weight_of(defense, plan) for _, defense in chosen)
     clock = Clock(plan.budget, weight)
     rows: list[DefenseResult] = []
     noticed: dict[str, tuple[Finding, ...]] = {}
+    learned: dict[str, str] = {}  # the hash of what each fitted defense learned
     complete = True
     try:
         for spec, defense in chosen:
             requested = spec in plan.defenses or not specs
-            for row, found in _audit_defense(scene, spec, defense, requested, rows, clock, directory):
+            for row, found in _audit_defense(scene, spec, defense, requested, rows, learned, clock, directory):
                 rows, noticed[spec] = [*(r for r in rows if r.spec != spec), row], found
                 if keep is not None:
-                    keep(_result(scene, rows, noticed, clock, command, complete=False))
+                    keep(_result(scene, rows, noticed, learned, clock, complete=False))
     except KeyboardInterrupt:
         complete = False
-    result = _result(scene, rows, noticed, clock, command, complete=complete)
+    result = _result(scene, rows, noticed, learned, clock, complete=complete)
     if keep is not None:
         keep(result)
     return result
-
-
-def _set_scene(target: Target, plan: Plan, lpips_weights: Path | None) -> Scene:
-    findings = preflight(
-        target, mode=plan.mode, batch_size=plan.batch_size, records=plan.records, candidates=plan.candidates
-    )
-    raise_on_errors(findings)
-    exposure = preset(plan.exposure)
-    order = torch.randperm(len(target.private), generator=generator_for(plan.seed, "victims"))
-    victims = order[: plan.records]
-    candidates = candidate_sets(
-        target.private,
-        victims,
-        target.test,
-        plan.candidates,
-        generator_for(plan.seed, "candidates"),
-        batch_size=plan.batch_size,
-    )
-    truth = target.private[victims]
-    wanted = plan.effort().tuning_victims * plan.batch_size
-    rehearsal = torch.randperm(len(target.auxiliary), generator=generator_for(plan.seed, "rehearsal"))[:wanted]
-    rehearsal = rehearsal[: len(rehearsal) // plan.batch_size * plan.batch_size]
-    lpips = lpips_metric(lpips_weights, target.device)
-    return Scene(
-        target=target,
-        plan=plan,
-        exposure=exposure,
-        victims=victims,
-        candidates=candidates,
-        means=class_means(target.auxiliary, truth.labels),
-        rehearsal=rehearsal,
-        lpips=lpips,
-        baselines=baselines(
-            truth,
-            target.auxiliary,
-            candidates,
-            lpips,
-            generator_for(plan.seed, "baselines"),
-            batch_size=plan.batch_size,
-        ),
-        findings=findings,
-    )
 
 
 def _audit_defense(
@@ -144,6 +86,7 @@ def _audit_defense(
     defense: Defense,
     requested: bool,
     before: list[DefenseResult],
+    learned: dict[str, str],
     clock: Clock,
     directory: Path | None,
 ) -> Iterator[tuple[DefenseResult, tuple[Finding, ...]]]:
@@ -155,6 +98,8 @@ def _audit_defense(
             fitted = defense.fit(target, generator_for(plan.seed, spec, "fit"))
             if replaces_records(defense) and expired():
                 raise RuntimeError("the time budget ended its training early, so what it would hide is not known")
+            if (found := fingerprint.of_defense(fitted)) is not None:
+                learned[f"defense:{spec}"] = found
             if directory is not None and plan.images == "full":  # what it learned describes private records
                 _save(fitted, directory / "defenses" / _slug(spec))
             released = release(fitted, target.private, generator_for(plan.seed, spec, "release"))
@@ -347,8 +292,8 @@ def _result(
     scene: Scene,
     rows: list[DefenseResult],
     noticed: dict[str, tuple[Finding, ...]],
+    learned: dict[str, str],
     clock: Clock,
-    command: str,
     *,
     complete: bool,
 ) -> AuditResult:
@@ -372,7 +317,9 @@ def _result(
         reasons=reasons,
         not_tested=not_tested(run, replaced=any(row.replaces_records for row in rows)),
         settings=plan.settings(),
-        environment=environment(target, command),
+        environment=scene.environment,
+        hashes=scene.hashes | learned,
+        waivers=scene.waivers,
         images=plan.images,
         complete=complete,
         timings=dict(clock.timings) | {"total": round(time.monotonic() - clock.started, 3)},

@@ -15,9 +15,12 @@ from leakaudit.target import PixelModel, Target
 Gradients = tuple[Tensor, ...]
 
 
-def state(default: Any = None) -> Any:
-    """Declare a dataclass field that `fit` fills in: not a setting, not shown, not compared."""
-    return field(default=default, repr=False, compare=False, metadata={"state": True})
+def state(default: Any = None, *, describes: bool = False) -> Any:
+    """Declare a dataclass field that `fit` fills in: not a setting, not shown, not compared.
+
+    One that only `describes` what was learned has no part in the defense's hash.
+    """
+    return field(default=default, repr=False, compare=False, metadata={"state": True, "describes": describes})
 
 
 @dataclass(frozen=True, kw_only=True)

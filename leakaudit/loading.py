@@ -69,9 +69,8 @@ def load_target(
             )
         except UserError as error:
             raise UserError(f"{spec}: {error}") from error
-    if target.factory is None:
-        return target
-    return replace(target, factory=_beside(file.folder, target.factory))
+    factory = target.factory and _beside(file.folder, target.factory)
+    return replace(target, factory=factory, folder=file.folder)
 
 
 def data_records(path: Path) -> tuple[Records, tuple[str, ...] | None]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,13 +48,51 @@ def describe(target: Target) -> dict[str, Value]:
 
 
 def environment(target: Target, command: str) -> dict[str, Value]:
-    """Return what is needed to run the audit again."""
-    return {
+    """Return what is needed to run the audit again; `commit` only where the model's code lies in a git repository."""
+    found: dict[str, Value] = {
         "command": command,
         "leakaudit": leakaudit.__version__,
         "torch": torch.__version__,
+        **{package: _version(package) for package in ("torchvision", "numpy", "scipy")},
         "python": platform.python_version(),
         "device": str(target.device),
         "platform": f"{platform.system()} {platform.machine()}",
         "threads": torch.get_num_threads(),
     }
+    made_of = commit(target.folder) if target.folder is not None else None
+    return found if made_of is None else found | {"commit": made_of}
+
+
+def commit(folder: Path) -> str | None:
+    """Return the short hash of the commit that `folder` is at, with "+changes" where tracked files differ from it.
+
+    None where git knows no commit, or does not answer within seconds. Files that git does not track count as no
+    change: a result written beside the code must not change what the next one says.
+    """
+    # A hook sets GIT_DIR and the like, which would name another repository than the folder's.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+    def git(*arguments: str) -> str:
+        run = subprocess.run(
+            ["git", "--no-optional-locks", "-C", str(folder), *arguments],
+            capture_output=True,
+            check=True,
+            env=kept,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            timeout=5,
+        )
+        return run.stdout.strip()
+
+    try:
+        found = git("rev-parse", "--short=12", "HEAD")
+        return found + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # part of a frozen application: it runs, but nobody knows what it is
+        return "unknown"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -84,6 +85,7 @@ class Target:
     notes: tuple[str, ...] = ()  # assumptions made while loading, shown in the report
     held_out: tuple[str, ...] = ()  # the roles (`auxiliary_data`, …) that were not given and are a part of train_data
     factory: Callable[[], nn.Module] | None = field(default=None, repr=False)  # the user's own constructor, if given
+    folder: Path | None = field(default=None, repr=False)  # where the user's code lies, if it was read from a file
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
