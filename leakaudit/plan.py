@@ -11,6 +11,7 @@ from leakaudit.exposure import Exposure, preset
 from leakaudit.pictures import Images
 from leakaudit.registry import attacks, parse_attack
 from leakaudit.result import Value, Verdict
+from leakaudit.rules import unsupported
 from leakaudit.target import Target
 
 
@@ -212,11 +213,7 @@ def assumptions(target: Target, plan: Plan, exposure: Exposure) -> tuple[str, ..
 
 def capped(plan: Plan, verdict: Verdict, reasons: tuple[str, ...]) -> tuple[Verdict, tuple[str, ...]]:
     """Turn a pass that this plan cannot support into `inconclusive`, with the reason first."""
-    why = []
-    if plan.battery == "quick":
-        why.append("Nothing leaked in the quick battery, which is a first look: a pass needs the standard one.")
-    if preset(plan.exposure).model_control:
-        why.append("No attack here uses a malicious server's power to change the model.")
+    why = unsupported(plan.battery, preset(plan.exposure).model_control)
     if verdict == "pass" and why:
         return "inconclusive", (*why, *reasons)
     return verdict, reasons

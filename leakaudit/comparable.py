@@ -1,0 +1,81 @@
+"""Whether two results measured the same thing, so that a difference between them is a change."""
+
+from __future__ import annotations
+
+from leakaudit.result import AuditResult, Value
+
+# A key, and what it is called in a sentence. What is not here may differ: the code and the weights under test, how many
+# seeds, the budget, which defenses and attacks, the leakaudit version (noted).
+SHAPE = {
+    "input_shape": "picture shape",
+    "classes": "number of classes",
+    "model": "model class",
+    "parameters": "model size",
+}
+DATA = {
+    "private": "the private records",
+    "test": "the test records",
+    "auxiliary": "the adversary's own records",
+    "victims": "which records are attacked",
+    "candidates": "the candidates they are laid beside",
+}
+MEASUREMENT = {
+    "seed": "--seed",
+    "records": "--records",
+    "batch_size": "--batch-size",
+    "candidates": "--candidates",
+    "mode": "--mode",
+    "battery": "battery",
+    "steps": "steps of an attack",
+    "restarts": "restarts of an attack",
+    "tuning_victims": "records an attack is tuned on",
+    "decoder_steps": "steps of a decoder",
+    "epochs": "epochs of training",
+    "training_batch_size": "batch size of training",
+}
+VERSIONS = ("leakaudit", "torch", "numpy", "device", "threads")
+
+
+def differences(before: AuditResult, after: AuditResult) -> tuple[str, ...]:
+    """Return a clause for everything that makes two results incomparable, empty where nothing does.
+
+    Compared are the shape of the model, the data by their hashes, the exposure and what was measured how.
+    """
+    found = []
+    if before.schema != after.schema:
+        found.append(f"the schema is {before.schema} there and {after.schema} here")
+    found += _unequal(before.target, after.target, SHAPE)
+    for side, where in ((before, "the baseline"), (after, "this result")):
+        if not all(side.hashes.get(key) for key in DATA):
+            found.append(f"{where} has no hashes of its data (an older leakaudit wrote it: scan again)")
+    for key, name in DATA.items():
+        there, here = before.hashes.get(key), after.hashes.get(key)
+        if there and here and there != here:
+            found.append(f"{name} are others")
+    for key in sorted(before.exposure.keys() | after.exposure.keys()):
+        there_, here_ = before.exposure.get(key), after.exposure.get(key)
+        if there_ != here_:
+            found.append(f"the exposure {key.replace('_', ' ')!r} is {_word(there_)} there and {_word(here_)} here")
+    found += _unequal(before.settings, after.settings, MEASUREMENT)
+    return tuple(found)
+
+
+def remarks(before: AuditResult, after: AuditResult) -> tuple[str, ...]:
+    """Return a sentence where versions or the device differ: a change may then be theirs."""
+    pairs = [(key, before.environment.get(key), after.environment.get(key)) for key in VERSIONS]
+    other = [f"{key} {_word(a)} there, {_word(b)} here" for key, a, b in pairs if a != b]
+    return (f"Not measured with the same tools ({'; '.join(other)}): a change may be theirs.",) if other else ()
+
+
+def _unequal(before: dict[str, Value], after: dict[str, Value], names: dict[str, str]) -> list[str]:
+    return [
+        f"the {name.removeprefix('the ')} is {_word(before.get(key))} there and {_word(after.get(key))} here"
+        for key, name in names.items()
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _word(value: Value) -> str:
+    if value is None:
+        return "unknown"
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
