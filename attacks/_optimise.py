@@ -16,7 +16,7 @@ from leakaudit.attack import Reconstruction, Status
 from leakaudit.client import SharedUpdate, in_mode
 from leakaudit.labelling import hard
 from leakaudit.memory import exhausted
-from leakaudit.progress import expired, track
+from leakaudit.progress import expired, observe, track
 from leakaudit.target import PixelModel
 
 # (pictures (T, B, C, H, W), victim of each trial (T,), how much of its schedule each has behind it (T,) in [0, 1]) ->
@@ -131,6 +131,7 @@ def descend(
         if k + 1 in halvings:
             going &= fittest(best, victims, halvings[k + 1])[active]
         active, slopes = active[going], slopes[going]
+        observe(best, best_images, victims, active)
         if not len(active):
             break
         rate = step_size * (0.5 + 0.5 * torch.cos(torch.pi * clock[active].to(x.dtype) / steps)).view(-1, 1, 1, 1, 1)

@@ -18,7 +18,7 @@ from leakaudit.client import SharedUpdate, release, share
 from leakaudit.defense import Defense, replaces_records
 from leakaudit.errors import NotApplicable
 from leakaudit.labelling import hard
-from leakaudit.progress import expired, track
+from leakaudit.progress import expired, observe, track
 from leakaudit.registry import register_attack
 from leakaudit.rules import OVERFITTED, SHARP
 from leakaudit.seeding import derive
@@ -181,6 +181,7 @@ def train_correction(
                 least, kept = now, {name: v.clone() for name, v in network.state_dict().items()}
         rows = train[torch.randint(len(train), (batch,), generator=generator, device=generator.device).to(train.device)]
         loss = error(rows)
+        observe(loss)
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         optimiser.step()

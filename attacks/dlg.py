@@ -16,7 +16,7 @@ from leakaudit.client import SharedUpdate
 from leakaudit.defense import Gradients
 from leakaudit.errors import NotApplicable
 from leakaudit.memory import exhausted
-from leakaudit.progress import expired, track
+from leakaudit.progress import expired, observe, track
 from leakaudit.registry import register_attack
 from leakaudit.target import PixelModel
 
@@ -63,7 +63,7 @@ class DLG(Attack):
             for t in range(trials):
                 fixed = None if labels is None else labels[t // self.restarts]
                 shared = tuple(g[t // self.restarts] for g in update.gradients)
-                ends.append(self._invert(model, update, start[t], soft[t], fixed, shared))
+                ends.append(self._invert(model, update, start[t], soft[t], fixed, shared, t // self.restarts))
         images, guesses, values, statuses = zip(*ends, strict=True)
         descent = Descent(torch.stack(images), torch.tensor(values), statuses)
         return best_restart(update, descent, labels if labels is not None else torch.stack(guesses), self.restarts)
@@ -76,6 +76,7 @@ class DLG(Attack):
         soft: Tensor,
         fixed: Tensor | None,
         shared: Gradients,
+        victim: int,
     ) -> tuple[Tensor, Tensor, float, Status]:
         x, logits = start.clone().requires_grad_(True), soft.clone().requires_grad_(True)
         free = [x] if fixed is not None else [x, logits]
@@ -100,6 +101,7 @@ class DLG(Attack):
         for _ in track(self.name, max(1, self.steps // _CHUNK)):
             before = best
             optimiser.step(closure)  # type: ignore[no-untyped-call]
+            observe(torch.tensor([best]), best_x[None], torch.tensor([victim]), of=update.victims)
             if best >= before * 0.999 or not x.isfinite().all():
                 break
         status: Status = "converged" if best < first else "diverged"

@@ -16,7 +16,7 @@ from leakaudit.attacks.inverting_gradients import InvertingGradients
 from leakaudit.client import SharedUpdate
 from leakaudit.defense import Defense, replaces_records
 from leakaudit.errors import NotApplicable
-from leakaudit.progress import expired, track
+from leakaudit.progress import expired, observe, track
 from leakaudit.registry import register_attack
 from leakaudit.target import PixelModel
 
@@ -50,6 +50,7 @@ def _descended(
         with torch.enable_grad():
             generator = torch.Generator(device=seen.device).manual_seed(seed)
             fit = (defense.transform_records(x, labels, generator)[0] - seen).square().flatten(1).mean(1)
+        observe(fit, x)
         prior, prior_slope = roughness(x.detach()[:, None])
         if plan.last_epoch >= steps or expired():
             return x.detach(), fit.detach() + SMOOTH * prior

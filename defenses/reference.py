@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leakaudit import resume
-from leakaudit.progress import track
+from leakaudit.progress import observe, track
 from leakaudit.seeding import derive
 from leakaudit.target import Records
 
@@ -91,6 +91,7 @@ def train_reference(
         pictures = moved(records.images[picked], generator, mirror=mirror)
         pictures = pictures.contiguous(memory_format=torch.channels_last)  # a third faster on a CPU
         loss = F.cross_entropy(reference.logits(pictures), records.labels[picked])
+        observe(loss)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()

@@ -15,7 +15,7 @@ from leakaudit.attack import Attack
 from leakaudit.client import SharedUpdate
 from leakaudit.matching import assign
 from leakaudit.metrics import psnr
-from leakaudit.progress import expired
+from leakaudit.progress import expired, within
 from leakaudit.result import Value
 from leakaudit.target import PixelModel, Records
 
@@ -84,7 +84,8 @@ def tune(
                     continue
                 sized: dict[str, Any] = {} if length is None else {"steps": length}
                 fresh = torch.Generator(device=generator.device).manual_seed(seed)
-                found[key] = quality(replace(choice, **sized), model, update, truth, fresh)
+                with within("tuning"):
+                    found[key] = quality(replace(choice, **sized), model, update, truth, fresh)
             scored.append((-found[key], i))
         return [choices[i] for _, i in sorted(scored)[:keep]] or choices[:keep]
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import grad, vmap
+from torch.func import grad_and_value, vmap
 
 from leakaudit import intervals
 from leakaudit.client import Mode, defended_gradient, parameters_of, release, with_parameters
 from leakaudit.client import example_gradients as looped
 from leakaudit.defense import Defense, Gradients
 from leakaudit.labelling import hard
-from leakaudit.progress import track
+from leakaudit.progress import observe, track
 from leakaudit.result import Estimate
 from leakaudit.seeding import derive, generator_for
 from leakaudit.target import LossFunction, PixelModel, Records, Target
@@ -148,8 +148,15 @@ def shared_update(model: PixelModel, loss: LossFunction, defense: Defense, gener
     """Return the function that computes one client's defended update on a batch, as `client.share` does, but fast."""
     each = fast_example_gradients()
 
+    def told(logits: Tensor, wanted: Tensor) -> Tensor:
+        value = loss(logits, wanted)
+        observe(value)  # what is computed anyway: a forward pass of its own could change the model
+        return value
+
     def update(images: Tensor, labels: Tensor) -> Gradients:
-        return defended_gradient(model, loss, images, labels, defense, generator, each)
+        return defended_gradient(
+            model, told, images, labels, defense, generator, lambda m, _, x, y: each(m, loss, x, y)
+        )
 
     return update
 
@@ -182,7 +189,9 @@ def _vectorised(model: PixelModel, loss: LossFunction, images: Tensor, labels: T
             return loss(model(x[None]), y[None])
 
     values = {name: p.detach() for name, p in zip(names, parameters, strict=True)}
-    found = vmap(grad(objective), in_dims=(None, 0, 0), randomness="different")(values, images, labels)
+    slopes = grad_and_value(objective)
+    found, losses = vmap(slopes, in_dims=(None, 0, 0), randomness="different")(values, images, labels)
+    observe(losses)
     return tuple(found[name].detach() for name in names)
 
 
