@@ -64,6 +64,7 @@ class Plan:
     batch_size: int = 1
     candidates: int = 100
     max_identification: float = 0.25
+    max_accuracy_loss: float = 0.1  # share of accuracy a defense may cost; asked by the advice only, not by the verdict
     utility: bool = True
     seeds: int | None = None
     epochs: int | None = None
