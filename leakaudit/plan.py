@@ -83,7 +83,7 @@ class Plan:
             value = getattr(self, name)
             if not isinstance(value, tuple) or not all(isinstance(spec, str) for spec in value):
                 raise UserError(f"{name} takes specs like 'prune:sparsity=0.9', not {value!r}.")
-        for name in ("max_identification", "budget"):
+        for name in ("max_identification", "max_accuracy_loss", "budget"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, int | float):
                 raise UserError(f"{name} takes a number, not {value!r}.")
