@@ -97,6 +97,7 @@ class Plan:
             (self.records % self.batch_size == 0, "--records must be a multiple of --batch-size"),
             (self.candidates >= 2, "--candidates must be at least 2"),
             (0 < self.max_identification < 1, "--max-identification must be between 0 and 1"),
+            (0 <= self.max_accuracy_loss <= 1, "--max-accuracy-loss must be between 0 and 1"),
             (self.seeds is None or self.seeds >= 1, "--seeds must be at least 1"),
             (self.epochs is None or self.epochs >= 1, "--epochs must be at least 1"),
             (self.budget is None or self.budget > 0, "--budget must be positive"),
