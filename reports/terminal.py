@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from leakaudit.plaintext import visible
 from leakaudit.reports import view
 from leakaudit.reports.standing import in_brief
 from leakaudit.result import AuditResult, DefenseResult, Estimate, Verdict
@@ -37,7 +38,7 @@ def summary(result: AuditResult, console: Console) -> None:
     from rich.text import Text
 
     def text(words: str, style: str = "") -> Text:
-        return Text(_printable(words, console.encoding), style)
+        return Text(printable(words, console.encoding), style)
 
     name = view.plain(result.target.get("name"))
     verdict = text(result.verdict.upper(), STYLES[result.verdict])
@@ -49,7 +50,7 @@ def summary(result: AuditResult, console: Console) -> None:
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("Defense\n  worst attack", overflow="fold", ratio=1)
-    for heading in ("Identified\n95 %", "PSNR\ndB", "SSIM", f"Accuracy\n{_printable('±', console.encoding)}", "Cost"):
+    for heading in ("Identified\n95 %", "PSNR\ndB", "SSIM", f"Accuracy\n{printable('±', console.encoding)}", "Cost"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("Verdict", no_wrap=True)
     for defense in result.defenses:
@@ -132,8 +133,9 @@ def _value(estimate: Estimate, digits: int) -> str:
     return view.DASH if estimate.value is None else view.number(estimate.value, digits)
 
 
-def _printable(words: str, encoding: str) -> str:
-    cleaned = "".join(c if c.isprintable() else " " for c in words)
+def printable(words: str, encoding: str) -> str:
+    """Return third-party text as a terminal may show it: nothing hidden in it, nothing its encoding lacks."""
+    cleaned = visible(words)
     try:
         cleaned.encode(encoding)
     except UnicodeEncodeError:
