@@ -18,7 +18,16 @@ from collections.abc import Sequence
 
 from leakaudit.intervals import rate, records_needed
 from leakaudit.result import AttackResult, Baseline, DefenseResult, Estimate, Verdict
-from leakaudit.rules import OVERFITTED, beats, guessing, identifies, most_telling, rebuilds, scored_statuses
+from leakaudit.rules import (
+    OVERFITTED,
+    beats,
+    guessing,
+    identifies,
+    most_successful,
+    most_telling,
+    rebuilds,
+    scored_statuses,
+)
 
 
 def judge(
@@ -204,13 +213,14 @@ def _what_settles(a: AttackResult, allowed: float) -> str:
 
 
 def _clean(attacks: Sequence[AttackResult], control: Sequence[AttackResult], allowed: float) -> list[str]:
-    scored = [a for a in attacks if a.identification.value is not None]
-    worst = max(scored, key=lambda a: a.identification.high or 0.0)
-    known = [a for a in control if a.identification.value is not None]
-    before = max(known, key=lambda a: a.identification.value or 0.0)  # without one there is no pass
+    highest = max(a.identification.high or 0.0 for a in attacks if a.identification.value is not None)
+    worst, before = most_successful(attacks), most_successful(control)
+    assert worst is not None
+    assert before is not None  # without one there is no pass
+    handed = ", handed the replaced records" if worst.role == "bound" else ""
     return [
-        f"No attack identified more than {_percent(worst.identification.high)} of the records with 95% confidence "
-        f"(allowed {_percent(allowed)}; the most successful was {worst.name}, {_percent(worst.identification.value)}).",
+        f"No attack identified more than {_percent(highest)} of the records with 95% confidence (allowed "
+        f"{_percent(allowed)}; the most successful was {worst.name}{handed}, {_percent(worst.identification.value)}).",
         f"The most successful attack on the undefended model, {before.name}, identified "
         f"{_percent(before.identification.value)}.",
     ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leakaudit.reports.view import interval, percent
-from leakaudit.result import AttackResult, AuditResult, DefenseResult, Guarantee
-from leakaudit.rules import beats, guessing, identifies, most_telling, rebuilds
+from leakaudit.reports.view import interval, percent, plain
+from leakaudit.result import AttackResult, AuditResult, DefenseResult, Guarantee, Value
+from leakaudit.rules import beats, guessing, identifies, most_successful, most_telling, rebuilds
 
 
 @dataclass(frozen=True)
@@ -74,22 +75,22 @@ def _beside(result: AuditResult, guarantee: Guarantee, attacks: Sequence[AttackR
     alike = [a for a in attacks if a.candidates == guarantee.candidates and a.identification.n]
     if guarantee.identification is None or not alike or result.settings.get("batch_size", 1) != 1:
         return guarantee.statement
-    most = max(alike, key=lambda a: a.identification.value or 0.0)
+    most = most_successful(alike) or alike[0]
     which = f"the most successful of {len(alike)} attacks, {most.name}" if len(alike) > 1 else most.name
     return f"{guarantee.statement} – measured: {_hits(most)} by {which}"
 
 
 def _survived(result: AuditResult, attacks: Sequence[AttackResult]) -> tuple[Claim, ...]:
     control = result.control()
-    telling = most_telling(control.attacks) if control else None
     floor = guessing(result.chance_identification, result.baselines)
+    telling = most_telling(control.attacks, floor) if control else None
     works = telling is not None and beats(telling, floor)
     claims = []
     for bound, who in ((False, "on updates"), (True, "on the replaced records themselves")):
         part = [a for a in attacks if (a.role == "bound") is bound]
         if not part:
             continue
-        most = max(part, key=lambda a: a.identification.value or 0.0)
+        most = most_successful(part) or part[0]
         counted = f"{len(part)} attack{'s' if len(part) > 1 else ''} {who}"
         claims.append(Claim(f"{counted}; the most successful: {_ended(most)}", ", ".join(a.name for a in part)))
     if claims and not works:
@@ -117,3 +118,22 @@ def bound_text(defense: DefenseResult) -> str:
     """Return that bound as a percentage, or a dash."""
     least = bound_of(defense)
     return "—" if least is None else f"≤ {percent(least)}"
+
+
+def further_facts(defense: DefenseResult) -> list[tuple[str, str]]:
+    """Return what a defense states of itself, by name, without what its guarantees already say."""
+    if not defense.guarantees:
+        return [(name, plain(value)) for name, value in sorted(defense.facts.items())]
+    told = " ".join(f"{g.statement}; {g.assumes}" for g in defense.guarantees).lower()
+    numbers = {float(n) for n in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?:e[+-]?\d+)?", told)}
+    return [
+        (name, plain(value)) for name, value in sorted(defense.facts.items()) if not _told(name, value, told, numbers)
+    ]
+
+
+def _told(name: str, value: Value, told: str, numbers: set[float]) -> bool:
+    if re.search(r"\b(proven|bounded|assumes?)\b", f"{name} {value}".lower()):
+        return True  # which is what guarantees are about
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(f"{value:.3g}") in numbers
+    return isinstance(value, str) and value.lower() in told

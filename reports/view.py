@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from string import ascii_uppercase
 
 from leakaudit.result import AttackResult, AuditResult, DefenseResult, Estimate, Value, Verdict
-from leakaudit.rules import scored_victims
+from leakaudit.rules import most_successful, scored_victims
 
 MINUS, DASH = "\u2212", "—"
 
@@ -59,7 +59,7 @@ def remarks(attack: AttackResult) -> str:
 
 
 def worst(defense: DefenseResult) -> AttackResult | None:
-    """Return the most leaking attack a real adversary could run (no bound): by identification, then by PSNR."""
+    """Return the most leaking attack a real adversary could run (no bound); by PSNR where none identifies."""
     return _most([a for a in defense.attacks if a.role != "bound"])
 
 
@@ -78,13 +78,9 @@ def drawn(defense: DefenseResult) -> AttackResult | None:
 
 
 def _most(attacks: list[AttackResult]) -> AttackResult | None:
-    measured = [a for a in attacks if a.identification.value is not None or a.psnr.value is not None]
-
-    def leak(attack: AttackResult) -> tuple[float, float]:
-        psnr = attack.psnr.value
-        return attack.identification.value or 0.0, psnr if psnr is not None else float("-inf")
-
-    return max(measured, key=leak, default=None)  # the first of equals, so in the order of the audit
+    pictured = [a for a in attacks if a.psnr.value is not None]
+    closest = max(pictured, key=lambda a: a.psnr.value or 0.0, default=None)
+    return most_successful(attacks) or closest
 
 
 def cost(result: AuditResult, defense: DefenseResult) -> float | None:
