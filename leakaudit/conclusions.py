@@ -16,18 +16,12 @@ from leakaudit.mends import RULES, describe, mend_of
 from leakaudit.outcome import Check, Outcome
 from leakaudit.reports.view import percent, scored, statuses
 from leakaudit.result import AttackResult, AuditResult, DefenseResult, Estimate, Finding, Severity, Value, Waiver
-from leakaudit.rules import SHARP, beats, guessing, identifies, most_telling, rebuilds
+from leakaudit.rules import SHARP, beats, guessing, identifies, judged, most_telling, rebuilds
 
 __all__ = ["RULES", "conclusions", "describe"]
 RANK: dict[Severity, int] = {"error": 0, "warning": 1, "info": 2}
-# Which checks of the gate judge what the audit judged too, by the finding's id.
-JUDGED_BY = {
-    "identification-above-limit": ("identification", "verdict"),
-    "reconstruction-close": ("psnr", "verdict"),
-    "leak-found": ("verdict",),
-    "undecided": ("verdict",),
-    "attack-not-scored": ("verdict",),
-}
+# What the audit says of a defense that the gate's check of identification judges again, by the same rules.
+VERDICT = ("identification-above-limit", "reconstruction-close", "leak-found", "undecided", "attack-not-scored")
 
 
 def conclusions(result: AuditResult, outcome: Outcome | None = None) -> tuple[Finding, ...]:
@@ -38,21 +32,14 @@ def conclusions(result: AuditResult, outcome: Outcome | None = None) -> tuple[Fi
     undefended control's leak is info where another defense was requested: it is what the others are for.
     """
     checks = outcome.checks if outcome else ()
-    audited = [_governed(f, checks) for d in result.defenses for f in _of_defense(result, d)]
-    found = [*_of_audit(result), *_gate(checks, audited), *_without_twins(audited, checks)]
+    own = [*_of_audit(result), *(f for d in result.defenses for f in _of_defense(result, d)), *result.findings]
+    found = [*_gate(checks, own), *(_governed(f, checks) for f in own if not _retold(f, checks))]
     if outcome is not None:
         found += _waivers(outcome)
-    found += result.findings
     unique = {(f.id, f.message, f.evidence.get("defense"), f.evidence.get("attack")): f for f in reversed(found)}
     kept = [f for f in found if any(f is other for other in unique.values())]
     mended = [f if f.mend or f.severity == "info" else replace(f, mend=mend_of(f.id)) for f in kept]
     return tuple(sorted(mended, key=lambda f: RANK[f.severity]))
-
-
-def judged(result: AuditResult) -> tuple[DefenseResult, ...]:
-    """Return the defenses the overall verdict is about: requested ones; the undefended model only where it is alone."""
-    requested = [d for d in result.defenses if d.requested]
-    return tuple([d for d in requested if d.spec != "none"] or requested)
 
 
 def _of_audit(result: AuditResult) -> list[Finding]:
@@ -64,8 +51,8 @@ def _of_audit(result: AuditResult) -> list[Finding]:
     control = result.control()
     if control is None:
         return found
-    best = most_telling(control.attacks)
     floor = guessing(result.chance_identification, result.baselines)
+    best = most_telling(control.attacks, floor)
     if best is None:
         message = "No attack could be scored on the undefended model, so nothing shows that these attacks work at all."
         found.append(Finding("control-does-not-leak", "warning", message, {"defense": control.spec, "limit": floor}))
@@ -177,12 +164,11 @@ def _undecided(result: AuditResult, defense: DefenseResult, said: set[str]) -> l
     return found
 
 
-def _gate(checks: Iterable[Check], audited: Sequence[Finding]) -> list[Finding]:
-    """Return one finding for each check that did not pass; not the audit's verdict, where its parts are said."""
+def _gate(checks: Iterable[Check], own: Sequence[Finding]) -> list[Finding]:
+    """Return one finding for each check that did not pass, but those that only repeat one of the audit's `own`."""
     found = []
     for check in checks:
-        told = any(f.evidence.get("defense") == check.defense and "verdict" in JUDGED_BY.get(f.id, ()) for f in audited)
-        if check.status == "pass" or (check.rule == "verdict" and told):
+        if check.status == "pass" or any(_repeats(check, finding) for finding in own):
             continue
         evidence = _estimate(check.measured, check.threshold)
         evidence |= {"defense": check.defense, "attack": check.attack, "status": check.status, "level": check.level}
@@ -194,6 +180,14 @@ def _gate(checks: Iterable[Check], audited: Sequence[Finding]) -> list[Finding]:
     return found
 
 
+def _repeats(check: Check, finding: Finding) -> bool:
+    """Return whether a check fails for nothing but a finding that is there anyway."""
+    if check.rule == "complete":
+        return finding.id == "audit-incomplete"
+    same = check.defense == str(finding.evidence.get("defense") or "") and check.message == finding.message
+    return check.rule == f"finding-{finding.id}" and same
+
+
 def _severity(check: Check) -> Severity:
     """Return how bad a check is: waived or passed is info, and what is only to warn is a step less than an error."""
     if check.waiver or check.status == "pass":
@@ -202,41 +196,48 @@ def _severity(check: Check) -> Severity:
     return bad if check.level == "error" else ("warning" if bad == "error" else "info")
 
 
+def _judges(check: Check, finding: Finding) -> bool:
+    """Return whether a check judges again what a finding of the audit says: its severity is the gate's to give."""
+    if _repeats(check, finding):
+        return True
+    metric, _, pattern = check.id.removesuffix(f"/{check.defense}").partition("#")[0].partition(":")
+    if metric != "identification" or finding.id not in VERDICT or finding.evidence.get("defense") != check.defense:
+        return False
+    return not pattern or fnmatchcase(str(finding.evidence.get("attack") or ""), pattern)
+
+
+def _retold(finding: Finding, checks: Iterable[Check]) -> bool:
+    """Return whether a check says what the audit said, sentence for sentence or attack for attack."""
+    spec, attack = finding.evidence.get("defense"), finding.evidence.get("attack")
+    for check in checks:
+        if check.status == "pass" or check.defense != spec:
+            continue
+        if check.rule.startswith("accuracy") and finding.id == "accuracy-not-measured":
+            return True
+        if not _judges(check, finding) or _repeats(check, finding):
+            continue
+        if finding.message.removeprefix(f"{spec}: ") in check.message:
+            return True
+        deciding = str(check.evidence.get("attacks") or check.attack).split(", ")
+        if check.status == "fail" and finding.severity == "error" and attack in deciding:
+            return True
+    return False
+
+
 def _governed(finding: Finding, checks: Sequence[Check]) -> Finding:
-    """Return a finding of the audit as severe as the gate's checks of the same measure of the same defense make it."""
-    spec, attack = finding.evidence.get("defense"), str(finding.evidence.get("attack") or "")
-    rules = JUDGED_BY.get(finding.id, ())
-    if _too_wide(finding):
-        rules = ("identification", *rules)
-    own = [c for c in checks if c.defense == spec and c.rule in rules]
-    if not own:
+    """Return a finding of the audit as severe as the checks make it that judge the same."""
+    own = [check for check in checks if _judges(check, finding)]
+    if not own or finding.severity == "info":
         return finding
-    # A waiver for one attack does not cover another's leak.
-    unwaived = [replace(c, waiver=None) if c.waiver and not fnmatchcase(attack, c.waiver.attack) else c for c in own]
-    worst = min(unwaived, key=lambda c: RANK[_severity(c)])
-    severity = max(finding.severity, _severity(worst), key=lambda s: RANK[s])
-    if severity != "info" or finding.severity == "info":
-        return replace(finding, severity=severity)
-    if worst.waiver and worst.status != "pass":
+    worst = min(own, key=lambda check: RANK[_severity(check)])
+    severity = _severity(worst)
+    if finding.id in VERDICT:  # the audit's own limit may be the laxer one: then the check is a finding of its own
+        severity = max(finding.severity, severity, key=lambda s: RANK[s])
+    if worst.status != "pass" and worst.waiver:
         message, evidence = _accepted(finding.message, finding.evidence, worst.waiver)
         return replace(finding, severity=severity, message=message, evidence=evidence)
-    return replace(finding, severity=severity, message=f"{finding.message} The gate allows it.")
-
-
-def _without_twins(audited: Sequence[Finding], checks: Sequence[Check]) -> list[Finding]:
-    """Return the audit's findings but those that a check says too: same measure, same defense, same attack."""
-    twins = {(c.rule, c.defense, c.attack) for c in checks if c.status != "pass" and c.attack and c.rule != "verdict"}
-
-    def told(finding: Finding) -> bool:
-        rules = ("identification",) if _too_wide(finding) else JUDGED_BY.get(finding.id, ())
-        return any((rule, finding.evidence.get("defense"), finding.evidence.get("attack")) in twins for rule in rules)
-
-    return [f for f in audited if not told(f)]
-
-
-def _too_wide(finding: Finding) -> bool:
-    """Return whether an attack's interval reaches above the limit, which is what a check of identification says too."""
-    return finding.id == "undecided" and "attack" in finding.evidence and "may identify up to" in finding.message
+    allowed = " The gate allows it." if severity == "info" else ""
+    return replace(finding, severity=severity, message=finding.message + allowed)
 
 
 def _waivers(outcome: Outcome) -> list[Finding]:

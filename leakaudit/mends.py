@@ -52,8 +52,10 @@ GATE: dict[str, str] = {
     "lpips": "how alike to the eye reconstructions may be",
     "label-accuracy": "how often labels may be inferred",
     "accuracy": "how accurate the defended model must be",
-    "accuracy-cost": "how much accuracy a defense may cost",
-    "verdict": "the audit's own verdict",
+    "accuracy-loss": "how much accuracy a defense may cost",
+    "coverage": "what was audited before must be audited",
+    "complete": "the audit must have finished",
+    "findings": "how severe findings may be",
 }
 
 MENDS: dict[str, str] = {
@@ -103,6 +105,9 @@ def describe(identifier: str) -> str:
     rule = identifier.removeprefix("gate-")
     if rule == identifier:
         return "Noticed by the audit"
+    noticed = rule.removeprefix("finding-")
+    if noticed != rule:
+        return f"Gate check: {RULES.get(noticed, 'what the audit noticed')}"
     changed = rule.removeprefix("regression-")
     if changed != rule:
         return f"Regression check: {GATE.get(changed, changed)}, against the baseline"

@@ -1,0 +1,163 @@
+"""The gate as JUnit XML, which GitLab, Jenkins and most other CI servers show as tests.
+
+One suite per defense, one test case per check, named by the check's id (GitLab keeps only the first of two cases of one
+name). What becomes of a check:
+
+- passed: a passed test, its numbers in `system-out`;
+- failed: `<failure>`;
+- inconclusive: `<error type="inconclusive">`. It did not fail, but nobody knows that it holds; every CI server counts
+  an error as not passed, as the exit code 3 does;
+- failed or inconclusive at level `warn`, or waived: `<skipped>` with the reason, the only state that CI servers show
+  without failing for it;
+- an expired waiver: `<failure>` in the suite `waivers`.
+
+So the document is green exactly where the gate passes: whatever else decided the gate is a case of the suite `gate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from xml.etree import ElementTree as ET
+
+from leakaudit.conclusions import conclusions
+from leakaudit.outcome import Check, Outcome, WaiverState
+from leakaudit.plaintext import visible
+from leakaudit.result import AuditResult, Finding, Verdict
+
+
+@dataclass(frozen=True)
+class Case:
+    """A test case: `state` is "" where it passed, else failure, error or skipped with its `message`."""
+
+    name: str
+    state: str
+    message: str
+    text: str
+    kind: str = ""  # the type of a failure or an error
+
+
+def render(result: AuditResult, outcome: Outcome) -> str:
+    """Return the gate's outcome as JUnit XML 1.0, as Jenkins' schema junit-10 and GitLab take it.
+
+    Characters that XML 1.0 forbids are written out as `\\x..`. Findings about a defense stand in its suite's output.
+    """
+    suites = []
+    specs = dict.fromkeys([*(d.spec for d in result.defenses), *(c.defense for c in outcome.checks)])
+    findings = conclusions(result, outcome)
+    for spec in specs:
+        cases = [_case(check) for check in outcome.checks if check.defense == spec]
+        if cases:
+            suites.append(_suite(spec or "audit", cases, _properties(result, outcome, spec), _about(findings, spec)))
+    if outcome.waivers:
+        suites.append(_suite("waivers", _waivers(outcome.waivers), {}, ()))
+    told = {"failure": "fail", "error": "inconclusive"}
+    states = {told[child.tag] for suite in suites for child in suite.iterfind("testcase/*") if child.tag in told}
+    suites.append(_suite("gate", [_gate(outcome, states)], _properties(result, outcome, ""), _about(findings, "")))
+    root = ET.Element("testsuites", name="leakaudit")
+    for name in ("tests", "failures", "errors"):
+        root.set(name, str(sum(int(suite.get(name, "0")) for suite in suites)))
+    root.extend(suites)
+    ET.indent(root, " ")
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _case(check: Check) -> Case:
+    details = [check.message]
+    if check.attack:
+        details.append(f"Attack: {check.attack}")
+    if check.mend:
+        details.append(f"Mend: {check.mend}")
+    text = "\n".join(visible(line) for line in details)
+    if check.status == "pass":
+        return Case(check.id, "", "", text)
+    if check.waiver:
+        by = f" by {check.waiver.by}" if check.waiver.by else ""
+        message = f"Waived{by} until {check.waiver.expires}: {check.waiver.reason}"
+        return Case(check.id, "skipped", message, f"{visible(message)}\n{text}")
+    if check.level == "warn":
+        word = "failed" if check.status == "fail" else "inconclusive"
+        message = f"Only warned of, {word}: {check.message}"
+        return Case(check.id, "skipped", message, f"{visible(message)}\n{text}")
+    state = "failure" if check.status == "fail" else "error"
+    return Case(check.id, state, check.message, text, check.rule if check.status == "fail" else "inconclusive")
+
+
+def _waivers(waivers: Iterable[WaiverState]) -> list[Case]:
+    """Return one case for each waiver; only an expired one fails."""
+    cases = []
+    for number, state in enumerate(waivers, 1):
+        waiver = state.waiver
+        name = f"waiver {number}: {waiver.rule} on {waiver.defense}, attack {waiver.attack}, until {waiver.expires}"
+        by = f", by {waiver.by}" if waiver.by else ""
+        text = "\n".join(visible(line) for line in (f"{state.state}{by}: {waiver.reason}", *state.checks))
+        if state.state == "expired":
+            message = f"The waiver expired on {waiver.expires}: {waiver.reason}"
+            cases.append(Case(name, "failure", message, text, "waiver-expired"))
+        else:
+            cases.append(Case(name, "", "", text))
+    return cases
+
+
+def _gate(outcome: Outcome, states: set[str]) -> Case:
+    """Return the case of the gate itself, which fails only where no check and no waiver shows why."""
+    text = "\n".join(visible(line) for line in (f"The gate's verdict: {outcome.verdict}.", *outcome.reasons))
+    message = " ".join(outcome.reasons) or f"The gate's verdict is {outcome.verdict}."
+    shown: dict[Verdict, bool] = {"pass": True, "fail": "fail" in states, "inconclusive": "inconclusive" in states}
+    if shown[outcome.verdict]:
+        return Case("verdict", "", "", text)
+    state = "failure" if outcome.verdict == "fail" else "error"
+    return Case("verdict", state, message, text, outcome.verdict)
+
+
+def _suite(name: str, cases: list[Case], properties: dict[str, str], findings: Iterable[Finding]) -> ET.Element:
+    counts = {s: sum(case.state == s for case in cases) for s in ("failure", "error", "skipped")}
+    suite = ET.Element(
+        "testsuite",
+        name=visible(name),
+        tests=str(len(cases)),
+        failures=str(counts["failure"]),
+        errors=str(counts["error"]),
+        skipped=str(counts["skipped"]),
+        time="0",
+    )
+    if properties:
+        box = ET.SubElement(suite, "properties")
+        for key, value in properties.items():
+            ET.SubElement(box, "property", name=visible(key), value=visible(value))
+    for case in cases:
+        # Jenkins cuts a class name at its last dot into package and class: a dot within a setting must be none.
+        classname = "leakaudit." + visible(name).replace(".", "·")
+        element = ET.SubElement(suite, "testcase", name=visible(case.name), classname=classname, time="0")
+        if case.state:
+            told = ET.SubElement(element, case.state, message=visible(case.message))
+            if case.kind:
+                told.set("type", visible(case.kind))
+            told.text = case.text
+        else:
+            ET.SubElement(element, "system-out").text = case.text
+    lines = [visible(f"{f.severity}: {f.id}: {f.message}" + (f" {f.mend}" if f.mend else "")) for f in findings]
+    if lines:
+        ET.SubElement(suite, "system-out").text = "\n".join(lines)
+    return suite
+
+
+def _about(findings: Iterable[Finding], spec: str) -> list[Finding]:
+    """Return what is found of a defense, or of the whole audit, beyond the checks, which are cases already."""
+    return [f for f in findings if str(f.evidence.get("defense") or "") == spec and not f.id.startswith("gate-")]
+
+
+def _properties(result: AuditResult, outcome: Outcome, spec: str) -> dict[str, str]:
+    """Return what a reader needs to find the numbers behind a suite."""
+    defense = next((d for d in result.defenses if d.spec == spec), None)
+    found = {
+        "target": str(result.target.get("name") or ""),
+        "verdict": defense.verdict if defense else outcome.verdict,
+        "date": outcome.date,
+        "result": outcome.source,
+        "result-sha256": outcome.result_digest,
+        "baseline": outcome.baseline,
+        "baseline-sha256": outcome.baseline_digest,
+        "presets": " ".join(outcome.presets),
+    }
+    return {name: value for name, value in found.items() if value}
