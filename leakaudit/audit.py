@@ -27,6 +27,7 @@ from leakaudit.result import AttackResult, AuditResult, DefenseResult, Estimate,
 from leakaudit.scene import Scene, set_scene
 from leakaudit.scoring import failed, score
 from leakaudit.seeding import derive, generator_for
+from leakaudit.standin import SENTENCE
 from leakaudit.target import PixelModel, Records, Target
 from leakaudit.tuning import tune
 from leakaudit.utility import Utility, majority, utility
@@ -321,6 +322,7 @@ def _result(
         hashes=scene.hashes | learned,
         waivers=scene.waivers,
         images=plan.images,
+        stand_in=SENTENCE if plan.images == "redacted" else "",
         complete=complete,
         timings=dict(clock.timings) | {"total": round(time.monotonic() - clock.started, 3)},
     )

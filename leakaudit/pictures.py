@@ -1,4 +1,4 @@
-"""Pictures as they go into a result: base64 PNG at native size, in full, redacted to a mosaic, or not at all."""
+"""Pictures as they go into a result: base64 PNG at native size."""
 
 from __future__ import annotations
 
@@ -8,30 +8,20 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-Images = Literal["full", "redacted", "none"]
-MOSAIC = 4  # cells per side: enough to compare rough colours, too few to recognise anybody
+Images = Literal["full", "redacted", "none"]  # private ones, stand-ins (`leakaudit.standin`), or no picture at all
 
 
-def mosaic(image: Tensor) -> Tensor:
-    """Return a picture (C, H, W) reduced to 4×4 means and scaled up again to its size."""
-    cells = functional.adaptive_avg_pool2d(image[None].float(), MOSAIC)
-    return functional.interpolate(cells, size=image.shape[1:], mode="nearest")[0]
-
-
-def encode(image: Tensor | None, images: Images) -> str | None:
-    """Return a picture (C, H, W) in [0, 1] as base64 PNG, None when there is none or `images` is "none".
+def encode(image: Tensor | None) -> str | None:
+    """Return a picture (C, H, W) in [0, 1] as base64 PNG, None when there is none.
 
     One channel is grey, three are RGB; of any other number the mean is shown. Equal pictures give equal strings.
     """
-    if image is None or images == "none":
+    if image is None:
         return None
     from PIL import Image
 
     shown = image.detach().cpu().float()
-    if images == "redacted":
-        shown = mosaic(shown)
     if shown.shape[0] not in (1, 3):
         shown = shown.mean(0, keepdim=True)
     pixels = (shown.clamp(0, 1) * 255).round().to(torch.uint8)

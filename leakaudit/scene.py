@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from leakaudit import fingerprint
+from leakaudit import fingerprint, standin
 from leakaudit.baselines import baselines, class_means
 from leakaudit.exposure import Exposure, preset
 from leakaudit.identification import CandidateSets, candidate_sets
@@ -48,6 +48,8 @@ def set_scene(
         target, mode=plan.mode, batch_size=plan.batch_size, records=plan.records, candidates=plan.candidates
     )
     raise_on_errors(findings)
+    if plan.images == "redacted":
+        standin.picture(target.input_shape)  # it must not be missing only once the first attack is done
     exposure = preset(plan.exposure)
     order = torch.randperm(len(target.private), generator=generator_for(plan.seed, "victims"))
     victims = order[: plan.records]

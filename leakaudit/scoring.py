@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from leakaudit import intervals
+from leakaudit import intervals, standin
 from leakaudit.attack import Attack, Reconstruction
 from leakaudit.identification import CandidateSets, identify, identify_by_scores
 from leakaudit.matching import assign
@@ -45,6 +45,7 @@ def score(
     denominator, and `n` shows it. A linkage attack is judged on each victim's first record, whose line-up it is asked
     about (`CandidateSets.first_of_each`). What is no `Reconstruction`, or not one of these V victims of
     `batch_size` records, has no score: every victim is `failed`. Without `batch_size`, V is as many as the statuses.
+    `images` says whether the gallery holds the pictures, stand-ins of the same PSNR, or none.
     """
     if not isinstance(reconstruction, Reconstruction):
         wrong = f"the attack returned a {type(reconstruction).__name__}, not a Reconstruction"
@@ -290,22 +291,35 @@ def _gallery(
     images: Images,
     size: int,
 ) -> tuple[Picture, ...]:
-    """Return the `size` most leaking records by PSNR, worst first."""
+    """Return the `size` most leaking records by PSNR, worst first.
+
+    Redacted, their pictures follow from the scores, the positions and the shape alone: no private pixel is looked at.
+    """
     if guess is None:
         return ()
     shown = [(i, r) for i, r in enumerate(records) if r.psnr is not None]
     shown.sort(key=lambda pair: (-(pair[1].psnr or 0.0), pair[0]))
-    return tuple(
-        Picture(
-            victim=r.victim,
-            record=r.record,
-            label=r.label,
-            original=encode(truth.images[i], images),
-            shared=encode(released.images[i], images) if released is not None else None,
-            reconstruction=encode(guess[i], images),
-            psnr=r.psnr,
-            ssim=r.ssim,
-            identified=r.identified,
+    channels, height, width = truth.images.shape[1:]
+    pictures: list[Picture] = []
+    for i, r in shown[:size]:
+        original = released_ = drawn = None
+        if images == "full":
+            original, drawn = truth.images[i], guess[i]
+            released_ = released.images[i] if released is not None else None
+        elif images == "redacted":
+            original = standin.picture((channels, height, width))
+            drawn = standin.degraded((channels, height, width), r.psnr or 0.0, r.victim, r.record)
+        pictures.append(
+            Picture(
+                victim=r.victim,
+                record=r.record,
+                label=r.label,
+                original=encode(original),
+                shared=encode(released_),
+                reconstruction=encode(drawn),
+                psnr=r.psnr,
+                ssim=r.ssim,
+                identified=r.identified,
+            )
         )
-        for i, r in shown[:size]
-    )
+    return tuple(pictures)

@@ -309,6 +309,23 @@ def test_gallery_shows_the_worst_first_and_only_what_is_allowed() -> None:
     for a, b in zip(full, redacted, strict=True):
         assert a.original not in (None, b.original)
         assert a.reconstruction not in (None, b.reconstruction)
+        assert (a.psnr, a.label, a.identified) == (b.psnr, b.label, b.identified)
+
+
+def test_redacted_galleries_are_the_same_for_other_pictures_with_the_same_scores() -> None:
+    c = case(6, 1)
+    noise = 0.05 * torch.randn(c.truth.images.shape, generator=torch.Generator().manual_seed(1))
+    other = Case(Records(1 - c.truth.images, c.truth.labels), c.auxiliary, c.candidates, c.means)
+    told = (c.truth.images + noise).clamp(0, 1)
+    replaced = Records(c.truth.images.flip(3), c.truth.labels)
+    galleries = []
+    for scene, guess in ((c, told), (other, 1 - told)):  # turned inside out, every error is as large as before
+        found = scored(scene, claim(guess[:, None], ("converged",) * 6), replaced, images="redacted")
+        assert [r.psnr for r in found.records] == pytest.approx(psnr(c.truth.images, told).tolist())
+        assert all(p.shared is None for p in found.gallery)
+        galleries.append([(p.original, p.reconstruction) for p in found.gallery])
+    assert galleries[0] == galleries[1]
+    assert len({drawn for _, drawn in galleries[0]}) == 6
 
 
 def test_baselines_know_nothing_of_the_update() -> None:
