@@ -74,5 +74,5 @@ def scan(
         return audit(target, plan, lpips_weights=lpips_weights, command="leakaudit.scan(...)")
     from leakaudit.console import progress_monitor
 
-    with progress_monitor() as monitor, monitored(monitor):
-        return audit(target, plan, lpips_weights=lpips_weights, command="leakaudit.scan(...)")
+    with progress_monitor(plan=plan) as monitor, monitored(monitor):
+        return audit(target, plan, lpips_weights=lpips_weights, keep=monitor.kept, command="leakaudit.scan(...)")

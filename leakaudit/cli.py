@@ -5,7 +5,6 @@ Heavy imports wait until a command runs, so that `--help` answers at once.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from enum import Enum
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.main
 
-from leakaudit import cli_obscure, cli_report
+from leakaudit import cli_doctor, cli_obscure, cli_report
 from leakaudit.cli_options import (
     EPILOG,
     EXIT,
@@ -25,17 +24,17 @@ from leakaudit.cli_options import (
     Checkpoint,
     Data,
     Device,
+    Mode,
     Seed,
     examples,
 )
+from leakaudit.cli_run import AsJson, Quiet, Voice, run, writable
 from leakaudit.configuration import read
 from leakaudit.errors import UserError
 
 if TYPE_CHECKING:
     from leakaudit.pictures import Images as Shown
     from leakaudit.plan import Plan
-    from leakaudit.result import AuditResult
-    from leakaudit.target import Target
 
 # Bad usage found by the parser. Typer carries its own copy of click in newer versions, so the class is taken from it.
 ParseError: type[Any] = typer.BadParameter.__mro__[2]
@@ -54,8 +53,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.add_typer(cli_obscure.app, name="obscure")
-cli_report.add(app)
 
 
 class Preset(str, Enum):  # noqa: UP042 - typer shows the values
@@ -72,21 +69,6 @@ class Images(str, Enum):  # noqa: UP042
     full = "full"
     redacted = "redacted"
     none = "none"
-
-
-class Mode(str, Enum):  # noqa: UP042
-    """The client's mode."""
-
-    eval = "eval"
-    train = "train"
-
-
-class Kind(str, Enum):  # noqa: UP042
-    """What `list` can list."""
-
-    attacks = "attacks"
-    defenses = "defenses"
-    metrics = "metrics"
 
 
 ImagesOption = Annotated[
@@ -117,13 +99,16 @@ def _version(wanted: bool) -> None:
 
 
 @app.command(
+    short_help="Attack a model with and without defenses; measure, report.",
     epilog=examples(
         "leakaudit scan model.py --defense obscure",
         "leakaudit scan model.py -d prune:sparsity=0.99 -d dp-sgd -d obscure",
         "leakaudit scan model.py -d obscure,dp-sgd:noise_multiplier=0.5 --quick",
         "leakaudit scan model.py:make_model --data pictures/ --budget 30m -o out",
         "leakaudit scan model.py -d obscure --full --memory 4GB",
-    )
+        "leakaudit scan model.py -d obscure --json > verdict.json",
+        "leakaudit scan model.py -d obscure --tensorboard runs",
+    ),
 )
 def scan(
     target: Annotated[str, typer.Argument(help=TARGET_HELP)],
@@ -166,6 +151,12 @@ def scan(
     max_identification: Annotated[
         float, typer.Option("--max-identification", help="Pass needs every attack's upper bound at or below this.")
     ] = 0.25,
+    max_accuracy_loss: Annotated[
+        float,
+        typer.Option(
+            "--max-accuracy-loss", help="Share of accuracy a defense may cost: what the advice looks for, no verdict."
+        ),
+    ] = 0.1,
     mode: Annotated[Mode, typer.Option("--mode", help="The client's mode: eval or train.")] = Mode.eval,
     exposure: Annotated[Preset, typer.Option("--exposure", help="What the adversary knows.")] = Preset.adaptive,
     no_utility: Annotated[
@@ -182,10 +173,16 @@ def scan(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for result.json and report.html.")] = Path(
         "leakaudit-out"
     ),
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option("--tensorboard", help="Log losses, results and full pictures into this folder as the scan runs."),
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
     exit_zero: ExitZero = False,
 ) -> None:
     """Audit a model: attack it undefended and under each defense, measure accuracy, write a report."""
-    _writable(output)
+    writable(output)
     _file_exists(lpips_weights, "--lpips-weights")
     from leakaudit.bytesize import parse
     from leakaudit.loading import load_target
@@ -203,6 +200,7 @@ def scan(
         batch_size=batch_size,
         candidates=candidates,
         max_identification=max_identification,
+        max_accuracy_loss=max_accuracy_loss,
         utility=not no_utility,
         seeds=seeds,
         epochs=epochs,
@@ -212,11 +210,20 @@ def scan(
         seed=seed,
     )
     _check_specs(plan)
-    loaded = load_target(target, data=data, checkpoint=checkpoint, device=device, seed=seed)
-    _run(loaded, plan, output, lpips_weights, exit_zero)
+    run(
+        lambda: load_target(target, data=data, checkpoint=checkpoint, device=device, seed=seed),
+        plan,
+        output,
+        Voice(quiet, as_json, tensorboard),
+        lpips_weights=lpips_weights,
+        exit_zero=exit_zero,
+    )
 
 
-@app.command(epilog=examples("leakaudit demo", "leakaudit demo -o faces --seed 1"))
+@app.command(
+    short_help="The same on embedded pictures, in a minute or two.",
+    epilog=examples("leakaudit demo", "leakaudit demo -o faces --seed 1"),
+)
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for result.json and report.html.")] = Path(
         "leakaudit-demo"
@@ -224,98 +231,24 @@ def demo(
     seed: Seed = 0,
     images: ImagesOption = None,
     device: Device = "cpu",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a small CNN on 200 embedded pictures, take a face out of its gradient, then defend it. No download.
 
     Always exits 0 when it ends: it shows the audit, it does not gate anything.
     """
-    _writable(output)
+    writable(output)
     from leakaudit.demo import demo_plan, demo_target
 
-    _run(demo_target(seed, device), demo_plan(seed, _images(images)), output, None, exit_zero=True)
+    plan = demo_plan(seed, _images(images))
+    run(lambda: demo_target(seed, device), plan, output, Voice(quiet, as_json), exit_zero=True)
 
 
-@app.command(epilog=examples("leakaudit doctor model.py", "leakaudit doctor model.py --mode train --batch-size 8"))
-def doctor(
-    target: Annotated[str, typer.Argument(help=TARGET_HELP)],
-    data: Data = None,
-    checkpoint: Checkpoint = None,
-    mode: Annotated[Mode, typer.Option("--mode", help="The client's mode: eval or train.")] = Mode.eval,
-    records: Annotated[int, typer.Option("--records", help="Private records to attack.")] = 16,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Records in one shared update.")] = 1,
-    device: Device = "auto",
-    seed: Seed = 0,
-) -> None:
-    """Check the set-up before a long run: ranges, labels, modes, gradients, memory, cost. Exits 2 on an error."""
-    from rich.console import Console
-    from rich.markup import escape
-
-    from leakaudit.loading import load_target
-    from leakaudit.preflight import preflight
-
-    loaded = load_target(target, data=data, checkpoint=checkpoint, device=device, seed=seed)
-    findings = preflight(loaded, mode=mode.value, batch_size=batch_size, records=records, costs=True)
-    console = Console()
-    c, h, w = loaded.input_shape
-    console.print(
-        f"[bold]{escape(loaded.name)}[/]: {type(loaded.model.network).__name__}, pictures {c}×{h}×{w}, "
-        f"{len(loaded.classes)} classes; {len(loaded.private)} private, {len(loaded.test)} test, "
-        f"{len(loaded.auxiliary)} auxiliary records on {loaded.device}",
-        highlight=False,
-    )
-    colours = {"error": "red", "warning": "yellow", "info": "cyan"}
-    for finding in findings:
-        mark = f"[{colours[finding.severity]}]{finding.severity:<7}[/]"
-        console.print(f"{mark} {escape(finding.message)} [dim]({finding.id})[/]", highlight=False)
-    for note in loaded.notes:
-        console.print(f"[dim]note   [/] {escape(note)}", highlight=False)
-    if any(finding.severity == "error" for finding in findings):
-        raise typer.Exit(USAGE)
-
-
-@app.command(name="list", epilog=examples("leakaudit list attacks", "leakaudit list defenses --json"))
-def list_(
-    kind: Annotated[Kind, typer.Argument(help="attacks, defenses or metrics.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
-) -> None:
-    """List what is built in, with settings and sources."""
-    from leakaudit.listing import rows, show
-
-    found = rows(kind.value)
-    if as_json:
-        typer.echo(json.dumps(found, indent=1))
-    else:
-        show(found)
-
-
-def _run(target: Target, plan: Plan, output: Path, lpips_weights: Path | None, exit_zero: bool) -> None:
-    from rich.console import Console
-
-    from leakaudit.audit import audit
-    from leakaudit.console import progress_monitor
-    from leakaudit.progress import monitored
-    from leakaudit.reports.html import render
-    from leakaudit.reports.terminal import summary
-    from leakaudit.result import to_json, write_atomically
-
-    def keep(result: AuditResult) -> None:
-        write_atomically(output / "result.json", to_json(result))
-
-    with progress_monitor() as monitor, monitored(monitor):
-        result = audit(target, plan, lpips_weights=lpips_weights, keep=keep, directory=output, command=_command_line())
-    write_atomically(output / "report.html", render(result))
-    summary(result, Console())
-    typer.echo(f"report  {output / 'report.html'}\nresult  {output / 'result.json'}")
-    if not result.complete:
-        typer.echo(f"Interrupted: what was measured so far is kept in {output}.", err=True)
-        raise typer.Exit(EXIT["inconclusive"])
-    raise typer.Exit(0 if exit_zero else EXIT[result.verdict])
-
-
-def _command_line() -> str:
-    import shlex
-
-    return shlex.join(["leakaudit", *sys.argv[1:]])
+# After the commands above: the help screen lists them in this order.
+cli_doctor.add(app)
+cli_report.add(app)
+app.add_typer(cli_obscure.app, name="obscure", short_help="The obscuring generator as a file: fit, apply.")
 
 
 def _images(asked: Images | None) -> Shown:
@@ -334,39 +267,25 @@ def _check_specs(plan: Plan) -> None:
         parse_attack(spec)
 
 
-def _writable(folder: Path) -> None:
-    """Find out before the work, not after it, that the output cannot be written."""
-    from leakaudit.result import write_atomically
-
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output {folder} is a file: name a folder.")
-    existed = folder.exists()
-    probe = folder / ".leakaudit-probe"
-    try:
-        write_atomically(probe, "")
-    except UserError as error:
-        raise UserError(f"cannot write to --output {folder}: {error.__cause__}; choose another folder.") from error
-    probe.unlink(missing_ok=True)
-    if not existed:
-        folder.rmdir()
-
-
 def _file_exists(path: Path | None, option: str) -> None:
     if path is not None and not path.is_file():
         raise UserError(f"{option} {path}: no such file.")
 
 
 def _project_defaults() -> dict[str, dict[str, Any]]:
-    """Read `[tool.leakaudit]` of ./pyproject.toml: options of `scan`, dashes or underscores."""
+    """Read `[tool.leakaudit]` of ./pyproject.toml: options of `scan` by their long names, dashes or underscores."""
     table = read().scan
     commands: Any = typer.main.get_command(app)
-    known = {p.name for p in commands.commands["scan"].params} - {"target"}
-    defaults = {key.replace("-", "_"): value for key, value in table.items()}
-    for key in defaults:
-        if key not in known:
+    options = [(p.name, o[2:]) for p in commands.commands["scan"].params for o in p.opts if o.startswith("--")]
+    known = {option.replace("-", "_"): name for name, option in options if option != "help"}
+    defaults: dict[str, Any] = {}
+    for key, value in table.items():
+        name = known.get(key.replace("-", "_"))
+        if name is None:
             raise UserError(
-                f"pyproject.toml: [tool.leakaudit] has no setting {key!r}; known: {', '.join(sorted(map(str, known)))}."
+                f"pyproject.toml: [tool.leakaudit] has no setting {key!r}; known: {', '.join(sorted(known))}."
             )
+        defaults[name] = value
     for key in ("defense", "attack"):
         if isinstance(defaults.get(key), str):
             defaults[key] = [defaults[key]]

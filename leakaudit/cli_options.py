@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,14 @@ EPILOG = (
     "\b\nExit codes: 0 pass, 1 fail, 2 usage or configuration,\n"
     "            3 inconclusive or interrupted, 4 internal error."
 )
+
+
+class Mode(str, Enum):  # noqa: UP042 - typer shows the values
+    """The client's mode."""
+
+    eval = "eval"
+    train = "train"
+
 
 Data = Annotated[
     Path | None, typer.Option("--data", help="Replace train_data: a folder of class folders, or an .npz file.")

@@ -155,9 +155,9 @@ def observe(
 ) -> None:
     """Let whoever listens see the work as it is now; does nothing where nobody does.
 
-    `losses` (T,) of the trials, or () or (B,) of a training step; `images` (T, B, C, H, W) or (T, C, H, W), the best so far;
-    `victims` (T,) whose trial each is, by default trial t is victim t's; `running` the trials (n,) still worked on, by
-    default all; `of` how many victims there are, where they are not all here. Training gives `losses` alone.
+    `losses` (T,) of the trials, or () or (B,) of a training step; `images` (T, B, C, H, W) or (T, C, H, W), the best so
+    far; `victims` (T,) whose trial each is, by default trial t is victim t's; `running` the trials (n,) still worked
+    on, by default all; `of` how many victims there are, where they are not all here. Training gives `losses` alone.
     """
     see = _monitor.get().see
     if see is not None:

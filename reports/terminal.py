@@ -40,9 +40,7 @@ def summary(result: AuditResult, console: Console) -> None:
     def text(words: str, style: str = "") -> Text:
         return Text(printable(words, console.encoding), style)
 
-    name = view.plain(result.target.get("name"))
-    verdict = text(result.verdict.upper(), STYLES[result.verdict])
-    console.print(verdict + text("" if result.complete else " so far", "bold") + text(f"  {name}", "bold"))
+    headline(result, console)
     if not result.complete:
         console.print(text("The run was interrupted: what is missing was not measured and is not safe.", "yellow"))
     for reason in view.reasons(result):
@@ -85,6 +83,15 @@ def summary(result: AuditResult, console: Console) -> None:
     for finding in result.findings:
         if finding.severity != "info":
             console.print(text(f"{finding.severity}: ", "yellow") + text(finding.message))
+
+
+def headline(result: AuditResult, console: Console) -> None:
+    """Print the verdict and what was audited, in one line."""
+    from rich.text import Text
+
+    verdict = Text(result.verdict.upper(), STYLES[result.verdict])
+    name = printable(view.plain(result.target.get("name")), console.encoding)
+    console.print(verdict + Text("" if result.complete else " so far", "bold") + Text(f"  {name}", "bold"))
 
 
 def _unscored(result: AuditResult) -> dict[tuple[str, str], list[str]]:

@@ -1,0 +1,150 @@
+"""What `scan` and `demo` share: run an audit, write its files, and say what came of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from leakaudit.cli_options import EXIT
+from leakaudit.errors import UserError
+
+if TYPE_CHECKING:
+    from leakaudit.plan import Plan
+    from leakaudit.progress import Monitor
+    from leakaudit.result import AuditResult
+    from leakaudit.target import Target
+
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print the verdict and the paths only; on stderr nothing but errors.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout: verdict, reasons, paths.")]
+
+
+@dataclass(frozen=True)
+class Voice:
+    """How a command speaks while an audit runs and when it ended."""
+
+    quiet: bool = False
+    as_json: bool = False
+    tensorboard: Path | None = None
+
+    @contextmanager
+    def listening(self, plan: Plan) -> Iterator[Monitor]:
+        """Yield the monitor of an audit. What user's code prints stays out of what a program may read."""
+        from leakaudit.progress import together
+
+        with ExitStack() as stack:
+            monitors: list[Monitor] = []
+            if self.quiet:
+                stack.enter_context(_silence())
+            else:
+                if self.as_json:
+                    stack.enter_context(redirect_stdout(sys.stderr))
+                from leakaudit.console import progress_monitor
+
+                monitors.append(stack.enter_context(progress_monitor(plan=plan)))
+            if self.tensorboard is not None:
+                from leakaudit.tensorboard import tensorboard_monitor
+
+                monitors.append(stack.enter_context(tensorboard_monitor(self.tensorboard, plan.images)))
+            yield together(*monitors)
+
+    def tell(self, result: AuditResult, paths: dict[str, Path], code: int, gate: dict[str, Any] | None = None) -> None:
+        """Print what came of an audit; `paths` are the files by name, `gate` what a gate said as JSON values."""
+        from rich.console import Console
+
+        from leakaudit.reports.terminal import headline, summary
+
+        if self.as_json:
+            told = {"verdict": result.verdict, "reasons": list(result.reasons), **{k: str(p) for k, p in paths.items()}}
+            typer.echo(json.dumps(told | {"exit_code": code, "gate": gate}, indent=1))
+            return
+        if self.quiet:
+            headline(result, Console(soft_wrap=True))
+        else:
+            summary(result, Console())
+        order = sorted(paths, reverse=True)  # the report, which people open, before the result
+        typer.echo("\n".join(f"{name:<6}  {paths[name]}" for name in order))
+
+
+def run(
+    load: Callable[[], Target],
+    plan: Plan,
+    output: Path,
+    voice: Voice,
+    *,
+    lpips_weights: Path | None = None,
+    exit_zero: bool = False,
+) -> None:
+    """Audit what `load` returns, write `result.json` and `report.html` into `output`, and exit with the verdict's code.
+
+    The result is written after every finished piece, so that an interrupt keeps what was measured.
+    """
+    from leakaudit.audit import audit
+    from leakaudit.progress import monitored
+    from leakaudit.reports.html import render
+    from leakaudit.result import to_json, write_atomically
+
+    paths = {"result": output / "result.json", "report": output / "report.html"}
+    with voice.listening(plan) as monitor, monitored(monitor):
+
+        def keep(result: AuditResult) -> None:
+            write_atomically(paths["result"], to_json(result))
+            monitor.kept(result)
+
+        result = audit(load(), plan, lpips_weights=lpips_weights, keep=keep, directory=output, command=command_line())
+        write_atomically(paths["report"], render(result))
+    code = EXIT[result.verdict] if not exit_zero else 0
+    if not result.complete:
+        code = EXIT["inconclusive"]
+    voice.tell(result, paths, code)
+    if not result.complete:
+        typer.echo(f"Interrupted: what was measured so far is kept in {output}.", err=True)
+    raise typer.Exit(code)
+
+
+def command_line() -> str:
+    """Return the command as it was typed, quoted for a shell."""
+    import shlex
+
+    return shlex.join(["leakaudit", *sys.argv[1:]])
+
+
+def writable(folder: Path) -> None:
+    """Find out before the work, not after it, that the output cannot be written; raises UserError."""
+    from leakaudit.result import write_atomically
+
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output {folder} is a file: name a folder.")
+    existed = folder.exists()
+    probe = folder / ".leakaudit-probe"
+    try:
+        write_atomically(probe, "")
+    except UserError as error:
+        raise UserError(f"cannot write to --output {folder}: {error.__cause__}; choose another folder.") from error
+    probe.unlink(missing_ok=True)
+    if not existed:
+        folder.rmdir()
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Let nothing through but exceptions: warnings, logged notes, and what user's code prints are dropped."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with open(os.devnull, "w") as nowhere, warnings.catch_warnings(), redirect_stdout(nowhere):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
