@@ -63,9 +63,10 @@ PRESETS: dict[str, Assertions] = {
     "recommended": Assertions(
         rules=(Rule("identification", "max", 0.25), Rule("accuracy-loss", "max", 0.10, "warn")),
         regressions=(
-            RegressionRule("identification", detect=0.25),
-            RegressionRule("psnr", "warn"),
-            RegressionRule("accuracy", detect=0.05),
+            # One chance hit among 16 records leaves up to 34 points open: that alone is not to stop a build.
+            RegressionRule("identification", detect=0.35),
+            RegressionRule("psnr"),
+            RegressionRule("accuracy", detect=0.10),
         ),
         findings="error",
         presets=("recommended",),
@@ -76,7 +77,7 @@ PRESETS: dict[str, Assertions] = {
         regressions=(
             RegressionRule("identification", detect=0.10),
             RegressionRule("psnr"),
-            RegressionRule("accuracy", detect=0.03),
+            RegressionRule("accuracy", detect=0.05),
         ),
         findings="warning",
         presets=("strict",),

@@ -130,12 +130,13 @@ def _regressions(
         if change.defense in speaks_of
         and (name := "identification" if change.metric == "bound" else change.metric) in by_metric
     ]
-    # Adjusted among what is asked: nobody pays for comparisons that cannot fail the gate.
-    adjusted = iter(holm([change.p for change, _ in asked if change.p is not None]))
-    found = [
-        Judged(judge_change(change, rule, None if change.p is None else next(adjusted)), change.attacks)
-        for change, rule in asked
-    ]
+    found = []
+    for level in ("error", "warn"):  # corrected apart: what only warns takes no power from what fails the build
+        group = [(change, rule) for change, rule in asked if rule.level == level]
+        adjusted = iter(holm([change.p for change, _ in group if change.p is not None]))
+        for change, rule in group:
+            check = judge_change(change, rule, None if change.p is None else next(adjusted))
+            found.append(Judged(check, change.attacks))
     partners = {a.spec for a, _ in paired_defenses(baseline, result)}
     for gone in judged(baseline):
         if gone.spec not in partners and by_metric:

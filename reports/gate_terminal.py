@@ -1,0 +1,135 @@
+"""What the gate says, and what changed between two results, in a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from leakaudit.outcome import Check, Outcome
+from leakaudit.regressed import ALPHA
+from leakaudit.regression import Change
+from leakaudit.reports import view
+from leakaudit.reports.terminal import STYLES, printable
+from leakaudit.result import Estimate
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WORDS = {"pass": "ok", "fail": "FAIL", "inconclusive": "OPEN"}
+UNITS = {"identification": "identified", "bound": "identified, handed x̃", "psnr": "PSNR", "accuracy": "accuracy"}
+
+
+def show(outcome: Outcome, console: Console) -> None:
+    """Print the verdict, then every check with its sentence and mend, waivers, and notes. Text is printed as it is."""
+    from rich.text import Text
+
+    def line(words: str, style: str = "", indent: int = 0) -> None:
+        from rich.padding import Padding
+
+        console.print(Padding(Text(printable(words, console.encoding), style), (0, 0, 0, indent)))
+
+    head = Text(f"GATE {outcome.verdict.upper()}", STYLES[outcome.verdict])
+    console.print(head + Text(printable(f"  {outcome.source}", console.encoding), "bold"))
+    against = f"against {outcome.baseline}" if outcome.baseline else "no baseline: nothing is compared"
+    asked = f"preset {', '.join(outcome.presets)}; " if outcome.presets else ""
+    line(f"{asked}{against}", "dim")
+    console.print()
+    for check in sorted(outcome.checks, key=_order):
+        word, style = _word(check)
+        line(f"{word:<7}{check.id}", style)
+        if check.status != "pass":
+            line(check.message, indent=7)
+            if check.mend:
+                line(check.mend, "dim", 7)
+        if check.waiver is not None:
+            line(f"Waived until {check.waiver.expires}: {check.waiver.reason}", "cyan", 7)
+    for state in outcome.waivers:
+        w = state.waiver
+        who = f", by {w.by}" if w.by else ""
+        what = {"expired": f"EXPIRED on {w.expires}", "unused": "covers nothing here", "in-force": "in force"}
+        scope = "".join(f", {k} {v}" for k, v in (("defense", w.defense), ("attack", w.attack)) if v != "*")
+        style = "red" if state.state == "expired" else "dim"
+        line(f"waiver {w.rule}{scope}: {what[state.state]}; until {w.expires}{who}: {w.reason}", style)
+    for note in outcome.notes:
+        line(f"note   {note}", "dim")
+    for reason in outcome.reasons if outcome.verdict == "pass" or not outcome.checks else ():
+        line(reason)
+
+
+def compared(changes: Sequence[tuple[Change, float | None]], notes: Sequence[str], console: Console) -> None:
+    """Print every change as a row: before, after, the difference with its interval, and whether chance explains it."""
+    from rich.table import Table
+    from rich.text import Text
+
+    def text(words: str, style: str = "") -> Text:
+        return Text(printable(words, console.encoding), style)
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("Defense", overflow="fold", ratio=1)
+    table.add_column("", no_wrap=True)
+    for heading in ("Before", "After", "Change", "95 %"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    last = ""
+    for change, p in changes:
+        name = change.defense if change.defense != last else ""
+        last = change.defense
+        digits = 1 if change.metric == "psnr" else None
+        table.add_row(
+            text(name),
+            text(UNITS[change.metric]),
+            text(_value(change.before, digits)),
+            text(_value(change.after, digits)),
+            text(_shift(change.change, digits)),
+            text(_spread(change.change, digits)),
+            text(*said(change, p)),
+        )
+    console.print(table)
+    for note in notes:
+        console.print(text(note, "dim"))
+
+
+def said(change: Change, p: float | None) -> tuple[str, str]:
+    """Return what to call a change, and in which style: a loss only where chance does not explain it."""
+    if change.reason is not None or p is None:
+        return "not compared", "yellow"
+    if p <= ALPHA:
+        return "LOSS", "bold red"
+    if change.lost:
+        return "attacks missing", "yellow"
+    return "no loss shown", "dim"
+
+
+def _order(check: Check) -> tuple[int, int]:
+    rank = {"fail": 0, "inconclusive": 1, "pass": 3}[check.status]
+    return (2 if check.waiver is not None else rank, 0 if check.level == "error" else 1)
+
+
+def _word(check: Check) -> tuple[str, str]:
+    if check.status != "pass" and check.waiver is not None:
+        return "waived", "cyan"
+    if check.status != "pass" and check.level == "warn":
+        return "warn", "yellow"
+    return WORDS[check.status], {"pass": "dim", "fail": "bold red", "inconclusive": "bold yellow"}[check.status]
+
+
+def _value(estimate: Estimate, digits: int | None) -> str:
+    if estimate.value is None:
+        return view.DASH
+    return view.percent(estimate.value) if digits is None else view.number(estimate.value, digits)
+
+
+def _shift(estimate: Estimate, digits: int | None) -> str:
+    if estimate.value is None:
+        return view.DASH
+    if digits is None:
+        return view.points(estimate.value)
+    text = view.number(estimate.value, digits)
+    return text if text.startswith(view.MINUS) or float(text) == 0 else f"+{text}"
+
+
+def _spread(estimate: Estimate, digits: int | None) -> str:
+    if estimate.low is None or estimate.high is None:
+        return ""
+    ends = (view.points(v) if digits is None else view.number(v, digits) for v in (estimate.low, estimate.high))
+    return " to ".join(ends)

@@ -1,0 +1,79 @@
+"""Paired tests against enumeration, SciPy, and their own promise: how often they speak when nothing changed."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from leakaudit.paired import change_of_means, change_of_rate, falls, holm, pairs_needed, rises
+
+
+@given(st.lists(st.integers(-4, 4), max_size=9))
+def test_the_signed_rank_test_counts_all_signs(differences: list[int]) -> None:
+    moved = [d for d in differences if d]
+    ranks = stats.rankdata([abs(d) for d in moved]) if moved else np.zeros(0)
+    seen = sum(r for r, d in zip(ranks, moved, strict=True) if d > 0)
+    patterns = list(itertools.product((0, 1), repeat=len(moved)))
+    as_large = sum(sum(r for r, s in zip(ranks, signs, strict=True) if s) >= seen - 1e-9 for signs in patterns)
+    assert rises(differences) == pytest.approx(as_large / len(patterns))
+
+
+def test_hits_and_misses_are_mcnemars_exact_test() -> None:
+    differences = [1] * 9 + [-1] * 2 + [0] * 30
+    assert rises(differences) == pytest.approx(stats.binomtest(9, 11, alternative="greater").pvalue)
+
+
+@pytest.mark.parametrize("n", [60, 390, 900])
+def test_large_samples_agree_with_scipy(n: int) -> None:
+    differences = np.random.default_rng(n).normal(0.1, 1, n)
+    expected = stats.wilcoxon(differences, alternative="greater", method="approx", correction=True).pvalue
+    assert rises(differences.tolist()) == pytest.approx(expected, rel=0.02)
+
+
+def test_the_means_of_seeds_are_compared_by_students_test() -> None:
+    before, after = [0.50, 0.51, 0.52], [0.45, 0.46, 0.44]
+    expected = stats.ttest_ind(before, after, alternative="greater")
+    assert falls(before, after) == pytest.approx(expected.pvalue)
+    interval = stats.ttest_ind(after, before).confidence_interval(0.95)
+    change = change_of_means(before, after)
+    assert (change.low, change.high) == pytest.approx((interval.low, interval.high))
+    assert falls(before, after, allow=0.06) == pytest.approx(0.5)
+
+
+def test_few_seeds_and_equal_seeds_decide_nothing_by_themselves() -> None:
+    assert falls([0.9, 0.9], [0.1, 0.1]) == 1.0
+    assert change_of_means([0.9, 0.9], [0.1, 0.1]).low is None
+    # Three equal accuracies on 40 test records: the spread is not below one record.
+    assert falls([0.975] * 3, [0.95] * 3, resolution=1 / 40) > 0.1
+    assert falls([0.975] * 3, [0.95] * 3) < 1e-9
+
+
+def test_the_interval_of_a_rate_covers_the_truth() -> None:
+    random = np.random.default_rng(0)
+    for up, down in ((0.02, 0.02), (0.3, 0.1)):
+        draws = random.multinomial(30, [up, down, 1 - up - down], size=400)
+        inside = [
+            (c.low or 0) <= up - down <= (c.high or 0)
+            for c in (change_of_rate(int(a), int(b), 30) for a, b, _ in draws)
+        ]
+        assert np.mean(inside) >= 0.95
+
+
+def test_what_it_takes_is_what_it_takes() -> None:
+    needed = pairs_needed(0, 0, 16, 0.1)
+    assert needed is not None
+    assert (change_of_rate(0, 0, needed).high or 1) <= 0.1 < (change_of_rate(0, 0, needed - 2).high or 1)
+    assert pairs_needed(8, 0, 16, 0.1) is None
+
+
+def test_holm_keeps_the_order_and_the_level() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []
+    random = np.random.default_rng(1)
+    alarms = [min(holm(random.random(5).tolist())) <= 0.05 for _ in range(2000)]
+    assert np.mean(alarms) < 0.065
