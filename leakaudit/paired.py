@@ -95,10 +95,12 @@ def _drop(before: Sequence[float], after: Sequence[float], resolution: float) ->
     return first - second, deviation * math.sqrt(1 / len(before) + 1 / len(after)), freedom
 
 
-def change_of_rate(up: int, down: int, n: int) -> Estimate:
+def change_of_rate(up: float, down: float, n: int) -> Estimate:
     """Return (up − down)/n with a 95 % interval from the exact bounds of either share (Clopper–Pearson, Bonferroni).
 
-    Of n pairs, `up` rose and `down` fell. The interval is never too narrow.
+    Of n pairs, `up` rose and `down` fell. A pair that is a batch counts with the share of its records that did: of all
+    shares in [0, 1] with the same mean, hits and misses vary most (Hoeffding 1963), so their interval is never too
+    narrow.
     """
     if n == 0:
         return Estimate(reason="no record was scored on both sides")
@@ -106,22 +108,22 @@ def change_of_rate(up: int, down: int, n: int) -> Estimate:
 
     tail = (1 - CONFIDENCE) / 4
 
-    def least(k: int) -> float:
-        return 0.0 if k == 0 else float(betaincinv(k, n - k + 1, tail))
+    def least(k: float) -> float:
+        return 0.0 if k <= 0 else float(betaincinv(k, n - k + 1, tail))
 
-    def most(k: int) -> float:
-        return 1.0 if k == n else float(betaincinv(k + 1, n - k, 1 - tail))
+    def most(k: float) -> float:
+        return 1.0 if k >= n else float(betaincinv(k + 1, n - k, 1 - tail))
 
     return Estimate((up - down) / n, least(up) - most(down), most(up) - least(down), n)
 
 
-def pairs_needed(up: int, down: int, n: int, detect: float) -> int | None:
+def pairs_needed(up: float, down: float, n: int, detect: float) -> int | None:
     """Return about how many pairs bring the upper bound of the rise to `detect` if shares stay; None if none would."""
     if n == 0 or (up - down) / n >= detect:
         return None
     size = n
     while size < 2**24:
-        upper = change_of_rate(round(up * size / n), round(down * size / n), size).high
+        upper = change_of_rate(up * size / n, down * size / n, size).high
         if upper is not None and upper <= detect:
             return size
         size = max(size + 1, math.ceil(size * 1.02))

@@ -81,7 +81,7 @@ def _moved(change: Change) -> str:
     n = change.before.n
     return (
         f"{_title(change)} went from {round(before * n)} to {round(after * n)} of {n} records "
-        f"({change.rose} victims more, {change.fell} fewer)"
+        f"({change.rose} newly, {change.fell} no more)"
     )
 
 

@@ -36,7 +36,7 @@ class Change:
     p: float | None  # one-sided, None where it cannot be tested
     lost: tuple[str, ...] = ()  # attacks the baseline scored and this result did not, with the reason
     needed: int | None = None  # records that would settle whether identification rose, if the shares stay
-    rose: int = 0  # victims with more, and with less, than before
+    rose: int = 0  # records that leak more than before, and less; of pictures, victims by more than `LEAST_PSNR`
     fell: int = 0
     reason: str | None = None  # why it cannot be tested
 
@@ -84,9 +84,10 @@ def changes(before: AuditResult, after: AuditResult, detect: float | None = None
 def _identified(metric: str, was: DefenseResult, now: DefenseResult, handed: bool, detect: float | None) -> Change:
     pairs, lost = _common(was, now, lambda a: (a.role == "bound") is handed and a.kind != "labels", _identifies)
     before, after = _worst(pairs, _identifies)
-    per_victim = [(math.fsum(after[v]) - math.fsum(before[v])) / len(after[v]) for v in after]
-    up, down, n = sum(d > 0 for d in per_victim), sum(d < 0 for d in per_victim), len(per_victim)
-    records, batch = sum(map(len, after.values())), max(map(len, after.values()), default=1)
+    batches = [[b - a for a, b in zip(before[v], after[v], strict=True)] for v in after]
+    per_victim = [math.fsum(moved) / len(moved) for moved in batches]
+    up, down = (math.fsum(moved.count(sign) / len(moved) for moved in batches) for sign in (1.0, -1.0))
+    n, records, batch = len(batches), sum(map(len, batches)), max(map(len, batches), default=1)
     spread = change_of_rate(up, down, n)
     value = math.fsum(per_victim) / n if n else None
     needed = None if detect is None else pairs_needed(up, down, n, detect)
@@ -101,8 +102,8 @@ def _identified(metric: str, was: DefenseResult, now: DefenseResult, handed: boo
         p=rises(per_victim) if n else None,
         lost=lost,
         needed=None if needed is None else needed * batch,
-        rose=up,
-        fell=down,
+        rose=sum(moved.count(1.0) for moved in batches),
+        fell=sum(moved.count(-1.0) for moved in batches),
         reason=None if n else "no attack was scored on both sides",
     )
 

@@ -64,6 +64,18 @@ def test_the_interval_of_a_rate_covers_the_truth() -> None:
         assert np.mean(inside) >= 0.95
 
 
+def test_the_interval_of_a_rate_covers_the_truth_in_batches() -> None:
+    random = np.random.default_rng(0)
+    inside = []
+    for _ in range(400):
+        # 20 victims of 8 records; a victim's records mostly share its fate.
+        fate = random.random((20, 1)) < 0.25
+        rose = np.where(random.random((20, 8)) < 0.8, fate, random.random((20, 8)) < 0.25)
+        change = change_of_rate(float(rose.mean(1).sum()), 0.0, 20)
+        inside.append((change.low or 0) <= 0.25 <= (change.high or 0))
+    assert np.mean(inside) >= 0.95
+
+
 def test_what_it_takes_is_what_it_takes() -> None:
     needed = pairs_needed(0, 0, 16, 0.1)
     assert needed is not None

@@ -50,7 +50,7 @@ def test_victims_are_the_units() -> None:
     before = result(defense("clip", attack(some(0), batch=8)))
     after = result(defense("clip", attack(some(40), batch=8)))
     found = change(before, after, "identification")
-    assert (found.rose, found.change.n) == (5, 5)
+    assert (found.rose, found.change.n) == (40, 5)
     assert found.p == pytest.approx(2**-5)
 
 
