@@ -90,7 +90,8 @@ def _of_defense(result: AuditResult, defense: DefenseResult) -> list[Finding]:
         found += _undecided(result, defense, said)
     if counted and defense.accuracy.value is None and defense.attacks:
         off = result.settings.get("utility") is False
-        message = f"{defense.spec}: its accuracy was not measured ({defense.accuracy.reason or 'no reason was given'})."
+        why = (defense.accuracy.reason or "no reason was recorded").rstrip(".")
+        message = f"{defense.spec}: its accuracy was not measured ({why})."
         severity: Severity = "info" if off or not result.complete else "warning"
         found.append(Finding("accuracy-not-measured", severity, message, {"defense": defense.spec}))
     return found

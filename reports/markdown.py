@@ -1,0 +1,366 @@
+"""An audit and its gate as Markdown: a comment on a pull or merge request, and `$GITHUB_STEP_SUMMARY`.
+
+Every word of the result and of the configuration is third-party text: it is shown literally, and no mention, reference,
+link, emoji, formula, HTML or quick action of GitHub or GitLab is made of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from leakaudit.conclusions import conclusions
+from leakaudit.errors import UserError
+from leakaudit.outcome import Check, Outcome
+from leakaudit.regression import Change
+from leakaudit.reports import view
+from leakaudit.reports.markdown_text import code, item, literal, row, table
+from leakaudit.result import AuditResult, DefenseResult, Estimate, Value, digest
+
+COMMENT = 65_000  # bytes: GitHub takes comments of 65,536 characters
+SUMMARY = 1_048_576  # bytes: what GitHub takes of one step's summary
+SYMBOLS = {
+    "pass": "✅ pass",
+    "fail": "❌ fail",
+    "inconclusive": "❓ undecided",
+    "warning": "⚠️ warning",
+    "waived": "⏸️ waived",
+    "error": "❌ error",
+    "info": "ℹ️ info",
+    "expired": "❌ expired",
+    "in-force": "⏸️ in force",
+    "unused": "⚠️ unused",
+}
+SHARES = ("identification", "bound", "label-accuracy", "accuracy", "accuracy-loss")
+DIGITS = {"psnr": 1, "ssim": 2, "lpips": 2}
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the text that can be shortened by leaving out rows at its end."""
+
+    head: tuple[str, ...]
+    rows: tuple[str, ...] = ()
+    tail: tuple[str, ...] = ()
+
+
+def render(
+    result: AuditResult,
+    outcome: Outcome | None = None,
+    comparison: Sequence[tuple[Change, float | None]] | None = None,
+    most: int = COMMENT,
+) -> str:
+    """Return Markdown of at most `most` bytes; what does not fit is left out, and a sentence says so.
+
+    `comparison` are all changes since a baseline with their corrected p-values (`leakaudit.gate.compare`); without it
+    the changes are those the gate judged. A state is always a word beside its symbol.
+    """
+    sections = [_verdict(result, outcome)]
+    if outcome is not None:
+        sections += [_checks(outcome), _to_do(outcome)]
+    sections += [_findings(result, outcome), _defenses(result)]
+    if comparison is not None:
+        sections.append(_comparison(comparison))
+    elif outcome is not None:
+        sections.append(_regressions(outcome))
+    if outcome is not None:
+        sections.append(_waivers(outcome))
+    sections += [
+        _folded("Not tested", result.not_tested),
+        _folded("Assumptions", result.assumptions),
+        _footer(result, outcome),
+    ]
+    for limit in (10_000, 300, 100, 50, 20, 10, 5, 2, 0):
+        text = "\n\n".join(filter(None, (_joined(section, limit) for section in sections))) + "\n"
+        if len(text.encode()) <= most:
+            break
+    return text
+
+
+def append_step_summary(text: str) -> bool:
+    """Append text to the file that `$GITHUB_STEP_SUMMARY` names; return whether there is one.
+
+    GitHub drops a step's whole summary where it is larger than 1 MiB, so a sentence is appended in place of a text that
+    would make it so. Raises UserError when the file cannot be written.
+    """
+    place = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not place:
+        return False
+    path = Path(place)
+    try:
+        taken = path.stat().st_size if path.exists() else 0
+        if taken + len(text.encode()) + 2 > SUMMARY:
+            text = "leakaudit: this summary is left out, the step's would be larger than GitHub takes.\n"
+        with path.open("a", encoding="utf-8") as file:
+            file.write(("\n" if taken else "") + text.rstrip("\n") + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write GITHUB_STEP_SUMMARY ({path}): {error.strerror or error}.") from error
+    return True
+
+
+def _joined(section: Section, limit: int) -> str:
+    rows = section.rows[:limit]
+    left = len(section.rows) - len(rows)
+    note = f"\n*{left} more left out to fit the size allowed here; the report has all.*" if left else ""
+    return "\n".join([*section.head, *rows, *([note] if note else []), *section.tail])
+
+
+def _verdict(result: AuditResult, outcome: Outcome | None) -> Section:
+    name = code(result.target.get("name") or "model")
+    if outcome is None:
+        words = {"pass": "✅ Pass", "fail": "❌ Fail", "inconclusive": "❓ Inconclusive"}[result.verdict]
+        rows = tuple(item(reason) for reason in view.reasons(result) or result.reasons)
+        return Section((f"## leakaudit: {words}", "", f"Privacy audit of {name}. {view.meaning(result)}", ""), rows)
+    words = {"pass": "✅ Gate passed", "fail": "❌ Gate failed", "inconclusive": "❓ Gate undecided"}[outcome.verdict]
+    counts = [(sum(_state(check) == state for check in outcome.checks), state) for state in _STATES]
+    told = ", ".join(f"{count} {_STATES[state]}" for count, state in counts if count) or "no checks"
+    late = sum(state.state == "expired" for state in outcome.waivers)
+    expired = f" {late} waiver{'s have' if late > 1 else ' has'} expired, which fails the gate." if late else ""
+    verdict = {"pass": "passed", "fail": "failed", "inconclusive": "undecided"}[result.verdict]
+    own = f" The audit by itself, at its own limit of {view.percent(result.max_identification)}: {verdict}."
+    unfinished = "" if result.complete else " **The audit did not finish:** what is missing is not safe."
+    line = f"Privacy audit of {name}: {told}.{expired}{own}{unfinished}"
+    notes = tuple(item(note) for note in outcome.notes)
+    return Section((f"## leakaudit: {words}", "", line, *([""] if notes else [])), notes)
+
+
+_STATES = {
+    "fail": "failed",
+    "inconclusive": "undecided",
+    "warning": "only warned of",
+    "waived": "waived",
+    "pass": "passed",
+}
+
+
+def _state(check: Check) -> str:
+    """Return what became of a check: a warning does not fail the gate, and neither does what is waived."""
+    if check.status == "pass":
+        return "pass"
+    if check.waiver is not None:
+        return "waived"
+    return check.status if check.level == "error" else "warning"
+
+
+def _ordered(checks: Iterable[Check]) -> list[Check]:
+    order = list(_STATES)
+    return sorted(checks, key=lambda check: order.index(_state(check)))
+
+
+def _checks(outcome: Outcome) -> Section:
+    rows = []
+    for check in _ordered(c for c in outcome.checks if not c.rule.startswith("regression-")):
+        metric = check.rule
+        limit = "" if check.threshold is None else _number(check.threshold, metric)
+        side = {"max": "at most ", "min": "at least ", "": ""}[check.direction]
+        rows.append(
+            row(
+                SYMBOLS[_state(check)],
+                code(_title(check)),
+                code(check.defense),
+                code(check.attack),
+                _measured(check.measured, metric),
+                side + limit if limit else "",
+            )
+        )
+    if not rows:
+        return Section(())
+    head = table("Status", "Check", "Defense", "Attack", "Measured (95 % interval)", "Allowed", right=2)
+    presets = f" (preset {', '.join(map(code, outcome.presets))})" if outcome.presets else ""
+    return Section((f"### Checks{presets}", "", *head), tuple(rows))
+
+
+def _title(check: Check) -> str:
+    return check.id.rsplit("#", 1)[0].removesuffix(f"/{check.defense}") if check.defense else check.rule
+
+
+def _to_do(outcome: Outcome) -> Section:
+    """Return a sentence and its mend for each check that is not passed or waived."""
+    rows = [
+        f"- {SYMBOLS[_state(c)]}: {literal(c.message)}" + (f" **What to do:** {literal(c.mend)}" if c.mend else "")
+        for c in _ordered(outcome.checks)
+        if _state(c) not in ("pass", "waived")
+    ]
+    return Section(("### Why, and what to do", ""), tuple(rows)) if rows else Section(())
+
+
+def _findings(result: AuditResult, outcome: Outcome | None) -> Section:
+    """Return what no check says: leaks and doubts without a gate, and what was noticed besides it."""
+    checks = {check.message for check in outcome.checks} if outcome else set()
+    rows = [
+        f"- {SYMBOLS[f.severity]} {code(f.id)}: {literal(f.message)} **What to do:** {literal(f.mend)}"
+        for f in conclusions(result, outcome)
+        if f.severity != "info" and f.message not in checks and not f.id.startswith(("gate-", "waiver-"))
+    ]
+    return Section((f"### {'Also noticed' if outcome else 'Findings'}", ""), tuple(rows)) if rows else Section(())
+
+
+def _defenses(result: AuditResult) -> Section:
+    rows = []
+    for defense in result.defenses:
+        worst, handed = view.worst(defense), view.bound(defense)
+        drawn = view.drawn(defense)
+        rows.append(
+            row(
+                code(defense.spec) + ("" if defense.requested else " (control)"),
+                SYMBOLS[defense.verdict],
+                _leak(worst.identification if worst else Estimate(), worst.name if worst else ""),
+                _leak(handed.identification if handed else Estimate(), ""),
+                _measured(drawn.psnr, "psnr") if drawn else "",
+                _measured(defense.accuracy, "accuracy"),
+                _cost(result, defense),
+            )
+        )
+    head = table(
+        "Defense",
+        "Audit",
+        "Identified, worst attack (95 %)",
+        "Identified, handed x̃",
+        "Closest pictures",
+        "Accuracy (95 %)",
+        "Cost, points",
+        right=5,
+    )
+    chance = view.percent(result.chance_identification)
+    notes = [
+        f"Identified: the right record picked among its class (chance {chance}). Higher leaks more, and so does a "
+        "higher PSNR of the closest pictures.",
+        *filter(None, (view.training(result), view.no_cost(result))),
+    ]
+    return Section(("### Defenses", "", *head), tuple(rows), ("", *notes))
+
+
+def _leak(estimate: Estimate, attack: str) -> str:
+    by = f" by {code(attack)}" if attack else ""
+    return _measured(estimate, "identification") + by if estimate.value is not None else ""
+
+
+def _cost(result: AuditResult, defense: DefenseResult) -> str:
+    found = view.cost(result, defense)
+    note = view.cost_note(result, defense)
+    return "" if found is None else view.points(found) + (f" ({note})" if note else "")
+
+
+def _regressions(outcome: Outcome) -> Section:
+    """Return what changed against the baseline, as the gate judged it."""
+    rows = []
+    for check in _ordered(c for c in outcome.checks if c.rule.startswith("regression-")):
+        metric = check.rule.removeprefix("regression-")
+        before, after, p = (check.evidence.get(name) for name in ("before", "after", "p_corrected"))
+        rows.append(
+            row(
+                SYMBOLS[_state(check)],
+                code(metric),
+                code(check.defense),
+                _known(before, metric),
+                _known(after, metric),
+                _shift(check.measured, metric),
+                _known(p, "p"),
+            )
+        )
+    if not outcome.baseline:
+        return Section(())
+    head = f"### Changes against {code(outcome.baseline)}", ""
+    if not rows:
+        return Section((*head, "The gate asks for no comparison."))
+    titles = table("Status", "What", "Defense", "Before", "After", "Change (95 % interval)", "p", right=4)
+    return Section(
+        (*head, *titles), tuple(rows), ("", "p: how likely at least this loss is by chance alone, corrected.")
+    )
+
+
+def _comparison(comparison: Sequence[tuple[Change, float | None]]) -> Section:
+    """Return every change, whatever the gate asks for."""
+    rows = tuple(
+        row(
+            code(change.metric),
+            code(change.defense) + (f" (was {code(change.was)})" if change.was != change.defense else ""),
+            _measured(change.before, change.metric),
+            _measured(change.after, change.metric),
+            _shift(change.change, change.metric) if change.reason is None else literal(change.reason),
+            _known(p, "p"),
+        )
+        for change, p in comparison
+    )
+    titles = table("What", "Defense", "Before (95 %)", "After (95 %)", "Change (95 %)", "p", right=4)
+    return Section(("### What changed", "", *titles), rows or (row("nothing in common", "", "", "", "", ""),))
+
+
+def _waivers(outcome: Outcome) -> Section:
+    rows = [
+        row(
+            SYMBOLS[state.state],
+            code(state.waiver.rule),
+            code(state.waiver.defense),
+            code(state.waiver.attack),
+            literal(state.waiver.expires, 40),
+            literal(state.waiver.by),
+            literal(state.waiver.reason),
+        )
+        for state in outcome.waivers
+    ]
+    head = table("State", "Check", "Defense", "Attack", "Last day", "Decided by", "Reason")
+    return Section(("### Waivers", "", *head), tuple(rows)) if rows else Section(())
+
+
+def _folded(title: str, sentences: Sequence[str]) -> Section:
+    rows = tuple(item(sentence) for sentence in sentences)
+    if not rows:
+        return Section(())
+    return Section((f"<details><summary>{title} ({len(rows)})</summary>", ""), rows, ("", "</details>"))
+
+
+def _footer(result: AuditResult, outcome: Outcome | None) -> Section:
+    parts = [f"Result {code(outcome.result_digest if outcome else digest(result))}"]
+    if outcome is not None and outcome.baseline_digest:
+        parts.append(f"baseline {code(outcome.baseline_digest)}")
+    version = result.environment.get("leakaudit")
+    made = f" by leakaudit {literal(version, 40)}" if version else ""
+    day = f", judged on {literal(outcome.date, 40)}" if outcome is not None else ""
+    return Section((f"<sub>{', '.join(parts)} (SHA-256){made}{day}.</sub>",))
+
+
+def _measured(estimate: Estimate, metric: str) -> str:
+    if estimate.value is None:
+        return "not measured" if estimate.reason else ""
+    ends = "" if estimate.low is None or estimate.high is None else f" ({_between(estimate, metric)})"
+    return _number(estimate.value, metric) + ends
+
+
+def _between(estimate: Estimate, metric: str) -> str:
+    words: Callable[[float], str] = lambda value: _number(value, metric).removesuffix("%").removesuffix(" dB")  # noqa: E731
+    return f"{words(estimate.low or 0.0)} to {words(estimate.high or 0.0)}"
+
+
+def _shift(estimate: Estimate, metric: str) -> str:
+    """Return a difference with its sign: shares in percentage points."""
+    if estimate.value is None:
+        return ""
+
+    def signed(value: float) -> str:
+        if metric in SHARES:
+            return view.points(value)
+        text = view.number(value, DIGITS.get(metric, 2))
+        return text if text.startswith(view.MINUS) or float(text) == 0 else f"+{text}"
+
+    unit = " points" if metric in SHARES else " dB" if metric == "psnr" else ""
+    ends = (
+        f" ({signed(estimate.low)} to {signed(estimate.high)})"
+        if estimate.low is not None and estimate.high is not None
+        else ""
+    )
+    return signed(estimate.value) + unit + ends
+
+
+def _known(value: Value, metric: str) -> str:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return ""
+    return f"{value:.2g}" if metric == "p" else _number(float(value), metric)
+
+
+def _number(value: float, metric: str) -> str:
+    if metric in SHARES:
+        return view.percent(value)
+    return view.number(value, DIGITS.get(metric, 2)) + (" dB" if metric == "psnr" else "")
