@@ -68,7 +68,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             verdict, _, rest = audit.partition(" | ")
             words, _, path = rest.rpartition(" | ")
             terminalreporter.write(f"{verdict.upper():<12} ", **STYLES.get(verdict, {}))
-            terminalreporter.write_line(nodeid)
+            terminalreporter.write(f"{nodeid}\n")
             terminalreporter.write_line(f"             {words}")
             if path:
                 terminalreporter.write_line(f"             {path}")

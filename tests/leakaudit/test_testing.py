@@ -1,0 +1,208 @@
+"""`assert_private`: passes only where the audit passes, and says in a few lines why not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from leakaudit import api, plan, testing
+from leakaudit.errors import UserError
+from leakaudit.intervals import rate
+from leakaudit.result import AuditResult, load, to_json
+from leakaudit.testing import Audited, Keeping, PrivacyAssertionError, assert_private, keeping
+
+DATA = TensorDataset(torch.rand(160, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(160) % 2)
+DENSE: dict[str, Any] = {"attacks": "analytic"}  # which takes every record out of a dense model's gradient
+
+
+def model() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 2))
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Audits in an empty folder, as without the plug-in; `standard` takes a second: analytic does not iterate."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(testing, "_keeping", None)
+    short = replace(plan.BATTERIES["standard"], steps=3, tuning_victims=2, decoder_steps=3, seeds=3, epochs=1)
+    monkeypatch.setitem(plan.BATTERIES, "standard", short)
+
+
+@pytest.fixture(scope="module")
+def passing() -> AuditResult:
+    """A real audit that passes: noise of a hundred times the gradient."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(testing, "_keeping", None)
+        patch.setitem(plan.BATTERIES, "standard", replace(plan.BATTERIES["standard"], steps=3, tuning_victims=2))
+        return assert_private(model, DATA, defense="gaussian:std=100", **DENSE)
+
+
+def planted(result: AuditResult, identified: int, n: int = 32) -> AuditResult:
+    """Return the result with so many records identified by the analytic attack on the defended model."""
+    row = result.defenses[1]
+    analytic = next(a for a in row.attacks if a.name == "analytic")
+    records = tuple(replace(r, identified=i < identified) for i, r in enumerate(analytic.records[:n]))
+    attack = replace(analytic, identification=rate(identified, n), records=records)
+    attacks = tuple(attack if a.name == "analytic" else a for a in row.attacks)
+    return replace(result, defenses=(result.defenses[0], replace(row, attacks=attacks)))
+
+
+def scanned(monkeypatch: pytest.MonkeyPatch, result: AuditResult) -> dict[str, Any]:
+    """Let the next scan return `result`; what it was asked for appears in the dictionary."""
+    asked: dict[str, Any] = {}
+
+    def scan(model: Any, data: Any, **settings: Any) -> AuditResult:
+        asked.update(settings)
+        return result
+
+    monkeypatch.setattr(api, "scan", scan)
+    return asked
+
+
+def test_a_private_model_passes_and_leaves_nothing_behind(passing: AuditResult, tmp_path: Path) -> None:
+    assert passing.verdict == "pass"
+    assert passing.images == "redacted"
+    assert [d.spec for d in passing.defenses] == ["none", "gaussian:std=100"]
+    assert all(not d.accuracies for d in passing.defenses)  # nobody asked for accuracy
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_leaking_model_fails_in_a_few_lines(tmp_path: Path) -> None:
+    with pytest.raises(PrivacyAssertionError) as caught:
+        assert_private(model, DATA, defense="none", **DENSE)
+    message = str(caught.value)
+    assert message.startswith("FAIL: ")
+    assert "analytic: 100% of 32 records identified (95% interval 89.1–100%)" in message
+    assert "limit 25%" in message
+    assert len(message.splitlines()) <= 10
+    assert caught.value.outcome.verdict == "fail"
+    report = Path(message.rpartition("report: ")[2])
+    assert report == Path("leakaudit-out/report.html")
+    assert report.is_file()
+    assert load(tmp_path / "leakaudit-out/result.json") == caught.value.result
+
+
+def test_too_few_records_are_no_pass_and_the_message_says_how_many(tmp_path: Path) -> None:
+    with pytest.raises(PrivacyAssertionError, match="INCONCLUSIVE, which is not a pass") as caught:
+        assert_private(model, DATA, defense="gaussian:std=100", records=4, output=tmp_path / "here", **DENSE)
+    message = str(caught.value)
+    assert "Only 4 records were scored: at least 13 are needed" in message
+    assert "--records 13" in message
+    assert (tmp_path / "here/report.html").is_file()
+
+
+def test_inconclusive_can_be_allowed_but_a_leak_cannot(passing: AuditResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_ = planted(passing, 4)  # 4 of 32: up to 29 %
+    scanned(monkeypatch, open_)
+    with pytest.raises(PrivacyAssertionError, match="INCONCLUSIVE"):
+        assert_private(model, DATA, defense="gaussian:std=100")
+    assert assert_private(model, DATA, defense="gaussian:std=100", allow_inconclusive=True) is open_
+    scanned(monkeypatch, planted(passing, 30))
+    with pytest.raises(PrivacyAssertionError, match="FAIL"):
+        assert_private(model, DATA, defense="gaussian:std=100", allow_inconclusive=True)
+
+
+def test_the_limit_is_judged_on_the_bound(passing: AuditResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = planted(passing, 3)  # 9 % measured, at most 25.02 %
+    scanned(monkeypatch, result)
+    with pytest.raises(PrivacyAssertionError, match="INCONCLUSIVE"):
+        assert_private(model, DATA, defense="gaussian:std=100", max_identification=0.25)
+    assert assert_private(model, DATA, defense="gaussian:std=100", max_identification=0.26) is result
+
+
+def test_what_got_worse_than_the_baseline_fails_within_the_limit(
+    passing: AuditResult, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "main.json").write_text(to_json(planted(passing, 0)))
+    scanned(monkeypatch, planted(passing, 10))  # at most 50 %
+    assert assert_private(model, DATA, defense="gaussian:std=100", max_identification=0.51).verdict == "pass"
+    with pytest.raises(PrivacyAssertionError, match="FAIL") as caught:
+        assert_private(model, DATA, defense="gaussian:std=100", max_identification=0.51, baseline="main.json")
+    failed = [c.rule for c in caught.value.outcome.checks if c.status == "fail"]
+    assert failed == ["regression-identification"]
+    other = replace(passing, settings={**passing.settings, "seed": 7})
+    with pytest.raises(UserError, match="--seed is 7 there and 0 here"):
+        assert_private(model, DATA, defense="gaussian:std=100", baseline=other)
+
+
+def test_accuracy_is_measured_where_it_is_asked_for(passing: AuditResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = scanned(monkeypatch, passing)
+    assert_private(model, DATA, defense="gaussian:std=100")
+    assert asked["utility"] is False
+    with pytest.raises(PrivacyAssertionError, match="accuracy lost against no defense was not measured"):
+        assert_private(model, DATA, defense="gaussian:std=100", max_accuracy_loss=0.1)
+    assert asked["utility"] is True
+    assert asked["max_accuracy_loss"] == 0.1
+    trained = replace(
+        passing, defenses=tuple(replace(d, accuracies=(0.9, 0.9, 0.9)) for d in passing.defenses), chance_accuracy=0.5
+    )
+    scanned(monkeypatch, trained)
+    assert_private(model, DATA, defense="gaussian:std=100", max_accuracy_loss=0.1)
+    dear = replace(trained.defenses[1], accuracies=(0.5, 0.52, 0.48))
+    scanned(monkeypatch, replace(trained, defenses=(trained.defenses[0], dear)))
+    with pytest.raises(PrivacyAssertionError, match=r"accuracy lost against no defense is 40\.0%"):
+        assert_private(model, DATA, defense="gaussian:std=100", max_accuracy_loss=0.1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"battery": "quick"}, "can never pass"),
+        ({"max_accuracy_loss": 2}, "max_accuracy_loss"),
+        ({"max_accuracy_loss": True}, "max_accuracy_loss"),
+        ({"max_identification": 3}, "--max-identification"),
+        ({"baseline": "missing.json"}, "missing.json"),
+        ({"defense": "obscur"}, "did you mean"),
+        ({"recrods": 4}, "recrods"),
+    ],
+)
+def test_bad_input_is_one_sentence_without_our_frames(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        assert_private(model, DATA, **{"defense": "none", **settings})
+    frames = traceback.extract_tb(caught.value.__traceback__)
+    assert [Path(f.filename).name for f in frames] == ["test_testing.py", "testing.py"]
+
+
+def test_an_interrupted_audit_ends_the_test_run(passing: AuditResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    scanned(monkeypatch, replace(passing, complete=False))
+    with pytest.raises(KeyboardInterrupt):
+        assert_private(model, DATA, defense="gaussian:std=100")
+
+
+def test_who_listens_hears_of_each_audit(passing: AuditResult, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    scanned(monkeypatch, passing)
+    heard: list[Audited] = []
+    with keeping(Keeping(tmp_path / "kept" / "test", always=True, heard=heard.append)):
+        assert_private(model, DATA, defense="gaussian:std=100")
+        assert_private(model, DATA, defense="gaussian:std=100")
+    assert [(a.verdict, Path(a.report).parent.name) for a in heard] == [("pass", "test"), ("pass", "test-2")]
+    assert all(Path(a.report).is_file() for a in heard)
+    assert heard[0].words.startswith("gaussian:std=100: analytic: ")
+    assert_private(model, DATA, defense="gaussian:std=100")
+    assert len(heard) == 2
+
+
+def test_control_characters_of_a_name_do_not_reach_the_terminal(
+    passing: AuditResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaking = planted(passing, 30)
+    row = replace(leaking.defenses[1], spec="gaussian\x1b[2J\u202e")
+    scanned(monkeypatch, replace(leaking, defenses=(leaking.defenses[0], row)))
+    with pytest.raises(PrivacyAssertionError) as caught:
+        assert_private(model, DATA, defense="gaussian:std=100")
+    assert "\x1b" not in str(caught.value)
+    assert "\u202e" not in str(caught.value)
+
+
+def test_importing_it_imports_no_torch() -> None:
+    code = "import sys, leakaudit.testing, leakaudit.pytest_plugin; assert not {'torch', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
