@@ -7,6 +7,7 @@ bound of the 95 % interval of its difference to the undefended model, from the t
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -37,7 +38,7 @@ class Option:
 
     spec: str
     leakage: Verdict
-    leakage_reason: str  # the first reason of the verdict
+    leakage_needs: str  # where it is undecided: how many records would settle it, as far as the verdict says
     identification: Estimate  # of the worst attack
     loss: Estimate  # accuracy without a defense minus accuracy with it; its `reason` says why there is no interval
     accuracy: Verdict | None  # of the loss; None where the result has no limit for it
@@ -134,8 +135,9 @@ def _option(result: AuditResult, defense: DefenseResult, limit: float | None) ->
         elif known and (cost.low or 0.0) > limit:
             judged = "fail"
     identified = attack.identification if attack else Estimate(reason="no attack was scored")
-    reason = defense.reasons[0] if defense.reasons else ""
-    return Option(defense.spec, defense.verdict, reason, identified, cost, judged)
+    wanted = [int(n) for reason in defense.reasons for n in re.findall(r"--records (\d+)", reason)]
+    needs = f": about {max(wanted)} records would settle it (--records {max(wanted)})" if wanted else ""
+    return Option(defense.spec, defense.verdict, needs, identified, cost, judged)
 
 
 def _limits(result: AuditResult, limit: float | None) -> str:
@@ -209,7 +211,7 @@ def _open(unclear: Iterable[Option], limit: float | None) -> tuple[str, ...]:
     for o in unclear:
         parts = []
         if o.leakage == "inconclusive":
-            parts.append(f"leakage is undecided: {o.leakage_reason.rstrip('.') or 'no reason is recorded'}")
+            parts.append(f"leakage is undecided{o.leakage_needs}")
         if o.accuracy == "inconclusive":
             parts.append(f"the loss of accuracy is undecided: {_what_settles(o, limit or 0.0)}")
         told.append(f"{o.spec}: {'; '.join(parts)}.")

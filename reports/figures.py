@@ -9,6 +9,7 @@ from io import StringIO
 from math import hypot, sqrt
 from typing import TYPE_CHECKING, Any
 
+from leakaudit.advice import loss_limit
 from leakaudit.reports.view import bound, interval, key, margin, percent, worst
 from leakaudit.result import AuditResult, Estimate
 
@@ -57,15 +58,27 @@ def points(result: AuditResult) -> list[Point]:
     return found
 
 
+def least_accuracy(result: AuditResult) -> float | None:
+    """Return the accuracy at which the limit of its loss is reached, None without a limit or an undefended accuracy."""
+    control, limit = result.control(), loss_limit(result)
+    return (
+        None if limit is None or control is None or control.accuracy.value is None else control.accuracy.value - limit
+    )
+
+
 def describe(result: AuditResult) -> str:
     """Return the frontier in words, for readers who do not see it."""
+    least = least_accuracy(result)
+    limits = f" Limits: {percent(result.max_identification)} identified" + (
+        f", accuracy {percent(least)}." if least is not None else "."
+    )
     parts = [
         f"{p.key}, {p.label}: {percent(p.identification.value or 0)} identified ({interval(p.identification)}), "
         f"accuracy {percent(p.at[1])} ({margin(p.accuracy)})"
         + (f", bound {percent(p.bound.value or 0)}" if p.bound else "")
         for p in points(result)
     ]
-    return "Privacy–accuracy frontier. " + "; ".join(parts) + "."
+    return "Privacy–accuracy frontier. " + "; ".join(parts) + "." + limits
 
 
 def frontier(result: AuditResult, size: str) -> str:
@@ -106,7 +119,9 @@ def frontier(result: AuditResult, size: str) -> str:
 
 def _frame(axes: Axes, result: AuditResult, drawn: list[Point], size: str) -> None:
     ys = [v for p in drawn for v in (p.accuracy.value, p.accuracy.low, p.accuracy.high) if v is not None]
-    low, high = min([*ys, result.chance_accuracy]), max([*ys, result.chance_accuracy])
+    least = least_accuracy(result)
+    lines = [result.chance_accuracy, *([least] if least is not None else [])]
+    low, high = min([*ys, *lines]), max([*ys, *lines])
     pad = max(0.12 * (high - low), 0.05)
     axes.set_xlim(-0.03, 1.03)
     axes.set_ylim(low - pad, high + pad)
@@ -125,6 +140,9 @@ def _frame(axes: Axes, result: AuditResult, drawn: list[Point], size: str) -> No
     axes.axvline(sqrt(result.max_identification), color=INK, linewidth=1, linestyle=(0, (5, 3)))
     small: dict[str, Any] = {"fontsize": 8.5, "parse_math": False}
     axes.text(1.02, result.chance_accuracy, "chance", color=MUTED, ha="right", va="bottom", **small)
+    if least is not None:
+        axes.axhline(least, color=INK, linewidth=1, linestyle=(0, (5, 3)))
+        axes.text(1.02, least, f"limit {percent(least)}", color=INK, ha="right", va="bottom", **small)
     across = axes.get_xaxis_transform()
     axes.text(
         sqrt(result.max_identification) + 0.008,

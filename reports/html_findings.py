@@ -1,0 +1,137 @@
+"""Findings, checks of the gate and waivers, as the report lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from leakaudit.conclusions import conclusions
+from leakaudit.outcome import Outcome
+from leakaudit.reports.view import number, percent, plain
+from leakaudit.result import AuditResult, DefenseResult, Finding, Severity, Waiver
+from leakaudit.rules import judged
+
+TITLES: dict[Severity, str] = {"error": "Errors", "warning": "Warnings", "info": "For information"}
+MEANINGS: dict[Severity, str] = {
+    "error": "What leaked, or must be mended before anything here is relied on.",
+    "warning": "What is undecided, or weakens what the audit can say.",
+    "info": "What was noticed and asks for nothing.",
+}
+# Evidence that a message already says, or that others of the list say together.
+SAID = {"defense", "attack", "low", "high", "n", "unit", "waived", "waived_until", "waived_by"}
+SHARES = {
+    "identification-above-limit",
+    "undecided",
+    "control-does-not-leak",
+    "undefended-leaks",
+    "gate-identification",
+    "gate-accuracy",
+    "gate-accuracy-cost",
+    "gate-label-accuracy",
+}
+WORDS = {"measured": "measured", "limit": "limit", "guess": "a guess without the update", "role": "kind of attack"}
+STATES = {
+    "in-force": "in force",
+    "expired": "expired",
+    "unused": "matches no check",
+    "not judged": "not judged: no gate was run with this report",
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One finding with its evidence in words."""
+
+    finding: Finding
+    message: str  # without the defense, which stands beside it
+    evidence: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Findings of one severity about one defense (or about the audit) that one mend answers."""
+
+    about: str  # the defense, empty for the audit as a whole
+    shown: tuple[Shown, ...]
+    mend: str
+
+
+@dataclass(frozen=True)
+class WaiverRow:
+    """A waiver, what it does, and the checks it covers."""
+
+    waiver: Waiver
+    state: str
+    checks: tuple[str, ...]
+
+
+def grouped(found: Sequence[Finding]) -> list[tuple[Severity, list[Group]]]:
+    """Return findings by severity, errors first, then by defense and mend in the order in which they come."""
+    levels: list[tuple[Severity, list[Group]]] = []
+    for severity in TITLES:
+        groups: dict[tuple[str, str], list[Shown]] = {}
+        for finding in found:
+            if finding.severity == severity:
+                about = str(finding.evidence.get("defense") or "")
+                groups.setdefault((about, finding.mend), []).append(
+                    Shown(finding, _alone(finding, about), evidence(finding))
+                )
+        if groups:
+            levels.append((severity, [Group(about, tuple(all_), mend) for (about, mend), all_ in groups.items()]))
+    return levels
+
+
+def _alone(finding: Finding, about: str) -> str:
+    text = finding.message.removeprefix(f"{about}: ") if about else finding.message
+    return text[:1].upper() + text[1:]
+
+
+def evidence(finding: Finding) -> tuple[tuple[str, str], ...]:
+    """Return a finding's evidence as (what, how much), measured numbers with their interval and count."""
+    values = finding.evidence
+    share, unit = finding.id in SHARES, str(values.get("unit") or "")
+    parts = []
+    for name, value in sorted(values.items(), key=lambda item: list(WORDS).index(item[0]) if item[0] in WORDS else 9):
+        if name in SAID:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            text = plain(value)
+        elif name in ("measured", "limit", "guess"):
+            text = _amount(value, share, unit)
+        else:
+            text = f"{value:,}" if isinstance(value, int) else plain(value)
+        low, high = values.get("low"), values.get("high")
+        if name == "measured" and isinstance(low, int | float) and isinstance(high, int | float):
+            text += f" (95% interval {_amount(low, share, unit)} to {_amount(high, share, unit)})"
+        if name == "measured" and isinstance(values.get("n"), int):
+            text += f", n = {values['n']}"
+        parts.append((WORDS.get(name, name.replace("_", " ")), text))
+    return tuple(parts)
+
+
+def _amount(value: float, share: bool, unit: str) -> str:
+    if share:
+        return percent(value)
+    return f"{number(value, 1)} {unit}".rstrip() if unit else plain(float(value))
+
+
+def all_findings(result: AuditResult, outcome: Outcome | None) -> tuple[Finding, ...]:
+    """Return the findings every format shares."""
+    return conclusions(result, outcome)
+
+
+def untold(result: AuditResult, defense: DefenseResult, found: Sequence[Finding]) -> tuple[str, ...]:
+    """Return the reasons of a defense's verdict that no finding tells: a pass has all of its own."""
+    own = [f for f in found if f.evidence.get("defense") == defense.spec]
+    leaks = any(f.id in ("identification-above-limit", "reconstruction-close", "gate-identification") for f in own)
+    if defense.verdict == "fail" and (leaks or defense not in judged(result)):
+        return ()
+    return tuple(reason for reason in defense.reasons if not any(reason in f.message for f in own))
+
+
+def waiver_rows(result: AuditResult, outcome: Outcome | None) -> list[WaiverRow]:
+    """Return the gate's waivers with what they do, then those of the audit that no gate has judged."""
+    judged_ = [WaiverRow(w.waiver, STATES[w.state], w.checks) for w in (outcome.waivers if outcome else ())]
+    known = {row.waiver for row in judged_}
+    state = "not judged: unknown to this gate" if outcome else STATES["not judged"]
+    return judged_ + [WaiverRow(w, state, ()) for w in result.waivers if w not in known]

@@ -1,0 +1,223 @@
+"""The tables of a report as rows: attacks, defenses, baselines, with footnotes for what was not measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from leakaudit.reports import view
+from leakaudit.reports.standing import Standing, bound_text, further_facts, standing
+from leakaudit.result import AttackResult, AuditResult, Baseline, DefenseResult, Estimate
+
+SCORES: dict[str, tuple[str, int | None]] = {  # field of an attack: its title, its decimals or None for a share
+    "identification": ("Identified", None),
+    "psnr": ("PSNR", 1),
+    "ssim": ("SSIM", 2),
+    "lpips": ("LPIPS", 2),
+    "r2": ("R²", 2),
+    "psnr_released": ("PSNR against x̃", 1),
+    "label_accuracy": ("Labels", None),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measured number of a table; `note` points at the reason why there is none."""
+
+    text: str
+    interval: str = ""
+    note: int | None = None
+
+
+@dataclass(frozen=True)
+class AttackRow:
+    """One attack in the table of a defense."""
+
+    attack: AttackResult
+    worst: bool
+    scored: str
+    statuses: str
+    cells: tuple[Cell, ...]  # of the columns shown; empty where nothing was scored
+    note: int | None
+    unscored: int | None  # which item of the list of unscored attacks tells why
+
+
+@dataclass(frozen=True)
+class DefenseRow:
+    """One defense: its line in the summary and its block in the table of attacks."""
+
+    key: str
+    defense: DefenseResult
+    control: bool
+    worst: AttackResult | None
+    identified: Cell
+    bound: Cell | None
+    accuracy: Cell
+    seeds: str
+    change: Cell
+    attacks: tuple[AttackRow, ...]
+    standing: Standing
+    proven: str  # the bound on identification
+    facts: list[tuple[str, str]]  # which the guarantees do not say
+
+
+@dataclass(frozen=True)
+class Unscored:
+    """An attack that was not scored, on whatever defenses for the same reason."""
+
+    attack: str
+    statuses: str
+    why: str
+    specs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """All rows of a report, their columns and their footnotes."""
+
+    rows: tuple[DefenseRow, ...]
+    titles: tuple[str, ...]  # of the columns of the table of attacks
+    absent: tuple[str, ...]  # sentences on the scores that no attack has
+    notes: tuple[str, ...]
+    shares: tuple[str, ...]
+    unscored: tuple[Unscored, ...]
+
+
+@dataclass
+class Missing:
+    """Unscored attacks numbered in the order in which they are first met; one item for one reason."""
+
+    specs: dict[tuple[str, str, str], list[str]] = field(default_factory=dict)
+
+    def number(self, attack: AttackResult, spec: str) -> int:
+        """Return the number of the item that tells why `attack` has no scores on `spec`."""
+        why = view.remarks(attack) or "no reason was recorded."
+        key = (attack.name, view.statuses(attack), why)
+        self.specs.setdefault(key, []).append(spec)
+        return list(self.specs).index(key) + 1
+
+
+class Notes:
+    """Reasons numbered in the order in which they are first met."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def number(self, reason: str | None) -> int | None:
+        """Return the number of a reason, None for none."""
+        if not reason:
+            return None
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+        return self.reasons.index(reason) + 1
+
+
+def tables(result: AuditResult) -> Tables:
+    """Return the rows of every defense and attack, in the order of the result."""
+    notes, shares, missing = Notes(), Notes(), Missing()
+    columns, absent = _columns(result)
+    rows = tuple(_defense_row(result, i, d, columns, notes, shares, missing) for i, d in enumerate(result.defenses))
+    unscored = tuple(Unscored(*key, tuple(specs)) for key, specs in missing.specs.items())
+    titles = tuple(_titles(columns))
+    return Tables(rows, titles, tuple(absent), tuple(notes.reasons), tuple(shares.reasons), unscored)
+
+
+def baselines(result: AuditResult) -> tuple[list[tuple[Baseline, tuple[Cell, ...]]], list[str]]:
+    """Return the baselines with their cells, and the footnotes."""
+    notes = Notes()
+    return [(b, _baseline_cells(b, notes)) for b in result.baselines], notes.reasons
+
+
+def _share(estimate: Estimate, notes: Notes) -> Cell:
+    if estimate.value is None:
+        return Cell(view.DASH, note=notes.number(estimate.reason))
+    return Cell(view.percent(estimate.value), view.interval(estimate))
+
+
+def _accuracy(estimate: Estimate, notes: Notes) -> Cell:
+    if estimate.value is None:
+        return _share(estimate, notes)
+    spread = estimate.low is not None and estimate.high is not None
+    ends = f"{100 * (estimate.low or 0):.1f}–{100 * (estimate.high or 0):.1f}" if spread else ""
+    return Cell(f"{100 * estimate.value:.1f}%", ends)
+
+
+def _score(estimate: Estimate, digits: int, notes: Notes) -> Cell:
+    if estimate.value is None:
+        return Cell(view.DASH, note=notes.number(estimate.reason))
+    return Cell(view.number(estimate.value, digits), view.interval(estimate, digits))
+
+
+def _defense_row(
+    result: AuditResult,
+    index: int,
+    defense: DefenseResult,
+    columns: list[str],
+    notes: Notes,
+    shares: Notes,
+    missing: Missing,
+) -> DefenseRow:
+    worst, limit = view.worst(defense), view.bound(defense)
+    nothing = Estimate(reason="No attack on this defense could be scored.")
+    return DefenseRow(
+        key=view.key(index),
+        defense=defense,
+        control=defense.spec == "none",
+        worst=worst,
+        identified=_share(worst.identification if worst else nothing, shares),
+        bound=_share(limit.identification, shares) if limit else None,
+        accuracy=_accuracy(defense.accuracy, shares),
+        seeds=", ".join(f"{100 * a:.1f}%" for a in defense.accuracies),
+        change=_change(result, defense, shares),
+        attacks=tuple(_attack_row(a, a is worst, columns, notes, missing, defense.spec) for a in defense.attacks),
+        standing=standing(result, defense),
+        proven=bound_text(defense),
+        facts=further_facts(defense),
+    )
+
+
+def _change(result: AuditResult, defense: DefenseResult, notes: Notes) -> Cell:
+    change = view.cost(result, defense)
+    if change is not None:
+        return Cell(view.points(change), view.cost_note(result, defense))
+    missing = defense.spec == "none" or defense.accuracy.value is None
+    return Cell(view.DASH, note=None if missing else notes.number(view.no_cost(result)))
+
+
+def _columns(result: AuditResult) -> tuple[list[str], list[str]]:
+    """Return the names of the scores any attack has, and sentences on those none has."""
+    shown, absent = [], []
+    attacks = [a for d in result.defenses for a in d.attacks if view.scored(a)[0]]
+    for name, (title, _) in SCORES.items():
+        estimates: list[Estimate] = [getattr(a, name) for a in attacks]
+        if any(e.value is not None for e in estimates) or not attacks:
+            shown.append(name)
+        else:
+            reasons = dict.fromkeys(e.reason.rstrip(".") for e in estimates if e.reason)
+            absent.append(f"{title} is not shown: {'; '.join(reasons) or 'no attack has one'}.")
+    return shown, absent
+
+
+def _titles(columns: list[str]) -> list[str]:
+    titles = [[SCORES[name][0]] + (["Chance"] if name == "identification" else []) for name in columns]
+    return [title for pair in titles for title in pair]
+
+
+def _attack_row(
+    attack: AttackResult, worst: bool, columns: list[str], notes: Notes, missing: Missing, spec: str
+) -> AttackRow:
+    done, of = view.scored(attack)
+    chance = view.percent(1 / attack.candidates) if attack.candidates else view.DASH
+    cells: list[Cell] = []
+    for name in columns if done else ():
+        digits = SCORES[name][1]
+        estimate: Estimate = getattr(attack, name)
+        cells.append(_share(estimate, notes) if digits is None else _score(estimate, digits, notes))
+        cells += [Cell(chance)] if name == "identification" else []
+    note = notes.number(view.remarks(attack)) if done else None
+    unscored = None if done else missing.number(attack, spec)
+    return AttackRow(attack, worst, f"{done} of {of}", view.statuses(attack), tuple(cells), note, unscored)
+
+
+def _baseline_cells(baseline: Baseline, notes: Notes) -> tuple[Cell, ...]:
+    scores = (_score(baseline.psnr, 1, notes), _score(baseline.ssim, 2, notes), _score(baseline.lpips, 2, notes))
+    return (_share(baseline.identification, notes), *scores)
