@@ -1,0 +1,262 @@
+"""Redaction is proven: real audits, everything they write, every picture in it, against every private record.
+
+Three things are shown. The detector works: in `full` it finds the private records in every format that has pictures,
+and a record planted as a list of numbers. In `redacted` every picture anywhere is, bit for bit, one that can be drawn
+again from the scores, the positions and the shape alone. In `none` there is no picture.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from leakaudit import standin
+from leakaudit.audit import audit
+from leakaudit.loading import target_from_objects
+from leakaudit.outcome import Outcome
+from leakaudit.pictures import Images
+from leakaudit.plan import Plan
+from leakaudit.progress import Monitor, monitored
+from leakaudit.result import AuditResult, load, to_json, write_atomically
+from leakaudit.seeding import generator_for
+from leakaudit.target import Target
+from tests.image_hunt import Array, below, distinct, likeness, likeness_of_numbers, numbers_in, pictures
+
+PRIVATE, VICTIMS = 60, 4
+FOUND = 0.9  # a correlation that nobody takes for chance
+DEFENSES = ("mixup", "class-conditional:latent=4")
+LEVELS: tuple[Images, ...] = ("full", "redacted", "none")
+
+
+@dataclass(frozen=True)
+class Written:
+    """What one audit left behind, read back: every picture by file, and the result."""
+
+    folder: Path
+    result: AuditResult
+    found: dict[str, list[Array]]
+
+    def all(self) -> list[Array]:
+        return distinct([picture for found in self.found.values() for picture in found])
+
+
+def faces() -> tuple[Tensor, Tensor]:
+    """The embedded pictures of scikit-image (200, 1, 25, 25), shuffled, and whether each is a face."""
+    from leakaudit.demo import faces as embedded
+
+    images, labels = embedded()
+    order = torch.randperm(len(labels), generator=generator_for(0, "redaction", "split"))
+    return images[order], labels[order]
+
+
+def target() -> Target:
+    """A dense network, whose input the analytic attack returns exactly; 60 private records."""
+    from torch.utils.data import TensorDataset
+
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(625, 16), nn.Tanh(), nn.Linear(16, 2))
+    images, labels = faces()
+    private, test, own = (
+        TensorDataset(images[part], labels[part]) for part in (slice(0, 60), slice(60, 130), slice(130, 200))
+    )
+    return target_from_objects(
+        network, private, test_data=test, auxiliary_data=own, name="faces", classes=["no", "yes"]
+    )
+
+
+def write(folder: Path, result: AuditResult) -> None:
+    """Write every format there is, as the commands do."""
+    from leakaudit.reports import html
+
+    write_atomically(folder / "result.json", to_json(result))
+    write_atomically(folder / "report.html", html.render(result))
+    outcome = judged(result)
+    for name, text in formats(result, outcome).items():
+        write_atomically(folder / name, text)
+
+
+def judged(result: AuditResult) -> Outcome:
+    from leakaudit import assertions
+    from leakaudit.gate import gate
+
+    return gate(result, assertions.parse({}), source="result.json")
+
+
+def formats(result: AuditResult, outcome: Outcome) -> dict[str, str | bytes]:
+    """Every other output of a result and its gate by file name."""
+    from leakaudit.outcome import to_json as gate_json
+    from leakaudit.reports import html, junit, markdown, sarif
+
+    found: dict[str, str | bytes] = {
+        "gate.json": gate_json(outcome),
+        "gated.html": html.render(result, outcome),
+        "junit.xml": junit.render(result, outcome),
+        "leakaudit.sarif": sarif.render(result, outcome),
+        "comment.md": markdown.render(result, outcome),
+    }
+    return found
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Written]:
+    """The same audit with pictures in full, redacted and without, and everything it wrote."""
+    from leakaudit import plan
+
+    quick = replace(plan.BATTERIES["quick"], steps=3, tuning_victims=2, decoder_steps=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(plan.BATTERIES, "quick", quick)
+        return {level: run(level, tmp_path_factory.mktemp(level)) for level in LEVELS}
+
+
+def run(level: Images, folder: Path) -> Written:
+    """Audit and write as `leakaudit scan --images LEVEL --tensorboard …` and the commands after it do."""
+    settings = Plan(
+        defenses=DEFENSES,
+        attacks=("analytic", "inverting-gradients:steps=3"),
+        battery="quick",
+        records=VICTIMS,
+        candidates=10,
+        utility=False,
+        images=level,
+    )
+    with watched(folder / "tensorboard", level) as monitor, monitored(monitor):
+        result = audit(
+            target(), settings, directory=folder, keep=monitor.kept, command=f"leakaudit scan faces.py --images {level}"
+        )
+    write(folder, result)
+    files = {str(path.relative_to(folder)): list(pictures(path.read_bytes())) for path in below(folder)}
+    return Written(folder, load(folder / "result.json"), files)
+
+
+@contextmanager
+def watched(folder: Path, level: Images) -> Iterator[Monitor]:
+    """The live log of TensorBoard where that is installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        yield Monitor()
+        return
+    from leakaudit.tensorboard import tensorboard_monitor
+
+    with tensorboard_monitor(folder, level) as monitor:
+        yield monitor
+
+
+@cache
+def private() -> Tensor:
+    return target().private.images
+
+
+def most(found: list[Array], records: Tensor) -> float:
+    return max(float(likeness(picture, records).max()) for picture in distinct(found))
+
+
+def test_the_detector_finds_what_is_there(written: dict[str, Written]) -> None:
+    """The control: with full pictures every victim is found, in each file that shows pictures."""
+    full = written["full"]
+    order = torch.randperm(PRIVATE, generator=generator_for(0, "victims"))[:VICTIMS]
+    for name in ("result.json", "report.html", "gated.html", *(n for n in full.found if n.endswith(".pdf"))):
+        like = np.stack([likeness(picture, private()) for picture in full.found[name]]).max(0)
+        assert like[order].min() > 0.999, name
+        assert sorted(np.flatnonzero(like > 0.999)) == sorted(order.tolist()), name
+    saved = [name for name in full.found if name.startswith("defenses")]
+    assert saved  # what was learned is written in full only
+    assert any(full.found[name] for name in saved)
+    logged = [name for name in full.found if name.startswith("tensorboard")]
+    assert all(full.found[name] for name in logged)
+
+
+def test_the_detector_sees_through_what_could_hide_a_picture() -> None:
+    from PIL import Image
+
+    victim = private()[3]
+    plain = victim.permute(1, 2, 0).numpy().astype(np.float64)
+    large = np.asarray(Image.fromarray(plain[:, :, 0].astype(np.float32)).resize((100, 100)))[:, :, None]
+    for hidden in (1 - plain, 0.3 + 0.2 * plain, plain[:, ::-1], plain[::-1], np.roll(plain, (2, -1), (0, 1)), large):
+        like = likeness(hidden, private())
+        assert like.argmax() == 3
+        assert like[3] > 0.8
+    coloured = np.concatenate([plain, np.zeros_like(plain), np.random.default_rng(0).random(plain.shape)], 2)
+    assert likeness(coloured, private()).argmax() == 3
+
+
+@pytest.mark.parametrize("level", ["redacted", "none"])
+def test_a_planted_row_of_numbers_is_found_and_there_is_none(
+    written: dict[str, Written], level: str, tmp_path: Path
+) -> None:
+    planted: dict[str, Any] = json.loads((written[level].folder / "result.json").read_text())
+    planted["findings"].append({"evidence": {"pixels": private()[7, 0].tolist()}})
+    (tmp_path / "planted.json").write_text(json.dumps(planted))
+    rows = numbers_in(tmp_path / "planted.json")
+    assert max(float(likeness_of_numbers(row, private())[7]) for row in rows) > FOUND
+    for name in ("result.json", "gate.json", "leakaudit.sarif"):
+        for row in numbers_in(written[level].folder / name):
+            assert len(row) < 625 / 4  # too few for a picture of half the size
+            assert float(likeness_of_numbers(row, private()).max()) < FOUND
+
+
+def test_redacted_pictures_can_be_drawn_from_the_scores_alone(written: dict[str, Written]) -> None:
+    """Bit for bit: whatever the private pixels were, the same scores would have given these pictures."""
+    redacted = written["redacted"]
+    shape = (1, 25, 25)
+    allowed = {in_bytes(standin.picture(shape)[0].numpy())}
+    rows = [p for d in redacted.result.defenses for a in d.attacks for p in a.gallery]
+    assert len(rows) > 2 * VICTIMS
+    for row in rows:
+        assert row.psnr is not None
+        assert row.shared is None
+        allowed.add(in_bytes(standin.degraded(shape, row.psnr, row.victim, row.record)[0].numpy()))
+    for name in ("result.json", "report.html", "gated.html"):
+        assert len(redacted.found[name]) == 2 * len(rows)
+    for picture in redacted.all():
+        assert np.ptp(picture, 2).max() == 0
+        assert in_bytes(picture[:, :, 0]) in allowed
+
+
+def in_bytes(plane: Array) -> bytes:
+    return (plane * 255).round().astype(np.uint8).tobytes()
+
+
+def test_redacted_pictures_are_no_liker_to_private_records_than_to_others(written: dict[str, Written]) -> None:
+    shown = written["redacted"].all()
+    others = faces()[0][PRIVATE:]
+    assert most(shown, private()) < FOUND
+    assert most(shown, private()) <= most(shown, others)
+    assert most(written["full"].found["report.html"], others) < 0.999 < most(written["full"].all(), private())
+
+
+def test_what_replaced_records_and_what_was_learned_stay_too(written: dict[str, Written]) -> None:
+    for level in ("redacted", "none"):
+        assert not (written[level].folder / "defenses").exists()
+    shared = [p.shared for d in written["full"].result.defenses for a in d.attacks for p in a.gallery if p.shared]
+    assert shared
+    text = "".join(path.read_text(errors="replace") for path in below(written["redacted"].folder))
+    assert not any(picture in text for picture in shared)
+
+
+def test_without_pictures_there_is_none(written: dict[str, Written]) -> None:
+    none = written["none"]
+    assert none.all() == []
+    for name in ("report.html", "gated.html"):
+        text = (none.folder / name).read_text()
+        assert "data:image" not in text.replace("img-src data:", "")
+        assert "<image" not in text
+        assert "<img" not in text
+
+
+def test_scores_are_the_same_at_every_level(written: dict[str, Written]) -> None:
+    def scores(result: AuditResult) -> list[Any]:
+        return [(d.spec, a.name, a.records) for d in result.defenses for a in d.attacks]
+
+    assert scores(written["full"].result) == scores(written["redacted"].result) == scores(written["none"].result)
+    assert "Chelsea" in written["redacted"].result.stand_in
+    assert written["full"].result.stand_in == written["none"].result.stand_in == ""
