@@ -18,7 +18,9 @@ from leakaudit.regression import Change
 from leakaudit.reports import view
 from leakaudit.reports.markdown_text import code, item, literal, row, table
 from leakaudit.result import AuditResult, DefenseResult, Estimate, Value, digest
+from leakaudit.rules import judged
 
+MARK = "<!-- leakaudit -->"  # what a text begins with, so that a job finds its comment again; it is not shown
 COMMENT = 65_000  # bytes: GitHub takes comments of 65,536 characters
 SUMMARY = 1_048_576  # bytes: what GitHub takes of one step's summary
 SYMBOLS = {
@@ -73,7 +75,7 @@ def render(
         _footer(result, outcome),
     ]
     for limit in (10_000, 300, 100, 50, 20, 10, 5, 2, 0):
-        text = "\n\n".join(filter(None, (_joined(section, limit) for section in sections))) + "\n"
+        text = f"{MARK}\n" + "\n\n".join(filter(None, (_joined(section, limit) for section in sections))) + "\n"
         if len(text.encode()) <= most:
             break
     return text
@@ -204,8 +206,8 @@ def _defenses(result: AuditResult) -> Section:
         drawn = view.drawn(defense)
         rows.append(
             row(
-                code(defense.spec) + ("" if defense.requested else " (control)"),
-                SYMBOLS[defense.verdict],
+                code(defense.spec),
+                SYMBOLS[defense.verdict] if defense in judged(result) else _control(defense),
                 _leak(worst.identification if worst else Estimate(), worst.name if worst else ""),
                 _leak(handed.identification if handed else Estimate(), ""),
                 _measured(drawn.psnr, "psnr") if drawn else "",
@@ -230,6 +232,11 @@ def _defenses(result: AuditResult) -> Section:
         *filter(None, (view.training(result), view.no_cost(result))),
     ]
     return Section(("### Defenses", "", *head), tuple(rows), ("", *notes))
+
+
+def _control(defense: DefenseResult) -> str:
+    """Return what the undefended row shows: a leak there is no failure but what the others are compared with."""
+    return {"fail": "control: leaks", "pass": "control: does not leak"}.get(defense.verdict, "control: undecided")
 
 
 def _leak(estimate: Estimate, attack: str) -> str:
