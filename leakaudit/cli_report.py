@@ -1,4 +1,4 @@
-"""The commands that read a stored result: `report`."""
+"""The commands that read a stored result: `report` and `verify`."""
 
 from __future__ import annotations
 
@@ -10,26 +10,75 @@ import typer
 from leakaudit.cli_options import examples
 from leakaudit.errors import UserError
 
+CODES = {"same": 0, "other": 1, "unknown": 3}
+GateFile = Annotated[Path | None, typer.Option("--gate", help="What the gate said: a JSON file written by it.")]
+
 
 def add(app: typer.Typer) -> None:
     """Register the commands of this file."""
-    app.command(epilog=examples("leakaudit report leakaudit-out/result.json -o report.html"))(report)
+    app.command(
+        epilog=examples(
+            "leakaudit report leakaudit-out/result.json -o report.html",
+            "leakaudit report leakaudit-out/result.json -o report.pdf --pdf",
+            "leakaudit report leakaudit-out/result.json --gate gate.json",
+        )
+    )(report)
+    app.command(epilog=examples("leakaudit verify report.html leakaudit-out/result.json"))(verify)
 
 
 def report(
     result: Annotated[Path, typer.Argument(help="A result.json written by a scan.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file.")] = Path("report.html"),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The HTML file; with --pdf a name ending in .pdf writes that alone.")
+    ] = Path("report.html"),
+    pdf: Annotated[
+        bool, typer.Option("--pdf", help="Write a PDF beside it as well (pip install 'leakaudit[pdf]').")
+    ] = False,
+    gate: GateFile = None,
 ) -> None:
-    """Render a stored result as HTML again. Runs no attack and needs no model."""
+    """Render a stored result as HTML again, or as PDF. Runs no attack and needs no model."""
     from rich.console import Console
 
+    from leakaudit import outcome as outcomes
     from leakaudit.reports.html import render
     from leakaudit.reports.terminal import summary
-    from leakaudit.result import load, write_atomically
+    from leakaudit.result import digest, load, write_atomically
 
     loaded = load(result)
     if output.is_dir():
         raise UserError(f"--output {output} is a folder: name the HTML file to write, say {output / 'report.html'}.")
-    write_atomically(output, render(loaded))
+    if output.suffix.lower() == ".pdf" and not pdf:
+        raise UserError(f"--output {output} names a PDF: give --pdf too, or name an HTML file.")
+    outcome = outcomes.load(gate) if gate else None
+    if outcome and outcome.result_digest != digest(loaded):
+        raise UserError(f"--gate {gate} judges another result than {result}: give the outcome of this one.")
+    page = render(loaded, outcome)
+    written = []
+    if output.suffix.lower() != ".pdf":
+        write_atomically(output, page)
+        written.append(output)
+    if pdf:
+        from leakaudit.reports.pdf import write
+
+        write(output.with_suffix(".pdf"), page)
+        written.append(output.with_suffix(".pdf"))
     summary(loaded, Console())
-    typer.echo(f"report  {output}")
+    for path in written:
+        typer.echo(f"report  {path}")
+
+
+def verify(
+    page: Annotated[Path, typer.Argument(metavar="REPORT", help="A report.html written by leakaudit.")],
+    result: Annotated[Path, typer.Argument(help="The result.json it shows.")],
+    gate: GateFile = None,
+) -> None:
+    """Check that a report says what its result says: the digest in it, and every byte of the page.
+
+    Exit codes: 0 it does, 1 it does not, 2 a file cannot be read, 3 the digest fits but another version wrote the page.
+    """
+    from leakaudit.reports.verify import verify as compare
+
+    found = compare(page, result, gate)
+    for sentence in found.sentences:
+        typer.echo(sentence)
+    raise typer.Exit(CODES[found.status])
