@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.main
 
-from leakaudit import cli_doctor, cli_obscure, cli_report
+from leakaudit import cli_doctor, cli_gate, cli_obscure, cli_report
+from leakaudit.cli_gate import Baseline, Gating, configured_waivers
 from leakaudit.cli_options import (
     EPILOG,
     EXIT,
@@ -106,6 +107,7 @@ def _version(wanted: bool) -> None:
         "leakaudit scan model.py -d obscure,dp-sgd:noise_multiplier=0.5 --quick",
         "leakaudit scan model.py:make_model --data pictures/ --budget 30m -o out",
         "leakaudit scan model.py -d obscure --full --memory 4GB",
+        "leakaudit scan model.py -d obscure --records 64 --gate --baseline main.json",
         "leakaudit scan model.py -d obscure --json > verdict.json",
         "leakaudit scan model.py -d obscure --tensorboard runs",
     ),
@@ -177,6 +179,10 @@ def scan(
         Path | None,
         typer.Option("--tensorboard", help="Log losses, results and full pictures into this folder as the scan runs."),
     ] = None,
+    gate: Annotated[
+        bool, typer.Option("--gate", help="Exit by [tool.leakaudit.assert] of ./pyproject.toml; writes gate.json too.")
+    ] = False,
+    baseline: Baseline = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     exit_zero: ExitZero = False,
@@ -210,6 +216,9 @@ def scan(
         seed=seed,
     )
     _check_specs(plan)
+    if baseline is not None and not gate:
+        raise UserError("--baseline is what --gate compares with: give both, or neither.")
+    gating = Gating.read(baseline, plan) if gate else None
     run(
         lambda: load_target(target, data=data, checkpoint=checkpoint, device=device, seed=seed),
         plan,
@@ -217,6 +226,8 @@ def scan(
         Voice(quiet, as_json, tensorboard),
         lpips_weights=lpips_weights,
         exit_zero=exit_zero,
+        gate=gating,
+        waivers=configured_waivers(),
     )
 
 
@@ -248,6 +259,7 @@ def demo(
 # After the commands above: the help screen lists them in this order.
 cli_doctor.add(app)
 cli_report.add(app)
+cli_gate.add(app)
 app.add_typer(cli_obscure.app, name="obscure", short_help="The obscuring generator as a file: fit, apply.")
 
 

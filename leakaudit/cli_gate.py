@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from leakaudit.cli_options import EXIT, check_writable, examples
+from leakaudit.configuration import read
 from leakaudit.errors import UserError
 
 if TYPE_CHECKING:
+    from leakaudit.assertions import Assertions
     from leakaudit.outcome import Outcome
-    from leakaudit.result import AuditResult
+    from leakaudit.plan import Plan
+    from leakaudit.result import AuditResult, Waiver
 
 Baseline = Annotated[
     Path | None, typer.Option("--baseline", help="A result.json of the same scan before the change, say main's.")
@@ -58,7 +62,7 @@ def gate(
         if path is not None:
             check_writable(path)
     loaded = load(result)
-    outcome = judge(loaded, result, baseline)
+    outcome = Gating.read(baseline)(loaded, result)
     _write(loaded, outcome, {"gate": output, "junit": junit, "sarif": sarif, "markdown": markdown, "html": html})
     summarise(loaded, outcome)
     if as_json:
@@ -95,10 +99,10 @@ def compare(
     first, second = load(before), load(after)
     found = changes_of(second, first, str(before))
     if markdown is not None:
-        from leakaudit.reports.comparison_markdown import render
+        from leakaudit.reports.markdown import render
         from leakaudit.result import write_atomically
 
-        write_atomically(markdown, render(found, str(before), str(after)))
+        write_atomically(markdown, render(second, comparison=found))
     if as_json:
         rows: list[Any] = [{**asdict(change), "p_corrected": p} for change, p in found]
         typer.echo(json.dumps({"before": str(before), "after": str(after), "changes": rows}, indent=1, allow_nan=False))
@@ -110,22 +114,52 @@ def compare(
     compared(found, remarks(first, second), Console())
 
 
-def judge(result: AuditResult, source: Path, baseline: Path | None) -> Outcome:
-    """Judge by ./pyproject.toml; UserError where it, or the baseline, cannot be used."""
-    from leakaudit import assertions, waivers
-    from leakaudit.configuration import read
-    from leakaudit.gate import gate as judged
-    from leakaudit.result import load
+@dataclass(frozen=True)
+class Gating:
+    """What a gate judges by, read and checked before the work begins."""
 
-    configured = read()
-    return judged(
-        result,
-        assertions.parse(configured.assertions),
-        baseline=None if baseline is None else load(baseline),
-        waivers=waivers.parse(configured.waivers),
-        source=str(source),
-        baseline_source="" if baseline is None else str(baseline),
-    )
+    assertions: Assertions
+    waivers: tuple[Waiver, ...]
+    baseline: AuditResult | None = None
+    baseline_source: str = ""
+
+    @classmethod
+    def read(cls, baseline: Path | None, plan: Plan | None = None) -> Gating:
+        """Read ./pyproject.toml and the baseline; UserError where one cannot be used, or the plan is unlike it."""
+        from leakaudit import assertions
+        from leakaudit.comparable import unlike
+        from leakaudit.result import load
+
+        asked = assertions.parse(read().assertions)
+        if baseline is None:
+            return cls(asked, configured_waivers())
+        before = load(baseline)
+        other = () if plan is None else unlike(before.settings, plan.settings())
+        if other:
+            raise UserError(
+                f"{baseline} cannot be compared with this scan: {'; '.join(other)}. Scan with its settings."
+            )
+        return cls(asked, configured_waivers(), before, str(baseline))
+
+    def __call__(self, result: AuditResult, source: Path) -> Outcome:
+        """Judge a result; UserError where the baseline turns out to be of something else."""
+        from leakaudit.gate import gate
+
+        return gate(
+            result,
+            self.assertions,
+            baseline=self.baseline,
+            waivers=self.waivers,
+            source=str(source),
+            baseline_source=self.baseline_source,
+        )
+
+
+def configured_waivers() -> tuple[Waiver, ...]:
+    """Return the waivers of ./pyproject.toml; UserError where one is malformed."""
+    from leakaudit.waivers import parse
+
+    return parse(read().waivers)
 
 
 def summarise(result: AuditResult, outcome: Outcome) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,10 +19,13 @@ from leakaudit.cli_options import EXIT
 from leakaudit.errors import UserError
 
 if TYPE_CHECKING:
+    from leakaudit.outcome import Outcome
     from leakaudit.plan import Plan
     from leakaudit.progress import Monitor
-    from leakaudit.result import AuditResult
+    from leakaudit.result import AuditResult, Waiver
     from leakaudit.target import Target
+
+    Gate = Callable[[AuditResult, Path], Outcome]
 
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Print the verdict and the paths only; on stderr nothing but errors.")
@@ -59,20 +62,28 @@ class Voice:
                 monitors.append(stack.enter_context(tensorboard_monitor(self.tensorboard, plan.images)))
             yield together(*monitors)
 
-    def tell(self, result: AuditResult, paths: dict[str, Path], code: int, gate: dict[str, Any] | None = None) -> None:
-        """Print what came of an audit; `paths` are the files by name, `gate` what a gate said as JSON values."""
+    def tell(self, result: AuditResult, paths: dict[str, Path], code: int, gate: Outcome | None = None) -> None:
+        """Print what came of an audit; `paths` are the files by name, `gate` is what a gate said of it."""
         from rich.console import Console
 
         from leakaudit.reports.terminal import headline, summary
 
         if self.as_json:
             told = {"verdict": result.verdict, "reasons": list(result.reasons), **{k: str(p) for k, p in paths.items()}}
-            typer.echo(json.dumps(told | {"exit_code": code, "gate": gate}, indent=1))
+            said = None
+            if gate is not None:
+                said = {"verdict": gate.verdict, "reasons": list(gate.reasons), "file": told.pop("gate")}
+            typer.echo(json.dumps(told | {"exit_code": code, "gate": said}, indent=1))
             return
         if self.quiet:
             headline(result, Console(soft_wrap=True))
         else:
             summary(result, Console())
+        if gate is not None:
+            from leakaudit.reports import gate_terminal
+
+            typer.echo("")
+            (gate_terminal.brief if self.quiet else gate_terminal.show)(gate, Console(soft_wrap=self.quiet))
         order = sorted(paths, reverse=True)  # the report, which people open, before the result
         typer.echo("\n".join(f"{name:<6}  {paths[name]}" for name in order))
 
@@ -85,12 +96,17 @@ def run(
     *,
     lpips_weights: Path | None = None,
     exit_zero: bool = False,
+    gate: Gate | None = None,
+    waivers: tuple[Waiver, ...] = (),
 ) -> None:
     """Audit what `load` returns, write `result.json` and `report.html` into `output`, and exit with the verdict's code.
 
-    The result is written after every finished piece, so that an interrupt keeps what was measured.
+    With a `gate`, its verdict is the exit code's, and `gate.json` is written beside. The result is written after every
+    finished piece, so that an interrupt keeps what was measured.
     """
+    from leakaudit import outcome as outcomes
     from leakaudit.audit import audit
+    from leakaudit.cli_gate import summarise
     from leakaudit.progress import monitored
     from leakaudit.reports.html import render
     from leakaudit.result import to_json, write_atomically
@@ -102,12 +118,30 @@ def run(
             write_atomically(paths["result"], to_json(result))
             monitor.kept(result)
 
-        result = audit(load(), plan, lpips_weights=lpips_weights, keep=keep, directory=output, command=command_line())
-        write_atomically(paths["report"], render(result))
-    code = EXIT[result.verdict] if not exit_zero else 0
-    if not result.complete:
+        result = audit(
+            load(),
+            plan,
+            lpips_weights=lpips_weights,
+            keep=keep,
+            directory=output,
+            command=command_line(),
+            waivers=waivers,
+        )
+        said: Outcome | None = None
+        try:
+            said = gate(result, paths["result"]) if gate is not None else None
+        except UserError as error:  # a baseline that cannot be compared is no reason to lose the report
+            write_atomically(paths["report"], render(result))
+            raise UserError(f"{error} The scan itself is kept in {output}.") from error
+        write_atomically(paths["report"], render(result, said))
+    if said is not None:
+        paths["gate"] = output / "gate.json"
+        write_atomically(paths["gate"], outcomes.to_json(said))
+        summarise(result, said)
+    code = 0 if exit_zero else EXIT[said.verdict if said is not None else result.verdict]
+    if not result.complete and not (said is not None and said.verdict == "fail"):
         code = EXIT["inconclusive"]
-    voice.tell(result, paths, code)
+    voice.tell(result, paths, code, said)
     if not result.complete:
         typer.echo(f"Interrupted: what was measured so far is kept in {output}.", err=True)
     raise typer.Exit(code)

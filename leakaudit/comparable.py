@@ -10,7 +10,7 @@ SHAPE = {
     "input_shape": "picture shape",
     "classes": "number of classes",
     "model": "model class",
-    "parameters": "model size",
+    "parameters": "number of parameters",
 }
 DATA = {
     "private": "the private records",
@@ -56,8 +56,12 @@ def differences(before: AuditResult, after: AuditResult) -> tuple[str, ...]:
         there_, here_ = before.exposure.get(key), after.exposure.get(key)
         if there_ != here_:
             found.append(f"the exposure {key.replace('_', ' ')!r} is {_word(there_)} there and {_word(here_)} here")
-    found += _unequal(before.settings, after.settings, MEASUREMENT)
-    return tuple(found)
+    return (*found, *unlike(before.settings, after.settings))
+
+
+def unlike(before: dict[str, Value], after: dict[str, Value]) -> tuple[str, ...]:
+    """Return a clause for every setting of a scan that makes it another measurement."""
+    return tuple(_unequal(before, after, MEASUREMENT))
 
 
 def remarks(before: AuditResult, after: AuditResult) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ def judge_change(change: Change, rule: RegressionRule, p: float | None) -> Check
     name = f"regression-{change.metric}"
     status: Verdict
     if p is not None and p <= ALPHA:
-        status, message = "fail", f"{change.defense}: {_moved(change)} (p = {p:.2g}, corrected)."
+        status, message = "fail", f"{change.defense}: {_moved(change)}; by chance alone p = {p:.2g}, corrected."
         mend = "Find the change that caused it; if it is meant, store this result as the new baseline."
     elif change.reason is not None or p is None:
         status, message = "inconclusive", f"{change.defense}: {_title(change)} cannot be compared: {change.reason}."

@@ -145,7 +145,7 @@ def _accuracy(was: DefenseResult, now: DefenseResult, before: AuditResult, after
         after=mean(second, (0.0, 1.0), "it was not measured"),
         change=change_of_means(first, second, resolution),
         p=falls(first, second, LEAST_ACCURACY, resolution) if enough else None,
-        reason=None if enough else "accuracy is compared with at least 3 seeds on each side (--seeds 3)",
+        reason=None if enough else "a side has fewer than 3 seeds (--seeds 3)",
     )
 
 

@@ -88,7 +88,10 @@ def _identification(result: AuditResult, defense: DefenseResult, rule: Rule) -> 
     open_ = [a for a in defense.attacks if a.kind != "labels" and _high(a) > rule.threshold]
     deciding = {"fail": leaking, "inconclusive": open_, "pass": scored}[verdict]
     worst = max(deciding or scored, key=lambda a: (a.identification.value or 0.0, _high(a)), default=None)
-    message = f"{defense.spec}: {' '.join(reasons[:3] if verdict != 'pass' else reasons[:1])}"
+    told = {"fail": 1, "inconclusive": 3, "pass": 1}[verdict]  # doubts differ, and each wants its own mend
+    also = [a for a in dict.fromkeys(a.name for a in leaking) if verdict == "fail"][1:]
+    more = f" So did {', '.join(also)}." if also else ""
+    message = f"{defense.spec}: {' '.join(reasons[:told])}{more}"
     mend = {"fail": STRONGER, "inconclusive": _more_evidence(result, defense, verdict, rule), "pass": ""}[verdict]
     check = _check(
         rule,

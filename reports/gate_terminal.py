@@ -14,6 +14,7 @@ from leakaudit.result import Estimate
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 WORDS = {"pass": "ok", "fail": "FAIL", "inconclusive": "OPEN"}
 UNITS = {"identification": "identified", "bound": "identified, handed x̃", "psnr": "PSNR", "accuracy": "accuracy"}
@@ -26,7 +27,7 @@ def show(outcome: Outcome, console: Console) -> None:
     def line(words: str, style: str = "", indent: int = 0) -> None:
         from rich.padding import Padding
 
-        console.print(Padding(Text(printable(words, console.encoding), style), (0, 0, 0, indent)))
+        console.print(Padding(Text(printable(words, console.encoding), style), (0, 0, 0, indent), expand=False))
 
     head = Text(f"GATE {outcome.verdict.upper()}", STYLES[outcome.verdict])
     console.print(head + Text(printable(f"  {outcome.source}", console.encoding), "bold"))
@@ -56,6 +57,15 @@ def show(outcome: Outcome, console: Console) -> None:
         line(reason)
 
 
+def brief(outcome: Outcome, console: Console) -> None:
+    """Print the verdict and its reasons, a line each."""
+    from rich.text import Text
+
+    console.print(Text(f"GATE {outcome.verdict.upper()}", STYLES[outcome.verdict]))
+    for reason in outcome.reasons:
+        console.print(Text(printable(reason, console.encoding)))
+
+
 def compared(changes: Sequence[tuple[Change, float | None]], notes: Sequence[str], console: Console) -> None:
     """Print every change as a row: before, after, the difference with its interval, and whether chance explains it."""
     from rich.table import Table
@@ -64,19 +74,16 @@ def compared(changes: Sequence[tuple[Change, float | None]], notes: Sequence[str
     def text(words: str, style: str = "") -> Text:
         return Text(printable(words, console.encoding), style)
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("Defense", overflow="fold", ratio=1)
-    table.add_column("", no_wrap=True)
-    for heading in ("Before", "After", "Change", "95 %"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    last = ""
+    last, table = "", Table()
     for change, p in changes:
-        name = change.defense if change.defense != last else ""
-        last = change.defense
+        if change.defense != last:
+            if last:
+                console.print(table)
+            last, table = change.defense, _rows()
+            was = f" (was {change.was})" if change.was != change.defense else ""
+            console.print(text(f"{change.defense}{was}", "bold"))
         digits = 1 if change.metric == "psnr" else None
         table.add_row(
-            text(name),
             text(UNITS[change.metric]),
             text(_value(change.before, digits)),
             text(_value(change.after, digits)),
@@ -84,9 +91,24 @@ def compared(changes: Sequence[tuple[Change, float | None]], notes: Sequence[str
             text(_spread(change.change, digits)),
             text(*said(change, p)),
         )
-    console.print(table)
+    if last:
+        console.print(table)
+    console.print(
+        text("Shares in percent, their changes in points; PSNR in dB, of each record's closest picture.", "dim")
+    )
     for note in notes:
         console.print(text(note, "dim"))
+
+
+def _rows() -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("", min_width=22, overflow="fold")
+    for heading, width in (("before", 6), ("after", 6), ("change", 6), ("95 %", 16)):
+        table.add_column(heading, justify="right", min_width=width, no_wrap=True)
+    table.add_column("", no_wrap=True)
+    return table
 
 
 def said(change: Change, p: float | None) -> tuple[str, str]:

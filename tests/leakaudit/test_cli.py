@@ -43,11 +43,11 @@ def test_help_is_quick_and_names_every_command() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("scan", "demo", "report", "doctor", "list"):
+    for command in ("scan", "demo", "report", "doctor", "list", "gate", "compare"):
         assert command in done.stdout
 
 
-@pytest.mark.parametrize("command", ["scan", "demo", "report", "doctor", "list"])
+@pytest.mark.parametrize("command", ["scan", "demo", "report", "doctor", "list", "gate", "compare"])
 def test_every_command_has_an_example(run: Run, command: str) -> None:
     outcome = run(command, "--help")
     assert outcome.code == 0
