@@ -201,7 +201,7 @@ def _judges(check: Check, finding: Finding) -> bool:
     """Return whether a check judges again what a finding of the audit says: its severity is the gate's to give."""
     if _repeats(check, finding):
         return True
-    metric, _, pattern = check.id.removesuffix(f"/{check.defense}").partition("#")[0].partition(":")
+    metric, _, pattern = check.id.partition(f"/{check.defense}")[0].partition(":")
     if metric != "identification" or finding.id not in VERDICT or finding.evidence.get("defense") != check.defense:
         return False
     return not pattern or fnmatchcase(str(finding.evidence.get("attack") or ""), pattern)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 import shlex
 from collections import Counter
@@ -180,10 +179,8 @@ def _plain(words: str) -> str:
 
 
 def _values(evidence: Mapping[str, Value]) -> dict[str, Value]:
-    """Return the evidence as a property bag; a number that JSON does not have is written out."""
-    values: dict[str, Value] = {}
-    for name, value in evidence.items():
-        if isinstance(value, str) or (isinstance(value, float) and not math.isfinite(value)):
-            value = visible(str(value))
-        values[visible(name).replace("tags", "tagged")] = value  # `tags` of a property bag is a list of SARIF's own
-    return values
+    """Return the evidence as a property bag, whose `tags` would be a list of SARIF's own."""
+    return {
+        visible(name).replace("tags", "tagged"): visible(value) if isinstance(value, str) else value
+        for name, value in evidence.items()
+    }
