@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from leakaudit.result import AuditResult
 
 EVERY = 0.2  # seconds between looks at the work
-SHARE = 100  # drawing waits so many times as long as it took: it costs a hundredth of the time at most
+SHARE = 200  # drawing waits so many times as long as it took: it costs half a hundredth of the time
 TALL, WIDE = 24, 60  # rows and columns below which no picture is shown
+TUNING = "tuning: "  # how the loops of an attack begin that runs on the adversary's own records
 BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -76,7 +77,7 @@ def paints(console: Console) -> bool:
 
 
 def _draw(live: Live, ended: threading.Event) -> None:
-    """Draw now and then until the work has ended, in a hundredth of the time at most."""
+    """Draw now and then until the work has ended, in a two-hundredth of the time at most."""
     pause = EVERY
     while not ended.wait(pause):
         begun = time.thread_time()
@@ -109,7 +110,7 @@ class Display:
     since: float = 0.0  # when the present bar began
     sight: Sight | None = None
     history: list[float] = field(default_factory=list)  # medians of the losses since the present bar began
-    painted: tuple[Sight, list[list[Segment]]] | None = None
+    painted: tuple[Sight, list[Segment]] | None = None
 
     def show(self, label: str, done: int, total: int) -> None:
         """Take in where the work is; a total of 0 begins a piece."""
@@ -143,15 +144,17 @@ class Display:
         from leakaudit.halfblocks import fitting, rows, sized
 
         if self.painted is None or self.painted[0] is not sight:
-            self.painted = sight, rows(list(sight.images[: fitting(sight.images, width)]))
+            shown = list(sight.images[: fitting(sight.images, width)])
+            self.painted = sight, rows(shown, console.color_system or "")
         painted = self.painted[1]
         if not painted or len(painted) + len(lines) + 1 >= console.height:
             return
         column = sized(sight.images[0]).shape[1] + 2
-        names = [f"victim {v + 1}" for v in sight.shown[: fitting(sight.images, width)]]
+        who = "rehearsal" if self.label.startswith(TUNING) else "victim"
+        names = [f"{who} {v + 1}" for v in sight.shown[: fitting(sight.images, width)]]
         yield Text("".join(f"{name[: column - 1]:<{column}}" for name in names), "dim", no_wrap=True, overflow="crop")
         for row in painted:
-            yield from row
+            yield row
             yield Segment.line()
 
     def _overall(self, width: int, plain: bool) -> Text:
@@ -172,7 +175,8 @@ class Display:
         doing, sight = Text(self.piece, "cyan"), self.sight
         if sight is not None and sight.victims:
             dot = "-" if plain else "·"
-            doing += Text(f" {dot} {sight.victims} victim{'s' if sight.victims > 1 else ''}")
+            who = "rehearsal victim" if self.label.startswith(TUNING) else "victim"
+            doing += Text(f" {dot} {sight.victims} {who}{'s' if sight.victims > 1 else ''}")
             if sight.running < sight.victims:
                 at = f"victim {sight.shown[0] + 1}" if len(sight.shown) == 1 == sight.running else f"{sight.running}"
                 doing += Text(f", {at} at work", "dim")
@@ -185,7 +189,8 @@ class Display:
             line += Text(f"{self.done} of {self.total}")
             if 0 < self.done < self.total:
                 line += Text(f", {spell(took / self.done * (self.total - self.done))} left", "dim")
-            lines.append(line + Text("" if self.label in self.piece else f"  {visible(self.label)}", "dim"))
+            stage, _, loop = self.label.rpartition(": ")
+            lines.append(line + Text("  " + visible(stage if loop in self.piece else self.label), "dim"))
         if sight is not None and (finite := sorted(v for v in sight.losses if math.isfinite(v))):
             line = Text(f"  loss {finite[0]:.3g}")
             if len(sight.losses) > 1:

@@ -26,7 +26,7 @@ from leakaudit.plaintext import visible
 from leakaudit.progress import Monitor, Sight, harmless, paced
 from leakaudit.result import AttackResult, AuditResult
 
-EVERY, PICTURES_EVERY = 0.05, 2.0  # seconds between points of a curve, and between pictures
+EVERY, PICTURES_EVERY = 0.1, 2.0  # seconds between points of a curve, and between pictures
 
 
 @contextmanager
