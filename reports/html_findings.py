@@ -92,7 +92,7 @@ def evidence(finding: Finding) -> tuple[tuple[str, str], ...]:
     share, unit = finding.id in SHARES, str(values.get("unit") or "")
     parts = []
     for name, value in sorted(values.items(), key=lambda item: list(WORDS).index(item[0]) if item[0] in WORDS else 9):
-        if name in SAID:
+        if name in SAID or value is None or (name, value) == ("role", "standard"):
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
             text = plain(value)

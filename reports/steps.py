@@ -11,7 +11,7 @@ from leakaudit.reports.view import percent
 from leakaudit.result import AuditResult, Verdict
 from leakaudit.rules import judged
 
-NAMED = 3  # more defenses than these are counted, not named
+NAMED, LONG = 3, 60  # more defenses than these, or longer names in all, are counted and not named
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _named(specs: Sequence[str], many: int, joint: str) -> str:
     if len(specs) == many > 1:
         either = {"or": ("either", "any"), "and": ("both", "all")}[joint]
         return f"{either[0]} of the 2 defenses tried" if many == 2 else f"{either[1]} of the {many} defenses tried"
-    if len(specs) > NAMED:
+    if len(specs) > NAMED or (len(specs) > 1 and sum(map(len, specs)) > LONG):
         return f"{'any of ' if joint == 'or' else ''}{len(specs)} of the {many} defenses tried"
     return specs[0] if len(specs) == 1 else f"{', '.join(specs[:-1])} {joint} {specs[-1]}"
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections import Counter
 from dataclasses import replace
 from html import escape
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
-from leakaudit.outcome import Check, Outcome, WaiverState
-from leakaudit.reports import html_galleries, mapping, steps, view
+from leakaudit.reports import view
 from leakaudit.reports.html import png_size, render
 from leakaudit.result import (
     AttackResult,
@@ -23,69 +20,13 @@ from leakaudit.result import (
     Estimate,
     Finding,
     Picture,
-    Waiver,
-    digest,
     from_json,
     to_json,
 )
 from leakaudit.verdict import judge
+from tests.reports.page import Page
 
-VOID = {"meta", "br", "img", "link", "hr", "input"}
 NASTY = "<script>alert('1')</script><img src=x onerror=alert(2)>\"'&"
-BOUND_ATTRIBUTES = {"src", "href", "xlink:href", "srcset", "action", "data", "poster", "background", "formaction"}
-
-
-class Page(HTMLParser):
-    """Parses a page, and notes everything it would load, link, run or leave open."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.faults: list[str] = []
-        self.tags: Counter[str] = Counter()
-        self.bound: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.ids: list[str] = []
-        self.text: list[str] = []
-        self.images: list[dict[str, str | None]] = []
-        self.headings: list[int] = []
-        self.tables: list[str] = []
-        self.feed(text)
-        self.close()
-        self.faults += [f"<{tag}> is never closed" for tag in self.open]
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-        self.attributes += attrs
-        self.bound += [value or "" for name, value in attrs if name in BOUND_ATTRIBUTES]
-        self.ids += [value or "" for name, value in attrs if name == "id"]
-        if tag == "img":
-            self.images.append(dict(attrs))
-        if tag[0] == "h" and tag[1:].isdigit():
-            self.headings.append(int(tag[1:]))
-        if self.open and self.open[-1] == "table":
-            self.tables.append(tag)
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        if not self.open or self.open[-1] != tag:
-            self.faults.append(f"</{tag}> closes <{self.open[-1] if self.open else 'nothing'}> at {self.getpos()}")
-        else:
-            self.open.pop()
-
-    def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] not in ("style", "script"):
-            self.text.append(data)
-
-    @property
-    def words(self) -> str:
-        return " ".join(" ".join(self.text).split())
 
 
 def nasty(value: Any) -> Any:
@@ -351,136 +292,6 @@ def test_the_verdict_is_the_first_thing_and_not_told_by_colour_alone(golden: Aud
     words = Page(text).words
     assert words.index(verdict.capitalize()) < words.index("Each defense") < words.index("Contents")
     assert view.meaning(replace(golden, verdict=verdict)) in words
-
-
-def headings(text: str) -> list[str]:
-    found = re.findall(r"<h2 id=\"[\w-]+\">(.*?)</h2>", text, re.DOTALL)
-    return [re.sub(r"<.*?>", "", heading).strip() for heading in found]
-
-
-def test_sections_come_in_the_order_in_which_they_are_asked_for(golden: AuditResult) -> None:
-    expected = [
-        "Fail",
-        "Contents",
-        "Scope, threat model and assumptions",
-        "Findings",
-        "Privacy against accuracy",
-        "What is proven, and what only survived",
-        "Every defense against every attack",
-        "Pictures",
-        "Controls and baselines",
-        "What was not tested",
-        "Waivers",
-        "What readers are asked for",
-        "Glossary",
-        "Reproducing this audit",
-        "Digest and sign-off",
-    ]
-    assert headings(render(golden)) == expected
-    gated = headings(render(golden, outcome(golden)))
-    assert gated == [*expected[:4], "Checks of the gate", *expected[4:]]
-
-
-def outcome(result: AuditResult) -> Outcome:
-    waiver = Waiver("identification", "accepted until the new data come", "2026-12-31", "gaussian*", by="the DPO")
-    old = Waiver("psnr", "it was a test", "2020-01-01")
-    failed = Check("identification/g", "identification", "error", "gaussian:std=0.01", "linkage", "fail", "Too many.")
-    checks = (
-        replace(failed, waiver=waiver, mend="Mend it."),
-        Check("accuracy/o", "accuracy", "warn", "obscure", "", "pass", "Accurate enough."),
-    )
-    states = (WaiverState(waiver, "in-force", ("identification/g",)), WaiverState(old, "expired"))
-    return Outcome(
-        "r.json", "fail", ("A waiver expired.",), checks, states, "2026-11-23", digest(result), presets=("p",)
-    )
-
-
-def test_the_gate_and_its_waivers_are_shown(golden: AuditResult) -> None:
-    page = Page(render(golden, outcome(golden)))
-    assert page.faults == []
-    expected = [
-        "Too many.",
-        "Accurate enough.",
-        "only warns",
-        "waived until 2026-12-31",
-        "A waiver expired.",
-        "Mend it.",
-    ]
-    expected += [
-        "accepted until the new data come",
-        "the DPO",
-        "in force",
-        "expired",
-        "The gate fails: A waiver expired.",
-    ]
-    assert [e for e in expected if e not in page.words] == []
-    assert "made on another result" not in page.words
-    assert "made on another result" in Page(render(replace(golden, chance_accuracy=0.1), outcome(golden))).words
-    plain = Page(render(golden)).words
-    assert "None: no check was waived" in plain
-    assert "Checks of the gate" not in plain
-    configured = Page(render(replace(golden, waivers=(Waiver("psnr", "why", "2027-01-01", by="me"),)))).words
-    assert "not judged: no gate was run with this report" in configured
-
-
-def test_hashes_and_the_digest_stand_in_the_page(golden: AuditResult) -> None:
-    text = render(golden)
-    assert text.count(digest(golden)) == 2  # for verify, and for the reader
-    assert "holds no hashes" in text
-    hashed = Page(render(replace(golden, hashes={"model": "ab12", "victims": "cd34"}))).words
-    assert "ab12" in hashed
-    assert "holds no hashes" not in hashed
-
-
-def test_clauses_are_evidence_and_never_certification(golden: AuditResult) -> None:
-    page = Page(render(golden))
-    assert mapping.CAUTION in page.words
-    for framework in mapping.FRAMEWORKS:
-        for clause in framework.clauses:
-            assert clause.id in page.words
-            assert set(clause.evidence) <= set(mapping.SECTIONS) <= set(page.ids)
-            assert clause.evidence
-            assert clause.open
-
-
-def test_a_public_stand_in_is_told_from_a_mosaic(golden: AuditResult) -> None:
-    said = "The pictures are the public picture x, degraded."
-    words = Page(render(replace(golden, images="redacted", stand_in=said))).words
-    assert said in words
-    assert "No private pixel is shown" in words
-    old = Page(render(replace(golden, images="redacted"))).words
-    assert "No private pixel" not in old
-    assert "Pictures are redacted" in old
-
-
-def test_pictures_that_do_not_fit_are_left_out_and_counted(
-    golden: AuditResult, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = render(golden)
-    held = sum(c.size for _, shown in html_galleries.galleries(golden) for g in shown for c in g.columns)
-    monkeypatch.setattr(html_galleries, "MOST", held // 2)
-    text = render(golden)
-    assert 0 < Page(text).tags["img"] < Page(whole).tags["img"]
-    assert "pictures are shown, to keep this file small" in Page(text).words
-    assert "to keep this file small" not in whole
-
-
-@pytest.mark.parametrize(
-    ("verdicts", "overall", "expected"),
-    [
-        (("fail",), "fail", "can recover private records with gaussian:std=0.01 in place"),
-        (("fail", "pass"), "fail", "; dp-sgd:noise_multiplier=1 held against every attack that was tried"),
-        (("fail", "fail"), "fail", "with either of the 2 defenses tried in place"),
-        (("pass",), "pass", "No attack that was tried recovers private records with gaussian:std=0.01 in place"),
-        (("inconclusive",), "inconclusive", "does not settle whether private records are safe with gaussian"),
-        ((), "fail", "recover private records without a defense"),
-    ],
-)
-def test_the_headline_names_what_leaks(golden: AuditResult, verdicts: Any, overall: Any, expected: str) -> None:
-    tried = tuple(replace(d, verdict=v) for d, v in zip(golden.defenses[1:], verdicts, strict=False))
-    result = replace(golden, defenses=(replace(golden.defenses[0], requested=not tried), *tried), verdict=overall)
-    assert expected in steps.headline(result)
-    assert expected in Page(render(result)).words
 
 
 def test_the_same_result_gives_the_same_bytes(golden: AuditResult) -> None:
