@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from leakaudit import registry
 from leakaudit.metrics import METRICS
@@ -44,7 +44,7 @@ def show(found: list[Row]) -> None:
     """Print rows for a person."""
     console = Console()
     for row in found:
-        console.print(f"[bold]{escape(str(row['name']))}[/]  {escape(str(row['summary']))}", highlight=False)
+        _print(console, Text.assemble((str(row["name"]), "bold"), f"  {row['summary']}"), "    ")
         for key in ("settings", "requires", "adaptive", "source"):
             value = row.get(key)
             if not value:
@@ -52,4 +52,17 @@ def show(found: list[Row]) -> None:
             if isinstance(value, dict):
                 value = [f"{k}={v}" for k, v in value.items()]
             text = ", ".join(value) if isinstance(value, list) else str(value)
-            console.print(f"    [dim]{key}[/] {escape(text)}", highlight=False, soft_wrap=True)
+            _print(console, Text.assemble("    ", (key, "dim"), f" {text}"), " " * 8)
+
+
+def _print(console: Console, text: Text, indent: str) -> None:
+    """Print a line, wrapped to the terminal with its further lines indented; into a pipe it goes whole."""
+    if not console.is_terminal:
+        console.print(text, soft_wrap=True)
+        return
+    first, *rest = text.wrap(console, console.width)
+    console.print(first, soft_wrap=True)
+    if rest:
+        begun = len(text.plain) - len(text.plain[len(first) :].lstrip())
+        for line in text[begun:].wrap(console, max(20, console.width - len(indent))):
+            console.print(Text(indent) + line, soft_wrap=True)

@@ -1,18 +1,22 @@
-"""An audit in a terminal of 80 columns."""
+"""An audit in a terminal, from 60 columns on."""
 
 from __future__ import annotations
 
+import datetime as dt
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from leakaudit.plaintext import visible
 from leakaudit.reports import view
 from leakaudit.reports.standing import in_brief
 from leakaudit.result import AuditResult, DefenseResult, Estimate, Verdict
+from leakaudit.waivers import expired
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 STYLES: dict[Verdict, str] = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
+NAME = 18  # columns for a defense's name, at least
 REASONS = 2  # shown for each defense; the report has them all
 FALLBACKS = {
     view.MINUS: "-",
@@ -28,61 +32,132 @@ FALLBACKS = {
 
 
 def summary(result: AuditResult, console: Console) -> None:
-    """Print the verdict, a table of the defenses, the reasons, and what the reader must not overlook.
+    """Print the verdict, a table of the defenses, the advice, the reasons, and what the reader must not overlook.
 
     Text of the result is printed as it is: no markup is read in it, control codes are blanked, and what the terminal
     cannot encode is replaced.
     """
-    from rich.padding import Padding
-    from rich.table import Table
-    from rich.text import Text
+    from leakaudit.advice import sentences
 
-    def text(words: str, style: str = "") -> Text:
-        return Text(printable(words, console.encoding), style)
+    def line(words: str, style: str = "", indent: int = 0, hanging: int = 0) -> None:
+        paragraph(console, words, style, indent, hanging)
 
     headline(result, console)
     if not result.complete:
-        console.print(text("The run was interrupted: what is missing was not measured and is not safe.", "yellow"))
+        line("The run was interrupted: what is missing was not measured and is not safe.", "yellow")
     for reason in view.reasons(result):
-        console.print(text(reason))
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("Defense\n  worst attack", overflow="fold", ratio=1)
-    for heading in ("Identified\n95 %", "PSNR\ndB", "SSIM", f"Accuracy\n{printable('±', console.encoding)}", "Cost"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("Verdict", no_wrap=True)
-    for defense in result.defenses:
-        lines = _lines(result, defense)
-        cells = [text(first) + "\n" + text(second, "dim") for first, second in lines]
-        table.add_row(*cells, text(defense.verdict, STYLES[defense.verdict]))
+        line(reason)
     console.print()
-    console.print(table)
+    _table(result, console)
     chances = (
         f"{view.percent(result.chance_identification)} identified, {view.percent(result.chance_accuracy)} accuracy"
     )
-    limit = view.percent(result.max_identification)
-    console.print(text(f"Chance: {chances}. Limit: {limit} identified.", "dim"))
-    console.print(text("PSNR, SSIM: medians of the closest pictures any attack drew. Cost: points of accuracy.", "dim"))
+    line(f"Chance: {chances}. Limit: {view.percent(result.max_identification)} identified.", "dim")
+    line("PSNR, SSIM: medians of the closest pictures any attack drew. Cost: points of accuracy.", "dim")
+    if any(view.bound(d) for d in result.defenses):
+        line("Handed x̃: what an attack finds that is given the replaced records themselves, not an update.", "dim")
     for sentence in (view.training(result), view.no_cost(result)):
         if sentence:
-            console.print(text(sentence, "dim"))
-
+            line(sentence, "dim")
     console.print()
+    for sentence in sentences(result):
+        line(sentence)
+    console.print()
+    told: dict[str, str] = {}  # reasons by the defense that gave them first
     for defense in result.defenses:
-        console.print(text(f"{defense.spec}: {defense.verdict}", "bold"))
+        line(f"{defense.spec}: {defense.verdict}", "bold", hanging=4)
         for reason in defense.reasons[:REASONS]:
-            console.print(Padding(text(reason), (0, 0, 0, 2)))
+            first = told.setdefault(reason, defense.spec)
+            line(
+                reason if first == defense.spec else f"{reason.split(' (')[0]}, as under {first}.".replace("..", "."),
+                indent=2,
+            )
         if len(defense.reasons) > REASONS:
-            console.print(text(f"  {len(defense.reasons) - REASONS} more in the report", "dim"))
+            line(f"{len(defense.reasons) - REASONS} more in the report", "dim", indent=2)
         if brief := in_brief(result, defense):
-            console.print(Padding(text(brief, "dim"), (0, 0, 0, 2)))
-    for (attack, why), specs in _unscored(result).items():
-        console.print(text(f"not scored: {attack} on {', '.join(specs)} ({why})", "yellow"))
+            line(brief, "dim", indent=2)
+    for (attack, why), specs in _unscored(result, told).items():
+        line(f"not scored: {attack} on {', '.join(specs)} ({why})", "yellow", hanging=2)
     for (attack, what), specs in _noted(result).items():
-        console.print(text(f"note: {attack} on {', '.join(specs)} {what}", "dim"))
+        line(f"note: {attack} on {', '.join(specs)} {what}", "dim", hanging=2)
     for finding in result.findings:
         if finding.severity != "info":
-            console.print(text(f"{finding.severity}: ", "yellow") + text(finding.message))
+            line(f"{finding.severity}: {finding.message}", "yellow", hanging=2)
+            if finding.mend:
+                line(f"mend: {finding.mend}", indent=2, hanging=2)
+    for waiver in result.waivers:
+        where = ", ".join([waiver.defense, *([f"attack {waiver.attack}"] if waiver.attack != "*" else [])])
+        by = f" by {waiver.by}" if waiver.by else ""
+        over = "waiver, expired" if expired(waiver, dt.date.today()) else "waiver"
+        line(f"{over}: {waiver.rule} on {where}, until {waiver.expires}{by}: {waiver.reason}", "yellow", hanging=2)
+
+
+def paragraph(console: Console, words: str, style: str = "", indent: int = 0, hanging: int = 0) -> None:
+    """Print a sentence wrapped to the terminal: `indent` columns in, and `hanging` more from its second line on."""
+    from rich.text import Text
+
+    text = Text(printable(words, console.encoding), style)
+    first, *rest = text.wrap(console, max(20, console.width - indent)) or [text]
+    if rest and hanging:
+        begun = len(text.plain) - len(text.plain[len(first) :].lstrip())
+        rest = list(text[begun:].wrap(console, max(20, console.width - indent - hanging)))
+    for i, part in enumerate([first, *rest]):
+        part.rstrip()
+        console.print(Text(" " * (indent + (hanging if i else 0))) + part, soft_wrap=True)
+
+
+def _table(result: AuditResult, console: Console) -> None:
+    """Print a row for each defense: its spec and worst attack, and what that attack found."""
+    from rich.table import Table
+    from rich.text import Text
+
+    def cell(*lines: str) -> Text:
+        """Return lines below each other, all but the first dimmed."""
+        first, *rest = (printable(words, console.encoding) for words in lines)
+        return Text(first) + Text("".join(f"\n{words}" for words in rest), "dim")
+
+    rows = [(defense, _cells(result, defense)) for defense in result.defenses]
+    headings = [("Identified", "95 %"), ("PSNR", "dB"), ("SSIM", ""), ("Accuracy", "±"), ("Cost", "")]
+    widths = [max(map(len, (*pair, *(c for _, cells in rows for c in cells[i])))) for i, pair in enumerate(headings)]
+    taken = max(map(len, ["Verdict", *(d.verdict for d in result.defenses)])) + 2 + sum(widths) + 2 * len(widths)
+    columns = list(range(len(headings)))
+    for extra in (2, 1, 4):  # SSIM, PSNR and cost go first where there is no room; the report has them
+        if console.width - taken < NAME:
+            columns.remove(extra)
+            taken -= widths[extra] + 2
+    left = max(NAME, min(60, console.width - taken))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("Defense\n  worst attack", no_wrap=True, overflow="crop")
+    for i in columns:
+        table.add_column(cell(*headings[i]), justify="right", no_wrap=True)
+    table.add_column("Verdict", no_wrap=True)
+    for defense, cells in rows:
+        worst, handed = view.worst(defense), view.bound(defense)
+        specs = folded(printable(defense.spec, console.encoding), left, 4)
+        attacks = folded("  " + (worst.name if worst else "no attack scored"), left, 4)
+        shown = [[value, note] for value, note in cells]
+        if handed and handed.identification.value is not None:
+            attacks.append("  handed x̃")
+            shown[0] += [*[""] * (len(specs) + len(attacks) - 3), view.percent(handed.identification.value)]
+        name = Text("\n".join(specs)) + Text(
+            "".join("\n" + printable(line, console.encoding) for line in attacks), "dim"
+        )
+        table.add_row(name, *(cell(*shown[i]) for i in columns), Text(defense.verdict, STYLES[defense.verdict]))
+    console.print(table)
+
+
+def folded(words: str, width: int, hanging: int) -> list[str]:
+    """Return a spec in lines of at most `width` columns, broken after a comma or a colon where it can be.
+
+    Lines but the first are indented by `hanging` columns.
+    """
+    lines, rest, indent = [], words, ""
+    while len(rest) > (room := max(8, width - len(indent))):
+        cut = max(rest.rfind(mark, 0, room) for mark in ",:-") + 1
+        cut = cut if cut > len(rest) - len(rest.lstrip()) + 1 else room
+        lines.append(indent + rest[:cut])
+        rest, indent = rest[cut:], " " * hanging
+    return [*lines, indent + rest]
 
 
 def headline(result: AuditResult, console: Console) -> None:
@@ -94,12 +169,14 @@ def headline(result: AuditResult, console: Console) -> None:
     console.print(verdict + Text("" if result.complete else " so far", "bold") + Text(f"  {name}", "bold"))
 
 
-def _unscored(result: AuditResult) -> dict[tuple[str, str], list[str]]:
-    """Return, by attack and what became of it, the defenses on which it was not scored."""
+def _unscored(result: AuditResult, told: Iterable[str]) -> dict[tuple[str, str], list[str]]:
+    """Return, by attack and what became of it, the defenses on which it was not scored, but where a reason told it."""
     found: dict[tuple[str, str], list[str]] = {}
     for defense in result.defenses:
+        shown = [reason for reason in defense.reasons[:REASONS] if reason in told]
         for attack in defense.attacks:
-            if view.scored(attack)[0] == 0:
+            known = any(r.startswith(f"The attack {attack.name} ") and (attack.reason or "") in r for r in shown)
+            if view.scored(attack)[0] == 0 and not (attack.reason and known):
                 why = f"{view.statuses(attack)}: {view.remarks(attack) or 'no reason was recorded'}"
                 found.setdefault((attack.name, why), []).append(defense.spec)
     return found
@@ -115,16 +192,11 @@ def _noted(result: AuditResult) -> dict[tuple[str, str], list[str]]:
     return found
 
 
-def _lines(result: AuditResult, defense: DefenseResult) -> list[tuple[str, str]]:
-    """Return the cells of a row, each of two lines."""
-    worst, limit, change = view.worst(defense), view.bound(defense), view.cost(result, defense)
-    none, drawn = Estimate(), view.drawn(defense)
+def _cells(result: AuditResult, defense: DefenseResult) -> list[tuple[str, str]]:
+    """Return the numbers of a row, each with a note that goes below it."""
+    worst, change, drawn, none = view.worst(defense), view.cost(result, defense), view.drawn(defense), Estimate()
     share = worst.identification if worst else none
-    below = f"  {worst.name}" if worst else "  no attack scored"
-    if limit and limit.identification.value is not None:
-        below += f"; bound {view.percent(limit.identification.value)}"
     return [
-        (defense.spec, below),
         (view.DASH if share.value is None else view.percent(share.value), view.interval(share)),
         (_value(drawn.psnr if drawn else none, 1), ""),
         (_value(drawn.ssim if drawn else none, 2), ""),
