@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from leakaudit import standin
 from leakaudit.audit import audit
+from leakaudit.errors import UserError
 from leakaudit.loading import target_from_objects
 from leakaudit.outcome import Outcome
 from leakaudit.pictures import Images
@@ -77,13 +78,15 @@ def target() -> Target:
 
 def write(folder: Path, result: AuditResult) -> None:
     """Write every format there is, as the commands do."""
-    from leakaudit.reports import html
+    from leakaudit.history import read
+    from leakaudit.reports import history, html
 
     write_atomically(folder / "result.json", to_json(result))
     write_atomically(folder / "report.html", html.render(result))
     outcome = judged(result)
     for name, text in formats(result, outcome).items():
         write_atomically(folder / name, text)
+    write_atomically(folder / "history.html", history.render(read(folder)))
 
 
 def judged(result: AuditResult) -> Outcome:
@@ -94,9 +97,9 @@ def judged(result: AuditResult) -> Outcome:
 
 
 def formats(result: AuditResult, outcome: Outcome) -> dict[str, str | bytes]:
-    """Every other output of a result and its gate by file name."""
+    """Every other output of a result and its gate by file name; a PDF where one can be made and read."""
     from leakaudit.outcome import to_json as gate_json
-    from leakaudit.reports import html, junit, markdown, sarif
+    from leakaudit.reports import html, junit, markdown, pdf, sarif
 
     found: dict[str, str | bytes] = {
         "gate.json": gate_json(outcome),
@@ -105,6 +108,10 @@ def formats(result: AuditResult, outcome: Outcome) -> dict[str, str | bytes]:
         "leakaudit.sarif": sarif.render(result, outcome),
         "comment.md": markdown.render(result, outcome),
     }
+    if importlib.util.find_spec("weasyprint") and importlib.util.find_spec("pypdf"):
+        with suppress(UserError):  # without Pango there is no PDF
+            small = replace(result, defenses=result.defenses[:1])  # laying out the whole takes long
+            found["report.pdf"] = pdf.to_pdf(html.render(small))
     return found
 
 
