@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def to_pdf(page: str) -> bytes:
         raise UserError(MISSING.format(why=str(error).splitlines()[0][:120])) from error
 
     only_itself = weasyprint.URLFetcher(allowed_protocols=("data",), allow_redirects=False)
+    logging.getLogger("weasyprint").setLevel(logging.ERROR)  # it warns of every style that is for screens only
     document = weasyprint.HTML(string=for_paper(page), url_fetcher=only_itself)
     data: bytes = document.write_pdf(pdf_variant="pdf/ua-1", pdf_identifier=b"leakaudit")
     return data
