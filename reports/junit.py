@@ -77,8 +77,7 @@ def _case(check: Check) -> Case:
         return Case(check.id, "skipped", message, f"{visible(message)}\n{text}")
     if check.level == "warn":
         word = "failed" if check.status == "fail" else "inconclusive"
-        message = f"Only warned of, {word}: {check.message}"
-        return Case(check.id, "skipped", message, f"{visible(message)}\n{text}")
+        return Case(check.id, "skipped", f"Only warned of, {word}: {check.message}", f"Only warned of, {word}: {text}")
     state = "failure" if check.status == "fail" else "error"
     return Case(check.id, state, check.message, text, check.rule if check.status == "fail" else "inconclusive")
 

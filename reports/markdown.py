@@ -7,7 +7,7 @@ link, emoji, formula, HTML or quick action of GitHub or GitLab is made of it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -200,38 +200,32 @@ def _findings(result: AuditResult, outcome: Outcome | None) -> Section:
 
 
 def _defenses(result: AuditResult) -> Section:
-    rows = []
+    """Return what each defense leaks and costs, without the columns in which nothing was measured."""
+    cells: dict[str, list[str]] = {}
     for defense in result.defenses:
-        worst, handed = view.worst(defense), view.bound(defense)
-        drawn = view.drawn(defense)
-        rows.append(
-            row(
-                code(defense.spec),
-                SYMBOLS[defense.verdict] if defense in judged(result) else _control(defense),
-                _leak(worst.identification if worst else Estimate(), worst.name if worst else ""),
-                _leak(handed.identification if handed else Estimate(), ""),
-                _measured(drawn.psnr, "psnr") if drawn else "",
-                _measured(defense.accuracy, "accuracy"),
-                _cost(result, defense),
-            )
-        )
-    head = table(
-        "Defense",
-        "Audit",
-        "Identified, worst attack (95 %)",
-        "Identified, handed x̃",
-        "Closest pictures",
-        "Accuracy (95 %)",
-        "Cost, points",
-        right=5,
-    )
+        worst, handed, drawn = view.worst(defense), view.bound(defense), view.drawn(defense)
+        row_ = {
+            "Defense": code(defense.spec),
+            "Audit": SYMBOLS[defense.verdict] if defense in judged(result) else _control(defense),
+            "Identified, worst attack (95 %)": _leak(worst.identification, worst.name) if worst else "",
+            "Identified, handed x̃": _leak(handed.identification, "") if handed else "",
+            "Closest pictures": _measured(drawn.psnr, "psnr") if drawn else "",
+            "Accuracy (95 %)": _measured(defense.accuracy, "accuracy"),
+            "Cost, points": _cost(result, defense),
+        }
+        for title, cell in row_.items():
+            cells.setdefault(title, []).append(cell)
+    shown = {t: column for t, column in cells.items() if any(cell not in ("", "not measured") for cell in column)}
+    rows = tuple(row(*each) for each in zip(*shown.values(), strict=True))
     chance = view.percent(result.chance_identification)
     notes = [
         f"Identified: the right record picked among its class (chance {chance}). Higher leaks more, and so does a "
         "higher PSNR of the closest pictures.",
         *filter(None, (view.training(result), view.no_cost(result))),
     ]
-    return Section(("### Defenses", "", *head), tuple(rows), ("", *notes))
+    if not rows:
+        return Section(())
+    return Section(("### Defenses", "", *table(*shown, right=len(shown) - 2)), rows, ("", *notes))
 
 
 def _control(defense: DefenseResult) -> str:
@@ -337,8 +331,8 @@ def _measured(estimate: Estimate, metric: str) -> str:
 
 
 def _between(estimate: Estimate, metric: str) -> str:
-    words: Callable[[float], str] = lambda value: _number(value, metric).removesuffix("%").removesuffix(" dB")  # noqa: E731
-    return f"{words(estimate.low or 0.0)} to {words(estimate.high or 0.0)}"
+    ends = (_number(value or 0.0, metric) for value in (estimate.low, estimate.high))
+    return " to ".join(end.removesuffix("%").removesuffix(" dB") for end in ends)
 
 
 def _shift(estimate: Estimate, metric: str) -> str:

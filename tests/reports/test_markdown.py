@@ -17,7 +17,7 @@ from leakaudit.gate import compare, gate
 from leakaudit.outcome import WaiverState
 from leakaudit.reports.markdown import COMMENT, MARK, SUMMARY, SYMBOLS, append_step_summary, render
 from leakaudit.reports.markdown_text import code, item, literal
-from leakaudit.result import AuditResult, load
+from leakaudit.result import AuditResult, Estimate, load
 from tests.outcomes import LEAKY, OPEN, SAFE, WAIVER, check, every, outcome
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "result-1.json"
@@ -149,6 +149,14 @@ def test_the_table_of_defenses(golden: AuditResult) -> None:
         "−5.0",
     ]
     assert rows[3][5:] == ["not measured", "—"]
+
+
+def test_columns_in_which_nothing_was_measured_are_left_out(golden: AuditResult) -> None:
+    plain = tuple(replace(d, accuracy=Estimate(reason="switched off"), accuracies=()) for d in golden.defenses[:2])
+    rows = [row for row in shown(render(replace(golden, defenses=plain))).rows if len(row) == 4]
+    assert rows[0] == ["Defense", "Audit", "Identified, worst attack (95 %)", "Closest pictures"]
+    assert len(rows) == 3
+    assert "### Defenses" not in render(replace(golden, defenses=()))
 
 
 def test_what_changed_against_the_baseline(golden: AuditResult) -> None:
