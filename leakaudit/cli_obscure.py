@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from leakaudit.defenses.obscurer import Obscurer
     from leakaudit.defenses.obscurer_card import Costs
     from leakaudit.defenses.obscurer_file import Card
-    from leakaudit.target import Records
+    from leakaudit.target import Records, Target
 
 app = typer.Typer(
     help="Keep the obscuring generator as a file: fit it on private records once, then put its pictures in their "
@@ -28,6 +28,9 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+
+# Private records of a class below which the fit warns: each is then a twentieth or more of the class's mean picture.
+FEW = 20
 
 # A --seed here is of random choices alone: which records are held out does not depend on it, so that `apply` finds the
 # records that `fit` was given.
@@ -85,6 +88,7 @@ def fit(
     _may_replace(output, card_file)
     defense = parsed(settings)
     loaded = load_target(target, data=data, checkpoint=checkpoint, device=device, limit=limit)
+    _few(loaded, limit)
     partial = output.with_name(output.name + ".partial")
     chosen = seed if seed is not None else int((kept_key(partial) or {}).get("seed") or secrets.randbits(62))
     try:
@@ -180,6 +184,22 @@ def _records(generator: Path, records: str, data: Path | None, limit: int) -> Re
     target = load_target(records, data=data, device="cpu", limit=limit)
     read(generator, target)
     return target.private
+
+
+def _few(target: Target, limit: int) -> None:
+    """Warn before the fit where classes have so few private records that their statistics are those records."""
+    from leakaudit.plaintext import visible
+
+    counts = target.private.labels.bincount(minlength=len(target.classes)).tolist()
+    few = [k for k, count in enumerate(counts) if count < FEW]
+    if few:
+        least = min(few, key=lambda k: counts[k])
+        typer.echo(
+            f"warning   {len(few)} of {len(counts)} classes have fewer than {FEW} private records (class "
+            f"{visible(target.classes[least])!r}: {counts[least]}): pictures drawn from so few are poor and lean "
+            f"towards single records; give more data{f', or a higher --limit than {limit}' if limit < 4000 else ''}.",
+            err=True,
+        )
 
 
 def _named(path: Path, suffix: str) -> None:

@@ -77,6 +77,14 @@ def test_fit_then_apply(run: Run, tmp_path: Path) -> None:
     assert run("obscure", "apply", "generator.safetensors", "released.npz", "-o", "twice.npz").code == 0
 
 
+def test_a_fit_on_far_too_few_records_warns(run: Run) -> None:
+    outcome = run("obscure", "fit", "model.py", *FAST, "--limit", "12")
+    assert outcome.code == 0, outcome
+    assert "warning   2 of 2 classes have fewer than 20 private records (class 'right': 5)" in outcome.err
+    assert "a higher --limit than 12" in outcome.err
+    assert "warning" not in run("obscure", "fit", "model.py", *FAST).err
+
+
 def test_a_seed_repeats_a_fit_and_its_absence_does_not(run: Run, tmp_path: Path) -> None:
     for name, seed in (("a", ("--seed", "3")), ("b", ("--seed", "3")), ("c", ()), ("d", ())):
         assert run("obscure", "fit", "model.py", "-o", f"{name}.safetensors", *FAST, *seed).code == 0
