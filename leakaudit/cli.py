@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.main
 
-from leakaudit import cli_doctor, cli_gate, cli_obscure, cli_report
+from leakaudit import cli_doctor, cli_gate, cli_history, cli_init, cli_obscure, cli_report
 from leakaudit.cli_gate import Baseline, Gating, configured_waivers
 from leakaudit.cli_options import (
     EPILOG,
@@ -260,6 +260,8 @@ def demo(
 cli_doctor.add(app)
 cli_report.add(app)
 cli_gate.add(app)
+cli_init.add(app)
+cli_history.add(app)
 app.add_typer(cli_obscure.app, name="obscure", short_help="The obscuring generator as a file: fit, apply.")
 
 

@@ -186,7 +186,7 @@ def _keep(result: AuditResult, outcome: Outcome, output: str | Path | None, good
     write_atomically(folder / "result.json", to_json(result))
     from leakaudit.reports.html import render  # what was measured is kept by now
 
-    write_atomically(folder / "report.html", render(result))
+    write_atomically(folder / "report.html", render(result, outcome))
     return str(folder / "report.html")
 
 
