@@ -1,0 +1,229 @@
+"""`leakaudit init`: no limit looser than the scan's own, none tighter than what it showed, nothing overwritten."""
+
+from __future__ import annotations
+
+import datetime as dt
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leakaudit import assertions, cli_init
+from leakaudit.configuration import read
+from leakaudit.errors import UserError
+from leakaudit.gate import gate
+from leakaudit.initialise import down, start, up
+from leakaudit.result import AuditResult, Estimate, Finding, to_json
+from leakaudit.waivers import parse as parse_waivers
+from tests.leakaudit.command_line import Run, caller, sentence
+from tests.leakaudit.results import attack, defense, result, some
+
+TODAY = dt.date(2026, 11, 23)
+GOOD = (0.78, 0.80, 0.82)
+
+
+def scanned(
+    hits: int = 1, of: int = 40, accuracies: tuple[float, ...] = GOOD, spec: str = "obscure", **changes: Any
+) -> AuditResult:
+    row = defense(spec, attack(some(hits, of), psnr=[12.0 + i / of for i in range(of)]), accuracies=accuracies)
+    made = result(row)
+    return replace(made, settings={**made.settings, "records": of}, **changes)
+
+
+def written(made: AuditResult, options: dict[str, Any] | None = None) -> dict[str, Any]:
+    table: dict[str, Any] = tomllib.loads(start(made, options or {}, TODAY).block)["tool"]["leakaudit"]
+    return table
+
+
+@given(st.floats(0, 1))
+def test_rounding_goes_to_the_looser_side(share: float) -> None:
+    assert down(share) <= share <= up(share)
+    assert up(share) - down(share) <= 0.05 + 1e-9
+
+
+@pytest.mark.parametrize("hits", range(6))
+def test_the_limit_is_todays_bound_rounded_up_and_never_beyond_the_scans_own(hits: int) -> None:
+    made = scanned(hits)
+    bound = made.defenses[1].attacks[0].identification.high or 1.0
+    limit = written(made)["assert"]["identification"]["max"]
+    if bound <= 0.25:
+        assert bound <= limit < bound + 0.05
+    else:
+        assert limit == 0.25  # what leaks, or is not shown, is not waved through
+    strict = replace(made, max_identification=0.2)
+    assert written(strict)["assert"]["identification"]["max"] <= 0.2
+
+
+@pytest.mark.parametrize("hits", [0, 2, 4, 20])
+@pytest.mark.parametrize("accuracies", [GOOD, (0.7, 0.7, 0.7), (0.5, 0.9, 0.1), (0.8,), ()])
+def test_the_gate_says_of_the_first_scan_what_init_says(hits: int, accuracies: tuple[float, ...]) -> None:
+    """What was derived from accuracy and pictures holds today; only identification can be open or fail."""
+    made = scanned(hits, accuracies=accuracies)
+    begun = start(made, {}, TODAY)
+    table = tomllib.loads(begun.block)["tool"]["leakaudit"]["assert"]
+    judged = gate(made, assertions.parse(table), today=TODAY)
+    assert judged.verdict == begun.outcome.verdict
+    assert {c.rule for c in judged.checks if c.level == "error" and c.status != "pass"} <= {"identification"}
+    assert judged.verdict == ("fail" if hits == 20 else "pass")
+
+
+def test_accuracy_is_asserted_at_its_lower_bound_and_only_above_chance() -> None:
+    made = scanned(accuracies=(0.79, 0.80, 0.81))  # 77.5 to 82.5 %
+    rule = written(made)["assert"]
+    assert rule["accuracy"] == {"min": 0.75, "defense": "obscure"}
+    assert rule["accuracy-loss"]["max"] >= 0.05
+    wide = start(scanned(accuracies=(0.2, 0.5, 0.8)), {}, TODAY).block
+    assert "accuracy = " not in wide
+    assert "not clearly above chance" in wide
+    assert "too few seeds" in start(scanned(accuracies=(0.8,)), {}, TODAY).block
+    assert "switched off with --no-utility" in start(scanned(accuracies=()), {}, TODAY).block
+
+
+def test_only_what_is_private_enough_is_gated() -> None:
+    rows = [
+        defense(f"prune:sparsity=0.{i}", attack(some(hits)), accuracies=GOOD) for i, hits in ((5, 30), (8, 1), (9, 2))
+    ]
+    begun = start(result(*rows), {}, TODAY)
+    table = tomllib.loads(begun.block)["tool"]["leakaudit"]
+    assert table["defense"] == ["prune:sparsity=0.8", "prune:sparsity=0.9"]
+    assert "not private enough to be gated: prune:sparsity=0.5" in begun.block
+    assert len(table["assert"]["accuracy"]) == 2
+    assert begun.outcome.verdict == "pass"
+    all_leak = start(result(*(defense(s, attack(some(30))) for s in ("sign", "clip"))), {}, TODAY)
+    assert all_leak.defenses == ("sign", "clip")
+    assert all_leak.outcome.verdict == "fail"
+    assert "which is not met yet" in all_leak.block
+
+
+def test_too_few_records_are_raised_to_what_decides() -> None:
+    made = scanned(0, of=8, target={**result().target, "private_records": 1000})
+    table = written(made)
+    assert table["records"] >= 13
+    assert "8 records were scanned first" in start(made, {}, TODAY).block
+    few = replace(made, target={**made.target, "private_records": 10})
+    assert written(few)["records"] == 10
+    batches = replace(made, settings={**made.settings, "batch_size": 4})
+    assert written(batches)["records"] % 4 == 0
+
+
+def test_the_waiver_is_an_example_that_can_be_used() -> None:
+    block = start(scanned(), {}, TODAY).block
+    assert "waiver" not in tomllib.loads(block)["tool"]["leakaudit"]
+    lines = block[block.index("# [[tool.leakaudit.waiver]]") :].splitlines()
+    used = tomllib.loads("\n".join(line.removeprefix("# ") for line in lines))["tool"]["leakaudit"]["waiver"]
+    (waiver,) = parse_waivers(used)
+    assert (waiver.rule, waiver.defense, waiver.expires) == ("identification", "obscure", "2027-02-21")
+
+
+def test_third_party_text_cannot_leave_its_comment_or_string() -> None:
+    evil = 'obscure"\n[tool.evil]\nx = 1\x1b\u202e'
+    made = scanned(spec=evil, accuracies=())
+    row = replace(made.defenses[1], accuracy=Estimate(reason=evil))
+    leaks = defense(f"sign{evil}", attack(some(30)))
+    block = start(replace(made, defenses=(made.defenses[0], row, leaks)), {"data": evil}, TODAY).block
+    assert list(tomllib.loads(block)["tool"]) == ["leakaudit"]
+    assert "\x1b" not in block
+    assert "\u202e" not in block
+
+
+def test_a_result_that_shows_nothing_is_refused() -> None:
+    with pytest.raises(UserError, match="interrupted"):
+        start(replace(scanned(), complete=False), {}, TODAY)
+    with pytest.raises(UserError, match="no defense was scored"):
+        start(result(defense("obscure")), {}, TODAY)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    return caller(monkeypatch, tmp_path, capsys, "")
+
+
+def store(made: AuditResult, command: str = "", **settings: Any) -> None:
+    made = replace(made, settings={**made.settings, **settings}, environment={**made.environment, "command": command})
+    path = Path("leakaudit-out/result.json")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(to_json(made))
+
+
+def test_without_a_result_it_says_which_scan_to_run(run: Run) -> None:
+    sentence(run("init", "net.py"), "leakaudit-out/result.json", "leakaudit scan net.py -d obscure", "--quick")
+
+
+def test_what_it_writes_is_what_scan_and_gate_read(run: Run) -> None:
+    Path("pyproject.toml").write_text("[project]\nname = 'x' # mine\n")
+    command = "leakaudit scan src/net.py:make --data pictures -d obscure -a dlg:steps=5 --seed 3"
+    store(scanned(), command, seed=3, candidates=50, battery="full")
+    done = run("init", "--github", "--gitlab")
+    assert done.code == 0, done
+    assert "gate now pass" in done.out
+    assert "leakaudit scan src/net.py:make --gate" in done.out
+    found = read()
+    assert found.scan == {
+        "defense": ["obscure"],
+        "records": 40,
+        "candidates": 50,
+        "seed": 3,
+        "full": True,
+        "data": "pictures",
+        "attack": ["dlg:steps=5"],
+    }
+    assert assertions.parse(found.assertions).presets == ("recommended",)
+    assert Path("pyproject.toml").read_text().startswith("[project]\nname = 'x' # mine\n\n[tool.leakaudit]\n")
+    github = Path(".github/workflows/leakaudit.yml").read_text()
+    assert "target: src/net.py:make\n" in github
+    assert "--records=40\n" in github
+    gitlab = Path(".gitlab/leakaudit.yml").read_text()
+    assert "--defense=obscure --records=40 " in gitlab
+    assert gitlab.count("src/net.py:make\n") == 1
+    sentence(run("scan", "missing.py"), "missing.py")  # the table is one that `scan` takes
+
+
+def test_nothing_is_overwritten(run: Run) -> None:
+    store(scanned())
+    assert run("init", "--github").code == 0
+    before = Path("pyproject.toml").read_text()
+    sentence(run("init"), "already", "--force")
+    sentence(run("init", "--force", "--github"), ".github/workflows/leakaudit.yml", "exists")
+    assert Path("pyproject.toml").read_text() == before
+    Path("pyproject.toml").write_text("[a]\nb = 1\n\n" + before.replace("records = 40", "records = 7"))
+    assert run("init", "--force").code == 0
+    assert Path("pyproject.toml").read_text() == "[a]\nb = 1\n\n" + before
+
+
+def test_a_link_and_a_mode_stay_as_they_are(run: Run, tmp_path: Path) -> None:
+    store(scanned())
+    real = tmp_path / "real.toml"
+    real.write_text("[a]\nb = 1\n")
+    real.chmod(0o600)
+    Path("pyproject.toml").symlink_to(real)
+    assert run("init").code == 0
+    assert Path("pyproject.toml").is_symlink()
+    assert real.stat().st_mode & 0o777 == 0o600
+    assert "[tool.leakaudit]" in real.read_text()
+
+
+def test_what_a_workflow_cannot_hold_is_refused(run: Run) -> None:
+    store(scanned())
+    sentence(run("init", "my model.py", "--github"), "'my model.py'", "examples/workflows")
+    assert not Path("pyproject.toml").exists()
+    assert run("init", "my model.py").out.endswith("leakaudit scan 'my model.py' --gate\n")
+
+
+def test_a_quick_scan_and_a_failing_one_are_said_to_be_that(run: Run) -> None:
+    bad = scanned(findings=(Finding("nan-loss", "error", "It diverged."),))
+    store(bad, battery="quick")
+    out = run("init").out
+    assert "gate now fail: " in out
+    assert "quick scan" in out
+
+
+@pytest.mark.parametrize("command", ["", "python x.py", "leakaudit demo", "leakaudit scan 'open", "leakaudit scan -d"])
+def test_a_command_it_does_not_know_changes_nothing(command: str) -> None:
+    made = scanned()
+    found = cli_init._typed(replace(made, environment={**made.environment, "command": command}))
+    assert not found.get("target")
+    assert cli_init._options(made, found) == {}
