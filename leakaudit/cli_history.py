@@ -12,7 +12,10 @@ from leakaudit.cli_options import check_writable, examples
 
 def add(app: typer.Typer) -> None:
     """Register the command."""
-    app.command(epilog=examples("leakaudit history results/", "leakaudit history results/ -o trend.html"))(history)
+    app.command(
+        short_help="Draw leakage and accuracy over the stored results of a branch.",
+        epilog=examples("leakaudit history results/", "leakaudit history results/ -o trend.html"),
+    )(history)
 
 
 def history(

@@ -43,11 +43,12 @@ SIMPLE = re.compile(r"[\w./:=,+-]+")  # needs quoting neither in YAML nor in a s
 def add(app: typer.Typer) -> None:
     """Register the command."""
     app.command(
+        short_help="Write the gate's configuration from a first scan, and CI workflows.",
         epilog=examples(
             "leakaudit scan model.py -d obscure && leakaudit init",
             "leakaudit init model.py --result out/result.json --github",
             "leakaudit init --gitlab --force",
-        )
+        ),
     )(init)
 
 
