@@ -51,7 +51,7 @@ def render(result: AuditResult, outcome: Outcome | None = None, location: str = 
         "resultSha256": digest(result),
     }
     if outcome is not None and outcome.baseline_digest:
-        properties["baselineSha256"] = outcome.baseline_digest
+        properties["baselineSha256"] = visible(outcome.baseline_digest)
     run = {
         "tool": {
             "driver": {
