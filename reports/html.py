@@ -30,6 +30,16 @@ EXPOSURE_WORDS = {
     "model_control": "may change the model (malicious server)",
     "rounds": "updates seen of the same records",
 }
+HASH_WORDS = {
+    "model": "the model: its modules and weights",
+    "private": "the private records",
+    "test": "the test records",
+    "auxiliary": "the adversary’s own records",
+    "victims": "which private records were attacked",
+    "candidates": "the line-ups: which records stand in each",
+    "configuration": "the settings",
+    "environment": "the versions it ran with",
+}
 
 
 def render(result: AuditResult, outcome: Outcome | None = None) -> str:
@@ -104,6 +114,7 @@ def _context(result: AuditResult, outcome: Outcome | None) -> dict[str, Any]:
         "baseline_notes": baseline_notes,
         "waivers": html_findings.waiver_rows(result, outcome),
         "mapping": mapping,
+        "hashes": _hashes(result.hashes),
         "command": view.plain(result.environment.get("command") or result.settings.get("command") or ""),
     }
 
@@ -127,6 +138,12 @@ def _join_specs(specs: tuple[str, ...]) -> str:
 def _exposure(values: dict[str, Value]) -> list[tuple[str, Value]]:
     order = list(EXPOSURE_WORDS)
     return sorted(values.items(), key=lambda item: (order.index(item[0]) if item[0] in order else len(order), item[0]))
+
+
+def _hashes(values: dict[str, str]) -> list[tuple[str, str]]:
+    order = list(HASH_WORDS)
+    known = sorted(values, key=lambda name: (order.index(name) if name in order else len(order), name))
+    return [(HASH_WORDS.get(name, name), values[name]) for name in known]
 
 
 def _controls(result: AuditResult) -> str:

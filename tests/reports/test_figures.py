@@ -84,3 +84,15 @@ def test_the_global_style_of_matplotlib_is_left_alone(golden: AuditResult) -> No
     before = dict(mpl.rcParams)
     figures.frontier(golden, "narrow")
     assert dict(mpl.rcParams) == before
+
+
+def test_both_limits_are_marked_where_there_are_two(golden: AuditResult) -> None:
+    def written(result: AuditResult) -> set[str]:
+        root = ET.fromstring(figures.frontier(result, "wide"))
+        return {"".join(t.itertext()).strip() for t in root.iter(f"{SVG}text")}
+
+    limited = replace(golden, settings=golden.settings | {"max_accuracy_loss": 0.1})
+    assert "limit 65%" in written(limited) - written(golden)  # without a defense 75 %
+    assert "limit 30%" in written(limited) & written(golden)
+    assert figures.least_accuracy(golden) is None
+    assert "accuracy 65%" in figures.describe(limited)

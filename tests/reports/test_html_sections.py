@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from leakaudit.outcome import Check, Outcome, WaiverState
-from leakaudit.reports import html_galleries, mapping, steps
+from leakaudit.reports import html_findings, html_galleries, mapping, steps, view
 from leakaudit.reports.html import render
-from leakaudit.result import AuditResult, Waiver, digest
+from leakaudit.result import AuditResult, Estimate, Finding, Waiver, digest
+from leakaudit.rules import most_successful, most_telling
 from tests.reports.page import Page
 
 
@@ -109,9 +110,9 @@ def test_a_public_stand_in_is_told_from_a_mosaic(golden: AuditResult) -> None:
     said = "The pictures are the public picture x, degraded."
     words = Page(render(replace(golden, images="redacted", stand_in=said))).words
     assert said in words
-    assert "No private pixel is shown" in words
+    assert "nothing of whom" in words
     old = Page(render(replace(golden, images="redacted"))).words
-    assert "No private pixel" not in old
+    assert "nothing of whom" not in old
     assert "Pictures are redacted" in old
 
 
@@ -143,3 +144,54 @@ def test_the_headline_names_what_leaks(golden: AuditResult, verdicts: Any, overa
     result = replace(golden, defenses=(replace(golden.defenses[0], requested=not tried), *tried), verdict=overall)
     assert expected in steps.headline(result)
     assert expected in Page(render(result)).words
+
+
+def test_the_evidence_of_a_finding_is_in_words() -> None:
+    values = {"defense": "d", "measured": 0.75, "low": 0.3, "high": 0.95, "n": 4, "limit": 0.3, "role": "standard"}
+    told = html_findings.evidence(Finding("identification-above-limit", "error", "m", values | {"cause": None}))
+    assert told == (("measured", "75% (95% interval 30% to 95%), n = 4"), ("limit", "30%"))
+    close = {"measured": 20.0, "low": 17.72, "high": 21.9, "unit": "dB", "limit": 16.7, "guess": 13.7, "role": "bound"}
+    told = html_findings.evidence(Finding("reconstruction-close", "error", "m", close))
+    assert told[0] == ("measured", "20.0 dB (95% interval 17.7 dB to 21.9 dB)")
+    assert ("kind of attack", "bound") in told
+
+
+def test_findings_stand_by_severity_and_one_mend_answers_all_it_mends() -> None:
+    made = [
+        Finding("a", "warning", "d: first", {"defense": "d"}, "Mend."),
+        Finding("b", "error", "whole", {}, "Mend."),
+        Finding("c", "warning", "d: second", {"defense": "d"}, "Mend."),
+        Finding("c", "warning", "d: third", {"defense": "d"}, "Otherwise."),
+    ]
+    found = html_findings.grouped(made)
+    assert [severity for severity, _ in found] == ["error", "warning"]
+    groups = found[1][1]
+    assert [[s.message for s in g.shown] for g in groups] == [["First", "Second"], ["Third"]]
+    assert [g.about for g in groups] == ["d", "d"]
+
+
+def test_of_equals_one_report_names_one_attack(golden: AuditResult) -> None:
+    """Highest rate, of equals highest lower bound, of equals the first listed: in every sentence and table."""
+    template = golden.defenses[0].attacks[3]
+    same = Estimate(0.5, 0.3, 0.7, 20)
+    rows = [replace(template, name=n, identification=same, role=r) for n, r in (("zz", "standard"), ("aa", "adaptive"))]
+    sure = replace(template, name="sure", identification=replace(same, low=0.35), role="standard")
+    for attacks, expected in (((*rows,), "zz"), ((*rows, sure), "sure")):
+        defenses = tuple(replace(d, attacks=attacks) for d in golden.defenses)
+        result = replace(golden, defenses=defenses)
+        named = most_successful(attacks)
+        worst, telling = view.worst(defenses[1]), most_telling(attacks, 0.1)
+        assert {named.name if named else "", worst.name if worst else "", telling.name if telling else ""} == {expected}
+        words = Page(render(result)).words
+        assert f"Without a defense, {expected} identified 50%" in words
+        assert f"50% identified (30–70), by {expected}" in words or f"50% identified (35–70), by {expected}" in words
+    strong = replace(rows[0], name="strong", identification=Estimate(0.6, 0.02, 0.99, 3))
+    chosen = most_telling([strong, *rows], 0.1)
+    assert chosen is not None
+    assert chosen.name == "zz"  # the one that shows most is useless as proof where it does not beat a guess
+
+
+def test_hashes_are_told_in_words(golden: AuditResult) -> None:
+    words = Page(render(replace(golden, hashes={"model": "ab12", "obscure": "cd34"}))).words
+    assert "the model: its modules and weights ab12" in words
+    assert words.index("ab12") < words.index("cd34")

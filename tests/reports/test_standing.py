@@ -10,7 +10,7 @@ from rich.console import Console
 
 from leakaudit.intervals import rate
 from leakaudit.reports.html import render
-from leakaudit.reports.standing import bound_of, in_brief, standing
+from leakaudit.reports.standing import bound_of, further_facts, in_brief, standing
 from leakaudit.reports.terminal import summary
 from leakaudit.result import AuditResult, Estimate, Guarantee, from_json, to_json
 
@@ -104,3 +104,19 @@ def test_greek_letters_are_spelled_out(golden: AuditResult, encoding: str) -> No
     result = replace(golden, defenses=(golden.defenses[0], row))
     assert in_brief(result, row) == "Proven: ε = 3, δ = 1e-5."
     assert "epsilon = 3, delta = 1e-5" in shown(result, encoding)
+
+
+def test_what_guarantees_say_is_not_stated_again(golden: AuditResult) -> None:
+    facts = {
+        "epsilon": 3.2,
+        "delta": 1e-05,
+        "epsilon assumes": "Poisson sampling",
+        "privacy proven": "none",
+        "memory": "not bounded",
+        "bits per parameter, at most": 1.58,
+        "policies": "flip, shift",
+    }
+    told = (Guarantee("(ε, δ)-differentially private: ε = 3.2, δ = 1e-05", "proven", "Poisson sampling"),)
+    row = replace(golden.defenses[2], facts=facts, guarantees=told)
+    assert further_facts(row) == [("bits per parameter, at most", "1.58"), ("policies", "flip, shift")]
+    assert [name for name, _ in further_facts(replace(row, guarantees=()))] == sorted(facts)  # of older results, all
