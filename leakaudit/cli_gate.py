@@ -28,14 +28,16 @@ Baseline = Annotated[
 def add(app: typer.Typer) -> None:
     """Register the commands of this file."""
     app.command(
+        short_help="Judge a stored result, and its change from a baseline, for CI.",
         epilog=examples(
             "leakaudit gate leakaudit-out/result.json",
             "leakaudit gate result.json --baseline main.json --junit junit.xml --sarif leakaudit.sarif",
             "leakaudit gate result.json --markdown comment.md --html report.html -o gate.json",
-        )
+        ),
     )(gate)
     app.command(
-        epilog=examples("leakaudit compare main.json branch.json", "leakaudit compare main.json branch.json --json")
+        short_help="Show what changed between two results, and what chance explains.",
+        epilog=examples("leakaudit compare main.json branch.json", "leakaudit compare main.json branch.json --json"),
     )(compare)
 
 
