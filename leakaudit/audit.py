@@ -60,6 +60,7 @@ def audit(
     for spec in plan.effort().attacks:
         parse_attack(spec)
     scene = set_scene(target, plan, lpips_weights, command, waivers)
+    scene = replace(scene, findings=(*scene.findings, *_left_behind(plan, directory)))
     weight = sum(weight_of(defense, plan) for _, defense in chosen)
     clock = Clock(plan.budget, weight)
     rows: list[DefenseResult] = []
@@ -330,6 +331,19 @@ def _result(
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def _left_behind(plan: Plan, directory: Path | None) -> tuple[Finding, ...]:
+    """Return a warning where an earlier scan left private records in a folder that is now to hold none."""
+    kept = None if directory is None or plan.images == "full" else directory / "defenses"
+    if kept is None or not kept.is_dir() or not any(kept.iterdir()):
+        return ()
+    message = (
+        "The output folder still holds what defenses learned in an earlier scan with --images full: "
+        "the folder defenses tells of private records."
+    )
+    mend = f"Delete {kept} before you pass the output folder on, or give another --output."
+    return (Finding("private-files-left", "warning", message, {"folder": str(kept)}, mend),)
 
 
 def _save(defense: Defense, directory: Path) -> None:

@@ -250,6 +250,14 @@ def test_what_replaced_records_and_what_was_learned_stay_too(written: dict[str, 
     assert not any(picture in text for picture in shared)
 
 
+def test_what_an_earlier_scan_left_is_pointed_out(tmp_path: Path) -> None:
+    (tmp_path / "defenses" / "obscure").mkdir(parents=True)
+    for level in LEVELS:
+        settings = Plan(attacks=("analytic",), records=1, utility=False, images=level)
+        found = audit(target(), settings, directory=tmp_path).findings
+        assert any(f.id == "private-files-left" for f in found) == (level != "full")
+
+
 def test_without_pictures_there_is_none(written: dict[str, Written]) -> None:
     none = written["none"]
     assert none.all() == []
