@@ -84,8 +84,7 @@ class Voice:
 
             typer.echo("")
             (gate_terminal.brief if self.quiet else gate_terminal.show)(gate, Console(soft_wrap=self.quiet))
-        order = sorted(paths, reverse=True)  # the report, which people open, before the result
-        typer.echo("\n".join(f"{name:<6}  {paths[name]}" for name in order))
+        typer.echo("\n".join(f"{name:<6}  {path}" for name, path in paths.items()))
 
 
 def run(
@@ -111,7 +110,7 @@ def run(
     from leakaudit.reports.html import render
     from leakaudit.result import to_json, write_atomically
 
-    paths = {"result": output / "result.json", "report": output / "report.html"}
+    paths = {"report": output / "report.html", "result": output / "result.json"}
     with voice.listening(plan) as monitor, monitored(monitor):
 
         def keep(result: AuditResult) -> None:

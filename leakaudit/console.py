@@ -42,7 +42,8 @@ def progress_monitor(console: Console | None = None, plan: Plan | None = None) -
 
     With a `plan` it knows what is ahead. Pictures are only shown where the plan keeps them in full.
     """
-    console = console or Console(stderr=True)
+    if console is None:  # a file that was asked to hold colours is no terminal to draw on
+        console = Console(stderr=True, force_interactive=None if sys.stderr.isatty() else False)
     if not console.is_interactive or os.environ.get("CI"):
         yield _lines(console, plan)
         return

@@ -12,7 +12,7 @@ import base64
 import io
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from torch import Tensor
 from leakaudit.errors import UserError
 from leakaudit.pictures import Images
 from leakaudit.plaintext import visible
-from leakaudit.progress import Monitor, Sight, harmless, paced
+from leakaudit.progress import Monitor, Sight, harmless
 from leakaudit.result import AttackResult, AuditResult
 
 EVERY, PICTURES_EVERY = 0.1, 2.0  # seconds between points of a curve, and between pictures
@@ -47,7 +47,7 @@ def tensorboard_monitor(folder: Path, images: Images) -> Iterator[Monitor]:
         ) from error
     log = Log(writer, images == "full")
     try:
-        yield Monitor(show=harmless(log.show), see=paced(harmless(log.look), EVERY), kept=harmless(log.kept))
+        yield Monitor(show=harmless(log.show), see=harmless(log.see), kept=harmless(log.kept))
     finally:
         writer.close()
 
@@ -60,7 +60,7 @@ class Log:
         self.writer, self.pictures = writer, pictures
         self.piece, self.label, self.step = "", "", 0
         self.runs: dict[str, int] = {}  # how often each loop began in this piece of work
-        self.pictured = -math.inf
+        self.looked = self.pictured = -math.inf  # when, on `time.monotonic`
         self.told: set[tuple[str, str]] = set()
 
     def show(self, label: str, done: int, total: int) -> None:
@@ -71,9 +71,16 @@ class Log:
         elif label != self.label or done < self.step:
             self.runs[label] = self.runs.get(label, 0) + 1
             self.label, self.step = label, done
-            self.pictured = -math.inf
+            self.looked = self.pictured = -math.inf  # however short it is, every run of a loop has a point
         else:
             self.step = done
+
+    def see(self, make: Callable[[], Sight]) -> None:
+        """Look at the work now and then."""
+        now = time.monotonic()
+        if now - self.looked >= EVERY:
+            self.looked = now
+            self.look(make())
 
     def look(self, sight: Sight) -> None:
         """Write the losses, and now and then the pictures."""

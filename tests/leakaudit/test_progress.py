@@ -1,0 +1,205 @@
+"""What work says of itself: nothing where nobody listens, and nothing of it changes the work."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from leakaudit.audit import audit
+from leakaudit.clock import Clock
+from leakaudit.forecast import Forecast, Piece, outline
+from leakaudit.plan import Plan
+from leakaudit.progress import Monitor, Sight, harmless, monitored, observe, paced, together, track, within
+from leakaudit.result import AuditResult, to_json, without_timings
+from tests.leakaudit.audited import target
+
+
+class Watching:
+    """A listener that looks at everything and spoils what it is given."""
+
+    def __init__(self) -> None:
+        self.sights: list[tuple[str, Sight]] = []
+        self.label = ""
+        self.results: list[AuditResult] = []
+
+    def show(self, label: str, done: int, total: int) -> None:
+        self.label = label
+
+    def look(self, sight: Sight) -> None:
+        self.sights.append((self.label, sight))
+        if sight.images is not None:
+            sight.images.fill_(0.5)
+
+    @property
+    def monitor(self) -> Monitor:
+        return Monitor(show=self.show, see=paced(self.look, 0.0), kept=self.results.append)
+
+
+PLAN = Plan(
+    defenses=("prune", "obscure:steps=1:epochs=1", "dp-sgd"),
+    attacks=("dlg:steps=10", "inverting-gradients:steps=8:restarts=2"),
+    battery="quick",
+    records=4,
+    seeds=1,
+    epochs=1,
+)
+
+
+def test_a_watched_audit_gives_the_same_bytes_and_shows_every_kind_of_work(short_battery: None) -> None:
+    watching = Watching()
+    with monitored(watching.monitor):
+        watched = audit(target(), PLAN, keep=watching.monitor.kept)
+    alone = audit(target(), PLAN)
+    assert to_json(without_timings(watched)) == to_json(without_timings(alone))
+    labels = {label.split(", seed")[0] for label, _ in watching.sights}
+    assert {"dlg", "inverting-gradients", "tuning: inverting-gradients", "training"} <= labels
+    assert any(label.startswith("decoder") or "decoder" in label for label in labels)
+    for label, sight in watching.sights:
+        if label.startswith("training"):
+            assert (sight.victims, sight.images) == (0, None)
+        if label == "inverting-gradients":
+            assert sight.victims == 4
+            assert len(sight.losses) == 4  # restarts are one victim
+            assert sight.images is not None
+            assert sight.images.shape == (4, 1, 8, 8)
+    one_by_one = [sight for label, sight in watching.sights if label == "dlg"]
+    assert {s.shown for s in one_by_one} == {(0,), (1,), (2,), (3,)}
+    assert {(s.victims, s.running) for s in one_by_one} == {(4, 1)}
+    assert {p.label for p in outline(PLAN)} == set(watched.timings) - {"total"}  # what was forecast is what was done
+    assert len(watching.results) > len(PLAN.defenses)
+    assert watching.results[-1].complete
+
+
+def test_the_random_state_is_not_touched_and_nothing_is_asked_for_unless_wanted() -> None:
+    asked: list[str] = []
+
+    class Losses:
+        def __getattr__(self, name: str) -> object:
+            asked.append(name)
+            raise AssertionError(name)
+
+    observe(Losses())  # type: ignore[arg-type]
+    with monitored(Monitor(see=lambda make: None)):  # somebody listens and does not look
+        observe(Losses())  # type: ignore[arg-type]
+    assert not asked
+    before = torch.get_rng_state()
+    with monitored(Watching().monitor):
+        found = torch.get_rng_state()
+        observe(torch.rand(2))
+    assert torch.equal(before, found)
+
+
+def seen(*args: Tensor, **kwargs: object) -> Sight:
+    found: list[Sight] = []
+    with monitored(Monitor(see=lambda make: found.append(make()))):
+        observe(*args, **kwargs)  # type: ignore[arg-type]
+    return found[0]
+
+
+def test_a_sight_is_of_each_victims_best_restart() -> None:
+    images = torch.arange(6.0).view(6, 1, 1, 1, 1).expand(6, 2, 3, 4, 4) / 10
+    victims = torch.tensor([0, 0, 1, 1, 2, 2])
+    losses = torch.tensor([3.0, 1.0, 2.0, 2.0, math.inf, math.nan], requires_grad=True)
+    sight = seen(losses, images, victims, torch.tensor([0, 3]))
+    assert sight.losses[:2] == (1.0, 2.0)
+    assert (sight.victims, sight.running, sight.shown) == (3, 2, (0, 1, 2))
+    assert sight.images is not None
+    assert sight.images.shape == (3, 3, 4, 4)
+    assert sight.images[:, 0, 0, 0].tolist() == pytest.approx([0.1, 0.2, 0.4])
+    images = torch.zeros(1, 3, 4, 4)
+    sight = seen(torch.tensor([1.0]), images, torch.tensor([5]), of=16)
+    assert (sight.victims, sight.running, sight.shown) == (16, 1, (5,))
+    assert sight.images is not None
+    images.fill_(1)
+    assert float(sight.images.sum()) == 0  # a copy
+    assert seen(torch.tensor([1.0, 3.0])) == Sight((2.0,), 0, 0)
+    assert seen(torch.tensor(2.0)) == Sight((2.0,), 0, 0)
+
+
+def test_a_listener_that_fails_is_not_asked_again_and_harms_nothing() -> None:
+    calls: list[int] = []
+
+    def broken(make: object) -> None:
+        calls.append(1)
+        raise OSError("the terminal went away")
+
+    with monitored(Monitor(see=harmless(broken))):
+        observe(torch.zeros(1))
+        observe(torch.zeros(1))
+    assert calls == [1]
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        harmless(interrupted)()
+
+
+def test_looks_are_spaced_and_monitors_add_up() -> None:
+    looks: list[Sight] = []
+    rare, often = Watching(), Watching()
+    look = paced(looks.append, 3600.0)
+    both = together(rare.monitor, Monitor(), often.monitor, Monitor(see=look))
+    with monitored(both):
+        for _ in track("loop", 3):
+            observe(torch.tensor([1.0]))
+    assert len(looks) == 1
+    assert len(rare.sights) == len(often.sights) == 3
+    assert together(Monitor(), Monitor()).see is None
+    assert together().see is None
+
+
+def test_a_stage_names_its_loops() -> None:
+    labels: list[tuple[str, int, int]] = []
+    with monitored(Monitor(show=lambda *words: labels.append(words))), within("tuning"):
+        list(track("attack", 1))
+    assert labels == [("tuning: attack", 0, 1), ("tuning: attack", 1, 1)]
+
+
+def test_the_clock_hands_the_listener_on() -> None:
+    watching = Watching()
+    with monitored(watching.monitor), Clock(60.0, 1.0).piece("none: dlg", 1.0):
+        observe(torch.tensor([1.0]))
+    assert [label for label, _ in watching.sights] == ["none: dlg"]
+
+
+def test_an_outline_begins_with_the_control() -> None:
+    pieces = outline(Plan(defenses=("obscure", "prune"), utility=False))
+    assert list(dict.fromkeys(p.defense for p in pieces)) == ["none", "obscure", "prune"]
+    assert not any(p.work == "accuracy" for p in pieces)
+    assert {p.weight for p in pieces if p.work == "fit"} == {0.0, 2.0}
+
+
+def test_a_forecast_learns_from_what_work_took() -> None:
+    now = [0.0]
+    pieces = tuple(Piece(d, w, weight) for d in ("none", "prune") for w, weight in (("dlg", 0.5), ("tuned", 2.0)))
+    forecast = Forecast(pieces, now=lambda: now[0])
+    assert forecast.left() is None
+    assert forecast.place() == (0, 2)
+    forecast.begin("none: dlg")
+    now[0] = 1.0
+    forecast.begin("none: tuned")
+    assert forecast.place() == (1, 2)
+    assert forecast.left() is None  # a light piece does not say how fast the heavy ones are
+    assert forecast.share() == pytest.approx(0.1)
+    now[0] = 21.0
+    forecast.begin("prune: dlg")
+    assert forecast.left() == pytest.approx(21.0)  # the same again
+    assert forecast.share() == pytest.approx(0.5)
+    now[0] = 31.0  # it takes longer than before
+    assert forecast.left() == pytest.approx(20.0)
+    share = forecast.share()
+    forecast.begin("prune: tuned")
+    now[0] = 32.0
+    assert forecast.place() == (2, 2)
+    assert forecast.left() == pytest.approx(19.0)
+    assert forecast.share() >= share
+    now[0] = 100.0
+    forecast.end()
+    assert forecast.left() == 0
+    assert forecast.share() == 1
+    hurried = Forecast(pieces, budget=25.0, now=lambda: 100.0)
+    assert hurried.left() == 25.0
