@@ -143,7 +143,8 @@ def _exposure(values: dict[str, Value]) -> list[tuple[str, Value]]:
 def _hashes(values: dict[str, str]) -> list[tuple[str, str]]:
     order = list(HASH_WORDS)
     known = sorted(values, key=lambda name: (order.index(name) if name in order else len(order), name))
-    return [(HASH_WORDS.get(name, name), values[name]) for name in known]
+    words = {name: f"what {name.removeprefix('defense:')} learned" for name in known if name.startswith("defense:")}
+    return [((HASH_WORDS | words).get(name, name), values[name]) for name in known]
 
 
 def _controls(result: AuditResult) -> str:

@@ -192,6 +192,6 @@ def test_of_equals_one_report_names_one_attack(golden: AuditResult) -> None:
 
 
 def test_hashes_are_told_in_words(golden: AuditResult) -> None:
-    words = Page(render(replace(golden, hashes={"model": "ab12", "obscure": "cd34"}))).words
+    words = Page(render(replace(golden, hashes={"model": "ab12", "defense:obscure": "cd34"}))).words
     assert "the model: its modules and weights ab12" in words
-    assert words.index("ab12") < words.index("cd34")
+    assert words.index("ab12") < words.index("what obscure learned cd34")
