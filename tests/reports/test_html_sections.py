@@ -13,6 +13,7 @@ from leakaudit.reports import html_findings, html_galleries, mapping, steps, vie
 from leakaudit.reports.html import render
 from leakaudit.result import AuditResult, Estimate, Finding, Waiver, digest
 from leakaudit.rules import most_successful, most_telling
+from tests.outcomes import every
 from tests.reports.page import Page
 
 
@@ -195,3 +196,12 @@ def test_hashes_are_told_in_words(golden: AuditResult) -> None:
     words = Page(render(replace(golden, hashes={"model": "ab12", "defense:obscure": "cd34"}))).words
     assert "the model: its modules and weights ab12" in words
     assert words.index("ab12") < words.index("what obscure learned cd34")
+
+
+def test_whatever_a_gate_says_the_page_is_whole(golden: AuditResult) -> None:
+    for name, (result, said) in every(golden).items():
+        page = Page(render(result, said))
+        assert page.faults == [], name
+        shown = [*(c.message for c in said.checks), *said.reasons, *(w.waiver.reason for w in said.waivers)]
+        assert [text for text in shown if text not in page.words] == [], name
+        assert headings(render(result, said))[4] == "Checks of the gate"
