@@ -76,7 +76,7 @@ ImagesOption = Annotated[
     Images | None,
     typer.Option(
         "--images",
-        help="Private pictures in the result: full, redacted (4×4 mosaic) or none. "
+        help="Pictures in the result: full, redacted (public pictures degraded alike) or none. "
         "Default: full, or redacted where CI=true.",
     ),
 ]
@@ -233,7 +233,7 @@ def scan(
 
 @app.command(
     short_help="The same on embedded pictures, in a minute or two.",
-    epilog=examples("leakaudit demo", "leakaudit demo -o faces --seed 1"),
+    epilog=examples("leakaudit demo", "leakaudit demo -o faces --seed 1", "leakaudit demo --quiet --images none"),
 )
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for result.json and report.html.")] = Path(

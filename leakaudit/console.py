@@ -47,7 +47,7 @@ def progress_monitor(console: Console | None = None, plan: Plan | None = None) -
     if not console.is_interactive or os.environ.get("CI"):
         yield _lines(console, plan)
         return
-    display = Display(console, _forecast(plan), pictures=plan is not None and plan.images == "full" and paints(console))
+    display = Display(console, _forecast(plan), pictures=plan is not None and plan.images == "full")
     live = Live(
         console=console,
         auto_refresh=False,
