@@ -11,12 +11,13 @@ import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 from leakaudit.assertions import PRESETS, Rule, parse
 from leakaudit.errors import UserError
 from leakaudit.gate import gate
-from leakaudit.intervals import records_needed
+from leakaudit.intervals import rate, records_needed
 from leakaudit.outcome import Outcome
 from leakaudit.plaintext import visible
 from leakaudit.regression import changes
@@ -25,6 +26,7 @@ from leakaudit.rules import judged
 from leakaudit.thresholds import judge_rule
 from leakaudit.tomlfile import toml
 
+BORNE = 2  # records that may be identified by chance without the gate failing
 STEPS = 20  # shares are rounded to five points, to the looser side
 
 
@@ -60,7 +62,9 @@ def start(result: AuditResult, options: Mapping[str, Any], today: dt.date) -> St
         lines.append(f"# Scanned as well, but not private enough to be gated: {_words(', '.join(left))}.")
     before = result.settings.get("records")
     if isinstance(before, int) and records > before:
-        lines.append(f"# {before} records were scanned first: so few leave the checks below undecided.")
+        lines.append(
+            f"# More than the {before} scanned first: so many bear {BORNE} identified by chance at the limit below."
+        )
     lines += [f"{key} = {toml(value)}" for key, value in scan.items()]
     entries = [*_identification(result, rows), *_utility(result, rows), *_psnr(result, rows)]
     lines += [
@@ -97,14 +101,17 @@ def _upper(defense: DefenseResult) -> float:
 
 
 def _records(result: AuditResult, rows: Sequence[DefenseResult]) -> int:
-    """Return how many records make the limit, and a comparison with a baseline, decidable; at most those there are."""
+    """Return how many records bear `BORNE` chance hits and decide a comparison with a baseline, if there are so many.
+
+    With fewer, one lucky guess of any attack turns a pass into an open question and fails somebody's build.
+    """
     before, batch, private = (
         result.settings.get("records"),
         result.settings.get("batch_size"),
         result.target.get("private_records"),
     )
     size = batch if isinstance(batch, int) and batch > 0 else 1
-    wanted = [before if isinstance(before, int) else 16, records_needed(_limit(result, rows)[0]) or 0]
+    wanted = [before if isinstance(before, int) else 16, bearing(_limit(result, rows)[0])]
     detect = next((r.detect for r in PRESETS["recommended"].regressions if r.metric == "identification"), None)
     if detect is not None:
         specs = {d.spec for d in rows}
@@ -190,6 +197,12 @@ def _psnr(result: AuditResult, rows: Sequence[DefenseResult]) -> list[str]:
         f"# The closest pictures of any attack have a median of up to {max(known):.1f} dB.",
         f'psnr = {{ max = {rule.threshold:.0f}, level = "warn" }}',
     ]
+
+
+def bearing(limit: float) -> int:
+    """Return the fewest records of which `BORNE` can be identified with an upper bound within the limit in (0, 1)."""
+    fewest = records_needed(limit) or BORNE + 1
+    return next(n for n in count(max(fewest, BORNE + 1)) if (rate(BORNE, n).high or 1.0) <= limit)
 
 
 def up(share: float) -> float:

@@ -32,7 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "privacy: audits what a model's shared updates reveal (slow; leakaudit).")
 
 
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(hookwrapper=True)  # the old kind of wrapper: pytest 7 has no other
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Note the audits of a test, its fixtures included, among its properties: those reach the summary from a worker."""
     from leakaudit.testing import FOLDER, Audited, Keeping, keeping
@@ -42,7 +42,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
     asked: str | None = item.config.getoption("leakaudit_output")
     with keeping(Keeping(Path(asked or FOLDER) / _folder(item.nodeid), asked is not None, note)):
-        return (yield)
+        yield
 
 
 def _folder(nodeid: str) -> str:

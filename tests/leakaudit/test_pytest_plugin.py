@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from leakaudit import api, plan
-from leakaudit.result import AuditResult, load
+from leakaudit.pytest_plugin import _folder
+from leakaudit.result import load
 
 pytest_plugins = ["pytester"]
 
@@ -41,20 +38,53 @@ def test_other():
 """
 
 
+SHORT = """
+import torch
+from dataclasses import replace
+from leakaudit import api, plan
+
+torch.set_num_threads(1)
+plan.BATTERIES["standard"] = replace(plan.BATTERIES["standard"], steps=2, tuning_victims=2, decoder_steps=2)
+"""
+EXAMPLE = """
+scan = api.scan
+
+def shorter(model, data, **settings):
+    assert settings["defense"] == "obscure"
+    return scan(model, data, **{**settings, "defense": "none", "attacks": "labels", "records": 4})
+
+api.scan = shorter
+"""
+
+
+Run = Callable[..., pytest.RunResult]
+
+
 @pytest.fixture
-def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+def run(pytester: pytest.Pytester) -> Run:
+    """Run pytest in a process of its own: within this one it would take back every import that an audit makes."""
+
+    def call(*words: str) -> pytest.RunResult:
+        return pytester.runpytest_subprocess("-p", "no:cacheprovider", *words)
+
+    return call
+
+
+@pytest.fixture
+def suite(pytester: pytest.Pytester) -> Path:
     """A suite with one leaking model, one undecided audit that is allowed, and a test that audits nothing."""
-    monkeypatch.setitem(plan.BATTERIES, "standard", replace(plan.BATTERIES["standard"], steps=3, tuning_victims=2))
+    pytester.makeconftest(SHORT)
     pytester.makepyfile(test_model=SUITE)
-    return pytester
+    return pytester.path
 
 
-def test_a_failure_is_a_few_lines_and_its_report_is_kept(suite: pytest.Pytester) -> None:
-    outcome = suite.runpytest_inprocess("--strict-markers", "--junitxml=junit.xml", "-p", "no:cacheprovider")
+def test_a_failure_is_a_few_lines_and_its_report_is_kept(suite: Path, run: Run) -> None:
+    outcome = run("--strict-markers", "--junitxml=junit.xml")
     outcome.assert_outcomes(passed=2, failed=1)
-    kept = suite.path / "leakaudit-out/test_model-test_leaks-none"
+    kept = suite / "leakaudit-out/test_model-test_leaks-none"
     assert load(kept / "result.json").verdict == "fail"
-    assert [p.name for p in (suite.path / "leakaudit-out").iterdir()] == [kept.name]
+    assert (kept / "report.html").is_file()
+    assert [p.name for p in (suite / "leakaudit-out").iterdir()] == [kept.name]
     outcome.stdout.fnmatch_lines(
         [
             "*> *assert_private(model, data, defense=spec, attacks=*",
@@ -70,27 +100,19 @@ def test_a_failure_is_a_few_lines_and_its_report_is_kept(suite: pytest.Pytester)
     shown = outcome.stdout.str()
     failure = shown[shown.index("= FAILURES =") : shown.index("= privacy audits =")]
     assert len(failure.splitlines()) < 30
-    assert "testing.py:" not in failure.replace("leakaudit.testing.Privacy", "").partition("short test summary")[0]
-    assert '<property name="leakaudit" value="fail | none: analytic' in (suite.path / "junit.xml").read_text()
+    assert "leakaudit/testing.py" not in failure
+    assert '<property name="leakaudit" value="fail | none: analytic' in (suite / "junit.xml").read_text()
 
 
-def test_with_a_folder_every_report_is_kept_there(suite: pytest.Pytester) -> None:
-    suite.runpytest_inprocess("--leakaudit-output=kept", "-k", "open", "-p", "no:cacheprovider").assert_outcomes(
-        passed=1, deselected=2
-    )
-    assert (suite.path / "kept/test_model-test_open/report.html").is_file()
-    assert not (suite.path / "leakaudit-out").exists()
+def test_with_a_folder_every_report_is_kept_there(suite: Path, run: Run) -> None:
+    run("--leakaudit-output=kept", "-k", "open").assert_outcomes(passed=1, deselected=2)
+    assert (suite / "kept/test_model-test_open/report.html").is_file()
+    assert not (suite / "leakaudit-out").exists()
 
 
-def test_the_marker_leaves_audits_out(suite: pytest.Pytester) -> None:
-    outcome = suite.runpytest_inprocess("-m", "not privacy", "-k", "not open", "--strict-markers")
-    outcome.assert_outcomes(passed=1, deselected=2)
-    outcome.stdout.no_fnmatch_line("*privacy audits*")
-
-
-def test_an_audit_in_a_fixture_is_listed_too(pytester: pytest.Pytester) -> None:
+def test_the_marker_is_known_and_audits_of_fixtures_are_listed(pytester: pytest.Pytester, run: Run) -> None:
     pytester.makepyfile(
-        test_fixture="""
+        test_light="""
         import pytest
         from leakaudit import testing
 
@@ -100,23 +122,26 @@ def test_an_audit_in_a_fixture_is_listed_too(pytester: pytest.Pytester) -> None:
 
         def test_it(audited):
             pass
+
+        @pytest.mark.privacy
+        def test_slow():
+            raise AssertionError
         """
     )
-    outcome = pytester.runpytest_inprocess()
-    outcome.stdout.fnmatch_lines(["*= privacy audits =*", "PASS *test_fixture.py::test_it", " *obscure: a | b"])
+    outcome = run("-m", "not privacy", "--strict-markers")
+    outcome.assert_outcomes(passed=1, deselected=1)
+    outcome.stdout.fnmatch_lines(["*= privacy audits =*", "PASS *test_light.py::test_it", " *obscure: a | b"])
 
 
-def test_long_and_odd_names_make_short_different_folders(pytester: pytest.Pytester) -> None:
-    from leakaudit.pytest_plugin import _folder
-
+def test_long_and_odd_names_make_short_different_folders() -> None:
     long = [f"tests/test_a.py::test_b[{'x' * 300}{end}]" for end in "12"]
     names = {_folder(name) for name in [*long, "tests/test_a.py::test_b[../../etc]", "test_ü.py::Test::test"]}
     assert len(names) == 4
     assert all(0 < len(name) <= 80 and "/" not in name and not name.startswith(".") for name in names)
 
 
-def test_a_suite_that_audits_nothing_does_not_notice(pytester: pytest.Pytester) -> None:
-    """Neither torch nor a folder nor a line of output: in a process of its own, where nothing is imported yet."""
+def test_a_suite_that_audits_nothing_does_not_notice(pytester: pytest.Pytester, run: Run) -> None:
+    """Neither torch nor a folder nor a line of output."""
     pytester.makepyfile(
         test_plain="""
         import sys
@@ -126,26 +151,16 @@ def test_a_suite_that_audits_nothing_does_not_notice(pytester: pytest.Pytester) 
             assert not {"torch", "numpy", "cattrs", "jinja2"} & set(sys.modules)
         """
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"], cwd=pytester.path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout
-    assert "privacy" not in done.stdout
-    assert sorted(p.name for p in pytester.path.iterdir() if p.name != "__pycache__") == ["test_plain.py"]
+    outcome = run()
+    outcome.assert_outcomes(passed=1)
+    outcome.stdout.no_fnmatch_line("*privacy*")
+    assert not (pytester.path / "leakaudit-out").exists()
 
 
-def test_the_example_asks_for_an_audit(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_asks_for_an_audit(pytester: pytest.Pytester, run: Run) -> None:
     """The example as it stands, but a short audit of no defense: two minutes are too long here."""
-    short = replace(plan.BATTERIES["standard"], attacks=("labels",), steps=2, tuning_victims=2, decoder_steps=2)
-    monkeypatch.setitem(plan.BATTERIES, "standard", short)
-    scan = api.scan
-
-    def shorter(model: Any, data: Any, **settings: Any) -> AuditResult:
-        assert settings["defense"] == "obscure"
-        return scan(model, data, **{**settings, "defense": "none", "records": 4})
-
-    monkeypatch.setattr(api, "scan", shorter)
+    pytester.makeconftest(SHORT + EXAMPLE)
     shutil.copy(ROOT / "examples" / "test_private.py", pytester.path / "test_private.py")
-    outcome = pytester.runpytest_inprocess("--strict-markers")
+    outcome = run("--strict-markers")
     outcome.assert_outcomes(failed=1)
     outcome.stdout.fnmatch_lines(["E *PrivacyAssertionError: INCONCLUSIVE*", "INCONCLUSIVE *test_private.py::*"])
