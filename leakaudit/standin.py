@@ -15,9 +15,10 @@ from leakaudit.seeding import generator_for
 UNCHANGED = 50.0  # dB: from here on no eye sees a difference, and 8 bits hardly hold one
 SENTENCE = (
     "No private picture is shown: each original is replaced by the same public one, the cat Chelsea (photograph by "
-    "Stéfan van der Walt, CC0, shipped with scikit-image) cropped and resized, and each reconstruction by that picture "
-    "blurred and made noisy until its PSNR is the one the attack reached on the record (unchanged from "
-    f"{UNCHANGED:g} dB on; as far off as a picture can be where the attack was further); released records are withheld."
+    "Stéfan van der Walt, CC0, shipped with scikit-image) cropped, resized and raised in contrast, and each "
+    "reconstruction by that picture blurred and made noisy until its PSNR is the one the attack reached on the record "
+    f"(unchanged from {UNCHANGED:g} dB on; as far off as a picture can be where the attack was further); released "
+    "records are withheld."
 )
 
 
@@ -25,8 +26,8 @@ SENTENCE = (
 def picture(shape: tuple[int, int, int]) -> Tensor:
     """Return the public picture for records of `shape` (C, H, W): (3, H, W), or (1, H, W) where C is not 3.
 
-    Its middle part of that aspect ratio, resized, in steps of 1/255: as it is stored. Raises UserError where
-    scikit-image was installed without its pictures.
+    Its middle part of that aspect ratio, resized, its values from 0 to 1 in steps of 1/255: as it is stored. Raises
+    UserError where scikit-image was installed without its pictures.
     """
     from skimage.data import chelsea
 
@@ -43,7 +44,10 @@ def picture(shape: tuple[int, int, int]) -> Tensor:
     top, left = (whole.shape[1] - h) // 2, (whole.shape[2] - w) // 2
     part = whole[None, :, top : top + h, left : left + w]
     resized = functional.interpolate(part, (height, width), mode="bilinear", align_corners=False, antialias=True)[0]
-    return _stored(resized if channels == 3 else resized.mean(0, keepdim=True))
+    shown = resized if channels == 3 else resized.mean(0, keepdim=True)
+    # A flat picture would drown in noise at a PSNR that leaves others plain to see: use all of the range.
+    low, high = shown.min(), shown.max()
+    return _stored((shown - low) / (high - low).clamp_min(1 / 255))
 
 
 def degraded(shape: tuple[int, int, int], reached: float, victim: int, record: int) -> Tensor:
@@ -62,7 +66,7 @@ def degraded(shape: tuple[int, int, int], reached: float, victim: int, record: i
     snow = torch.rand(public.shape, generator=generator).round()
     few = functional.adaptive_avg_pool2d(public[None], [min(side, 6) for side in public.shape[1:]])
     blurred = functional.interpolate(few, public.shape[1:], mode="bilinear", align_corners=False)[0]
-    stops = (public, blurred + 0.1 * grain, snow, 1 - public.round())
+    stops = (public, blurred + 0.05 * grain, snow, 1 - public.round())
 
     def at(place: float) -> Tensor:
         i = min(int(place), len(stops) - 2)
