@@ -17,6 +17,7 @@ from leakaudit.reports.view import percent, worst
 from leakaudit.result import AuditResult, DefenseResult, Estimate, Verdict
 
 FEWEST = 3  # training runs on either side: two have no useful interval
+MOST = 100  # training runs that an advice asks for
 
 # Which way a setting makes a defense more private, where its own formula says so: 1 is upwards.
 STRONGER = {
@@ -224,20 +225,25 @@ def _what_settles(option: Option, limit: float) -> str:
         return _lost(option)
     if e.value >= limit:
         return f"{_lost(option)}, and more training runs would hardly bring it under the limit"
-    return f"{_lost(option)}; if the runs keep differing as they do, --seeds {_runs_needed(e, limit)} would settle it"
+    needed = _runs_needed(e, limit)
+    if needed is None:
+        return f"{_lost(option)}, so close to the limit that more training runs would hardly settle it"
+    return f"{_lost(option)}; if the runs keep differing as they do, --seeds {needed} would settle it"
 
 
-def _runs_needed(loss: Estimate, limit: float) -> int:
-    """Return about how many runs a side bring the upper bound to the limit, by the spread of those there are."""
+def _runs_needed(loss: Estimate, limit: float) -> int | None:
+    """Return about how many runs a side bring the upper bound to the limit, by the spread of those there are.
+
+    None where more would be needed than anybody trains.
+    """
     from scipy.special import stdtrit
 
     value, n = loss.value or 0.0, loss.n
     error = ((loss.high or 0.0) - value) / float(stdtrit(2 * n - 2, (1 + CONFIDENCE) / 2)) * math.sqrt(n)
-    while n < 10_000:
-        n += 1
-        if value + float(stdtrit(2 * n - 2, (1 + CONFIDENCE) / 2)) * error / math.sqrt(n) <= limit:
-            break
-    return n
+    for more in range(n + 1, MOST + 1):
+        if value + float(stdtrit(2 * more - 2, (1 + CONFIDENCE) / 2)) * error / math.sqrt(more) <= limit:
+            return more
+    return None
 
 
 def _next(result: AuditResult, private: Sequence[Option], useful: Sequence[Option]) -> tuple[str, ...]:

@@ -110,7 +110,7 @@ def frontier(result: AuditResult, size: str) -> str:
         _frame(axes, result, drawn, size)
         for point in drawn:
             _draw(axes, point)
-        _label(axes, drawn, size == "wide")
+        _label(axes, drawn, size == "wide", _written(axes, result))
         buffer = StringIO()
         empty: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
         figure.savefig(buffer, format="svg", transparent=True, metadata=empty)
@@ -184,11 +184,21 @@ def _draw(axes: Axes, point: Point) -> None:
         axes.plot([sqrt(point.bound.value)], [y], shape, markersize=7, zorder=3, **hollow)
 
 
-def _label(axes: Axes, drawn: list[Point], full: bool) -> None:
+def _written(axes: Axes, result: AuditResult) -> list[tuple[float, float, float, float]]:
+    """Return the boxes, in pixels, of the words that stand at the lines of the limits and of chance."""
+    box, to_pixels = axes.get_window_extent(), axes.transData.transform
+    limit, chance = (to_pixels((sqrt(x), 0))[0] for x in (result.max_identification, result.chance_identification))
+    across = [v for v in (result.chance_accuracy, least_accuracy(result)) if v is not None]
+    heights = [to_pixels((0, value))[1] for value in across]
+    upright = [(limit, box.y0, limit + 15, box.y0 + 56), (chance - 15, box.y0, chance, box.y0 + 46)]
+    return upright + [(box.x1 - 62, y, box.x1, y + 12) for y in heights]
+
+
+def _label(axes: Axes, drawn: list[Point], full: bool, written: list[tuple[float, float, float, float]]) -> None:
     """Put a label beside every point, at the first of a ring of places where it covers nothing."""
     to_pixels = axes.transData.transform
     box = axes.get_window_extent()
-    taken = []
+    taken = list(written)
     for p in drawn:
         handed = sqrt(p.bound.value) if p.bound and p.bound.value is not None else p.at[0]
         for share in (p.at[0], handed):
@@ -211,10 +221,10 @@ def _label(axes: Axes, drawn: list[Point], full: bool) -> None:
             for right in (True, False)
         ]
         rest = [to_pixels(other.at) for other in drawn if other is not p]
+        inside = [(a, b) for a, b in places if box.x0 < a and a + width < box.x1 and box.y0 < b and b + height < box.y1]
         free = [
             (a, b)
-            for a, b in places
-            if box.x0 < a and a + width < box.x1 and box.y0 < b and b + height < box.y1
+            for a, b in inside
             if not any(a < t[2] and t[0] < a + width and b < t[3] and t[1] < b + height for t in taken)
         ]
         # A label without a leader must be nearest to its own point.
@@ -224,7 +234,7 @@ def _label(axes: Axes, drawn: list[Point], full: bool) -> None:
             if all(_gap(a, b, width, height, x, y) + 4 < _gap(a, b, width, height, *o) for o in rest)
         ]
         near = bool(clear) and abs(clear[0][1] + height / 2 - y) < 28
-        a, b = clear[0] if near else free[0] if free else places[0]
+        a, b = clear[0] if near else [*free, *inside, *places][0]
         taken.append((a, b, a + width, b + height))
         leader = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 5}
         axes.annotate(

@@ -181,3 +181,9 @@ def test_the_runs_said_to_settle_it_would(golden: AuditResult) -> None:
 
     assert 0.04 + spread(needed) <= 0.1 + 0.02  # to the precision of an estimate made from three runs
     assert needed > len(runs)
+
+
+def test_nobody_is_sent_to_train_ten_thousand_times(golden: AuditResult) -> None:
+    told = " ".join(sentences(audit(golden, row(golden, "b", "pass", (0.8001, 0.8101, 0.7901)))))
+    assert "more training runs would hardly settle it" in told
+    assert "--seeds" not in told
