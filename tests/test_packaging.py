@@ -39,7 +39,7 @@ def test_wheel_holds_every_source_and_no_top_level_attacks(built: Path) -> None:
         names = set(wheel.namelist())
     assert names >= SOURCES
     assert {name.split("/")[0].split("-")[0] for name in names} == {"leakaudit"}
-    assert not any("test" in name for name in names)
+    assert not any(Path(name).name.startswith(("test_", "conftest")) or "tests" in Path(name).parts for name in names)
 
 
 def test_sdist_holds_every_source(built: Path) -> None:

@@ -36,7 +36,8 @@ def test_what_fails_in_them_is_only_the_missing_file(
     monkeypatch.setattr(sys, "argv", shlex.split(command))
     with pytest.raises(SystemExit):
         cli.main()
-    assert re.search(r"model\.py|result\.json|generator\.safetensors", capsys.readouterr().err)
+    missing = r"(model\.py|result\.json|main\.json|report\.html|generator\.safetensors|results)\b"
+    assert re.search(missing, capsys.readouterr().err)
 
 
 def test_every_attack_and_defense_is_described() -> None:
