@@ -95,21 +95,19 @@ def assert_private(
     try:
         _check(battery, max_accuracy_loss, allow_inconclusive)
         before = _baseline(baseline)
-        asked = max_accuracy_loss is not None or (before is not None and _has_accuracy(before))
-        result = _scan(
-            model,
-            data,
-            {"utility": asked, "images": "redacted"}
-            | settings
-            | {
-                "defense": defense,
-                "max_identification": max_identification,
-                "battery": battery,
-                "records": records,
-                "seed": seed,
-            }
-            | ({} if max_accuracy_loss is None else {"max_accuracy_loss": max_accuracy_loss}),
-        )
+        wanted: dict[str, Any] = {
+            "utility": max_accuracy_loss is not None or (before is not None and _has_accuracy(before)),
+            "images": "redacted",
+            **settings,
+            "max_identification": max_identification,
+            "battery": battery,
+            "records": records,
+            "seed": seed,
+            **({} if max_accuracy_loss is None else {"max_accuracy_loss": max_accuracy_loss}),
+        }
+        if before is not None:
+            _refuse_unlike(before, wanted)
+        result = _scan(model, data, {**wanted, "defense": defense})
         outcome = _judged(result, max_identification, max_accuracy_loss, before)
         good = outcome.verdict == "pass" or (outcome.verdict == "inconclusive" and allow_inconclusive)
         report = _keep(result, outcome, output, good)
@@ -138,6 +136,20 @@ def _baseline(baseline: AuditResult | str | Path | None) -> AuditResult | None:
     from leakaudit.result import load
 
     return load(Path(baseline)) if isinstance(baseline, str | Path) else baseline
+
+
+def _refuse_unlike(baseline: AuditResult, wanted: dict[str, Any]) -> None:
+    """Raise UserError where the settings already tell that the scan could not be compared, before it takes minutes."""
+    from dataclasses import fields
+
+    from leakaudit.comparable import unlike
+    from leakaudit.errors import UserError
+    from leakaudit.plan import Plan
+
+    checked = {f.name for f in fields(Plan)} - {"defenses", "attacks", "budget", "memory"}
+    other = unlike(baseline.settings, Plan(**{k: v for k, v in wanted.items() if k in checked}).settings())
+    if other:
+        raise UserError(f"the baseline cannot be compared with this test: {'; '.join(other)}. Audit with its settings.")
 
 
 def _scan(model: Any, data: Any, settings: dict[str, Any]) -> AuditResult:

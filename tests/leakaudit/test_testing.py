@@ -21,6 +21,7 @@ from leakaudit.result import AuditResult, load, to_json
 from leakaudit.testing import Audited, Keeping, PrivacyAssertionError, assert_private, keeping
 
 DATA = TensorDataset(torch.rand(160, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(160) % 2)
+SHORT = replace(plan.BATTERIES["standard"], steps=3, tuning_victims=2, decoder_steps=3, seeds=3, epochs=1)
 DENSE: dict[str, Any] = {"attacks": "analytic"}  # which takes every record out of a dense model's gradient
 
 
@@ -33,8 +34,7 @@ def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Audits in an empty folder, as without the plug-in; `standard` takes a second: analytic does not iterate."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(testing, "_keeping", None)
-    short = replace(plan.BATTERIES["standard"], steps=3, tuning_victims=2, decoder_steps=3, seeds=3, epochs=1)
-    monkeypatch.setitem(plan.BATTERIES, "standard", short)
+    monkeypatch.setitem(plan.BATTERIES, "standard", SHORT)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def passing() -> AuditResult:
     """A real audit that passes: noise of a hundred times the gradient."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(testing, "_keeping", None)
-        patch.setitem(plan.BATTERIES, "standard", replace(plan.BATTERIES["standard"], steps=3, tuning_victims=2))
+        patch.setitem(plan.BATTERIES, "standard", SHORT)
         return assert_private(model, DATA, defense="gaussian:std=100", **DENSE)
 
 
@@ -129,8 +129,19 @@ def test_what_got_worse_than_the_baseline_fails_within_the_limit(
         assert_private(model, DATA, defense="gaussian:std=100", max_identification=0.51, baseline="main.json")
     failed = [c.rule for c in caught.value.outcome.checks if c.status == "fail"]
     assert failed == ["regression-identification"]
-    other = replace(passing, settings={**passing.settings, "seed": 7})
-    with pytest.raises(UserError, match="--seed is 7 there and 0 here"):
+
+
+def test_a_baseline_of_other_settings_is_refused_before_the_scan(
+    passing: AuditResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = scanned(monkeypatch, passing)
+    for setting, value in (("seed", 7), ("batch_size", 2), ("records", 16)):
+        other = replace(passing, settings={**passing.settings, setting: value})
+        with pytest.raises(UserError, match=f"is {value} there and"):
+            assert_private(model, DATA, defense="gaussian:std=100", baseline=other)
+    assert asked == {}
+    other = replace(passing, hashes={**passing.hashes, "private": "0"})
+    with pytest.raises(UserError, match="the private records are others"):
         assert_private(model, DATA, defense="gaussian:std=100", baseline=other)
 
 
