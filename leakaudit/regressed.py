@@ -22,7 +22,7 @@ def judge_change(change: Change, rule: RegressionRule, p: float | None) -> Check
     name = f"regression-{change.metric}"
     status: Verdict
     if p is not None and p <= ALPHA:
-        status, message = "fail", f"{change.defense}: {_moved(change)}; by chance alone p = {p:.2g}, corrected."
+        status, message = "fail", f"{change.defense}: {_moved(change)}; chance alone would show as much {_rarely(p)}."
         mend = "Find the change that caused it; if it is meant, store this result as the new baseline."
     elif change.reason is not None or p is None:
         status, message = "inconclusive", f"{change.defense}: {_title(change)} cannot be compared: {change.reason}."
@@ -83,6 +83,15 @@ def _moved(change: Change) -> str:
         f"{_title(change)} went from {round(before * n)} to {round(after * n)} of {n} records "
         f"({change.rose} newly, {change.fell} no more)"
     )
+
+
+def _rarely(p: float) -> str:
+    """Return a p-value in words, to two digits."""
+    if p <= 1e-6:
+        return "less than once in a million times"
+    times = 1 / p
+    digits = 10 ** max(0, math.floor(math.log10(times)) - 1)
+    return f"about once in {math.floor(times / digits) * digits:,} times"
 
 
 def _interval(change: Estimate) -> str:

@@ -18,7 +18,9 @@ MEANINGS: dict[Severity, str] = {
     "info": "What was noticed and asks for nothing.",
 }
 # Evidence that a message already says, or that others of the list say together.
-SAID = {"defense", "attack", "low", "high", "n", "unit", "waived", "waived_until", "waived_by"}
+# Said by the finding's place or its sentence.
+SAID = {"defense", "attack", "low", "high", "n", "unit", "waived", "waived_until", "waived_by", "p", "rose", "fell"}
+SAID |= {"before", "after"}
 SHARES = {
     "identification-above-limit",
     "undecided",
@@ -26,10 +28,19 @@ SHARES = {
     "undefended-leaks",
     "gate-identification",
     "gate-accuracy",
-    "gate-accuracy-cost",
+    "gate-accuracy-loss",
+    "gate-regression-identification",
+    "gate-regression-bound",
+    "gate-regression-accuracy",
     "gate-label-accuracy",
 }
-WORDS = {"measured": "measured", "limit": "limit", "guess": "a guess without the update", "role": "kind of attack"}
+WORDS = {
+    "measured": "measured",
+    "p_corrected": "p, corrected",
+    "limit": "limit",
+    "guess": "a guess without the update",
+    "role": "kind of attack",
+}
 STATES = {
     "in-force": "in force",
     "expired": "expired",
@@ -99,7 +110,7 @@ def evidence(finding: Finding) -> tuple[tuple[str, str], ...]:
         elif name in ("measured", "limit", "guess"):
             text = _amount(value, share, unit)
         else:
-            text = f"{value:,}" if isinstance(value, int) else plain(value)
+            text = f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
         low, high = values.get("low"), values.get("high")
         if name == "measured" and isinstance(low, int | float) and isinstance(high, int | float):
             text += f" (95% interval {_amount(low, share, unit)} to {_amount(high, share, unit)})"
@@ -112,7 +123,7 @@ def evidence(finding: Finding) -> tuple[tuple[str, str], ...]:
 def _amount(value: float, share: bool, unit: str) -> str:
     if share:
         return percent(value)
-    return f"{number(value, 1)} {unit}".rstrip() if unit else plain(float(value))
+    return f"{number(value, 1)} {unit}".rstrip() if unit else f"{value:.3g}"
 
 
 def all_findings(result: AuditResult, outcome: Outcome | None) -> tuple[Finding, ...]:
