@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import cattrs
 from cattrs.preconf.json import make_converter
 
-from leakaudit.errors import UserError
+from leakaudit.jsonfile import structured, text_of
 from leakaudit.result import Estimate, Value, Verdict, Waiver
 
 SCHEMA = "leakaudit.gate/1"
@@ -74,17 +73,4 @@ def to_json(outcome: Outcome) -> str:
 
 def load(path: Path) -> Outcome:
     """Read an outcome; raises UserError when the file is missing or none."""
-    try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON (line {error.lineno}): give a file written by the gate.") from error
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        found = data.get("schema") if isinstance(data, dict) else None
-        raise UserError(f"{path} has schema {found!r}, not {SCHEMA!r}: give a file written by the gate.")
-    try:
-        return _converter.structure(data, Outcome)
-    except (cattrs.BaseValidationError, KeyError, TypeError, ValueError) as error:
-        detail = "; ".join(cattrs.transform_error(error)[:2])
-        raise UserError(f"{path} does not follow {SCHEMA}: {detail}.") from error
+    return structured(text_of(path), str(path), SCHEMA, Outcome, _converter, "a file written by the gate")

@@ -12,13 +12,13 @@ import os
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import cattrs
 from cattrs.gen import make_dict_unstructure_fn, override
 from cattrs.preconf.json import make_converter
 
 from leakaudit.errors import UserError
+from leakaudit.jsonfile import structured, text_of
 
 SCHEMA = "leakaudit.result/1"
 Verdict = Literal["pass", "fail", "inconclusive"]
@@ -213,18 +213,7 @@ def to_json(result: AuditResult) -> str:
 
 def from_json(text: str, source: str = "result.json") -> AuditResult:
     """Read a result of version 1. Raises UserError naming `source` when it is none."""
-    try:
-        data: Any = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{source} is not JSON (line {error.lineno}): give a result.json written by a scan.") from error
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        found = data.get("schema") if isinstance(data, dict) else None
-        raise UserError(f"{source} has schema {found!r}, not {SCHEMA!r}: give a result.json written by a scan.")
-    try:
-        return _converter.structure(data, AuditResult)
-    except (cattrs.BaseValidationError, KeyError, TypeError, ValueError) as error:
-        detail = "; ".join(cattrs.transform_error(error)[:2]) if isinstance(error, Exception) else ""
-        raise UserError(f"{source} does not follow {SCHEMA}: {detail}.") from error
+    return structured(text, source, SCHEMA, AuditResult, _converter, "a result.json written by a scan")
 
 
 def digest(result: AuditResult) -> str:
@@ -234,10 +223,7 @@ def digest(result: AuditResult) -> str:
 
 def load(path: Path) -> AuditResult:
     """Read a result file; raises UserError when it is missing or none."""
-    try:
-        return from_json(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.") from error
+    return from_json(text_of(path), str(path))
 
 
 def write_atomically(path: Path, text: str | bytes, mode: int = 0o644) -> None:

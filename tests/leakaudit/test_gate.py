@@ -12,7 +12,7 @@ from leakaudit import assertions, outcome, waivers
 from leakaudit.errors import UserError
 from leakaudit.gate import gate
 from leakaudit.outcome import Check, Outcome
-from leakaudit.result import AuditResult, Estimate, Finding, digest
+from leakaudit.result import AuditResult, Estimate, Finding, digest, from_json
 from tests.leakaudit.results import attack, defense, lost, result, some
 
 DAY = dt.date(2026, 11, 23)
@@ -249,3 +249,13 @@ def test_ids_are_unique() -> None:
     )
     assert len({c.id for c in said.checks}) == 3
     assert Estimate() not in [c.measured for c in said.checks]
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [("{", "line 1"), ('{"schema": NaN}', "NaN"), ("[" * 100_000, "nested"), ("[]", "schema None"), ("9" * 5000, "JSON")],
+)
+def test_a_file_that_is_no_result_is_refused_in_a_sentence(text: str, word: str) -> None:
+    with pytest.raises(UserError, match=r"result\.json") as caught:
+        from_json(text)
+    assert word in str(caught.value)

@@ -1,0 +1,46 @@
+"""JSON files of a schema, read into frozen dataclasses: one sentence for each way in which a file can be wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cattrs
+
+from leakaudit.errors import UserError
+
+T = TypeVar("T")
+
+
+def text_of(path: Path) -> str:
+    """Return a file's text; raises UserError when it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.") from error
+
+
+def structured(text: str, source: str, schema: str, kind: type[T], converter: cattrs.Converter, give: str) -> T:
+    """Read `text` as an object of `kind` with that schema; UserError names `source` and what to `give` instead."""
+    try:
+        data: Any = json.loads(text, parse_constant=_no_number)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{source} is not JSON (line {error.lineno}): give {give}.") from error
+    except ValueError as error:
+        raise UserError(f"{source} is not JSON ({error}): give {give}.") from error
+    except RecursionError as error:
+        raise UserError(f"{source} is nested too deeply to be read: give {give}.") from error
+    if not isinstance(data, dict) or data.get("schema") != schema:
+        found = data.get("schema") if isinstance(data, dict) else None
+        raise UserError(f"{source} has schema {found!r}, not {schema!r}: give {give}.")
+    try:
+        return converter.structure(data, kind)
+    except (cattrs.BaseValidationError, KeyError, TypeError, ValueError) as error:
+        detail = "; ".join(cattrs.transform_error(error)[:2]) if isinstance(error, Exception) else ""
+        raise UserError(f"{source} does not follow {schema}: {detail}.") from error
+
+
+def _no_number(word: str) -> float:
+    """Refuse NaN and the infinities, which Python would read: no number of ours is one."""
+    raise ValueError(f"it holds {word}")
