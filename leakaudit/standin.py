@@ -64,7 +64,7 @@ def degraded(shape: tuple[int, int, int], reached: float, victim: int, record: i
     generator = generator_for(0, "stand-in", victim, record)
     grain = torch.randn(public.shape, generator=generator)
     snow = torch.rand(public.shape, generator=generator).round()
-    few = functional.adaptive_avg_pool2d(public[None], [min(side, 6) for side in public.shape[1:]])
+    few = functional.adaptive_avg_pool2d(public[None], (min(public.shape[1], 6), min(public.shape[2], 6)))
     blurred = functional.interpolate(few, public.shape[1:], mode="bilinear", align_corners=False)[0]
     stops = (public, blurred + 0.05 * grain, snow, 1 - public.round())
 
