@@ -32,6 +32,7 @@ from leakaudit.cli_options import (
 from leakaudit.cli_run import AsJson, Quiet, Voice, run, writable
 from leakaudit.configuration import read
 from leakaudit.errors import UserError
+from leakaudit.plaintext import visible
 
 if TYPE_CHECKING:
     from leakaudit.pictures import Images as Shown
@@ -314,7 +315,7 @@ def main() -> None:
             raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except UserError as error:
-        typer.echo(f"leakaudit: {error}", err=True)
+        typer.echo(f"leakaudit: {visible(str(error), 10_000)}", err=True)
         sys.exit(USAGE)
     except ParseError as error:
         error.show()
@@ -327,7 +328,7 @@ def main() -> None:
             raise
         first = (str(error).strip().splitlines() or [""])[0]
         typer.echo(
-            f"leakaudit: internal error: {type(error).__name__}: {first}\n"
+            f"leakaudit: internal error: {type(error).__name__}: {visible(first)}\n"
             "This is a bug in leakaudit: please report it; LEAKAUDIT_DEBUG=1 shows the traceback.",
             err=True,
         )

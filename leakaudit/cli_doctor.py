@@ -44,14 +44,19 @@ def doctor(
     from rich.markup import escape
 
     from leakaudit.loading import load_target
+    from leakaudit.plaintext import visible
     from leakaudit.preflight import preflight
 
     loaded = load_target(target, data=data, checkpoint=checkpoint, device=device, seed=seed)
     findings = preflight(loaded, mode=mode.value, batch_size=batch_size, records=records, costs=True)
     console = Console()
+
+    def shown(words: str) -> str:
+        return escape(visible(words))
+
     c, h, w = loaded.input_shape
     console.print(
-        f"[bold]{escape(loaded.name)}[/]: {type(loaded.model.network).__name__}, pictures {c}×{h}×{w}, "
+        f"[bold]{shown(loaded.name)}[/]: {shown(type(loaded.model.network).__name__)}, pictures {c}×{h}×{w}, "
         f"{len(loaded.classes)} classes; {len(loaded.private)} private, {len(loaded.test)} test, "
         f"{len(loaded.auxiliary)} auxiliary records on {loaded.device}",
         highlight=False,
@@ -59,9 +64,9 @@ def doctor(
     colours = {"error": "red", "warning": "yellow", "info": "cyan"}
     for finding in findings:
         mark = f"[{colours[finding.severity]}]{finding.severity:<7}[/]"
-        console.print(f"{mark} {escape(finding.message)} [dim]({finding.id})[/]", highlight=False)
+        console.print(f"{mark} {shown(finding.message)} [dim]({finding.id})[/]", highlight=False)
     for note in loaded.notes:
-        console.print(f"[dim]note   [/] {escape(note)}", highlight=False)
+        console.print(f"[dim]note   [/] {shown(note)}", highlight=False)
     if any(finding.severity == "error" for finding in findings):
         raise typer.Exit(USAGE)
 

@@ -9,6 +9,7 @@ import typer
 
 from leakaudit.cli_options import examples
 from leakaudit.errors import UserError
+from leakaudit.plaintext import visible
 
 CODES = {"same": 0, "other": 1, "unknown": 3}
 GateFile = Annotated[Path | None, typer.Option("--gate", help="What the gate said: a JSON file written by it.")]
@@ -80,5 +81,5 @@ def verify(
 
     found = compare(page, result, gate)
     for sentence in found.sentences:
-        typer.echo(sentence)
+        typer.echo(visible(sentence))
     raise typer.Exit(CODES[found.status])

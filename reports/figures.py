@@ -10,6 +10,7 @@ from math import hypot, sqrt
 from typing import TYPE_CHECKING, Any
 
 from leakaudit.advice import loss_limit
+from leakaudit.plaintext import visible
 from leakaudit.reports.view import bound, interval, key, margin, percent, worst
 from leakaudit.result import AuditResult, Estimate
 
@@ -54,7 +55,7 @@ def points(result: AuditResult) -> list[Point]:
             continue
         handed = limit.identification if limit and limit.identification.value is not None else None
         is_control = defense.spec == "none"
-        found.append(Point(key(i), defense.spec, is_control, attack.identification, defense.accuracy, handed))
+        found.append(Point(key(i), visible(defense.spec), is_control, attack.identification, defense.accuracy, handed))
     return found
 
 

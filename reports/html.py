@@ -12,6 +12,7 @@ from typing import Any
 from leakaudit import advice
 from leakaudit import outcome as gate
 from leakaudit.outcome import Outcome
+from leakaudit.plaintext import visible
 from leakaudit.reports import figures, html_findings, html_galleries, html_rows, mapping, steps, view
 from leakaudit.reports.html_galleries import png_size
 from leakaudit.reports.standing import bound_of
@@ -20,6 +21,7 @@ from leakaudit.rules import beats, guessing, most_telling
 
 __all__ = ["generator", "png_size", "render"]
 
+MOST = 10**9  # characters
 EXPOSURE_WORDS = {
     "preset": "preset",
     "labels": "told the true labels",
@@ -52,6 +54,7 @@ def render(result: AuditResult, outcome: Outcome | None = None) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("leakaudit.reports", ""),
         autoescape=True,
+        finalize=_visible,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -117,6 +120,11 @@ def _context(result: AuditResult, outcome: Outcome | None) -> dict[str, Any]:
         "hashes": _hashes(result.hashes),
         "command": view.plain(result.environment.get("command") or result.settings.get("command") or ""),
     }
+
+
+def _visible(value: Any) -> Any:
+    """Write out what a reader cannot see but a browser obeys, of any length: pictures are text here too."""
+    return visible(value, MOST) if type(value) is str else value
 
 
 def _capital(sentence: str) -> str:
