@@ -15,6 +15,7 @@ from typing import Literal
 from leakaudit.intervals import CONFIDENCE
 from leakaudit.reports.view import percent, worst
 from leakaudit.result import AuditResult, DefenseResult, Estimate, Verdict
+from leakaudit.rules import resolution
 
 FEWEST = 3  # training runs on either side: two have no useful interval
 MOST = 100  # training runs that an advice asks for
@@ -86,12 +87,14 @@ def loss_limit(result: AuditResult) -> float | None:
     return float(value) if fits and value is not None else None
 
 
-def loss(control: DefenseResult | None, defense: DefenseResult, chance: float) -> Estimate:
+def loss(result: AuditResult, defense: DefenseResult) -> Estimate:
     """Return the accuracy that `defense` costs, as a share, with Welch's t interval over the training runs.
 
-    Without an interval (fewer than three runs on a side), or a value (no accuracy, or an undefended model that learned
+    A run's standard deviation is at least one test record: equal runs are a coincidence, not certainty. Without an
+    interval (fewer than three runs on a side), or a value (no accuracy, or an undefended model that learned
     nothing, so that nothing can be lost), `reason` says why.
     """
+    control, chance = result.control(), result.chance_accuracy
     if defense.accuracy.value is None:
         return Estimate(reason=defense.accuracy.reason or "its accuracy was not measured")
     if control is None or control.accuracy.value is None:
@@ -104,13 +107,13 @@ def loss(control: DefenseResult | None, defense: DefenseResult, chance: float) -
     if fewest < FEWEST:
         runs = {0: "no training runs are recorded", 1: "there is one training run"}.get(fewest, "there are two runs")
         return Estimate(value, n=fewest, reason=f"{runs}: an interval takes {FEWEST} (--seeds {FEWEST})")
-    half = _half_width(control.accuracies, defense.accuracies)
+    half = _half_width(control.accuracies, defense.accuracies, resolution(result))
     return Estimate(value, value - half, value + half, fewest)
 
 
-def _half_width(first: Sequence[float], second: Sequence[float]) -> float:
-    """Return half the 95 % interval of a difference of means; 0 where the runs of neither side differ."""
-    parts = [(_variance(runs) / len(runs), len(runs) - 1) for runs in (first, second)]
+def _half_width(first: Sequence[float], second: Sequence[float], least: float) -> float:
+    """Return half the 95 % interval of a difference of means; `least` is the smallest standard deviation of a run."""
+    parts = [(max(_variance(runs), least**2) / len(runs), len(runs) - 1) for runs in (first, second)]
     total = sum(share for share, _ in parts)
     if total == 0:
         return 0.0
@@ -126,7 +129,7 @@ def _variance(runs: Sequence[float]) -> float:
 
 
 def _option(result: AuditResult, defense: DefenseResult, limit: float | None) -> Option:
-    attack, cost = worst(defense), loss(result.control(), defense, result.chance_accuracy)
+    attack, cost = worst(defense), loss(result, defense)
     judged: Verdict | None = None
     if limit is not None:
         known = cost.low is not None and cost.high is not None

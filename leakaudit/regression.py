@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from leakaudit.intervals import mean, median, rate
 from leakaudit.paired import change_of_means, change_of_median, change_of_rate, falls, pairs_needed, rises
 from leakaudit.result import AttackResult, AuditResult, DefenseResult, Estimate, RecordScore
+from leakaudit.rules import resolution
 
 METRICS = ("identification", "bound", "psnr", "accuracy")
 LEAST_PSNR = 1.0  # dB: tuning and rounding move a picture by less without anybody seeing more in it
@@ -132,8 +133,7 @@ def _pictured(was: DefenseResult, now: DefenseResult, guess: float | None) -> Ch
 
 
 def _accuracy(was: DefenseResult, now: DefenseResult, before: AuditResult, after: AuditResult) -> Change:
-    tested = [r.target.get("test_records") for r in (before, after)]
-    resolution = max((1 / n for n in tested if isinstance(n, int) and n > 0), default=0.0)
+    least = max(resolution(before), resolution(after))
     first, second = was.accuracies, now.accuracies
     enough = min(len(first), len(second)) >= 3
     return Change(
@@ -143,8 +143,8 @@ def _accuracy(was: DefenseResult, now: DefenseResult, before: AuditResult, after
         attacks=(),
         before=mean(first, (0.0, 1.0), "it was not measured"),
         after=mean(second, (0.0, 1.0), "it was not measured"),
-        change=change_of_means(first, second, resolution),
-        p=falls(first, second, LEAST_ACCURACY, resolution) if enough else None,
+        change=change_of_means(first, second, least),
+        p=falls(first, second, LEAST_ACCURACY, least) if enough else None,
         reason=None if enough else "a side has fewer than 3 seeds (--seeds 3)",
     )
 

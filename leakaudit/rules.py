@@ -87,3 +87,9 @@ def judged(result: AuditResult) -> tuple[DefenseResult, ...]:
     """Return the defenses that the verdict speaks of: the requested ones, the control only where it stands alone."""
     requested = [d for d in result.defenses if d.requested]
     return tuple([d for d in requested if d.spec != "none"] or requested)
+
+
+def resolution(result: AuditResult) -> float:
+    """Return by how much one test record moves an accuracy; 0 where the result does not say how many there are."""
+    tested = result.target.get("test_records")
+    return 1 / tested if isinstance(tested, int) and tested > 0 else 0.0

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from leakaudit.advice import loss
 from leakaudit.assertions import Rule
 from leakaudit.intervals import records_needed
 from leakaudit.outcome import Check
-from leakaudit.paired import change_of_means
 from leakaudit.result import AttackResult, AuditResult, DefenseResult, Estimate, Value, Verdict
 from leakaudit.rules import guessing, identifies, judged, rebuilds, scored_statuses, unsupported
 from leakaudit.verdict import judge
@@ -196,21 +196,7 @@ def _accuracy(defense: DefenseResult, rule: Rule) -> Judged:
 
 
 def _accuracy_loss(result: AuditResult, defense: DefenseResult, rule: Rule) -> Judged:
-    control = result.control()
-    tested = result.target.get("test_records")
-    resolution = 1 / tested if isinstance(tested, int) and tested > 0 else 0.0
-    if control is None or not control.accuracies or not defense.accuracies:
-        loss = Estimate(reason=defense.accuracy.reason or "no undefended accuracy was measured")
-    elif (
-        control.accuracy.low if control.accuracy.low is not None else max(control.accuracies)
-    ) <= result.chance_accuracy:
-        loss = Estimate(
-            reason="without a defense the accuracy is not clearly above chance, so there is nothing to lose"
-        )
-    else:
-        change = change_of_means(defense.accuracies, control.accuracies, resolution)
-        loss = Estimate(change.value, change.low, change.high, change.n, change.reason)
-    return _utility(defense, rule, loss, "accuracy lost against no defense")
+    return _utility(defense, rule, loss(result, defense), "accuracy lost against no defense")
 
 
 def _utility(defense: DefenseResult, rule: Rule, estimate: Estimate, name: str) -> Judged:

@@ -56,11 +56,21 @@ def audit(golden: AuditResult, *rows: DefenseResult, limit: float | None = 0.1, 
 def test_the_interval_of_the_loss_is_welchs(golden: AuditResult, seed: int) -> None:
     random = np.random.default_rng(seed)
     first, second = random.normal(0.9, 0.02, 3 + seed), random.normal(0.8, 0.05, 4)
-    control, defense = (row(golden, "x", "pass", [float(r) for r in runs]) for runs in (first, second))
-    found = loss(control, defense, 0.1)
+    control, defense = (
+        row(golden, spec, "pass", [float(r) for r in runs]) for spec, runs in (("none", first), ("x", second))
+    )
+    made = replace(golden, defenses=(control, defense), target=golden.target | {"test_records": 10_000})
+    found = loss(made, defense)
     expected = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
     assert found.value == pytest.approx(first.mean() - second.mean())
+
+
+def test_equal_runs_are_no_certainty(golden: AuditResult) -> None:
+    control, defense = (row(golden, spec, "pass", [at] * 3) for spec, at in (("none", 0.95), ("x", 0.90)))
+    made = replace(golden, defenses=(control, defense), target=golden.target | {"test_records": 40})
+    found = loss(made, defense)
+    assert (found.high or 0) - (found.low or 0) > 2 / 40
 
 
 def test_the_loss_is_judged_on_its_bound(golden: AuditResult) -> None:

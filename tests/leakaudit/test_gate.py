@@ -253,7 +253,7 @@ def test_ids_are_unique() -> None:
 
 @pytest.mark.parametrize(
     ("text", "word"),
-    [("{", "line 1"), ('{"schema": NaN}', "NaN"), ("[" * 100_000, "nested"), ("[]", "schema None"), ("9" * 5000, "JSON")],
+    [("{", "line 1"), ('{"schema": NaN}', "NaN"), ("[" * 100_000, "nested"), ("[]", "schema None"), ("9" * 5000, "is")],
 )
 def test_a_file_that_is_no_result_is_refused_in_a_sentence(text: str, word: str) -> None:
     with pytest.raises(UserError, match=r"result\.json") as caught:
