@@ -134,18 +134,19 @@ def of_json(text: str) -> tuple[list[Any], str]:
 
 def of_markdown(text: str) -> tuple[list[Any], str]:
     """As rendered with everything on that GitHub and GitLab have: tables, bare links, HTML. Bare spans do nothing."""
-    markdown_it = pytest.importorskip("markdown_it")
-    reader = markdown_it.MarkdownIt("gfm-like" if has_linkify() else "commonmark", {"html": True})
-    rendered = reader.enable("table").enable("strikethrough").render(text)
+    rendered = markdown_reader().render(text)
     return of_html(re.sub("</?span>", "", rendered))
 
 
-def has_linkify() -> bool:
-    try:
-        import linkify_it  # noqa: F401
-    except ImportError:
-        return False
-    return True
+@cache
+def markdown_reader() -> Any:
+    """GitHub's Markdown: addresses become links after a scheme or `www.`, not wherever there is a dot."""
+    markdown_it = pytest.importorskip("markdown_it")
+    pytest.importorskip("linkify_it")
+    reader = markdown_it.MarkdownIt("gfm-like", {"html": True})
+    reader.linkify.set({"fuzzy_link": False, "fuzzy_email": True}).add("//", None).tlds("example", True)
+    reader.linkify.add("www.", {"validate": lambda _, text, at: len(re.split(r"[\s<]", text[at:], maxsplit=1)[0])})
+    return reader
 
 
 def of_terminal(text: str) -> tuple[list[Any], str]:
@@ -363,3 +364,10 @@ def test_the_walk_would_see_markup(monkeypatch: pytest.MonkeyPatch) -> None:
     parts, _ = of_html(str(Markup("<p>") + Markup(PAYLOADS["markup"]) + Markup("</p>")))
     assert ("script", []) in parts
     assert invisible(PAYLOADS["controls"])
+
+
+def test_the_reader_of_markdown_would_see_links() -> None:
+    for text in ("http://evil.example", "www.evil.example", "a@evil.example", "[x](http://evil.example)"):
+        assert any(part[0] == "a" for part in of_markdown(text)[0]), text
+    assert ("img", [("src", "x")]) in of_markdown("<img src=x>")[0]
+    assert "/code" in of_markdown("`x`")[0]
