@@ -56,7 +56,7 @@ def galleries(result: AuditResult) -> list[tuple[DefenseResult, list[Gallery]]]:
     for i, defense in enumerate(result.defenses):
         top = view.worst(defense)
         ordered = sorted((a for a in defense.attacks if a.gallery), key=lambda a: a is not top)
-        found += [_gallery(view.key(i), defense, a, a is top) for a in ordered]
+        found += [_gallery(view.key(i), defense, a, a is top, bool(result.stand_in)) for a in ordered]
     fitting = _fitted(found)
     by_defense = [(d, [g for g in fitting if g.defense is d]) for d in result.defenses]
     return [(d, shown) for d, shown in by_defense if shown]
@@ -75,9 +75,11 @@ def _fitted(found: list[Gallery]) -> list[Gallery]:
     return [replace(g, columns=g.columns[:n]) for g, n in zip(found, kept, strict=True)]
 
 
-def _gallery(key: str, defense: DefenseResult, attack: AttackResult, worst: bool) -> Gallery:
+def _gallery(key: str, defense: DefenseResult, attack: AttackResult, worst: bool, stand_in: bool) -> Gallery:
     replaced = any(p.shared for p in attack.gallery)
     rows = ("original", "shared (x̃)", "reconstruction") if replaced else ("original", "reconstruction")
+    if stand_in:
+        rows = ("public stand-in", "as close as the reconstruction")
     columns = tuple(_column(p, replaced) for p in attack.gallery)
     return Gallery(key, defense, attack, worst, rows, columns, len(columns))
 

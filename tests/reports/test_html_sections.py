@@ -110,6 +110,7 @@ def test_clauses_are_evidence_and_never_certification(golden: AuditResult) -> No
 def test_a_public_stand_in_is_told_from_a_mosaic(golden: AuditResult) -> None:
     said = "The pictures are the public picture x, degraded."
     words = Page(render(replace(golden, images="redacted", stand_in=said))).words
+    assert "as close as the reconstruction" in words
     assert said in words
     assert "nothing of whom" in words
     old = Page(render(replace(golden, images="redacted"))).words
