@@ -108,7 +108,7 @@ def loss(result: AuditResult, defense: DefenseResult) -> Estimate:
         runs = {0: "no training runs are recorded", 1: "there is one training run"}.get(fewest, "there are two runs")
         return Estimate(value, n=fewest, reason=f"{runs}: an interval takes {FEWEST} (--seeds {FEWEST})")
     half = _half_width(control.accuracies, defense.accuracies, resolution(result))
-    return Estimate(value, value - half, value + half, fewest)
+    return Estimate(value, max(value - half, -1.0), min(value + half, 1.0), fewest)
 
 
 def _half_width(first: Sequence[float], second: Sequence[float], least: float) -> float:

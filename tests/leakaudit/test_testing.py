@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from leakaudit import api, plan, testing
+from leakaudit import api, intervals, plan, testing
 from leakaudit.errors import UserError
 from leakaudit.intervals import rate
-from leakaudit.result import AuditResult, load, to_json
+from leakaudit.result import AuditResult, DefenseResult, load, to_json
 from leakaudit.testing import Audited, Keeping, PrivacyAssertionError, assert_private, keeping
 
 DATA = TensorDataset(torch.rand(160, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(160) % 2)
@@ -153,12 +153,15 @@ def test_accuracy_is_measured_where_it_is_asked_for(passing: AuditResult, monkey
         assert_private(model, DATA, defense="gaussian:std=100", max_accuracy_loss=0.1)
     assert asked["utility"] is True
     assert asked["max_accuracy_loss"] == 0.1
-    trained = replace(
-        passing, defenses=tuple(replace(d, accuracies=(0.9, 0.9, 0.9)) for d in passing.defenses), chance_accuracy=0.5
-    )
+
+    def trained_to(row: DefenseResult, *accuracies: float) -> DefenseResult:
+        return replace(row, accuracies=accuracies, accuracy=intervals.mean(accuracies))
+
+    rows = tuple(trained_to(row, 0.9, 0.9, 0.9) for row in passing.defenses)
+    trained = replace(passing, defenses=rows, chance_accuracy=0.5, target=passing.target | {"test_records": 1000})
     scanned(monkeypatch, trained)
     assert_private(model, DATA, defense="gaussian:std=100", max_accuracy_loss=0.1)
-    dear = replace(trained.defenses[1], accuracies=(0.5, 0.52, 0.48))
+    dear = trained_to(trained.defenses[1], 0.5, 0.52, 0.48)
     scanned(monkeypatch, replace(trained, defenses=(trained.defenses[0], dear)))
     with pytest.raises(PrivacyAssertionError, match=r"accuracy lost against no defense is 40\.0%"):
         assert_private(model, DATA, defense="gaussian:std=100", max_accuracy_loss=0.1)
