@@ -1,8 +1,8 @@
 """What follows from an audit and a gate, as one list of findings by severity: what every output format shows.
 
-Nothing is judged here: a leak is what `rules` calls one, what is undecided are the stored reasons, and where the gate
-judged the same measure of the same defense, the gate's level is the finding's severity. A thing is said once, by
-whoever says most about it.
+Nothing is judged here: a leak is what `rules` calls one, what is undecided are the stored reasons. Neither a waiver nor
+a laxer limit of the gate makes a finding less severe: they are said beside it. A thing is said once, by whoever says
+most about it.
 """
 
 from __future__ import annotations
@@ -55,20 +55,20 @@ def _of_audit(result: AuditResult) -> list[Finding]:
     best = most_telling(control.attacks, floor)
     if best is None:
         message = "No attack could be scored on the undefended model, so nothing shows that these attacks work at all."
-        found.append(Finding("control-does-not-leak", "warning", message, {"defense": control.spec, "limit": floor}))
+        found.append(Finding("control-does-not-leak", "warning", message, {"defense": control.spec, "guess": floor}))
     elif not beats(best, floor):
         message = (
             "The attacks do not beat guessing on the undefended model, so their failure elsewhere proves nothing: the "
             f"most telling, {best.name}, identifies {_share(best.identification)}; a guess {percent(floor)}."
         )
-        evidence = _evidence(control.spec, best, best.identification, floor)
+        evidence = _evidence(control.spec, best, best.identification, None) | {"guess": floor}
         found.append(Finding("control-does-not-leak", "warning", message, evidence))
     elif control not in judged(result) and judged(result):
         message = (
             f"Without a defense the model leaks, as it must for this audit to mean anything: the attack {best.name} "
             f"identifies {_share(best.identification)}; a guess {percent(floor)}."
         )
-        evidence = _evidence(control.spec, best, best.identification, floor)
+        evidence = _evidence(control.spec, best, best.identification, None) | {"guess": floor}
         found.append(Finding("undefended-leaks", "info", message, evidence))
     return found
 
@@ -139,7 +139,7 @@ def _unscored(defense: DefenseResult, attack: AttackResult, counted: bool, said:
         said.add(told)
     why = attack.reason or attack.identification.reason or "no reason was recorded"
     text = told or f"The attack {attack.name} has no score on {total - done} of {total} victims ({why.rstrip('.')})."
-    open_ = counted and defense.verdict != "pass" and (not inapplicable or told is not None)
+    open_ = counted and defense.verdict != "pass" and not inapplicable
     evidence: dict[str, Value] = {
         "defense": defense.spec,
         "attack": attack.name,
@@ -190,11 +190,10 @@ def _repeats(check: Check, finding: Finding) -> bool:
 
 
 def _severity(check: Check) -> Severity:
-    """Return how bad a check is: waived or passed is info, and what is only to warn is a step less than an error."""
-    if check.waiver or check.status == "pass":
+    """Return how bad a check is. A waiver makes nothing less bad; a check that only warns is a warning at most."""
+    if check.status == "pass":
         return "info"
-    bad: Severity = "error" if check.status == "fail" else "warning"
-    return bad if check.level == "error" else ("warning" if bad == "error" else "info")
+    return "error" if check.status == "fail" and check.level == "error" else "warning"
 
 
 def _judges(check: Check, finding: Finding) -> bool:
@@ -226,18 +225,16 @@ def _retold(finding: Finding, checks: Iterable[Check]) -> bool:
 
 
 def _governed(finding: Finding, checks: Sequence[Check]) -> Finding:
-    """Return a finding of the audit as severe as the checks make it that judge the same."""
+    """Return a finding of the audit with what the gate makes of it: never less severe than the audit found it."""
     own = [check for check in checks if _judges(check, finding)]
     if not own or finding.severity == "info":
         return finding
     worst = min(own, key=lambda check: RANK[_severity(check)])
-    severity = _severity(worst)
-    if finding.id in VERDICT:  # the audit's own limit may be the laxer one: then the check is a finding of its own
-        severity = max(finding.severity, severity, key=lambda s: RANK[s])
+    severity = min(finding.severity, _severity(worst), key=lambda s: RANK[s])
     if worst.status != "pass" and worst.waiver:
         message, evidence = _accepted(finding.message, finding.evidence, worst.waiver)
         return replace(finding, severity=severity, message=message, evidence=evidence)
-    allowed = " The gate allows it." if severity == "info" else ""
+    allowed = " The gate allows it." if worst.status == "pass" and finding.id in VERDICT else ""
     return replace(finding, severity=severity, message=finding.message + allowed)
 
 
@@ -272,7 +269,7 @@ def _accepted(message: str, evidence: dict[str, Value], waiver: Waiver) -> tuple
     return told, evidence | added | ({"waived_by": waiver.by} if waiver.by else {})
 
 
-def _evidence(spec: str, attack: AttackResult, measured: Estimate, limit: float) -> dict[str, Value]:
+def _evidence(spec: str, attack: AttackResult, measured: Estimate, limit: float | None) -> dict[str, Value]:
     return {"defense": spec, "attack": attack.name, "role": attack.role, **_estimate(measured, limit)}
 
 
