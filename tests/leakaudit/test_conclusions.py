@@ -160,7 +160,7 @@ def test_what_the_gate_allows_stays_what_the_audit_found(golden: AuditResult) ->
     (leak,) = by_id(found, "identification-above-limit", LEAKY)
     assert leak.severity == "error"
     assert leak.message.endswith("The gate allows it.")
-    assert {f.severity for f in by_id(found, "undecided", OPEN)} == {"info"}
+    assert {f.severity for f in by_id(found, "undecided", OPEN)} == {"warning"}
 
 
 def test_a_check_of_one_attack_judges_only_that_attack(golden: AuditResult) -> None:
