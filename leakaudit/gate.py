@@ -49,7 +49,7 @@ def gate(
         notes = (*remarks(baseline, result), *_renamed(result, baseline), *_unseen(result, baseline))
     checks = _unique([_waived(each, waivers, today) for each in found])
     standing = states(waivers, checks, today)
-    verdict, reasons = _verdict(checks, standing)
+    verdict, reasons = concluded(checks, standing)
     return Outcome(
         source=source,
         verdict=verdict,
@@ -173,7 +173,8 @@ def _unique(checks: Sequence[Check]) -> list[Check]:
     return found
 
 
-def _verdict(checks: Sequence[Check], waivers: Sequence[WaiverState]) -> tuple[Verdict, tuple[str, ...]]:
+def concluded(checks: Sequence[Check], waivers: Sequence[WaiverState]) -> tuple[Verdict, tuple[str, ...]]:
+    """Return the verdict that follows from checks and waivers, with its reasons: what no waiver covers decides."""
     late = [
         f"The waiver for {w.waiver.rule} ({w.waiver.reason}) expired on {w.waiver.expires}: mend its cause or renew it."
         for w in waivers
