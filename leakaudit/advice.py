@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from leakaudit.intervals import CONFIDENCE
+from leakaudit.paired import change_of_means, runs_needed
 from leakaudit.reports.view import percent, worst
 from leakaudit.result import AuditResult, DefenseResult, Estimate, Verdict
 from leakaudit.rules import resolution
@@ -88,7 +88,7 @@ def loss_limit(result: AuditResult) -> float | None:
 
 
 def loss(result: AuditResult, defense: DefenseResult) -> Estimate:
-    """Return the accuracy that `defense` costs, as a share, with Welch's t interval over the training runs.
+    """Return the accuracy that `defense` costs, as a share, with Welch's interval over the training runs.
 
     A run's standard deviation is at least one test record: equal runs are a coincidence, not certainty. Without an
     interval (fewer than three runs on a side), or a value (no accuracy, or an undefended model that learned
@@ -107,25 +107,7 @@ def loss(result: AuditResult, defense: DefenseResult) -> Estimate:
     if fewest < FEWEST:
         runs = {0: "no training runs are recorded", 1: "there is one training run"}.get(fewest, "there are two runs")
         return Estimate(value, n=fewest, reason=f"{runs}: an interval takes {FEWEST} (--seeds {FEWEST})")
-    half = _half_width(control.accuracies, defense.accuracies, resolution(result))
-    return Estimate(value, max(value - half, -1.0), min(value + half, 1.0), fewest)
-
-
-def _half_width(first: Sequence[float], second: Sequence[float], least: float) -> float:
-    """Return half the 95 % interval of a difference of means; `least` is the smallest standard deviation of a run."""
-    parts = [(max(_variance(runs), least**2) / len(runs), len(runs) - 1) for runs in (first, second)]
-    total = sum(share for share, _ in parts)
-    if total == 0:
-        return 0.0
-    from scipy.special import stdtrit
-
-    freedom = total**2 / sum(share**2 / df for share, df in parts)  # Welch and Satterthwaite
-    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * math.sqrt(total)
-
-
-def _variance(runs: Sequence[float]) -> float:
-    middle = math.fsum(runs) / len(runs)
-    return math.fsum((run - middle) ** 2 for run in runs) / (len(runs) - 1)
+    return change_of_means(defense.accuracies, control.accuracies, resolution(result))
 
 
 def _option(result: AuditResult, defense: DefenseResult, limit: float | None) -> Option:
@@ -159,14 +141,17 @@ def _meets(result: AuditResult, options: Sequence[Option], limit: float | None) 
         told.append(f"{o.spec}: {_identified(o)}; {_lost(o)}.")
     if len(good) > 1 and good[0].loss.value is not None:
         told.append(f"Of these, {good[0].spec} costs least.")
-    return (*told, *_open([o for o in options if o.both == "inconclusive"], limit))
+    return (*told, *_open(result, [o for o in options if o.both == "inconclusive"], limit))
 
 
 def _may(result: AuditResult, options: Sequence[Option], limit: float | None) -> tuple[str, ...]:
     which = "both limits" if limit is not None else "the leakage limit"
     unclear = sorted((o for o in options if o.both == "inconclusive"), key=_cost)
-    first = f"No setting measured here is shown to keep {which}; {_join(o.spec for o in unclear)} may."
-    return (first, *_quick(result), *_open(unclear, limit))
+    seen = [o for o in unclear if o.identification.value is not None]
+    first = f"No setting measured here is shown to keep {which}"
+    unseen = [f"{o.spec}: no attack was scored, so nothing is known of it." for o in unclear if o not in seen]
+    told = f"{first}; {_join(o.spec for o in seen)} may." if seen else f"{first}."
+    return (told, *_quick(result), *_open(result, seen, limit), *unseen)
 
 
 def _none(result: AuditResult, options: Sequence[Option], limit: float | None) -> tuple[str, ...]:
@@ -191,8 +176,9 @@ def _none(result: AuditResult, options: Sequence[Option], limit: float | None) -
         told.append("None is shown to keep the accuracy.")
     if not private and not useful:
         least = min(options, key=_leak)
-        told.append(f"{least.spec} leaks least: {_identified(least)}; {_lost(least)}.")
-        useful = [least]
+        if len(options) > 1:
+            told.append(f"{least.spec} leaks least: {_identified(least)}; {_lost(least)}.")
+        useful = [least] if least.accuracy != "fail" else []  # more private would cost even more
     return (*told, *_quick(result), *_next(result, private, useful))
 
 
@@ -209,7 +195,7 @@ def _quick(result: AuditResult) -> tuple[str, ...]:
     return ("A quick battery never passes: run the scan with the standard one for an answer.",)
 
 
-def _open(unclear: Iterable[Option], limit: float | None) -> tuple[str, ...]:
+def _open(result: AuditResult, unclear: Iterable[Option], limit: float | None) -> tuple[str, ...]:
     """Return what each undecided option would take."""
     told = []
     for o in unclear:
@@ -217,36 +203,24 @@ def _open(unclear: Iterable[Option], limit: float | None) -> tuple[str, ...]:
         if o.leakage == "inconclusive":
             parts.append(f"leakage is undecided{o.leakage_needs}")
         if o.accuracy == "inconclusive":
-            parts.append(f"the loss of accuracy is undecided: {_what_settles(o, limit or 0.0)}")
+            parts.append(f"the loss of accuracy is undecided: {_what_settles(result, o, limit or 0.0)}")
         told.append(f"{o.spec}: {'; '.join(parts)}.")
     return tuple(told)
 
 
-def _what_settles(option: Option, limit: float) -> str:
+def _what_settles(result: AuditResult, option: Option, limit: float) -> str:
     e = option.loss
     if e.value is None or e.high is None or not e.n:
         return _lost(option)
     if e.value >= limit:
         return f"{_lost(option)}, and more training runs would hardly bring it under the limit"
-    needed = _runs_needed(e, limit)
+    control = result.control()
+    runs = next(d.accuracies for d in result.defenses if d.spec == option.spec)
+    there = control.accuracies if control else ()
+    needed = runs_needed(there, runs, limit - e.value, resolution(result), MOST)
     if needed is None:
         return f"{_lost(option)}, so close to the limit that more training runs would hardly settle it"
     return f"{_lost(option)}; if the runs keep differing as they do, --seeds {needed} would settle it"
-
-
-def _runs_needed(loss: Estimate, limit: float) -> int | None:
-    """Return about how many runs a side bring the upper bound to the limit, by the spread of those there are.
-
-    None where more would be needed than anybody trains.
-    """
-    from scipy.special import stdtrit
-
-    value, n = loss.value or 0.0, loss.n
-    error = ((loss.high or 0.0) - value) / float(stdtrit(2 * n - 2, (1 + CONFIDENCE) / 2)) * math.sqrt(n)
-    for more in range(n + 1, MOST + 1):
-        if value + float(stdtrit(2 * more - 2, (1 + CONFIDENCE) / 2)) * error / math.sqrt(more) <= limit:
-            return more
-    return None
 
 
 def _next(result: AuditResult, private: Sequence[Option], useful: Sequence[Option]) -> tuple[str, ...]:

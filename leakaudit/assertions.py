@@ -89,7 +89,7 @@ PRESETS: dict[str, Assertions] = {
 def parse(table: Mapping[str, Any]) -> Assertions:
     """Read the table; an empty one is the preset `recommended`. Raises UserError naming the setting and the mend.
 
-    A metric's own entries replace those of the preset; what is not named keeps them.
+    An entry that names neither attack nor defense replaces the preset's for its metric; others stand beside it.
     """
     given = dict(table)
     name = given.pop("preset", "recommended")
@@ -108,9 +108,14 @@ def parse(table: Mapping[str, Any]) -> Assertions:
             known = ", ".join([*METRICS, "findings", "regression", "preset"])
             raise UserError(f"{WHERE} has no metric {metric!r}; known: {known}.")
         entries = entry if isinstance(entry, list) else [entry]
-        kept = tuple(rule for rule in base.rules if rule.metric != metric)
-        base = replace(base, rules=(*kept, *(_rule(metric, each) for each in entries)))
-        if metric == "identification":
+        if not entries:
+            raise UserError(f"{WHERE} {metric} is an empty list: give a rule, or leave the line out.")
+        own = tuple(_rule(metric, each) for each in entries)
+        # What speaks of some attacks or defenses only stands beside the preset's rule for all.
+        general = any(rule.attack is None and rule.defense is None for rule in own)
+        kept = tuple(rule for rule in base.rules if rule.metric != metric or not general)
+        base = replace(base, rules=(*kept, *own))
+        if general and metric == "identification":
             base = replace(base, follow_limit=False)
     return base
 
@@ -118,7 +123,7 @@ def parse(table: Mapping[str, Any]) -> Assertions:
 def _rule(metric: str, entry: Any) -> Rule:
     direction, low, high = METRICS[metric]
     what = f"{WHERE} {metric}"
-    example = f"{metric} = {{ {direction} = {0.25 if high <= 1 else 20}, level = 'warn' }}"
+    example = f"{metric} = {{ {direction} = {0.25 if high <= 1 else 20} }}"
     if not isinstance(entry, dict):
         raise UserError(f"{what} is {entry!r}: write it like {example}.")
     known = (direction, "level", "defense", *(("attack",) if metric in OF_ATTACKS else ()))

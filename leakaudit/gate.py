@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from leakaudit.assertions import PRESETS, Assertions, RegressionRule, Rule
+from leakaudit.assertions import OF_ATTACKS, PRESETS, Assertions, RegressionRule, Rule
 from leakaudit.comparable import differences, remarks
 from leakaudit.errors import UserError
 from leakaudit.outcome import Check, Outcome, WaiverState
@@ -16,8 +16,8 @@ from leakaudit.regressed import judge_change
 from leakaudit.regression import Change, changes, paired_defenses
 from leakaudit.result import AuditResult, Estimate, Finding, Severity, Verdict, Waiver, digest
 from leakaudit.rules import judged
-from leakaudit.thresholds import Judged, judge_rule
-from leakaudit.waivers import covering, states
+from leakaudit.thresholds import deciding, judge_rule, without
+from leakaudit.waivers import in_force, names_attack, states
 
 RANK: dict[Severity, int] = {"info": 0, "warning": 1, "error": 2}
 
@@ -39,15 +39,16 @@ def gate(
     UserError where the baseline cannot be compared, naming what differs.
     """
     today = today or dt.date.today()
-    found = [each for rule in _rules(assertions, result) for each in judge_rule(result, rule)]
-    found += _findings(result, assertions.findings)
+    rules = _rules(assertions, result)
+    found = [_waived(result, rule, check, waivers, today) for rule in rules for check in judge_rule(result, rule)]
+    rest = _findings(result, assertions.findings)
     if not result.complete:
-        found.append(Judged(_incomplete()))
+        rest.append(_incomplete())
     notes: tuple[str, ...] = ()
     if baseline is not None:
-        found += _regressions(result, baseline, assertions.regressions, baseline_source)
+        rest += _regressions(result, baseline, assertions.regressions, baseline_source)
         notes = (*remarks(baseline, result), *_renamed(result, baseline), *_unseen(result, baseline))
-    checks = _unique([_waived(each, waivers, today) for each in found])
+    checks = _unique([*found, *(_waived(result, None, check, waivers, today) for check in rest)])
     standing = states(waivers, checks, today)
     verdict, reasons = concluded(checks, standing)
     return Outcome(
@@ -87,18 +88,21 @@ def _rules(assertions: Assertions, result: AuditResult) -> list[Rule]:
         return list(assertions.rules)
     limit = result.max_identification
     return [
-        replace(rule, threshold=min(rule.threshold, limit)) if rule.metric == "identification" else rule
+        replace(rule, threshold=min(rule.threshold, limit))
+        if rule.metric == "identification" and rule.attack is None and rule.defense is None
+        else rule
         for rule in assertions.rules
     ]
 
 
-def _findings(result: AuditResult, least: Severity | None) -> list[Judged]:
+def _findings(result: AuditResult, least: Severity | None) -> list[Check]:
     if least is None:
         return []
     bad = [f for f in result.findings if RANK[f.severity] >= RANK[least]]
     if not bad:
-        return [Judged(_plain("findings", "", "pass", f"The audit found nothing of severity {least} or worse."))]
-    return [Judged(_finding(f)) for f in bad]
+        message = f"Besides what leaked, the audit noticed nothing of severity {least} or worse."
+        return [_plain("findings", "", "pass", message)]
+    return [_finding(f) for f in bad]
 
 
 def _finding(finding: Finding) -> Check:
@@ -120,7 +124,7 @@ def _plain(rule: str, defense: str, status: Verdict, message: str, mend: str = "
 
 def _regressions(
     result: AuditResult, baseline: AuditResult, rules: Sequence[RegressionRule], source: str
-) -> list[Judged]:
+) -> list[Check]:
     by_metric = {rule.metric: rule for rule in rules}
     detect = by_metric["identification"].detect if "identification" in by_metric else None
     speaks_of = {d.spec for d in judged(result)}
@@ -135,14 +139,13 @@ def _regressions(
         group = [(change, rule) for change, rule in asked if rule.level == level]
         adjusted = iter(holm([change.p for change, _ in group if change.p is not None]))
         for change, rule in group:
-            check = judge_change(change, rule, None if change.p is None else next(adjusted))
-            found.append(Judged(check, change.attacks))
+            found.append(judge_change(change, rule, None if change.p is None else next(adjusted)))
     partners = {a.spec for a, _ in paired_defenses(baseline, result)}
     for gone in judged(baseline):
         if gone.spec not in partners and by_metric:
             message = f"The baseline audited {gone.spec}, this result does not: whether it changed is not known."
             mend = f"Scan it too (-d {gone.spec}), or make a new baseline."
-            found.append(Judged(_plain("regression-coverage", gone.spec, "inconclusive", message, mend)))
+            found.append(_plain("regression-coverage", gone.spec, "inconclusive", message, mend))
     return found
 
 
@@ -157,11 +160,26 @@ def _unseen(result: AuditResult, baseline: AuditResult) -> tuple[str, ...]:
     return (f"Not in the baseline, judged by thresholds only: {', '.join(new)}.",) if new else ()
 
 
-def _waived(each: Judged, waivers: Sequence[Waiver], today: dt.date) -> Check:
-    check = each.check
+def _waived(result: AuditResult, rule: Rule | None, check: Check, waivers: Sequence[Waiver], today: dt.date) -> Check:
+    """Return the check with the waiver that accepts it, if one does.
+
+    A waiver for some attacks accepts a check only where it would pass had these found nothing: what other attacks
+    found, or what was not measured, it does not cover. Comparisons and findings take a waiver for all attacks.
+    """
     if check.status == "pass":
         return check
-    return replace(check, waiver=covering(waivers, check.rule, check.defense, each.attacks, today))
+    force = in_force(waivers, check.rule, check.defense, today)
+    if force and force[0].attack == "*":
+        return replace(check, waiver=force[0])
+    row = next((d for d in result.defenses if d.spec == check.defense), None)
+    if not force or rule is None or row is None:
+        return check
+    accepted = {a.name for a in row.attacks if names_attack(force, a.name)}
+    own = deciding(row, rule) if rule.metric in OF_ATTACKS else frozenset()
+    narrowed = replace(rule, defense=check.defense)
+    again = judge_rule(without(result, check.defense, accepted), narrowed)
+    good = (own and own <= accepted) or all(c.status == "pass" for c in again)
+    return replace(check, waiver=force[0]) if good else check
 
 
 def _unique(checks: Sequence[Check]) -> list[Check]:

@@ -168,7 +168,7 @@ def _utility(result: AuditResult, rows: Sequence[DefenseResult]) -> list[str]:
     if missing:
         lines.append(f"# No least accuracy is asserted ({'; '.join(missing)}).")
     losses = [
-        each.check.measured
+        each.measured
         for row in rows
         for each in judge_rule(result, Rule("accuracy-loss", "max", 1.0, defense=row.spec))
     ]
@@ -190,7 +190,7 @@ def _psnr(result: AuditResult, rows: Sequence[DefenseResult]) -> list[str]:
         return []
     rule = Rule("psnr", "max", float(math.ceil(max(known))), "warn")
     if rule.threshold > 160 or any(
-        j.check.status != "pass" for d in rows for j in judge_rule(result, replace(rule, defense=d.spec))
+        j.status != "pass" for d in rows for j in judge_rule(result, replace(rule, defense=d.spec))
     ):
         return []
     return [

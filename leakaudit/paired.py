@@ -58,41 +58,81 @@ def _doubled_midranks(sizes: NDArray[np.float64]) -> NDArray[np.int64]:
 def falls(before: Sequence[float], after: Sequence[float], allow: float = 0.0, resolution: float = 0.0) -> float:
     """Return the one-sided p-value that the mean fell by no more than `allow`, over independent runs on each side.
 
-    Student's two-sample test with a common variance, on n₁ + n₂ − 2 degrees of freedom. `resolution` is the least
-    standard deviation a run can have (one test record): equal values in three runs are a coincidence, not certainty.
-    Fewer than three runs on a side decide nothing: 1.
+    Welch's test, since a change may move the spread as well; with unequal numbers of runs it is too bold. `resolution`
+    is the least standard deviation a run can have (one test record): equal values in three runs are a coincidence, not
+    certainty. Fewer than three runs on a side decide nothing: 1.
     """
     if min(len(before), len(after)) < 3:
         return 1.0
     from scipy.special import stdtr
 
-    drop, error, freedom = _drop(before, after, resolution)
+    drop = _mean(before) - _mean(after)
+    first, second = (_spread(side, resolution) for side in (before, after))
+    error, freedom = _welch(first, len(before), second, len(after))
     if error == 0:
         return 1.0 if drop <= allow else 0.0
     return float(stdtr(freedom, (allow - drop) / error))
 
 
 def change_of_means(before: Sequence[float], after: Sequence[float], resolution: float = 0.0) -> Estimate:
-    """Return mean(after) − mean(before) with its two-sided 95 % interval, none with fewer than three runs on a side."""
+    """Return mean(after) − mean(before) with Welch's 95 % interval; fewer than three runs on a side have none."""
     if not before or not after:
         return Estimate(reason="it was not measured on both sides")
     fewest = min(len(before), len(after))
-    value = math.fsum(after) / len(after) - math.fsum(before) / len(before)
+    value = _mean(after) - _mean(before)
     if fewest < 3:
         return Estimate(value, n=fewest, reason="an interval takes at least 3 seeds on each side")
+    half = _half(_spread(before, resolution), len(before), _spread(after, resolution), len(after))
+    return Estimate(value, max(value - half, -1.0), min(value + half, 1.0), fewest)
+
+
+def mean_of(runs: Sequence[float], resolution: float = 0.0) -> Estimate:
+    """Return the mean of runs with Student's 95 % interval, their spread at least `resolution`."""
+    if len(runs) < 3:
+        return Estimate(_mean(runs) if runs else None, n=len(runs), reason="an interval takes at least 3 seeds")
     from scipy.special import stdtrit
 
-    _, error, freedom = _drop(before, after, resolution)
-    half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
-    return Estimate(value, value - half, value + half, fewest)
+    value = _mean(runs)
+    half = float(stdtrit(len(runs) - 1, (1 + CONFIDENCE) / 2)) * _spread(runs, resolution) / math.sqrt(len(runs))
+    return Estimate(value, max(value - half, 0.0), min(value + half, 1.0), len(runs))
 
 
-def _drop(before: Sequence[float], after: Sequence[float], resolution: float) -> tuple[float, float, int]:
-    first, second = (math.fsum(side) / len(side) for side in (before, after))
-    freedom = len(before) + len(after) - 2
-    squares = math.fsum((v - first) ** 2 for v in before) + math.fsum((v - second) ** 2 for v in after)
-    deviation = max(math.sqrt(squares / freedom), resolution)
-    return first - second, deviation * math.sqrt(1 / len(before) + 1 / len(after)), freedom
+def runs_needed(
+    before: Sequence[float], after: Sequence[float], reach: float, resolution: float = 0.0, most: int = 50
+) -> int | None:
+    """Return how many runs on each side bring half of Welch's interval down to `reach`, if both spreads stay.
+
+    At least three; None where more than `most` would be needed, or the spreads are not known.
+    """
+    if min(len(before), len(after)) < 2 or reach <= 0:
+        return None
+    first, second = (_spread(side, resolution) for side in (before, after))
+    return next((n for n in range(3, most + 1) if _half(first, n, second, n) <= reach), None)
+
+
+def _mean(runs: Sequence[float]) -> float:
+    return math.fsum(runs) / len(runs)
+
+
+def _spread(runs: Sequence[float], resolution: float) -> float:
+    middle = _mean(runs)
+    return max(math.sqrt(math.fsum((v - middle) ** 2 for v in runs) / (len(runs) - 1)), resolution)
+
+
+def _welch(first: float, n: int, second: float, m: int) -> tuple[float, float]:
+    """Return the standard error of a difference of means and its degrees of freedom (Welch and Satterthwaite)."""
+    parts = first**2 / n, second**2 / m
+    total = math.fsum(parts)
+    if total == 0:
+        return 0.0, float(n + m - 2)
+    return math.sqrt(total), total**2 / (parts[0] ** 2 / (n - 1) + parts[1] ** 2 / (m - 1))
+
+
+def _half(first: float, n: int, second: float, m: int) -> float:
+    from scipy.special import stdtrit
+
+    error, freedom = _welch(first, n, second, m)
+    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
 
 
 def change_of_rate(up: float, down: float, n: int) -> Estimate:

@@ -6,6 +6,7 @@ import math
 
 from leakaudit.assertions import RegressionRule
 from leakaudit.outcome import Check
+from leakaudit.paired import runs_needed
 from leakaudit.regression import LEAST_PSNR, Change
 from leakaudit.result import Estimate, Value, Verdict
 
@@ -116,24 +117,10 @@ def _settles(change: Change, detect: float) -> str:
     loss = -(change.change.value or 0.0)
     if loss >= detect:
         return "The loss itself is above what must be ruled out: more seeds would show it as a loss, or as none."
-    seeds = _seeds_needed(change.change, detect - loss)
+    seeds = runs_needed(*change.runs, detect - loss, change.resolution, SEEDS)
     if seeds is None:
         return f"More than {SEEDS} seeds would be needed: ask for less in [tool.leakaudit.assert.regression]."
     return f"About {seeds} seeds on either side would settle it (--seeds {seeds})."
-
-
-def _seeds_needed(change: Estimate, reach: float) -> int | None:
-    """Return how many runs on each side bring half of the interval down to `reach`, if their spread stays."""
-    from scipy.special import stdtrit
-
-    if change.low is None or change.high is None or change.n < 3:
-        return 3
-    half, n = (change.high - change.low) / 2, change.n
-    spread = half / float(stdtrit(2 * n - 2, 0.975)) * math.sqrt(n)
-    for runs in range(n + 1, SEEDS + 1):
-        if float(stdtrit(2 * runs - 2, 0.975)) * spread / math.sqrt(runs) <= reach:
-            return runs
-    return None
 
 
 def _points(share: float) -> str:

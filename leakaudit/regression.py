@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from leakaudit.intervals import mean, median, rate
 from leakaudit.paired import change_of_means, change_of_median, change_of_rate, falls, pairs_needed, rises
-from leakaudit.result import AttackResult, AuditResult, DefenseResult, Estimate, RecordScore
+from leakaudit.result import AttackResult, AuditResult, DefenseResult, Estimate, RecordScore, Value
 from leakaudit.rules import resolution
 
 METRICS = ("identification", "bound", "psnr", "accuracy")
@@ -40,6 +40,8 @@ class Change:
     rose: int = 0  # records that leak more than before, and less; of pictures, victims by more than `LEAST_PSNR`
     fell: int = 0
     reason: str | None = None  # why it cannot be tested
+    runs: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())  # accuracies on both sides
+    resolution: float = 0.0  # by how much one test record moves them
 
 
 def paired_defenses(before: AuditResult, after: AuditResult) -> list[tuple[DefenseResult, DefenseResult]]:
@@ -134,8 +136,13 @@ def _pictured(was: DefenseResult, now: DefenseResult, guess: float | None) -> Ch
 
 def _accuracy(was: DefenseResult, now: DefenseResult, before: AuditResult, after: AuditResult) -> Change:
     least = max(resolution(before), resolution(after))
-    first, second = was.accuracies, now.accuracies
-    enough = min(len(first), len(second)) >= 3
+    # As many seeds as both have: with unequal numbers no test of so few keeps its level.
+    common = min(len(was.accuracies), len(now.accuracies)) or None
+    first, second = was.accuracies[:common], now.accuracies[:common]
+    enough = min(len(first), len(second)) >= 3 or (first == second and len(first) > 0)
+    moved = change_of_means(first, second, least)
+    if first == second and first:  # the same runs once more: nothing changed
+        moved = Estimate(0.0, 0.0, 0.0, len(first))
     return Change(
         metric="accuracy",
         defense=now.spec,
@@ -143,14 +150,32 @@ def _accuracy(was: DefenseResult, now: DefenseResult, before: AuditResult, after
         attacks=(),
         before=mean(first, (0.0, 1.0), "it was not measured"),
         after=mean(second, (0.0, 1.0), "it was not measured"),
-        change=change_of_means(first, second, least),
+        change=moved,
         p=falls(first, second, LEAST_ACCURACY, least) if enough else None,
         reason=None if enough else "a side has fewer than 3 seeds (--seeds 3)",
+        runs=(first, second),
+        resolution=least,
     )
 
 
 def _identifies(record: RecordScore) -> float | None:
     return None if record.identified is None else float(record.identified)
+
+
+def _asked(attack: AttackResult) -> dict[str, Value]:
+    """Return an attack's settings without those it tuned: these may differ, the effort that was asked for may not."""
+    return {key: value for key, value in attack.settings.items() if key not in attack.tuned}
+
+
+def unlike_settings(before: AttackResult, after: AttackResult) -> str:
+    """Return in words how the settings of an attack differ, empty where they do not."""
+    there, here = _asked(before), _asked(after)
+    parts = [
+        f"{key} {there.get(key, 'absent')} there, {here.get(key, 'absent')} here"
+        for key in sorted(there.keys() | here.keys())
+        if there.get(key) != here.get(key) and key not in before.tuned and key not in after.tuned
+    ]
+    return ", ".join(parts)
 
 
 def _common(
@@ -167,6 +192,10 @@ def _common(
         had = _scored_victims(a, score)
         if not had:
             continue
+        other = unlike_settings(a, b) if b is not None else ""
+        if other:
+            lost.append(f"{a.name} ran with other settings ({other})")
+            continue
         has = _scored_victims(b, score) if b is not None else frozenset()
         if b is not None and has:
             pairs.append((a, b))
@@ -178,7 +207,8 @@ def _common(
 
 
 def _scored_victims(attack: AttackResult, score: Score) -> frozenset[int]:
-    return frozenset(r.victim for r in attack.records if score(r) is not None)
+    """Return the victims with a score that the time budget did not cut short."""
+    return frozenset(r.victim for r in attack.records if score(r) is not None and r.status != "budget")
 
 
 def _worst(
@@ -187,7 +217,7 @@ def _worst(
     """Return, by victim, each record's highest score over the attacks that scored it on both sides."""
     highest: dict[tuple[int, int], tuple[float, float]] = {}
     for was, now in pairs:
-        before, after = (_by_record(side.records, score) for side in (was, now))
+        before, after = (_by_record([r for r in side.records if r.status != "budget"], score) for side in (was, now))
         for key in before.keys() & after.keys():
             most = highest.get(key, (-math.inf, -math.inf))
             highest[key] = max(most[0], before[key]), max(most[1], after[key])

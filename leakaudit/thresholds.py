@@ -7,16 +7,27 @@ take to settle it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from leakaudit.advice import loss
 from leakaudit.assertions import Rule
-from leakaudit.intervals import records_needed
+from leakaudit.intervals import rate, records_needed
 from leakaudit.outcome import Check
+from leakaudit.paired import mean_of
 from leakaudit.result import AttackResult, AuditResult, DefenseResult, Estimate, Value, Verdict
-from leakaudit.rules import guessing, identifies, judged, rebuilds, scored_statuses, unsupported
+from leakaudit.rules import (
+    beats,
+    guessing,
+    identifies,
+    judged,
+    most_telling,
+    rebuilds,
+    resolution,
+    scored_statuses,
+    unsupported,
+)
 from leakaudit.verdict import judge
 
 FIELDS = {
@@ -26,20 +37,18 @@ FIELDS = {
     "lpips": "lpips",
     "label-accuracy": "label_accuracy",
 }
+KINDS: dict[str, tuple[str, ...]] = {  # of the attacks that can have such a score
+    "identification": ("reconstruction", "linkage"),
+    "psnr": ("reconstruction",),
+    "ssim": ("reconstruction",),
+    "lpips": ("reconstruction",),
+}
 SHARES = ("identification", "label-accuracy", "accuracy", "accuracy-loss")
 STRONGER = "Strengthen the defense or choose another one (the frontier in the report shows what each costs)."
 MOST = 1_000_000  # records or seeds beyond which nobody is told to go
 
 
-@dataclass(frozen=True)
-class Judged:
-    """A check, and the attacks whose scores decided it: a waiver must cover each of them."""
-
-    check: Check
-    attacks: tuple[str, ...] = ()
-
-
-def judge_rule(result: AuditResult, rule: Rule) -> list[Judged]:
+def judge_rule(result: AuditResult, rule: Rule) -> list[Check]:
     """Return one check for each defense the rule speaks of; one inconclusive check where it speaks of none."""
     if rule.defense is None:
         defenses: Sequence[DefenseResult] = judged(result)
@@ -48,22 +57,51 @@ def judge_rule(result: AuditResult, rule: Rule) -> list[Judged]:
     if not defenses:
         missing = f"no defense matches {rule.defense!r}" if rule.defense else "no requested defense was audited"
         mend = "Scan the defense (-d), or mend the pattern in [tool.leakaudit.assert]."
-        return [Judged(_check(rule, rule.defense or "*", "inconclusive", f"{_title(rule)}: {missing}.", mend))]
-    found = []
+        return [_check(rule, rule.defense or "*", "inconclusive", f"{_title(rule)}: {missing}.", mend)]
+    found: list[Check] = []
     for defense in defenses:
         if rule.metric == "accuracy-loss":
             if defense.spec != "none":
                 found.append(_accuracy_loss(result, defense, rule))
         elif rule.metric == "accuracy":
-            found.append(_accuracy(defense, rule))
+            found.append(_accuracy(result, defense, rule))
         elif rule.metric == "identification" and rule.attack is None:
             found.append(_identification(result, defense, rule))
         else:
-            found.append(_scores(defense, rule))
+            found.append(_scores(result, defense, rule))
     return found
 
 
-def _identification(result: AuditResult, defense: DefenseResult, rule: Rule) -> Judged:
+def without(result: AuditResult, spec: str, names: Collection[str]) -> AuditResult:
+    """Return a result in which some attacks on a defense found nothing: what is left once their leaks are accepted.
+
+    They still count as having been run. One without a score is left out.
+    """
+    row = next(d for d in result.defenses if d.spec == spec)
+    kept = tuple(_harmless(a) if a.name in names else a for a in row.attacks if a.name not in names or _scored(a))
+    changed = replace(row, attacks=kept)
+    return replace(result, defenses=tuple(changed if d is row else d for d in result.defenses))
+
+
+def _harmless(attack: AttackResult) -> AttackResult:
+    nothing = Estimate(reason="waived")
+    n = attack.identification.n
+    return replace(
+        attack,
+        identification=rate(0, n) if n else nothing,
+        psnr=nothing,
+        ssim=nothing,
+        lpips=nothing,
+        label_accuracy=nothing,
+        statuses={"converged": sum(attack.statuses.values())},
+    )
+
+
+def _scored(attack: AttackResult) -> bool:
+    return any(e.value is not None for e in (attack.identification, attack.psnr, attack.label_accuracy))
+
+
+def _identification(result: AuditResult, defense: DefenseResult, rule: Rule) -> Check:
     """Judge as the audit judges, by the rules of `leakaudit.verdict`, at the rule's limit."""
     control = result.control()
     verdict, reasons = judge(
@@ -93,7 +131,7 @@ def _identification(result: AuditResult, defense: DefenseResult, rule: Rule) -> 
     more = f" So did {', '.join(also)}." if also else ""
     message = f"{defense.spec}: {' '.join(reasons[:told])}{more}"
     mend = {"fail": STRONGER, "inconclusive": _more_evidence(result, defense, verdict, rule), "pass": ""}[verdict]
-    check = _check(
+    return _check(
         rule,
         defense.spec,
         verdict,
@@ -103,8 +141,6 @@ def _identification(result: AuditResult, defense: DefenseResult, rule: Rule) -> 
         attack=worst.name if worst else "",
         evidence={"attacks": ", ".join(dict.fromkeys(a.name for a in deciding))} if verdict != "pass" else {},
     )
-    names = tuple(dict.fromkeys(a.name for a in deciding)) if verdict != "pass" else ()
-    return Judged(check, names)
 
 
 def _more_evidence(result: AuditResult, defense: DefenseResult, verdict: Verdict, rule: Rule) -> str:
@@ -127,42 +163,70 @@ def _rounded(result: AuditResult, records: int) -> int:
     return -(-records // size) * size
 
 
-def _scores(defense: DefenseResult, rule: Rule) -> Judged:
+def _scores(result: AuditResult, defense: DefenseResult, rule: Rule) -> Check:
     """Judge a score of each attack the rule names; the worst status is the check's."""
-    named = [a for a in defense.attacks if rule.attack is None or fnmatchcase(a.name, rule.attack)]
-    if rule.metric == "identification":
-        named = [a for a in named if a.kind != "labels"]
+    named = _named(defense, rule)
     if not named:
         what = f"no attack matches {rule.attack!r}" if rule.attack else "no attack was run"
         message = f"{_title(rule)}: {what} on {defense.spec}."
-        return Judged(_check(rule, defense.spec, "inconclusive", message, "Run it (-a), or mend the pattern."))
+        return _check(rule, defense.spec, "inconclusive", message, "Run it (-a), or mend the pattern.")
     order: tuple[Verdict, ...] = ("fail", "inconclusive", "pass")
     told = [(verdict, a, words) for a in named if (found := _score(a, rule)) for verdict, words in [found]]
     if not told:
         words = f"{_title(rule)}: no attack on {defense.spec} gives this score, so nothing bounds it."
         if all(_inapplicable(a) for a in named):
             words = f"{_title(rule)}: {', '.join(a.name for a in named)} cannot be run on this model."
-            return Judged(_check(rule, defense.spec, "pass" if rule.attack else "inconclusive", words))
-        return Judged(_check(rule, defense.spec, "inconclusive", words, "Run an attack that gives it (-a)."))
+            open_ = not rule.attack or bool(_doubts(result))
+            return _check(rule, defense.spec, "inconclusive" if open_ else "pass", words)
+        return _check(rule, defense.spec, "inconclusive", words, "Run an attack that gives it (-a).")
     status = next(v for v in order if any(v == verdict for verdict, _, _ in told))
     deciding = [(a, words) for verdict, a, words in told if verdict == status]
     first, words = max(deciding, key=lambda pair: _leak(_estimate(pair[0], rule), rule))
     also = f" ({len(deciding) - 1} more attack{'s' if len(deciding) > 2 else ''} so)" if len(deciding) > 1 else ""
     mend = {"fail": STRONGER, "inconclusive": _settles(_estimate(first, rule), rule, "records"), "pass": ""}[status]
     names = tuple(a.name for a, _ in deciding) if status != "pass" else ()
-    return Judged(
-        _check(
-            rule,
-            defense.spec,
-            status,
-            f"{defense.spec}: {words}{also}.",
-            mend,
-            measured=_estimate(first, rule),
-            attack=first.name,
-            evidence={"attacks": ", ".join(names)} if names else {},
-        ),
-        names,
+    message = f"{defense.spec}: {words}{also}."
+    doubts = _doubts(result) if status == "pass" else ()
+    if doubts:
+        status, message = "inconclusive", f"{message} {' '.join(doubts)}"
+        mend = _more_evidence(result, defense, status, rule)
+    return _check(
+        rule,
+        defense.spec,
+        status,
+        message,
+        mend,
+        measured=_estimate(first, rule),
+        attack=first.name,
+        evidence={"attacks": ", ".join(names)} if names else {},
     )
+
+
+def deciding(defense: DefenseResult, rule: Rule) -> frozenset[str]:
+    """Return the attacks that have a say in a rule on scores; none where the rule judges as the audit does."""
+    if rule.metric == "identification" and rule.attack is None:
+        return frozenset()
+    return frozenset(a.name for a in _named(defense, rule) if _score(a, rule))
+
+
+def _named(defense: DefenseResult, rule: Rule) -> list[AttackResult]:
+    """Return the attacks that a rule names, of those that can have such a score."""
+    kinds = KINDS.get(rule.metric)
+    named = [a for a in defense.attacks if rule.attack is None or fnmatchcase(a.name, rule.attack)]
+    return [a for a in named if kinds is None or a.kind in kinds]
+
+
+def _doubts(result: AuditResult) -> tuple[str, ...]:
+    """Return why no score of this audit may pass, whatever it is: the reasons that hold for its verdict as well."""
+    why = unsupported(str(result.settings.get("battery", "")), bool(result.exposure.get("model_control")))
+    control = result.control()
+    floor = guessing(result.chance_identification, result.baselines)
+    best = most_telling(control.attacks, floor) if control else None
+    if best is None:
+        why += ("No attack was scored on the undefended model, so nothing shows that these attacks work at all.",)
+    elif not beats(best, floor):
+        why += ("The attacks do not beat guessing on the undefended model, so their failure here proves nothing.",)
+    return why
 
 
 def _score(attack: AttackResult, rule: Rule) -> tuple[Verdict, str] | None:
@@ -178,9 +242,14 @@ def _score(attack: AttackResult, rule: Rule) -> tuple[Verdict, str] | None:
             return None
         return "inconclusive", f"{name} has no value ({_why(attack, estimate)})"
     verdict = _side(estimate, rule)
+    if verdict == "pass":
+        lost |= {s: n for s, n in attack.statuses.items() if n and s == "budget"}  # a cut-short attack may do better
     if verdict == "pass" and lost:
         ended = ", ".join(f"{n} {s}" for s, n in sorted(lost.items()))
-        return "inconclusive", f"{name} is {_shown(estimate, rule)}, without {ended} victims"
+        return (
+            "inconclusive",
+            f"{name} is {_shown(estimate, rule)}, but not every victim was attacked to the end ({ended})",
+        )
     return verdict, f"{name} is {_shown(estimate, rule)}, {_against(rule)}"
 
 
@@ -191,26 +260,27 @@ def _leak(estimate: Estimate, rule: Rule) -> float:
     return estimate.value if rule.direction == "max" else -estimate.value
 
 
-def _accuracy(defense: DefenseResult, rule: Rule) -> Judged:
-    return _utility(defense, rule, defense.accuracy, "test accuracy")
+def _accuracy(result: AuditResult, defense: DefenseResult, rule: Rule) -> Check:
+    known = mean_of(defense.accuracies, resolution(result)) if defense.accuracies else defense.accuracy
+    return _utility(defense, rule, known, "test accuracy")
 
 
-def _accuracy_loss(result: AuditResult, defense: DefenseResult, rule: Rule) -> Judged:
+def _accuracy_loss(result: AuditResult, defense: DefenseResult, rule: Rule) -> Check:
     return _utility(defense, rule, loss(result, defense), "accuracy lost against no defense")
 
 
-def _utility(defense: DefenseResult, rule: Rule, estimate: Estimate, name: str) -> Judged:
+def _utility(defense: DefenseResult, rule: Rule, estimate: Estimate, name: str) -> Check:
     if estimate.value is None:
         message = (
             f"{defense.spec}: {name} was not measured ({(estimate.reason or 'no reason was recorded').rstrip('.')})."
         )
         mend = "Scan again with training runs (no --no-utility, at least 3 --seeds)."
-        return Judged(_check(rule, defense.spec, "inconclusive", message, mend, measured=estimate))
+        return _check(rule, defense.spec, "inconclusive", message, mend, measured=estimate)
     status = _side(estimate, rule)
     message = f"{defense.spec}: {name} is {_shown(estimate, rule)}, {_against(rule)}."
     cheaper = "Choose a defense or a setting that costs less (the frontier in the report), or train longer."
     mend = {"fail": cheaper, "inconclusive": _settles(estimate, rule, "seeds"), "pass": ""}[status]
-    return Judged(_check(rule, defense.spec, status, message, mend, measured=estimate))
+    return _check(rule, defense.spec, status, message, mend, measured=estimate)
 
 
 def _side(estimate: Estimate, rule: Rule) -> Verdict:

@@ -51,16 +51,15 @@ def expired(waiver: Waiver, today: dt.date) -> bool:
         return True
 
 
-def covering(
-    waivers: Sequence[Waiver], rule: str, defense: str, attacks: Sequence[str], today: dt.date
-) -> Waiver | None:
-    """Return a waiver in force for a check, None where none is.
+def in_force(waivers: Sequence[Waiver], rule: str, defense: str, today: dt.date) -> tuple[Waiver, ...]:
+    """Return the waivers that hold today for a rule on a defense, those for every attack first."""
+    found = [w for w in waivers if not expired(w, today) and _names(w, rule, defense)]
+    return tuple(sorted(found, key=lambda w: w.attack != "*"))
 
-    Every attack that decided the check must be covered: a waiver for one attack does not hide what another found.
-    """
-    force = [w for w in waivers if not expired(w, today) and _names(w, rule, defense)]
-    covers = [[w for w in force if fnmatchcase(attack, w.attack)] for attack in attacks or ("",)]
-    return covers[0][0] if covers and all(covers) else None
+
+def names_attack(waivers: Iterable[Waiver], attack: str) -> bool:
+    """Return whether one of the waivers names the attack."""
+    return any(fnmatchcase(attack, w.attack) for w in waivers)
 
 
 def states(waivers: Sequence[Waiver], checks: Sequence[Check], today: dt.date) -> tuple[WaiverState, ...]:

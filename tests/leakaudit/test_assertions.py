@@ -57,6 +57,7 @@ def test_nothing_written_is_the_recommended_preset() -> None:
         ({"identification": {"min": 0.1}}, ("'min'", "known")),
         ({"accuracy": {"min": 0.5, "attack": "dlg"}}, ("'attack'", "known")),
         ({"accuracy": {"min": 0.5, "defense": 3}}, ("defense", "pattern")),
+        ({"identification": []}, ("identification", "empty")),
         ({"psnr": [{"max": 20, "level": "fatal"}]}, ("level", "'fatal'")),
         ({"findings": {"severity": "fatal"}}, ("findings", "severity")),
         ({"findings": True}, ("findings",)),
@@ -102,10 +103,18 @@ def test_a_waiver_without_reason_or_day_is_refused(entry: Any, word: str) -> Non
     assert word in str(caught.value)
 
 
-def test_a_waiver_for_one_attack_does_not_hide_another() -> None:
-    (one,) = waivers.parse([block(attack="linkage")])
+def test_waivers_for_all_attacks_come_first() -> None:
+    one, every = waivers.parse([block(attack="linkage"), block()])
     day = dt.date(2026, 1, 1)
-    assert waivers.covering([one], "identification", "clip", ("linkage",), day) is one
-    assert waivers.covering([one], "identification", "clip", ("linkage", "dlg"), day) is None
-    assert waivers.covering([one], "psnr", "clip", ("linkage",), day) is None
-    assert waivers.covering([one], "identification", "clip", (), day) is None
+    assert waivers.in_force([one, every], "identification", "clip", day) == (every, one)
+    assert waivers.in_force([one], "psnr", "clip", day) == ()
+    assert waivers.in_force([one], "identification", "clip", dt.date(2027, 2, 1)) == ()
+    assert waivers.names_attack([one], "linkage")
+    assert not waivers.names_attack([one], "dlg")
+
+
+def test_a_rule_for_one_attack_stands_beside_the_presets_for_all() -> None:
+    read = assertions.parse({"identification": {"max": 0.5, "attack": "linkage"}})
+    assert [r.attack for r in read.rules if r.metric == "identification"] == [None, "linkage"]
+    assert read.follow_limit
+    assert not assertions.parse({"identification": {"max": 0.5}}).follow_limit

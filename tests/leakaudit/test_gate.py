@@ -159,6 +159,60 @@ def test_a_waiver_accepts_a_failure_and_stays_visible() -> None:
     assert "1 waived" in said.reasons[0]
 
 
+@pytest.mark.parametrize(
+    ("other", "table"),
+    [
+        (attack(some(5), name="expectation"), {"identification": {"max": 0.25}}),  # up to 27 %: open by itself
+        (lost("expectation", "failed", 40), {"identification": {"max": 0.25}}),
+        (attack(some(0), name="dlg", psnr=[12.0] * 40), {"psnr": {"max": 12}}),
+    ],
+)
+def test_a_waiver_for_one_attack_hides_nothing_else(other: Any, table: dict[str, Any]) -> None:
+    made = result(defense("clip", attack(some(40), psnr=[30.0] * 40), other))
+    said = judged(made, table, waivers=waiver(rule="*", attack="linkage"))
+    assert said.verdict == ("pass" if "psnr" in table else "fail")
+    alone = result(defense("clip", attack(some(40), psnr=[30.0] * 40)))
+    assert judged(alone, table, waivers=waiver(rule="*", attack="linkage")).verdict == "pass"
+
+
+def test_a_waiver_for_one_attack_does_not_mend_a_useless_control() -> None:
+    weak = defense("none", attack(some(0)))
+    made = result(weak, defense("clip", attack(some(20))))
+    assert judged(made, {"identification": {"max": 0.25}}, waivers=waiver(attack="linkage")).verdict == "fail"
+    assert judged(made, {"identification": {"max": 0.25}}, waivers=waiver()).verdict == "pass"
+
+
+@pytest.mark.parametrize("metric", ["identification", "psnr"])
+def test_a_rule_for_one_attack_keeps_the_audits_safeguards(metric: str) -> None:
+    row = defense("clip", attack(some(0), psnr=[9.0] * 40))
+    table = {metric: {"max": 0.25 if metric == "identification" else 20, "attack": "*"}}
+    assert judged(result(row), table).verdict == "pass"
+    quick = result(row, settings={"battery": "quick"})
+    useless = result(defense("none", attack(some(0))), row)
+    nobody = replace(result(row), defenses=(row,))
+    cut = result(defense("clip", replace(attack(some(0), psnr=[9.0] * 40), statuses={"budget": 40})))
+    malicious = result(row, exposure={"model_control": True})
+    for made in (quick, useless, nobody, cut, malicious):
+        assert judged(made, table).verdict == "inconclusive"
+
+
+def test_equal_runs_are_no_certainty_about_accuracy() -> None:
+    made = result(defense("clip", attack(some(0)), accuracies=(0.6, 0.6, 0.6)))
+    made = replace(made, target={**made.target, "test_records": 40})
+    assert judged(made, {"accuracy": {"min": 0.5999}}).verdict == "inconclusive"
+    assert judged(made, {"accuracy": {"min": 0.5}}).verdict == "pass"
+
+
+def test_the_same_result_again_is_no_regression_and_no_doubt() -> None:
+    made = result(defense("clip", attack(some(3), psnr=[12.0] * 40), accuracies=(0.3, 0.9, 0.6)))
+    said = judged(
+        made,
+        {"regression": {"identification": {"detect": 0.35}, "psnr": {}, "accuracy": {"detect": 0.1}}},
+        baseline=made,
+    )
+    assert said.verdict == "pass"
+
+
 def test_an_expired_waiver_fails_even_where_all_is_well() -> None:
     made = result(defense("clip", attack(some(0))))
     said = judged(made, {"identification": {"max": 0.25}}, waivers=waiver(expires="2026-11-22"))

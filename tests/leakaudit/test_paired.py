@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from leakaudit.paired import change_of_means, change_of_rate, falls, holm, pairs_needed, rises
+from leakaudit.paired import (
+    change_of_means,
+    change_of_rate,
+    falls,
+    holm,
+    mean_of,
+    pairs_needed,
+    rises,
+    runs_needed,
+)
 
 
 @given(st.lists(st.integers(-4, 4), max_size=9))
@@ -35,14 +44,42 @@ def test_large_samples_agree_with_scipy(n: int) -> None:
     assert rises(differences.tolist()) == pytest.approx(expected, rel=0.02)
 
 
-def test_the_means_of_seeds_are_compared_by_students_test() -> None:
-    before, after = [0.50, 0.51, 0.52], [0.45, 0.46, 0.44]
-    expected = stats.ttest_ind(before, after, alternative="greater")
+@pytest.mark.parametrize("seed", range(6))
+def test_the_means_of_seeds_are_compared_by_welchs_test(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    before, after = random.normal(0.5, 0.01, 3 + seed).tolist(), random.normal(0.45, 0.05, 4).tolist()
+    expected = stats.ttest_ind(before, after, alternative="greater", equal_var=False)
     assert falls(before, after) == pytest.approx(expected.pvalue)
-    interval = stats.ttest_ind(after, before).confidence_interval(0.95)
+    interval = stats.ttest_ind(after, before, equal_var=False).confidence_interval(0.95)
     change = change_of_means(before, after)
     assert (change.low, change.high) == pytest.approx((interval.low, interval.high))
-    assert falls(before, after, allow=0.06) == pytest.approx(0.5)
+    alone = stats.ttest_1samp(after, 0).confidence_interval(0.95)
+    assert (mean_of(after).low, mean_of(after).high) == pytest.approx((alone.low, alone.high))
+
+
+@pytest.mark.parametrize(
+    ("runs", "calm", "wild"), [(3, 0.005, 0.05), (3, 0.01, 0.02), (5, 0.005, 0.05), (10, 0.01, 0.03)]
+)
+def test_another_spread_raises_no_false_alarms(runs: int, calm: float, wild: float) -> None:
+    random = np.random.default_rng(0)
+    alarms, covered = 0, 0
+    for _ in range(2000):
+        before, after = random.normal(0.5, calm, runs).tolist(), random.normal(0.5, wild, runs).tolist()
+        alarms += falls(before, after) <= 0.01
+        change = change_of_means(before, after)
+        covered += (change.low or 0) <= 0 <= (change.high or 0)
+    assert alarms / 2000 < 0.016  # 1 % and three standard errors
+    assert covered / 2000 > 0.935
+
+
+def test_as_many_runs_as_it_takes_are_asked_for() -> None:
+    before, after = [0.95, 0.95, 0.95], [0.95, 0.85, 0.90]
+    needed = runs_needed(before, after, 0.05, resolution=0.001)
+    assert needed is not None
+    spread, t = np.std(after, ddof=1), stats.t.ppf
+    halves = [t(0.975, n - 1) * spread / n**0.5 for n in (needed - 1, needed)]  # one side hardly varies: its runs alone
+    assert halves[1] <= 0.0501 < halves[0] + 0.0005
+    assert runs_needed(before, after, 1e-6) is None
 
 
 def test_few_seeds_and_equal_seeds_decide_nothing_by_themselves() -> None:

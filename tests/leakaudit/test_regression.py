@@ -103,3 +103,33 @@ def test_other_versions_are_remarked_and_not_refused() -> None:
     other = replace(result(), environment={"leakaudit": "0.2.0", "torch": "2"})
     assert differences(result(), other) == ()
     assert "leakaudit 0.1.0 there, 0.2.0 here" in remarks(result(), other)[0]
+
+
+def test_an_attack_that_was_asked_for_less_is_no_proof_of_less_leakage() -> None:
+    strong = replace(attack(some(10)), settings={"steps": 400, "step_size": 0.1}, tuned={"step_size": 0.1})
+    weak = replace(attack(some(0)), settings={"steps": 1, "step_size": 0.3}, tuned={"step_size": 0.3})
+    found = change(result(defense("clip", strong)), result(defense("clip", weak)), "identification")
+    assert found.attacks == ()
+    assert "steps 400 there, 1 here" in found.lost[0]
+    retuned = replace(weak, settings={"steps": 400, "step_size": 0.3})
+    assert change(result(defense("clip", strong)), result(defense("clip", retuned)), "identification").lost == ()
+
+
+def test_an_attack_cut_short_is_no_proof_of_less_leakage() -> None:
+    cut = attack(some(0))
+    cut = replace(cut, statuses={"budget": 40}, records=tuple(replace(r, status="budget") for r in cut.records))
+    found = change(result(defense("clip", attack(some(10)))), result(defense("clip", cut)), "identification")
+    assert "40 of 40 victims" in found.lost[0]
+
+
+def test_the_same_runs_once_more_are_no_loss_and_no_doubt() -> None:
+    made = result(defense("clip", attack(some(0)), accuracies=(0.3, 0.9, 0.6)))
+    found = change(made, made, "accuracy")
+    assert (found.change.low, found.change.high) == (0.0, 0.0)
+    assert (found.p or 0) > 0.4
+
+
+def test_as_many_seeds_are_compared_as_both_have() -> None:
+    before = result(defense("clip", attack(some(0)), accuracies=(0.80, 0.81, 0.82, 0.1, 0.1)))
+    after = result(defense("clip", attack(some(0)), accuracies=(0.80, 0.81, 0.82)))
+    assert change(before, after, "accuracy").change.value == 0
