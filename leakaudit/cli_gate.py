@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from leakaudit.outcome import Outcome
     from leakaudit.plan import Plan
     from leakaudit.result import AuditResult, Waiver
+    from leakaudit.target import Target
 
 Baseline = Annotated[
     Path | None, typer.Option("--baseline", help="A result.json of the same scan before the change, say main's.")
@@ -60,9 +61,8 @@ def gate(
     """
     from leakaudit.result import load
 
-    for path in (output, junit, sarif, markdown, html):
-        if path is not None:
-            check_writable(path)
+    places = {"--output": output, "--junit": junit, "--sarif": sarif, "--markdown": markdown, "--html": html}
+    _apart(places, {"the result": result, "--baseline": baseline})
     loaded = load(result)
     outcome = Gating.read(baseline)(loaded, result)
     _write(loaded, outcome, {"gate": output, "junit": junit, "sarif": sarif, "markdown": markdown, "html": html})
@@ -97,7 +97,7 @@ def compare(
     from leakaudit.result import load
 
     if markdown is not None:
-        check_writable(markdown)
+        check_writable(markdown, "--markdown")
     first, second = load(before), load(after)
     found = changes_of(second, first, str(before))
     if markdown is not None:
@@ -143,6 +143,19 @@ class Gating:
             )
         return cls(asked, configured_waivers(), before, str(baseline))
 
+    def early(self, target: Target) -> None:
+        """Refuse a target that the baseline is not of, before anything is attacked."""
+        from leakaudit.comparable import unlike_target
+        from leakaudit.fingerprint import of_records
+        from leakaudit.provenance import describe
+
+        if self.baseline is None:
+            return
+        hashes = {name: of_records(getattr(target, name)) for name in ("private", "test", "auxiliary")}
+        other = unlike_target(self.baseline, describe(target), hashes)
+        if other:
+            raise UserError(f"{self.baseline_source} cannot be compared with this scan: {'; '.join(other)}.")
+
     def __call__(self, result: AuditResult, source: Path) -> Outcome:
         """Judge a result; UserError where the baseline turns out to be of something else."""
         from leakaudit.gate import gate
@@ -164,12 +177,29 @@ def configured_waivers() -> tuple[Waiver, ...]:
     return parse(read().waivers)
 
 
+def _apart(places: dict[str, Path | None], inputs: dict[str, Path | None]) -> None:
+    """Refuse outputs that cannot be written, that are an input, or that would replace each other."""
+    seen = {path.resolve(): name for name, path in inputs.items() if path is not None}
+    for option, path in places.items():
+        if path is None:
+            continue
+        check_writable(path, option)
+        if path.exists() and not path.is_file():
+            continue  # a device or a pipe takes any number of them
+        other = seen.setdefault(path.resolve(), option)
+        if other != option:
+            raise UserError(f"{option} {path} is {other} as well: name another file.")
+
+
 def summarise(result: AuditResult, outcome: Outcome) -> None:
     """Append the Markdown to GitHub's step summary, where there is one."""
     if os.environ.get("GITHUB_STEP_SUMMARY"):
         from leakaudit.reports import markdown
 
-        markdown.append_step_summary(markdown.render(result, outcome))
+        try:
+            markdown.append_step_summary(markdown.render(result, outcome))
+        except (OSError, UserError) as error:  # a convenience: the verdict does not hang on it
+            typer.echo(f"leakaudit: the step summary was not written: {error}", err=True)
 
 
 def _write(result: AuditResult, outcome: Outcome, places: dict[str, Path | None]) -> None:
@@ -181,7 +211,7 @@ def _write(result: AuditResult, outcome: Outcome, places: dict[str, Path | None]
     formats = {
         "gate": lambda: outcomes.to_json(outcome),
         "junit": lambda: junit.render(result, outcome),
-        "sarif": lambda: sarif.render(result, outcome),
+        "sarif": lambda: sarif.render(result, outcome, sarif.located(result, Path.cwd())),
         "markdown": lambda: markdown.render(result, outcome),
         "html": lambda: html.render(result, outcome),
     }

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from leakaudit.mends import RULES, describe, mend_of
+from leakaudit.mends import RULES, describe, mend_of, unused_mend
 from leakaudit.outcome import Check, Outcome
 from leakaudit.reports.view import percent, scored, statuses
 from leakaudit.result import AttackResult, AuditResult, DefenseResult, Estimate, Finding, Severity, Value, Waiver
@@ -258,7 +258,8 @@ def _waivers(outcome: Outcome) -> list[Finding]:
             found.append(Finding("waiver-expired", "error", message, evidence))
         elif state.state == "unused":
             message = f"The waiver of {what} until {waiver.expires} matches no check (reason given: {waiver.reason})."
-            found.append(Finding("waiver-unused", "info", message, evidence, mend_of("waiver-unused")))
+            mend = unused_mend(waiver.rule, (check.rule for check in outcome.checks))
+            found.append(Finding("waiver-unused", "info", message, evidence, mend))
     return found
 
 

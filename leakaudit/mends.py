@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 RULES: dict[str, str] = {
     # of the verdict
     "identification-above-limit": "An attack picks out the private record more often than allowed",
@@ -95,7 +98,35 @@ MENDS: dict[str, str] = {
     "bound-exceeded": "Do not rely on the proof: find which of its assumptions does not hold.",
 }
 OTHERWISE = "Settle what this finding says, and scan again."
-FAILED_CHECK = "Choose a stronger setting or another defense, or waive the check with a reason and a date."
+STRONGER = "Choose a stronger setting or another defense, or waive the check with a reason and a date."
+CHEAPER = "Choose a milder setting or a defense that costs less, or waive the check with a reason and a date."
+CAUSE = "Find the change that caused it; if it is meant, store this result as the new baseline."
+
+# What to do where a check of the gate does not pass, by the name of its rule: more privacy costs accuracy, and back.
+GATE_MENDS: dict[str, str] = {
+    **dict.fromkeys(("identification", "psnr", "ssim", "lpips", "label-accuracy"), STRONGER),
+    "accuracy": "Choose a milder setting or a defense that costs less, train longer (--epochs), or ask for less.",
+    "accuracy-loss": CHEAPER,
+    "coverage": "Scan again with every defense and attack that the baseline has, or store a new baseline.",
+    "complete": "Let the scan run to its end, or give it a --budget that it can finish in.",
+    "findings": "Mend what the finding names, or let less severe ones pass in [tool.leakaudit.assert].",
+    "regression-identification": CAUSE,
+    "regression-bound": CAUSE,
+    "regression-psnr": CAUSE,
+    "regression-accuracy": "Find the change that made training or the defense worse; if it is meant, store this result "
+    "as the new baseline.",
+    "regression-coverage": "Scan again with every defense and attack that the baseline has, or store a new baseline.",
+}
+# Findings of the audit that a check of the gate judges under another name.
+JUDGED_AS = {
+    "identification-above-limit": "identification",
+    "reconstruction-close": "identification",
+    "leak-found": "identification",
+    "undecided": "identification",
+    "attack-not-scored": "identification",
+    "accuracy-not-measured": "accuracy",
+    "audit-incomplete": "complete",
+}
 
 
 def describe(identifier: str) -> str:
@@ -116,4 +147,32 @@ def describe(identifier: str) -> str:
 
 def mend_of(identifier: str) -> str:
     """Return one sentence on what to do about a finding that brings none itself."""
-    return MENDS.get(identifier) or (FAILED_CHECK if identifier.startswith("gate-") else OTHERWISE)
+    if identifier in MENDS:
+        return MENDS[identifier]
+    rule = identifier.removeprefix("gate-")
+    if rule == identifier:
+        return OTHERWISE
+    return GATE_MENDS.get(rule) or MENDS.get(rule.removeprefix("finding-")) or STRONGER
+
+
+def unused_mend(rule: str, rules: Iterable[str]) -> str:
+    """Return what to do about a waiver whose rule matches no check, `rules` being those of the checks there are.
+
+    Names of other places are recognised (alerts, ids of checks, findings), and typos.
+    """
+    known = sorted(set(rules))
+    if rule in known or not known:
+        return MENDS["waiver-unused"]
+    name = rule.removeprefix("gate-").partition("/")[0].partition(":")[0]
+    for meant in (name, f"finding-{name}", JUDGED_AS.get(name, "")):
+        if meant in known:
+            return _meant(rule, meant)
+    close = difflib.get_close_matches(name, [*known, *JUDGED_AS], n=1)
+    if close and "*" not in rule:
+        return _meant(rule, JUDGED_AS.get(close[0], close[0]))
+    return f"No check has this rule: use one of {', '.join(known)}, or remove the waiver from pyproject.toml."
+
+
+def _meant(rule: str, meant: str) -> str:
+    where = "; the defense and the attack have settings of their own" if "/" in rule or ":" in rule else ""
+    return f'No check has the rule "{rule}": write rule = "{meant}"{where}, or remove the waiver from pyproject.toml.'

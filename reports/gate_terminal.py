@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from leakaudit.mends import unused_mend
 from leakaudit.outcome import Check, Outcome
 from leakaudit.regressed import ALPHA
 from leakaudit.regression import Change
@@ -51,6 +52,8 @@ def show(outcome: Outcome, console: Console) -> None:
         scope = "".join(f", {k} {v}" for k, v in (("defense", w.defense), ("attack", w.attack)) if v != "*")
         style = "red" if state.state == "expired" else "dim"
         line(f"waiver {w.rule}{scope}: {what[state.state]}; until {w.expires}{who}: {w.reason}", style)
+        if state.state == "unused":
+            line(unused_mend(w.rule, (check.rule for check in outcome.checks)), "dim", 7)
     for note in outcome.notes:
         line(f"note   {note}", "dim")
     for reason in outcome.reasons if outcome.verdict == "pass" or not outcome.checks else ():

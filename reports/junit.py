@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
 from leakaudit.conclusions import conclusions
-from leakaudit.outcome import Check, Outcome, WaiverState
+from leakaudit.mends import unused_mend
+from leakaudit.outcome import Check, Outcome
 from leakaudit.plaintext import visible
 from leakaudit.result import AuditResult, Finding, Verdict
 
@@ -50,7 +51,7 @@ def render(result: AuditResult, outcome: Outcome) -> str:
         if cases:
             suites.append(_suite(spec or "audit", cases, _properties(result, outcome, spec), _about(findings, spec)))
     if outcome.waivers:
-        suites.append(_suite("waivers", _waivers(outcome.waivers), {}, ()))
+        suites.append(_suite("waivers", _waivers(outcome), {}, ()))
     told = {"failure": "fail", "error": "inconclusive"}
     states = {told[child.tag] for suite in suites for child in suite.iterfind("testcase/*") if child.tag in told}
     suites.append(_suite("gate", [_gate(outcome, states)], _properties(result, outcome, ""), _about(findings, "")))
@@ -82,14 +83,15 @@ def _case(check: Check) -> Case:
     return Case(check.id, state, check.message, text, check.rule if check.status == "fail" else "inconclusive")
 
 
-def _waivers(waivers: Iterable[WaiverState]) -> list[Case]:
+def _waivers(outcome: Outcome) -> list[Case]:
     """Return one case for each waiver; only an expired one fails."""
     cases = []
-    for number, state in enumerate(waivers, 1):
+    for number, state in enumerate(outcome.waivers, 1):
         waiver = state.waiver
         name = f"waiver {number}: {waiver.rule} on {waiver.defense}, attack {waiver.attack}, until {waiver.expires}"
         by = f", by {waiver.by}" if waiver.by else ""
-        text = "\n".join(visible(line) for line in (f"{state.state}{by}: {waiver.reason}", *state.checks))
+        mend = [unused_mend(waiver.rule, (c.rule for c in outcome.checks))] if state.state == "unused" else []
+        text = "\n".join(visible(line) for line in (f"{state.state}{by}: {waiver.reason}", *state.checks, *mend))
         if state.state == "expired":
             message = f"The waiver expired on {waiver.expires}: {waiver.reason}"
             cases.append(Case(name, "failure", message, text, "waiver-expired"))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from leakaudit.conclusions import conclusions
 from leakaudit.errors import UserError
+from leakaudit.mends import unused_mend
 from leakaudit.outcome import Check, Outcome
 from leakaudit.regression import Change
 from leakaudit.reports import view
@@ -35,6 +36,7 @@ SYMBOLS = {
     "in-force": "⏸️ in force",
     "unused": "⚠️ unused",
 }
+UNUSED = 5  # mends of unused waivers shown: more say nothing new
 SHARES = ("identification", "bound", "label-accuracy", "accuracy", "accuracy-loss")
 DIGITS = {"psnr": 1, "ssim": 2, "lpips": 2}
 
@@ -303,7 +305,10 @@ def _waivers(outcome: Outcome) -> Section:
         for state in outcome.waivers
     ]
     head = table("State", "Check", "Defense", "Attack", "Last day", "Decided by", "Reason")
-    return Section(("### Waivers", "", *head), tuple(rows)) if rows else Section(())
+    rules = [check.rule for check in outcome.checks]
+    unused = dict.fromkeys(unused_mend(s.waiver.rule, rules) for s in outcome.waivers if s.state == "unused")
+    tail = ("", *(item(f"Unused: {mend}") for mend in list(unused)[:UNUSED])) if unused else ()
+    return Section(("### Waivers", "", *head), tuple(rows), tail) if rows else Section(())
 
 
 def _folded(title: str, sentences: Sequence[str]) -> Section:

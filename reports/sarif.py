@@ -1,7 +1,8 @@
 """An audit and its gate as SARIF 2.1.0 (OASIS, with Errata 01), for code scanning and SARIF viewers.
 
 Findings are results: errors and warnings of kind `fail`, what is only to be known of kind `informational` without a
-level, and what a waiver accepts of kind `fail` with a suppression (kind `external`, its reason as justification).
+level. What a waiver accepts keeps kind and level and carries a suppression (kind `external`, its reason as
+justification).
 
 GitHub's code scanning shows a result as an open alert whatever its kind and its suppressions, so upload what `alerts`
 leaves of a file. It tells alerts apart by rule, file and `primaryLocationLineHash`; every result has its own, which
@@ -12,11 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Mapping
-from pathlib import PurePosixPath
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
@@ -36,8 +38,8 @@ NOWHERE = "model.py"
 def render(result: AuditResult, outcome: Outcome | None = None, location: str = "") -> str:
     """Return SARIF 2.1.0 as JSON, sorted keys, one trailing newline.
 
-    `location` is the file that results point at, relative to the repository's root, with slashes. Without one it is
-    the model's file as the scan's command line named it, else the target's name, else `model.py`.
+    `location` is the file that results point at, relative to the repository's root, with slashes (see `located`).
+    Without one it is the model's file as the scan's command line named it, else the target's name, else `model.py`.
     """
     findings = conclusions(result, outcome)
     ids = list(dict.fromkeys(visible(f.id) for f in findings))
@@ -89,7 +91,7 @@ def _rule(identifier: str, findings: tuple[Finding, ...]) -> dict[str, Any]:
         "shortDescription": {"text": f"{what}."},
         "fullDescription": {"text": f"{what}. {mend}"},
         "help": {"text": f"{what}. {mend}", "markdown": f"{_plain(what)}.\n\n**What to do:** {_plain(mend)}"},
-        "defaultConfiguration": {"level": LEVELS[worst.severity] if "waived" not in worst.evidence else "warning"},
+        "defaultConfiguration": {"level": LEVELS[worst.severity]},
         "properties": {"tags": ["privacy", "gradient-inversion"]},
     }
 
@@ -121,13 +123,16 @@ def _result(finding: Finding, ids: list[str], uri: str, seen: Counter[tuple[str,
     names = [name for name in (defense, attack) if name]
     if names:
         found["locations"][0]["logicalLocations"] = [{"fullyQualifiedName": "/".join(names), "name": names[-1]}]
-    if finding.severity == "info" and finding.evidence.get("waived") and finding.id != "waiver-unused":
-        softer = finding.evidence.get("level") == "warn" or finding.evidence.get("status") == "inconclusive"
-        found |= {"kind": "fail", "level": "warning" if softer else "error"}
+    if accepted(finding):
         found["suppressions"] = [
             {"kind": "external", "status": "accepted", "justification": _text(_justification(finding.evidence))}
         ]
     return found
+
+
+def accepted(finding: Finding) -> bool:
+    """Return whether a waiver in force accepts a finding; what is said of waivers themselves is accepted by none."""
+    return "waived" in finding.evidence and not finding.id.startswith("waiver-")
 
 
 def _justification(evidence: Mapping[str, Value]) -> str:
@@ -150,18 +155,43 @@ def _invocation(result: AuditResult, verdict: str) -> dict[str, Any]:
     return invocation
 
 
+def located(result: AuditResult, folder: Path) -> str:
+    """Return where the model's file lies below the root of the repository that holds `folder`, where the scan ran.
+
+    The root is the nearest folder upwards that holds `.git` or that `GITHUB_WORKSPACE` names, `folder` itself without
+    either. A file outside it, or one that no command line names, is taken to lie in `folder`. No file is opened.
+    """
+    folder = Path(os.path.abspath(folder))
+    workspace = os.path.abspath(os.environ.get("GITHUB_WORKSPACE") or os.sep)
+    root = next(
+        (f for f in (folder, *folder.parents) if (f / ".git").exists() or str(f) == workspace != os.sep), folder
+    )
+    for path in _named(result):
+        place = PurePosixPath(os.path.normpath(folder / path))
+        if place.is_relative_to(root):
+            return str(place.relative_to(root))
+    return str(PurePosixPath(folder.relative_to(root)) / _location(result))
+
+
 def _location(result: AuditResult) -> str:
     """Return the model's file as the command line named it, where that is a path within the repository."""
     name = _name(result)
+    for path in _named(result):
+        if not path.is_absolute() and ".." not in path.parts:
+            return str(path)
+    return name if name.endswith(".py") and "/" not in name else NOWHERE
+
+
+def _named(result: AuditResult) -> Iterator[PurePosixPath]:
+    """Yield the words of the scan's command line that may be the path of the model's file."""
     try:
         words = shlex.split(str(result.environment.get("command") or ""))
     except ValueError:
-        words = []
+        return
     for word in words:
         path = PurePosixPath(word.partition(":")[0].replace("\\", "/"))
-        if path.name == name and not path.is_absolute() and ".." not in path.parts:
-            return str(path)
-    return name if name.endswith(".py") and "/" not in name else NOWHERE
+        if path.name == _name(result) and "\0" not in word:
+            yield path
 
 
 def _name(result: AuditResult) -> str:

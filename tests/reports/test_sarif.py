@@ -11,10 +11,13 @@ from urllib.parse import unquote
 
 import jsonschema
 import pytest
+import typer
 
+from leakaudit import cli_gate
 from leakaudit.conclusions import conclusions
 from leakaudit.gate import gate
-from leakaudit.reports.sarif import alerts, render
+from leakaudit.mends import mend_of
+from leakaudit.reports.sarif import alerts, located, render
 from leakaudit.result import AuditResult, Finding, load
 from tests.outcomes import LEAKY, OPEN, WAIVER, check, every, outcome
 
@@ -148,6 +151,63 @@ def test_results_point_at_the_models_file(name: str, command: str, uri: str, gol
 
 def test_a_given_location_wins(golden: AuditResult) -> None:
     assert valid(render(golden, location="nets/ünd.py"))["artifacts"][0]["location"]["uri"] == "nets/%C3%BCnd.py"
+
+
+@pytest.mark.parametrize("marked", [".git", "GITHUB_WORKSPACE"])
+@pytest.mark.parametrize(
+    ("name", "command", "uri"),
+    [
+        ("model.py", "leakaudit scan model.py -d obscure", "ml/model.py"),
+        ("model.py", "leakaudit scan src/model.py:make", "ml/src/model.py"),
+        ("model.py", "leakaudit scan ../model.py", "model.py"),
+        ("model.py", "leakaudit scan ../../model.py", "ml/model.py"),
+        ("model.py", "leakaudit scan {root}/nets/model.py", "nets/model.py"),
+        ("model.py", "leakaudit scan /elsewhere/model.py", "ml/model.py"),
+        ("net.py", "leakaudit.scan(...)", "ml/net.py"),
+    ],
+)
+def test_the_file_is_found_from_the_repositorys_root(
+    name: str, command: str, uri: str, marked: str, golden: AuditResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scan in a folder of its own (`working-directory: ml`) points at ml/model.py, not at model.py of the root."""
+    monkeypatch.delenv("GITHUB_WORKSPACE", raising=False)
+    (tmp_path / "ml").mkdir()
+    if marked == ".git":
+        (tmp_path / ".git").mkdir()
+    else:
+        monkeypatch.setenv("GITHUB_WORKSPACE", str(tmp_path))
+    result = named(golden, name, command.format(root=tmp_path))
+    assert located(result, tmp_path / "ml") == uri
+    assert valid(render(result, location=uri))["artifacts"][0]["location"]["uri"] == uri
+
+
+def test_without_a_repository_the_file_is_where_the_scan_ran(
+    golden: AuditResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GITHUB_WORKSPACE", raising=False)
+    assert located(named(golden, "model.py", "leakaudit scan a/model.py"), tmp_path) == "a/model.py"
+
+
+def test_the_gate_command_points_below_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ml").mkdir()
+    monkeypatch.setenv("GITHUB_WORKSPACE", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "ml")
+    with pytest.raises(typer.Exit):
+        cli_gate.gate(GOLDEN, sarif=Path("leakaudit.sarif"))
+    assert valid(Path("leakaudit.sarif").read_text())["artifacts"][0]["location"]["uri"].startswith("ml/")
+
+
+def test_a_rules_help_does_not_cost_what_it_asks_for(golden: AuditResult) -> None:
+    """A stronger setting of a defense costs more accuracy: it is no mend for a check of accuracy."""
+    rules = ("accuracy", "accuracy-loss", "regression-accuracy", "complete", "regression-coverage", "coverage")
+    checks = [check("fail", rule=rule, attack="") for rule in (*rules, "identification")]
+    run = valid(render(golden, outcome(golden, "fail", *checks)))
+    help_ = {rule["id"]: rule["help"]["text"] for rule in run["tool"]["driver"]["rules"]}
+    for rule in rules:
+        assert mend_of(f"gate-{rule}") in help_[f"gate-{rule}"]
+        assert "stronger" not in help_[f"gate-{rule}"], rule
+    assert "stronger" in help_["gate-identification"]
+    assert len({help_[f"gate-{rule}"].rpartition(". ")[2] for rule in ("accuracy", "complete", "coverage")}) == 3
 
 
 def test_the_category_is_the_targets(golden: AuditResult) -> None:
