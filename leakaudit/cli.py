@@ -6,7 +6,11 @@ Heavy imports wait until a command runs, so that `--help` answers at once.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -300,6 +304,8 @@ def _project_defaults() -> dict[str, dict[str, Any]]:
             raise UserError(
                 f"pyproject.toml: [tool.leakaudit] has no setting {key!r}; known: {', '.join(sorted(known))}."
             )
+        if name == "exit_zero":
+            raise UserError("pyproject.toml: exit-zero belongs on the command line, where everybody sees it.")
         defaults[name] = value
     for key in ("defense", "attack"):
         if isinstance(defaults.get(key), str):
@@ -307,8 +313,29 @@ def _project_defaults() -> dict[str, dict[str, Any]]:
     return {"scan": defaults}
 
 
+@contextmanager
+def _broken_pipes() -> Iterator[None]:
+    """Let SIGPIPE do what it does to every program: what Python makes of it ends in exit code 1, which says a leak."""
+    if not hasattr(signal, "SIGPIPE") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGPIPE, before)
+
+
 def main() -> None:
-    """Run the command line; every outcome ends in a documented exit code."""
+    """Run the command line; every outcome ends in a documented exit code.
+
+    A reader that goes away early (`| head`) ends it by the signal that ends every program then, not by a verdict.
+    """
+    with _broken_pipes():
+        _main_()
+
+
+def _main_() -> None:
     try:
         code = app(default_map=_project_defaults(), standalone_mode=False)
         if code == 130:  # newer typer's word for Ctrl-C
@@ -323,6 +350,12 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         typer.echo("leakaudit: interrupted; only what an --output folder already holds is kept.", err=True)
         sys.exit(EXIT["inconclusive"])
+    except OSError as error:
+        if os.environ.get("LEAKAUDIT_DEBUG"):
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        typer.echo(f"leakaudit: cannot read or write{visible(str(where))}: {error.strerror or error}.", err=True)
+        sys.exit(USAGE)
     except Exception as error:
         if os.environ.get("LEAKAUDIT_DEBUG"):
             raise

@@ -206,7 +206,7 @@ def _write(result: AuditResult, outcome: Outcome, places: dict[str, Path | None]
     """Write every format that was asked for; one that cannot be written does not keep the others from being."""
     from leakaudit import outcome as outcomes
     from leakaudit.reports import html, junit, markdown, sarif
-    from leakaudit.result import write_atomically
+    from leakaudit.result import mode_of, write_atomically
 
     formats = {
         "gate": lambda: outcomes.to_json(outcome),
@@ -219,7 +219,7 @@ def _write(result: AuditResult, outcome: Outcome, places: dict[str, Path | None]
     for name, path in places.items():
         if path is not None:
             try:
-                write_atomically(path, formats[name]())
+                write_atomically(path, formats[name](), mode_of(result) if name == "html" else 0o644)
             except UserError as error:
                 failed.append(error)
     if failed:

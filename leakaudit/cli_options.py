@@ -42,18 +42,23 @@ def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines) + "\n\n" + EPILOG
 
 
-def check_writable(path: Path) -> None:
-    """Find out before the work, not after it, that a file cannot be written; raises UserError naming --output."""
+def check_writable(path: Path, option: str = "--output") -> None:
+    """Find out before the work, not after it, that a file cannot be written; raises UserError naming the option."""
     from leakaudit.result import write_atomically
 
-    if path.is_dir():
-        raise UserError(f"--output {path} is a folder: name the file to write.")
+    try:
+        if path.is_dir():
+            raise UserError(f"{option} {path} is a folder: name the file to write.")
+        if path.exists() and not path.is_file():  # a device or a pipe: written to as it is
+            return
+    except OSError as error:
+        raise UserError(f"cannot write to {option} {path}: {error.strerror}; choose another place.") from error
     missing = [folder for folder in path.parents if not folder.exists()]
     probe = path.parent / ".leakaudit-probe"
     try:
         write_atomically(probe, "")
     except UserError as error:
-        raise UserError(f"cannot write to --output {path}: {error.__cause__}; choose another place.") from error
+        raise UserError(f"cannot write to {option} {path}: {error.__cause__}; choose another place.") from error
     probe.unlink(missing_ok=True)
     for folder in missing:
         folder.rmdir()

@@ -19,13 +19,13 @@ from leakaudit.cli_options import EXIT
 from leakaudit.errors import UserError
 
 if TYPE_CHECKING:
+    from leakaudit.cli_gate import Gating
     from leakaudit.outcome import Outcome
     from leakaudit.plan import Plan
     from leakaudit.progress import Monitor
     from leakaudit.result import AuditResult, Waiver
     from leakaudit.target import Target
 
-    Gate = Callable[[AuditResult, Path], Outcome]
 
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Print the verdict and the paths only; on stderr nothing but errors.")
@@ -95,7 +95,7 @@ def run(
     *,
     lpips_weights: Path | None = None,
     exit_zero: bool = False,
-    gate: Gate | None = None,
+    gate: Gating | None = None,
     waivers: tuple[Waiver, ...] = (),
 ) -> None:
     """Audit what `load` returns, write `result.json` and `report.html` into `output`, and exit with the verdict's code.
@@ -108,17 +108,21 @@ def run(
     from leakaudit.cli_gate import summarise
     from leakaudit.progress import monitored
     from leakaudit.reports.html import render
-    from leakaudit.result import to_json, write_atomically
+    from leakaudit.result import from_json, mode_of, to_json, write_atomically
 
     paths = {"report": output / "report.html", "result": output / "result.json"}
     with voice.listening(plan) as monitor, monitored(monitor):
 
         def keep(result: AuditResult) -> None:
-            write_atomically(paths["result"], to_json(result))
+            write_atomically(paths["result"], to_json(result), mode_of(result))
             monitor.kept(result)
 
+        target = load()
+        if gate is not None:
+            gate.early(target)
+        (output / "gate.json").unlink(missing_ok=True)  # of an earlier scan: it says nothing of this one
         result = audit(
-            load(),
+            target,
             plan,
             lpips_weights=lpips_weights,
             keep=keep,
@@ -126,13 +130,14 @@ def run(
             command=command_line(),
             waivers=waivers,
         )
+        result = from_json(to_json(result))  # as it is stored: what is rendered again must be the same page
         said: Outcome | None = None
         try:
             said = gate(result, paths["result"]) if gate is not None else None
         except UserError as error:  # a baseline that cannot be compared is no reason to lose the report
-            write_atomically(paths["report"], render(result))
+            write_atomically(paths["report"], render(result), mode_of(result))
             raise UserError(f"{error} The scan itself is kept in {output}.") from error
-        write_atomically(paths["report"], render(result, said))
+        write_atomically(paths["report"], render(result, said), mode_of(result))
     if said is not None:
         paths["gate"] = output / "gate.json"
         write_atomically(paths["gate"], outcomes.to_json(said))

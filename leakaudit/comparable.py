@@ -25,6 +25,7 @@ MEASUREMENT = {
     "batch_size": "--batch-size",
     "candidates": "--candidates",
     "mode": "--mode",
+    "exposure": "--exposure",
     "battery": "battery",
     "steps": "steps of an attack",
     "restarts": "restarts of an attack",
@@ -44,19 +45,22 @@ def differences(before: AuditResult, after: AuditResult) -> tuple[str, ...]:
     found = []
     if before.schema != after.schema:
         found.append(f"the schema is {before.schema} there and {after.schema} here")
-    found += _unequal(before.target, after.target, SHAPE)
+    found += unlike_target(before, after.target, after.hashes)
     for side, where in ((before, "the baseline"), (after, "this result")):
         if not all(side.hashes.get(key) for key in DATA):
             found.append(f"{where} has no hashes of its data (an older leakaudit wrote it: scan again)")
-    for key, name in DATA.items():
-        there, here = before.hashes.get(key), after.hashes.get(key)
-        if there and here and there != here:
-            found.append(f"{name} are others")
     for key in sorted(before.exposure.keys() | after.exposure.keys()):
         there_, here_ = before.exposure.get(key), after.exposure.get(key)
         if there_ != here_:
             found.append(f"the exposure {key.replace('_', ' ')!r} is {_word(there_)} there and {_word(here_)} here")
     return (*found, *unlike(before.settings, after.settings))
+
+
+def unlike_target(before: AuditResult, target: dict[str, Value], hashes: dict[str, str]) -> tuple[str, ...]:
+    """Return a clause for everything in which the model's shape or the data, as far as hashed, are others."""
+    known = [(name, before.hashes.get(key), hashes.get(key)) for key, name in DATA.items()]
+    changed = [name for name, there, here in known if there and here and there != here]
+    return (*_unequal(before.target, target, SHAPE), *(f"{name} are others" for name in changed))
 
 
 def unlike(before: dict[str, Value], after: dict[str, Value]) -> tuple[str, ...]:
@@ -72,11 +76,12 @@ def remarks(before: AuditResult, after: AuditResult) -> tuple[str, ...]:
 
 
 def _unequal(before: dict[str, Value], after: dict[str, Value], names: dict[str, str]) -> list[str]:
-    return [
-        f"the {name.removeprefix('the ')} is {_word(before.get(key))} there and {_word(after.get(key))} here"
-        for key, name in names.items()
-        if before.get(key) != after.get(key)
-    ]
+    found = []
+    for key, name in names.items():
+        if before.get(key) != after.get(key):
+            what = name if name.startswith("--") else f"the {name}"
+            found.append(f"{what} is {_word(before.get(key))} there and {_word(after.get(key))} here")
+    return found
 
 
 def _word(value: Value) -> str:

@@ -23,12 +23,15 @@ class Configuration:
 
 def read(path: Path = FILE) -> Configuration:
     """Read the table; an absent file or table is an empty one. Raises UserError where it cannot be read."""
-    if not path.is_file():
+    if not (path.exists() or path.is_symlink()):
         return Configuration()
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("leakaudit", {})
+        tool = tomllib.loads(path.read_text(encoding="utf-8-sig")).get("tool", {})
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from error
+    if not isinstance(tool, dict):
+        raise UserError(f"{path}: tool must be a table, not {tool!r}.")
+    table = tool.get("leakaudit", {})
     if not isinstance(table, dict):
         raise UserError(f"{path}: [tool.leakaudit] must be a table.")
     options = dict(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ T = TypeVar("T")
 def text_of(path: Path) -> str:
     """Return a file's text; raises UserError when it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.") from error
 
@@ -24,7 +25,7 @@ def text_of(path: Path) -> str:
 def structured(text: str, source: str, schema: str, kind: type[T], converter: cattrs.Converter, give: str) -> T:
     """Read `text` as an object of `kind` with that schema; UserError names `source` and what to `give` instead."""
     try:
-        data: Any = json.loads(text, parse_constant=_no_number)
+        data: Any = json.loads(text, parse_constant=_no_number, parse_float=_finite)
     except json.JSONDecodeError as error:
         raise UserError(f"{source} is not JSON (line {error.lineno}): give {give}.") from error
     except ValueError as error:
@@ -44,3 +45,8 @@ def structured(text: str, source: str, schema: str, kind: type[T], converter: ca
 def _no_number(word: str) -> float:
     """Refuse NaN and the infinities, which Python would read: no number of ours is one."""
     raise ValueError(f"it holds {word}")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    return value if math.isfinite(value) else _no_number(digits[:20])

@@ -213,7 +213,22 @@ def to_json(result: AuditResult) -> str:
 
 def from_json(text: str, source: str = "result.json") -> AuditResult:
     """Read a result of version 1. Raises UserError naming `source` when it is none."""
-    return structured(text, source, SCHEMA, AuditResult, _converter, "a result.json written by a scan")
+    result = structured(text, source, SCHEMA, AuditResult, _converter, "a result.json written by a scan")
+    for where, estimate in _estimates(result):
+        ends = [v for v in (estimate.low, estimate.value, estimate.high) if v is not None]
+        if estimate.n < 0 or ends != sorted(ends):
+            raise UserError(f"{source} holds an estimate that none can be ({where}: {estimate}): scan again.")
+    return result
+
+
+def _estimates(result: AuditResult) -> list[tuple[str, Estimate]]:
+    """Return every estimate of the defenses with where it stands."""
+    found = [(d.spec, d.accuracy) for d in result.defenses]
+    for d in result.defenses:
+        for a in d.attacks:
+            parts = (a.identification, a.psnr, a.ssim, a.lpips, a.r2, a.psnr_released, a.label_accuracy)
+            found += [(f"{a.name} on {d.spec}", part) for part in parts]
+    return found
 
 
 def digest(result: AuditResult) -> str:
@@ -229,21 +244,32 @@ def load(path: Path) -> AuditResult:
 def write_atomically(path: Path, text: str | bytes, mode: int = 0o644) -> None:
     """Write a whole file or leave the old one: a full disk or an interrupt never leaves half a result.
 
-    Text is written as UTF-8. Raises UserError when the place cannot be written.
+    Text is written as UTF-8. A link is followed; a device or a pipe is written to as it is. Raises UserError when the
+    place cannot be written.
     """
+    data = text.encode() if isinstance(text, str) else text
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        place = path.resolve() if path.is_symlink() else path
+        if place.exists() and not place.is_file() and not place.is_dir():
+            place.write_bytes(data)
+            return
+        place.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(text.encode() if isinstance(text, str) else text)
+                file.write(data)
             os.chmod(name, mode)
-            os.replace(name, path)
+            os.replace(name, place)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another --output.") from error
+        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another place.") from error
+
+
+def mode_of(result: AuditResult) -> int:
+    """Return the permissions of a file with a result: with private pictures its owner alone may read it."""
+    return 0o600 if result.images == "full" else 0o644
 
 
 def without_timings(result: AuditResult) -> AuditResult:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,7 +101,7 @@ def test_what_cannot_be_compared_is_refused_by_name(call: Run) -> None:
     sentence(call("gate", "absent.json"), "absent.json")
     Path("bad.json").write_text("{")
     sentence(call("gate", "r.json", "--baseline", "bad.json"), "bad.json", "JSON")
-    sentence(call("gate", "r.json", "--junit", "."), "--output", "folder")
+    sentence(call("gate", "r.json", "--junit", "."), "--junit", "folder")
 
 
 def test_compare_prints_a_table_json_or_markdown(call: Run) -> None:
@@ -144,10 +145,80 @@ def test_a_scan_gates_itself_against_its_own_baseline(call: Run) -> None:
 
 
 @pytest.mark.usefixtures("short_battery")
-def test_an_incomparable_baseline_costs_no_result(call: Run) -> None:
+def test_another_model_is_refused_before_the_scan(call: Run) -> None:
     words = ("scan", "model.py", "-d", "clip", "--records", "12", "--quick", "--no-utility", "-q")
     call(*words, "-o", "main")
     Path("model.py").write_text(MODEL.replace("Linear(36, 8)", "Linear(36, 9)").replace("Linear(8, 2)", "Linear(9, 2)"))
     sentence(call(*words, "--gate", "--baseline", "main/result.json", "-o", "new"), "number of parameters")
+    assert not Path("new/result.json").exists()
+
+
+@pytest.mark.usefixtures("short_battery")
+def test_an_incomparable_baseline_costs_no_result(call: Run) -> None:
+    words = ("scan", "model.py", "-d", "clip", "--records", "12", "--quick", "--no-utility", "-q")
+    call(*words, "--gate", "-o", "new")
+    assert Path("new/gate.json").is_file()
+    before = load(Path("new/result.json"))
+    stored("main.json", replace(before, hashes={**before.hashes, "candidates": "others"}))
+    sentence(call(*words, "--gate", "--baseline", "main.json", "-o", "new"), "candidates", "kept in new")
     assert load(Path("new/result.json")).complete
     assert Path("new/report.html").is_file()
+    assert not Path("new/gate.json").exists()  # the one of the scan before
+
+
+def test_no_output_replaces_an_input_another_output_or_a_device(call: Run) -> None:
+    stored("r.json", leaking(0))
+    kept = Path("r.json").read_text()
+    sentence(call("gate", "r.json", "-o", "r.json"), "--output", "the result")
+    sentence(call("gate", "r.json", "--junit", "a", "--sarif", "./a"), "--sarif", "--junit")
+    Path("real.xml").write_text("")
+    Path("link.xml").symlink_to("real.xml")
+    assert call("gate", "r.json", "--junit", "link.xml", "--sarif", "/dev/null").code == 0
+    assert Path("link.xml").is_symlink()
+    assert "testsuites" in Path("real.xml").read_text()
+    assert Path("/dev/null").is_char_device()
+    assert Path("r.json").read_text() == kept
+
+
+def test_a_summary_that_cannot_be_written_changes_no_verdict(call: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "/nonexistent/folder/summary.md")
+    said = call("gate", stored("r.json", leaking(40)))
+    assert said.code == 1
+    assert "step summary" in said.err
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("[tool.leakaudit]\nexit-zero = true\n", "exit-zero"),
+        ('tool = "x"\n', "tool must be a table"),
+        ("\ufeff[tool.leakaudit.assert]\nsecrecy = 1\n", "secrecy"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_a_sentence(call: Run, text: str, word: str) -> None:
+    stored("r.json", leaking(0))
+    Path("pyproject.toml").write_text(text, encoding="utf-8")
+    sentence(call("gate", "r.json"), "pyproject.toml", word)
+
+
+def test_a_configuration_that_cannot_be_read_is_not_none(call: Run) -> None:
+    stored("r.json", leaking(0))
+    Path("pyproject.toml").mkdir()
+    sentence(call("gate", "r.json"), "pyproject.toml")
+
+
+def test_an_estimate_that_none_can_be_is_refused(call: Run) -> None:
+    text = to_json(leaking(0))
+    Path("r.json").write_text(text.replace('"n": 40', '"n": -40'))
+    sentence(call("gate", "r.json"), "r.json", "estimate")
+    Path("r.json").write_text(text.replace('"chance_accuracy": 0.1', '"chance_accuracy": 1e999'))
+    sentence(call("gate", "r.json"), "r.json", "JSON")
+
+
+@pytest.mark.usefixtures("short_battery")
+def test_files_with_private_pictures_are_their_owners_alone(call: Run) -> None:
+    words = ("scan", "model.py", "--records", "4", "--quick", "--no-utility", "-q")
+    for images, mode in (("full", 0o600), ("redacted", 0o644)):
+        call(*words, "--images", images, "-o", images)
+        for name in ("result.json", "report.html"):
+            assert (Path(images) / name).stat().st_mode & 0o777 == mode
