@@ -83,6 +83,17 @@ def render(
     return text
 
 
+def unjudged(said: str, code: int, most: int = 2_000) -> str:
+    """Return Markdown for a gate that ended with exit code 2 or 4 and judged nothing: what it said on stderr."""
+    why = "its configuration or a file cannot be used" if code == 2 else "an internal error"
+    lines = [line.removeprefix("leakaudit: ") for line in said.splitlines() if line.strip()]
+    told = literal(" ".join(lines) or "It said nothing.", most)
+    return (
+        f"{MARK}\n## leakaudit: ❌ Not judged\n\nThe gate could not judge this change, so it is not known to be private: "
+        f"{why} (exit code {code}).\n\n{told}\n"
+    )
+
+
 def append_step_summary(text: str) -> bool:
     """Append text to the file that `$GITHUB_STEP_SUMMARY` names; return whether there is one.
 
