@@ -89,8 +89,8 @@ def unjudged(said: str, code: int, most: int = 2_000) -> str:
     lines = [line.removeprefix("leakaudit: ") for line in said.splitlines() if line.strip()]
     told = literal(" ".join(lines) or "It said nothing.", most)
     return (
-        f"{MARK}\n## leakaudit: ❌ Not judged\n\nThe gate could not judge this change, so it is not known to be private: "
-        f"{why} (exit code {code}).\n\n{told}\n"
+        f"{MARK}\n## leakaudit: ❌ Not judged\n\nThe gate could not judge this change, so nobody knows whether it is "
+        f"private: {why} (exit code {code}).\n\n{told}\n"
     )
 
 
