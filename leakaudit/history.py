@@ -14,8 +14,8 @@ from pathlib import Path
 
 from leakaudit.comparable import differences, remarks
 from leakaudit.errors import UserError
-from leakaudit.regression import names
-from leakaudit.result import AuditResult, DefenseResult, Estimate, Verdict, load
+from leakaudit.regression import names, unlike_settings
+from leakaudit.result import AttackResult, AuditResult, DefenseResult, Estimate, Verdict, load
 from leakaudit.rules import most_successful
 
 
@@ -48,6 +48,7 @@ class Point:
     verdict: Verdict
     follows: bool  # the point before is of the run before, and comparable
     changed: str = ""  # what changed of the defense itself since its point before
+    attacked: str = ""  # what changed of its attacks since then ("there"): its identification cannot be joined
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ def _series(runs: list[Run]) -> tuple[Series, ...]:
             before = last.get(key)
             changed = _changed(before[1], defense) if before else ""
             follows = before is not None and before[0] == run.number - 1 and not run.breaks and not changed
+            attacked = _attacked(before[1], defense) if before and not run.breaks else ""
             attack = most_successful(a for a in defense.attacks if a.role != "bound")
             missing = Estimate(reason="no attack was scored")
             found.setdefault(key, []).append(
@@ -131,6 +133,7 @@ def _series(runs: list[Run]) -> tuple[Series, ...]:
                     verdict=defense.verdict,
                     follows=follows,
                     changed=changed,
+                    attacked=attacked,
                 )
             )
             last[key] = run.number, defense
@@ -151,3 +154,30 @@ def _changed(before: DefenseResult, after: DefenseResult) -> str:
     pairs = [(key, before.settings.get(key), after.settings.get(key)) for key in keys]
     told = [f"{key} was {was}, is {now}" for key, was, now in pairs if was != now]
     return "; ".join(told) or ("" if before.spec == after.spec else f"was {before.spec}")
+
+
+def _attacked(before: DefenseResult, after: DefenseResult) -> str:
+    """Return what of the attacks on a defense is not as before, so that what the worst one finds is not either.
+
+    Settings that an attack tunes itself may differ. What cannot be run on the model any more leaks nothing by it.
+    """
+    there, here = _drawn(before), _drawn(after)
+    told = []
+    for name, was in there.items():
+        now = here.get(name)
+        if now is None:
+            told.append(f"{name} is not run any more")
+            continue
+        other = unlike_settings(was, now)
+        if other:
+            told.append(f"{name} ran with other settings ({other})")
+        elif now.identification.n < was.identification.n and set(now.statuses) != {"not-applicable"}:
+            why = (now.reason or now.identification.reason or "no reason was recorded").rstrip(".")
+            told.append(f"{name} was scored on {now.identification.n} records, on {was.identification.n} there ({why})")
+    told += [f"{name} is new" for name in here if name not in there]
+    return "; ".join(told)
+
+
+def _drawn(defense: DefenseResult) -> dict[str, AttackResult]:
+    """Return the attacks of which the worst one is drawn."""
+    return {a.name: a for a in defense.attacks if a.role != "bound" and a.kind != "labels"}

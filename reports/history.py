@@ -76,7 +76,7 @@ def describe(series: Series) -> str:
     """Return a defense's figure in words, for readers who do not see it."""
     parts = []
     for p in series.points:
-        gap = "" if p.follows or p is series.points[0] else "not comparable with what precedes it: "
+        gap = "" if p is series.points[0] or _joins(p, "identification") else "not comparable with what precedes it: "
         leak = _share(p.identification)
         cost = "" if p.accuracy.value is None else f", accuracy {_share(p.accuracy)}"
         parts.append(f"run {p.run}: {gap}{leak} identified{cost}, limit {view.percent(p.limit)}, {p.verdict}")
@@ -99,6 +99,7 @@ def _rows(history: History, series: Series) -> list[Row]:
             if e.value is None
         ]
         changed = [f"setting changed: {p.changed}"] if p.changed else []
+        changed += [f"attacks changed: {p.attacked}"] if p.attacked else []
         rows.append(
             Row(
                 point=p,
@@ -187,7 +188,7 @@ def _frame(axes: Axes, history: History, series: Series, field: str) -> None:
         axes.set_ylim(min(ends) - pad, max(ends) + pad)
         axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
-    own = {p.run for p in series.points if p.changed}
+    own = {p.run for p in series.points if p.changed or (p.attacked and field == "identification")}
     for run in history.runs:
         if run.breaks or run.number in own:
             axes.axvline(run.number - 0.5, color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
@@ -230,12 +231,17 @@ def segments(series: Series, field: str) -> list[list[Point]]:
         if _value(p, field) is None:
             joined = False
             continue
-        if p.follows and joined:
+        if _joins(p, field) and joined:
             pieces[-1].append(p)
         else:
             pieces.append([p])
         joined = True
     return pieces
+
+
+def _joins(point: Point, field: str) -> bool:
+    """Return whether a point continues the line of the one before: other attacks leave the accuracy as it was."""
+    return point.follows and not (point.attacked and field == "identification")
 
 
 def spark(history: History, series: Series) -> str:
@@ -244,7 +250,7 @@ def spark(history: History, series: Series) -> str:
     drawn = ""
     for run in history.runs[-SHOWN:]:
         p = by_run.get(run.number)
-        if drawn and (run.breaks or (p is not None and p.changed)):
+        if drawn and (run.breaks or (p is not None and (p.changed or p.attacked))):
             drawn += "|"
         value = None if p is None else p.identification.value
         drawn += "·" if value is None else LEVELS[min(len(LEVELS) - 1, int(sqrt(value) * len(LEVELS)))]
@@ -284,6 +290,11 @@ def summary(history: History, console: Console) -> None:
             console.print(
                 text(f"run {run.number} is not comparable with run {run.number - 1} (there): {why}{more}", "yellow")
             )
+    for series in history.series:
+        for p in series.points:
+            if p.attacked:
+                told = f"run {p.run}, {series.name}: identification is not comparable with what precedes it (there): "
+                console.print(text(told + p.attacked, "yellow"))
     if history.skipped:
         console.print(text(skipped(history), "dim"))
 

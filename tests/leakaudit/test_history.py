@@ -70,10 +70,44 @@ def test_a_run_that_measured_something_else_breaks_every_line(tmp_path: Path) ->
     data = replace(other, hashes={**other.hashes, "victims": "b2"})
     history = read(store(tmp_path, one, one, other, other, data))
     assert [bool(run.breaks) for run in history.runs] == [False, False, True, False, True]
-    assert history.runs[2].breaks == ("the --seed is 0 there and 7 here",)
+    assert history.runs[2].breaks == ("--seed is 0 there and 7 here",)
     assert "which records are attacked" in history.runs[4].breaks[0]
     assert follows(history, "obscure") == [False, True, False, True, False]
     assert follows(history, "none") == [False, True, False, True, False]
+
+
+def test_a_weakened_attack_breaks_the_line_it_draws(tmp_path: Path) -> None:
+    """31 of 32 records, then none since the attack took one step instead of 400: that is no protection."""
+    strong = replace(
+        attack(some(39), name="inverting-gradients"), settings={"steps": 400, "tv": 0.1}, tuned={"tv": 0.1}
+    )
+    tuned = replace(strong, settings={"steps": 400, "tv": 0.2}, tuned={"tv": 0.2})
+    weak = replace(attack(some(0), name="inverting-gradients"), settings={"steps": 1, "tv": 0.1}, tuned={"tv": 0.1})
+    runs = [result(defense("none", a, requested=True)) for a in (strong, tuned, weak, weak)]
+    points = read(store(tmp_path, *runs)).series[0].points
+    assert [bool(p.attacked) for p in points] == [False, False, True, False]
+    assert points[2].attacked == "inverting-gradients ran with other settings (steps 400 there, 1 here)"
+    assert [p.follows for p in points] == [False, True, True, True]  # accuracy is another experiment
+
+
+def test_attacks_that_are_gone_new_or_cut_short_break_the_line(tmp_path: Path) -> None:
+    one, other = attack(some(30), name="dlg"), attack(some(3), name="linkage")
+    cut = replace(attack(some(1, 10), name="dlg"), reason="the budget was spent")
+    gone = lost("dlg", "not-applicable", 40, "no dense layer")
+    rows = [(one, other), (other,), (one, other), (cut, other), (one, other), (lost("dlg", "failed", 40), other)]
+    runs = [result(defense("obscure", *row)) for row in [*rows, (gone, other)]]
+    points = read(store(tmp_path, *runs)).series[1].points
+    assert [p.attacked for p in points] == [
+        "",
+        "dlg is not run any more",
+        "dlg is new",
+        "dlg was scored on 10 records, on 40 there (the budget was spent)",
+        "",
+        "dlg was scored on 0 records, on 40 there (it crashed)",
+        "",
+    ]
+    inapplicable = read(store(tmp_path / "b", runs[0], runs[-1])).series[1].points[1]
+    assert not inapplicable.attacked
 
 
 def test_other_versions_are_noted_but_break_nothing(tmp_path: Path) -> None:

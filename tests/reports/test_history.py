@@ -64,7 +64,7 @@ def test_every_number_is_in_the_table(history: History) -> None:
         assert f"{100 * (e.high or 0):.1f}".removesuffix(".0") in page
     assert "72.0%" in page
     assert "accuracy not measured: switched off with --no-utility" in page
-    assert "Run 3 is not comparable with run 2 (“there”): the --seed is 0 there and 1 here." in page
+    assert "Run 3 is not comparable with run 2 (“there”): --seed is 0 there and 1 here." in page
 
 
 def test_nothing_is_drawn_across_a_break(history: History) -> None:
@@ -76,6 +76,27 @@ def test_nothing_is_drawn_across_a_break(history: History) -> None:
     nothing = replace(series.points[1], identification=Estimate(reason="lost"))
     gap = replace(joined, points=(joined.points[0], nothing, *joined.points[2:]))
     assert [[p.run for p in piece] for piece in segments(gap, "identification")] == [[1], [3, 4]]
+
+
+def test_a_weakened_attack_is_no_unbroken_line(tmp_path: Path) -> None:
+    strong, weak = run(38), run(0)
+    ran = replace(strong.defenses[1].attacks[0], settings={"steps": 400})
+    now = replace(weak.defenses[1].attacks[0], settings={"steps": 1})
+    strong, weak = (
+        replace(made, defenses=(made.defenses[0], replace(made.defenses[1], attacks=(a,))))
+        for made, a in ((strong, ran), (weak, now))
+    )
+    history = stored(tmp_path, strong, weak)
+    series = history.series[1]
+    assert [[p.run for p in piece] for piece in segments(series, "identification")] == [[1], [2]]
+    assert [[p.run for p in piece] for piece in segments(series, "accuracy")] == [[1, 2]]
+    assert spark(history, series)[1] == "|"
+    assert "run 2: not comparable with what precedes it" in describe(series)
+    reason = "linkage ran with other settings (steps 400 there, 1 here)"
+    assert reason in cells(render(history))
+    shown = StringIO()
+    summary(history, Console(file=shown, width=200))
+    assert reason in shown.getvalue()
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -166,7 +187,7 @@ def test_the_terminal_shows_each_defense_from_first_to_last(history: History) ->
     levels = [LEVELS[int((hits / 40) ** 0.5 * 8)] for hits in (0, 4, 8, 20)]
     assert f"{levels[0]}{levels[1]}|{levels[2]}{levels[3]}" in text
     assert "0% → 50%" in text
-    assert "run 3 is not comparable with run 2 (there): the --seed is 0 there and 1 here" in text
+    assert "run 3 is not comparable with run 2 (there): --seed is 0 there and 1 here" in text
 
 
 def test_a_defense_that_is_gone_is_not_shown_as_passing(tmp_path: Path) -> None:
