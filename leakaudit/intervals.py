@@ -29,9 +29,9 @@ def rate(hits: int, n: int, reason: str | None = None) -> Estimate:
 
 
 def records_needed(limit: float, share: float = 0.0) -> int | None:
-    """Return the smallest n at which `share`·n hits of n have an upper bound ≤ `limit`; None if no n has (≤ `share`).
+    """Return the smallest n at which ⌈`share`·n⌉ hits of n have an upper bound ≤ `limit`; None if no n has (≤ `share`).
 
-    Between whole hits the bound is continued: with `share` above 0 the number is approximate.
+    Whole hits are counted, so that the n it names does settle it if the rate stays; by chance there may be more.
     """
     if limit <= share:
         return None
@@ -41,18 +41,27 @@ def records_needed(limit: float, share: float = 0.0) -> int | None:
         return max(1, math.ceil(math.log((1 - CONFIDENCE) / 2) / math.log1p(-limit) - 1e-9))
     from scipy.special import betaincinv
 
-    def enough(n: int) -> bool:
-        return bool(betaincinv(share * n + 1, n - share * n, (1 + CONFIDENCE) / 2) <= limit)
+    def enough(n: float, hits: float) -> bool:
+        return bool(betaincinv(hits + 1, n - hits, (1 + CONFIDENCE) / 2) <= limit)
 
     below, above = 0, 1
-    while not enough(above):
+    while not enough(above, share * above):
         below, above = above, 2 * above
         if above > 2**40:  # so close to the limit that no audit gets there
             return None
     while above - below > 1:
         middle = (below + above) // 2
-        below, above = (below, middle) if enough(middle) else (middle, above)
-    return above
+        below, above = (below, middle) if enough(middle, share * middle) else (middle, above)
+    # Between whole hits that was a fraction too kind: go on to the first n at which the hits are whole.
+    for hits in range(math.ceil(share * above - 1e-9), 2**40):
+        most = math.floor(hits / share + 1e-9)  # the last n with so many hits
+        if most >= above and enough(most, hits):
+            below = max(above, math.floor((hits - 1) / share + 1e-9) + 1)
+            while most > below:
+                middle = (below + most) // 2
+                below, most = (below, middle) if enough(middle, hits) else (middle + 1, most)
+            return most
+    return None
 
 
 def median(values: Sequence[float], reason: str | None = None) -> Estimate:

@@ -200,6 +200,8 @@ def assumptions(target: Target, plan: Plan, exposure: Exposure) -> tuple[str, ..
                 "Accuracy is another experiment than the attacks: models trained from fresh weights in training mode, "
                 f"by Adam on shared updates of {TRAINING_BATCH} records. A defense whose noise depends on the batch "
                 f"size (dp-sgd adds σC/B) is weaker there than in the attacked batches of {plan.batch_size}.",
+                f"An interval of accuracy is over training runs, all on the same {len(target.test)} test records: how "
+                "it would come out on others is not in it.",
             )
             if plan.utility
             else ()

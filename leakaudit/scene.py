@@ -10,6 +10,7 @@ from torch import Tensor
 
 from leakaudit import fingerprint, standin
 from leakaudit.baselines import baselines, class_means
+from leakaudit.coarse import coarse_baseline
 from leakaudit.exposure import Exposure, preset
 from leakaudit.identification import CandidateSets, candidate_sets
 from leakaudit.metrics import Metric, lpips_metric
@@ -67,6 +68,14 @@ def set_scene(
     rehearsal = rehearsal[: len(rehearsal) // plan.batch_size * plan.batch_size]
     lpips = lpips_metric(lpips_weights, target.device)
     versions = environment(target, command)
+    guesses = baselines(
+        truth,
+        target.auxiliary,
+        candidates,
+        lpips,
+        generator_for(plan.seed, "baselines"),
+        batch_size=plan.batch_size,
+    )
     return Scene(
         target=target,
         plan=plan,
@@ -76,14 +85,7 @@ def set_scene(
         means=class_means(target.auxiliary, truth.labels),
         rehearsal=rehearsal,
         lpips=lpips,
-        baselines=baselines(
-            truth,
-            target.auxiliary,
-            candidates,
-            lpips,
-            generator_for(plan.seed, "baselines"),
-            batch_size=plan.batch_size,
-        ),
+        baselines=guesses if plan.images == "full" else tuple(map(coarse_baseline, guesses)),
         findings=findings,
         environment=versions,
         hashes=fingerprint.of_scan(target, victims, candidates, plan.settings(), versions),

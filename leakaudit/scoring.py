@@ -10,6 +10,7 @@ from torch import Tensor
 
 from leakaudit import intervals, standin
 from leakaudit.attack import Attack, Reconstruction
+from leakaudit.coarse import coarse, coarse_record
 from leakaudit.identification import CandidateSets, identify, identify_by_scores
 from leakaudit.matching import assign
 from leakaudit.metrics import Metric, MetricFunction, mse, psnr, ssim
@@ -45,7 +46,8 @@ def score(
     denominator, and `n` shows it. A linkage attack is judged on each victim's first record, whose line-up it is asked
     about (`CandidateSets.first_of_each`). What is no `Reconstruction`, or not one of these V victims of
     `batch_size` records, has no score: every victim is `failed`. Without `batch_size`, V is as many as the statuses.
-    `images` says whether the gallery holds the pictures, stand-ins of the same PSNR, or none.
+    `images` says whether the gallery holds the pictures, stand-ins of the same PSNR, or none; without the pictures the
+    scores are rounded (`leakaudit.coarse`).
     """
     if not isinstance(reconstruction, Reconstruction):
         wrong = f"the attack returned a {type(reconstruction).__name__}, not a Reconstruction"
@@ -108,7 +110,9 @@ def score(
         )
         for i in range(victims * batch)
     )
-    return AttackResult(
+    if images != "full":
+        records = tuple(map(coarse_record, records))
+    scored_result = AttackResult(
         name=attack.name,
         kind=attack.kind,
         role=role,
@@ -129,6 +133,7 @@ def score(
         gallery=_gallery(records, truth, released, guess, images, gallery),
         notes=tuple(map(str, reconstruction.notes)),
     )
+    return scored_result if images == "full" else coarse(scored_result)
 
 
 def failed(

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from leakaudit import standin
 from leakaudit.audit import audit
+from leakaudit.coarse import coarse
 from leakaudit.errors import UserError
 from leakaudit.loading import target_from_objects
 from leakaudit.outcome import Outcome
@@ -268,10 +269,15 @@ def test_without_pictures_there_is_none(written: dict[str, Written]) -> None:
         assert "<img" not in text
 
 
-def test_scores_are_the_same_at_every_level(written: dict[str, Written]) -> None:
+def test_scores_are_the_same_at_every_level_but_for_the_rounding(written: dict[str, Written]) -> None:
     def scores(result: AuditResult) -> list[Any]:
-        return [(d.spec, a.name, a.records) for d in result.defenses for a in d.attacks]
+        return [(d.spec, coarse(a).records, coarse(a).psnr) for d in result.defenses for a in d.attacks]
 
-    assert scores(written["full"].result) == scores(written["redacted"].result) == scores(written["none"].result)
+    def exact(result: AuditResult) -> list[Any]:
+        return [(d.spec, a.records, a.psnr) for d in result.defenses for a in d.attacks]
+
+    full, redacted, none = (written[level].result for level in ("full", "redacted", "none"))
+    assert scores(full) == exact(redacted) == exact(none)
+    assert exact(full) != exact(none)  # digits that would confirm a record stay out
     assert "Chelsea" in written["redacted"].result.stand_in
     assert written["full"].result.stand_in == written["none"].result.stand_in == ""

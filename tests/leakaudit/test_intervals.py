@@ -51,8 +51,8 @@ def test_records_needed_is_the_first_n_that_can_show_the_limit(limit: float) -> 
 def test_records_needed_at_a_rate(limit: float, share: float) -> None:
     needed = records_needed(limit, share)
     assert needed is not None
-    assert (rate(math.floor(share * needed), needed).high or 1) <= limit
-    assert (rate(math.ceil(share * (needed - 1)), needed - 1).high or 0) > limit
+    assert (rate(math.ceil(share * needed - 1e-9), needed).high or 1) <= limit
+    assert all((rate(math.ceil(share * n - 1e-9), n).high or 0) > limit for n in range(1, needed))
     assert records_needed(share, share) is None
     assert records_needed(share / 2, share) is None
 
