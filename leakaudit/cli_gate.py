@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -124,6 +124,7 @@ class Gating:
     waivers: tuple[Waiver, ...]
     baseline: AuditResult | None = None
     baseline_source: str = ""
+    configured: bool = True  # whether ./pyproject.toml says what is asked
 
     @classmethod
     def read(cls, baseline: Path | None, plan: Plan | None = None) -> Gating:
@@ -132,16 +133,17 @@ class Gating:
         from leakaudit.comparable import unlike
         from leakaudit.result import load
 
-        asked = assertions.parse(read().assertions)
+        table = read().assertions
+        asked = assertions.parse(table)
         if baseline is None:
-            return cls(asked, configured_waivers())
+            return cls(asked, configured_waivers(), configured=bool(table))
         before = load(baseline)
         other = () if plan is None else unlike(before.settings, plan.settings())
         if other:
             raise UserError(
                 f"{baseline} cannot be compared with this scan: {'; '.join(other)}. Scan with its settings."
             )
-        return cls(asked, configured_waivers(), before, str(baseline))
+        return cls(asked, configured_waivers(), before, str(baseline), configured=bool(table))
 
     def early(self, target: Target) -> None:
         """Refuse a target that the baseline is not of, before anything is attacked."""
@@ -160,7 +162,7 @@ class Gating:
         """Judge a result; UserError where the baseline turns out to be of something else."""
         from leakaudit.gate import gate
 
-        return gate(
+        said = gate(
             result,
             self.assertions,
             baseline=self.baseline,
@@ -168,6 +170,10 @@ class Gating:
             source=str(source),
             baseline_source=self.baseline_source,
         )
+        if self.configured:
+            return said
+        note = "./pyproject.toml has no [tool.leakaudit.assert]: the preset recommended was judged."
+        return replace(said, notes=(*said.notes, note))
 
 
 def configured_waivers() -> tuple[Waiver, ...]:

@@ -48,6 +48,7 @@ def test_the_exit_code_is_the_gates(call: Run, hits: int, code: int, word: str) 
     said = call("gate", stored("r.json", leaking(hits)))
     assert said.code == code, said
     assert f"GATE {word}" in said.out
+    assert "has no [tool.leakaudit.assert]" in said.out
     assert call("gate", "r.json", "--exit-zero").code == 0
 
 
@@ -77,7 +78,9 @@ def test_every_format_is_written(call: Run, monkeypatch: pytest.MonkeyPatch, tmp
 def test_assertions_and_waivers_come_from_pyproject(call: Run) -> None:
     stored("r.json", leaking(7))
     Path("pyproject.toml").write_text("[tool.leakaudit.assert]\nidentification = { max = 0.5 }\n")
-    assert call("gate", "r.json").code == 0
+    said = call("gate", "r.json")
+    assert said.code == 0
+    assert "has no [tool.leakaudit.assert]" not in said.out
     strict = '[tool.leakaudit.assert]\npreset = "strict"\n[[tool.leakaudit.waiver]]\nrule = "identification"\n'
     Path("pyproject.toml").write_text(strict + 'reason = "known"\nexpires = 2999-01-31\n')
     said = call("gate", "r.json")
