@@ -24,7 +24,12 @@ def add(app: typer.Typer) -> None:
             "leakaudit report leakaudit-out/result.json --gate gate.json",
         )
     )(report)
-    app.command(epilog=examples("leakaudit verify report.html leakaudit-out/result.json"))(verify)
+    app.command(
+        epilog=examples(
+            "leakaudit verify report.html leakaudit-out/result.json",
+            "leakaudit verify report.pdf leakaudit-out/result.json --gate gate.json",
+        )
+    )(verify)
 
 
 def report(
@@ -41,6 +46,7 @@ def report(
     from rich.console import Console
 
     from leakaudit import outcome as outcomes
+    from leakaudit.consistency import doubts, outcome_doubts
     from leakaudit.reports.html import render
     from leakaudit.reports.terminal import summary
     from leakaudit.result import digest, load, write_atomically
@@ -64,18 +70,23 @@ def report(
         write(output.with_suffix(".pdf"), page)
         written.append(output.with_suffix(".pdf"))
     summary(loaded, Console())
+    for doubt in (*doubts(loaded), *(outcome_doubts(outcome) if outcome else ())):
+        typer.echo(visible(f"The numbers contradict what is claimed: {doubt}"), err=True)
     for path in written:
         typer.echo(f"report  {path}")
 
 
 def verify(
-    page: Annotated[Path, typer.Argument(metavar="REPORT", help="A report.html written by leakaudit.")],
+    page: Annotated[Path, typer.Argument(metavar="REPORT", help="A report.html or report.pdf written by leakaudit.")],
     result: Annotated[Path, typer.Argument(help="The result.json it shows.")],
     gate: GateFile = None,
 ) -> None:
-    """Check that a report says what its result says: the digest in it, and every byte of the page.
+    """Check that a report, HTML or PDF, says what its result says, and the result what its own numbers say.
 
-    Exit codes: 0 it does, 1 it does not, 2 a file cannot be read, 3 the digest fits but another version wrote the page.
+    Nothing is signed: this shows that the files agree with each other, not who made them.
+
+    Exit codes: 0 they agree, 1 they do not, 2 a file cannot be read, 3 the digest fits, but the rest cannot be compared
+    here: another version wrote the report, or its figures, or there is no WeasyPrint to print a PDF again.
     """
     from leakaudit.reports.verify import verify as compare
 

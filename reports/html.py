@@ -11,17 +11,18 @@ from typing import Any
 
 from leakaudit import advice
 from leakaudit import outcome as gate
+from leakaudit.consistency import doubts, outcome_doubts, unaudited
 from leakaudit.outcome import Outcome
-from leakaudit.plaintext import visible
-from leakaudit.reports import figures, html_findings, html_galleries, html_rows, mapping, steps, view
+from leakaudit.reports import figures, html_findings, html_galleries, html_rows, html_text, mapping, steps, view
 from leakaudit.reports.html_galleries import png_size
+from leakaudit.reports.html_source import fingerprint
 from leakaudit.reports.standing import bound_of
 from leakaudit.result import AuditResult, Value, digest
 from leakaudit.rules import beats, guessing, most_telling
 
 __all__ = ["generator", "png_size", "render"]
 
-MOST = 10**9  # characters
+FEW = 8  # scored records below which the verdict makes nothing of them: `min_records` of `leakaudit.verdict.judge`
 EXPOSURE_WORDS = {
     "preset": "preset",
     "labels": "told the true labels",
@@ -54,7 +55,7 @@ def render(result: AuditResult, outcome: Outcome | None = None) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("leakaudit.reports", ""),
         autoescape=True,
-        finalize=_visible,
+        finalize=html_text.shown,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -66,6 +67,7 @@ def render(result: AuditResult, outcome: Outcome | None = None) -> str:
         "byname": _by_name,
         "spaced": _spaced,
         "join_specs": _join_specs,
+        "unbroken": html_text.unbroken,
     }
     page = environment.get_template("report.html.j2").render(_context(result, outcome))
     return page.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate of the JSON cannot be written to a file
@@ -77,7 +79,8 @@ def generator() -> dict[str, str]:
 
     from leakaudit import __version__
 
-    return {"generator": f"leakaudit {__version__}", "figures": f"matplotlib {version('matplotlib')}"}
+    made = f"leakaudit {__version__} (pages {fingerprint()})"
+    return {"generator": made, "figures": f"matplotlib {version('matplotlib')}"}
 
 
 def _context(result: AuditResult, outcome: Outcome | None) -> dict[str, Any]:
@@ -95,6 +98,9 @@ def _context(result: AuditResult, outcome: Outcome | None) -> dict[str, Any]:
         else "",
         "heading": view.heading,
         "capital": _capital,
+        "doubts": (*doubts(result), *(outcome_doubts(outcome) if outcome else ())),
+        "unaudited": unaudited(result),
+        "repeats": _repeats(result),
         "headline": steps.headline(result),
         "steps": steps.steps(result, outcome),
         "meaning": view.meaning(result),
@@ -120,11 +126,6 @@ def _context(result: AuditResult, outcome: Outcome | None) -> dict[str, Any]:
         "hashes": _hashes(result.hashes),
         "command": view.plain(result.environment.get("command") or result.settings.get("command") or ""),
     }
-
-
-def _visible(value: Any) -> Any:
-    """Write out what a reader cannot see but a browser obeys, of any length: pictures are text here too."""
-    return visible(value, MOST) if type(value) is str else value
 
 
 def _capital(sentence: str) -> str:
@@ -163,14 +164,28 @@ def _controls(result: AuditResult) -> str:
     attack = most_telling(control.attacks, floor)
     if attack is None:
         return "No attack could be scored on the undefended model, so a low score elsewhere proves nothing."
-    share = attack.identification
-    words = (
-        "clearly above that: the attacks work on this model"
-        if beats(attack, floor)
-        else "not clearly above that: these attacks prove nothing on this model, and a low score elsewhere neither"
-    )
+    share, works = attack.identification, beats(attack, floor)
     spread = f" ({view.interval(share)})" if view.interval(share) else ""
+    told = (
+        f"Without a defense, {attack.name} identified {view.percent(share.value or 0)}{spread} of the "
+        f"{share.n} scored record{'' if share.n == 1 else 's'}, against {view.percent(floor)} by guessing without the "
+        "update, "
+    )
+    if not works:
+        proven = "these attacks prove nothing on this model, and a low score elsewhere neither"
+        return f"{told}not clearly above that: {proven}."
+    if share.n < FEW:
+        return f"{told}above that; but fewer than {FEW} scored records are little evidence that the attacks work."
+    return f"{told}clearly above that: the attacks work on this model."
+
+
+def _repeats(result: AuditResult) -> str:
+    """Return whether the same command gives the same result."""
+    cut = any(a.statuses.get("budget") for d in result.defenses for a in d.attacks)
+    if result.complete and not cut and result.settings.get("budget") is None:
+        return "The same command, seed and versions give the same result; only timings differ."
+    why = "This audit was interrupted" if not result.complete else "This audit had a time budget"
     return (
-        f"Without a defense, {attack.name} identified {view.percent(share.value or 0)}{spread} of the records, against "
-        f"{view.percent(floor)} by guessing without the update, {words}."
+        f"{why}. How far it came depends on how fast the machine was: the same command may give another result, even "
+        "with the same seed and versions."
     )

@@ -102,7 +102,7 @@ def evidence(finding: Finding) -> tuple[tuple[str, str], ...]:
     values = finding.evidence
     share, unit = finding.id in SHARES, str(values.get("unit") or "")
     parts = []
-    for name, value in sorted(values.items(), key=lambda item: list(WORDS).index(item[0]) if item[0] in WORDS else 9):
+    for name, value in sorted(values.items(), key=lambda item: _rank(item[0])):
         if name in SAID or value is None or (name, value) == ("role", "standard"):
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -118,6 +118,11 @@ def evidence(finding: Finding) -> tuple[tuple[str, str], ...]:
             text += f", n = {values['n']}"
         parts.append((WORDS.get(name, name.replace("_", " ")), text))
     return tuple(parts)
+
+
+def _rank(name: str) -> tuple[int, str]:
+    """Return the place of a piece of evidence; by name behind those of `WORDS`, whatever their order in the result."""
+    return (list(WORDS).index(name) if name in WORDS else len(WORDS), name)
 
 
 def _amount(value: float, share: bool, unit: str) -> str:

@@ -123,12 +123,21 @@ def bound_text(defense: DefenseResult) -> str:
 def further_facts(defense: DefenseResult) -> list[tuple[str, str]]:
     """Return what a defense states of itself, by name, without what its guarantees already say."""
     if not defense.guarantees:
-        return [(name, plain(value)) for name, value in sorted(defense.facts.items())]
+        return [(name, _fact(name, value)) for name, value in sorted(defense.facts.items())]
     told = " ".join(f"{g.statement}; {g.assumes}" for g in defense.guarantees).lower()
     numbers = {float(n) for n in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?:e[+-]?\d+)?", told)}
     return [
-        (name, plain(value)) for name, value in sorted(defense.facts.items()) if not _told(name, value, told, numbers)
+        (name, _fact(name, value))
+        for name, value in sorted(defense.facts.items())
+        if not _told(name, value, told, numbers)
     ]
+
+
+def _fact(name: str, value: Value) -> str:
+    """Return a fact as text: a share that its name calls one of identification as a percentage."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    share = number and "identif" in name.lower() and 0 <= float(value or 0) <= 1
+    return percent(float(value or 0)) if share else plain(value)
 
 
 def _told(name: str, value: Value, told: str, numbers: set[float]) -> bool:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from leakaudit import __version__
+from leakaudit.coarse import coarse
 from leakaudit.consistency import doubts, outcome_doubts, recomputed, unaudited
 from leakaudit.gate import gate
 from leakaudit.outcome import WaiverState
-from leakaudit.result import AuditResult, DefenseResult, Estimate, Waiver
+from leakaudit.result import AttackResult, AuditResult, DefenseResult, Estimate, Waiver
 from leakaudit.verdict import overall
 from tests.leakaudit.results import attack, defense, result, some
 
@@ -78,6 +79,22 @@ def test_numbers_that_are_not_those_of_the_records_are_named() -> None:
     assert "PSNR" in edited(psnr=Estimate(9.0, 1.0, 9.0, 40))[0]
     assert "ended" in edited(statuses={"diverged": 40})[0]
     assert edited(records=()) == ()  # nothing to compare with
+
+
+def test_rounded_scores_are_their_records_as_far_as_rounding_goes() -> None:
+    scores = [9.0 + 0.07 * i for i in range(40)]
+    made = honest(defense("clip", attack(some(0), psnr=scores)), images="none")
+    rounded = replace(made.defenses[1].attacks[0], psnr=coarse(made.defenses[1].attacks[0]).psnr)
+    far = replace(rounded, psnr=replace(rounded.psnr, low=1.0))
+
+    def told(row: AttackResult, images: str) -> int:
+        rows = (made.defenses[0], replace(made.defenses[1], attacks=(row,)))
+        return len(doubts(replace(made, defenses=rows, images=images)))
+
+    assert told(rounded, "none") == 0
+    assert told(coarse(rounded), "redacted") == 0
+    assert told(rounded, "full") == 1
+    assert told(far, "none") == 1
 
 
 def test_a_finished_audit_has_a_row_for_every_defense() -> None:

@@ -89,7 +89,7 @@ def test_the_gate_and_its_waivers_are_shown(golden: AuditResult) -> None:
 
 def test_hashes_and_the_digest_stand_in_the_page(golden: AuditResult) -> None:
     text = render(golden)
-    assert text.count(digest(golden)) == 2  # for verify, and for the reader
+    assert text.count(digest(golden)) == 3  # for verify, for the reader, and in what is signed
     assert "holds no hashes" in text
     hashed = Page(render(replace(golden, hashes={"model": "ab12", "victims": "cd34"}))).words
     assert "ab12" in hashed

@@ -5,6 +5,8 @@ from __future__ import annotations
 import builtins
 import io
 import re
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,11 @@ import pytest
 from typer.testing import CliRunner
 
 from leakaudit.errors import UserError
-from leakaudit.reports import pdf
-from leakaudit.reports.html import render
+from leakaudit.reports import pdf, verify_pdf
+from leakaudit.reports.html import generator, render
 from leakaudit.reports.pdf import PAPER, for_paper, to_pdf
-from leakaudit.result import AuditResult
+from leakaudit.reports.verify import verify
+from leakaudit.result import AuditResult, digest, from_json, to_json
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +44,83 @@ def test_it_holds_the_verdict_and_is_tagged_and_repeats(weasyprint: Any, golden:
     assert root["/Lang"] == "en"
     assert read.metadata.title == f"Privacy audit: {golden.target['name']}: Fail"
     assert len(read.outline[1]) > 12  # bookmarks below the title, one for each section
+
+
+@cache
+def page_and_pdf(result: str) -> tuple[str, bytes]:
+    """Return a result's page and PDF: printing takes seconds."""
+    page = render(from_json(result))
+    return page, to_pdf(page)
+
+
+@pytest.fixture
+def printed(weasyprint: Any, tmp_path: Path, sound: AuditResult) -> tuple[Path, Path]:
+    report, result = tmp_path / "report.pdf", tmp_path / "result.json"
+    result.write_text(to_json(sound), encoding="utf-8")
+    report.write_bytes(page_and_pdf(to_json(sound))[1])
+    return report, result
+
+
+def test_what_is_signed_names_the_result_in_full_and_every_page_its_verdict(
+    printed: tuple[Path, Path], sound: AuditResult
+) -> None:
+    pypdf = pytest.importorskip("pypdf", reason="needs pypdf to read the PDF")
+    words = ["".join(page.extract_text().split()) for page in pypdf.PdfReader(printed[0]).pages]
+    assert len(words) > 5
+    assert all(f"Fail·result{digest(sound)[:16]}" in text for text in words)
+    assert f"ItreferstotheresultwhoseSHA-256is{digest(sound)}." in "".join(words)
+
+
+def test_a_pdf_is_verified_by_printing_it_again(
+    weasyprint: Any, printed: tuple[Path, Path], sound: AuditResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report, result = printed
+    data = report.read_bytes()
+    notes = verify_pdf.notes(data)
+    assert notes["result-sha256"] == digest(sound)
+    assert notes["generator"] == generator()["generator"]
+    assert notes["producer"] == f"WeasyPrint {weasyprint.__version__}"
+    assert verify(report, result).status == "same"  # printed again, here
+    page = page_and_pdf(to_json(sound))[0]
+    monkeypatch.setattr(verify_pdf, "to_pdf", lambda given: data if given == page else b"%PDF other")
+    assert verify(report, result).status == "same"
+    report.write_bytes(data + b" ")
+    assert verify(report, result).status == "other"
+    report.write_bytes(data)
+    monkeypatch.setattr(verify_pdf, "to_pdf", lambda given: b"%PDF other")
+    assert verify(report, result).status == "other"
+    monkeypatch.setattr(weasyprint, "__version__", "1.0")
+    found = verify(report, result)
+    assert found.status == "unknown"
+    assert "nothing but its digest was checked" in found.sentences[0]
+    with monkeypatch.context() as patched:
+        patched.setattr("leakaudit.reports.verify.generator", lambda: {"generator": "leakaudit 9"})
+        found = verify(report, result)
+    assert found.status == "unknown"
+    assert "this is leakaudit 9" in found.sentences[0]
+    result.write_text(to_json(replace(sound, reasons=("Other.",))), encoding="utf-8")
+    assert verify(report, result).status == "other"
+
+
+def test_without_the_library_a_pdf_cannot_be_verified_and_that_is_said(
+    printed: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(page: str) -> bytes:
+        raise UserError("a PDF needs WeasyPrint (no Pango): install it.")
+
+    monkeypatch.setattr(verify_pdf, "to_pdf", missing)
+    found = verify(*printed)
+    assert found.status == "unknown"
+    assert "nothing but its digest was checked" in found.sentences[0]
+    assert "WeasyPrint" in found.sentences[0]
+
+
+def test_a_pdf_of_something_else_is_an_error_of_use(tmp_path: Path, sound: AuditResult) -> None:
+    report, result = tmp_path / "report.pdf", tmp_path / "result.json"
+    result.write_text(to_json(sound), encoding="utf-8")
+    report.write_bytes(b"%PDF-1.4 stream\nxx endstream")
+    with pytest.raises(UserError, match="holds no digest"):
+        verify(report, result)
 
 
 def test_nothing_is_fetched(weasyprint: Any, golden: AuditResult, tmp_path: Path, monkeypatch: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,19 +11,21 @@ import pytest
 from typer.testing import CliRunner
 
 from leakaudit import outcome as outcomes
+from leakaudit.cli import app
 from leakaudit.errors import UserError
 from leakaudit.reports import verify as module
 from leakaudit.reports.html import generator, render
+from leakaudit.reports.html_source import fingerprint, of
 from leakaudit.reports.verify import verify
-from leakaudit.result import AuditResult, to_json
+from leakaudit.result import AuditResult, Estimate, to_json
 from tests.outcomes import every
 
 
 @pytest.fixture
-def stored(tmp_path: Path, golden: AuditResult, golden_path: Path) -> tuple[Path, Path]:
+def stored(tmp_path: Path, sound: AuditResult) -> tuple[Path, Path]:
     report, result = tmp_path / "report.html", tmp_path / "result.json"
-    report.write_bytes(render(golden).encode())
-    shutil.copy(golden_path, result)
+    report.write_bytes(render(sound).encode())
+    result.write_bytes(to_json(sound).encode())
     return report, result
 
 
@@ -57,9 +59,9 @@ def test_a_changed_word_with_an_intact_digest_is_named(
     assert where in found.sentences[0]
 
 
-def test_another_result_is_told_by_its_digest(stored: tuple[Path, Path], golden: AuditResult) -> None:
+def test_another_result_is_told_by_its_digest(stored: tuple[Path, Path], sound: AuditResult) -> None:
     report, result = stored
-    result.write_text(to_json(replace(golden, verdict="pass")), encoding="utf-8")
+    result.write_text(to_json(replace(sound, reasons=("Other.",))), encoding="utf-8")
     found = verify(report, result)
     assert found.status == "other"
     assert "digest" in found.sentences[0]
@@ -73,45 +75,191 @@ def test_a_result_written_anew_is_told_from_another(stored: tuple[Path, Path]) -
     assert "written anew" in found.sentences[0]
 
 
-def test_another_version_cannot_be_compared_but_shows_the_verdict(stored: tuple[Path, Path]) -> None:
-    report, _ = stored
-    altered(report, generator()["generator"], "leakaudit 0.0.1")
+OTHER = "leakaudit 0.0.1"
+
+
+def test_of_another_versions_page_nothing_but_the_digest_is_vouched_for(stored: tuple[Path, Path]) -> None:
+    report, result = stored
+    altered(report, generator()["generator"], OTHER)
     found = verify(*stored)
     assert found.status == "unknown"
-    assert "leakaudit 0.0.1" in found.sentences[1]
+    assert found.sentences[0].startswith(f"Do not rely on {report}: nothing but its digest was checked, which anybody")
+    assert OTHER in found.sentences[0]
+    assert f"leakaudit report {result}" in found.sentences[1]
     altered(report, "</svg>Fail</h2>", "</svg>Pass</h2>")
     assert verify(*stored).status == "other"
 
 
-def test_a_page_of_before_pages_named_their_version(stored: tuple[Path, Path]) -> None:
+def test_two_states_of_one_version_are_two_versions(stored: tuple[Path, Path]) -> None:
+    report, _ = stored
+    altered(report, f"(pages {fingerprint()})", "(pages 3fa900000000)")
+    assert verify(*stored).status == "unknown"
+
+
+def test_the_fingerprint_is_of_every_template_and_module_that_makes_a_page(tmp_path: Path) -> None:
+    for name in ("report.html.j2", "html.py"):
+        (tmp_path / name).write_bytes(b"one\r\ntwo")
+    files = list(tmp_path.iterdir())
+    first = of(files)
+    assert of(reversed(files)) == first
+    (tmp_path / "html.py").write_bytes(b"one\ntwo")
+    assert of(files) == first  # line ends are the checkout's
+    (tmp_path / "report.html.j2").write_bytes(b"three")
+    assert of(files) != first
+    assert f"(pages {fingerprint()})" in generator()["generator"]
+    assert re.fullmatch(r"[0-9a-f]{12}", fingerprint())
+
+
+FORGERIES = {  # how a page of "another version" hides what the result says
+    "in a comment": ('<section class="verdict', '<!--<section class="verdict'),
+    "two headings": ('<section class="verdict', '<h2 id="verdict">Fail</h2><section class="verdict'),
+    "two titles": ("<title>", "<title>Passed</title><title>"),
+    "two generators": ('<meta name="generator"', '<meta name="generator" content="x"><meta name="generator"'),
+    "another title": (": Fail</title>", ": Pass</title>"),
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_forged_page_of_another_version_is_refused(stored: tuple[Path, Path], name: str) -> None:
+    report, _ = stored
+    altered(report, generator()["generator"], OTHER)
+    assert verify(*stored).status == "unknown"
+    altered(report, *FORGERIES[name])
+    if name == "in a comment":
+        altered(report, "</h2>", "</h2>--><section><h2>Pass</h2>")
+    assert verify(*stored).status == "other"
+
+
+def test_a_page_without_its_version_is_as_one_of_another(stored: tuple[Path, Path]) -> None:
     report, _ = stored
     lines = [line for line in report.read_text(encoding="utf-8").split("\n") if not line.startswith("<meta name=")]
     report.write_text("\n".join(lines), encoding="utf-8")
     found = verify(*stored)
     assert found.status == "unknown"
-    assert "did not note itself" in found.sentences[1]
+    assert "Do not rely on" in found.sentences[0]
+    assert "did not note itself" in found.sentences[0]
 
 
-def test_a_figure_drawn_by_another_library_is_said_not_to_be_compared(
-    stored: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+def redrawn(report: Path) -> None:
+    """Make the page one whose figures another matplotlib drew, as it would write it."""
+    altered(report, generator()["figures"], "matplotlib 0.0.1", count=9)
+
+
+def test_of_figures_by_another_library_the_words_are_compared_and_the_shapes_said_not_to_be(
+    stored: tuple[Path, Path],
 ) -> None:
     report, _ = stored
-    altered(report, generator()["figures"], "matplotlib 0.0", count=9)
-    altered(report, '<svg class="frontier-wide"', '<svg class="frontier-wide" ')
+    redrawn(report)
+    altered(report, "stroke-width: 0.6", "stroke-width: 0.7")
     found = verify(*stored)
     assert found.status == "unknown"
-    assert "figure" in found.sentences[1]
+    assert "every word" not in " ".join(found.sentences)
+    assert "was not checked" in found.sentences[1]
     altered(report, "Malicious servers.", "Nothing.")
     assert verify(*stored).status == "other"
 
 
-def test_the_gates_outcome_is_part_of_the_page(stored: tuple[Path, Path], golden: AuditResult, tmp_path: Path) -> None:
+def test_a_page_without_figures_is_the_same_whatever_draws_here(stored: tuple[Path, Path], sound: AuditResult) -> None:
     report, result = stored
-    outcome = every(golden)["fail"][1]
+    bare = replace(sound, defenses=tuple(replace(d, accuracy=Estimate(reason="not trained")) for d in sound.defenses))
+    report.write_text(render(bare), encoding="utf-8")
+    result.write_text(to_json(bare), encoding="utf-8")
+    redrawn(report)
+    assert verify(*stored).status == "same"
+
+
+HIDING = "<style>.verdict *{display:none}.verdict::after{content:'Pass'}</style>"
+IN_FIGURES = {  # what a figure "drawn by another library" could bring into the page
+    "a style": HIDING,
+    "a comment": "<!-- -->",
+    "a comment that ends at once": f"<!--><g>{HIDING}</g> -->",
+    "a script": "<script>1</script>",
+    "a foreign object": "<foreignObject><p>Pass</p></foreignObject>",
+    "a link": '<a href="#verdict"><text>Pass</text></a>',
+    "another word": '<text x="1" y="2">Pass</text>',
+    "a picture": '<image href="data:image/png;base64,AAAA"/>',
+    "a drawing of its own": '<svg viewBox="0 0 1 1"></svg>',
+    "an event": '<g onclick="alert(1)"></g>',
+    "an address": '<use xlink:href="https://example.org/#a"/>',
+    "a part of the page": '<use xlink:href="#verdict"/>',
+    "an id of the page": '<g id="verdict"></g>',
+    "a place on the page": '<g style="position: fixed"></g>',
+    "a fetched colour": '<path style="fill: url(https://example.org/a)"/>',
+    "the figure's end": "</svg><h2>Pass</h2><svg>",
+    "what is no XML": "<g>",
+}
+
+
+@pytest.mark.parametrize("name", IN_FIGURES)
+def test_a_figure_holds_nothing_but_drawing(stored: tuple[Path, Path], name: str) -> None:
+    report, _ = stored
+    redrawn(report)
+    assert verify(*stored).status != "other"
+    text = report.read_text(encoding="utf-8")
+    forged = re.sub(r'(<svg class="frontier-wide"[^>]*>)', lambda found: found[1] + IN_FIGURES[name], text, count=1)
+    assert forged != text
+    report.write_text(forged, encoding="utf-8")
+    assert verify(*stored).status == "other"
+
+
+def test_the_figures_own_element_is_ours(stored: tuple[Path, Path]) -> None:
+    report, _ = stored
+    redrawn(report)
+    altered(report, '<svg class="frontier-wide"', '<svg class="frontier-wide" style="overflow: visible"')
+    assert verify(*stored).status == "other"
+
+
+@pytest.mark.parametrize("name", ["Fail", HIDING, "matplotlib 3 ", "matplotlib 3.9.9 or so", ""])
+def test_no_other_name_of_the_library_is_taken_out_of_the_page(stored: tuple[Path, Path], name: str) -> None:
+    report, _ = stored
+    altered(report, generator()["figures"], name, count=9)
+    altered(report, "stroke-width: 0.6", "stroke-width: 0.7")
+    assert verify(*stored).status == "other"
+    report.write_text(report.read_text(encoding="utf-8").replace("Findings</h2>", f"Findings{name} </h2>"))
+    assert verify(*stored).status == "other"
+
+
+def test_a_result_that_contradicts_itself_is_no_pass_however_well_the_page_fits(
+    stored: tuple[Path, Path], sound: AuditResult
+) -> None:
+    report, result = stored
+    passed = replace(sound, verdict="pass", defenses=tuple(replace(d, verdict="pass") for d in sound.defenses))
+    page = render(passed)
+    assert "contradict what it claims" in page
+    assert page.index("contradict what it claims") < page.index('id="verdict"')
+    assert "contradict what it claims" not in render(sound)
+    report.write_text(page, encoding="utf-8")
+    result.write_text(to_json(passed), encoding="utf-8")
+    found = verify(*stored)
+    assert found.status == "other"
+    assert "byte for byte" in found.sentences[0]
+    assert any("its own numbers give fail" in told for told in found.sentences)
+    ran = CliRunner().invoke(app, ["report", str(result), "-o", str(report)])
+    assert ran.exit_code == 0
+    assert "its own numbers give fail" in ran.stderr
+
+
+def test_an_outcome_that_contradicts_itself_is_no_pass(
+    stored: tuple[Path, Path], sound: AuditResult, tmp_path: Path
+) -> None:
+    report, result = stored
+    outcome = replace(every(sound)["fail"][1], verdict="pass", checks=())
+    path = tmp_path / "gate.json"
+    path.write_text(outcomes.to_json(outcome), encoding="utf-8")
+    report.write_text(render(sound, outcome), encoding="utf-8")
+    found = verify(report, result, path)
+    assert found.status == "other"
+    assert found.sentences[1] == f"{path} contradicts itself:"
+    assert "its own checks and waivers give inconclusive" in found.sentences[2]
+
+
+def test_the_gates_outcome_is_part_of_the_page(stored: tuple[Path, Path], sound: AuditResult, tmp_path: Path) -> None:
+    report, result = stored
+    outcome = every(sound)["fail"][1]
     path = tmp_path / "gate.json"
     path.write_text(outcomes.to_json(outcome), encoding="utf-8")
     assert verify(report, result, path).status == "other"  # the page shows none
-    report.write_text(render(golden, outcome), encoding="utf-8")
+    report.write_text(render(sound, outcome), encoding="utf-8")
     assert verify(report, result, path).status == "same"
     with pytest.raises(UserError, match="--gate"):
         verify(report, result)
@@ -137,8 +285,6 @@ def test_what_cannot_be_read_is_an_error_of_use(stored: tuple[Path, Path], tmp_p
     ("change", "code"), [(("", ""), 0), (("</svg>Fail<", "</svg>Pass<"), 1), (("leakaudit 0", "x 0"), 3)]
 )
 def test_the_exit_code_says_it(stored: tuple[Path, Path], change: tuple[str, str], code: int) -> None:
-    from leakaudit.cli import app
-
     altered(stored[0], *change)
     ran = CliRunner().invoke(app, ["verify", *map(str, stored)])
     assert ran.exit_code == code, ran.output

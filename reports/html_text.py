@@ -1,0 +1,28 @@
+"""Text of a page: what cannot be seen is written out, and an option of the command line stays on one line."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from leakaudit.plaintext import visible
+
+MOST = 10**9  # characters
+# With its number, which says little on the next line. Short, so that no text can push a page aside.
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]{1,24}(?![\w-])(?:[ =]\d{1,9}(?:[.,]\d{1,9})?)?")
+
+
+def shown(value: Any) -> Any:
+    """Write out what a reader cannot see but a browser obeys, of any length: pictures are text here too."""
+    return visible(value, MOST) if type(value) is str else value
+
+
+def unbroken(text: str) -> Any:
+    """Return text as markup, escaped, in which no line breaks within `--records 23`. Copied, it is the same text."""
+    from markupsafe import Markup, escape
+
+    told, end, parts = shown(text), 0, Markup()
+    for option in OPTION.finditer(told):
+        parts += escape(told[end : option.start()]) + Markup('<span class="option">{}</span>').format(option[0])
+        end = option.end()
+    return parts + escape(told[end:])
