@@ -337,7 +337,9 @@ def main() -> None:
 
 def _main_() -> None:
     try:
-        code = app(default_map=_project_defaults(), standalone_mode=False)
+        # `init` mends the table: what is wrong in it must not keep it from that.
+        defaults = {} if sys.argv[1:2] == ["init"] else _project_defaults()
+        code = app(default_map=defaults, standalone_mode=False)
         if code == 130:  # newer typer's word for Ctrl-C
             raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)

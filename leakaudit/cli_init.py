@@ -20,23 +20,31 @@ if TYPE_CHECKING:
 FIRST = Path("leakaudit-out/result.json")
 PROJECT = Path("pyproject.toml")
 WORKFLOWS = {"github": Path(".github/workflows/leakaudit.yml"), "gitlab": Path(".gitlab/leakaudit.yml")}
-# Settings of a result that a next scan must share, with what they are where nobody says otherwise.
-DEFAULTS: dict[str, Any] = {
-    "batch_size": 1,
-    "candidates": 100,
-    "mode": "eval",
-    "exposure": "adaptive",
-    "seed": 0,
-    "max_identification": 0.25,
-}
-TYPED = (
-    "data",
-    "checkpoint",
-    "lpips_weights",
+# Settings of a result that are options of `scan` by the same name: kept where they are not a plan's defaults.
+SETTINGS = (
+    "batch_size",
+    "candidates",
+    "mode",
+    "exposure",
+    "seed",
+    "max_identification",
+    "max_accuracy_loss",
+)
+TYPED = ("data", "checkpoint", "lpips_weights", "images", "device")  # no result tells these: kept as they were given
+# Options that the result decides, whatever the table that is replaced says.
+DECIDED = {
+    *SETTINGS,
+    "defense",
+    "records",
+    "quick",
+    "full",
     "attack",
     "seeds",
     "epochs",
-)  # kept as the first scan's command has them
+    "budget",
+    "memory",
+    "no_utility",
+}
 SIMPLE = re.compile(r"[\w./:=,+-]+")  # needs quoting neither in YAML nor in a shell
 
 
@@ -69,8 +77,9 @@ def init(
     a limit that it meets. No file and no table is overwritten.
     """
     from leakaudit.initialise import start
+    from leakaudit.plaintext import visible
     from leakaudit.result import load, write_atomically
-    from leakaudit.tomlfile import inserted
+    from leakaudit.tomlfile import inserted, table
 
     if not result.is_file():
         raise UserError(
@@ -81,9 +90,10 @@ def init(
     typed = _typed(first)
     target = model or str(typed.get("target") or "model.py")
     today = dt.date.today()
-    made = start(first, _options(first, typed), today)
     place = PROJECT.resolve()  # a link stays one
     existing = _existing(place)
+    before, dropped = _kept(table(existing)) if force else ({}, ())
+    made = start(first, _options(first, typed, before), today)
     texts = {place: inserted(existing, made.block, force)}
     for name, wanted in (("github", github), ("gitlab", gitlab)):
         if wanted:
@@ -93,6 +103,9 @@ def init(
     for path, text in texts.items():
         write_atomically(path, text, path.stat().st_mode & 0o777 if path.exists() else 0o644)
         typer.echo(f"wrote    {PROJECT if path == place else path}")
+    lost = f"left out of the table, since scan has no such setting: {', '.join(dropped)}."
+    for note in (*([lost] if dropped else ()), *made.notes):
+        typer.echo(f"note     {visible(note, 400)}")
     _tell(first, made.outcome.verdict, made.outcome.reasons, target, github, gitlab)
 
 
@@ -128,22 +141,71 @@ def _typed(result: AuditResult) -> dict[str, Any]:
     return params
 
 
-def _options(result: AuditResult, typed: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of `scan` that are not the defaults, so that the next scan measures the same."""
-    settings = result.settings
+def _kept(table: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the options in a table that is replaced, by their name with underscores, and the keys that are none."""
+    import typer.main
+
+    from leakaudit.cli import app
+
+    commands: Any = typer.main.get_command(app)
+    known = {o[2:].replace("-", "_") for p in commands.commands["scan"].params for o in p.opts if o.startswith("--")}
+    found = {key.replace("-", "_"): value for key, value in table.items() if key not in ("assert", "waiver")}
+    plain = {k: v for k, v in found.items() if isinstance(v, str | int | float)}
+    return {k: v for k, v in plain.items() if k in known}, tuple(repr(k) for k in found if k not in known)
+
+
+def _options(result: AuditResult, typed: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of `scan` that are not the defaults, so that the next scan measures the same.
+
+    What the result knows is taken from there, wherever the first scan had it from; the rest from its command line, else
+    from the table that is replaced.
+    """
+    from leakaudit.plan import BATTERIES, Plan
+
+    settings, usual = result.settings, Plan()
     found: dict[str, Any] = {
-        key.replace("_", "-"): settings[key]
-        for key, usual in DEFAULTS.items()
-        if settings.get(key) is not None and settings[key] != usual
+        key: settings[key] for key in SETTINGS if settings.get(key) is not None and settings[key] != getattr(usual, key)
     }
-    if settings.get("battery") == "full":
+    name = str(settings.get("battery"))
+    if name == "full":
         found["full"] = True
+    battery = BATTERIES.get(name, BATTERIES["standard"])
+    attacks = settings.get("attacks")
+    if isinstance(attacks, str) and attacks and attacks != " ".join(battery.attacks):
+        found["attack"] = attacks.split(" ")
+    for key, own in (("seeds", battery.seeds), ("epochs", battery.epochs)):
+        if settings.get(key) is not None and settings[key] != own:
+            found[key] = settings[key]
+    if settings.get("utility") is False:
+        found["no_utility"] = True
+    for key, written in (("budget", _seconds), ("memory", _bytes)):
+        value = settings.get(key)
+        if isinstance(value, int | float):
+            found[key] = written(value)
     for key in TYPED:
         value = typed.get(key)
-        if value not in (None, [], ()):
-            plain = list(map(str, value)) if isinstance(value, list | tuple) else value
-            found[key.replace("_", "-")] = plain if isinstance(plain, int | list) else str(plain)
-    return found
+        if value not in (None, [], ()) and (key, value) != ("device", "auto"):
+            found[key] = str(getattr(value, "value", value))
+    rest = {key: value for key, value in before.items() if key not in DECIDED and key not in found}
+    return {key.replace("_", "-"): value for key, value in (found | rest).items()}
+
+
+def _seconds(budget: float) -> str:
+    """Return a time as `--budget` takes it."""
+    for unit, size in (("h", 3600), ("m", 60)):
+        if budget % size == 0:
+            return f"{budget / size:.15g}{unit}"
+    return f"{budget!r}s"
+
+
+def _bytes(memory: float) -> str:
+    """Return a size as `--memory` takes it, to the byte."""
+    from leakaudit.bytesize import UNITS
+
+    for unit in ("gi", "g", "mi", "m", "ki"):
+        if memory % UNITS[unit] == 0:
+            return f"{int(memory) // UNITS[unit]}{unit.upper().replace('I', 'i')}B"
+    return f"{memory / 1000:.3f}KB"
 
 
 def workflow(name: str, target: str, defenses: tuple[str, ...], records: int) -> str:

@@ -10,7 +10,7 @@ import datetime as dt
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
@@ -19,15 +19,18 @@ from leakaudit.errors import UserError
 from leakaudit.gate import gate
 from leakaudit.intervals import rate, records_needed
 from leakaudit.outcome import Outcome
+from leakaudit.paired import runs_needed
 from leakaudit.plaintext import visible
 from leakaudit.regression import changes
 from leakaudit.result import AuditResult, DefenseResult
-from leakaudit.rules import judged
+from leakaudit.rules import judged, resolution
 from leakaudit.thresholds import judge_rule
 from leakaudit.tomlfile import toml
 
 BORNE = 2  # records that may be identified by chance without the gate failing
 STEPS = 20  # shares are rounded to five points, to the looser side
+SEEDS = 10  # more training runs than this are not written into anybody's build
+LEAST_SEEDS = 3  # fewer cannot be compared with a baseline
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,16 @@ class Start:
     outcome: Outcome
     defenses: tuple[str, ...]
     records: int
+    notes: tuple[str, ...] = ()  # what differs from the first scan, a sentence each
+
+
+@dataclass(frozen=True)
+class Training:
+    """How many training runs each defense gets, and whether accuracy may fail a build against a baseline."""
+
+    seeds: int | None = None  # None: as many as the first scan
+    why: str = ""  # of `seeds`
+    open: tuple[str, ...] = field(default=())  # why so few runs do not settle it, by defense
 
 
 def start(result: AuditResult, options: Mapping[str, Any], today: dt.date) -> Start:
@@ -52,7 +65,9 @@ def start(result: AuditResult, options: Mapping[str, Any], today: dt.date) -> St
         raise UserError("no defense was scored in this result: scan with one (-d obscure), then init.")
     specs = tuple(d.spec for d in rows)
     records = _records(result, rows)
-    scan = {"defense": list(specs), "records": records, **options}
+    training = _training(result, rows)
+    runs = {} if training.seeds is None else {"seeds": training.seeds}
+    scan = {"defense": list(specs), "records": records, **options, **runs}
     lines = [
         "[tool.leakaudit]",
         "# Written by `leakaudit init`; the numbers in comments are the first scan's. All of it is yours to change.",
@@ -65,6 +80,7 @@ def start(result: AuditResult, options: Mapping[str, Any], today: dt.date) -> St
         lines.append(
             f"# More than the {before} scanned first: so many bear {BORNE} identified by chance at the limit below."
         )
+    lines += [f"# {training.why}"] if training.why else []
     lines += [f"{key} = {toml(value)}" for key, value in scan.items()]
     entries = [*_identification(result, rows), *_utility(result, rows), *_psnr(result, rows)]
     lines += [
@@ -72,6 +88,7 @@ def start(result: AuditResult, options: Mapping[str, Any], today: dt.date) -> St
         "[tool.leakaudit.assert]",
         'preset = "recommended" # with --baseline it fails what got clearly worse, too; or "strict"',
         *entries,
+        *_regression(training),
         "",
         "# To accept a failing check for a while. It is shown in every report, and fails again after its last day.",
         "# [[tool.leakaudit.waiver]]",
@@ -84,7 +101,9 @@ def start(result: AuditResult, options: Mapping[str, Any], today: dt.date) -> St
     block = "\n".join(lines) + "\n"
     asked = tomllib.loads(block)["tool"]["leakaudit"]["assert"]  # what is written, read back as the gate will
     kept = replace(result, defenses=tuple(d for d in result.defenses if d.spec in specs or d.spec == "none"))
-    return Start(block, gate(kept, parse(asked), today=today), specs, records)
+    notes = [f"{records} records, not the {before} of this scan: it is no baseline for the next."]
+    told = (*(notes if records != before else ()), *([training.why] if training.why else ()), *training.open)
+    return Start(block, gate(kept, parse(asked), today=today), specs, records, told)
 
 
 def _kept(result: AuditResult) -> list[DefenseResult]:
@@ -124,6 +143,42 @@ def _records(result: AuditResult, rows: Sequence[DefenseResult]) -> int:
     if isinstance(private, int) and private < most:
         most = max(wanted[0], private // size * size)
     return -(-most // size) * size
+
+
+def _training(result: AuditResult, rows: Sequence[DefenseResult]) -> Training:
+    """Return how many training runs let the gate rule out the loss of accuracy that the preset asks about.
+
+    Half of the interval of a change is kept within half of that loss, so that chance alone seldom leaves it open; the
+    spread is the one measured.
+    """
+    detect = next((r.detect for r in PRESETS["recommended"].regressions if r.metric == "accuracy"), None)
+    trained = [d for d in rows if d.accuracies]
+    if detect is None or not trained:
+        return Training()
+    had = min(len(d.accuracies) for d in trained)
+    least = resolution(result)
+    needed = {d.spec: runs_needed(d.accuracies, d.accuracies, detect / 2, least, SEEDS) for d in trained}
+    loss = f"a loss of {100 * detect:g} points of accuracy against a baseline"
+    unsettled = [
+        f"{_words(d.spec)}: {SEEDS} training runs would not rule out {loss} at the spread measured, so it only warns."
+        if len(d.accuracies) > 1
+        else f"{_words(d.spec)}: one training run shows no spread, so {loss} only warns: scan again, then init --force."
+        for d in trained
+        if needed[d.spec] is None
+    ]
+    wanted = max([LEAST_SEEDS, *(n for n in needed.values() if n is not None)])
+    if wanted <= had:
+        return Training(open=tuple(unsettled))
+    what = f"take {LEAST_SEEDS} to be compared" if wanted == LEAST_SEEDS else f"rule out {loss} at the spread measured"
+    return Training(wanted, f"{wanted} training runs of each defense, not {had}: so many {what}.", tuple(unsettled))
+
+
+def _regression(training: Training) -> list[str]:
+    """Return the table that lets accuracy only warn against a baseline, where too few runs could settle it."""
+    if not training.open:
+        return []
+    told = [f"# {sentence}" for sentence in training.open]
+    return ["", "[tool.leakaudit.assert.regression]", *told, 'accuracy = { level = "warn" }']
 
 
 def _limit(result: AuditResult, rows: Sequence[DefenseResult]) -> tuple[float, bool]:

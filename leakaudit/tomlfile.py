@@ -11,6 +11,7 @@ from leakaudit.errors import UserError
 from leakaudit.plaintext import visible
 
 FILE = "pyproject.toml"
+BY_HAND = f"{FILE} writes [tool.leakaudit] in a way that init cannot replace: take it out by hand."
 HEADER = re.compile(r"^\s*\[{1,2}[^\[\]]+\]{1,2}\s*(#.*)?$")
 OURS = re.compile(r"^\s*\[{1,2}\s*[\"']?tool[\"']?\s*\.\s*[\"']?leakaudit[\"']?\s*[.\]]")
 
@@ -30,7 +31,8 @@ def inserted(existing: str, block: str, force: bool = False) -> str:
     """Return pyproject.toml with the block at its end, everything else byte for byte as it was.
 
     Raises UserError where a table [tool.leakaudit] stands already; with `force` that table, its sub-tables included, is
-    replaced, and UserError raised where it cannot be taken out by lines (an inline table, dotted keys).
+    replaced, and UserError raised where it cannot be taken out by lines (an inline table, dotted keys, a string that
+    holds its header).
     """
     before = _parsed(existing)
     tool = before.get("tool")
@@ -38,20 +40,32 @@ def inserted(existing: str, block: str, force: bool = False) -> str:
         if not force:
             raise UserError(f"{FILE} has a table [tool.leakaudit] already: edit it, or replace it with --force.")
         existing = _without(existing)
+        try:
+            tomllib.loads(existing)
+        except tomllib.TOMLDecodeError:  # a line of a string that looks like a table's, and was taken for one
+            raise UserError(BY_HAND) from None
         rest = {key: value for key, value in tool.items() if key != "leakaudit"}
         before = {**before, "tool": rest} if rest else {key: value for key, value in before.items() if key != "tool"}
     newline = "\r\n" if "\r\n" in existing else "\n"
     text = existing.rstrip("\r\n \t")
     text = (text + newline + newline if text else "") + block.replace("\n", newline)
-    after = _parsed(text)
+    try:
+        after = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:  # an inline table or dotted keys are still there
+        raise UserError(BY_HAND) from None
     after["tool"].pop("leakaudit", None)
     if not after["tool"] and "tool" not in before:
         after.pop("tool")
     if after != before:
-        raise UserError(
-            "pyproject.toml writes [tool.leakaudit] in a way that init cannot replace: take it out by hand."
-        )
+        raise UserError(BY_HAND)
     return text
+
+
+def table(existing: str) -> dict[str, Any]:
+    """Return [tool.leakaudit] of pyproject.toml as it stands there, empty where it is no table or absent."""
+    tool = _parsed(existing).get("tool")
+    ours = tool.get("leakaudit") if isinstance(tool, dict) else None
+    return ours if isinstance(ours, dict) else {}
 
 
 def _without(text: str) -> str:

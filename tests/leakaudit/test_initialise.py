@@ -8,16 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from leakaudit import assertions, cli_init
+from leakaudit.bytesize import parse as parse_bytes
 from leakaudit.configuration import read
 from leakaudit.errors import UserError
 from leakaudit.gate import gate
 from leakaudit.initialise import down, start, up
 from leakaudit.intervals import rate
+from leakaudit.plan import seconds
 from leakaudit.result import AuditResult, Estimate, Finding, to_json
 from leakaudit.waivers import parse as parse_waivers
 from tests.leakaudit.command_line import Run, caller, sentence
@@ -78,7 +81,7 @@ def test_accuracy_is_asserted_at_its_lower_bound_and_only_above_chance() -> None
     assert rule["accuracy"] == {"min": 0.75, "defense": "obscure"}
     assert rule["accuracy-loss"]["max"] >= 0.05
     wide = start(scanned(accuracies=(0.2, 0.5, 0.8)), {}, TODAY).block
-    assert "accuracy = " not in wide
+    assert "accuracy = { min" not in wide
     assert "not clearly above chance" in wide
     assert "too few seeds" in start(scanned(accuracies=(0.8,)), {}, TODAY).block
     assert "switched off with --no-utility" in start(scanned(accuracies=()), {}, TODAY).block
@@ -161,7 +164,7 @@ def test_without_a_result_it_says_which_scan_to_run(run: Run) -> None:
 def test_what_it_writes_is_what_scan_and_gate_read(run: Run) -> None:
     Path("pyproject.toml").write_text("[project]\nname = 'x' # mine\n")
     command = "leakaudit scan src/net.py:make --data pictures -d obscure -a dlg:steps=5 --seed 3"
-    store(scanned(3), command, seed=3, candidates=50, battery="full")
+    store(scanned(3), command, seed=3, candidates=50, battery="full", attacks="dlg:steps=5")
     done = run("init", "--github", "--gitlab")
     assert done.code == 0, done
     assert "gate now pass" in done.out
@@ -231,4 +234,128 @@ def test_a_command_it_does_not_know_changes_nothing(command: str) -> None:
     made = scanned()
     found = cli_init._typed(replace(made, environment={**made.environment, "command": command}))
     assert not found.get("target")
-    assert cli_init._options(made, found) == {}
+    assert cli_init._options(made, found, {}) == {}
+
+
+def test_what_the_first_scan_had_from_the_table_is_kept(run: Run) -> None:
+    """The command line named none of it: the result knows what it was scanned with, and the table knows the rest."""
+    Path("pyproject.toml").write_text(
+        "[tool.leakaudit]\nseeds = 4\nepochs = 3\nattack = ['dlg:steps=5']\nbudget = '5m'\nmemory = '1.5GB'\n"
+        "max-accuracy-loss = 0.7\ncandidates = 9\ndata = 'pictures'\nimages = 'none'\nquiet = true\nrecords = 3\n"
+    )
+    store(
+        scanned(accuracies=(0.8, 0.8, 0.81, 0.8)),
+        "leakaudit scan model.py -d obscure",
+        seeds=4,
+        epochs=3,
+        attacks="dlg:steps=5",
+        budget=300.0,
+        memory=1_500_000_000,
+        max_accuracy_loss=0.7,
+        candidates=50,
+        utility=True,
+    )
+    done = run("init", "--force")
+    assert done.code == 0, done
+    assert read().scan == {
+        "defense": ["obscure"],
+        "records": 46,
+        "candidates": 50,  # of the scan, which is newer than the table
+        "max-accuracy-loss": 0.7,
+        "attack": ["dlg:steps=5"],
+        "seeds": 4,
+        "epochs": 3,
+        "budget": "5m",
+        "memory": "1500MB",
+        "data": "pictures",
+        "images": "none",
+        "quiet": True,
+    }
+    sentence(run("scan", "missing.py"), "missing.py")  # the table is one that `scan` takes
+
+
+@pytest.mark.parametrize("budget", [90.0, 7200.0, 0.1, 61.5])
+def test_a_budget_comes_back(budget: float) -> None:
+    assert seconds(cli_init._seconds(budget)) == budget
+
+
+@pytest.mark.parametrize("memory", [4 * 10**9, 2**31, 2**30 + 1, 999, 123_456_789])
+def test_a_size_comes_back(memory: int) -> None:
+    assert parse_bytes(cli_init._bytes(memory)) == memory
+
+
+def test_what_is_default_is_not_written() -> None:
+    from leakaudit.plan import Plan
+
+    made = replace(scanned(), settings=Plan().settings())
+    assert cli_init._options(made, {}, {}) == {}
+    bare = replace(made, settings=Plan(utility=False, battery="full").settings())
+    assert cli_init._options(bare, {}, {}) == {"full": True, "no-utility": True}
+
+
+def test_force_replaces_a_table_that_scan_refuses(run: Run) -> None:
+    store(scanned())
+    wrong = "[a]\nb = 1\n\n[tool.leakaudit]\nrecrods = 3\nquiet = true\n\n[tool.leakaudit.assert]\nidentifcation = 3\n"
+    Path("pyproject.toml").write_text(wrong)
+    sentence(run("init"), "already", "--force")
+    assert Path("pyproject.toml").read_text() == wrong
+    done = run("init", "--force")
+    assert done.code == 0, done
+    assert "left out of the table, since scan has no such setting: 'recrods'" in done.out
+    assert read().scan == {"defense": ["obscure"], "records": 46, "quiet": True}
+
+
+@pytest.mark.parametrize(
+    "existing",
+    ["[tool]\nleakaudit = {seed = 1}\n", "tool.leakaudit.seed = 1\n", "[tool]\nleakaudit = 3\n"],
+)
+def test_what_force_cannot_replace_is_one_sentence(existing: str, run: Run) -> None:
+    store(scanned())
+    Path("pyproject.toml").write_text(existing)
+    sentence(run("init", "--force"), "take it out by hand")
+    assert Path("pyproject.toml").read_text() == existing
+
+
+def seeded(*accuracies: float, of: int = 40) -> AuditResult:
+    made = scanned(accuracies=accuracies, of=of)
+    return replace(made, settings=made.settings | {"seeds": len(accuracies)})
+
+
+@pytest.mark.parametrize(("spread", "seeds"), [(0.005, None), (0.02, None), (0.03, 5), (0.04, 7)])
+def test_as_many_seeds_as_rule_out_a_loss(spread: float, seeds: int | None) -> None:
+    made = seeded(0.7 - spread, 0.7, 0.7 + spread)
+    begun = start(made, {}, TODAY)
+    table = tomllib.loads(begun.block)["tool"]["leakaudit"]
+    assert table.get("seeds") == seeds
+    assert "regression" not in table["assert"]
+    assert any("training runs of each defense, not 3" in note for note in begun.notes) is (seeds is not None)
+    if seeds is None:
+        return
+    assert f"# {seeds} training runs of each defense, not 3: so many rule out a loss of 10 points" in begun.block
+    for sign in (-1, 1):  # the next scan, a standard error of the change above or below: it decides
+        again = np.random.default_rng(0).normal(size=seeds)
+        runs = 0.7 + spread * (again - again.mean()) / again.std(ddof=1)
+        moved = runs + sign * spread * (2 / seeds) ** 0.5
+        rows = (seeded(*map(float, runs)), seeded(*map(float, moved)))
+        judged = gate(rows[1], assertions.parse(table["assert"]), baseline=rows[0], today=TODAY)
+        (check,) = [c for c in judged.checks if c.rule == "regression-accuracy"]
+        assert check.status == "pass", check.message
+
+
+@pytest.mark.parametrize("accuracies", [(0.5, 0.7, 0.9), (0.8,)])
+def test_what_no_number_of_seeds_settles_only_warns_and_says_why(accuracies: tuple[float, ...]) -> None:
+    begun = start(seeded(*accuracies), {}, TODAY)
+    table = tomllib.loads(begun.block)["tool"]["leakaudit"]
+    assert table["assert"]["regression"] == {"accuracy": {"level": "warn"}}
+    assert table.get("seeds") == (3 if len(accuracies) == 1 else None)
+    assert "# obscure: " in begun.block[begun.block.index("[tool.leakaudit.assert.regression]") :]
+    assert any("only warns" in note for note in begun.notes)
+
+
+def test_the_gate_does_not_leave_an_identical_scan_open() -> None:
+    """The first thing anybody tries: the very result that the limits come from, as the baseline."""
+    for accuracies in ((0.55, 0.7, 0.8), (0.5, 0.7, 0.9), GOOD):
+        made = seeded(*accuracies, of=64)
+        table = tomllib.loads(start(made, {}, TODAY).block)["tool"]["leakaudit"]
+        judged = gate(made, assertions.parse(table["assert"]), baseline=made, today=TODAY)
+        assert judged.verdict == "pass", judged.reasons

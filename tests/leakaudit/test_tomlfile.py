@@ -61,10 +61,11 @@ def test_force_on_a_file_without_the_table_adds_it() -> None:
         "tool.leakaudit.records = 3\n",
         '[tool."leakaudit"]\nx = 1\n[tool."odd]name"]\ny = 2\n',
         "[tool.leakaudit]\nx = '''\n[tool.ruff]\n'''\n",
+        '[tool.leakaudit]\nx = 1\n[tool.a]\ny = """\n[tool.leakaudit]\n"""\n',
     ],
 )
 def test_what_cannot_be_replaced_by_lines_is_left_alone(existing: str) -> None:
-    with pytest.raises(UserError, match=r"by hand|cannot be read"):
+    with pytest.raises(UserError, match="in a way that init cannot replace: take it out by hand"):
         inserted(existing, BLOCK, force=True)
 
 
