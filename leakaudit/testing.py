@@ -6,6 +6,7 @@ works the same. Nothing heavy is imported before an audit runs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
 
 FOLDER = Path("leakaudit-out")  # where reports go that nobody named a folder for
 CHECKS = 4  # shown in a message; the report has them all
+OPTION = re.compile(r"(?<![\w-])--([a-z]+(?:-[a-z]+)*)(?:[ =](\d+))?(?![\w-])")  # of the command line, with its number
+OTHERWISE = {  # what is no argument of the same name
+    "quick": "battery='quick'",
+    "full": "battery='full'",
+    "no-utility": "utility=False",
+    "attack": "attacks",
+    "data": "the data",
+}
 
 
 class PrivacyAssertionError(AssertionError):
@@ -93,7 +102,9 @@ def assert_private(
     from leakaudit.errors import UserError
 
     try:
-        _check(battery, max_accuracy_loss, allow_inconclusive)
+        _check(defense, battery, max_accuracy_loss, allow_inconclusive)
+        if output is not None:
+            _writable(Path(output))
         before = _baseline(baseline)
         wanted: dict[str, Any] = {
             "utility": max_accuracy_loss is not None or (before is not None and _has_accuracy(before)),
@@ -110,18 +121,28 @@ def assert_private(
         result = _scan(model, data, {**wanted, "defense": defense})
         outcome = _judged(result, max_identification, max_accuracy_loss, before)
         good = outcome.verdict == "pass" or (outcome.verdict == "inconclusive" and allow_inconclusive)
-        report = _keep(result, outcome, output, good)
+        try:
+            report = _keep(result, outcome, output, good)
+        except UserError as error:
+            if good or output is not None:
+                raise
+            report = f"not kept, {_argued(str(error))}"  # nobody asked for one: it must not hide the verdict
         _note(result, outcome, report)
     except UserError as error:
-        raise error.with_traceback(None) from None  # one sentence; where it came from within leakaudit helps nobody
+        # One sentence in the words of this function; where it came from within leakaudit helps nobody.
+        raise UserError(_argued(str(error))) from None
     if not good:
         raise PrivacyAssertionError(_message(result, outcome, report), result, outcome)
     return result
 
 
-def _check(battery: str, max_accuracy_loss: float | None, allow_inconclusive: bool) -> None:
+def _check(
+    defense: str | Sequence[str], battery: str, max_accuracy_loss: float | None, allow_inconclusive: bool
+) -> None:
     from leakaudit.errors import UserError
 
+    if isinstance(defense, str | list | tuple) and not defense:
+        raise UserError(f"defense={defense!r} names none: give one or several, or 'none' to audit the bare model.")
     if battery == "quick" and not allow_inconclusive:
         raise UserError(
             "assert_private(battery='quick') can never pass: a quick battery is a first look. Use 'standard', or "
@@ -130,6 +151,25 @@ def _check(battery: str, max_accuracy_loss: float | None, allow_inconclusive: bo
     loss = max_accuracy_loss
     if loss is not None and (isinstance(loss, bool) or not isinstance(loss, int | float) or not 0 < loss < 1):
         raise UserError(f"max_accuracy_loss takes a share between 0 and 1, not {loss!r}.")
+
+
+def _writable(output: Path) -> None:
+    """Find out before minutes of work that the report cannot be written."""
+    from leakaudit.cli_run import writable
+
+    writable(output)
+
+
+def _argued(words: str) -> str:
+    """Return a sentence that speaks of options of the command line in the words of arguments: records=13."""
+
+    def named(match: re.Match[str]) -> str:
+        option, value = match[1], match[2]
+        if option in OTHERWISE:
+            return OTHERWISE[option]
+        return option.replace("-", "_") + (f"={value}" if value else "")
+
+    return OPTION.sub(named, words)
 
 
 def _baseline(baseline: AuditResult | str | Path | None) -> AuditResult | None:
@@ -222,8 +262,8 @@ def _message(result: AuditResult, outcome: Outcome, report: str) -> str:
     order = {"fail": 0, "inconclusive": 1, "pass": 2}
     wrong = sorted((c for c in outcome.checks if c.level == "error"), key=lambda c: order[c.status])
     for check in [c for c in wrong if c.status != "pass"][:CHECKS]:
-        lines.append(f"- {check.message}")
-        lines += [f"  {check.mend}"] if check.mend else []
+        lines.append(f"- {_argued(check.message)}")
+        lines += [f"  {_argued(check.mend)}"] if check.mend else []
     lines += [f"worst attack on {words}" for words in _worst_attacks(result)]
     chance, limit = percent(result.chance_identification), percent(result.max_identification)
     lines += [f"chance {chance}, limit {limit}, seed {result.settings.get('seed')}", f"report: {report}"]

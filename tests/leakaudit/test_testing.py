@@ -96,7 +96,8 @@ def test_too_few_records_are_no_pass_and_the_message_says_how_many(tmp_path: Pat
         assert_private(model, DATA, defense="gaussian:std=100", records=4, output=tmp_path / "here", **DENSE)
     message = str(caught.value)
     assert "Only 4 records were scored: at least 13 are needed" in message
-    assert "--records 13" in message
+    assert "records=13" in message
+    assert "--" not in message
     assert (tmp_path / "here/report.html").is_file()
 
 
@@ -173,7 +174,13 @@ def test_accuracy_is_measured_where_it_is_asked_for(passing: AuditResult, monkey
         ({"battery": "quick"}, "can never pass"),
         ({"max_accuracy_loss": 2}, "max_accuracy_loss"),
         ({"max_accuracy_loss": True}, "max_accuracy_loss"),
-        ({"max_identification": 3}, "--max-identification"),
+        ({"max_identification": 3}, r"^max_identification must be between"),
+        ({"records": 0}, r"^records must be at least 1"),
+        ({"defense": []}, r"defense=\[\] names none"),
+        ({"defense": ()}, "names none"),
+        ({"defense": ""}, "names none"),
+        ({"output": "/dev/null/x"}, "cannot write to output /dev/null/x"),
+        ({"budget": "soon"}, "^budget takes a time"),
         ({"baseline": "missing.json"}, "missing.json"),
         ({"defense": "obscur"}, "did you mean"),
         ({"recrods": 4}, "recrods"),
@@ -184,6 +191,28 @@ def test_bad_input_is_one_sentence_without_our_frames(settings: dict[str, Any], 
         assert_private(model, DATA, **{"defense": "none", **settings})
     frames = traceback.extract_tb(caught.value.__traceback__)
     assert [Path(f.filename).name for f in frames] == ["test_testing.py", "testing.py"]
+
+
+def test_a_place_that_cannot_be_written_is_found_out_before_the_audit(
+    passing: AuditResult, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = scanned(monkeypatch, passing)
+    (tmp_path / "file").write_text("")
+    for place in ("/dev/null/x", "file"):
+        with pytest.raises(UserError, match=f"output {place}"):
+            assert_private(model, DATA, defense="gaussian:std=100", output=place)
+    assert asked == {}
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_report_that_cannot_be_kept_does_not_hide_the_verdict(
+    passing: AuditResult, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    scanned(monkeypatch, planted(passing, 30))
+    (tmp_path / "leakaudit-out").write_text("a file where the folder would be")
+    with pytest.raises(PrivacyAssertionError, match="FAIL") as caught:
+        assert_private(model, DATA, defense="gaussian:std=100")
+    assert "report: not kept, cannot write" in str(caught.value)
 
 
 def test_an_interrupted_audit_ends_the_test_run(passing: AuditResult, monkeypatch: pytest.MonkeyPatch) -> None:
