@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from dataclasses import replace
+from html import escape
 from typing import Any
 
 import pytest
 
+from leakaudit.consistency import doubts
 from leakaudit.outcome import Check, Outcome, WaiverState
 from leakaudit.reports import html_findings, html_galleries, mapping, steps, view
-from leakaudit.reports.html import render
+from leakaudit.reports.html import FEW, render
+from leakaudit.reports.html_text import unbroken
 from leakaudit.result import AuditResult, Estimate, Finding, Waiver, digest
 from leakaudit.rules import most_successful, most_telling
+from leakaudit.verdict import judge
 from tests.outcomes import every
 from tests.reports.page import Page
 
@@ -206,3 +211,113 @@ def test_whatever_a_gate_says_the_page_is_whole(golden: AuditResult) -> None:
         shown = [*(c.message for c in said.checks), *said.reasons, *(w.waiver.reason for w in said.waivers)]
         assert [text for text in shown if text not in page.words] == [], name
         assert headings(render(result, said))[4] == "Checks of the gate"
+
+
+def test_numbers_that_contradict_the_claims_are_told_first(golden: AuditResult, sound: AuditResult) -> None:
+    text = render(golden)  # whose numbers are made up
+    banner = text[text.index('<div class="banner contradicts">') : text.index('id="verdict"')]
+    assert all(escape(doubt.split(" (--")[0], quote=False) in banner.replace("&#39;", "'") for doubt in doubts(golden))
+    assert doubts(golden)
+    assert '<div class="banner contradicts">' not in render(sound)
+    edited = replace(every(sound)["fail"][1], verdict="pass")
+    assert "its own checks and waivers give fail" in Page(render(sound, edited)).words
+
+
+def test_a_requested_defense_without_a_row_is_named_where_one_looks(sound: AuditResult) -> None:
+    specs = " ".join(d.spec for d in sound.defenses)
+    cut = replace(sound, complete=False, settings=sound.settings | {"defenses": f"{specs} gaussian:std=1 prune"})
+    words = Page(render(cut)).words
+    for spec in ("gaussian:std=1", "prune"):
+        assert f"Not audited {spec} It was requested and not audited" in words
+        assert words.index(f"Not audited {spec}") < words.index("Contents")
+        assert words.count(f"{spec} was requested and not audited.") == 1
+    assert "not audited" not in Page(render(sound)).words
+
+
+def test_the_frontier_promises_no_limit_by_a_points_place(golden: AuditResult) -> None:
+    limited = replace(golden, settings=golden.settings | {"max_accuracy_loss": 0.1})
+    for result, lost in ((golden, False), (limited, True)):
+        words = Page(render(result)).words
+        assert "limits are kept" not in words
+        assert "limit is kept" not in words
+        assert "only where the whole interval of every attack lies left of it" in words
+        assert ("tested against the training runs of the control" in words) is lost
+
+
+@pytest.mark.parametrize("cut", ["complete", "budget", "status"])
+def test_a_time_budget_repeats_nothing(sound: AuditResult, cut: str) -> None:
+    same = "The same command, seed and versions give the same result"
+
+    def ended(result: AuditResult, status: str) -> AuditResult:
+        attacks = tuple(replace(a, statuses={status: 4}) for a in result.defenses[1].attacks)
+        return replace(result, defenses=(result.defenses[0], replace(result.defenses[1], attacks=attacks)))
+
+    plain = ended(sound, "converged")
+    assert same in Page(render(plain)).words
+    changed = {
+        "complete": replace(plain, complete=False),
+        "budget": replace(plain, settings=plain.settings | {"budget": 60.0}),
+        "status": ended(sound, "budget"),
+    }[cut]
+    words = Page(render(changed)).words
+    assert same not in words
+    assert "How far it came depends on how fast the machine was" in words
+
+
+def test_few_records_of_the_control_are_little_evidence(golden: AuditResult) -> None:
+    assert inspect.signature(judge).parameters["min_records"].default == FEW
+
+    def told(share: Estimate) -> str:
+        attacks = (replace(golden.defenses[0].attacks[3], identification=share),)
+        return Page(render(replace(golden, defenses=(replace(golden.defenses[0], attacks=attacks),)))).words
+
+    one = told(Estimate(1.0, 0.6, 1.0, 1))
+    assert "of the 1 scored record, against" in one
+    assert "fewer than 8 scored records are little evidence" in one
+    assert "the attacks work on this model" not in one
+    enough = told(Estimate(1.0, 0.6, 1.0, 8))
+    assert "of the 8 scored records, against" in enough
+    assert "the attacks work on this model" in enough
+
+
+def test_a_guess_is_no_limit_and_evidence_comes_by_name() -> None:
+    values = {"zeta": 1, "guess": 0.014, "alpha": "x", "measured": 0.5, "defense": "none"}
+    told = html_findings.evidence(Finding("undefended-leaks", "info", "m", values))
+    assert told == (("measured", "50%"), ("a guess without the update", "1.4%"), ("alpha", "x"), ("zeta", "1"))
+    assert told == html_findings.evidence(Finding("undefended-leaks", "info", "m", dict(sorted(values.items()))))
+
+
+def test_no_line_breaks_within_an_option_and_it_is_copied_as_it_is() -> None:
+    text = "about 23 would settle it (--records 23.5): <b> --no-utility -- --" + "x" * 99
+    made = str(unbroken(text))
+    assert made.startswith('about 23 would settle it (<span class="option">--records 23.5</span>): &lt;b&gt; ')
+    assert '<span class="option">--no-utility</span> -- --xxx' in made
+    assert re.sub(r"</?span[^>]*>", "", made) == escape(text)
+
+
+def test_a_waiver_of_all_defenses_says_so(golden: AuditResult) -> None:
+    late = WaiverState(Waiver("psnr", "why", "2020-01-01"), "expired")
+    text = render(golden, replace(outcome(golden), waivers=(late,)))
+    assert '<div class="about">all defenses</div>' in text
+
+
+def test_labels_stand_beside_what_naming_the_commonest_class_gives(golden: AuditResult) -> None:
+    note = f"names the commonest class is right for {view.percent(golden.chance_accuracy)} of the test records"
+    assert note in Page(render(golden)).words
+    bare = replace(golden.defenses[0], attacks=golden.defenses[0].attacks[:1])
+    blank = tuple(replace(a, label_accuracy=Estimate(reason="none")) for a in golden.defenses[1].attacks)
+    assert note not in Page(render(replace(golden, defenses=(bare, replace(golden.defenses[1], attacks=blank))))).words
+
+
+def test_no_clause_claims_what_was_not_run() -> None:
+    clauses = {c.id: c for f in mapping.FRAMEWORKS for c in f.clauses}
+    for name in ("NISTAML.033", "AML.T0024.000", "ML04:2023"):
+        assert "no membership inference is run" in clauses[name].open
+        assert "assumes that one of its candidates is the true record" in clauses[name].open
+    assert "does that" not in clauses["A.8.29"].open
+
+
+def test_nothing_is_said_to_be_signed(golden: AuditResult) -> None:
+    words = Page(render(golden)).words
+    assert "Nothing here is signed by a program" in words
+    assert f"the result whose SHA-256 is {digest(golden)} ." in words or f"SHA-256 is {digest(golden)}." in words

@@ -120,3 +120,12 @@ def test_what_guarantees_say_is_not_stated_again(golden: AuditResult) -> None:
     row = replace(golden.defenses[2], facts=facts, guarantees=told)
     assert further_facts(row) == [("bits per parameter, at most", "1.58"), ("policies", "flip, shift")]
     assert [name for name, _ in further_facts(replace(row, guarantees=()))] == sorted(facts)  # of older results, all
+
+
+def test_a_share_of_identification_that_a_defense_states_is_a_percentage(golden: AuditResult) -> None:
+    facts = {"identification among 100 by one release, at most": 0.01, "epsilon": 0.5, "identifiers": True}
+    for guarantees in ((), (Guarantee("something else", "proven"),)):
+        told = dict(further_facts(replace(golden.defenses[0], facts=facts, guarantees=guarantees)))
+        assert told["identification among 100 by one release, at most"] == "1%"
+        assert told["epsilon"] == "0.5"
+        assert told["identifiers"] == "yes"
