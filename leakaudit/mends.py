@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from leakaudit.result import Finding
 
 RULES: dict[str, str] = {
     # of the verdict
@@ -129,6 +133,9 @@ JUDGED_AS = {
 }
 
 
+KEBAB = re.compile(r"[a-z][a-z-]*")
+
+
 def describe(identifier: str) -> str:
     """Return what a finding is, in a few words, whatever its id; ids of the gate start with `gate-`."""
     if identifier in RULES:
@@ -155,24 +162,24 @@ def mend_of(identifier: str) -> str:
     return GATE_MENDS.get(rule) or MENDS.get(rule.removeprefix("finding-")) or STRONGER
 
 
-def unused_mend(rule: str, rules: Iterable[str]) -> str:
-    """Return what to do about a waiver whose rule matches no check, `rules` being those of the checks there are.
+def accepted(finding: Finding) -> bool:
+    """Return whether a waiver in force accepts a finding; what is said of waivers themselves is accepted by none."""
+    return "waived" in finding.evidence and not finding.id.startswith("waiver-")
 
-    Names of other places are recognised (alerts, ids of checks, findings), and typos.
+
+def unused_mend(rule: str, rules: Iterable[str]) -> str:
+    """Return what to do about a waiver that matches no check, `rules` being the rules of the checks there are.
+
+    Names of other places are recognised (alerts, ids of checks, findings), and typos; a rule that there is has none.
     """
-    known = sorted(set(rules))
-    if rule in known or not known:
+    there_are = set(rules)
+    known = sorted(filter(KEBAB.fullmatch, there_are))  # whatever else an outcome of somebody else's calls a rule
+    if not known or any(fnmatchcase(name, rule) for name in there_are):
         return MENDS["waiver-unused"]
     name = rule.removeprefix("gate-").partition("/")[0].partition(":")[0]
-    for meant in (name, f"finding-{name}", JUDGED_AS.get(name, "")):
-        if meant in known:
-            return _meant(rule, meant)
-    close = difflib.get_close_matches(name, [*known, *JUDGED_AS], n=1)
-    if close and "*" not in rule:
-        return _meant(rule, JUDGED_AS.get(close[0], close[0]))
-    return f"No check has this rule: use one of {', '.join(known)}, or remove the waiver from pyproject.toml."
-
-
-def _meant(rule: str, meant: str) -> str:
-    where = "; the defense and the attack have settings of their own" if "/" in rule or ":" in rule else ""
-    return f'No check has the rule "{rule}": write rule = "{meant}"{where}, or remove the waiver from pyproject.toml.'
+    near = difflib.get_close_matches(name, [*known, *JUDGED_AS], n=1)
+    wanted = (name, f"finding-{name}", JUDGED_AS.get(name), *(JUDGED_AS.get(each, each) for each in near))
+    meant = next((each for each in wanted if each in known), "")
+    guess = f' Perhaps rule = "{meant}" was meant.' if meant and "*" not in rule else ""
+    there = f"the rules are {', '.join(known)}" if len(known) > 1 else f"the only rule is {known[0]}"
+    return f'No check here has the rule "{rule}": {there}.{guess} Mend it, or remove the waiver from pyproject.toml.'

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
 from leakaudit.conclusions import conclusions
-from leakaudit.mends import unused_mend
+from leakaudit.mends import accepted, unused_mend
 from leakaudit.outcome import Check, Outcome
 from leakaudit.plaintext import visible
 from leakaudit.result import AuditResult, Finding, Verdict
@@ -137,7 +137,10 @@ def _suite(name: str, cases: list[Case], properties: dict[str, str], findings: I
             told.text = case.text
         else:
             ET.SubElement(element, "system-out").text = case.text
-    lines = [visible(f"{f.severity}: {f.id}: {f.message}" + (f" {f.mend}" if f.mend else "")) for f in findings]
+    lines = [
+        visible(f"{f.severity}{', waived' if accepted(f) else ''}: {f.id}: {f.message} {f.mend}".rstrip())
+        for f in findings
+    ]
     if lines:
         ET.SubElement(suite, "system-out").text = "\n".join(lines)
     return suite

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from leakaudit.conclusions import conclusions
 from leakaudit.errors import UserError
-from leakaudit.mends import unused_mend
+from leakaudit.mends import accepted, unused_mend
 from leakaudit.outcome import Check, Outcome
 from leakaudit.regression import Change
 from leakaudit.reports import view
@@ -36,6 +36,7 @@ SYMBOLS = {
     "in-force": "⏸️ in force",
     "unused": "⚠️ unused",
 }
+FINDING = 1_200  # characters of a finding with the waiver that accepts it
 UNUSED = 5  # mends of unused waivers shown: more say nothing new
 SHARES = ("identification", "bound", "label-accuracy", "accuracy", "accuracy-loss")
 DIGITS = {"psnr": 1, "ssim": 2, "lpips": 2}
@@ -205,7 +206,8 @@ def _findings(result: AuditResult, outcome: Outcome | None) -> Section:
     """Return what no check says: leaks and doubts without a gate, and what was noticed besides it."""
     checks = {check.message for check in outcome.checks} if outcome else set()
     rows = [
-        f"- {SYMBOLS[f.severity]} {code(f.id)}: {literal(f.message)} **What to do:** {literal(f.mend)}"
+        f"- {SYMBOLS[f.severity]}{', waived,' if accepted(f) else ''} {code(f.id)}: {literal(f.message, FINDING)} "
+        f"**What to do:** {literal(f.mend)}"
         for f in conclusions(result, outcome)
         if f.severity != "info" and f.message not in checks and not f.id.startswith(("gate-", "waiver-"))
     ]

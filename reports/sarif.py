@@ -24,7 +24,7 @@ from urllib.parse import quote
 
 import leakaudit
 from leakaudit.conclusions import conclusions
-from leakaudit.mends import describe, mend_of
+from leakaudit.mends import accepted, describe, mend_of
 from leakaudit.outcome import Outcome
 from leakaudit.plaintext import visible
 from leakaudit.result import AuditResult, Finding, Value, digest
@@ -128,11 +128,6 @@ def _result(finding: Finding, ids: list[str], uri: str, seen: Counter[tuple[str,
             {"kind": "external", "status": "accepted", "justification": _text(_justification(finding.evidence))}
         ]
     return found
-
-
-def accepted(finding: Finding) -> bool:
-    """Return whether a waiver in force accepts a finding; what is said of waivers themselves is accepted by none."""
-    return "waived" in finding.evidence and not finding.id.startswith("waiver-")
 
 
 def _justification(evidence: Mapping[str, Value]) -> str:
