@@ -92,7 +92,8 @@ def init(
     today = dt.date.today()
     place = PROJECT.resolve()  # a link stays one
     existing = _existing(place)
-    before, dropped = _kept(table(existing)) if force else ({}, ())
+    replaced = table(existing)
+    before, dropped = _kept(replaced) if force else ({}, ())
     made = start(first, _options(first, typed, before), today)
     texts = {place: inserted(existing, made.block, force)}
     for name, wanted in (("github", github), ("gitlab", gitlab)):
@@ -104,7 +105,10 @@ def init(
         write_atomically(path, text, path.stat().st_mode & 0o777 if path.exists() else 0o644)
         typer.echo(f"wrote    {PROJECT if path == place else path}")
     lost = f"left out of the table, since scan has no such setting: {', '.join(dropped)}."
-    for note in (*([lost] if dropped else ()), *made.notes):
+    waivers = replaced.get("waiver") if force else None
+    count = len(waivers) if isinstance(waivers, list) else 0
+    gone = f"the table had {count} waiver{'' if count == 1 else 's'}: put back what still holds."
+    for note in (*([lost] if dropped else ()), *([gone] if count else ()), *made.notes):
         typer.echo(f"note     {visible(note, 400)}")
     _tell(first, made.outcome.verdict, made.outcome.reasons, target, github, gitlab)
 

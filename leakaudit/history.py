@@ -84,7 +84,8 @@ def read(folder: Path) -> History:
         except UserError:
             skipped.append(place)
     if not found:
-        also = f" ({len(skipped)} JSON files there are none)" if skipped else ""
+        there = f"{len(skipped)} JSON files there are none" if len(skipped) > 1 else "a JSON file there is none"
+        also = f" ({there})" if skipped else ""
         raise UserError(f"no result below {folder}{also}: keep the result.json of every run there, one folder each.")
     runs = []
     for i, (place, result) in enumerate(found):
@@ -173,7 +174,8 @@ def _attacked(before: DefenseResult, after: DefenseResult) -> str:
             told.append(f"{name} ran with other settings ({other})")
         elif now.identification.n < was.identification.n and set(now.statuses) != {"not-applicable"}:
             why = (now.reason or now.identification.reason or "no reason was recorded").rstrip(".")
-            told.append(f"{name} was scored on {now.identification.n} records, on {was.identification.n} there ({why})")
+            n, before_ = now.identification.n, was.identification.n
+            told.append(f"{name} was scored on {n} record{'' if n == 1 else 's'}, on {before_} there ({why})")
     told += [f"{name} is new" for name in here if name not in there]
     return "; ".join(told)
 

@@ -101,7 +101,7 @@ def start(result: AuditResult, options: Mapping[str, Any], today: dt.date) -> St
     block = "\n".join(lines) + "\n"
     asked = tomllib.loads(block)["tool"]["leakaudit"]["assert"]  # what is written, read back as the gate will
     kept = replace(result, defenses=tuple(d for d in result.defenses if d.spec in specs or d.spec == "none"))
-    notes = [f"{records} records, not the {before} of this scan: it is no baseline for the next."]
+    notes = [f"{records} records, not the {before} of this scan: its result is no baseline for the next."]
     told = (*(notes if records != before else ()), *([training.why] if training.why else ()), *training.open)
     return Start(block, gate(kept, parse(asked), today=today), specs, records, told)
 
@@ -170,7 +170,7 @@ def _training(result: AuditResult, rows: Sequence[DefenseResult]) -> Training:
     if wanted <= had:
         return Training(open=tuple(unsettled))
     what = f"take {LEAST_SEEDS} to be compared" if wanted == LEAST_SEEDS else f"rule out {loss} at the spread measured"
-    return Training(wanted, f"{wanted} training runs of each defense, not {had}: so many {what}.", tuple(unsettled))
+    return Training(wanted, f"{wanted} training runs of each defense, not {had}: that many {what}.", tuple(unsettled))
 
 
 def _regression(training: Training) -> list[str]:

@@ -283,7 +283,7 @@ def _worst_attacks(result: AuditResult) -> list[str]:
             if attack is not None and attack.identification.value is not None:
                 share = attack.identification
                 words.append(
-                    f"{attack.name}{handed}: {percent(share.value or 0)} of {share.n} records identified "
+                    f"{attack.name}{handed}: {percent(share.value or 0)} of {share.n} record{'' if share.n == 1 else 's'} identified "
                     f"(95% interval {interval(share)}%)"
                 )
         found.append(visible(f"{defense.spec}: {', '.join(words) or 'no attack was scored'}"))

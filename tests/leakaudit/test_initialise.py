@@ -295,13 +295,14 @@ def test_what_is_default_is_not_written() -> None:
 
 def test_force_replaces_a_table_that_scan_refuses(run: Run) -> None:
     store(scanned())
-    wrong = "[a]\nb = 1\n\n[tool.leakaudit]\nrecrods = 3\nquiet = true\n\n[tool.leakaudit.assert]\nidentifcation = 3\n"
+    wrong = "[a]\nb = 1\n\n[tool.leakaudit]\nrecrods = 3\nquiet = true\n\n[tool.leakaudit.assert]\nidentifcation = 3\n\n[[tool.leakaudit.waiver]]\nrule = 'a'\n"
     Path("pyproject.toml").write_text(wrong)
     sentence(run("init"), "already", "--force")
     assert Path("pyproject.toml").read_text() == wrong
     done = run("init", "--force")
     assert done.code == 0, done
     assert "left out of the table, since scan has no such setting: 'recrods'" in done.out
+    assert "the table had 1 waiver: put back what still holds" in done.out
     assert read().scan == {"defense": ["obscure"], "records": 46, "quiet": True}
 
 
@@ -331,7 +332,7 @@ def test_as_many_seeds_as_rule_out_a_loss(spread: float, seeds: int | None) -> N
     assert any("training runs of each defense, not 3" in note for note in begun.notes) is (seeds is not None)
     if seeds is None:
         return
-    assert f"# {seeds} training runs of each defense, not 3: so many rule out a loss of 10 points" in begun.block
+    assert f"# {seeds} training runs of each defense, not 3: that many rule out a loss of 10 points" in begun.block
     for sign in (-1, 1):  # the next scan, a standard error of the change above or below: it decides
         again = np.random.default_rng(0).normal(size=seeds)
         runs = 0.7 + spread * (again - again.mean()) / again.std(ddof=1)
