@@ -40,6 +40,8 @@ def headline(result: AuditResult) -> str:
             f"Somebody who sees what the clients share can recover private records {_with(failed, many)}, more often "
             f"or more clearly than this audit allows{held}."
         )
+    if result.verdict == "pass" and not specs["pass"]:
+        return "This result calls itself a pass, and no defense in it passed."
     if result.verdict == "pass":
         return (
             f"No attack that was tried recovers private records {_with(specs['pass'], many)} more often than this "

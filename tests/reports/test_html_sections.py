@@ -219,6 +219,9 @@ def test_numbers_that_contradict_the_claims_are_told_first(golden: AuditResult, 
     assert all(escape(doubt.split(" (--")[0], quote=False) in banner.replace("&#39;", "'") for doubt in doubts(golden))
     assert doubts(golden)
     assert '<div class="banner contradicts">' not in render(sound)
+    passed = render(replace(sound, verdict="pass"))
+    assert "Pass, contradicted" in headings(passed)
+    assert f"Pass, contradicted · result {digest(replace(sound, verdict='pass'))[:16]}" in passed
     edited = replace(every(sound)["fail"][1], verdict="pass")
     assert "its own checks and waivers give fail" in Page(render(sound, edited)).words
 
