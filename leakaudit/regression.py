@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from leakaudit.intervals import mean, median, rate
 from leakaudit.paired import change_of_means, change_of_median, change_of_rate, falls, pairs_needed, rises
@@ -19,6 +19,7 @@ from leakaudit.rules import resolution
 METRICS = ("identification", "bound", "psnr", "accuracy")
 LEAST_PSNR = 1.0  # dB: tuning and rounding move a picture by less without anybody seeing more in it
 LEAST_ACCURACY = 0.01
+EFFORT = ("steps", "restarts", "decoder_steps")  # of an attack, where its spec leaves them to the battery
 
 Score = Callable[[RecordScore], float | None]
 
@@ -71,6 +72,7 @@ def changes(before: AuditResult, after: AuditResult, detect: float | None = None
 
     `detect` is the rise of identification that must be ruled out, for `needed`.
     """
+    before, after = with_asked(before), with_asked(after)
     guess = max((b.psnr.value for r in (before, after) for b in r.baselines if b.psnr.value is not None), default=None)
     found = []
     for was, now in paired_defenses(before, after):
@@ -165,6 +167,29 @@ def _identifies(record: RecordScore) -> float | None:
 def _asked(attack: AttackResult) -> dict[str, Value]:
     """Return an attack's settings without those it tuned: these may differ, the effort that was asked for may not."""
     return {key: value for key, value in attack.settings.items() if key not in attack.tuned}
+
+
+def with_asked(result: AuditResult) -> AuditResult:
+    """Return the result with what was asked of each attack for settings that it tunes among its settings.
+
+    An attack may tune its number of steps below what it was given: what it was given is in the scan's own settings.
+    """
+    specs = str(result.settings.get("attacks") or "").split(" ")
+    given = {name: dict(part.partition("=")[::2] for part in rest.split(":")) for name, rest in map(_halves, specs)}
+    effort = {key: result.settings[key] for key in EFFORT if result.settings.get(key) is not None}
+
+    def asked(attack: AttackResult) -> AttackResult:
+        wanted: dict[str, Value] = {**effort, **given.get(attack.name, {})}
+        own: dict[str, Value] = {f"{key} asked for": str(v) for key, v in wanted.items() if key in attack.tuned}
+        return replace(attack, settings=attack.settings | own)
+
+    rows = tuple(replace(d, attacks=tuple(map(asked, d.attacks))) for d in result.defenses)
+    return replace(result, defenses=rows)
+
+
+def _halves(spec: str) -> tuple[str, str]:
+    name, _, rest = spec.partition(":")
+    return name, rest.replace("-", "_")
 
 
 def unlike_settings(before: AttackResult, after: AttackResult) -> str:

@@ -133,3 +133,19 @@ def test_as_many_seeds_are_compared_as_both_have() -> None:
     before = result(defense("clip", attack(some(0)), accuracies=(0.80, 0.81, 0.82, 0.1, 0.1)))
     after = result(defense("clip", attack(some(0)), accuracies=(0.80, 0.81, 0.82)))
     assert change(before, after, "accuracy").change.value == 0
+
+
+def test_steps_that_an_attack_tunes_are_compared_by_what_it_was_given() -> None:
+    """As scans store them: `steps` is among what was tuned (all of them, or half), what was asked in the settings."""
+
+    def scanned(hits: int, steps: int, attacks: str) -> AuditResult:
+        ran = replace(attack(some(hits), name="dlg"), settings={"steps": steps}, tuned={"steps": steps})
+        made = result(defense("clip", ran))
+        return replace(made, settings=made.settings | {"attacks": attacks, "steps": 400})
+
+    strong = scanned(30, 400, "analytic dlg")
+    found = change(strong, scanned(0, 1, "analytic dlg:steps=1"), "identification")
+    assert found.attacks == ()
+    assert "dlg ran with other settings (steps asked for 400 there, 1 here)" in found.lost[0]
+    assert change(strong, scanned(0, 200, "analytic dlg"), "identification").lost == ()
+    assert change(strong, scanned(0, 200, "analytic dlg:steps=400"), "identification").lost == ()
