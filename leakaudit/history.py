@@ -14,7 +14,7 @@ from pathlib import Path
 
 from leakaudit.comparable import differences, remarks
 from leakaudit.errors import UserError
-from leakaudit.regression import names, unlike_settings
+from leakaudit.regression import names, unlike_settings, with_asked
 from leakaudit.result import AttackResult, AuditResult, DefenseResult, Estimate, Verdict, load
 from leakaudit.rules import most_successful
 
@@ -114,7 +114,7 @@ def _series(runs: list[Run]) -> tuple[Series, ...]:
     found: dict[tuple[str, ...], list[Point]] = {}
     last: dict[tuple[str, ...], tuple[int, DefenseResult]] = {}
     for run in runs:
-        for defense in run.result.defenses:
+        for defense in with_asked(run.result).defenses:
             chain = names(defense.spec)
             key = chain if chain in alone else (defense.spec, "as written")
             before = last.get(key)

@@ -282,8 +282,9 @@ def _worst_attacks(result: AuditResult) -> list[str]:
         for attack, handed in ((worst(defense), ""), (bound(defense), ", handed the replaced records")):
             if attack is not None and attack.identification.value is not None:
                 share = attack.identification
+                records = f"{share.n} record{'' if share.n == 1 else 's'}"
                 words.append(
-                    f"{attack.name}{handed}: {percent(share.value or 0)} of {share.n} record{'' if share.n == 1 else 's'} identified "
+                    f"{attack.name}{handed}: {percent(share.value or 0)} of {records} identified "
                     f"(95% interval {interval(share)}%)"
                 )
         found.append(visible(f"{defense.spec}: {', '.join(words) or 'no attack was scored'}"))

@@ -90,6 +90,19 @@ def test_a_weakened_attack_breaks_the_line_it_draws(tmp_path: Path) -> None:
     assert [p.follows for p in points] == [False, True, True, True]  # accuracy is another experiment
 
 
+def test_steps_that_an_attack_tunes_below_what_it_was_given_are_compared_by_what_it_was_given(tmp_path: Path) -> None:
+    """As scans store them: `steps` is among what was tuned, and what was asked is in the scan's settings."""
+
+    def scanned(hits: int, steps: int, attacks: str) -> AuditResult:
+        ran = replace(attack(some(hits), name="dlg"), settings={"steps": steps}, tuned={"steps": steps})
+        made = result(defense("obscure", ran))
+        return replace(made, settings=made.settings | {"attacks": attacks, "steps": 400})
+
+    runs = [scanned(39, 400, "dlg linkage"), scanned(39, 200, "dlg linkage"), scanned(0, 1, "dlg:steps=1 linkage")]
+    points = read(store(tmp_path, *runs)).series[1].points
+    assert [p.attacked for p in points] == ["", "", "dlg ran with other settings (steps asked for 400 there, 1 here)"]
+
+
 def test_attacks_that_are_gone_new_or_cut_short_break_the_line(tmp_path: Path) -> None:
     one, other = attack(some(30), name="dlg"), attack(some(3), name="linkage")
     cut = replace(attack(some(1, 10), name="dlg"), reason="the budget was spent")

@@ -295,7 +295,8 @@ def test_what_is_default_is_not_written() -> None:
 
 def test_force_replaces_a_table_that_scan_refuses(run: Run) -> None:
     store(scanned())
-    wrong = "[a]\nb = 1\n\n[tool.leakaudit]\nrecrods = 3\nquiet = true\n\n[tool.leakaudit.assert]\nidentifcation = 3\n\n[[tool.leakaudit.waiver]]\nrule = 'a'\n"
+    wrong = "[a]\nb = 1\n\n[tool.leakaudit]\nrecrods = 3\nquiet = true\n\n[tool.leakaudit.assert]\nidentifcation = 3\n"
+    wrong += "\n[[tool.leakaudit.waiver]]\nrule = 'a'\n"
     Path("pyproject.toml").write_text(wrong)
     sentence(run("init"), "already", "--force")
     assert Path("pyproject.toml").read_text() == wrong
