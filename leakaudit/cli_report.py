@@ -49,7 +49,7 @@ def report(
     from leakaudit.consistency import doubts, outcome_doubts
     from leakaudit.reports.html import render
     from leakaudit.reports.terminal import summary
-    from leakaudit.result import digest, load, write_atomically
+    from leakaudit.result import digest, load, mode_of, write_atomically
 
     loaded = load(result)
     if output.is_dir():
@@ -62,12 +62,12 @@ def report(
     page = render(loaded, outcome)
     written = []
     if output.suffix.lower() != ".pdf":
-        write_atomically(output, page)
+        write_atomically(output, page, mode_of(loaded))
         written.append(output)
     if pdf:
         from leakaudit.reports.pdf import write
 
-        write(output.with_suffix(".pdf"), page)
+        write(output.with_suffix(".pdf"), page, mode_of(loaded))
         written.append(output.with_suffix(".pdf"))
     summary(loaded, Console())
     for doubt in (*doubts(loaded), *(outcome_doubts(outcome) if outcome else ())):

@@ -51,8 +51,8 @@ def for_paper(page: str) -> str:
     return re.sub(r"<svg .*?</svg>", painted, page, flags=re.DOTALL)
 
 
-def write(path: Path, page: str) -> None:
-    """Write an HTML report to a PDF file, whole or not at all."""
+def write(path: Path, page: str, mode: int = 0o644) -> None:
+    """Write an HTML report to a PDF file with these permissions, whole or not at all."""
     from leakaudit.result import write_atomically
 
-    write_atomically(path, to_pdf(page))
+    write_atomically(path, to_pdf(page), mode)
