@@ -9,7 +9,7 @@ from leakaudit.plaintext import visible
 
 MOST = 10**9  # characters
 # With its number, which says little on the next line. Short, so that no text can push a page aside.
-OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]{1,24}(?![\w-])(?:[ =]\d{1,9}(?:[.,]\d{1,9})?)?")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]{1,24}(?![\w-])(?:[ =]\d{1,9}(?:[.,]\d{1,9})?(?:[A-Za-z]{1,4}|%)?(?!\w))?")
 
 
 def shown(value: Any) -> Any:

@@ -295,6 +295,7 @@ def test_no_line_breaks_within_an_option_and_it_is_copied_as_it_is() -> None:
     made = str(unbroken(text))
     assert made.startswith('about 23 would settle it (<span class="option">--records 23.5</span>): &lt;b&gt; ')
     assert '<span class="option">--no-utility</span> -- --xxx' in made
+    assert '<span class="option">--memory 1.5GiB</span> <' in str(unbroken("--memory 1.5GiB")) + " <"
     assert re.sub(r"</?span[^>]*>", "", made) == escape(text)
 
 
