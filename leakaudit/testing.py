@@ -233,11 +233,13 @@ def _keep(result: AuditResult, outcome: Outcome, output: str | Path | None, good
         folder = folder.with_name(f"{folder.name}-{count + 1}") if count else folder
     else:
         return ""
+    from leakaudit import outcome as outcomes
     from leakaudit.result import from_json, mode_of, to_json, write_atomically
 
     write_atomically(folder / "result.json", to_json(result), mode_of(result))
     from leakaudit.reports.html import render  # what was measured is kept by now
 
+    write_atomically(folder / "gate.json", outcomes.to_json(outcome))  # what `verify` needs beside the report
     page = render(from_json(to_json(result)), outcome)  # as `report` renders it
     write_atomically(folder / "report.html", page, mode_of(result))
     return str(folder / "report.html")

@@ -17,6 +17,7 @@ from torch.utils.data import TensorDataset
 from leakaudit import api, intervals, plan, testing
 from leakaudit.errors import UserError
 from leakaudit.intervals import rate
+from leakaudit.reports.verify import verify
 from leakaudit.result import AuditResult, DefenseResult, load, to_json
 from leakaudit.testing import Audited, Keeping, PrivacyAssertionError, assert_private, keeping
 
@@ -98,7 +99,8 @@ def test_too_few_records_are_no_pass_and_the_message_says_how_many(tmp_path: Pat
     assert "Only 4 records were scored: at least 13 are needed" in message
     assert "records=13" in message
     assert "--" not in message
-    assert (tmp_path / "here/report.html").is_file()
+    kept = tmp_path / "here"
+    assert verify(kept / "report.html", kept / "result.json", kept / "gate.json").status == "same"
 
 
 def test_inconclusive_can_be_allowed_but_a_leak_cannot(passing: AuditResult, monkeypatch: pytest.MonkeyPatch) -> None:
