@@ -14,9 +14,8 @@ from leakaudit.coarse import DECIBELS
 from leakaudit.gate import concluded
 from leakaudit.intervals import median, rate
 from leakaudit.outcome import Check, Outcome
-from leakaudit.result import AttackResult, AuditResult, DefenseResult, Estimate, Verdict
-from leakaudit.rules import unsupported
-from leakaudit.verdict import judge, overall
+from leakaudit.result import AttackResult, AuditResult, Estimate, Verdict
+from leakaudit.verdict import overall, rejudge
 
 ORDER: tuple[Verdict, ...] = ("fail", "inconclusive", "pass")  # from worst to best
 CLOSE = 1e-9  # numbers are stored in full: what differs by more was computed from something else
@@ -30,7 +29,7 @@ def doubts(result: AuditResult) -> tuple[str, ...]:
     """
     found, rows = [], []
     for defense in result.defenses:
-        given, why = recomputed(result, defense)
+        given, why = rejudge(result, defense)
         if _better(defense.verdict, given):
             found.append(
                 f"The verdict on {defense.spec} is {defense.verdict}, its own numbers give {given} {_rules(result)}: "
@@ -64,22 +63,6 @@ def outcome_doubts(outcome: Outcome) -> tuple[str, ...]:
         if check.waiver is not None and check.waiver.expires < outcome.date:
             found.append(f"The check {check.id} is waived until {check.waiver.expires}, which was over by then.")
     return tuple(found)
-
-
-def recomputed(result: AuditResult, defense: DefenseResult) -> tuple[Verdict, tuple[str, ...]]:
-    """Return the verdict on a stored defense, with its reasons, by the rules of this version."""
-    control = result.control()
-    verdict, reasons = judge(
-        defense.attacks,
-        control.attacks if control else (),
-        result.baselines,
-        chance_identification=result.chance_identification,
-        max_identification=result.max_identification,
-        is_control=defense.spec == "none",
-        replaces_records=defense.replaces_records,
-    )
-    why = unsupported(str(result.settings.get("battery", "")), bool(result.exposure.get("model_control")))
-    return ("inconclusive", (*why, *reasons)) if verdict == "pass" and why else (verdict, reasons)
 
 
 def unaudited(result: AuditResult) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from leakaudit.rules import (
     scored_statuses,
     unsupported,
 )
-from leakaudit.verdict import judge
+from leakaudit.verdict import rejudge
 
 FIELDS = {
     "identification": "identification",
@@ -103,19 +103,7 @@ def _scored(attack: AttackResult) -> bool:
 
 def _identification(result: AuditResult, defense: DefenseResult, rule: Rule) -> Check:
     """Judge as the audit judges, by the rules of `leakaudit.verdict`, at the rule's limit."""
-    control = result.control()
-    verdict, reasons = judge(
-        defense.attacks,
-        control.attacks if control else (),
-        result.baselines,
-        chance_identification=result.chance_identification,
-        max_identification=rule.threshold,
-        is_control=defense is control,
-        replaces_records=defense.replaces_records,
-    )
-    why = unsupported(str(result.settings.get("battery", "")), bool(result.exposure.get("model_control")))
-    if verdict == "pass" and why:
-        verdict, reasons = "inconclusive", (*why, *reasons)
+    verdict, reasons = rejudge(result, defense, rule.threshold)
     if not defense.attacks:  # it could not be applied; its own reason says why
         reasons = (*defense.reasons, *reasons)
     limit = max(rule.threshold, guessing(result.chance_identification, result.baselines))

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from leakaudit.intervals import rate, records_needed
-from leakaudit.result import AttackResult, Baseline, DefenseResult, Estimate, Verdict
+from leakaudit.result import AttackResult, AuditResult, Baseline, DefenseResult, Estimate, Verdict
 from leakaudit.rules import (
     OVERFITTED,
     beats,
@@ -27,6 +27,7 @@ from leakaudit.rules import (
     most_telling,
     rebuilds,
     scored_statuses,
+    unsupported,
 )
 
 
@@ -66,6 +67,25 @@ def judge(
     if doubts:
         return "inconclusive", (*doubts, *rest)
     return "pass", (*_clean(attacks, control, max_identification), *rest)
+
+
+def rejudge(result: AuditResult, defense: DefenseResult, limit: float | None = None) -> tuple[Verdict, tuple[str, ...]]:
+    """Judge a stored defense again by the rules of this version, at another `limit` on identification if one is given.
+
+    What the audit as a whole cannot support is no pass here either (`rules.unsupported`).
+    """
+    control = result.control()
+    verdict, reasons = judge(
+        defense.attacks,
+        control.attacks if control else (),
+        result.baselines,
+        chance_identification=result.chance_identification,
+        max_identification=result.max_identification if limit is None else limit,
+        is_control=defense.spec == "none",
+        replaces_records=defense.replaces_records,
+    )
+    why = unsupported(str(result.settings.get("battery", "")), bool(result.exposure.get("model_control")))
+    return ("inconclusive", (*why, *reasons)) if verdict == "pass" and why else (verdict, reasons)
 
 
 def overall(defenses: Sequence[DefenseResult]) -> tuple[Verdict, tuple[str, ...]]:

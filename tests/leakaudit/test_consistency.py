@@ -9,18 +9,18 @@ import pytest
 
 from leakaudit import __version__
 from leakaudit.coarse import coarse
-from leakaudit.consistency import doubts, outcome_doubts, recomputed, unaudited
+from leakaudit.consistency import doubts, outcome_doubts, unaudited
 from leakaudit.gate import gate
 from leakaudit.outcome import WaiverState
 from leakaudit.result import AttackResult, AuditResult, DefenseResult, Estimate, Waiver
-from leakaudit.verdict import overall
+from leakaudit.verdict import overall, rejudge
 from tests.leakaudit.results import attack, defense, result, some
 
 
 def honest(*rows: DefenseResult, **changes: Any) -> AuditResult:
     """Return a result whose verdicts are those of its numbers."""
     made = result(*rows, **{"environment": {"leakaudit": __version__}} | changes)
-    given = tuple(replace(d, verdict=v, reasons=why) for d in made.defenses for v, why in [recomputed(made, d)])
+    given = tuple(replace(d, verdict=v, reasons=why) for d in made.defenses for v, why in [rejudge(made, d)])
     verdict, reasons = overall(given)
     return replace(made, defenses=given, verdict=verdict, reasons=reasons)
 

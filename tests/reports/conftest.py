@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from leakaudit.consistency import recomputed
 from leakaudit.result import AuditResult, load
-from leakaudit.verdict import overall
+from leakaudit.verdict import overall, rejudge
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "result-1.json"
 
@@ -28,6 +27,6 @@ def golden(golden_path: Path) -> AuditResult:
 def sound(golden: AuditResult) -> AuditResult:
     """The golden result without its made-up scores of records, and with the verdicts that its numbers give."""
     bare = tuple(replace(d, attacks=tuple(replace(a, records=()) for a in d.attacks)) for d in golden.defenses)
-    judged = tuple(replace(d, verdict=v, reasons=why) for d in bare for v, why in [recomputed(golden, d)])
+    judged = tuple(replace(d, verdict=v, reasons=why) for d in bare for v, why in [rejudge(golden, d)])
     verdict, reasons = overall(judged)
     return replace(golden, defenses=judged, verdict=verdict, reasons=reasons)
