@@ -81,11 +81,17 @@ def median(values: Sequence[float], reason: str | None = None) -> Estimate:
     return Estimate(middle, ordered[k - 1], ordered[n - k], n) if k else Estimate(middle, n=n)
 
 
-def mean(values: Sequence[float], within: tuple[float, float] | None = None, reason: str | None = None) -> Estimate:
+def mean(
+    values: Sequence[float],
+    within: tuple[float, float] | None = None,
+    reason: str | None = None,
+    least: float = 0.0,
+) -> Estimate:
     """Return the mean over seeds with Student's t interval, cut to `within`.
 
     Fewer than three values have no interval: with one degree of freedom it says nothing where they differ, and two
-    that happen to be equal would show no uncertainty at all.
+    that happen to be equal would show no uncertainty at all. `least` is the smallest standard deviation a value can
+    have, for an accuracy one test record: three equal ones are a coincidence.
     """
     n = len(values)
     if n == 0:
@@ -95,7 +101,7 @@ def mean(values: Sequence[float], within: tuple[float, float] | None = None, rea
         return Estimate(average, n=n, reason=reason)
     from scipy.special import stdtrit
 
-    spread = math.sqrt(math.fsum((v - average) ** 2 for v in values) / (n - 1))
+    spread = max(math.sqrt(math.fsum((v - average) ** 2 for v in values) / (n - 1)), least)
     half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * spread / math.sqrt(n)
     low, high = average - half, average + half
     if within is not None:

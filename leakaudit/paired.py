@@ -86,17 +86,6 @@ def change_of_means(before: Sequence[float], after: Sequence[float], resolution:
     return Estimate(value, max(value - half, -1.0), min(value + half, 1.0), fewest)
 
 
-def mean_of(runs: Sequence[float], resolution: float = 0.0) -> Estimate:
-    """Return the mean of runs with Student's 95 % interval, their spread at least `resolution`."""
-    if len(runs) < 3:
-        return Estimate(_mean(runs) if runs else None, n=len(runs), reason="an interval takes at least 3 seeds")
-    from scipy.special import stdtrit
-
-    value = _mean(runs)
-    half = float(stdtrit(len(runs) - 1, (1 + CONFIDENCE) / 2)) * _spread(runs, resolution) / math.sqrt(len(runs))
-    return Estimate(value, max(value - half, 0.0), min(value + half, 1.0), len(runs))
-
-
 def runs_needed(
     before: Sequence[float], after: Sequence[float], reach: float, resolution: float = 0.0, most: int = 50
 ) -> int | None:

@@ -13,9 +13,8 @@ from fnmatch import fnmatchcase
 
 from leakaudit.advice import loss
 from leakaudit.assertions import Rule
-from leakaudit.intervals import rate, records_needed
+from leakaudit.intervals import mean, rate, records_needed
 from leakaudit.outcome import Check
-from leakaudit.paired import mean_of
 from leakaudit.result import AttackResult, AuditResult, DefenseResult, Estimate, Value, Verdict
 from leakaudit.rules import (
     beats,
@@ -249,7 +248,9 @@ def _leak(estimate: Estimate, rule: Rule) -> float:
 
 
 def _accuracy(result: AuditResult, defense: DefenseResult, rule: Rule) -> Check:
-    known = mean_of(defense.accuracies, resolution(result)) if defense.accuracies else defense.accuracy
+    known = defense.accuracy
+    if defense.accuracies:
+        known = mean(defense.accuracies, (0.0, 1.0), least=resolution(result))
     return _utility(defense, rule, known, "test accuracy")
 
 

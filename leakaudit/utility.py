@@ -82,7 +82,8 @@ def utility(
             break
         accuracies.append(accuracy(model, target.test))
         learned.append(accuracy(model, Records(released.images, hard(released.labels))))
-    estimate = intervals.mean(accuracies, within=(0.0, 1.0), reason=reason)
+    least = 1 / len(target.test) if len(target.test) else 0.0
+    estimate = intervals.mean(accuracies, within=(0.0, 1.0), reason=reason, least=least)
     return Utility(tuple(accuracies), estimate, majority(target.test), steps, epochs, tuple(learned))
 
 

@@ -90,3 +90,9 @@ def test_a_mean_has_students_interval_and_few_seeds_have_none() -> None:
     assert (pair.value, pair.low, pair.high, pair.n) == (0.5, None, None, 2)
     cut = mean([0.99, 0.9, 0.95], within=(0.0, 1.0))
     assert cut.high == 1.0
+
+
+def test_equal_seeds_are_no_certainty() -> None:
+    found = mean([0.925] * 3, (0.0, 1.0), least=1 / 40)
+    assert (found.high or 0) - (found.low or 1) > 2 / 40
+    assert mean([0.9, 0.8, 0.7], least=0.01) == mean([0.9, 0.8, 0.7])
