@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leakaudit.cli_options import EXIT, check_writable, examples
+from leakaudit.cli_options import EXIT, apart, examples
 from leakaudit.configuration import read
 from leakaudit.errors import UserError
 
@@ -62,7 +62,7 @@ def gate(
     from leakaudit.result import load
 
     places = {"--output": output, "--junit": junit, "--sarif": sarif, "--markdown": markdown, "--html": html}
-    _apart(places, {"the result": result, "--baseline": baseline})
+    apart(places, {"the result": result, "--baseline": baseline})
     loaded = load(result)
     outcome = Gating.read(baseline)(loaded, result)
     _write(loaded, outcome, {"gate": output, "junit": junit, "sarif": sarif, "markdown": markdown, "html": html})
@@ -97,7 +97,7 @@ def compare(
     from leakaudit.result import load
 
     if markdown is not None:
-        check_writable(markdown, "--markdown")
+        apart({"--markdown": markdown}, {"the first result": before, "the second result": after})
     first, second = load(before), load(after)
     found = changes_of(second, first, str(before))
     if markdown is not None:
@@ -181,20 +181,6 @@ def configured_waivers() -> tuple[Waiver, ...]:
     from leakaudit.waivers import parse
 
     return parse(read().waivers)
-
-
-def _apart(places: dict[str, Path | None], inputs: dict[str, Path | None]) -> None:
-    """Refuse outputs that cannot be written, that are an input, or that would replace each other."""
-    seen = {path.resolve(): name for name, path in inputs.items() if path is not None}
-    for option, path in places.items():
-        if path is None:
-            continue
-        check_writable(path, option)
-        if path.exists() and not path.is_file():
-            continue  # a device or a pipe takes any number of them
-        other = seen.setdefault(path.resolve(), option)
-        if other != option:
-            raise UserError(f"{option} {path} is {other} as well: name another file.")
 
 
 def summarise(result: AuditResult, outcome: Outcome) -> None:

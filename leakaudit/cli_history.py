@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from leakaudit.cli_options import check_writable, examples
+from leakaudit.cli_options import apart, examples
+from leakaudit.errors import UserError
 
 
 def add(app: typer.Typer) -> None:
@@ -33,7 +34,9 @@ def history(
     from leakaudit.reports.history import render, summary
     from leakaudit.result import write_atomically
 
-    check_writable(output)
+    if output.suffix.lower() == ".json":
+        raise UserError(f"--output {output} may be a run itself: name the HTML file to write, say history.html.")
+    apart({"--output": output}, {})
     found = read(directory)
     write_atomically(output, render(found))
     summary(found, Console())

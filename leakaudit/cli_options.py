@@ -62,3 +62,30 @@ def check_writable(path: Path, option: str = "--output") -> None:
     probe.unlink(missing_ok=True)
     for folder in missing:
         folder.rmdir()
+
+
+def apart(places: dict[str, Path | None], inputs: dict[str, Path | None]) -> None:
+    """Refuse outputs that cannot be written, that are an input (or ./pyproject.toml), or that would replace each other.
+
+    Both are given by what they are called. A link, hard or symbolic, is what it leads to.
+    """
+    seen = {
+        _identity(path): name for name, path in {**inputs, "the configuration": Path("pyproject.toml")}.items() if path
+    }
+    for option, path in places.items():
+        if path is None:
+            continue
+        check_writable(path, option)
+        if path.exists() and not path.is_file():
+            continue  # a device or a pipe takes any number of them
+        other = seen.setdefault(_identity(path), option)
+        if other != option:
+            raise UserError(f"{option} {path} is {other} as well: name another file.")
+
+
+def _identity(path: Path) -> tuple[int, int] | Path:
+    try:
+        found = path.stat()
+    except OSError:
+        return path.resolve()
+    return found.st_dev, found.st_ino

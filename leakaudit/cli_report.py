@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from leakaudit.cli_options import examples
+from leakaudit.cli_options import apart, examples
 from leakaudit.errors import UserError
 from leakaudit.plaintext import visible
 
@@ -56,6 +56,7 @@ def report(
         raise UserError(f"--output {output} is a folder: name the HTML file to write, say {output / 'report.html'}.")
     if output.suffix.lower() == ".pdf" and not pdf:
         raise UserError(f"--output {output} names a PDF: give --pdf too, or name an HTML file.")
+    apart({"--output": output}, {"the result": result, "--gate": gate})
     outcome = outcomes.load(gate) if gate else None
     if outcome and outcome.result_digest != digest(loaded):
         raise UserError(f"--gate {gate} judges another result than {result}: give the outcome of this one.")
@@ -70,7 +71,7 @@ def report(
         write(output.with_suffix(".pdf"), page, mode_of(loaded))
         written.append(output.with_suffix(".pdf"))
     summary(loaded, Console())
-    for doubt in (*doubts(loaded), *(outcome_doubts(outcome) if outcome else ())):
+    for doubt in (*doubts(loaded), *(outcome_doubts(outcome, loaded) if outcome else ())):
         typer.echo(visible(f"The numbers contradict what is claimed: {doubt}"), err=True)
     for path in written:
         typer.echo(f"report  {path}")

@@ -16,7 +16,7 @@ from leakaudit.regressed import judge_change
 from leakaudit.regression import Change, changes, paired_defenses
 from leakaudit.result import AuditResult, Estimate, Finding, Severity, Verdict, Waiver, digest
 from leakaudit.rules import judged
-from leakaudit.thresholds import deciding, judge_rule, without
+from leakaudit.thresholds import deciding, doubts, finished, judge_rule, uncontrolled, without
 from leakaudit.waivers import in_force, names_attack, states
 
 RANK: dict[Severity, int] = {"info": 0, "warning": 1, "error": 2}
@@ -139,7 +139,8 @@ def _regressions(
         group = [(change, rule) for change, rule in asked if rule.level == level]
         adjusted = iter(holm([change.p for change, _ in group if change.p is not None]))
         for change, rule in group:
-            found.append(judge_change(change, rule, None if change.p is None else next(adjusted)))
+            check = judge_change(change, rule, None if change.p is None else next(adjusted))
+            found.append(_supported(check, result))
     partners = {a.spec for a, _ in paired_defenses(baseline, result)}
     for gone in judged(baseline):
         if gone.spec not in partners and by_metric:
@@ -147,6 +148,15 @@ def _regressions(
             mend = f"Scan it too (-d {gone.spec}), or make a new baseline."
             found.append(_plain("regression-coverage", gone.spec, "inconclusive", message, mend))
     return found
+
+
+def _supported(check: Check, result: AuditResult) -> Check:
+    """Return the check; that nothing more leaked is no pass where the attacks do not work on the undefended model."""
+    control = uncontrolled(result)
+    if check.status != "pass" or check.rule == "regression-accuracy" or not control:
+        return check
+    mend = "Scan again until the attacks find something without a defense (--full, more --records)."
+    return replace(check, status="inconclusive", message=f"{check.message} {control}", mend=mend)
 
 
 def _renamed(result: AuditResult, baseline: AuditResult) -> tuple[str, ...]:
@@ -174,11 +184,12 @@ def _waived(result: AuditResult, rule: Rule | None, check: Check, waivers: Seque
     row = next((d for d in result.defenses if d.spec == check.defense), None)
     if not force or rule is None or row is None:
         return check
-    accepted = {a.name for a in row.attacks if names_attack(force, a.name)}
+    accepted = {a.name for a in row.attacks if names_attack(force, a.name) and finished(a)}
     own = deciding(row, rule) if rule.metric in OF_ATTACKS else frozenset()
     narrowed = replace(rule, defense=check.defense)
     again = judge_rule(without(result, check.defense, accepted), narrowed)
-    good = (own and own <= accepted) or all(c.status == "pass" for c in again)
+    alone = bool(own) and own <= accepted and not doubts(result)  # it speaks of nothing but what was accepted
+    good = alone or all(c.status == "pass" for c in again)
     return replace(check, waiver=force[0]) if good else check
 
 

@@ -25,6 +25,7 @@ from leakaudit.rules import (
     rebuilds,
     resolution,
     scored_statuses,
+    scored_victims,
     unsupported,
 )
 from leakaudit.verdict import rejudge
@@ -62,6 +63,10 @@ def judge_rule(result: AuditResult, rule: Rule) -> list[Check]:
         if rule.metric == "accuracy-loss":
             if defense.spec != "none":
                 found.append(_accuracy_loss(result, defense, rule))
+            elif rule.defense == "none":
+                words = "the undefended model is what a loss is measured against, so the rule says nothing of it."
+                mend = "Mend the pattern in [tool.leakaudit.assert]."
+                found.append(_check(rule, defense.spec, "inconclusive", f"{_title(rule)}: {words}", mend))
         elif rule.metric == "accuracy":
             found.append(_accuracy(result, defense, rule))
         elif rule.metric == "identification" and rule.attack is None:
@@ -74,15 +79,16 @@ def judge_rule(result: AuditResult, rule: Rule) -> list[Check]:
 def without(result: AuditResult, spec: str, names: Collection[str]) -> AuditResult:
     """Return a result in which some attacks on a defense found nothing: what is left once their leaks are accepted.
 
-    They still count as having been run. One without a score is left out.
+    They still count as having been run. One without a score stays without: nobody knows what it would have found.
     """
     row = next(d for d in result.defenses if d.spec == spec)
-    kept = tuple(_harmless(a) if a.name in names else a for a in row.attacks if a.name not in names or _scored(a))
-    changed = replace(row, attacks=kept)
+    changed = replace(row, attacks=tuple(_harmless(a) if a.name in names else a for a in row.attacks))
     return replace(result, defenses=tuple(changed if d is row else d for d in result.defenses))
 
 
 def _harmless(attack: AttackResult) -> AttackResult:
+    if not finished(attack):
+        return attack
     nothing = Estimate(reason="waived")
     n = attack.identification.n
     return replace(
@@ -92,7 +98,6 @@ def _harmless(attack: AttackResult) -> AttackResult:
         ssim=nothing,
         lpips=nothing,
         label_accuracy=nothing,
-        statuses={"converged": sum(attack.statuses.values())},
     )
 
 
@@ -163,7 +168,7 @@ def _scores(result: AuditResult, defense: DefenseResult, rule: Rule) -> Check:
         words = f"{_title(rule)}: no attack on {defense.spec} gives this score, so nothing bounds it."
         if all(_inapplicable(a) for a in named):
             words = f"{_title(rule)}: {', '.join(a.name for a in named)} cannot be run on this model."
-            open_ = not rule.attack or bool(_doubts(result))
+            open_ = not rule.attack or bool(doubts(result))
             return _check(rule, defense.spec, "inconclusive" if open_ else "pass", words)
         return _check(rule, defense.spec, "inconclusive", words, "Run an attack that gives it (-a).")
     status = next(v for v in order if any(v == verdict for verdict, _, _ in told))
@@ -171,11 +176,13 @@ def _scores(result: AuditResult, defense: DefenseResult, rule: Rule) -> Check:
     first, words = max(deciding, key=lambda pair: _leak(_estimate(pair[0], rule), rule))
     also = f" ({len(deciding) - 1} more attack{'s' if len(deciding) > 2 else ''} so)" if len(deciding) > 1 else ""
     mend = {"fail": STRONGER, "inconclusive": _settles(_estimate(first, rule), rule, "records"), "pass": ""}[status]
+    if status == "inconclusive" and _side(_estimate(first, rule), rule) == "pass":
+        mend = "Scan again so that these attacks run to their end."
     names = tuple(a.name for a, _ in deciding) if status != "pass" else ()
     message = f"{defense.spec}: {words}{also}."
-    doubts = _doubts(result) if status == "pass" else ()
-    if doubts:
-        status, message = "inconclusive", f"{message} {' '.join(doubts)}"
+    why = doubts(result) if status == "pass" else ()
+    if why:
+        status, message = "inconclusive", f"{message} {' '.join(why)}"
         mend = _more_evidence(result, defense, status, rule)
     return _check(
         rule,
@@ -203,17 +210,32 @@ def _named(defense: DefenseResult, rule: Rule) -> list[AttackResult]:
     return [a for a in named if kinds is None or a.kind in kinds]
 
 
-def _doubts(result: AuditResult) -> tuple[str, ...]:
+def doubts(result: AuditResult) -> tuple[str, ...]:
     """Return why no score of this audit may pass, whatever it is: the reasons that hold for its verdict as well."""
     why = unsupported(str(result.settings.get("battery", "")), bool(result.exposure.get("model_control")))
+    control = uncontrolled(result)
+    return (*why, control) if control else why
+
+
+def uncontrolled(result: AuditResult) -> str:
+    """Return why the attacks were not seen to work on the undefended model, empty where they were."""
     control = result.control()
     floor = guessing(result.chance_identification, result.baselines)
     best = most_telling(control.attacks, floor) if control else None
     if best is None:
-        why += ("No attack was scored on the undefended model, so nothing shows that these attacks work at all.",)
-    elif not beats(best, floor):
-        why += ("The attacks do not beat guessing on the undefended model, so their failure here proves nothing.",)
-    return why
+        return "No attack was scored on the undefended model, so nothing shows that these attacks work at all."
+    if not beats(best, floor):
+        return "The attacks do not beat guessing on the undefended model, so their failure here proves nothing."
+    return ""
+
+
+def finished(attack: AttackResult) -> bool:
+    """Return whether an attack was scored on every victim, none of them cut short."""
+    return (
+        _scored(attack)
+        and scored_victims(attack) == sum(attack.statuses.values())
+        and not attack.statuses.get("budget")
+    )
 
 
 def _score(attack: AttackResult, rule: Rule) -> tuple[Verdict, str] | None:
@@ -223,6 +245,8 @@ def _score(attack: AttackResult, rule: Rule) -> tuple[Verdict, str] | None:
     lost = {
         s: n for s, n in attack.statuses.items() if n and s not in (*scored_statuses(attack.kind), "not-applicable")
     }
+    if not _scored(attack) and attack.statuses.get("budget"):
+        lost["budget"] = attack.statuses["budget"]  # it never began
     if estimate.value is None:
         unmeasured = rule.metric == "lpips" and attack.psnr.value is not None  # there is a picture, but no weights
         if not lost and not unmeasured:  # it gives no such score, or does not apply: nothing is missed

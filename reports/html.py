@@ -98,7 +98,7 @@ def _context(result: AuditResult, outcome: Outcome | None) -> dict[str, Any]:
         else "",
         "heading": view.heading,
         "capital": _capital,
-        "doubts": (*doubts(result), *(outcome_doubts(outcome) if outcome else ())),
+        "doubts": (*doubts(result), *(outcome_doubts(outcome, result) if outcome else ())),
         "unaudited": unaudited(result),
         "repeats": _repeats(result),
         "headline": steps.headline(result),

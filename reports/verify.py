@@ -59,7 +59,7 @@ def verify(report: Path, result: Path, outcome: Path | None = None) -> Verificat
     said = gate.load(outcome) if outcome else None
     found = _verified(Given(report, result, outcome), data, loaded, said)
     wrong: list[str] = []
-    for path, told in ((result, doubts(loaded)), (outcome, outcome_doubts(said) if said else ())):
+    for path, told in ((result, doubts(loaded)), (outcome, outcome_doubts(said, loaded) if said else ())):
         wrong += [f"{path} contradicts itself:", *(f"  {doubt}" for doubt in told)] if told else []
     return Verification("other", (*found.sentences, *wrong)) if wrong else found
 

@@ -180,6 +180,13 @@ def test_no_output_replaces_an_input_another_output_or_a_device(call: Run) -> No
     assert Path("link.xml").is_symlink()
     assert "testsuites" in Path("real.xml").read_text()
     assert Path("/dev/null").is_char_device()
+    Path("hard.json").hardlink_to("r.json")
+    Path("pyproject.toml").write_text("")
+    sentence(call("gate", "r.json", "-o", "hard.json"), "--output", "the result")
+    sentence(call("gate", "r.json", "-o", "pyproject.toml"), "--output", "the configuration")
+    sentence(call("report", "r.json", "-o", "r.json"), "--output", "the result")
+    sentence(call("compare", "r.json", "r.json", "--markdown", "r.json"), "--markdown", "result")
+    sentence(call("history", ".", "-o", "r.json"), "--output", "history.html")
     assert Path("r.json").read_text() == kept
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import replace
 from typing import Any
 
@@ -78,7 +79,7 @@ def test_numbers_that_are_not_those_of_the_records_are_named() -> None:
     assert len(edited(identification=Estimate(reason="none"))) == 1
     assert "PSNR" in edited(psnr=Estimate(9.0, 1.0, 9.0, 40))[0]
     assert "ended" in edited(statuses={"diverged": 40})[0]
-    assert edited(records=()) == ()  # nothing to compare with
+    assert "no records" in edited(records=())[0]
 
 
 def test_rounded_scores_are_their_records_as_far_as_rounding_goes() -> None:
@@ -127,3 +128,29 @@ def test_what_the_gate_says_leaves_no_doubt(hits: int) -> None:
     waiver = Waiver("*", "why", "2999-01-31")
     for said in (gate(made), gate(made, waivers=(waiver,)), gate(made, baseline=made)):
         assert outcome_doubts(said) == ()
+
+
+def test_scores_without_records_and_accuracies_without_runs_are_named() -> None:
+    made = honest(defense(*LEAKY, accuracies=(0.7, 0.8, 0.9)))
+    assert doubts(made) == ()
+    row = made.defenses[1]
+    stripped = replace(row, attacks=tuple(replace(a, records=()) for a in row.attacks))
+    other = replace(row, accuracy=replace(row.accuracy, value=0.99))
+    nowhere = replace(row, accuracies=())
+    for changed, words in ((stripped, "no records"), (other, "training runs"), (nowhere, "no training runs")):
+        told = doubts(replace(made, defenses=(made.defenses[0], changed)))
+        assert any(words in each for each in told), told
+
+
+def test_checks_of_the_gate_are_judged_again_on_the_result() -> None:
+    made = honest(defense("clip", attack(some(7), psnr=[9.0] * 40), accuracies=(0.7, 0.8, 0.9)))
+    said = gate(made, today=dt.date(2026, 1, 1))
+    assert outcome_doubts(said, made) == ()
+    passing = tuple(replace(c, status="pass", measured=Estimate(0.005, 0.0, 0.01, 999)) for c in said.checks)
+    assert any("judged again" in told for told in outcome_doubts(replace(said, verdict="pass", checks=passing), made))
+    fewer = tuple(c for c in said.checks if c.rule == "findings")
+    assert any(
+        "no check of identification" in t for t in outcome_doubts(replace(said, verdict="pass", checks=fewer), made)
+    )
+    strange = honest(defense("clip[1]*", attack(some(0), psnr=[9.0] * 40), accuracies=(0.7, 0.8, 0.9)))
+    assert outcome_doubts(gate(strange, today=dt.date(2026, 1, 1)), strange) == ()

@@ -196,6 +196,37 @@ def test_a_rule_for_one_attack_keeps_the_audits_safeguards(metric: str) -> None:
         assert judged(made, table).verdict == "inconclusive"
 
 
+@pytest.mark.parametrize("table", [{"psnr": {"max": 20}}, {"identification": {"max": 0.25, "attack": "*"}}])
+def test_an_attack_that_never_began_is_not_skipped(table: dict[str, Any]) -> None:
+    row = defense("clip", attack(some(0), psnr=[9.0] * 40), lost("expectation", "budget", 40, "the budget was spent"))
+    assert judged(result(row), table).verdict == "inconclusive"
+
+
+@pytest.mark.parametrize("metric", ["identification", "psnr"])
+def test_a_waiver_for_one_attack_covers_no_safeguard(metric: str) -> None:
+    leak = attack(some(40), psnr=[30.0] * 40)
+    table = {metric: {"max": 0.25 if metric == "identification" else 20, "attack": "link*"}}
+    one = waiver(rule="*", attack="link*")
+    assert judged(result(defense("clip", leak)), table, waivers=one).verdict == "pass"
+    quick = result(defense("clip", leak), settings={"battery": "quick"})
+    useless = result(defense("none", attack(some(0))), defense("clip", leak))
+    crashed = result(defense("clip", lost("linkage", "failed", 40)))
+    for made in (quick, useless, crashed):
+        assert judged(made, table, waivers=one).verdict != "pass"
+    assert judged(crashed, {"identification": {"max": 0.25}}, waivers=waiver(attack="?*")).verdict != "pass"
+
+
+def test_no_rise_is_no_pass_where_the_attacks_do_not_work() -> None:
+    useless = result(defense("none", attack(some(0))), defense("clip", attack(some(0))))
+    said = judged(useless, {"regression": {"identification": {}}}, baseline=useless)
+    assert said.verdict == "inconclusive"
+
+
+def test_a_rule_on_the_loss_of_the_undefended_model_is_said_to_be_none() -> None:
+    made = result(defense("clip", attack(some(0)), accuracies=(0.8, 0.8, 0.8)))
+    assert judged(made, {"accuracy-loss": {"max": 0.1, "defense": "none"}}).verdict == "inconclusive"
+
+
 def test_equal_runs_are_no_certainty_about_accuracy() -> None:
     made = result(defense("clip", attack(some(0)), accuracies=(0.6, 0.6, 0.6)))
     made = replace(made, target={**made.target, "test_records": 40})

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from leakaudit.result import AuditResult, load
+from leakaudit.intervals import mean, median, rate
+from leakaudit.result import AttackResult, AuditResult, Estimate, RecordScore, load
+from leakaudit.rules import resolution
 from leakaudit.verdict import overall, rejudge
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "result-1.json"
@@ -25,8 +27,32 @@ def golden(golden_path: Path) -> AuditResult:
 
 @pytest.fixture
 def sound(golden: AuditResult) -> AuditResult:
-    """The golden result without its made-up scores of records, and with the verdicts that its numbers give."""
-    bare = tuple(replace(d, attacks=tuple(replace(a, records=()) for a in d.attacks)) for d in golden.defenses)
-    judged = tuple(replace(d, verdict=v, reasons=why) for d in bare for v, why in [rejudge(golden, d)])
+    """The golden result with records and intervals that give its made-up shares, and the verdicts that these give."""
+    rows = tuple(
+        replace(
+            d,
+            attacks=tuple(map(_recorded, d.attacks)),
+            accuracy=mean(d.accuracies, (0.0, 1.0), d.accuracy.reason, least=resolution(golden)),
+        )
+        for d in golden.defenses
+    )
+    made = replace(golden, defenses=rows)
+    judged = tuple(replace(d, verdict=v, reasons=why) for d in rows for v, why in [rejudge(made, d)])
     verdict, reasons = overall(judged)
     return replace(golden, defenses=judged, verdict=verdict, reasons=reasons)
+
+
+def _recorded(attack: AttackResult) -> AttackResult:
+    """Return an attack with one record for each that its estimates count, and the estimates of these."""
+    if not max(attack.identification.n, attack.psnr.n):
+        return replace(attack, records=())
+    n = 200  # enough for intervals on the sides where the made-up ones are
+    hits = round((attack.identification.value or 0.0) * n)
+    scores = {"psnr": attack.psnr.value, "ssim": attack.ssim.value, "lpips": attack.lpips.value}
+    told = attack.identification.value is not None
+    records = tuple(
+        RecordScore(i, 0, "a", "converged", identified=i < hits if told else None, **scores) for i in range(n)
+    )
+    medians = {name: median([v] * n) if v is not None else getattr(attack, name) for name, v in scores.items()}
+    shares = rate(hits, n) if told else Estimate(reason=attack.identification.reason)
+    return replace(attack, records=records, statuses={"converged": n}, identification=shares, **medians)
