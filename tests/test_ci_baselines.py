@@ -97,9 +97,13 @@ def test_the_newest_baseline_of_mains_own_runs_is_taken(box: Box) -> None:
 @needs_jq
 @pytest.mark.parametrize("artifacts", [[], [artifact(3, expired=True)], [artifact(3, repository=2)]])
 def test_no_baseline_is_none_only_where_the_list_says_so(artifacts: list[dict[str, Any]], box: Box) -> None:
+    own = box.folder / "baseline"
+    own.mkdir()
+    (own / "result.json").write_text("of the change itself")
     code, printed, taken = fetched(box, artifacts, {})
     assert (code, taken) == (0, ""), printed
     assert "There is no baseline yet" in printed
+    assert not (own / "result.json").exists()
 
 
 @needs_bash
