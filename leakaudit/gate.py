@@ -6,6 +6,7 @@ import datetime as dt
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from glob import escape
 
 from leakaudit.assertions import OF_ATTACKS, PRESETS, Assertions, RegressionRule, Rule
 from leakaudit.comparable import differences, remarks
@@ -186,7 +187,7 @@ def _waived(result: AuditResult, rule: Rule | None, check: Check, waivers: Seque
         return check
     accepted = {a.name for a in row.attacks if names_attack(force, a.name) and finished(a)}
     own = deciding(row, rule) if rule.metric in OF_ATTACKS else frozenset()
-    narrowed = replace(rule, defense=check.defense)
+    narrowed = replace(rule, defense=escape(check.defense))  # a spec is no pattern
     again = judge_rule(without(result, check.defense, accepted), narrowed)
     alone = bool(own) and own <= accepted and not doubts(result)  # it speaks of nothing but what was accepted
     good = alone or all(c.status == "pass" for c in again)

@@ -168,8 +168,7 @@ def _scores(result: AuditResult, defense: DefenseResult, rule: Rule) -> Check:
         words = f"{_title(rule)}: no attack on {defense.spec} gives this score, so nothing bounds it."
         if all(_inapplicable(a) for a in named):
             words = f"{_title(rule)}: {', '.join(a.name for a in named)} cannot be run on this model."
-            open_ = not rule.attack or bool(doubts(result))
-            return _check(rule, defense.spec, "inconclusive" if open_ else "pass", words)
+            return _check(rule, defense.spec, "inconclusive", words, "Name an attack that can, or leave the rule out.")
         return _check(rule, defense.spec, "inconclusive", words, "Run an attack that gives it (-a).")
     status = next(v for v in order if any(v == verdict for verdict, _, _ in told))
     deciding = [(a, words) for verdict, a, words in told if verdict == status]

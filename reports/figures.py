@@ -115,7 +115,7 @@ def frontier(result: AuditResult, size: str) -> str:
         buffer = StringIO()
         empty: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
         figure.savefig(buffer, format="svg", transparent=True, metadata=empty)
-    return _themed(buffer.getvalue(), f"frontier-{size}")
+    return themed(buffer.getvalue(), f"frontier-{size}")
 
 
 def _frame(axes: Axes, result: AuditResult, drawn: list[Point], size: str) -> None:
@@ -259,7 +259,7 @@ def _gap(left: float, bottom: float, width: float, height: float, x: float, y: f
     return hypot(max(left - x, 0, x - left - width), max(bottom - y, 0, y - bottom - height))
 
 
-def _themed(svg: str, name: str) -> str:
+def themed(svg: str, name: str) -> str:
     """Make the SVG part of the page: its colours, unique ids, no prolog, no global style, silent to screen readers."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from leakaudit.history import History, Point, Run, Series
 from leakaudit.plaintext import visible
 from leakaudit.reports import view
-from leakaudit.reports.figures import ACCENT, INK, MUTED, PAPER, RULE, _themed
+from leakaudit.reports.figures import ACCENT, INK, MUTED, PAPER, RULE, themed
 from leakaudit.reports.terminal import STYLES, printable
 from leakaudit.result import Estimate
 
@@ -151,7 +151,7 @@ def figure(history: History, series: Series, name: str, size: str) -> str:
         buffer = StringIO()
         empty: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
         drawn.savefig(buffer, format="svg", transparent=True, metadata=empty)
-    return _themed(buffer.getvalue(), f"{name}-{size}")
+    return themed(buffer.getvalue(), f"{name}-{size}")
 
 
 def _value(point: Point, field: str) -> Estimate | None:

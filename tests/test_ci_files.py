@@ -65,6 +65,19 @@ def test_no_expression_stands_within_a_script() -> None:
         assert ("run" in step) != ("uses" in step)
 
 
+def gate_step(box: Box, baseline: str, place: Path, summary: Path) -> tuple[int, str]:
+    """Run the Action's step with the real command line; `place` takes its outputs."""
+    return box.run(
+        STEPS["Gate"]["run"],
+        BASELINE=baseline,
+        OUTPUT="out",
+        FOLDER="./out",
+        GITHUB_OUTPUT=str(place),
+        GITHUB_STEP_SUMMARY=str(summary),
+        OMP_NUM_THREADS="1",
+    )
+
+
 @needs_bash
 def test_the_scan_passes_inputs_as_they_are(box: Box) -> None:
     inputs = {
@@ -153,15 +166,7 @@ def test_a_gate_that_could_not_judge_says_so_in_the_comment_and_the_summary(box:
     other = json.loads(golden)
     other["settings"]["seed"] = 7
     (box.folder / "main.json").write_text(json.dumps(other))
-    ended, printed = box.run(
-        STEPS["Gate"]["run"],
-        BASELINE="main.json",
-        OUTPUT="out",
-        FOLDER="./out",
-        GITHUB_OUTPUT=str(place),
-        GITHUB_STEP_SUMMARY=str(summary),
-        OMP_NUM_THREADS="1",
-    )
+    ended, printed = gate_step(box, "main.json", place, summary)
     assert ended == 0, printed
     assert "cannot be compared" in printed
     written = dict(line.split("=", 1) for line in place.read_text().splitlines())
@@ -195,15 +200,7 @@ def test_the_gate_step_runs_for_real(box: Box) -> None:
     out.mkdir()
     shutil.copy(ROOT / "tests" / "golden" / "result-1.json", out / "result.json")
     place, summary = box.folder / "outputs", box.folder / "summary"
-    ended, printed = box.run(
-        STEPS["Gate"]["run"],
-        BASELINE="",
-        OUTPUT="out",
-        FOLDER="./out",
-        GITHUB_OUTPUT=str(place),
-        GITHUB_STEP_SUMMARY=str(summary),
-        OMP_NUM_THREADS="1",
-    )
+    ended, printed = gate_step(box, "", place, summary)
     assert ended == 0, printed
     written = dict(line.split("=", 1) for line in place.read_text().splitlines())
     assert written["verdict"] == load_outcome(out / "gate.json").verdict == "fail"

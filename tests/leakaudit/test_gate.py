@@ -202,6 +202,20 @@ def test_an_attack_that_never_began_is_not_skipped(table: dict[str, Any]) -> Non
     assert judged(result(row), table).verdict == "inconclusive"
 
 
+def test_an_attack_that_cannot_be_run_shows_nothing() -> None:
+    made = result(defense("clip", attack(some(0)), lost("analytic", "not-applicable", 40, "no dense layer")))
+    for asked in ("analytic", "ana*"):
+        assert judged(made, {"identification": {"max": 0.25, "attack": asked}}).verdict == "inconclusive"
+
+
+def test_a_waiver_finds_its_defense_whatever_its_name() -> None:
+    made = result(defense("clip[1]*", attack(some(40))))
+    said = judged(
+        made, {"psnr": {"max": 20}, "identification": {"max": 0.25}}, waivers=waiver(rule="*", attack="linkage")
+    )
+    assert [c.waiver is not None for c in said.checks if c.rule == "identification"] == [True]
+
+
 @pytest.mark.parametrize("metric", ["identification", "psnr"])
 def test_a_waiver_for_one_attack_covers_no_safeguard(metric: str) -> None:
     leak = attack(some(40), psnr=[30.0] * 40)
