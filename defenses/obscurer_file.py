@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import leakaudit
 from leakaudit.defenses.obscurer import Obscurer
 from leakaudit.errors import UserError
 from leakaudit.result import write_atomically
 from leakaudit.target import Records, Target
+from leakaudit.version import __version__
 
 FORMAT = "leakaudit.obscurer/1"
 KEY = "obscurer"  # the one entry of the header: safetensors writes several in any order
@@ -43,7 +43,7 @@ class Card:
     digest: str = ""
     seed: int | None = None
     target: str = ""
-    leakaudit: str = leakaudit.__version__
+    leakaudit: str = __version__
     learned: Mapping[str, Value] = field(default_factory=dict)
     measured: Mapping[str, Value] = field(default_factory=dict)
     found: tuple[str, ...] = ()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-__all__ = ["AuditResult", "Obscurer", "UserError", "scan"]
+from leakaudit.version import __version__
+
+__all__ = ["AuditResult", "Obscurer", "UserError", "__version__", "scan"]
 
 if TYPE_CHECKING:
     from leakaudit.api import scan

@@ -98,7 +98,7 @@ def _main(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from leakaudit import __version__
+        from leakaudit.version import __version__
 
         typer.echo(f"leakaudit {__version__}")
         raise typer.Exit

@@ -10,7 +10,6 @@ from collections import Counter
 from dataclasses import replace
 from glob import escape
 
-from leakaudit import __version__
 from leakaudit.assertions import METRICS, Rule
 from leakaudit.coarse import DECIBELS, SHARES
 from leakaudit.gate import concluded
@@ -20,6 +19,7 @@ from leakaudit.result import AttackResult, AuditResult, DefenseResult, Estimate,
 from leakaudit.rules import judged, resolution
 from leakaudit.thresholds import judge_rule
 from leakaudit.verdict import overall, rejudge
+from leakaudit.version import __version__
 
 ORDER: tuple[Verdict, ...] = ("fail", "inconclusive", "pass")  # from worst to best
 CLOSE = 1e-9  # numbers are stored in full: what differs by more was computed from something else

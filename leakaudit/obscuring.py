@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import leakaudit
 from leakaudit.defense import Defense, parts_of
 from leakaudit.defenses.obscure import Obscure
 from leakaudit.defenses.obscurer import Obscurer
@@ -25,6 +24,7 @@ from leakaudit.progress import current
 from leakaudit.registry import parse_defense, settings_values
 from leakaudit.seeding import generator_for
 from leakaudit.target import Records, Target
+from leakaudit.version import __version__
 
 MOST_VALUES = 200_000_000  # of released pictures drawn at once
 
@@ -51,7 +51,7 @@ def key_of(defense: Obscure, target: Target, seed: int) -> dict[str, str]:
         "set of public records": digest(target.auxiliary) if defense.public else "",
         "number of classes": str(len(target.classes)),
         "seed": str(seed),
-        "version of leakaudit": leakaudit.__version__,
+        "version of leakaudit": __version__,
         "device": target.device.type,
     }
 
@@ -114,7 +114,7 @@ def npz(pictures: Tensor, probabilities: Tensor, classes: tuple[str, ...]) -> by
         "y_train": probabilities.argmax(1).cpu().numpy(),
         "probabilities": probabilities.cpu().numpy(),
         "classes": np.array(classes, dtype=np.str_),
-        "made_by": np.array(f"leakaudit {leakaudit.__version__}: obscure apply"),
+        "made_by": np.array(f"leakaudit {__version__}: obscure apply"),
     }
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()

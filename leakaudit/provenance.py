@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-import leakaudit
 from leakaudit.defense import Defense, parts_of
 from leakaudit.exposure import Exposure
 from leakaudit.registry import settings_values
 from leakaudit.result import Value
 from leakaudit.target import Target
+from leakaudit.version import __version__
 
 
 def settings(defense: Defense) -> dict[str, Value]:
@@ -51,7 +51,7 @@ def environment(target: Target, command: str) -> dict[str, Value]:
     """Return what is needed to run the audit again; `commit` only where the model's code lies in a git repository."""
     found: dict[str, Value] = {
         "command": command,
-        "leakaudit": leakaudit.__version__,
+        "leakaudit": __version__,
         "torch": torch.__version__,
         **{package: _version(package) for package in ("torchvision", "numpy", "scipy")},
         "python": platform.python_version(),

@@ -77,7 +77,7 @@ def generator() -> dict[str, str]:
     """Return what a page was made with, by the name of its meta element: what decides its bytes beside the result."""
     from importlib.metadata import version
 
-    from leakaudit import __version__
+    from leakaudit.version import __version__
 
     made = f"leakaudit {__version__} (pages {fingerprint()})"
     return {"generator": made, "figures": f"matplotlib {version('matplotlib')}"}

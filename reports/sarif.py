@@ -22,12 +22,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
-import leakaudit
 from leakaudit.conclusions import conclusions
 from leakaudit.mends import accepted, describe, mend_of
 from leakaudit.outcome import Outcome
 from leakaudit.plaintext import visible
 from leakaudit.result import AuditResult, Finding, Value, digest
+from leakaudit.version import __version__
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 EXIT = {"pass": 0, "fail": 1, "inconclusive": 3}
@@ -58,7 +58,7 @@ def render(result: AuditResult, outcome: Outcome | None = None, location: str = 
         "tool": {
             "driver": {
                 "name": "leakaudit",
-                "version": leakaudit.__version__,
+                "version": __version__,
                 "rules": [_rule(identifier, findings) for identifier in ids],
             }
         },

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +15,10 @@ from typer.testing import CliRunner
 from leakaudit import outcome as outcomes
 from leakaudit.cli import app
 from leakaudit.errors import UserError
+from leakaudit.reports import html_source
 from leakaudit.reports import verify as module
 from leakaudit.reports.html import generator, render
-from leakaudit.reports.html_source import fingerprint, of
+from leakaudit.reports.html_source import MAKERS, fingerprint, modules, of
 from leakaudit.reports.verify import verify
 from leakaudit.result import AuditResult, Estimate, to_json
 from tests.outcomes import every
@@ -96,18 +99,49 @@ def test_two_states_of_one_version_are_two_versions(stored: tuple[Path, Path]) -
     assert verify(*stored).status == "unknown"
 
 
-def test_the_fingerprint_is_of_every_template_and_module_that_makes_a_page(tmp_path: Path) -> None:
-    for name in ("report.html.j2", "html.py"):
-        (tmp_path / name).write_bytes(b"one\r\ntwo")
-    files = list(tmp_path.iterdir())
-    first = of(files)
-    assert of(reversed(files)) == first
-    (tmp_path / "html.py").write_bytes(b"one\ntwo")
-    assert of(files) == first  # line ends are the checkout's
-    (tmp_path / "report.html.j2").write_bytes(b"three")
-    assert of(files) != first
+def test_the_fingerprint_depends_on_names_and_text_and_on_nothing_else() -> None:
+    first = of({"report.html.j2": b"one\r\ntwo", "html.py": b"three"})
+    assert of({"html.py": b"three", "report.html.j2": b"one\ntwo"}) == first  # line ends are the checkout's
+    assert of({"html.py": b"four", "report.html.j2": b"one\ntwo"}) != first
+    assert of({"html.py": b"one\ntwo", "report.html.j2": b"three"}) != first
     assert f"(pages {fingerprint()})" in generator()["generator"]
     assert re.fullmatch(r"[0-9a-f]{12}", fingerprint())
+
+
+def test_the_fingerprint_follows_every_import_of_a_page_and_no_further() -> None:
+    """Rendering a page loads no module of ours that the fingerprint does not cover; it covers nothing that measures."""
+    code = (
+        "import sys, leakaudit.reports.html as html, leakaudit.reports.pdf\n"
+        "from pathlib import Path\n"
+        "from leakaudit.reports.html_source import MAKERS, modules\n"
+        "from leakaudit.result import load\n"
+        "html.render(load(Path(sys.argv[1])))\n"
+        "loaded = {n for n, m in sys.modules.items() if n.startswith('leakaudit.') and not hasattr(m, '__path__')}\n"
+        "print(*sorted(loaded - set(modules(MAKERS))))\n"
+    )
+    golden = str(Path(__file__).resolve().parents[1] / "golden" / "result-1.json")
+    run = subprocess.run([sys.executable, "-c", code, golden], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == []
+    assert {"leakaudit.thresholds", "leakaudit.paired", "leakaudit.rules"} <= set(modules(MAKERS))
+    assert not {"leakaudit.audit", "leakaudit.client", "leakaudit"} & set(modules(MAKERS))
+
+
+def test_editing_a_module_or_a_template_that_reaches_the_page_changes_its_fingerprint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read, before = html_source._read, fingerprint()
+    for name in ("leakaudit.thresholds", "macros.html.j2"):
+        monkeypatch.setattr(html_source, "_read", lambda n, name=name: read(n) + (b"\n# edited" if n == name else b""))
+        assert fingerprint.__wrapped__() != before
+    monkeypatch.setattr(html_source, "_read", read)
+    assert fingerprint.__wrapped__() == before
+
+
+def test_a_source_that_is_not_there_is_no_empty_one() -> None:
+    with pytest.raises(FileNotFoundError):
+        modules(["leakaudit.nowhere"])
+    with pytest.raises(FileNotFoundError):
+        html_source.templates("nowhere.html.j2")
 
 
 FORGERIES = {  # how a page of "another version" hides what the result says
