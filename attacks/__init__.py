@@ -1,1 +1,1 @@
-"""Gradient inversion attacks, one file per family. Each registers itself with `leakaudit.registry.register_attack`."""
+"""Gradient inversion attacks, one file per family. Each registers itself (`leakaudit.protocol.registry`)."""

@@ -8,14 +8,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from leakaudit.attack import Attack, Reconstruction, Status
-from leakaudit.attacks._optimise import client_mode, memory_safe
-from leakaudit.attacks.labels import known_labels, probe_pictures
-from leakaudit.client import SharedUpdate, parameters_of
+from leakaudit.attacks._attacking import client_mode, memory_safe
+from leakaudit.attacks._labels import known_labels, probe_pictures
 from leakaudit.errors import NotApplicable
-from leakaudit.labelling import hard
-from leakaudit.registry import register_attack
-from leakaudit.target import PixelModel
+from leakaudit.protocol.attack import Attack, Reconstruction, Status
+from leakaudit.protocol.client import SharedUpdate
+from leakaudit.protocol.gradients import parameters_of
+from leakaudit.protocol.labels import hard
+from leakaudit.protocol.registry import register_attack
+from leakaudit.protocol.target import PixelModel
 
 
 def first_dense(model: PixelModel, pictures: Tensor) -> nn.Linear:

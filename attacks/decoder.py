@@ -10,24 +10,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakaudit.attack import Attack, Reconstruction, Status
-from leakaudit.attacks._optimise import memory_safe, reason_of
+from leakaudit.attacks._attacking import memory_safe, reason_of
+from leakaudit.attacks._labels import known_labels
+from leakaudit.attacks._regression import _HELD, fit_ridge, train_correction
+from leakaudit.attacks._rehearsal import rehearsed
 from leakaudit.attacks.inverting_gradients import InvertingGradients
-from leakaudit.attacks.labels import known_labels
-from leakaudit.client import SharedUpdate, release, share
-from leakaudit.defense import Defense, replaces_records
 from leakaudit.errors import NotApplicable
-from leakaudit.labelling import hard
-from leakaudit.progress import expired, observe, track
-from leakaudit.registry import register_attack
-from leakaudit.rules import OVERFITTED, SHARP
-from leakaudit.seeding import derive
-from leakaudit.target import PixelModel, Records
-from leakaudit.tuning import tune
+from leakaudit.protocol.attack import Attack, Reconstruction, Status
+from leakaudit.protocol.client import SharedUpdate, release
+from leakaudit.protocol.defense import Defense, replaces_records
+from leakaudit.protocol.labels import hard
+from leakaudit.protocol.registry import register_attack
+from leakaudit.protocol.target import PixelModel, Records
+from leakaudit.work.progress import expired
+from leakaudit.work.seeding import derive
 
 _VALUES = 2**27  # most numbers in the training pictures: half a gigabyte, and as much again for what is made of them
+
 _PIXELS = 32 * 64 * 64  # most pixels in a training batch, down to four pictures
-_HELD = 128  # most held-out pairs looked at
 
 
 @dataclass(frozen=True)
@@ -75,130 +75,6 @@ class UNet(nn.Module):
         y1 = F.leaky_relu(self.up1(torch.cat([F.interpolate(y2, x1.shape[2:]), x1], 1)), 0.1)
         correction: Tensor = self.leave(torch.cat([y1, given], 1))
         return correction
-
-
-@dataclass(frozen=True)
-class Ridge:
-    """Class means plus a linear map of what was released, fitted in the dual: x̂ = m_y + k(x̃ − m̃_y)·α.
-
-    The first `by_class` entries of x̃ are mapped by each class's own map, the others by one that all classes share:
-    k(u)_i = ⟨u, s_i⟩ over the shared entries, plus that over the others where record i is of the class of u.
-    """
-
-    means: Tensor  # (K, D) of the private pictures
-    released_means: Tensor  # (K, F)
-    support: Tensor  # (N, F) released training pictures, centred
-    labels: Tensor  # (N,) of the support
-    weights: Tensor  # (N, D), zero where only the class means are used
-    missed: Tensor  # (N, D): by what the guess for a record of the support would miss it, were it not among them
-    shape: tuple[int, ...]  # of a picture
-    by_class: int = 0
-
-    def kernel(self, centred: Tensor, labels: Tensor) -> Tensor:
-        """Return k (M, N) of centred rows (M, F)."""
-        shared = centred[:, self.by_class :] @ self.support[:, self.by_class :].T
-        if not self.by_class:
-            return shared
-        own = centred[:, : self.by_class] @ self.support[:, : self.by_class].T
-        return shared + own * (labels[:, None] == self.labels)
-
-    def __call__(self, released: Tensor, labels: Tensor) -> Tensor:
-        """Return guesses (N, C, H, W), not clamped."""
-        centred = released.flatten(1) - self.released_means[labels]
-        return (self.means[labels] + self.kernel(centred, labels) @ self.weights).view(-1, *self.shape)
-
-
-def class_means(images: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Return flat class means (K, D); a class without pictures gets the mean of all."""
-    flat = images.flatten(1)
-    sums = torch.zeros(classes, flat.shape[1], device=flat.device).index_add_(0, labels, flat)
-    counts = torch.bincount(labels, minlength=classes)[:, None]
-    return torch.where(counts > 0, sums / counts.clamp_min(1), flat.mean(0))
-
-
-def fit_ridge(
-    released: Tensor,
-    private: Tensor,
-    labels: Tensor,
-    held: Tensor,
-    classes: int,
-    *,
-    by_class: int = 0,
-    settled: Tensor | None = None,
-) -> Ridge:
-    """Fit `Ridge` on the pairs outside `held` (N,) with the penalty, or none of the map, that is best on `held`.
-
-    `released` are rows of any shape, `private` pictures (N, C, H, W). `settled`, of the shape of `released`, are the
-    same without noise, where that is known: the map is then fitted on them, and the penalty that is best on the noisy
-    held-out rows makes it the Wiener filter, which needs far fewer pairs than learning the noise from them.
-    """
-    x, y, c = (released if settled is None else settled)[~held].flatten(1), private[~held], labels[~held]
-    means, released_means = class_means(y, c, classes), class_means(x, c, classes)
-    centred, wanted = x - released_means[c], y.flatten(1) - means[c]
-    shape = tuple(private.shape[1:])
-    ridge = Ridge(means, released_means, centred, c, torch.zeros_like(wanted), wanted, shape, by_class)
-    powers, basis = torch.linalg.eigh(ridge.kernel(centred, c))
-    rotated = basis.T @ wanted
-    seen, truth, told = released[held].flatten(1), private[held].flatten(1), labels[held]
-    turned = ridge.kernel(seen - released_means[told], told) @ basis
-    least, best = F.mse_loss(means[told], truth), None
-    for penalty in (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0):
-        scale = (powers.clamp_min(0) + penalty * powers.mean().clamp_min(1e-12))[:, None]
-        error = F.mse_loss(means[told] + turned @ (rotated / scale), truth)
-        if error < least:
-            least, best = error, scale
-    if best is None:
-        return ridge
-    weights = basis @ (rotated / best)
-    return replace(ridge, weights=weights, missed=weights / (basis.square() @ (1 / best)))  # leave one out, exactly
-
-
-def train_correction(
-    network: nn.Module,
-    error: Callable[[Tensor], Tensor],
-    held_error: Callable[[], Tensor],
-    train: Tensor,
-    *,
-    steps: int,
-    batch: int,
-    generator: torch.Generator,
-    label: str,
-) -> tuple[str, ...]:
-    """Train `network` in place by Adam on `error` (of rows drawn from `train`), and leave it where it was best.
-
-    Best is by `held_error`, looked at twenty times, the untrained state included: what corrects nothing untrained is
-    not used where it does not help. Return a note where what is left fits the pairs of `train` only.
-    """
-    optimiser = torch.optim.Adam(network.parameters(), lr=2e-3)
-    plan = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, steps), eta_min=1e-4)
-    least, kept = torch.inf, {k: v.clone() for k, v in network.state_dict().items()}
-    look = max(1, steps // 20)
-    for k in track(label, steps):
-        if k % look == 0:
-            with torch.no_grad():
-                now = float(held_error())
-            if now < least:
-                least, kept = now, {name: v.clone() for name, v in network.state_dict().items()}
-        rows = train[torch.randint(len(train), (batch,), generator=generator, device=generator.device).to(train.device)]
-        loss = error(rows)
-        observe(loss)
-        optimiser.zero_grad()
-        torch.autograd.backward(loss)
-        optimiser.step()
-        plan.step()
-    with torch.no_grad():
-        if float(held_error()) >= least:
-            network.load_state_dict(kept)
-        return overfitted(float(error(train[:_HELD])), float(held_error()))
-
-
-def overfitted(trained: float, held: float) -> tuple[str, ...]:
-    """Return a note where the error on training pairs is less than half of that on held-out ones, 3 dB (`SHARP`).
-
-    More of what it knows is then by heart than decoded: with more pairs another might decode what this one does not.
-    """
-    told = f"mean squared error {trained:.2g} on them, {held:.2g} on held-out ones, so that its failure says less"
-    return (f"{OVERFITTED}: {told}",) if trained < held * 10 ** (-SHARP / 10) else ()
 
 
 def fit_decoder(
@@ -278,48 +154,6 @@ def decodable(update: SharedUpdate) -> tuple[Defense, Records]:
 def decode_all(decoder: Decoder, pictures: Tensor, labels: Tensor) -> Tensor:
     """Decode pictures (V, B, C, H, W) with labels (V, B)."""
     return decoder(pictures.flatten(0, 1), labels.flatten()).view_as(pictures)
-
-
-def rehearsed(
-    settings: InvertingGradients,
-    model: PixelModel,
-    update: SharedUpdate,
-    defense: Defense,
-    auxiliary: Records | None,
-    rehearsals: int,
-    generator: torch.Generator,
-) -> tuple[Attack, float]:
-    """Return the inversion, tuned to find x̃ on updates of auxiliary records, and its root mean square error there.
-
-    With these `settings`, and an error of 0.05, where nothing can be rehearsed.
-    """
-    inversion: Attack = InvertingGradients(
-        steps=settings.steps,
-        restarts=settings.restarts,
-        tv=settings.tv,
-        step_size=settings.step_size,
-        patience=settings.patience,
-        fall=settings.fall,
-    )
-    wanted = 0 if auxiliary is None else min(rehearsals, len(auxiliary) // update.batch_size) * update.batch_size
-    if auxiliary is None or not wanted:
-        return inversion, 0.05
-    order = torch.randperm(len(auxiliary), generator=generator, device=generator.device)[:wanted]
-    released = release(defense, auxiliary[order.to(auxiliary.labels.device)], generator)
-    own = share(
-        model,
-        update.loss,
-        released,
-        defense,
-        replace(update.exposure, released=False),
-        batch_size=update.batch_size,
-        classes=update.classes,
-        mode=update.mode,
-        generator=generator,
-    )
-    inversion, tuned = tune(inversion, model, own, released, generator)
-    psnr = tuned.get("auxiliary_psnr")
-    return inversion, 10 ** (-psnr / 20) if isinstance(psnr, float) else 0.05
 
 
 @register_attack

@@ -8,21 +8,21 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from leakaudit import engine
-from leakaudit.attack import Attack, Kind, Reconstruction
-from leakaudit.attacks._optimise import client_mode, memory_safe
+from leakaudit.attacks._attacking import client_mode, memory_safe
+from leakaudit.attacks._labels import infer_labels, known_labels, soft_labels
+from leakaudit.attacks._linking import Scores, known_defense, linked, most_trusted, sum_of
 from leakaudit.attacks.inverting_gradients import InvertingGradients
-from leakaudit.attacks.labels import infer_labels, known_labels, soft_labels
-from leakaudit.attacks.linkage import Scores, known_defense, linked, most_trusted, sum_of
-from leakaudit.client import SharedUpdate, mean_gradient, release, share
-from leakaudit.defense import Defense, replaces_records
+from leakaudit.engine import matching as engine
 from leakaudit.errors import NotApplicable
-from leakaudit.labelling import hard
-from leakaudit.progress import expired, track
-from leakaudit.registry import register_attack
-from leakaudit.target import PixelModel, Records
-from leakaudit.tuning import tune
-from leakaudit.utility import fast_example_gradients
+from leakaudit.protocol.attack import Attack, Kind, Reconstruction
+from leakaudit.protocol.client import SharedUpdate, release, share
+from leakaudit.protocol.defense import Defense, replaces_records
+from leakaudit.protocol.gradients import fast_example_gradients, mean_gradient
+from leakaudit.protocol.labels import hard
+from leakaudit.protocol.registry import register_attack
+from leakaudit.protocol.target import PixelModel, Records
+from leakaudit.score.tuning import tune
+from leakaudit.work.progress import expired, track
 
 FLOOR = 1e-3  # of the mean power: what the filter takes every frequency to have at least
 DISTRACTORS = 31  # most auxiliary records of the class beside the true one in a rehearsal

@@ -8,17 +8,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from leakaudit import engine
-from leakaudit.attack import Attack, Reconstruction, Status
-from leakaudit.attacks._optimise import Descent, best_restart, client_mode, memory_safe, starts
-from leakaudit.attacks.labels import known_labels
-from leakaudit.client import SharedUpdate
-from leakaudit.defense import Gradients
+from leakaudit.attacks._attacking import client_mode, memory_safe, starts
+from leakaudit.attacks._labels import known_labels
+from leakaudit.attacks._optimise import Descent, best_restart
+from leakaudit.engine import matching as engine
 from leakaudit.errors import NotApplicable
-from leakaudit.memory import exhausted
-from leakaudit.progress import expired, observe, track
-from leakaudit.registry import register_attack
-from leakaudit.target import PixelModel
+from leakaudit.protocol.attack import Attack, Reconstruction, Status
+from leakaudit.protocol.client import SharedUpdate
+from leakaudit.protocol.gradients import Gradients
+from leakaudit.protocol.registry import register_attack
+from leakaudit.protocol.target import PixelModel
+from leakaudit.work.memory import exhausted
+from leakaudit.work.progress import expired, observe, track
 
 _CHUNK = 5  # iterations of L-BFGS between looks at the clock
 

@@ -9,12 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from leakaudit import engine
 from leakaudit.attacks.inverting_gradients import InvertingGradients
-from leakaudit.client import SharedUpdate
-from leakaudit.defense import Defense, Gradients
+from leakaudit.engine import matching as engine
 from leakaudit.errors import NotApplicable
-from leakaudit.registry import register_attack
+from leakaudit.protocol.client import SharedUpdate
+from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.gradients import Gradients
+from leakaudit.protocol.registry import register_attack
 
 
 def defended(defense: Defense, gradient: Gradients, batch_size: int, generator: torch.Generator) -> Gradients:

@@ -9,13 +9,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from leakaudit import engine
-from leakaudit.attack import Attack, Reconstruction
-from leakaudit.attacks._optimise import best_restart, client_mode, descend, memory_safe, roughness, starts
-from leakaudit.attacks.labels import known_labels
-from leakaudit.client import SharedUpdate
-from leakaudit.registry import register_attack
-from leakaudit.target import PixelModel
+from leakaudit.attacks._attacking import client_mode, memory_safe, starts
+from leakaudit.attacks._labels import known_labels
+from leakaudit.attacks._optimise import best_restart, descend, roughness
+from leakaudit.engine import matching as engine
+from leakaudit.protocol.attack import Attack, Reconstruction
+from leakaudit.protocol.client import SharedUpdate
+from leakaudit.protocol.registry import register_attack
+from leakaudit.protocol.target import PixelModel
 
 # (pictures (T, B, C, H, W), labels (T, B), the update of each (T,)) -> (values (T,), slopes in the pictures)
 Match = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]

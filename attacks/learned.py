@@ -11,19 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakaudit.attack import Attack, Reconstruction, Status
-from leakaudit.attacks._optimise import client_mode, failed, memory_safe, reason_of
-from leakaudit.attacks.decoder import Ridge, class_means, fit_ridge, train_correction
+from leakaudit.attacks._attacking import client_mode, failed, memory_safe, reason_of
+from leakaudit.attacks._labels import Head, find_head, known_labels, one_label
+from leakaudit.attacks._regression import Ridge, class_means, fit_ridge, train_correction
 from leakaudit.attacks.expectation import defended, expected
-from leakaudit.attacks.labels import Head, find_head, known_labels, one_label
-from leakaudit.client import SharedUpdate, defended_gradient, mean_gradient, release
-from leakaudit.defense import Defense, Gradients
 from leakaudit.errors import NotApplicable
-from leakaudit.labelling import hard, soft
-from leakaudit.progress import expired, track
-from leakaudit.registry import register_attack
-from leakaudit.seeding import derive
-from leakaudit.target import PixelModel, Records
+from leakaudit.protocol.attack import Attack, Reconstruction, Status
+from leakaudit.protocol.client import SharedUpdate, defended_gradient, release
+from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.gradients import Gradients, mean_gradient
+from leakaudit.protocol.labels import hard, soft
+from leakaudit.protocol.registry import register_attack
+from leakaudit.protocol.target import PixelModel, Records
+from leakaudit.work.progress import expired, track
+from leakaudit.work.seeding import derive
 
 FEATURES = 4096  # numbers that an update is reduced to, and as many for each reading of the head's input
 LEAST = 8  # auxiliary updates, to learn anything from

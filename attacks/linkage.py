@@ -8,31 +8,21 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from leakaudit import engine
-from leakaudit.attack import Attack, Kind, Reconstruction, Status
-from leakaudit.attacks._optimise import client_mode, memory_safe, reason_of
-from leakaudit.attacks.labels import dense_layers, known_labels
-from leakaudit.client import SharedUpdate, defended_gradient, mean_gradient, release
-from leakaudit.defense import Defense, Gradients, parts_of, replaces_records
+from leakaudit.attacks._attacking import client_mode, memory_safe
+from leakaudit.attacks._labels import dense_layers, known_labels
+from leakaudit.attacks._linking import Scores, known_defense, linked, most_trusted, sum_of
+from leakaudit.engine import matching as engine
 from leakaudit.errors import NotApplicable
-from leakaudit.labelling import hard
-from leakaudit.progress import expired, track
-from leakaudit.registry import register_attack
-from leakaudit.target import LossFunction, PixelModel, Records
-from leakaudit.utility import fast_example_gradients
+from leakaudit.protocol.attack import Attack, Kind, Reconstruction
+from leakaudit.protocol.client import SharedUpdate, defended_gradient, release
+from leakaudit.protocol.defense import Defense, parts_of, replaces_records
+from leakaudit.protocol.gradients import Gradients, fast_example_gradients, mean_gradient
+from leakaudit.protocol.labels import hard
+from leakaudit.protocol.registry import register_attack
+from leakaudit.protocol.target import LossFunction, PixelModel, Records
+from leakaudit.work.progress import expired, track
 
-WORDS = {
-    "diverged": "the scores were not finite",
-    "budget": "the time budget was spent before the candidates were compared",
-}
 _TOGETHER = 128  # pictures whose replacements are described at a time
-Scores = dict[str, Tensor]  # by name, (N, M) each: N updates against M candidates, larger is likelier
-
-
-def standard(scores: Tensor) -> Tensor:
-    """Return scores (..., M) with mean 0 and deviation 1 over the candidates; all zero where they do not differ."""
-    centred = scores - scores.mean(-1, keepdim=True)
-    return centred / centred.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-12)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,52 +41,6 @@ class _Linking(Attack):
     def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
         """Raise NotApplicable: there is nothing to link without candidates."""
         raise NotApplicable("a linkage attack needs candidates: call link")
-
-
-def linked(update: SharedUpdate, labels: Tensor, scores: Tensor, done: list[bool]) -> Reconstruction:
-    """Return the claim of a linkage attack: scores (V, M), with labels (V, 1) beside them."""
-    # A victim whose scores are not finite is diverged, one that the time did not suffice for is budget.
-    statuses: tuple[Status, ...] = tuple(
-        "budget" if not d else "converged" if bool(row.isfinite().all()) else "diverged"
-        for d, row in zip(done, scores, strict=True)
-    )
-    return Reconstruction(
-        images=None,
-        labels=labels,
-        objective=-scores.nan_to_num(0, 0, 0).max(1).values,
-        statuses=statuses,
-        reason=reason_of(statuses, WORDS),
-        linkage=scores.nan_to_num(0, 0, 0),
-    )
-
-
-def known_defense(update: SharedUpdate) -> Defense:
-    """Return the defense; raises NotApplicable where it is not exposed or an update is not one record's."""
-    if update.batch_size != 1:
-        raise NotApplicable(f"it needs one record per update, here there are {update.batch_size}")
-    if update.defense is None:
-        raise NotApplicable("the defense is not exposed")
-    return update.defense
-
-
-def sum_of(scores: Scores, names: tuple[str, ...]) -> Tensor:
-    """Return the sum (..., M) of the standardised scores of these names, of all where none is named."""
-    return torch.stack([standard(scores[name]) for name in names or scores]).sum(0)
-
-
-def most_trusted(rehearsed: list[tuple[Scores, Tensor]]) -> tuple[str, ...]:
-    """Return the names of the scores to add up: the one that finds most auxiliary records, or all, given as no names.
-
-    `rehearsed` holds scores (N, M) with the position (N,) of the truth. What counts is the mean reciprocal rank: as
-    many firsts as possible, and ties settled by the seconds; the sum of all wins a tie.
-    """
-    found: dict[tuple[str, ...], float] = {}
-    for scores, position in rehearsed:
-        for names in ((), *((name,) for name in scores)):
-            total = sum_of(scores, names)
-            rank = (total > total.gather(1, position[:, None])).sum(1)
-            found[names] = found.get(names, 0.0) + float((1 / (1 + rank)).sum())
-    return max(found, key=lambda names: found[names]) if found else ()
 
 
 def gradient_scores(

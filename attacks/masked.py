@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from leakaudit import engine
 from leakaudit.attacks.inverting_gradients import InvertingGradients
-from leakaudit.client import SharedUpdate
-from leakaudit.defense import Gradients
-from leakaudit.registry import register_attack
+from leakaudit.engine import matching as engine
+from leakaudit.protocol.client import SharedUpdate
+from leakaudit.protocol.gradients import Gradients
+from leakaudit.protocol.registry import register_attack
 
 
 def completed(candidate: Gradients, shared: Gradients) -> Gradients:

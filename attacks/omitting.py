@@ -10,16 +10,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from leakaudit.attack import Reconstruction
-from leakaudit.attacks._optimise import client_mode, memory_safe, reason_of
+from leakaudit.attacks._attacking import client_mode, memory_safe, reason_of
+from leakaudit.attacks._labels import known_labels, probe_pictures
 from leakaudit.attacks.analytic import solve
 from leakaudit.attacks.inverting_gradients import InvertingGradients
-from leakaudit.attacks.labels import known_labels, probe_pictures
-from leakaudit.client import SharedUpdate, parameters_of
 from leakaudit.defenses.precode import Bottleneck, bottlenecks, with_noise
 from leakaudit.errors import NotApplicable
-from leakaudit.registry import register_attack
-from leakaudit.target import PixelModel
+from leakaudit.protocol.attack import Reconstruction
+from leakaudit.protocol.client import SharedUpdate
+from leakaudit.protocol.gradients import parameters_of
+from leakaudit.protocol.registry import register_attack
+from leakaudit.protocol.target import PixelModel
 
 SPOILT = 0.1  # share of a dense layer's gradient that may be off rank one before its input counts as unknown
 

@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from leakaudit import engine
 from leakaudit.attacks.inverting_gradients import InvertingGradients
-from leakaudit.client import SharedUpdate
-from leakaudit.defense import Gradients
-from leakaudit.registry import register_attack
+from leakaudit.engine import matching as engine
+from leakaudit.protocol.client import SharedUpdate
+from leakaudit.protocol.gradients import Gradients
+from leakaudit.protocol.registry import register_attack
 
 LEAST_VARIANCE = 0.05  # of an entry's rounding, in steps², so that candidates on a level are not held to it exactly
 

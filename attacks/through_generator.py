@@ -8,14 +8,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from leakaudit import engine
 from leakaudit.attacks.inverting_gradients import InvertingGradients, Match
-from leakaudit.client import SharedUpdate
-from leakaudit.defense import Defense, replaces_records
+from leakaudit.engine import matching as engine
 from leakaudit.errors import NotApplicable
-from leakaudit.labelling import hard
-from leakaudit.registry import register_attack
-from leakaudit.target import PixelModel
+from leakaudit.protocol.client import SharedUpdate
+from leakaudit.protocol.defense import Defense, replaces_records
+from leakaudit.protocol.labels import hard
+from leakaudit.protocol.registry import register_attack
+from leakaudit.protocol.target import PixelModel
 
 
 def replaced(

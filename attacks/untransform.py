@@ -9,16 +9,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from leakaudit.attack import Reconstruction
-from leakaudit.attacks._optimise import memory_safe, roughness
-from leakaudit.attacks.decoder import rehearsed
+from leakaudit.attacks._attacking import memory_safe
+from leakaudit.attacks._optimise import roughness
+from leakaudit.attacks._rehearsal import rehearsed
 from leakaudit.attacks.inverting_gradients import InvertingGradients
-from leakaudit.client import SharedUpdate
-from leakaudit.defense import Defense, replaces_records
 from leakaudit.errors import NotApplicable
-from leakaudit.progress import expired, observe, track
-from leakaudit.registry import register_attack
-from leakaudit.target import PixelModel
+from leakaudit.protocol.attack import Reconstruction
+from leakaudit.protocol.client import SharedUpdate
+from leakaudit.protocol.defense import Defense, replaces_records
+from leakaudit.protocol.registry import register_attack
+from leakaudit.protocol.target import PixelModel
+from leakaudit.work.progress import expired, observe, track
 
 SMOOTH = 3e-3  # weight of the prior beside the mean square error: what the transform lost is filled in smoothly
 

@@ -1,10 +1,10 @@
 """The attackers of `benchmarks.obscure`: every attack of one fitted defense, on private and on the attacker's records.
 
-They go the way of `leakaudit.audit`: records are released, shared, attacks tuned on auxiliary records, run, and scored.
-Beside the victims, some of the attacker's own records are attacked in the same stack, which it has not learned from:
-there it sees which attack to trust. Several views of a record are several releases. Where the defense replaces records
-every one of them is attacked, linkage scores are standardised and summed, and decoded pictures averaged; where it only
-changes updates, these are averaged before the attack.
+They go the way of `leakaudit.audit.audit`: records are released, shared, attacks tuned on auxiliary records, run and
+scored. Beside the victims, some of the attacker's own records are attacked in the same stack, which it has not learned
+from: there it sees which attack to trust. Several views of a record are several releases. Where the defense replaces
+records every one of them is attacked, linkage scores are standardised and summed, and decoded pictures averaged; where
+it only changes updates, these are averaged before the attack.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leakaudit.attack import Attack, Reconstruction
-from leakaudit.attacks.linkage import standard
-from leakaudit.baselines import class_means
-from leakaudit.client import SharedUpdate, release, share
-from leakaudit.defense import Defense, replaces_records
+from leakaudit.attacks._linking import standard
+from leakaudit.audit.plan import Battery, attacks_for
 from leakaudit.errors import NotApplicable
-from leakaudit.exposure import Exposure, preset
-from leakaudit.identification import CandidateSets, candidate_sets
-from leakaudit.memory import Memory, bounded, exhausted
-from leakaudit.plan import Battery, attacks_for
-from leakaudit.result import AttackResult, Value
-from leakaudit.scoring import failed, score
-from leakaudit.seeding import derive, generator_for
-from leakaudit.target import PixelModel, Records, Target
-from leakaudit.tuning import tune
+from leakaudit.protocol.attack import Attack, Reconstruction
+from leakaudit.protocol.client import SharedUpdate, release, share
+from leakaudit.protocol.defense import Defense, replaces_records
+from leakaudit.protocol.exposure import Exposure, preset
+from leakaudit.protocol.target import PixelModel, Records, Target
+from leakaudit.result.schema import AttackResult, Value
+from leakaudit.score.baselines import class_means
+from leakaudit.score.identification import CandidateSets, candidate_sets
+from leakaudit.score.scoring import failed, score
+from leakaudit.score.tuning import tune
+from leakaudit.work.memory import Memory, bounded, exhausted
+from leakaudit.work.seeding import derive, generator_for
 
 STANDARD = ("labels", "inverting-gradients", "linkage")
 NO_LPIPS = "not measured on guesses here"

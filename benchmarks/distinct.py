@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from leakaudit import intervals
-from leakaudit.baselines import class_means
-from leakaudit.metrics import Metric, lpips_metric, mse, ssim
-from leakaudit.target import Records, Target
+from leakaudit.protocol.target import Records, Target
+from leakaudit.score.baselines import class_means
+from leakaudit.score.metrics import Metric, lpips_metric, mse, ssim
+from leakaudit.stats import intervals
 
 WEIGHTS = Path(__file__).resolve().parents[1].parent / "shared" / "weights" / "alexnet_features.pth"
 

@@ -31,10 +31,10 @@ from torch.nn import functional as F
 
 from benchmarks.inversion import DATA, load
 from benchmarks.networks import NETWORKS, build
-from leakaudit import engine
-from leakaudit.client import mean_gradient, parameters_of
-from leakaudit.peak import peak_bytes
-from leakaudit.target import PixelModel, Records
+from leakaudit.engine import matching as engine
+from leakaudit.protocol.gradients import mean_gradient, parameters_of
+from leakaudit.protocol.target import PixelModel, Records
+from leakaudit.work.peak import peak_bytes
 
 MODELS = ("lenet", "cnn6", "convnet16", "convnet64", "resnet18-cifar", "resnet18")
 QUICK = ("lenet", "cnn6", "convnet16", "resnet18")

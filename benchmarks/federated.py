@@ -2,8 +2,8 @@
 
 Each client fits the defense on its own shard, replaces its records, trains the server's model on them for one local
 epoch, every step through the defense's later stages, and sends the difference; the server adds the average, weighted by
-records. Local training is that of `leakaudit.utility.train`, begun anew in every round. A defense that is `renewable`
-draws anew each round.
+records. Local training is that of `leakaudit.score.utility.train`, begun anew in every round. A defense that is
+`renewable` draws anew each round.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from leakaudit.client import release
-from leakaudit.defense import Defense
-from leakaudit.registry import parse_defense
-from leakaudit.seeding import derive, generator_for
-from leakaudit.target import PixelModel, Records, Target
-from leakaudit.utility import shared_update, train
+from leakaudit.protocol.client import release
+from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.registry import parse_defense
+from leakaudit.protocol.target import PixelModel, Records, Target
+from leakaudit.score.utility import shared_update, train
+from leakaudit.work.seeding import derive, generator_for
 
 SPLITS = ("iid", "skewed")
 

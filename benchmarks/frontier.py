@@ -19,15 +19,15 @@ from benchmarks.inversion import DATA, load
 from benchmarks.membership import by_weights
 from benchmarks.networks import CIFAR_MEAN, CIFAR_STD
 from benchmarks.rows import Kind, Row, Setting, estimate, highest_by_chance, summed
-from leakaudit import intervals
-from leakaudit.defense import Defense, replaces_records
+from leakaudit.audit.plan import TRAINING_BATCH
 from leakaudit.errors import UserError
-from leakaudit.metrics import Metric
-from leakaudit.plan import TRAINING_BATCH
-from leakaudit.registry import defenses, parse_defense, settings_of
-from leakaudit.seeding import derive, generator_for
-from leakaudit.target import PixelModel, Records, Target
-from leakaudit.utility import accuracy, train, utility
+from leakaudit.protocol.defense import Defense, replaces_records
+from leakaudit.protocol.registry import defenses, parse_defense, settings_of
+from leakaudit.protocol.target import PixelModel, Records, Target
+from leakaudit.score.metrics import Metric
+from leakaudit.score.utility import accuracy, train, utility
+from leakaudit.stats import intervals
+from leakaudit.work.seeding import derive, generator_for
 
 MNIST = DATA.parent / "mnist" / "mnist_10k_10k.npz"
 PUBLIC_ONLY = "public-only"
@@ -157,7 +157,7 @@ def mnist(size: Size, seed: int) -> Target:
 
 def lfw(size: Size, seed: int) -> Target:
     """Return the faces of the demo: 110 private, 40 test and 50 auxiliary pictures in any size of run."""
-    from leakaudit.demo import demo_target
+    from leakaudit.cli.demo import demo_target
 
     return demo_target(seed)
 

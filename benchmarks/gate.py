@@ -3,10 +3,10 @@
     python -m benchmarks.gate            # the table of docs/gate.md, about three minutes of one core
     python -m benchmarks.gate --quick
 
-Simulated on scores, through `leakaudit.gate.gate` itself: two results of the same records are drawn, one for the
-baseline and one for the change, and gated. Every record has a difficulty of its own that both share; the rest is drawn
-anew on either side, as if every attack and every training run had been repeated with other random numbers. (The same
-code and seed give the same scores; this is the noise when nothing but chance changed.)
+Simulated on scores, through `leakaudit.gate.decision.gate` itself: two results of the same records are drawn, one for
+the baseline and one for the change, and gated. Every record has a difficulty of its own that both share; the rest is
+drawn anew on either side, as if every attack and every training run had been repeated with other random numbers. (The
+same code and seed give the same scores; this is the noise when nothing but chance changed.)
 
 1. False alarms: nothing is changed. How many of 200 seeds fail, how many are inconclusive.
 2. Power: a known loss is planted on the one side, in steps. The smallest that fails at least 95 % of runs, for 16, 64
@@ -23,10 +23,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from leakaudit import intervals
-from leakaudit.assertions import PRESETS, Assertions
-from leakaudit.gate import gate
-from leakaudit.result import AttackResult, AuditResult, Baseline, DefenseResult, Estimate, RecordScore
+from leakaudit.gate.assertions import PRESETS, Assertions
+from leakaudit.gate.decision import gate
+from leakaudit.result.schema import AttackResult, AuditResult, Baseline, DefenseResult, Estimate, RecordScore
+from leakaudit.stats import intervals
 
 SIZES = (16, 64, 256)
 RULES = Assertions((), PRESETS["recommended"].regressions, None)

@@ -20,14 +20,14 @@ from dataclasses import replace
 
 import torch
 
-from leakaudit.assertions import PRESETS, Assertions
-from leakaudit.audit import audit
-from leakaudit.demo import demo_target
-from leakaudit.gate import gate
-from leakaudit.plan import Plan
-from leakaudit.result import AuditResult
-from leakaudit.target import Target, reinitialised
-from leakaudit.utility import train
+from leakaudit.audit.audit import audit
+from leakaudit.audit.plan import Plan
+from leakaudit.cli.demo import demo_target
+from leakaudit.gate.assertions import PRESETS, Assertions
+from leakaudit.gate.decision import gate
+from leakaudit.protocol.target import Target, reinitialised
+from leakaudit.result.schema import AuditResult
+from leakaudit.score.utility import train
 
 RULES = Assertions((), PRESETS["recommended"].regressions, None)
 DAY = dt.date(2026, 1, 1)

@@ -21,17 +21,17 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.networks import build
-from leakaudit.attack import Attack
 from leakaudit.attacks.analytic import Analytic
 from leakaudit.attacks.inverting_gradients import InvertingGradients
-from leakaudit.client import SharedUpdate, share
-from leakaudit.defense import Defense
-from leakaudit.exposure import Exposure
-from leakaudit.identification import candidate_sets, identify
-from leakaudit.metrics import psnr, ssim
-from leakaudit.seeding import generator_for
-from leakaudit.target import PixelModel, Records
-from leakaudit.tuning import tune
+from leakaudit.protocol.attack import Attack
+from leakaudit.protocol.client import SharedUpdate, share
+from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.exposure import Exposure
+from leakaudit.protocol.target import PixelModel, Records
+from leakaudit.score.identification import candidate_sets, identify
+from leakaudit.score.metrics import psnr, ssim
+from leakaudit.score.tuning import tune
+from leakaudit.work.seeding import generator_for
 
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "cifar10"
 CANDIDATES = 100

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.distinct import nearest
-from leakaudit import intervals
-from leakaudit.defense import Defense, parts_of
-from leakaudit.defenses.class_code import ClassCode, on_grid
-from leakaudit.identification import identify_by_scores
-from leakaudit.result import Estimate
-from leakaudit.seeding import generator_for
-from leakaudit.target import PixelModel, Records, Target
+from leakaudit.defenses._class_code import ClassCode, on_grid
+from leakaudit.protocol.defense import Defense, parts_of
+from leakaudit.protocol.target import PixelModel, Records, Target
+from leakaudit.result.schema import Estimate
+from leakaudit.score.identification import identify_by_scores
+from leakaudit.stats import intervals
+from leakaudit.work.seeding import generator_for
 
 
 @dataclass(frozen=True)

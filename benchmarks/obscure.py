@@ -44,7 +44,7 @@ from benchmarks.frontier import FILES, FULL, QUICK, SETTINGS, SMALL, SWEEP, TARG
 from benchmarks.frontierplot import draw
 from benchmarks.rows import Kind, Row, Setting, read, write
 from leakaudit.errors import UserError
-from leakaudit.progress import Monitor, monitored
+from leakaudit.work.progress import Monitor, monitored
 
 
 def log(text: str) -> None:

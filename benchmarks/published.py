@@ -16,9 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leakaudit.client import in_mode, parameters_of
-from leakaudit.defense import Gradients
-from leakaudit.target import LossFunction, PixelModel
+from leakaudit.protocol.gradients import Gradients, in_mode, parameters_of
+from leakaudit.protocol.target import LossFunction, PixelModel
 
 ITERATIONS, STEP_SIZE, TV = 4800, 0.1, 1e-4
 

@@ -33,15 +33,15 @@ from benchmarks import published
 from benchmarks.curves import claims, draw, report
 from benchmarks.inversion import DATA, load, shared
 from benchmarks.networks import NETWORKS, WEIGHTS, build, trained_resnet20
+from leakaudit.attacks._labels import known_labels
 from leakaudit.attacks.inverting_gradients import InvertingGradients
-from leakaudit.attacks.labels import known_labels
-from leakaudit.client import SharedUpdate
-from leakaudit.identification import CandidateSets, candidate_sets, identify
-from leakaudit.metrics import psnr, ssim
-from leakaudit.progress import Monitor, current, monitored
-from leakaudit.seeding import generator_for
-from leakaudit.target import PixelModel, Records
-from leakaudit.tuning import tune
+from leakaudit.protocol.client import SharedUpdate
+from leakaudit.protocol.target import PixelModel, Records
+from leakaudit.score.identification import CandidateSets, candidate_sets, identify
+from leakaudit.score.metrics import psnr, ssim
+from leakaudit.score.tuning import tune
+from leakaudit.work.progress import Monitor, current, monitored
+from leakaudit.work.seeding import generator_for
 
 MODELS = ("lenet", "cnn6", "convnet16", "resnet20")  # the last one trained, the others not
 FIRST, VICTIMS, CANDIDATES = 100, 16, 100  # the victims are test pictures 100 to 115

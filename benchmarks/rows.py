@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from leakaudit.errors import UserError
-from leakaudit.result import Estimate
+from leakaudit.result.schema import Estimate
 
 Setting = Literal["private-only", "public-data"]
 Kind = Literal["attack", "labels", "weights", "worst", "selected", "distinct", "federated", "control", "failed"]

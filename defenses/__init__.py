@@ -1,1 +1,1 @@
-"""Defenses, one file each. Each registers itself with `leakaudit.registry.register_defense`."""
+"""Defenses, one file each. Each registers itself (`leakaudit.protocol.registry`)."""

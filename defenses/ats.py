@@ -8,13 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from leakaudit import engine
-from leakaudit.client import in_mode, mean_gradient
-from leakaudit.defense import Defense, state
-from leakaudit.defenses.augmentations import Policy, applied, library
-from leakaudit.progress import track
-from leakaudit.registry import register_defense
-from leakaudit.target import PixelModel, Records, Target
+from leakaudit.defenses._augmentations import Policy, applied, library
+from leakaudit.engine import matching as engine
+from leakaudit.protocol.defense import Defense, state
+from leakaudit.protocol.gradients import in_mode, mean_gradient
+from leakaudit.protocol.registry import register_defense
+from leakaudit.protocol.target import PixelModel, Records, Target
+from leakaudit.work.progress import track
 
 LENGTH = 3  # transforms in a policy, as published
 PROBES = 32  # records whose Jacobians the accuracy score compares

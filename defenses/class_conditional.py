@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from leakaudit.defense import Defense, state
-from leakaudit.defenses.class_code import ClassCode, fitted_code
-from leakaudit.registry import register_defense
-from leakaudit.result import Guarantee
-from leakaudit.target import Target
+from leakaudit.defenses._class_code import ClassCode, fitted_code
+from leakaudit.protocol.defense import Defense, state
+from leakaudit.protocol.registry import register_defense
+from leakaudit.protocol.target import Target
+from leakaudit.result.schema import Guarantee
 
 
 @register_defense

@@ -7,8 +7,9 @@ from typing import ClassVar
 
 import torch
 
-from leakaudit.defense import Defense, Gradients
-from leakaudit.registry import register_defense
+from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.gradients import Gradients
+from leakaudit.protocol.registry import register_defense
 
 
 @register_defense

@@ -9,10 +9,11 @@ from typing import ClassVar
 
 import torch
 
-from leakaudit.defense import Defense, Gradients
 from leakaudit.defenses.gaussian import normal_like
-from leakaudit.registry import register_defense
-from leakaudit.result import Guarantee
+from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.gradients import Gradients
+from leakaudit.protocol.registry import register_defense
+from leakaudit.result.schema import Guarantee
 
 
 def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> float:

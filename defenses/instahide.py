@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from leakaudit.defenses.mixup import Mixup, mixing_facts
-from leakaudit.registry import register_defense
+from leakaudit.protocol.registry import register_defense
 
 
 def flipped(images: Tensor, generator: torch.Generator) -> Tensor:

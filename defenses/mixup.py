@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from leakaudit.defense import Defense, state
-from leakaudit.labelling import soft
-from leakaudit.registry import register_defense
-from leakaudit.target import Target
+from leakaudit.protocol.defense import Defense, state
+from leakaudit.protocol.labels import soft
+from leakaudit.protocol.registry import register_defense
+from leakaudit.protocol.target import Target
 
 
 def room(parts: int, most: float) -> float:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from leakaudit.defense import Defense
-from leakaudit.registry import register_defense
+from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.registry import register_defense
 
 
 @register_defense

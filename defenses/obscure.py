@@ -9,17 +9,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from leakaudit.defense import Defense, state
-from leakaudit.defenses.class_code import fitted_code, grid_of, records_on_grid
+from leakaudit.defenses._class_code import fitted_code, grid_of, records_on_grid
+from leakaudit.defenses._reference import Reference, opinions, right, train_reference
+from leakaudit.defenses._refinement import refined
 from leakaudit.defenses.class_conditional import check_code
 from leakaudit.defenses.obscurer import Obscurer, identification_bound, with_rate
 from leakaudit.defenses.obscurer_file import Card, digest
-from leakaudit.defenses.reference import Reference, opinions, right, train_reference
-from leakaudit.defenses.refinement import refined
 from leakaudit.errors import UserError
-from leakaudit.registry import register_defense, settings_values
-from leakaudit.result import Guarantee
-from leakaudit.target import Records, Target
+from leakaudit.protocol.defense import Defense, state
+from leakaudit.protocol.registry import register_defense, settings_values
+from leakaudit.protocol.target import Records, Target
+from leakaudit.result.schema import Guarantee
 
 MOST = 20_000  # pictures drawn, however many records there are
 WIDTHS = ((32, 64, 128), (48, 64, 64))  # of the references: what only one network sees is not a predictive feature

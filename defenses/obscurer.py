@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from leakaudit.defenses.reference import moved
+from leakaudit.defenses._reference import moved
 from leakaudit.errors import UserError
-from leakaudit.target import Records, Target
+from leakaudit.protocol.target import Records, Target
 
 if TYPE_CHECKING:
     from leakaudit.defenses.obscurer_file import Card
@@ -83,8 +83,6 @@ class Obscurer:
         Raises UserError, one sentence, on a file that is not one, is damaged, or does not fit `target`: other channels
         or other classes. Its pictures need not have the target's size.
         """
-        from leakaudit.defenses.obscurer_file import read
-
         return read(Path(path), target)[0]
 
     def save(self, path: str | Path, card: Card) -> None:
@@ -92,9 +90,9 @@ class Obscurer:
 
         Raises UserError where the place cannot be written.
         """
-        from leakaudit.defenses.obscurer_file import write
+        from leakaudit.defenses.obscurer_file import Contents, write
 
-        write(self, Path(path), card)
+        write(Contents(self.pictures, self.labels, self.slope, self.mirror), Path(path), card)
 
     def choose(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return indices (N,) of the pictures chosen. At slope 0 none comes twice before each came once."""
@@ -140,6 +138,14 @@ class Obscurer:
         both = torch.cat([theirs, looked_at(self.pictures.flip(3))]) if self.mirror else theirs
         nearest = torch.cdist(looked_at(released.to(theirs)), both).argmin(1) % len(theirs)
         return self.chances(candidates)[:, nearest].T.clamp_min(1e-30).log()
+
+
+def read(path: Path, target: Target | None = None) -> tuple[Obscurer, Card]:
+    """Return the obscurer of a file and its card. Raises UserError as `Obscurer.load` does."""
+    from leakaudit.defenses import obscurer_file
+
+    contents, card = obscurer_file.read(path, target)
+    return Obscurer(contents.pictures, contents.labels, contents.slope, contents.mirror), card
 
 
 def _check(images: Tensor, pictures: Tensor) -> None:

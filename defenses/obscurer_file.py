@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leakaudit.defenses.obscurer import Obscurer
 from leakaudit.errors import UserError
-from leakaudit.result import write_atomically
-from leakaudit.target import Records, Target
+from leakaudit.protocol.target import Records, Target
+from leakaudit.result.files import write_atomically
 from leakaudit.version import __version__
 
 FORMAT = "leakaudit.obscurer/1"
@@ -60,7 +59,17 @@ def digest(records: Records) -> str:
     return state.hexdigest()
 
 
-def write(obscurer: Obscurer, path: Path, card: Card) -> None:
+@dataclass(frozen=True)
+class Contents:
+    """The fields of an `Obscurer` as a file holds them: pictures (J, C, H, W), probabilities (J, K), slope, mirror."""
+
+    pictures: Tensor
+    labels: Tensor
+    slope: float
+    mirror: bool
+
+
+def write(obscurer: Contents, path: Path, card: Card) -> None:
     """Write an obscurer whole or not at all, its pictures at 8 bits. The same one gives the same bytes.
 
     Raises UserError where the place cannot be written.
@@ -82,8 +91,8 @@ def write(obscurer: Obscurer, path: Path, card: Card) -> None:
     write_atomically(path, save(tensors, {KEY: json.dumps(header, sort_keys=True, allow_nan=False)}))
 
 
-def read(path: Path, target: Target | None = None) -> tuple[Obscurer, Card]:
-    """Return an obscurer and its card. Raises UserError, one sentence, for all that is not one or does not fit.
+def read(path: Path, target: Target | None = None) -> tuple[Contents, Card]:
+    """Return contents and card of a file. Raises UserError, one sentence, for all that is not one or does not fit.
 
     Only JSON and plain tensors are read. The size of the pictures need not be the target's: a client's batch gives it.
     """
@@ -104,10 +113,10 @@ def read(path: Path, target: Target | None = None) -> tuple[Obscurer, Card]:
         wrong = "its pictures or probabilities are not those that were written"
     if wrong:
         raise UserError(f"{path} is damaged or was not written by leakaudit: {wrong}; {MAKE}.")
-    obscurer = Obscurer(tensors["pictures"].float() / 255, tensors["labels"], slope=float(slope), mirror=mirror)
+    contents = Contents(tensors["pictures"].float() / 255, tensors["labels"], float(slope), mirror)
     if target is not None:
-        _fits(path, obscurer, card, target)
-    return obscurer, card
+        _fits(path, contents, card, target)
+    return contents, card
 
 
 def _sum(tensors: Mapping[str, Tensor]) -> str:
@@ -177,7 +186,7 @@ def _wrong(tensors: Mapping[str, Tensor], shape: object, classes: int) -> str | 
     return None
 
 
-def _fits(path: Path, obscurer: Obscurer, card: Card, target: Target) -> None:
+def _fits(path: Path, obscurer: Contents, card: Card, target: Target) -> None:
     mend = "fit one on this model's data"
     channels, wanted = obscurer.pictures.shape[1], target.input_shape[0]
     if channels != wanted:

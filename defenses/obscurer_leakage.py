@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from leakaudit import intervals
-from leakaudit.defenses.class_code import on_grid
+from leakaudit.defenses._class_code import on_grid
 from leakaudit.defenses.obscurer import Obscurer
-from leakaudit.diagnosis import rank_auc
-from leakaudit.progress import track
-from leakaudit.target import Records, Target
+from leakaudit.protocol.target import Records, Target
+from leakaudit.score.diagnosis import rank_auc
+from leakaudit.stats import intervals
+from leakaudit.work.progress import track
 
 MOST = 1000  # records compared from each side
 FALSE_ALARMS = 0.01

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakaudit.client import in_mode, records_per_loss
-from leakaudit.defense import Defense, state
-from leakaudit.dense import dense_at_work
+from leakaudit.engine.dense import dense_at_work
 from leakaudit.errors import UserError
-from leakaudit.registry import register_defense
-from leakaudit.target import PixelModel, Target
+from leakaudit.protocol.defense import Defense, state
+from leakaudit.protocol.gradients import in_mode, records_per_loss
+from leakaudit.protocol.registry import register_defense
+from leakaudit.protocol.target import PixelModel, Target
 
 MEND = "precode needs a last dense layer to stand before: scan a model that ends in one, or leave it out."
 LEAST = 1e-6  # of σ: its KL has the slope 1/σ

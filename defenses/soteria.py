@@ -8,13 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from leakaudit.client import in_mode, parameters_of
-from leakaudit.defense import Defense, Gradients, state
 from leakaudit.defenses.gaussian import normal_like
-from leakaudit.dense import Dense, dense_at_work, fed_pictures
+from leakaudit.engine.dense import Dense, dense_at_work, fed_pictures
 from leakaudit.errors import UserError
-from leakaudit.registry import register_defense
-from leakaudit.target import PixelModel, Target
+from leakaudit.protocol.defense import Defense, state
+from leakaudit.protocol.gradients import Gradients, in_mode, parameters_of
+from leakaudit.protocol.registry import register_defense
+from leakaudit.protocol.target import PixelModel, Target
 
 MEND = "soteria needs a dense layer that takes one vector per record: scan a model with one, or leave it out."
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from leakaudit.api import scan
     from leakaudit.defenses.obscurer import Obscurer
     from leakaudit.errors import UserError
-    from leakaudit.result import AuditResult
+    from leakaudit.result.schema import AuditResult
 
 
 def __getattr__(name: str) -> Any:
@@ -22,7 +22,7 @@ def __getattr__(name: str) -> Any:
 
         return scan
     if name == "AuditResult":
-        from leakaudit.result import AuditResult
+        from leakaudit.result.schema import AuditResult
 
         return AuditResult
     if name == "Obscurer":

@@ -7,13 +7,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from leakaudit.audit import audit
-from leakaudit.bytesize import parse
+from leakaudit.audit.audit import audit
+from leakaudit.audit.plan import Plan
 from leakaudit.errors import UserError
-from leakaudit.loading import target_from_objects
-from leakaudit.plan import Plan, seconds
-from leakaudit.progress import monitored
-from leakaudit.result import AuditResult
+from leakaudit.load.loading import target_from_objects
+from leakaudit.result.schema import AuditResult
+from leakaudit.work.progress import monitored
+from leakaudit.work.quantities import parse, seconds
 
 
 def scan(
@@ -38,8 +38,8 @@ def scan(
     `model` is a `torch.nn.Module` (or a zero-argument callable that builds one) giving logits (N, classes);
     `train_data` a Dataset or DataLoader of (picture, label). Pictures come as the model takes them; with
     `mean` and `std` given, pixel = value · std + mean lies in [0, 1]. `defense` is one spec or several;
-    `settings` are those of `leakaudit.plan.Plan` (records, batch_size, attacks, battery, seed, ...); `budget` takes
-    seconds or "10m", `memory` bytes or "4GB".
+    `settings` are those of `leakaudit.audit.plan.Plan` (records, batch_size, attacks, battery, seed, ...); `budget`
+    takes seconds or "10m", `memory` bytes or "4GB".
     Raises UserError on bad input.
 
     >>> result = leakaudit.scan(model, train_data, defense=["prune:sparsity=0.99", "obscure"], battery="quick")
@@ -72,7 +72,7 @@ def scan(
     )
     if not progress:
         return audit(target, plan, lpips_weights=lpips_weights, command="leakaudit.scan(...)")
-    from leakaudit.console import progress_monitor
+    from leakaudit.watch.console import progress_monitor
 
     with progress_monitor(plan=plan) as monitor, monitored(monitor):
         return audit(target, plan, lpips_weights=lpips_weights, keep=monitor.kept, command="leakaudit.scan(...)")

@@ -9,3 +9,11 @@ class UserError(Exception):
 
 class NotApplicable(Exception):
     """An attack cannot be run on this model or update. The message is the reason; the status is `not-applicable`."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return an exception as one line: its type and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    text = lines[0].rstrip(".") if lines else ""
+    text = text if len(text) <= 160 else f"{text[:159]}…"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from leakaudit.outcome import Outcome
-    from leakaudit.result import AuditResult
+    from leakaudit.result.outcome import Outcome
+    from leakaudit.result.schema import AuditResult
 
 FOLDER = Path("leakaudit-out")  # where reports go that nobody named a folder for
 CHECKS = 4  # shown in a message; the report has them all
@@ -155,7 +155,7 @@ def _check(
 
 def _writable(output: Path) -> None:
     """Find out before minutes of work that the report cannot be written."""
-    from leakaudit.cli_run import writable
+    from leakaudit.result.files import writable
 
     writable(output)
 
@@ -173,7 +173,7 @@ def _argued(words: str) -> str:
 
 
 def _baseline(baseline: AuditResult | str | Path | None) -> AuditResult | None:
-    from leakaudit.result import load
+    from leakaudit.result.schema import load
 
     return load(Path(baseline)) if isinstance(baseline, str | Path) else baseline
 
@@ -182,9 +182,9 @@ def _refuse_unlike(baseline: AuditResult, wanted: dict[str, Any]) -> None:
     """Raise UserError where the settings already tell that the scan could not be compared, before it takes minutes."""
     from dataclasses import fields
 
-    from leakaudit.comparable import unlike
+    from leakaudit.audit.plan import Plan
+    from leakaudit.compare.comparable import unlike
     from leakaudit.errors import UserError
-    from leakaudit.plan import Plan
 
     checked = {f.name for f in fields(Plan)} - {"defenses", "attacks", "budget", "memory"}
     other = unlike(baseline.settings, Plan(**{k: v for k, v in wanted.items() if k in checked}).settings())
@@ -207,8 +207,8 @@ def _judged(
     """Return what the gate says: of both limits, of findings that are errors, and of the change from the baseline."""
     from dataclasses import replace
 
-    from leakaudit.assertions import PRESETS, parse
-    from leakaudit.gate import gate
+    from leakaudit.gate.assertions import PRESETS, parse
+    from leakaudit.gate.decision import gate
 
     table: dict[str, Any] = {"preset": "none", "identification": {"max": max_identification}}
     if max_accuracy_loss is not None:
@@ -233,8 +233,9 @@ def _keep(result: AuditResult, outcome: Outcome, output: str | Path | None, good
         folder = folder.with_name(f"{folder.name}-{count + 1}") if count else folder
     else:
         return ""
-    from leakaudit import outcome as outcomes
-    from leakaudit.result import from_json, mode_of, to_json, write_atomically
+    from leakaudit.result import outcome as outcomes
+    from leakaudit.result.files import write_atomically
+    from leakaudit.result.schema import from_json, mode_of, to_json
 
     write_atomically(folder / "result.json", to_json(result), mode_of(result))
     from leakaudit.reports.html import render  # what was measured is kept by now
@@ -254,8 +255,8 @@ def _note(result: AuditResult, outcome: Outcome, report: str) -> None:
 
 def _message(result: AuditResult, outcome: Outcome, report: str) -> str:
     """Return some ten lines at most: the verdict, why and what to do, by which attack, and where to read on."""
-    from leakaudit.plaintext import visible
-    from leakaudit.reports.view import percent
+    from leakaudit.result.numbers import percent
+    from leakaudit.result.plaintext import visible
 
     lines = [
         "FAIL: what the clients share reveals more, or what protects it costs more, than is allowed"
@@ -275,9 +276,10 @@ def _message(result: AuditResult, outcome: Outcome, report: str) -> str:
 
 def _worst_attacks(result: AuditResult) -> list[str]:
     """Return the worst attack on each defense that is judged, and the bound's beside it, with their numbers."""
-    from leakaudit.plaintext import visible
-    from leakaudit.reports.view import bound, interval, percent, worst
-    from leakaudit.rules import judged
+    from leakaudit.judge.ranking import bound, worst
+    from leakaudit.result.numbers import interval, percent
+    from leakaudit.result.plaintext import visible
+    from leakaudit.result.rules import judged
 
     found = []
     for defense in judged(result):

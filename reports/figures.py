@@ -9,10 +9,12 @@ from io import StringIO
 from math import hypot, sqrt
 from typing import TYPE_CHECKING, Any
 
-from leakaudit.advice import loss_limit
-from leakaudit.plaintext import visible
-from leakaudit.reports.view import bound, interval, key, margin, percent, worst
-from leakaudit.result import AuditResult, Estimate
+from leakaudit.judge.advice import loss_limit
+from leakaudit.judge.ranking import bound, worst
+from leakaudit.reports.view import key
+from leakaudit.result.numbers import interval, margin, percent
+from leakaudit.result.plaintext import visible
+from leakaudit.result.schema import AuditResult, Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from leakaudit.mends import unused_mend
-from leakaudit.outcome import Check, Outcome
-from leakaudit.regressed import ALPHA
-from leakaudit.regression import Change
-from leakaudit.reports import view
+from leakaudit.compare.changes import Change
+from leakaudit.gate.losses import ALPHA
+from leakaudit.judge.findings import unused_mend
 from leakaudit.reports.terminal import STYLES, printable
-from leakaudit.result import Estimate
+from leakaudit.result import numbers
+from leakaudit.result.outcome import Check, Outcome
+from leakaudit.result.schema import Estimate
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -140,21 +140,21 @@ def _word(check: Check) -> tuple[str, str]:
 
 def _value(estimate: Estimate, digits: int | None) -> str:
     if estimate.value is None:
-        return view.DASH
-    return view.percent(estimate.value) if digits is None else view.number(estimate.value, digits)
+        return numbers.DASH
+    return numbers.percent(estimate.value) if digits is None else numbers.number(estimate.value, digits)
 
 
 def _shift(estimate: Estimate, digits: int | None) -> str:
     if estimate.value is None:
-        return view.DASH
+        return numbers.DASH
     if digits is None:
-        return view.points(estimate.value)
-    text = view.number(estimate.value, digits)
-    return text if text.startswith(view.MINUS) or float(text) == 0 else f"+{text}"
+        return numbers.points(estimate.value)
+    text = numbers.number(estimate.value, digits)
+    return text if text.startswith(numbers.MINUS) or float(text) == 0 else f"+{text}"
 
 
 def _spread(estimate: Estimate, digits: int | None) -> str:
     if estimate.low is None or estimate.high is None:
         return ""
-    ends = (view.points(v) if digits is None else view.number(v, digits) for v in (estimate.low, estimate.high))
+    ends = (numbers.points(v) if digits is None else numbers.number(v, digits) for v in (estimate.low, estimate.high))
     return " to ".join(ends)

@@ -8,12 +8,13 @@ from io import StringIO
 from math import sqrt
 from typing import TYPE_CHECKING, Any
 
-from leakaudit.history import History, Point, Run, Series
-from leakaudit.plaintext import visible
+from leakaudit.compare.history import History, Point, Run, Series
 from leakaudit.reports import view
 from leakaudit.reports.figures import ACCENT, INK, MUTED, PAPER, RULE, themed
 from leakaudit.reports.terminal import STYLES, printable
-from leakaudit.result import Estimate
+from leakaudit.result import numbers
+from leakaudit.result.plaintext import visible
+from leakaudit.result.schema import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +53,7 @@ def render(history: History) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"visible": visible, "percent": view.percent, "plain": view.plain}
+    environment.filters |= {"visible": visible, "percent": numbers.percent, "plain": numbers.plain}
     page = environment.get_template("history.html.j2").render(
         history=history,
         heading=view.heading,
@@ -79,15 +80,15 @@ def describe(series: Series) -> str:
         gap = "" if p is series.points[0] or _joins(p, "identification") else "not comparable with what precedes it: "
         leak = _share(p.identification)
         cost = "" if p.accuracy.value is None else f", accuracy {_share(p.accuracy)}"
-        parts.append(f"run {p.run}: {gap}{leak} identified{cost}, limit {view.percent(p.limit)}, {p.verdict}")
+        parts.append(f"run {p.run}: {gap}{leak} identified{cost}, limit {numbers.percent(p.limit)}, {p.verdict}")
     return visible(f"{series.name} over the runs. {'; '.join(parts)}.", 20_000)
 
 
 def _share(estimate: Estimate) -> str:
     if estimate.value is None:
         return "not measured"
-    spread = view.interval(estimate)
-    return view.percent(estimate.value) + (f" ({spread})" if spread else "")
+    spread = numbers.interval(estimate)
+    return numbers.percent(estimate.value) + (f" ({spread})" if spread else "")
 
 
 def _rows(history: History, series: Series) -> list[Row]:
@@ -104,12 +105,12 @@ def _rows(history: History, series: Series) -> list[Row]:
             Row(
                 point=p,
                 run=history.runs[p.run - 1],
-                identified=view.DASH if p.identification.value is None else view.percent(p.identification.value),
-                interval=view.interval(p.identification),
-                records=str(p.identification.n) if p.identification.n else view.DASH,
-                accuracy=view.DASH if p.accuracy.value is None else f"{100 * p.accuracy.value:.1f}%",
-                spread=view.interval(p.accuracy),
-                seeds=str(p.accuracy.n) if p.accuracy.n else view.DASH,
+                identified=numbers.DASH if p.identification.value is None else numbers.percent(p.identification.value),
+                interval=numbers.interval(p.identification),
+                records=str(p.identification.n) if p.identification.n else numbers.DASH,
+                accuracy=numbers.DASH if p.accuracy.value is None else f"{100 * p.accuracy.value:.1f}%",
+                spread=numbers.interval(p.accuracy),
+                seeds=str(p.accuracy.n) if p.accuracy.n else numbers.DASH,
                 remark="; ".join([*changed, *missing]),
             )
         )
@@ -174,12 +175,12 @@ def _frame(axes: Axes, history: History, series: Series, field: str) -> None:
     if field == "identification":
         axes.set_title("records identified by the worst attack (√ scale)", **title)
         axes.set_ylim(-0.04, 1.04)
-        axes.set_yticks([sqrt(tick) for tick in TICKS], [view.percent(tick) for tick in TICKS])
+        axes.set_yticks([sqrt(tick) for tick in TICKS], [numbers.percent(tick) for tick in TICKS])
         for p in series.points:
             axes.plot([p.run - 0.5, p.run + 0.5], [sqrt(p.limit)] * 2, color=INK, linewidth=1, linestyle=(0, (5, 3)))
         last = series.points[-1]
         note: dict[str, Any] = {"fontsize": 8, "ha": "right", "va": "bottom", "color": INK}
-        axes.text(last.run + 0.4, sqrt(last.limit) + 0.01, f"limit {view.percent(last.limit)}", **note)
+        axes.text(last.run + 0.4, sqrt(last.limit) + 0.01, f"limit {numbers.percent(last.limit)}", **note)
     else:
         axes.set_title("test accuracy", **title)
         found = [e for p in series.points if (e := _value(p, field))]
@@ -309,6 +310,6 @@ def skipped(history: History) -> str:
 def _change(first: Estimate, last: Estimate) -> str:
     if first is last:
         return _share(last)
-    before = view.DASH if first.value is None else view.percent(first.value)
-    after = view.DASH if last.value is None else _share(last)
+    before = numbers.DASH if first.value is None else numbers.percent(first.value)
+    after = numbers.DASH if last.value is None else _share(last)
     return f"{before} → {after}"

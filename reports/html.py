@@ -9,20 +9,21 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from leakaudit import advice
-from leakaudit import outcome as gate
-from leakaudit.consistency import doubts, outcome_doubts, unaudited
-from leakaudit.outcome import Outcome
+from leakaudit.gate.consistency import doubts, outcome_doubts, unaudited
+from leakaudit.judge import advice
 from leakaudit.reports import figures, html_findings, html_galleries, html_rows, html_text, mapping, steps, view
 from leakaudit.reports.html_galleries import png_size
 from leakaudit.reports.html_source import fingerprint
 from leakaudit.reports.standing import bound_of
-from leakaudit.result import AuditResult, Value, digest
-from leakaudit.rules import beats, guessing, most_telling
+from leakaudit.result import numbers
+from leakaudit.result import outcome as gate
+from leakaudit.result.outcome import Outcome
+from leakaudit.result.rules import beats, guessing, most_telling
+from leakaudit.result.schema import AuditResult, Value, digest
 
 __all__ = ["generator", "png_size", "render"]
 
-FEW = 8  # scored records below which the verdict makes nothing of them: `min_records` of `leakaudit.verdict.judge`
+FEW = 8  # scored records below which the verdict makes nothing of them: `min_records` of `verdict.judge`
 EXPOSURE_WORDS = {
     "preset": "preset",
     "labels": "told the true labels",
@@ -61,9 +62,9 @@ def render(result: AuditResult, outcome: Outcome | None = None) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "percent": view.percent,
-        "plain": view.plain,
-        "pairs": view.pairs,
+        "percent": numbers.percent,
+        "plain": numbers.plain,
+        "pairs": numbers.pairs,
         "byname": _by_name,
         "spaced": _spaced,
         "join_specs": _join_specs,
@@ -124,7 +125,7 @@ def _context(result: AuditResult, outcome: Outcome | None) -> dict[str, Any]:
         "waivers": html_findings.waiver_rows(result, outcome),
         "mapping": mapping,
         "hashes": _hashes(result.hashes),
-        "command": view.plain(result.environment.get("command") or result.settings.get("command") or ""),
+        "command": numbers.plain(result.environment.get("command") or result.settings.get("command") or ""),
     }
 
 
@@ -165,11 +166,11 @@ def _controls(result: AuditResult) -> str:
     if attack is None:
         return "No attack could be scored on the undefended model, so a low score elsewhere proves nothing."
     share, works = attack.identification, beats(attack, floor)
-    spread = f" ({view.interval(share)})" if view.interval(share) else ""
+    spread = f" ({numbers.interval(share)})" if numbers.interval(share) else ""
     told = (
-        f"Without a defense, {attack.name} identified {view.percent(share.value or 0)}{spread} of the "
-        f"{share.n} scored record{'' if share.n == 1 else 's'}, against {view.percent(floor)} by guessing without the "
-        "update, "
+        f"Without a defense, {attack.name} identified {numbers.percent(share.value or 0)}{spread} of the "
+        f"{share.n} scored record{'' if share.n == 1 else 's'}, against {numbers.percent(floor)} by guessing without "
+        "the update, "
     )
     if not works:
         proven = "these attacks prove nothing on this model, and a low score elsewhere neither"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leakaudit.conclusions import conclusions
-from leakaudit.outcome import Outcome
-from leakaudit.reports.view import number, percent, plain
-from leakaudit.result import AuditResult, DefenseResult, Finding, Severity, Waiver
-from leakaudit.rules import judged
+from leakaudit.judge.conclusions import conclusions
+from leakaudit.result.numbers import number, percent, plain
+from leakaudit.result.outcome import Outcome
+from leakaudit.result.rules import judged
+from leakaudit.result.schema import AuditResult, DefenseResult, Finding, Severity, Waiver
 
 TITLES: dict[Severity, str] = {"error": "Errors", "warning": "Warnings", "info": "For information"}
 MEANINGS: dict[Severity, str] = {

@@ -7,8 +7,10 @@ import binascii
 import struct
 from dataclasses import dataclass, replace
 
+from leakaudit.judge import ranking
 from leakaudit.reports import view
-from leakaudit.result import AttackResult, AuditResult, DefenseResult, Picture
+from leakaudit.result import numbers
+from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Picture
 
 TARGET_PIXELS = 100  # about how wide a gallery picture is drawn, in whole multiples of its own pixels
 MOST = 4_200_000  # characters of encoded pictures in a page, which with the rest stays below 5 MB
@@ -54,7 +56,7 @@ def galleries(result: AuditResult) -> list[tuple[DefenseResult, list[Gallery]]]:
         return []
     found = []
     for i, defense in enumerate(result.defenses):
-        top = view.worst(defense)
+        top = ranking.worst(defense)
         ordered = sorted((a for a in defense.attacks if a.gallery), key=lambda a: a is not top)
         found += [_gallery(view.key(i), defense, a, a is top, bool(result.stand_in)) for a in ordered]
     fitting = _fitted(found)
@@ -93,9 +95,9 @@ def _column(picture: Picture, replaced: bool) -> Column:
     factor = round(TARGET_PIXELS / max(width, height))
     crisp = factor >= 1
     scale = factor if crisp else TARGET_PIXELS / max(width, height)
-    psnr = view.DASH if picture.psnr is None else f"{view.number(picture.psnr, 1)} dB"
-    ssim = view.DASH if picture.ssim is None else view.number(picture.ssim, 2)
-    identified = {True: "yes", False: "no", None: view.DASH}[picture.identified]
+    psnr = numbers.DASH if picture.psnr is None else f"{numbers.number(picture.psnr, 1)} dB"
+    ssim = numbers.DASH if picture.ssim is None else numbers.number(picture.ssim, 2)
+    identified = {True: "yes", False: "no", None: numbers.DASH}[picture.identified]
     return Column(
         picture,
         tuple((name, f"data:image/png;base64,{text}" if text and png_size(text) else None) for name, text in names),

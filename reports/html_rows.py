@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from leakaudit.judge import ranking
 from leakaudit.reports import view
 from leakaudit.reports.standing import Standing, bound_text, further_facts, standing
-from leakaudit.result import AttackResult, AuditResult, Baseline, DefenseResult, Estimate
+from leakaudit.result import numbers
+from leakaudit.result.schema import AttackResult, AuditResult, Baseline, DefenseResult, Estimate
 
 SCORES: dict[str, tuple[str, int | None]] = {  # field of an attack: its title, its decimals or None for a share
     "identification": ("Identified", None),
@@ -90,8 +92,8 @@ class Missing:
 
     def number(self, attack: AttackResult, spec: str) -> int:
         """Return the number of the item that tells why `attack` has no scores on `spec`."""
-        why = view.remarks(attack) or "no reason was recorded."
-        key = (attack.name, view.statuses(attack), why)
+        why = ranking.remarks(attack) or "no reason was recorded."
+        key = (attack.name, ranking.statuses(attack), why)
         self.specs.setdefault(key, []).append(spec)
         return list(self.specs).index(key) + 1
 
@@ -129,8 +131,8 @@ def baselines(result: AuditResult) -> tuple[list[tuple[Baseline, tuple[Cell, ...
 
 def _share(estimate: Estimate, notes: Notes) -> Cell:
     if estimate.value is None:
-        return Cell(view.DASH, note=notes.number(estimate.reason))
-    return Cell(view.percent(estimate.value), view.interval(estimate))
+        return Cell(numbers.DASH, note=notes.number(estimate.reason))
+    return Cell(numbers.percent(estimate.value), numbers.interval(estimate))
 
 
 def _accuracy(estimate: Estimate, notes: Notes) -> Cell:
@@ -143,8 +145,8 @@ def _accuracy(estimate: Estimate, notes: Notes) -> Cell:
 
 def _score(estimate: Estimate, digits: int, notes: Notes) -> Cell:
     if estimate.value is None:
-        return Cell(view.DASH, note=notes.number(estimate.reason))
-    return Cell(view.number(estimate.value, digits), view.interval(estimate, digits))
+        return Cell(numbers.DASH, note=notes.number(estimate.reason))
+    return Cell(numbers.number(estimate.value, digits), numbers.interval(estimate, digits))
 
 
 def _defense_row(
@@ -156,7 +158,7 @@ def _defense_row(
     shares: Notes,
     missing: Missing,
 ) -> DefenseRow:
-    worst, limit = view.worst(defense), view.bound(defense)
+    worst, limit = ranking.worst(defense), ranking.bound(defense)
     nothing = Estimate(reason="No attack on this defense could be scored.")
     return DefenseRow(
         key=view.key(index),
@@ -176,17 +178,17 @@ def _defense_row(
 
 
 def _change(result: AuditResult, defense: DefenseResult, notes: Notes) -> Cell:
-    change = view.cost(result, defense)
+    change = ranking.cost(result, defense)
     if change is not None:
-        return Cell(view.points(change), view.cost_note(result, defense))
+        return Cell(numbers.points(change), ranking.cost_note(result, defense))
     missing = defense.spec == "none" or defense.accuracy.value is None
-    return Cell(view.DASH, note=None if missing else notes.number(view.no_cost(result)))
+    return Cell(numbers.DASH, note=None if missing else notes.number(ranking.no_cost(result)))
 
 
 def _columns(result: AuditResult) -> tuple[list[str], list[str]]:
     """Return the names of the scores any attack has, and sentences on those none has."""
     shown, absent = [], []
-    attacks = [a for d in result.defenses for a in d.attacks if view.scored(a)[0]]
+    attacks = [a for d in result.defenses for a in d.attacks if ranking.scored(a)[0]]
     for name, (title, _) in SCORES.items():
         estimates: list[Estimate] = [getattr(a, name) for a in attacks]
         if any(e.value is not None for e in estimates) or not attacks:
@@ -205,17 +207,17 @@ def _titles(columns: list[str]) -> list[str]:
 def _attack_row(
     attack: AttackResult, worst: bool, columns: list[str], notes: Notes, missing: Missing, spec: str
 ) -> AttackRow:
-    done, of = view.scored(attack)
-    chance = view.percent(1 / attack.candidates) if attack.candidates else view.DASH
+    done, of = ranking.scored(attack)
+    chance = numbers.percent(1 / attack.candidates) if attack.candidates else numbers.DASH
     cells: list[Cell] = []
     for name in columns if done else ():
         digits = SCORES[name][1]
         estimate: Estimate = getattr(attack, name)
         cells.append(_share(estimate, notes) if digits is None else _score(estimate, digits, notes))
         cells += [Cell(chance)] if name == "identification" else []
-    note = notes.number(view.remarks(attack)) if done else None
+    note = notes.number(ranking.remarks(attack)) if done else None
     unscored = None if done else missing.number(attack, spec)
-    return AttackRow(attack, worst, f"{done} of {of}", view.statuses(attack), tuple(cells), note, unscored)
+    return AttackRow(attack, worst, f"{done} of {of}", ranking.statuses(attack), tuple(cells), note, unscored)
 
 
 def _baseline_cells(baseline: Baseline, notes: Notes) -> tuple[Cell, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from leakaudit.plaintext import visible
+from leakaudit.result.plaintext import visible
 
 MOST = 10**9  # characters
 # With its number, which says little on the next line. Short, so that no text can push a page aside.

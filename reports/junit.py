@@ -20,11 +20,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
-from leakaudit.conclusions import conclusions
-from leakaudit.mends import accepted, unused_mend
-from leakaudit.outcome import Check, Outcome
-from leakaudit.plaintext import visible
-from leakaudit.result import AuditResult, Finding, Verdict
+from leakaudit.judge.conclusions import conclusions
+from leakaudit.judge.findings import accepted, unused_mend
+from leakaudit.result.outcome import Check, Outcome
+from leakaudit.result.plaintext import visible
+from leakaudit.result.schema import AuditResult, Finding, Verdict
 
 
 @dataclass(frozen=True)

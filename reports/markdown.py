@@ -11,15 +11,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from leakaudit.conclusions import conclusions
+from leakaudit.compare.changes import Change
 from leakaudit.errors import UserError
-from leakaudit.mends import accepted, unused_mend
-from leakaudit.outcome import Check, Outcome
-from leakaudit.regression import Change
+from leakaudit.judge import ranking
+from leakaudit.judge.conclusions import conclusions
+from leakaudit.judge.findings import accepted, unused_mend
 from leakaudit.reports import view
 from leakaudit.reports.markdown_text import code, item, literal, row, table
-from leakaudit.result import AuditResult, DefenseResult, Estimate, Value, digest
-from leakaudit.rules import judged
+from leakaudit.result import numbers
+from leakaudit.result.outcome import Check, Outcome
+from leakaudit.result.rules import judged
+from leakaudit.result.schema import AuditResult, DefenseResult, Estimate, Value, digest
 
 MARK = "<!-- leakaudit -->"  # what a text begins with, so that a job finds its comment again; it is not shown
 COMMENT = 65_000  # bytes: GitHub takes comments of 65,536 characters
@@ -59,8 +61,8 @@ def render(
 ) -> str:
     """Return Markdown of at most `most` bytes; what does not fit is left out, and a sentence says so.
 
-    `comparison` are all changes since a baseline with their corrected p-values (`leakaudit.gate.compare`); without it
-    the changes are those the gate judged. A state is always a word beside its symbol.
+    `comparison` are all changes since a baseline with their corrected p-values (`leakaudit.gate.decision.compare`);
+    without it the changes are those the gate judged. A state is always a word beside its symbol.
     """
     sections = [_verdict(result, outcome)]
     if outcome is not None:
@@ -135,7 +137,7 @@ def _verdict(result: AuditResult, outcome: Outcome | None) -> Section:
     late = sum(state.state == "expired" for state in outcome.waivers)
     expired = f" {late} waiver{'s have' if late > 1 else ' has'} expired, which fails the gate." if late else ""
     verdict = {"pass": "passed", "fail": "failed", "inconclusive": "undecided"}[result.verdict]
-    own = f" The audit by itself, at its own limit of {view.percent(result.max_identification)}: {verdict}."
+    own = f" The audit by itself, at its own limit of {numbers.percent(result.max_identification)}: {verdict}."
     unfinished = "" if result.complete else " **The audit did not finish:** what is missing is not safe."
     line = f"Privacy audit of {name}: {told}.{expired}{own}{unfinished}"
     notes = tuple(item(note) for note in outcome.notes)
@@ -218,7 +220,7 @@ def _defenses(result: AuditResult) -> Section:
     """Return what each defense leaks and costs, without the columns in which nothing was measured."""
     cells: dict[str, list[str]] = {}
     for defense in result.defenses:
-        worst, handed, drawn = view.worst(defense), view.bound(defense), view.drawn(defense)
+        worst, handed, drawn = ranking.worst(defense), ranking.bound(defense), ranking.drawn(defense)
         row_ = {
             "Defense": code(defense.spec),
             "Audit": SYMBOLS[defense.verdict] if defense in judged(result) else _control(defense),
@@ -232,11 +234,11 @@ def _defenses(result: AuditResult) -> Section:
             cells.setdefault(title, []).append(cell)
     shown = {t: column for t, column in cells.items() if any(cell not in ("", "not measured") for cell in column)}
     rows = tuple(row(*each) for each in zip(*shown.values(), strict=True))
-    chance = view.percent(result.chance_identification)
+    chance = numbers.percent(result.chance_identification)
     notes = [
         f"Identified: the right record picked among its class (chance {chance}). Higher leaks more, and so does a "
         "higher PSNR of the closest pictures.",
-        *filter(None, (view.training(result), view.no_cost(result))),
+        *filter(None, (view.training(result), ranking.no_cost(result))),
     ]
     if not rows:
         return Section(())
@@ -254,9 +256,9 @@ def _leak(estimate: Estimate, attack: str) -> str:
 
 
 def _cost(result: AuditResult, defense: DefenseResult) -> str:
-    found = view.cost(result, defense)
-    note = view.cost_note(result, defense)
-    return "" if found is None else view.points(found) + (f" ({note})" if note else "")
+    found = ranking.cost(result, defense)
+    note = ranking.cost_note(result, defense)
+    return "" if found is None else numbers.points(found) + (f" ({note})" if note else "")
 
 
 def _regressions(outcome: Outcome) -> Section:
@@ -360,9 +362,9 @@ def _shift(estimate: Estimate, metric: str) -> str:
 
     def signed(value: float) -> str:
         if metric in SHARES:
-            return view.points(value)
-        text = view.number(value, DIGITS.get(metric, 2))
-        return text if text.startswith(view.MINUS) or float(text) == 0 else f"+{text}"
+            return numbers.points(value)
+        text = numbers.number(value, DIGITS.get(metric, 2))
+        return text if text.startswith(numbers.MINUS) or float(text) == 0 else f"+{text}"
 
     unit = " points" if metric in SHARES else " dB" if metric == "psnr" else ""
     ends = (
@@ -381,5 +383,5 @@ def _known(value: Value, metric: str) -> str:
 
 def _number(value: float, metric: str) -> str:
     if metric in SHARES:
-        return view.percent(value)
-    return view.number(value, DIGITS.get(metric, 2)) + (" dB" if metric == "psnr" else "")
+        return numbers.percent(value)
+    return numbers.number(value, DIGITS.get(metric, 2)) + (" dB" if metric == "psnr" else "")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from leakaudit.plaintext import visible
-from leakaudit.reports.view import DASH
+from leakaudit.result.numbers import DASH
+from leakaudit.result.plaintext import visible
 
 MARKUP = re.compile(r"[\\`*_\[\]<>&|~#!$^{}]")
 # What GitHub or GitLab still looks for in the text once its markup is escaped: mentions, references, formulas, emoji,

@@ -53,6 +53,6 @@ def for_paper(page: str) -> str:
 
 def write(path: Path, page: str, mode: int = 0o644) -> None:
     """Write an HTML report to a PDF file with these permissions, whole or not at all."""
-    from leakaudit.result import write_atomically
+    from leakaudit.result.files import write_atomically
 
     write_atomically(path, to_pdf(page), mode)

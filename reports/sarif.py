@@ -22,11 +22,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
-from leakaudit.conclusions import conclusions
-from leakaudit.mends import accepted, describe, mend_of
-from leakaudit.outcome import Outcome
-from leakaudit.plaintext import visible
-from leakaudit.result import AuditResult, Finding, Value, digest
+from leakaudit.judge.conclusions import conclusions
+from leakaudit.judge.findings import accepted, describe, mend_of
+from leakaudit.result.outcome import Outcome
+from leakaudit.result.plaintext import visible
+from leakaudit.result.schema import AuditResult, Finding, Value, digest
 from leakaudit.version import __version__
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leakaudit.reports.view import interval, percent, plain
-from leakaudit.result import AttackResult, AuditResult, DefenseResult, Guarantee, Value
-from leakaudit.rules import beats, guessing, identifies, most_successful, most_telling, rebuilds
+from leakaudit.result.numbers import interval, percent, plain
+from leakaudit.result.rules import beats, guessing, identifies, most_successful, most_telling, rebuilds
+from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Guarantee, Value
 
 
 @dataclass(frozen=True)

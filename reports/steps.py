@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leakaudit import advice
-from leakaudit.outcome import Outcome
-from leakaudit.reports.view import percent
-from leakaudit.result import AuditResult, Verdict
-from leakaudit.rules import judged
+from leakaudit.judge import advice
+from leakaudit.result.numbers import percent
+from leakaudit.result.outcome import Outcome
+from leakaudit.result.rules import judged
+from leakaudit.result.schema import AuditResult, Verdict
 
 NAMED, LONG = 3, 60  # more defenses than these, or longer names in all, are counted and not named
 

@@ -6,11 +6,13 @@ import datetime as dt
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from leakaudit.plaintext import visible
+from leakaudit.gate.waivers import expired
+from leakaudit.judge import ranking
 from leakaudit.reports import view
 from leakaudit.reports.standing import in_brief
-from leakaudit.result import AuditResult, DefenseResult, Estimate, Verdict
-from leakaudit.waivers import expired
+from leakaudit.result import numbers
+from leakaudit.result.plaintext import visible
+from leakaudit.result.schema import AuditResult, DefenseResult, Estimate, Verdict
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,8 +21,8 @@ STYLES: dict[Verdict, str] = {"pass": "bold green", "fail": "bold red", "inconcl
 NAME = 18  # columns for a defense's name, at least
 REASONS = 2  # shown for each defense; the report has them all
 FALLBACKS = {
-    view.MINUS: "-",
-    view.DASH: "-",
+    numbers.MINUS: "-",
+    numbers.DASH: "-",
     "–": "-",
     "±": "+-",
     "x̃": "x~",
@@ -37,7 +39,7 @@ def summary(result: AuditResult, console: Console) -> None:
     Text of the result is printed as it is: no markup is read in it, control codes are blanked, and what the terminal
     cannot encode is replaced.
     """
-    from leakaudit.advice import sentences
+    from leakaudit.judge.advice import sentences
 
     def line(words: str, style: str = "", indent: int = 0, hanging: int = 0) -> None:
         paragraph(console, words, style, indent, hanging)
@@ -49,14 +51,13 @@ def summary(result: AuditResult, console: Console) -> None:
         line(reason)
     console.print()
     _table(result, console)
-    chances = (
-        f"{view.percent(result.chance_identification)} identified, {view.percent(result.chance_accuracy)} accuracy"
-    )
-    line(f"Chance: {chances}. Limit: {view.percent(result.max_identification)} identified.", "dim")
+    guess, majority = numbers.percent(result.chance_identification), numbers.percent(result.chance_accuracy)
+    limit = numbers.percent(result.max_identification)
+    line(f"Chance: {guess} identified, {majority} accuracy. Limit: {limit} identified.", "dim")
     line("PSNR, SSIM: medians of the closest pictures any attack drew. Cost: points of accuracy.", "dim")
-    if any(view.bound(d) for d in result.defenses):
+    if any(ranking.bound(d) for d in result.defenses):
         line("Handed x̃: what an attack finds that is given the replaced records themselves, not an update.", "dim")
-    for sentence in (view.training(result), view.no_cost(result)):
+    for sentence in (view.training(result), ranking.no_cost(result)):
         if sentence:
             line(sentence, "dim")
     console.print()
@@ -132,13 +133,13 @@ def _table(result: AuditResult, console: Console) -> None:
         table.add_column(cell(*headings[i]), justify="right", no_wrap=True)
     table.add_column("Verdict", no_wrap=True)
     for defense, cells in rows:
-        worst, handed = view.worst(defense), view.bound(defense)
+        worst, handed = ranking.worst(defense), ranking.bound(defense)
         specs = folded(printable(defense.spec, console.encoding), left, 4)
         attacks = folded("  " + (worst.name if worst else "no attack scored"), left, 4)
         shown = [[value, note] for value, note in cells]
         if handed and handed.identification.value is not None:
             attacks.append("  handed x̃")
-            shown[0] += [*[""] * (len(specs) + len(attacks) - 3), view.percent(handed.identification.value)]
+            shown[0] += [*[""] * (len(specs) + len(attacks) - 3), numbers.percent(handed.identification.value)]
         name = Text("\n".join(specs)) + Text(
             "".join("\n" + printable(line, console.encoding) for line in attacks), "dim"
         )
@@ -165,7 +166,7 @@ def headline(result: AuditResult, console: Console) -> None:
     from rich.text import Text
 
     verdict = Text(result.verdict.upper(), STYLES[result.verdict])
-    name = printable(view.plain(result.target.get("name")), console.encoding)
+    name = printable(numbers.plain(result.target.get("name")), console.encoding)
     console.print(verdict + Text("" if result.complete else " so far", "bold") + Text(f"  {name}", "bold"))
 
 
@@ -176,8 +177,8 @@ def _unscored(result: AuditResult, told: Iterable[str]) -> dict[tuple[str, str],
         shown = [reason for reason in defense.reasons[:REASONS] if reason in told]
         for attack in defense.attacks:
             known = any(r.startswith(f"The attack {attack.name} ") and (attack.reason or "") in r for r in shown)
-            if view.scored(attack)[0] == 0 and not (attack.reason and known):
-                why = f"{view.statuses(attack)}: {view.remarks(attack) or 'no reason was recorded'}"
+            if ranking.scored(attack)[0] == 0 and not (attack.reason and known):
+                why = f"{ranking.statuses(attack)}: {ranking.remarks(attack) or 'no reason was recorded'}"
                 found.setdefault((attack.name, why), []).append(defense.spec)
     return found
 
@@ -187,29 +188,34 @@ def _noted(result: AuditResult) -> dict[tuple[str, str], list[str]]:
     found: dict[tuple[str, str], list[str]] = {}
     for defense in result.defenses:
         for attack in defense.attacks:
-            if attack.notes and view.scored(attack)[0]:
+            if attack.notes and ranking.scored(attack)[0]:
                 found.setdefault((attack.name, f"({'; '.join(attack.notes)})"), []).append(defense.spec)
     return found
 
 
 def _cells(result: AuditResult, defense: DefenseResult) -> list[tuple[str, str]]:
     """Return the numbers of a row, each with a note that goes below it."""
-    worst, change, drawn, none = view.worst(defense), view.cost(result, defense), view.drawn(defense), Estimate()
+    worst, change, drawn, none = (
+        ranking.worst(defense),
+        ranking.cost(result, defense),
+        ranking.drawn(defense),
+        Estimate(),
+    )
     share = worst.identification if worst else none
     return [
-        (view.DASH if share.value is None else view.percent(share.value), view.interval(share)),
+        (numbers.DASH if share.value is None else numbers.percent(share.value), numbers.interval(share)),
         (_value(drawn.psnr if drawn else none, 1), ""),
         (_value(drawn.ssim if drawn else none, 2), ""),
         (
-            view.DASH if defense.accuracy.value is None else f"{100 * defense.accuracy.value:.1f}%",
-            view.margin(defense.accuracy),
+            numbers.DASH if defense.accuracy.value is None else f"{100 * defense.accuracy.value:.1f}%",
+            numbers.margin(defense.accuracy),
         ),
-        (view.DASH if change is None else view.points(change), view.cost_note(result, defense)),
+        (numbers.DASH if change is None else numbers.points(change), ranking.cost_note(result, defense)),
     ]
 
 
 def _value(estimate: Estimate, digits: int) -> str:
-    return view.DASH if estimate.value is None else view.number(estimate.value, digits)
+    return numbers.DASH if estimate.value is None else numbers.number(estimate.value, digits)
 
 
 def printable(words: str, encoding: str) -> str:

@@ -14,15 +14,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Literal
 
-from leakaudit import outcome as gate
-from leakaudit import result as results
-from leakaudit.consistency import doubts, outcome_doubts
 from leakaudit.errors import UserError
-from leakaudit.outcome import Outcome
+from leakaudit.gate.consistency import doubts, outcome_doubts
 from leakaudit.reports import verify_figures, verify_pdf
 from leakaudit.reports.html import generator, render
 from leakaudit.reports.view import heading
-from leakaudit.result import AuditResult
+from leakaudit.result import outcome as gate
+from leakaudit.result import schema as results
+from leakaudit.result.outcome import Outcome
+from leakaudit.result.schema import AuditResult
 
 SHOWN = 120  # characters of a differing line
 ONCE = ("title", "verdict", "generator", "result-sha256")

@@ -14,7 +14,7 @@ import pytest
 import typer
 from ruamel.yaml import YAML
 
-from leakaudit import cli
+from leakaudit.cli import entry as cli
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
@@ -31,7 +31,7 @@ with open({log!r}, "a") as file:
 sys.exit(int(os.environ.get("CODE_OF_" + os.path.basename(sys.argv[0]).upper(), "0")))
 """
 REAL = """#!{python}
-from leakaudit.cli import main
+from leakaudit.cli.entry import main
 main()
 """
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from leakaudit import plan
+from leakaudit.audit import plan
 
 torch.set_num_threads(1)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from leakaudit.outcome import Check, Outcome, WaiverState
-from leakaudit.result import AuditResult, Estimate, Finding, Verdict, Waiver, digest
+from leakaudit.result.outcome import Check, Outcome, WaiverState
+from leakaudit.result.schema import AuditResult, Estimate, Finding, Verdict, Waiver, digest
 
 LEAKY, OPEN, SAFE = "gaussian:std=0.01", "dp-sgd:noise_multiplier=1", "obscure"  # of the golden result
 WAIVER = Waiver("identification", "Accepted by the board for the pilot.", "2027-06-30", LEAKY, "*", "the DPO")

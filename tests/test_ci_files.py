@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from leakaudit.outcome import load as load_outcome
 from leakaudit.reports.markdown import MARK
+from leakaudit.result.outcome import load as load_outcome
 from tests.ci_box import (
     ACTION,
     BASH,
@@ -265,7 +265,7 @@ def test_the_documented_commands_are_real_and_its_links_exist() -> None:
 
 
 def test_the_documented_exit_codes_are_those_of_the_commands() -> None:
-    from leakaudit.cli_options import EXIT, INTERNAL, USAGE
+    from leakaudit.cli.options import EXIT, INTERNAL, USAGE
 
     table = {int(c): words for c, words in re.findall(r"^\| (\d) \| (\w+)", DOCS, re.MULTILINE)}
     assert {EXIT[word]: word for word in EXIT} | {USAGE: "usage", INTERNAL: "internal"} == table

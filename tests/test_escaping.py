@@ -22,13 +22,13 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from leakaudit import assertions
-from leakaudit.gate import compare, gate
-from leakaudit.outcome import Outcome
-from leakaudit.outcome import to_json as gate_json
-from leakaudit.plaintext import visible
-from leakaudit.regression import Change
-from leakaudit.result import AuditResult, Guarantee, Waiver, from_json, load, to_json
+from leakaudit.compare.changes import Change
+from leakaudit.gate import assertions
+from leakaudit.gate.decision import compare, gate
+from leakaudit.result.outcome import Outcome
+from leakaudit.result.outcome import to_json as gate_json
+from leakaudit.result.plaintext import visible
+from leakaudit.result.schema import AuditResult, Guarantee, Waiver, from_json, load, to_json
 from tests.hostile import LONG, PAYLOADS, Slots, kinds_of_string, names
 
 GOLDEN = Path(__file__).parent / "golden" / "result-1.json"
@@ -225,7 +225,7 @@ def terminal_changes(_: AuditResult, outcome: Outcome, changes: Changes, **setti
 
 def stored(result: AuditResult) -> Any:
     """A history of the result and one before that measured something else, beside a file that is no result."""
-    from leakaudit.history import read
+    from leakaudit.compare.history import read
 
     with TemporaryDirectory() as place:
         folder = Path(place) / "<b>runs"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from leakaudit.reports.html import render
-from leakaudit.result import load, to_json
+from leakaudit.result.schema import load, to_json
 from tests.hostile import CONTROLS
 from tests.leakaudit.command_line import Outcome, Run, caller
 from tests.test_escaping import GOLDEN, invisible

@@ -57,7 +57,7 @@ def test_works_beside_a_users_own_attacks_module(built: Path, tmp_path: Path) ->
     work.mkdir()
     for name in ("attacks", "defenses", "reports"):
         (work / f"{name}.py").write_text("raise ImportError('the wrong module')\n")
-    code = "import sys; from leakaudit.cli import main; sys.argv[1:] = ['list', 'attacks']; main()"
+    code = "import sys; from leakaudit.cli.entry import main; sys.argv[1:] = ['list', 'attacks']; main()"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=work,

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from leakaudit import cli, registry
+from leakaudit.cli import entry as cli
+from leakaudit.protocol import registry
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

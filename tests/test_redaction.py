@@ -21,18 +21,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from leakaudit import standin
-from leakaudit.audit import audit
-from leakaudit.coarse import coarse
+from leakaudit.audit.audit import audit
+from leakaudit.audit.plan import Plan
 from leakaudit.errors import UserError
-from leakaudit.loading import target_from_objects
-from leakaudit.outcome import Outcome
-from leakaudit.pictures import Images
-from leakaudit.plan import Plan
-from leakaudit.progress import Monitor, monitored
-from leakaudit.result import AuditResult, load, to_json, write_atomically
-from leakaudit.seeding import generator_for
-from leakaudit.target import Target
+from leakaudit.load.loading import target_from_objects
+from leakaudit.protocol.target import Target
+from leakaudit.result.files import write_atomically
+from leakaudit.result.outcome import Outcome
+from leakaudit.result.rounding import coarse
+from leakaudit.result.schema import AuditResult, Images, load, to_json
+from leakaudit.score import standin
+from leakaudit.work.progress import Monitor, monitored
+from leakaudit.work.seeding import generator_for
 from tests.image_hunt import Array, below, distinct, likeness, likeness_of_numbers, numbers_in, pictures
 
 PRIVATE, VICTIMS = 60, 4
@@ -55,7 +55,7 @@ class Written:
 
 def faces() -> tuple[Tensor, Tensor]:
     """The embedded pictures of scikit-image (200, 1, 25, 25), shuffled, and whether each is a face."""
-    from leakaudit.demo import faces as embedded
+    from leakaudit.cli.demo import faces as embedded
 
     images, labels = embedded()
     order = torch.randperm(len(labels), generator=generator_for(0, "redaction", "split"))
@@ -79,7 +79,7 @@ def target() -> Target:
 
 def write(folder: Path, result: AuditResult) -> None:
     """Write every format there is, as the commands do."""
-    from leakaudit.history import read
+    from leakaudit.compare.history import read
     from leakaudit.reports import history, html
 
     write_atomically(folder / "result.json", to_json(result))
@@ -91,16 +91,16 @@ def write(folder: Path, result: AuditResult) -> None:
 
 
 def judged(result: AuditResult) -> Outcome:
-    from leakaudit import assertions
-    from leakaudit.gate import gate
+    from leakaudit.gate import assertions
+    from leakaudit.gate.decision import gate
 
     return gate(result, assertions.parse({}), source="result.json")
 
 
 def formats(result: AuditResult, outcome: Outcome) -> dict[str, str | bytes]:
     """Every other output of a result and its gate by file name; a PDF where one can be made and read."""
-    from leakaudit.outcome import to_json as gate_json
     from leakaudit.reports import html, junit, markdown, pdf, sarif
+    from leakaudit.result.outcome import to_json as gate_json
 
     found: dict[str, str | bytes] = {
         "gate.json": gate_json(outcome),
@@ -119,7 +119,7 @@ def formats(result: AuditResult, outcome: Outcome) -> dict[str, str | bytes]:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Written]:
     """The same audit with pictures in full, redacted and without, and everything it wrote."""
-    from leakaudit import plan
+    from leakaudit.audit import plan
 
     quick = replace(plan.BATTERIES["quick"], steps=3, tuning_victims=2, decoder_steps=3)
     with pytest.MonkeyPatch.context() as patch:
@@ -153,7 +153,7 @@ def watched(folder: Path, level: Images) -> Iterator[Monitor]:
     if importlib.util.find_spec("tensorboard") is None:
         yield Monitor()
         return
-    from leakaudit.tensorboard import tensorboard_monitor
+    from leakaudit.watch.tensorboard import tensorboard_monitor
 
     with tensorboard_monitor(folder, level) as monitor:
         yield monitor

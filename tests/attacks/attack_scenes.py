@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakaudit.client import Mode, SharedUpdate, release, share
-from leakaudit.defense import Defense
-from leakaudit.exposure import Exposure
-from leakaudit.target import PixelModel, Records
+from leakaudit.protocol.client import SharedUpdate, release, share
+from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.exposure import Exposure
+from leakaudit.protocol.gradients import Mode
+from leakaudit.protocol.target import PixelModel, Records
 
 EVERYTHING = Exposure(buffers=True, defense=True, auxiliary=True, released=True)
 

@@ -9,10 +9,10 @@ from torch import nn
 
 from leakaudit.attacks.analytic import Analytic
 from leakaudit.errors import NotApplicable
-from leakaudit.exposure import Exposure
-from leakaudit.metrics import psnr
-from leakaudit.registry import parse_defense
-from leakaudit.target import PixelModel
+from leakaudit.protocol.exposure import Exposure
+from leakaudit.protocol.registry import parse_defense
+from leakaudit.protocol.target import PixelModel
+from leakaudit.score.metrics import psnr
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32)], ids=["grey", "cifar"])

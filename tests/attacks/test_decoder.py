@@ -11,13 +11,14 @@ from attack_scenes import EVERYTHING, Shifted, conv_model, records, shared_updat
 from torch import Tensor
 from torch.nn import functional as F
 
-from leakaudit.attacks.decoder import ReleasedDecoder, TwoStageDecoder, UNet, class_means, fit_decoder, fit_ridge
+from leakaudit.attacks._regression import class_means, fit_ridge
+from leakaudit.attacks.decoder import ReleasedDecoder, TwoStageDecoder, UNet, fit_decoder
 from leakaudit.attacks.inverting_gradients import InvertingGradients
-from leakaudit.defense import Defense, chain
 from leakaudit.errors import NotApplicable
-from leakaudit.metrics import psnr
-from leakaudit.registry import parse_defense
-from leakaudit.target import Records
+from leakaudit.protocol.defense import Defense, chain
+from leakaudit.protocol.registry import parse_defense
+from leakaudit.protocol.target import Records
+from leakaudit.score.metrics import psnr
 
 SHAPE = (3, 9, 8)
 

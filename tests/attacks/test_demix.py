@@ -10,20 +10,21 @@ from attack_scenes import conv_model, seeded, shared_update
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakaudit.attack import Attack
+from leakaudit.attacks._labels import soft_labels
+from leakaudit.attacks._linking import standard
 from leakaudit.attacks.decoder import ReleasedDecoder, TwoStageDecoder
 from leakaudit.attacks.demixing import Demixing, ReleasedDemixing, cosines, learned_filters, whitening
 from leakaudit.attacks.dlg import DLG
 from leakaudit.attacks.inverting_gradients import InvertingGradients
-from leakaudit.attacks.labels import soft_labels
-from leakaudit.attacks.linkage import Linkage, ReleasedLinkage, standard
-from leakaudit.client import SharedUpdate
-from leakaudit.defense import Defense
+from leakaudit.attacks.linkage import Linkage, ReleasedLinkage
 from leakaudit.defenses.instahide import InstaHide
 from leakaudit.defenses.mixup import Mixup
 from leakaudit.errors import NotApplicable
-from leakaudit.labelling import hard
-from leakaudit.target import PixelModel, Records
+from leakaudit.protocol.attack import Attack
+from leakaudit.protocol.client import SharedUpdate
+from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.labels import hard
+from leakaudit.protocol.target import PixelModel, Records
 
 SHAPE, CANDIDATES, VICTIMS = (1, 16, 16), 10, 12
 MIXING: list[Defense] = [Mixup(classes=3), InstaHide(classes=3)]

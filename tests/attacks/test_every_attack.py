@@ -9,12 +9,12 @@ import pytest
 import torch
 from attack_scenes import Shifted, conv_model, dense_model, records, shared_update
 
-from leakaudit import registry
-from leakaudit.attack import Attack, Reconstruction
-from leakaudit.client import SharedUpdate
 from leakaudit.errors import NotApplicable
-from leakaudit.progress import Monitor, monitored
-from leakaudit.target import PixelModel
+from leakaudit.protocol import registry
+from leakaudit.protocol.attack import Attack, Reconstruction
+from leakaudit.protocol.client import SharedUpdate
+from leakaudit.protocol.target import PixelModel
+from leakaudit.work.progress import Monitor, monitored
 
 NAMES = sorted(registry.attacks())
 SMALL = {"steps": 12, "undo_steps": 5, "decoder_steps": 8, "restarts": 2, "draws": 2}

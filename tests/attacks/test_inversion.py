@@ -10,18 +10,18 @@ import torch
 from attack_scenes import EVERYTHING, conv_model, dense_model, records, seeded, shared_update
 from torch import nn
 
-from leakaudit import engine
-from leakaudit.attack import Reconstruction
 from leakaudit.attacks._optimise import descend, fittest, roughness, rungs, total_variation
 from leakaudit.attacks.expectation import Expectation, expected
 from leakaudit.attacks.inverting_gradients import InvertingGradients
 from leakaudit.attacks.masked import MaskedMatching, completed, completed_cosine
-from leakaudit.client import SharedUpdate, share
-from leakaudit.defense import Defense, Gradients
-from leakaudit.matching import assign
-from leakaudit.metrics import psnr
-from leakaudit.registry import parse_attack, parse_defense
-from leakaudit.target import PixelModel, Records
+from leakaudit.engine import matching as engine
+from leakaudit.protocol.attack import Reconstruction
+from leakaudit.protocol.client import SharedUpdate, share
+from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.gradients import Gradients
+from leakaudit.protocol.registry import parse_attack, parse_defense
+from leakaudit.protocol.target import PixelModel, Records
+from leakaudit.score.metrics import assign, psnr
 
 SHAPE = (1, 8, 8)
 

@@ -9,11 +9,11 @@ import torch
 from attack_scenes import conv_model, dense_model, records, seeded, shared_update
 from torch import Tensor, nn
 
-from leakaudit.attacks.labels import counted_labels, infer_labels, one_label
+from leakaudit.attacks._labels import counted_labels, infer_labels, one_label
 from leakaudit.errors import NotApplicable
-from leakaudit.exposure import Exposure
-from leakaudit.registry import parse_attack, parse_defense
-from leakaudit.target import PixelModel, Records
+from leakaudit.protocol.exposure import Exposure
+from leakaudit.protocol.registry import parse_attack, parse_defense
+from leakaudit.protocol.target import PixelModel, Records
 
 SHAPE = (1, 8, 8)
 NOTHING = Exposure()

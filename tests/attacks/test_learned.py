@@ -11,15 +11,15 @@ from attack_scenes import Shifted, conv_model, shared_update
 from test_decoder import SHAPE, Unrelated, by_class
 from torch.nn import functional as F
 
-from leakaudit.attack import Reconstruction
-from leakaudit.attacks.decoder import class_means, fit_ridge
+from leakaudit.attacks._regression import class_means, fit_ridge
 from leakaudit.attacks.learned import LearnedInversion, folded, widths_within
-from leakaudit.client import SharedUpdate
-from leakaudit.defense import Defense
 from leakaudit.errors import NotApplicable
-from leakaudit.progress import Monitor, monitored
-from leakaudit.registry import parse_defense
-from leakaudit.target import Records
+from leakaudit.protocol.attack import Reconstruction
+from leakaudit.protocol.client import SharedUpdate
+from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.registry import parse_defense
+from leakaudit.protocol.target import Records
+from leakaudit.work.progress import Monitor, monitored
 
 VICTIMS, CANDIDATES = 8, 20
 PRIVATE, AUXILIARY = by_class(VICTIMS * CANDIDATES, 21), by_class(120, 22)

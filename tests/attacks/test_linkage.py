@@ -10,14 +10,15 @@ from attack_scenes import Shifted, conv_model, records, shared_update
 from test_decoder import Unrelated
 from torch import Tensor, nn
 
-from leakaudit.attacks.linkage import Linkage, ReleasedLinkage, distinct, standard
-from leakaudit.client import SharedUpdate
-from leakaudit.defense import Defense
+from leakaudit.attacks._linking import standard
+from leakaudit.attacks.linkage import Linkage, ReleasedLinkage, distinct
 from leakaudit.defenses.obscure import Obscure
 from leakaudit.defenses.obscurer import Obscurer
 from leakaudit.errors import NotApplicable
-from leakaudit.registry import parse_defense
-from leakaudit.target import Records
+from leakaudit.protocol.client import SharedUpdate
+from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.registry import parse_defense
+from leakaudit.protocol.target import Records
 
 SHAPE, CANDIDATES, VICTIMS = (1, 8, 8), 12, 6
 

@@ -8,20 +8,21 @@ import pytest
 import torch
 from attack_scenes import conv_model, dense_model, records, shared_update
 
+from leakaudit.attacks._labels import infer_labels
 from leakaudit.attacks.analytic import Analytic
 from leakaudit.attacks.inverting_gradients import InvertingGradients
-from leakaudit.attacks.labels import infer_labels
 from leakaudit.attacks.omitting import OmittingLayers, drawn_noise, without
-from leakaudit.client import SharedUpdate, parameters_of
-from leakaudit.defense import Defense, chain
 from leakaudit.defenses.gaussian import Gaussian
 from leakaudit.defenses.precode import Precode, bottlenecks, with_noise
 from leakaudit.defenses.soteria import Soteria
 from leakaudit.errors import NotApplicable
-from leakaudit.identification import candidate_sets, identify
-from leakaudit.metrics import psnr
-from leakaudit.registry import parse_attack
-from leakaudit.target import PixelModel, Records
+from leakaudit.protocol.client import SharedUpdate
+from leakaudit.protocol.defense import Defense, chain
+from leakaudit.protocol.gradients import parameters_of
+from leakaudit.protocol.registry import parse_attack
+from leakaudit.protocol.target import PixelModel, Records
+from leakaudit.score.identification import candidate_sets, identify
+from leakaudit.score.metrics import psnr
 
 SHAPE = (1, 8, 8)
 VICTIMS = 4

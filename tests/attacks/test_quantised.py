@@ -7,8 +7,6 @@ import torch
 from attack_scenes import conv_model, records, seeded, shared_update
 from torch import nn
 
-from leakaudit import engine
-from leakaudit.attack import Attack, Reconstruction
 from leakaudit.attacks.inverting_gradients import InvertingGradients
 from leakaudit.attacks.quantised import (
     LEAST_VARIANCE,
@@ -18,12 +16,14 @@ from leakaudit.attacks.quantised import (
     soft_sign_cosine,
     step_of,
 )
-from leakaudit.defense import Gradients
 from leakaudit.defenses.qsgd import quantise
+from leakaudit.engine import matching as engine
 from leakaudit.errors import UserError
-from leakaudit.metrics import psnr
-from leakaudit.registry import parse_attack, parse_defense
-from leakaudit.target import PixelModel, Records
+from leakaudit.protocol.attack import Attack, Reconstruction
+from leakaudit.protocol.gradients import Gradients
+from leakaudit.protocol.registry import parse_attack, parse_defense
+from leakaudit.protocol.target import PixelModel, Records
+from leakaudit.score.metrics import psnr
 
 SHAPE = (3, 16, 16)
 

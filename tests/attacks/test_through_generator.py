@@ -11,16 +11,17 @@ from attack_scenes import Shifted, conv_model, dense_model, records, shared_upda
 from test_decoder import Unrelated
 from torch import Tensor
 
-from leakaudit.attack import Reconstruction
 from leakaudit.attacks._optimise import total_variation
 from leakaudit.attacks.inverting_gradients import InvertingGradients
 from leakaudit.attacks.through_generator import ThroughGenerator, replaced
-from leakaudit.client import SharedUpdate, mean_gradient
-from leakaudit.defense import Defense, Gradients, chain
-from leakaudit.engine import cosine
+from leakaudit.engine.matching import cosine
 from leakaudit.errors import NotApplicable
-from leakaudit.metrics import psnr
-from leakaudit.registry import parse_defense
+from leakaudit.protocol.attack import Reconstruction
+from leakaudit.protocol.client import SharedUpdate
+from leakaudit.protocol.defense import Defense, chain
+from leakaudit.protocol.gradients import Gradients, mean_gradient
+from leakaudit.protocol.registry import parse_defense
+from leakaudit.score.metrics import psnr
 
 SHAPE = (1, 8, 8)
 PRIVATE = records(4, SHAPE, 3, seed=1)

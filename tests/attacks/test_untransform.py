@@ -12,12 +12,12 @@ from torch import Tensor
 from leakaudit.attacks.inverting_gradients import InvertingGradients
 from leakaudit.attacks.linkage import Linkage, ReleasedLinkage
 from leakaudit.attacks.untransform import Untransform, undone
-from leakaudit.client import SharedUpdate
-from leakaudit.defense import Defense
 from leakaudit.defenses.ats import ATS
 from leakaudit.errors import NotApplicable
-from leakaudit.metrics import psnr
-from leakaudit.target import PixelModel, Records
+from leakaudit.protocol.client import SharedUpdate
+from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.target import PixelModel, Records
+from leakaudit.score.metrics import psnr
 
 SHAPE, CANDIDATES, VICTIMS = (1, 8, 8), 12, 6
 FLIPPED = ATS(chosen=(("invert", "contrast 0.6"), ("translate-x 0.15", "invert", "brightness 0.6")))

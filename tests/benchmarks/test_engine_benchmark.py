@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from benchmarks import engine as benchmark
 from benchmarks.networks import build
-from leakaudit import engine
-from leakaudit.client import mean_gradient
-from leakaudit.target import Records
+from leakaudit.engine import matching as engine
+from leakaudit.protocol.gradients import mean_gradient
+from leakaudit.protocol.target import Records
 
 
 @pytest.mark.parametrize("name", benchmark.MODELS)

@@ -19,14 +19,14 @@ from benchmarks.distinct import distances, nearest
 from benchmarks.federated import Client, averaged, fedavg, iid, skewed
 from benchmarks.membership import area, by_weights
 from benchmarks.rows import Row, highest_by_chance, read, summed, write
-from leakaudit.attack import Reconstruction
-from leakaudit.client import mean_gradient
-from leakaudit.defense import Defense
 from leakaudit.errors import UserError
-from leakaudit.registry import parse_defense
-from leakaudit.seeding import derive
-from leakaudit.target import PixelModel, Records, Target
-from leakaudit.utility import PEAK_RATE
+from leakaudit.protocol.attack import Reconstruction
+from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.gradients import mean_gradient
+from leakaudit.protocol.registry import parse_defense
+from leakaudit.protocol.target import PixelModel, Records, Target
+from leakaudit.score.utility import PEAK_RATE
+from leakaudit.work.seeding import derive
 
 TINY = frontier.Size(
     name="tiny",

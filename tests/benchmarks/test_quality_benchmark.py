@@ -15,9 +15,9 @@ from benchmarks import curves, published, quality
 from benchmarks.inversion import load
 from benchmarks.networks import WEIGHTS, ResNet20, build, trained_resnet20
 from leakaudit.attacks._optimise import total_variation
-from leakaudit.client import mean_gradient
-from leakaudit.engine import cosine
-from leakaudit.target import PixelModel, Records
+from leakaudit.engine.matching import cosine
+from leakaudit.protocol.gradients import mean_gradient
+from leakaudit.protocol.target import PixelModel, Records
 
 
 def test_the_step_is_divided_by_ten_after_three_five_and_seven_eighths() -> None:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from leakaudit.client import mean_gradient
+from leakaudit.defenses._augmentations import affine, applied, equalize, library
 from leakaudit.defenses.ats import ATS, accuracy_score, privacy_score
-from leakaudit.defenses.augmentations import affine, applied, equalize, library
-from leakaudit.target import PixelModel, Records, Target
+from leakaudit.protocol.gradients import mean_gradient
+from leakaudit.protocol.target import PixelModel, Records, Target
 
 
 def picture(shape: tuple[int, ...] = (4, 3, 9, 8), seed: int = 0) -> Tensor:

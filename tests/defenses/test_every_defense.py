@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from leakaudit import registry
-from leakaudit.client import defended_gradient
-from leakaudit.defense import Chain, Defense, chain, replaces_records
 from leakaudit.errors import UserError
-from leakaudit.target import PixelModel, Records, Target
+from leakaudit.protocol import registry
+from leakaudit.protocol.client import defended_gradient
+from leakaudit.protocol.defense import Chain, Defense, chain, replaces_records
+from leakaudit.protocol.target import PixelModel, Records, Target
 
 NAMES = sorted(registry.defenses())
 CHANGING = [name for name in NAMES if name != "none"]

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from leakaudit.client import release
-from leakaudit.defense import chain
 from leakaudit.defenses.instahide import InstaHide, flipped
 from leakaudit.defenses.mixup import Mixup, components, mixed, mixing_weights, room
-from leakaudit.target import Records
+from leakaudit.protocol.client import release
+from leakaudit.protocol.defense import chain
+from leakaudit.protocol.target import Records
 
 
 def one_hot_records(count: int) -> tuple[Tensor, Tensor]:

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from leakaudit.client import defended_gradient, mean_gradient
-from leakaudit.defense import Defense
 from leakaudit.defenses.dp_sgd import DPSGD, epsilon
 from leakaudit.defenses.gaussian import Gaussian
 from leakaudit.defenses.laplace import Laplace
-from leakaudit.target import PixelModel
+from leakaudit.protocol.client import defended_gradient
+from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.gradients import mean_gradient
+from leakaudit.protocol.target import PixelModel
 
 
 def zeros() -> tuple[torch.Tensor, ...]:

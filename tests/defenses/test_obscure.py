@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from leakaudit.defenses.class_code import ClassCode, grid_of
+from leakaudit.defenses._class_code import ClassCode, grid_of
+from leakaudit.defenses._reference import opinions, train_reference
+from leakaudit.defenses._refinement import gap, refined, seen_by
 from leakaudit.defenses.class_conditional import ClassConditional
 from leakaudit.defenses.obscure import Obscure
 from leakaudit.defenses.obscurer import identification_bound, looked_at, with_rate
-from leakaudit.defenses.reference import opinions, train_reference
-from leakaudit.defenses.refinement import gap, refined, seen_by
 from leakaudit.errors import UserError
-from leakaudit.target import PixelModel, Records, Target
+from leakaudit.protocol.target import PixelModel, Records, Target
 
 Generator = torch.Generator
 

@@ -16,13 +16,16 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from leakaudit import Obscurer, UserError, resume
-from leakaudit.defenses import obscurer_leakage, refinement
+from leakaudit import Obscurer, UserError
+from leakaudit.defenses import _refinement as refinement
+from leakaudit.defenses import obscurer_leakage
 from leakaudit.defenses.obscure import Obscure
+from leakaudit.defenses.obscurer import read
 from leakaudit.defenses.obscurer_card import Costs, escaped, render
-from leakaudit.defenses.obscurer_file import Card, digest, read
+from leakaudit.defenses.obscurer_file import Card, digest
 from leakaudit.defenses.obscurer_leakage import overhead, remembered
-from leakaudit.target import PixelModel, Records, Target
+from leakaudit.protocol.target import PixelModel, Records, Target
+from leakaudit.work import resume
 
 Generator = torch.Generator
 

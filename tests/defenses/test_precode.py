@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakaudit import engine
-from leakaudit.client import example_gradients, mean_gradient, parameters_of
 from leakaudit.defenses.precode import Bottleneck, Precode, bottlenecks, with_noise
+from leakaudit.engine import matching as engine
 from leakaudit.errors import UserError
-from leakaudit.target import PixelModel, Records, Target, reinitialised
-from leakaudit.utility import accuracy, fast_example_gradients
+from leakaudit.protocol.gradients import example_gradients, fast_example_gradients, mean_gradient, parameters_of
+from leakaudit.protocol.target import PixelModel, Records, Target, reinitialised
+from leakaudit.score.utility import accuracy
 
 BETA = 0.5  # large, so that what a wrong weight of the KL does is seen
 

@@ -9,7 +9,7 @@ import torch
 
 from leakaudit.defenses.qsgd import Qsgd, quantise
 from leakaudit.defenses.sign import Sign
-from leakaudit.registry import parse_defense
+from leakaudit.protocol.registry import parse_defense
 
 DRAWS = 4000
 

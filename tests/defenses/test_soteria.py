@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakaudit.client import defended_gradient, mean_gradient, parameters_of
 from leakaudit.defenses.soteria import Soteria, defended_layer, jacobian_norms, kept_columns
 from leakaudit.errors import UserError
-from leakaudit.registry import parse_defense
-from leakaudit.target import PixelModel, Records, Target
+from leakaudit.protocol.client import defended_gradient
+from leakaudit.protocol.gradients import mean_gradient, parameters_of
+from leakaudit.protocol.registry import parse_defense
+from leakaudit.protocol.target import PixelModel, Records, Target
 
 
 def network(*layers: nn.Module, seed: int = 0) -> PixelModel:

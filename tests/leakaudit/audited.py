@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from leakaudit.loading import target_from_objects
-from leakaudit.target import Target
+from leakaudit.load.loading import target_from_objects
+from leakaudit.protocol.target import Target
 
 
 def target() -> Target:

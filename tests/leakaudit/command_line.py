@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from leakaudit import cli
+from leakaudit.cli import entry as cli
 
 
 class Outcome(NamedTuple):

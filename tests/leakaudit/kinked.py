@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakaudit import engine, finite
-from leakaudit.client import mean_gradient
-from leakaudit.defense import Gradients
-from leakaudit.finite import NoQuotient, Scratch, finite_difference
-from leakaudit.target import PixelModel
+from leakaudit.engine import matching as engine
+from leakaudit.engine import quotient as finite
+from leakaudit.engine.quotient import NoQuotient, Scratch, finite_difference
+from leakaudit.protocol.gradients import Gradients, mean_gradient
+from leakaudit.protocol.target import PixelModel
 
 BATCH, CLASSES = 2, 3
 DISTANCES: dict[str, engine.Distance] = {"cosine": engine.cosine, "squared": engine.squared}

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from leakaudit import intervals
-from leakaudit.result import AttackResult, AuditResult, Baseline, DefenseResult, Estimate, RecordScore
+from leakaudit.result.schema import AttackResult, AuditResult, Baseline, DefenseResult, Estimate, RecordScore
+from leakaudit.stats import intervals
 
 NONE = Estimate(reason="the attack draws no picture")
 HASHES = dict.fromkeys(("private", "test", "auxiliary", "victims", "candidates"), "a1")

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from leakaudit.advice import FEWEST, Option, advise, loss, sentences
-from leakaudit.intervals import mean
-from leakaudit.result import AuditResult, DefenseResult, Estimate, Verdict, load
+from leakaudit.judge.advice import FEWEST, Option, advise, loss, sentences
+from leakaudit.result.schema import AuditResult, DefenseResult, Estimate, Verdict, load
+from leakaudit.stats.intervals import mean
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "result-1.json"
 STEADY = (0.90, 0.91, 0.89)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from leakaudit import assertions, waivers
-from leakaudit.assertions import PRESETS, RegressionRule, Rule
 from leakaudit.errors import UserError
+from leakaudit.gate import assertions, waivers
+from leakaudit.gate.assertions import PRESETS, RegressionRule, Rule
 
 TEXT = """
 preset = "strict"

@@ -11,15 +11,15 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import leakaudit
-from leakaudit import registry
-from leakaudit.attack import Attack, Reconstruction
-from leakaudit.attacks._optimise import memory_safe
-from leakaudit.bytesize import parse
-from leakaudit.client import SharedUpdate
-from leakaudit.defense import Defense
-from leakaudit.memory import in_pieces
-from leakaudit.result import AttackResult, AuditResult, DefenseResult, from_json, to_json, without_timings
-from leakaudit.target import PixelModel
+from leakaudit.attacks._attacking import memory_safe
+from leakaudit.protocol import registry
+from leakaudit.protocol.attack import Attack, Reconstruction
+from leakaudit.protocol.client import SharedUpdate
+from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.target import PixelModel
+from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, from_json, to_json, without_timings
+from leakaudit.work.memory import in_pieces
+from leakaudit.work.quantities import parse
 
 pytestmark = pytest.mark.usefixtures("short_battery")
 
@@ -349,9 +349,9 @@ def test_wrong_types_from_python_are_a_user_error() -> None:
 
 
 def test_no_learned_state_is_written_where_pictures_are_not_wanted(tmp_path: Any) -> None:
-    from leakaudit.audit import audit
-    from leakaudit.loading import target_from_objects
-    from leakaudit.plan import Plan
+    from leakaudit.audit.audit import audit
+    from leakaudit.audit.plan import Plan
+    from leakaudit.load.loading import target_from_objects
 
     for images, expected in (("full", True), ("none", False)):
         plan = Plan(defenses=("obscure:steps=1",), attacks=("labels",), battery="quick", records=4, utility=False,

@@ -38,7 +38,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
 def test_help_is_quick_and_names_every_command() -> None:
     """Heavy imports wait: no torch for --help. (The half second is measured by hand; a test asserts no times.)"""
     code = (
-        "import sys; from leakaudit.cli import main; sys.argv = ['leakaudit', '--help']\n"
+        "import sys; from leakaudit.cli.entry import main; sys.argv = ['leakaudit', '--help']\n"
         "try: main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules and 'matplotlib' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -226,7 +226,7 @@ def test_an_internal_error_exits_4_in_one_sentence(run: Run, monkeypatch: pytest
     def broken(*args: object, **kwargs: object) -> None:
         raise AssertionError("impossible")
 
-    monkeypatch.setattr("leakaudit.audit.audit", broken)
+    monkeypatch.setattr("leakaudit.audit.audit.audit", broken)
     outcome = run("scan", "model.py")
     assert outcome.code == 4
     assert "bug in leakaudit" in outcome.err
@@ -241,7 +241,6 @@ def test_a_failed_scan_leaves_no_empty_folder(run: Run, tmp_path: Path) -> None:
 def test_a_full_disk_is_a_sentence_and_keeps_the_last_result(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from leakaudit import result
 
     written: list[int] = []
     replace = os.replace
@@ -252,7 +251,7 @@ def test_a_full_disk_is_a_sentence_and_keeps_the_last_result(
             raise OSError(28, "No space left on device")
         replace(source, target)
 
-    monkeypatch.setattr(result.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     sentence(run("scan", "model.py", "-d", "prune", "--no-utility", *FAST), "No space left")
     assert json.loads((tmp_path / "leakaudit-out/result.json").read_text())["complete"] is False
     assert [p.name for p in (tmp_path / "leakaudit-out").iterdir()] == ["result.json"]
@@ -262,7 +261,7 @@ def test_ctrl_c_while_starting_exits_3_with_a_sentence(run: Run, monkeypatch: py
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("leakaudit.loading.load_target", interrupted)
+    monkeypatch.setattr("leakaudit.load.loading.load_target", interrupted)
     outcome = run("scan", "model.py")
     assert outcome.code == 3
     assert "interrupted" in outcome.err

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from leakaudit import outcome
-from leakaudit.result import AuditResult, load, to_json
+from leakaudit.result import outcome
+from leakaudit.result.schema import AuditResult, load, to_json
 from tests.leakaudit.command_line import Run, caller, sentence
 from tests.leakaudit.results import attack, defense, result, some
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from leakaudit import Obscurer, resume
-from leakaudit.defenses.obscurer_file import read
-from leakaudit.loading import load_target
+from leakaudit import Obscurer
+from leakaudit.defenses.obscurer import read
+from leakaudit.load.loading import load_target
+from leakaudit.work import resume
 from tests.leakaudit.command_line import Run, caller, sentence
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

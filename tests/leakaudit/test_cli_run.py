@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import typer.main
 
-from leakaudit.cli import app
-from leakaudit.cli_run import Voice
-from leakaudit.plan import Plan
-from leakaudit.progress import Monitor
+from leakaudit.audit.plan import Plan
+from leakaudit.cli.run import Voice
+from leakaudit.cli.scan import app
+from leakaudit.work.progress import Monitor
 from tests.leakaudit.command_line import Run, caller, sentence
 from tests.leakaudit.test_cli import FAST, MODEL
 

@@ -8,21 +8,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from leakaudit import engine
-from leakaudit.client import (
-    SharedUpdate,
+from leakaudit.engine import matching as engine
+from leakaudit.errors import UserError
+from leakaudit.protocol.client import SharedUpdate, release, share
+from leakaudit.protocol.defense import Chain, Defense, chain
+from leakaudit.protocol.exposure import Exposure
+from leakaudit.protocol.gradients import (
+    Gradients,
     example_gradients,
+    fast_example_gradients,
     in_mode,
     mean_gradient,
-    release,
-    share,
     with_parameters,
 )
-from leakaudit.defense import Chain, Defense, Gradients, chain
-from leakaudit.errors import UserError
-from leakaudit.exposure import Exposure
-from leakaudit.target import PixelModel, Records
-from leakaudit.utility import fast_example_gradients
+from leakaudit.protocol.target import PixelModel, Records
 
 LOSS = nn.functional.cross_entropy
 

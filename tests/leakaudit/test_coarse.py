@@ -6,8 +6,8 @@ from dataclasses import fields, replace
 
 import pytest
 
-from leakaudit.coarse import DECIBELS, SHARES, coarse, rounded
-from leakaudit.result import Estimate, RecordScore
+from leakaudit.result.rounding import DECIBELS, SHARES, coarse, rounded
+from leakaudit.result.schema import Estimate, RecordScore
 from tests.leakaudit.results import attack, some
 
 STEPS = {"psnr": DECIBELS, "psnr_released": DECIBELS, "ssim": SHARES, "lpips": SHARES, "r2": SHARES}

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from leakaudit import diagnosis, preflight
-from leakaudit.conclusions import RULES, conclusions
-from leakaudit.gate import gate
-from leakaudit.mends import MENDS, OTHERWISE, describe, mend_of
-from leakaudit.result import AttackResult, AuditResult, DefenseResult, Estimate, Finding, load
+from leakaudit.gate.decision import gate
+from leakaudit.judge.conclusions import RULES, conclusions
+from leakaudit.judge.findings import MENDS, OTHERWISE, describe, mend_of
+from leakaudit.load import preflight
+from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Estimate, Finding, load
+from leakaudit.score import diagnosis
 from tests.outcomes import LEAKY, OPEN, SAFE, WAIVER, check, every, outcome
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "result-1.json"

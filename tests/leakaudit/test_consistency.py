@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from leakaudit import __version__
-from leakaudit.coarse import coarse
-from leakaudit.consistency import doubts, outcome_doubts, unaudited
-from leakaudit.gate import gate
-from leakaudit.outcome import WaiverState
-from leakaudit.result import AttackResult, AuditResult, DefenseResult, Estimate, Waiver
-from leakaudit.verdict import overall, rejudge
+from leakaudit.gate.consistency import doubts, outcome_doubts, unaudited
+from leakaudit.gate.decision import gate
+from leakaudit.judge.verdict import overall, rejudge
+from leakaudit.result.outcome import WaiverState
+from leakaudit.result.rounding import coarse
+from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Estimate, Waiver
 from tests.leakaudit.results import attack, defense, result, some
 
 

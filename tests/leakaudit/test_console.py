@@ -9,13 +9,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from leakaudit.audit import audit
-from leakaudit.console import Display, bar, became, falling, paints, progress_monitor, spell
-from leakaudit.forecast import Forecast, Piece
-from leakaudit.halfblocks import fitting, rows, sized
-from leakaudit.pictures import Images
-from leakaudit.plan import Plan
-from leakaudit.progress import Sight, monitored, observe
+from leakaudit.audit.audit import audit
+from leakaudit.audit.plan import Plan
+from leakaudit.result.schema import Images
+from leakaudit.watch.console import Display, bar, became, falling, paints, progress_monitor, spell
+from leakaudit.watch.forecast import Forecast, Piece
+from leakaudit.watch.halfblocks import fitting, rows, sized
+from leakaudit.work.progress import Sight, monitored, observe
 from tests.leakaudit.audited import target
 
 PIECES = (Piece("none", "dlg", 2.0), Piece("prune:sparsity=0.9", "dlg", 2.0))

@@ -10,9 +10,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from leakaudit.datafiles import load_checkpoint, read_data
 from leakaudit.errors import UserError
-from leakaudit.loading import target_from_objects
+from leakaudit.load.datafiles import load_checkpoint, read_data
+from leakaudit.load.loading import target_from_objects
 
 
 def network(channels: int = 3, classes: int = 2) -> nn.Module:

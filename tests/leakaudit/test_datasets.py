@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, SubsetRandomSampler, TensorDataset
 
-from leakaudit.datasets import classes_of, divide, to_picture
 from leakaudit.errors import UserError
+from leakaudit.load.datasets import classes_of, divide, to_picture
 
 
 def numbered(count: int = 30, channels: int = 3) -> tuple[Tensor, Tensor]:

@@ -12,17 +12,19 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 import leakaudit
-from leakaudit import diagnosis, registry
-from leakaudit.attacks.decoder import fit_decoder, overfitted
-from leakaudit.client import release
-from leakaudit.defense import Chain, Defense
-from leakaudit.intervals import mean, rate
-from leakaudit.registry import defenses, parse_defense
-from leakaudit.result import AttackResult, Estimate, Finding, Guarantee, from_json, to_json
-from leakaudit.rules import OVERFITTED
-from leakaudit.scoring import failed
-from leakaudit.target import PixelModel, Records, Target
-from leakaudit.utility import train, utility
+from leakaudit.attacks._regression import overfitted
+from leakaudit.attacks.decoder import fit_decoder
+from leakaudit.protocol import registry
+from leakaudit.protocol.client import release
+from leakaudit.protocol.defense import Chain, Defense
+from leakaudit.protocol.registry import defenses, parse_defense
+from leakaudit.protocol.target import PixelModel, Records, Target
+from leakaudit.result.rules import OVERFITTED
+from leakaudit.result.schema import AttackResult, Estimate, Finding, Guarantee, from_json, to_json
+from leakaudit.score import diagnosis
+from leakaudit.score.scoring import failed
+from leakaudit.score.utility import train, utility
+from leakaudit.stats.intervals import mean, rate
 
 SHAPE, CLASSES = (1, 8, 8), 3
 

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakaudit import engine
-from leakaudit.client import Mode, in_mode, mean_gradient, parameters_of
-from leakaudit.defense import Gradients
-from leakaudit.stacked import Trials, Unsupported
-from leakaudit.target import PixelModel
+from leakaudit.engine import matching as engine
+from leakaudit.engine.stacked import Trials, Unsupported
+from leakaudit.protocol.gradients import Gradients, Mode, in_mode, mean_gradient, parameters_of
+from leakaudit.protocol.target import PixelModel
 
 SHAPE, CLASSES, BATCH = (2, 6, 6), 3, 2
 

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakaudit import engine
-from leakaudit.client import Mode, in_mode, mean_gradient, parameters_of
-from leakaudit.defense import Gradients
-from leakaudit.target import LossFunction, PixelModel
+from leakaudit.engine import matching as engine
+from leakaudit.protocol.gradients import Gradients, Mode, in_mode, mean_gradient, parameters_of
+from leakaudit.protocol.target import LossFunction, PixelModel
 
 CLASSES, SIDE = 5, 16
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leakaudit.loading import load_target
-from leakaudit.preflight import preflight, raise_on_errors
+from leakaudit.load.loading import load_target
+from leakaudit.load.preflight import preflight, raise_on_errors
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import leakaudit
-from leakaudit import fingerprint
-from leakaudit.defense import Chain, Defense, state
-from leakaudit.identification import CandidateSets
-from leakaudit.loading import load_target
-from leakaudit.plan import Plan
-from leakaudit.provenance import commit, environment
-from leakaudit.result import AuditResult, Waiver, from_json, to_json, without_timings
-from leakaudit.target import PixelModel, Records
+from leakaudit.audit import fingerprint
+from leakaudit.audit.plan import Plan
+from leakaudit.audit.provenance import commit, environment
+from leakaudit.load.loading import load_target
+from leakaudit.protocol.defense import Chain, Defense, state
+from leakaudit.protocol.target import PixelModel, Records
+from leakaudit.result.schema import AuditResult, Waiver, from_json, to_json, without_timings
+from leakaudit.score.identification import CandidateSets
 
 
 def model(seed: int = 0, middle: type[nn.Module] = nn.Tanh) -> PixelModel:
@@ -143,8 +143,8 @@ def test_equal_audits_give_equal_json_with_hashes_of_what_was_learned() -> None:
 
 
 def test_configured_waivers_are_in_the_result() -> None:
-    from leakaudit.audit import audit as run
-    from leakaudit.loading import target_from_objects
+    from leakaudit.audit.audit import audit as run
+    from leakaudit.load.loading import target_from_objects
 
     data = TensorDataset(records(80).images, records(80).labels)
     target = target_from_objects(model().network, data)

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakaudit import engine, kinks
-from leakaudit.client import mean_gradient
-from leakaudit.engine import agrees
-from leakaudit.finite import NoQuotient, Scratch, finite_difference
-from leakaudit.layers import Ghost
-from leakaudit.target import PixelModel
+from leakaudit.engine import kinks
+from leakaudit.engine import matching as engine
+from leakaudit.engine.layers import Ghost
+from leakaudit.engine.matching import agrees
+from leakaudit.engine.quotient import NoQuotient, Scratch, finite_difference
+from leakaudit.protocol.gradients import mean_gradient
+from leakaudit.protocol.target import PixelModel
 from tests.leakaudit.kinked import (
     DISTANCES,
     LABELS,

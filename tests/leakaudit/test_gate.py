@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from leakaudit import assertions, outcome, waivers
 from leakaudit.errors import UserError
-from leakaudit.gate import gate
-from leakaudit.outcome import Check, Outcome
-from leakaudit.result import AuditResult, Estimate, Finding, digest, from_json
+from leakaudit.gate import assertions, waivers
+from leakaudit.gate.decision import gate
+from leakaudit.result import outcome
+from leakaudit.result.outcome import Check, Outcome
+from leakaudit.result.schema import AuditResult, Estimate, Finding, digest, from_json
 from tests.leakaudit.results import attack, defense, lost, result, some
 
 DAY = dt.date(2026, 11, 23)

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from leakaudit import cli_history
+from leakaudit.cli import history as cli_history
+from leakaudit.compare.history import History, order, read
 from leakaudit.errors import UserError
-from leakaudit.history import History, order, read
-from leakaudit.result import AuditResult, to_json
+from leakaudit.result.schema import AuditResult, to_json
 from tests.leakaudit.results import attack, defense, lost, result, some
 
 

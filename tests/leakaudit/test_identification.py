@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from leakaudit.identification import CandidateSets, candidate_sets, identify, identify_by_scores
-from leakaudit.target import Records
+from leakaudit.protocol.target import Records
+from leakaudit.score.identification import CandidateSets, candidate_sets, identify, identify_by_scores
 
 
 def world(generator: torch.Generator, n: int = 60, classes: int = 3) -> tuple[Records, Records]:

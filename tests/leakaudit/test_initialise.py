@@ -13,16 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leakaudit import assertions, cli_init
-from leakaudit.bytesize import parse as parse_bytes
-from leakaudit.configuration import read
+from leakaudit.cli import init as cli_init
 from leakaudit.errors import UserError
-from leakaudit.gate import gate
-from leakaudit.initialise import down, start, up
-from leakaudit.intervals import rate
-from leakaudit.plan import seconds
-from leakaudit.result import AuditResult, Estimate, Finding, to_json
-from leakaudit.waivers import parse as parse_waivers
+from leakaudit.gate import assertions
+from leakaudit.gate.decision import gate
+from leakaudit.gate.initialise import down, start, up
+from leakaudit.gate.pyproject import read
+from leakaudit.gate.waivers import parse as parse_waivers
+from leakaudit.result.schema import AuditResult, Estimate, Finding, to_json
+from leakaudit.stats.intervals import rate
+from leakaudit.work.quantities import parse as parse_bytes
+from leakaudit.work.quantities import seconds
 from tests.leakaudit.command_line import Run, caller, sentence
 from tests.leakaudit.results import attack, defense, result, some
 
@@ -285,7 +286,7 @@ def test_a_size_comes_back(memory: int) -> None:
 
 
 def test_what_is_default_is_not_written() -> None:
-    from leakaudit.plan import Plan
+    from leakaudit.audit.plan import Plan
 
     made = replace(scanned(), settings=Plan().settings())
     assert cli_init._options(made, {}, {}) == {}

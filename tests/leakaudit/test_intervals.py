@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from leakaudit.intervals import mean, median, rate, records_needed
+from leakaudit.stats.intervals import mean, median, rate, records_needed
 
 
 @settings(derandomize=True, max_examples=60, deadline=None)

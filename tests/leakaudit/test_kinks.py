@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakaudit import kinks
+from leakaudit.engine import kinks
 from tests.leakaudit.kinked import (
     Call,
     SelfAttention,

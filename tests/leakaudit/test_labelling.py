@@ -6,12 +6,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from leakaudit.client import mean_gradient, release, share
-from leakaudit.defense import Defense
-from leakaudit.exposure import Exposure
-from leakaudit.labelling import expected_loss, hard, soft
-from leakaudit.target import PixelModel, Records, Target
-from leakaudit.utility import utility
+from leakaudit.protocol.client import release, share
+from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.exposure import Exposure
+from leakaudit.protocol.gradients import mean_gradient
+from leakaudit.protocol.labels import expected_loss, hard, soft
+from leakaudit.protocol.target import PixelModel, Records, Target
+from leakaudit.score.utility import utility
 
 
 def focal(logits, labels):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from leakaudit.errors import UserError
-from leakaudit.loading import target_from_objects
-from leakaudit.records import NORMALISATIONS, fingerprints
+from leakaudit.load.loading import target_from_objects
+from leakaudit.load.records import NORMALISATIONS, fingerprints
 
 
 def network(channels: int = 3, classes: int = 4) -> nn.Sequential:

@@ -8,8 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leakaudit.matching import assign
-from leakaudit.metrics import mse
+from leakaudit.score.metrics import assign, mse
 
 
 def test_a_cycle_of_three_is_undone_and_not_repeated(generator: torch.Generator) -> None:

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakaudit import engine
-from leakaudit.bytesize import parse, readable
-from leakaudit.client import parameters_of
+from leakaudit.engine import matching as engine
 from leakaudit.errors import UserError
-from leakaudit.freememory import free_bytes
-from leakaudit.memory import Cost, Memory, TooLittleMemory, bounded, exhausted, in_pieces
-from leakaudit.peak import peak_bytes
-from leakaudit.target import PixelModel
+from leakaudit.protocol.gradients import parameters_of
+from leakaudit.protocol.target import PixelModel
+from leakaudit.work.freememory import free_bytes
+from leakaudit.work.memory import Cost, Memory, TooLittleMemory, bounded, exhausted, in_pieces
+from leakaudit.work.peak import peak_bytes
+from leakaudit.work.quantities import parse, readable
 
 CPU = torch.device("cpu")
 EXHAUSTED = (
@@ -229,7 +229,7 @@ def test_one_trial_that_is_too_much_names_the_setting_and_the_need() -> None:
 
 
 def test_without_a_setting_one_trial_is_always_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leakaudit.memory.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("leakaudit.work.memory.free_bytes", lambda device: 1000)
     calls: list[int] = []
     with bounded(Memory()) as memory:
         in_pieces(stack_of(9_000, 500, calls), 2, Owner(), "", CPU)
@@ -347,7 +347,7 @@ def test_the_engines_memory_grows_at_most_linearly_in_trials(width: int) -> None
 
 CAPPED = """
 import resource, sys, torch
-from leakaudit.memory import Memory, bounded, in_pieces
+from leakaudit.work.memory import Memory, bounded, in_pieces
 
 torch.set_num_threads(1)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

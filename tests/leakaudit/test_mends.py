@@ -8,11 +8,11 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from leakaudit.conclusions import conclusions
-from leakaudit.mends import GATE_MENDS, MENDS, OTHERWISE, accepted, mend_of, unused_mend
-from leakaudit.outcome import WaiverState
+from leakaudit.judge.conclusions import conclusions
+from leakaudit.judge.findings import GATE_MENDS, MENDS, OTHERWISE, accepted, mend_of, unused_mend
 from leakaudit.reports import gate_terminal, junit, markdown, sarif
-from leakaudit.result import Waiver
+from leakaudit.result.outcome import WaiverState
+from leakaudit.result.schema import Waiver
 from tests.leakaudit.results import attack, defense, result, some
 from tests.outcomes import check, outcome
 

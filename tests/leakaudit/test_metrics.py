@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from leakaudit.errors import UserError
-from leakaudit.metrics import LPIPS, METRICS, PSNR_CAP, Metric, lpips_metric, mse, psnr, ssim
+from leakaudit.score.metrics import LPIPS, METRICS, PSNR_CAP, Metric, lpips_metric, mse, psnr, ssim
 
 
 def pair(generator: torch.Generator, n: int, c: int, h: int, w: int, noise: float = 0.1) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from leakaudit.errors import UserError
-from leakaudit.loading import load_target
+from leakaudit.load.loading import load_target
 
 HEAD = """
 import torch

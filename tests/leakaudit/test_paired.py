@@ -10,15 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from leakaudit.paired import (
-    change_of_means,
-    change_of_rate,
-    falls,
-    holm,
-    pairs_needed,
-    rises,
-    runs_needed,
-)
+from leakaudit.stats.paired import change_of_means, change_of_rate, falls, holm, pairs_needed, rises, runs_needed
 
 
 @given(st.lists(st.integers(-4, 4), max_size=9))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from leakaudit.pictures import encode
+from leakaudit.score.pictures import encode
 
 
 def decode(text: str | None) -> np.ndarray:

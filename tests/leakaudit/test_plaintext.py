@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from leakaudit.plaintext import visible
+from leakaudit.result.plaintext import visible
 
 
 @pytest.mark.parametrize(

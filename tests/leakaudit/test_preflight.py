@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from leakaudit.errors import UserError
-from leakaudit.loading import target_from_objects
-from leakaudit.preflight import preflight, raise_on_errors
-from leakaudit.result import Finding
-from leakaudit.target import Records, Target
+from leakaudit.load.loading import target_from_objects
+from leakaudit.load.preflight import preflight, raise_on_errors
+from leakaudit.protocol.target import Records, Target
+from leakaudit.result.schema import Finding
 
 
 def target(network: nn.Module | None = None, count: int = 80, side: int = 6, **given: Any) -> Target:
@@ -196,9 +196,9 @@ def test_torchvision_models() -> None:
 def test_a_stack_that_is_too_large_runs_in_pieces_and_is_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     usual = found(target(norm()), records=16)["memory"]
     needed = int(usual.evidence["bytes"] or 0)
-    monkeypatch.setattr("leakaudit.preflight._capacity", lambda device: needed // 2)
+    monkeypatch.setattr("leakaudit.load.preflight._capacity", lambda device: needed // 2)
     split = found(target(norm()), records=16)["memory"]
     assert split.severity == "info"
     assert "runs in pieces" in split.message
-    monkeypatch.setattr("leakaudit.preflight._capacity", lambda device: needed // 1000)
+    monkeypatch.setattr("leakaudit.load.preflight._capacity", lambda device: needed // 1000)
     assert found(target(norm()), records=16)["memory"].severity == "warning"

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from leakaudit.audit import audit
-from leakaudit.clock import Clock
-from leakaudit.forecast import Forecast, Piece, outline
-from leakaudit.plan import Plan
-from leakaudit.progress import Monitor, Sight, harmless, monitored, observe, paced, together, track, within
-from leakaudit.result import AuditResult, to_json, without_timings
+from leakaudit.audit.audit import audit
+from leakaudit.audit.clock import Clock
+from leakaudit.audit.plan import Plan
+from leakaudit.result.schema import AuditResult, to_json, without_timings
+from leakaudit.watch.forecast import Forecast, Piece, outline
+from leakaudit.work.progress import Monitor, Sight, harmless, monitored, observe, paced, together, track, within
 from tests.leakaudit.audited import target
 
 

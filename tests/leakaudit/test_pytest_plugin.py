@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from leakaudit.pytest_plugin import _folder
-from leakaudit.result import load
+from leakaudit.result.schema import load
 
 pytest_plugins = ["pytester"]
 

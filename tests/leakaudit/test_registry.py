@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from leakaudit import registry
-from leakaudit.defense import Chain, parts_of
 from leakaudit.errors import UserError
+from leakaudit.protocol import registry
+from leakaudit.protocol.defense import Chain, parts_of
 
 
 def test_every_attack_and_defense_builds_from_its_name_and_says_what_it_is() -> None:

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from leakaudit.comparable import differences, remarks
-from leakaudit.regression import Change, changes, paired_defenses
-from leakaudit.result import AuditResult
+from leakaudit.compare.changes import Change, changes, paired_defenses
+from leakaudit.compare.comparable import differences, remarks
+from leakaudit.result.schema import AuditResult
 from tests.leakaudit.results import attack, defense, lost, result, some
 
 

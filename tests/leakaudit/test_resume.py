@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from leakaudit import resume
 from leakaudit.errors import UserError
+from leakaudit.work import resume
 
 KEY = {"setting steps": "3", "seed": "0"}
 

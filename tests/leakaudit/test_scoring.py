@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from leakaudit.attack import Attack, Reconstruction, Status
-from leakaudit.baselines import baselines, class_means
-from leakaudit.coarse import DECIBELS, rounded
-from leakaudit.identification import CandidateSets, candidate_sets
-from leakaudit.metrics import Metric, mse, psnr
-from leakaudit.result import AttackResult
-from leakaudit.scoring import failed, score
-from leakaudit.target import Records
+from leakaudit.protocol.attack import Attack, Reconstruction, Status
+from leakaudit.protocol.target import Records
+from leakaudit.result.rounding import DECIBELS, rounded
+from leakaudit.result.schema import AttackResult
+from leakaudit.score.baselines import baselines, class_means
+from leakaudit.score.identification import CandidateSets, candidate_sets
+from leakaudit.score.metrics import Metric, mse, psnr
+from leakaudit.score.scoring import failed, score
 
 CLASSES = ("cat", "dog")
 NO_LPIPS = "no weights"

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakaudit import engine, layers
-from leakaudit.client import Mode, in_mode, parameters_of
-from leakaudit.defense import Gradients
-from leakaudit.stacked import Unsupported
-from leakaudit.target import PixelModel
+from leakaudit.engine import layers
+from leakaudit.engine import matching as engine
+from leakaudit.engine.stacked import Unsupported
+from leakaudit.protocol.gradients import Gradients, Mode, in_mode, parameters_of
+from leakaudit.protocol.target import PixelModel
 
 SHAPE, CLASSES = (2, 8, 8), 3
 
@@ -144,7 +144,9 @@ def test_it_equals_the_loop(name: str, distance: str, rows: list[int]) -> None:
 @pytest.mark.parametrize("name", ["strided", "dilated", "large kernel", "wide", "small maps", "residual"])
 def test_every_way_of_a_convolution_is_exact(name: str, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the shapes would have chosen."""
-    monkeypatch.setattr("leakaudit.stacked.way", lambda layer, *_: kind if layer.w.dim() == 4 else layers.Patches)
+    monkeypatch.setattr(
+        "leakaudit.engine.stacked.way", lambda layer, *_: kind if layer.w.dim() == 4 else layers.Patches
+    )
     torch.manual_seed(0)
     model = model_of(NETWORKS[name]()).eval()
     arguments = scene(model, [0, 0, 1], 2)

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from leakaudit import standin
 from leakaudit.errors import UserError
-from leakaudit.metrics import psnr
-from leakaudit.pictures import encode
-from leakaudit.standin import UNCHANGED, degraded, picture
+from leakaudit.score import standin
+from leakaudit.score.metrics import psnr
+from leakaudit.score.pictures import encode
+from leakaudit.score.standin import UNCHANGED, degraded, picture
 
 SHAPES = [(1, 28, 28), (3, 32, 32), (1, 25, 25), (3, 8, 8), (3, 40, 64), (2, 7, 9)]
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from leakaudit.audit import audit
+from leakaudit.audit.audit import audit
+from leakaudit.audit.plan import Plan
 from leakaudit.errors import UserError
-from leakaudit.pictures import Images
-from leakaudit.plan import Plan
-from leakaudit.progress import Sight, monitored
-from leakaudit.tensorboard import Log, coloured, tag, tensorboard_monitor
+from leakaudit.result.schema import Images
+from leakaudit.watch.tensorboard import Log, coloured, tag, tensorboard_monitor
+from leakaudit.work.progress import Sight, monitored
 from tests.leakaudit.audited import target
 
 

@@ -14,11 +14,13 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from leakaudit import api, intervals, plan, testing
+from leakaudit import api, testing
+from leakaudit.audit import plan
 from leakaudit.errors import UserError
-from leakaudit.intervals import rate
 from leakaudit.reports.verify import verify
-from leakaudit.result import AuditResult, DefenseResult, load, to_json
+from leakaudit.result.schema import AuditResult, DefenseResult, load, to_json
+from leakaudit.stats import intervals
+from leakaudit.stats.intervals import rate
 from leakaudit.testing import Audited, Keeping, PrivacyAssertionError, assert_private, keeping
 
 DATA = TensorDataset(torch.rand(160, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(160) % 2)

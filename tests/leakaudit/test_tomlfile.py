@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leakaudit.errors import UserError
-from leakaudit.plaintext import visible
-from leakaudit.tomlfile import inserted, toml
+from leakaudit.gate.tomlfile import inserted, toml
+from leakaudit.result.plaintext import visible
 
 BLOCK = '[tool.leakaudit]\nrecords = 32\n\n[tool.leakaudit.assert]\npreset = "strict"\n\n# [[tool.leakaudit.waiver]]\n'
 OTHER = '# top\n[project]  # mine\nname = "x"\n\n[tool.ruff]\nlint = [\n  "a", # why\n]\n'

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakaudit import tuning
-from leakaudit.attack import Attack, Reconstruction, Status
 from leakaudit.attacks.inverting_gradients import InvertingGradients
-from leakaudit.client import SharedUpdate, share
-from leakaudit.defense import Defense
-from leakaudit.exposure import Exposure
-from leakaudit.target import PixelModel, Records
+from leakaudit.protocol.attack import Attack, Reconstruction, Status
+from leakaudit.protocol.client import SharedUpdate, share
+from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.exposure import Exposure
+from leakaudit.protocol.target import PixelModel, Records
+from leakaudit.score import tuning
 
 SHAPE, CLASSES = (1, 6, 6), 3
 

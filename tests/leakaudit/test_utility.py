@@ -11,19 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from leakaudit.client import defended_gradient, mean_gradient
-from leakaudit.defense import Defense, Gradients
-from leakaudit.progress import Monitor, monitored
-from leakaudit.target import PixelModel, Records, Target
-from leakaudit.utility import (
-    accuracy,
-    fast_example_gradients,
-    majority,
-    shared_update,
-    steps_per_epoch,
-    train,
-    utility,
-)
+from leakaudit.protocol.client import defended_gradient
+from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.gradients import Gradients, fast_example_gradients, mean_gradient
+from leakaudit.protocol.target import PixelModel, Records, Target
+from leakaudit.score.utility import accuracy, majority, shared_update, steps_per_epoch, train, utility
+from leakaudit.work.progress import Monitor, monitored
 
 
 @dataclass(frozen=True, kw_only=True)

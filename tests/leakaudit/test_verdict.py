@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leakaudit.intervals import median, rate
-from leakaudit.result import AttackResult, Baseline, DefenseResult, Estimate, Verdict
-from leakaudit.verdict import judge, overall
+from leakaudit.judge.verdict import judge, overall
+from leakaudit.result.schema import AttackResult, Baseline, DefenseResult, Estimate, Verdict
+from leakaudit.stats.intervals import median, rate
 
 NOTHING = Estimate(reason="not measured")
 CHANCE, ALLOWED = 0.01, 0.1

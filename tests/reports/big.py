@@ -8,7 +8,7 @@ import zlib
 from dataclasses import replace
 from random import Random
 
-from leakaudit.result import AttackResult, AuditResult, DefenseResult, Estimate, Picture
+from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Estimate, Picture
 
 SIDE, RECORDS, SHOWN = 32, 64, 8  # a gallery shows the 8 most leaking records
 

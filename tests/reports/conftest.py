@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from leakaudit.intervals import mean, median, rate
-from leakaudit.result import AttackResult, AuditResult, Estimate, RecordScore, load
-from leakaudit.rules import resolution
-from leakaudit.verdict import overall, rejudge
+from leakaudit.judge.verdict import overall, rejudge
+from leakaudit.result.rules import resolution
+from leakaudit.result.schema import AttackResult, AuditResult, Estimate, RecordScore, load
+from leakaudit.stats.intervals import mean, median, rate
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "result-1.json"
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from leakaudit.reports.html import render
-from leakaudit.result import Waiver, load
+from leakaudit.result.schema import Waiver, load
 from tests.outcomes import every
 from tests.reports.big import big
 

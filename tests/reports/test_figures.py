@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from leakaudit.reports import figures
-from leakaudit.result import AuditResult, Estimate
+from leakaudit.result.schema import AuditResult, Estimate
 
 SVG = "{http://www.w3.org/2000/svg}"
 

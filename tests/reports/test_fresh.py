@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from leakaudit import outcome as outcomes
 from leakaudit.reports.html import render
-from leakaudit.result import AuditResult, Finding, from_json, load, to_json
+from leakaudit.result import outcome as outcomes
+from leakaudit.result.schema import AuditResult, Finding, from_json, load, to_json
 from tests.leakaudit.command_line import Run, caller
 from tests.leakaudit.test_cli_gate import MODEL
 from tests.outcomes import every

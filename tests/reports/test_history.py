@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from leakaudit.history import History, read
-from leakaudit.intervals import rate
+from leakaudit.compare.history import History, read
 from leakaudit.reports.history import LEVELS, SIZES, describe, figure, render, segments, spark, summary
-from leakaudit.result import AuditResult, Estimate, to_json
+from leakaudit.result.schema import AuditResult, Estimate, to_json
+from leakaudit.stats.intervals import rate
 from tests.leakaudit.results import attack, defense, result, some
 
 

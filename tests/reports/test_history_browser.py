@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from leakaudit.history import read
+from leakaudit.compare.history import read
 from leakaudit.reports.history import render
-from leakaudit.result import to_json
+from leakaudit.result.schema import to_json
 from tests.reports.test_browser import SEEN, SHOTS, TAGS, browser, opened
 from tests.reports.test_history import run
 

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from leakaudit.judge import ranking
+from leakaudit.judge.verdict import judge
 from leakaudit.reports import view
 from leakaudit.reports.html import png_size, render
-from leakaudit.result import (
+from leakaudit.result import numbers
+from leakaudit.result.schema import (
     AttackResult,
     AuditResult,
     Baseline,
@@ -23,7 +26,6 @@ from leakaudit.result import (
     from_json,
     to_json,
 )
-from leakaudit.verdict import judge
 from tests.reports.page import Page
 
 NASTY = "<script>alert('1')</script><img src=x onerror=alert(2)>\"'&"
@@ -131,20 +133,20 @@ def test_it_shows_every_defense_attack_status_and_reason(golden: AuditResult) ->
     for b in golden.baselines:
         expected += [b.name, b.description, b.identification.reason or b.name]
     for d in golden.defenses:
-        expected += [d.spec, view.heading(d.verdict), view.pairs(d.settings) if d.settings else d.spec]
+        expected += [d.spec, view.heading(d.verdict), numbers.pairs(d.settings) if d.settings else d.spec]
         expected += d.reasons if d.verdict != "fail" else []  # what leaked is a finding
         expected += [d.accuracy.reason or f"{100 * (d.accuracy.value or 0):.1f}%"]
         for a in d.attacks:
-            expected += [a.name, a.kind, view.statuses(a), "{} of {}".format(*view.scored(a)), a.reason or a.name]
+            expected += [a.name, a.kind, ranking.statuses(a), "{} of {}".format(*ranking.scored(a)), a.reason or a.name]
             expected += [a.role] if a.role != "standard" else []
-            if view.scored(a)[0]:
+            if ranking.scored(a)[0]:
                 estimates = (a.identification, a.psnr, a.ssim, a.lpips, a.r2, a.psnr_released, a.label_accuracy)
                 expected += [(e.reason or "").rstrip(".") for e in estimates]
                 expected += [f"{e.value:.1f}" for e in (a.psnr, a.psnr_released) if e.value is not None]
     missing = [e for e in expected if e not in words]
     assert missing == []
     for value in [*golden.settings.values(), *golden.environment.values(), *golden.target.values()]:
-        assert view.plain(value) in words
+        assert numbers.plain(value) in words
 
 
 def test_a_reason_is_given_once(golden: AuditResult) -> None:
@@ -192,10 +194,10 @@ def test_how_an_attack_ran_stands_beside_its_scores_and_its_reason(golden: Audit
 
 
 def test_the_worst_attack_is_marked_and_the_bound_is_not_it(golden: AuditResult) -> None:
-    worst = [view.worst(d) for d in golden.defenses]
+    worst = [ranking.worst(d) for d in golden.defenses]
     names = ["inverting-gradients", "expectation-over-noise", "inverting-gradients", "linkage"]
     assert [a.name if a else None for a in worst] == names
-    assert (view.bound(golden.defenses[3]) or worst[0]) is golden.defenses[3].attacks[3]
+    assert (ranking.bound(golden.defenses[3]) or worst[0]) is golden.defenses[3].attacks[3]
     assert render(golden).count('<tr class="worst">') == 4
 
 
@@ -339,5 +341,5 @@ def test_labels_are_escaped_in_the_alternative_text(golden: AuditResult) -> None
 def test_a_cost_on_few_runs_says_so(golden: AuditResult, runs: int, note: str) -> None:
     defenses = tuple(replace(d, accuracies=(0.8,) * runs) for d in golden.defenses)
     changed = replace(golden, defenses=defenses)
-    notes = {view.cost_note(changed, d) for d in defenses if view.cost(changed, d) is not None}
+    notes = {ranking.cost_note(changed, d) for d in defenses if ranking.cost(changed, d) is not None}
     assert notes == {note}

@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
-from leakaudit.consistency import doubts
-from leakaudit.outcome import Check, Outcome, WaiverState
-from leakaudit.reports import html_findings, html_galleries, mapping, steps, view
+from leakaudit.gate.consistency import doubts
+from leakaudit.judge import ranking
+from leakaudit.judge.verdict import judge
+from leakaudit.reports import html_findings, html_galleries, mapping, steps
 from leakaudit.reports.html import FEW, render
 from leakaudit.reports.html_text import unbroken
-from leakaudit.result import AuditResult, Estimate, Finding, Waiver, digest
-from leakaudit.rules import most_successful, most_telling
-from leakaudit.verdict import judge
+from leakaudit.result import numbers
+from leakaudit.result.outcome import Check, Outcome, WaiverState
+from leakaudit.result.rules import most_successful, most_telling
+from leakaudit.result.schema import AuditResult, Estimate, Finding, Waiver, digest
 from tests.outcomes import every
 from tests.reports.page import Page
 
@@ -187,7 +189,7 @@ def test_of_equals_one_report_names_one_attack(golden: AuditResult) -> None:
         defenses = tuple(replace(d, attacks=attacks) for d in golden.defenses)
         result = replace(golden, defenses=defenses)
         named = most_successful(attacks)
-        worst, telling = view.worst(defenses[1]), most_telling(attacks, 0.1)
+        worst, telling = ranking.worst(defenses[1]), most_telling(attacks, 0.1)
         assert {named.name if named else "", worst.name if worst else "", telling.name if telling else ""} == {expected}
         words = Page(render(result)).words
         assert f"Without a defense, {expected} identified 50%" in words
@@ -306,7 +308,7 @@ def test_a_waiver_of_all_defenses_says_so(golden: AuditResult) -> None:
 
 
 def test_labels_stand_beside_what_naming_the_commonest_class_gives(golden: AuditResult) -> None:
-    note = f"names the commonest class is right for {view.percent(golden.chance_accuracy)} of the test records"
+    note = f"names the commonest class is right for {numbers.percent(golden.chance_accuracy)} of the test records"
     assert note in Page(render(golden)).words
     bare = replace(golden.defenses[0], attacks=golden.defenses[0].attacks[:1])
     blank = tuple(replace(a, label_accuracy=Estimate(reason="none")) for a in golden.defenses[1].attacks)

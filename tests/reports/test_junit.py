@@ -9,10 +9,10 @@ import junitparser
 import pytest
 from lxml import etree
 
-from leakaudit.gate import gate
-from leakaudit.outcome import WaiverState
+from leakaudit.gate.decision import gate
 from leakaudit.reports.junit import render
-from leakaudit.result import AuditResult, load
+from leakaudit.result.outcome import WaiverState
+from leakaudit.result.schema import AuditResult, load
 from tests.outcomes import LEAKY, OPEN, SAFE, WAIVER, check, every, outcome
 
 SCHEMA = Path(__file__).resolve().parents[1] / "schemas" / "junit-10.xsd"

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from leakaudit.errors import UserError
-from leakaudit.gate import compare, gate
-from leakaudit.outcome import WaiverState
+from leakaudit.gate.decision import compare, gate
 from leakaudit.reports.markdown import COMMENT, MARK, SUMMARY, SYMBOLS, append_step_summary, render
 from leakaudit.reports.markdown_text import code, item, literal
-from leakaudit.result import AuditResult, Estimate, load
+from leakaudit.result.outcome import WaiverState
+from leakaudit.result.schema import AuditResult, Estimate, load
 from tests.outcomes import LEAKY, OPEN, SAFE, WAIVER, check, every, outcome
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "result-1.json"

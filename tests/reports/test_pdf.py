@@ -18,7 +18,7 @@ from leakaudit.reports import pdf, verify_pdf
 from leakaudit.reports.html import generator, render
 from leakaudit.reports.pdf import PAPER, for_paper, to_pdf
 from leakaudit.reports.verify import verify
-from leakaudit.result import AuditResult, digest, from_json, to_json
+from leakaudit.result.schema import AuditResult, digest, from_json, to_json
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_without_the_library_the_mend_is_named(golden: AuditResult, monkeypatch:
 def test_the_command_writes_both_or_the_pdf_alone(
     golden_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from leakaudit.cli import app
+    from leakaudit.cli.scan import app
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pdf, "to_pdf", lambda page: b"%PDF of " + page.encode())

@@ -13,12 +13,12 @@ import jsonschema
 import pytest
 import typer
 
-from leakaudit import cli_gate
-from leakaudit.conclusions import conclusions
-from leakaudit.gate import gate
-from leakaudit.mends import mend_of
+from leakaudit.cli import gate as cli_gate
+from leakaudit.gate.decision import gate
+from leakaudit.judge.conclusions import conclusions
+from leakaudit.judge.findings import mend_of
 from leakaudit.reports.sarif import alerts, located, render
-from leakaudit.result import AuditResult, Finding, load
+from leakaudit.result.schema import AuditResult, Finding, load
 from tests.outcomes import LEAKY, OPEN, WAIVER, check, every, outcome
 
 HERE = Path(__file__).resolve().parents[1]

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from leakaudit.intervals import rate
 from leakaudit.reports.html import render
 from leakaudit.reports.standing import bound_of, further_facts, in_brief, standing
 from leakaudit.reports.terminal import summary
-from leakaudit.result import AuditResult, Estimate, Guarantee, from_json, to_json
+from leakaudit.result.schema import AuditResult, Estimate, Guarantee, from_json, to_json
+from leakaudit.stats.intervals import rate
 
 BOUND = "one release picks its record out of 10 in at most 10% of cases"
 STATED = (

@@ -8,10 +8,12 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from leakaudit.advice import sentences
+from leakaudit.judge import ranking
+from leakaudit.judge.advice import sentences
 from leakaudit.reports import view
 from leakaudit.reports.terminal import folded, summary
-from leakaudit.result import AuditResult, Estimate, Finding, Waiver
+from leakaudit.result import numbers
+from leakaudit.result.schema import AuditResult, Estimate, Finding, Waiver
 
 
 def shown(result: AuditResult, encoding: str = "utf-8", width: int = 80, color: bool = False) -> str:
@@ -38,8 +40,8 @@ def test_unscored_attacks_are_named_with_their_reason(golden: AuditResult) -> No
     words = " ".join(shown(golden).split())
     for d in golden.defenses:
         for a in d.attacks:
-            line = f"not scored: {a.name} on {d.spec} ({view.statuses(a)}: {a.reason})"
-            assert (line in words) is (view.scored(a)[0] == 0)
+            line = f"not scored: {a.name} on {d.spec} ({ranking.statuses(a)}: {a.reason})"
+            assert (line in words) is (ranking.scored(a)[0] == 0)
     again = replace(golden, defenses=(golden.defenses[0], replace(golden.defenses[0], spec="other")))
     assert "not scored: dlg on none, other (4 out-of-memory:" in " ".join(shown(again).split())
 
@@ -54,7 +56,7 @@ def noted(golden: AuditResult) -> AuditResult:
 def test_how_an_attack_ran_is_told_once_for_all_defenses(golden: AuditResult) -> None:
     words = " ".join(shown(noted(golden)).split())
     specs = [
-        d.spec for d in golden.defenses for a in d.attacks if a.name == "inverting-gradients" and view.scored(a)[0]
+        d.spec for d in golden.defenses for a in d.attacks if a.name == "inverting-gradients" and ranking.scored(a)[0]
     ]
     assert len(specs) > 1
     assert f"note: inverting-gradients on {', '.join(specs)} (ran in pieces of 8 of 64 trials to stay" in words
@@ -64,7 +66,7 @@ def test_how_an_attack_ran_is_told_once_for_all_defenses(golden: AuditResult) ->
 
 def test_what_a_reason_told_is_not_told_again(golden: AuditResult) -> None:
     row = golden.defenses[0]
-    lost = next(a for a in row.attacks if view.scored(a)[0] == 0 and a.reason)
+    lost = next(a for a in row.attacks if ranking.scored(a)[0] == 0 and a.reason)
     reason = f"The attack {lost.name} has no score on 4 of 4 victims ({lost.reason})."
     told = replace(golden, defenses=(replace(row, reasons=(reason,)),))
     words = " ".join(shown(told, width=200).split())
@@ -171,7 +173,7 @@ def test_closest_pictures_are_not_chosen_by_a_lucky_hit(golden: AuditResult) -> 
     bound = replace(row.attacks[3], psnr=Estimate(33.3, n=40))
     result = replace(golden, defenses=(replace(row, attacks=(lucky, *row.attacks[1:3], bound)),))
     words = shown(result).split()
-    assert view.drawn(result.defenses[0]) is row.attacks[1]
+    assert ranking.drawn(result.defenses[0]) is row.attacks[1]
     assert "12.2" in words
     assert "7.7" not in words
     assert "33.3" not in words
@@ -186,14 +188,14 @@ def test_where_the_control_learned_nothing_a_defense_costs_nothing_that_could_be
     golden: AuditResult, accuracy: Estimate
 ) -> None:
     helpless = with_control(golden, accuracy)
-    assert [view.cost(helpless, d) for d in helpless.defenses] == [None] * 4
+    assert [ranking.cost(helpless, d) for d in helpless.defenses] == [None] * 4
     words = " ".join(shown(helpless).split())
     assert "without a defense the accuracy is not clearly above chance (50%)" in words
     assert "+1" not in words
     sound = with_control(golden, Estimate(0.55, n=1))
-    assert view.cost(sound, sound.defenses[1]) == pytest.approx(0.15)
-    assert view.no_cost(sound) is None
-    assert view.no_cost(replace(helpless, defenses=helpless.defenses[:1])) is None
+    assert ranking.cost(sound, sound.defenses[1]) == pytest.approx(0.15)
+    assert ranking.no_cost(sound) is None
+    assert ranking.no_cost(replace(helpless, defenses=helpless.defenses[:1])) is None
 
 
 def test_a_cost_of_one_training_run_says_so(golden: AuditResult) -> None:
@@ -221,11 +223,11 @@ def test_how_the_models_were_trained_is_told_as_far_as_it_is_known(golden: Audit
 def test_linkage_whose_time_was_spent_was_not_scored(golden: AuditResult) -> None:
     linkage = golden.defenses[3].attacks[2]
     cut = replace(linkage, statuses={"budget": 30, "converged": 10})
-    assert view.scored(cut) == (10, 40)
-    assert view.scored(replace(cut, kind="reconstruction")) == (40, 40)
+    assert ranking.scored(cut) == (10, 40)
+    assert ranking.scored(replace(cut, kind="reconstruction")) == (40, 40)
     nothing = Estimate(reason="the time budget was spent before it began")
     never = replace(golden.defenses[3].attacks[0], statuses={"budget": 40}, identification=nothing, psnr=nothing)
-    assert view.scored(never) == (0, 40)
+    assert ranking.scored(never) == (0, 40)
     row = replace(golden.defenses[3], attacks=(replace(never, reason=nothing.reason),))
     assert "not scored: inverting-gradients on obscure (40 budget: the time budget was spent" in " ".join(
         shown(replace(golden, defenses=(row,))).split()
@@ -237,8 +239,8 @@ def test_linkage_whose_time_was_spent_was_not_scored(golden: AuditResult) -> Non
     [(0.0, "0%"), (1.0, "100%"), (0.938, "93.8%"), (0.5, "50%"), (0.0009, "0.09%"), (0.9996, "100%"), (-0.02, "−2%")],
 )
 def test_percentages(share: float, text: str) -> None:
-    assert view.percent(share) == text
+    assert numbers.percent(share) == text
 
 
 def test_points_are_signed_and_zero_is_not() -> None:
-    assert [view.points(v) for v in (-0.0321, 0.004, 0.0, -0.0001)] == ["−3.2", "+0.4", "0.0", "0.0"]
+    assert [numbers.points(v) for v in (-0.0321, 0.004, 0.0, -0.0001)] == ["−3.2", "+0.4", "0.0", "0.0"]

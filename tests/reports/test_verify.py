@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from leakaudit import outcome as outcomes
-from leakaudit.cli import app
+from leakaudit.cli.scan import app
 from leakaudit.errors import UserError
 from leakaudit.reports import html_source
 from leakaudit.reports import verify as module
 from leakaudit.reports.html import generator, render
 from leakaudit.reports.html_source import MAKERS, fingerprint, modules, of
 from leakaudit.reports.verify import verify
-from leakaudit.result import AuditResult, Estimate, to_json
+from leakaudit.result import outcome as outcomes
+from leakaudit.result.schema import AuditResult, Estimate, to_json
 from tests.outcomes import every
 
 
@@ -114,7 +114,7 @@ def test_the_fingerprint_follows_every_import_of_a_page_and_no_further() -> None
         "import sys, leakaudit.reports.html as html, leakaudit.reports.pdf\n"
         "from pathlib import Path\n"
         "from leakaudit.reports.html_source import MAKERS, modules\n"
-        "from leakaudit.result import load\n"
+        "from leakaudit.result.schema import load\n"
         "html.render(load(Path(sys.argv[1])))\n"
         "loaded = {n for n, m in sys.modules.items() if n.startswith('leakaudit.') and not hasattr(m, '__path__')}\n"
         "print(*sorted(loaded - set(modules(MAKERS))))\n"
@@ -122,15 +122,15 @@ def test_the_fingerprint_follows_every_import_of_a_page_and_no_further() -> None
     golden = str(Path(__file__).resolve().parents[1] / "golden" / "result-1.json")
     run = subprocess.run([sys.executable, "-c", code, golden], capture_output=True, text=True, check=True)
     assert run.stdout.split() == []
-    assert {"leakaudit.thresholds", "leakaudit.paired", "leakaudit.rules"} <= set(modules(MAKERS))
-    assert not {"leakaudit.audit", "leakaudit.client", "leakaudit"} & set(modules(MAKERS))
+    assert {"leakaudit.gate.thresholds", "leakaudit.stats.paired", "leakaudit.result.rules"} <= set(modules(MAKERS))
+    assert not {"leakaudit.audit.audit", "leakaudit.protocol.client", "leakaudit"} & set(modules(MAKERS))
 
 
 def test_editing_a_module_or_a_template_that_reaches_the_page_changes_its_fingerprint(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     read, before = html_source._read, fingerprint()
-    for name in ("leakaudit.thresholds", "macros.html.j2"):
+    for name in ("leakaudit.gate.thresholds", "macros.html.j2"):
         monkeypatch.setattr(html_source, "_read", lambda n, name=name: read(n) + (b"\n# edited" if n == name else b""))
         assert fingerprint.__wrapped__() != before
     monkeypatch.setattr(html_source, "_read", read)

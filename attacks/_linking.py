@@ -1,0 +1,71 @@
+"""What linkage attacks share: scores of candidates, and which of them to trust."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from leakaudit.attacks._attacking import reason_of
+from leakaudit.errors import NotApplicable
+from leakaudit.protocol.attack import Reconstruction, Status
+from leakaudit.protocol.client import SharedUpdate
+from leakaudit.protocol.defense import Defense
+
+WORDS = {
+    "diverged": "the scores were not finite",
+    "budget": "the time budget was spent before the candidates were compared",
+}
+
+Scores = dict[str, Tensor]  # by name, (N, M) each: N updates against M candidates, larger is likelier
+
+
+def standard(scores: Tensor) -> Tensor:
+    """Return scores (..., M) with mean 0 and deviation 1 over the candidates; all zero where they do not differ."""
+    centred = scores - scores.mean(-1, keepdim=True)
+    return centred / centred.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-12)
+
+
+def linked(update: SharedUpdate, labels: Tensor, scores: Tensor, done: list[bool]) -> Reconstruction:
+    """Return the claim of a linkage attack: scores (V, M), with labels (V, 1) beside them."""
+    # A victim whose scores are not finite is diverged, one that the time did not suffice for is budget.
+    statuses: tuple[Status, ...] = tuple(
+        "budget" if not d else "converged" if bool(row.isfinite().all()) else "diverged"
+        for d, row in zip(done, scores, strict=True)
+    )
+    return Reconstruction(
+        images=None,
+        labels=labels,
+        objective=-scores.nan_to_num(0, 0, 0).max(1).values,
+        statuses=statuses,
+        reason=reason_of(statuses, WORDS),
+        linkage=scores.nan_to_num(0, 0, 0),
+    )
+
+
+def known_defense(update: SharedUpdate) -> Defense:
+    """Return the defense; raises NotApplicable where it is not exposed or an update is not one record's."""
+    if update.batch_size != 1:
+        raise NotApplicable(f"it needs one record per update, here there are {update.batch_size}")
+    if update.defense is None:
+        raise NotApplicable("the defense is not exposed")
+    return update.defense
+
+
+def sum_of(scores: Scores, names: tuple[str, ...]) -> Tensor:
+    """Return the sum (..., M) of the standardised scores of these names, of all where none is named."""
+    return torch.stack([standard(scores[name]) for name in names or scores]).sum(0)
+
+
+def most_trusted(rehearsed: list[tuple[Scores, Tensor]]) -> tuple[str, ...]:
+    """Return the names of the scores to add up: the one that finds most auxiliary records, or all, given as no names.
+
+    `rehearsed` holds scores (N, M) with the position (N,) of the truth. What counts is the mean reciprocal rank: as
+    many firsts as possible, and ties settled by the seconds; the sum of all wins a tie.
+    """
+    found: dict[tuple[str, ...], float] = {}
+    for scores, position in rehearsed:
+        for names in ((), *((name,) for name in scores)):
+            total = sum_of(scores, names)
+            rank = (total > total.gather(1, position[:, None])).sum(1)
+            found[names] = found.get(names, 0.0) + float((1 / (1 + rank)).sum())
+    return max(found, key=lambda names: found[names]) if found else ()

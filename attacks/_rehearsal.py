@@ -1,0 +1,56 @@
+"""Updates that the attacker makes of its own records, through the defense it knows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from leakaudit.attacks.inverting_gradients import InvertingGradients
+from leakaudit.protocol.attack import Attack
+from leakaudit.protocol.client import SharedUpdate, release, share
+from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.target import PixelModel, Records
+from leakaudit.score.tuning import tune
+
+
+def rehearsed(
+    settings: InvertingGradients,
+    model: PixelModel,
+    update: SharedUpdate,
+    defense: Defense,
+    auxiliary: Records | None,
+    rehearsals: int,
+    generator: torch.Generator,
+) -> tuple[Attack, float]:
+    """Return the inversion, tuned to find x̃ on updates of auxiliary records, and its root mean square error there.
+
+    With these `settings`, and an error of 0.05, where nothing can be rehearsed.
+    """
+    inversion: Attack = InvertingGradients(
+        steps=settings.steps,
+        restarts=settings.restarts,
+        tv=settings.tv,
+        step_size=settings.step_size,
+        patience=settings.patience,
+        fall=settings.fall,
+    )
+    wanted = 0 if auxiliary is None else min(rehearsals, len(auxiliary) // update.batch_size) * update.batch_size
+    if auxiliary is None or not wanted:
+        return inversion, 0.05
+    order = torch.randperm(len(auxiliary), generator=generator, device=generator.device)[:wanted]
+    released = release(defense, auxiliary[order.to(auxiliary.labels.device)], generator)
+    own = share(
+        model,
+        update.loss,
+        released,
+        defense,
+        replace(update.exposure, released=False),
+        batch_size=update.batch_size,
+        classes=update.classes,
+        mode=update.mode,
+        generator=generator,
+    )
+    inversion, tuned = tune(inversion, model, own, released, generator)
+    psnr = tuned.get("auxiliary_psnr")
+    return inversion, 10 ** (-psnr / 20) if isinstance(psnr, float) else 0.05

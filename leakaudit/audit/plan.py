@@ -1,0 +1,244 @@
+"""What a scan will do: the effective settings, the batteries of attacks, and the sentences its numbers stand beside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+from leakaudit.errors import UserError
+from leakaudit.protocol.attack import Attack
+from leakaudit.protocol.defense import Defense, parts_of, replaces_records
+from leakaudit.protocol.exposure import Exposure, preset
+from leakaudit.protocol.registry import attacks, parse_attack
+from leakaudit.protocol.target import Target
+from leakaudit.result.rules import unsupported
+from leakaudit.result.schema import Images, Value, Verdict
+
+
+@dataclass(frozen=True)
+class Battery:
+    """Which attacks run, and how much effort each part of the audit gets."""
+
+    attacks: tuple[str, ...]
+    steps: int  # of every iterative gradient-matching attack
+    restarts: int
+    seeds: int  # training runs per defense
+    epochs: int
+    tuning_victims: int
+    decoder_steps: int  # of the decoders trained against data-replacing defenses
+
+
+BATTERIES: dict[str, Battery] = {
+    "quick": Battery(("analytic", "labels", "inverting-gradients", "linkage"), 150, 1, 1, 5, 4, 200),
+    "standard": Battery(("analytic", "labels", "dlg", "idlg", "inverting-gradients", "linkage"), 400, 1, 3, 15, 4, 600),
+    "full": Battery(("analytic", "labels", "dlg", "idlg", "inverting-gradients", "linkage"), 1200, 4, 5, 30, 8, 1500),
+}
+
+
+TRAINING_BATCH = 32  # records in each shared update of the training runs that measure accuracy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The settings of a scan. `None` for seeds and epochs means the battery's own."""
+
+    defenses: tuple[str, ...] = ()
+    attacks: tuple[str, ...] = ()  # empty: the battery's
+    battery: str = "standard"
+    exposure: str = "adaptive"
+    mode: str = "eval"
+    records: int = 16
+    batch_size: int = 1
+    candidates: int = 100
+    max_identification: float = 0.25
+    max_accuracy_loss: float = 0.1  # share of accuracy a defense may cost; asked by the advice only, not by the verdict
+    utility: bool = True
+    seeds: int | None = None
+    epochs: int | None = None
+    budget: float | None = None  # seconds for the whole scan
+    memory: int | None = None  # bytes that a step of an attack may take beside model and data; None: what is free
+    images: Images = "full"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("records", "batch_size", "candidates", "seed", "seeds", "epochs", "memory"):
+            value = getattr(self, name)
+            optional = name in ("seeds", "epochs", "memory") and value is None
+            if not optional and (not isinstance(value, int) or isinstance(value, bool)):
+                raise UserError(f"{name} takes a whole number, not {value!r}.")
+        for name in ("defenses", "attacks"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or not all(isinstance(spec, str) for spec in value):
+                raise UserError(f"{name} takes specs like 'prune:sparsity=0.9', not {value!r}.")
+        for name in ("max_identification", "max_accuracy_loss", "budget"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, int | float):
+                raise UserError(f"{name} takes a number, not {value!r}.")
+        checks = (
+            (self.battery in BATTERIES, f"battery must be one of {', '.join(BATTERIES)}"),
+            (self.mode in ("train", "eval"), "--mode must be train or eval"),
+            (self.images in ("full", "redacted", "none"), "--images must be full, redacted or none"),
+            (self.records >= 1, "--records must be at least 1"),
+            (self.batch_size >= 1, "--batch-size must be at least 1"),
+            (self.records >= self.batch_size, "--records must be at least --batch-size"),
+            (self.records % self.batch_size == 0, "--records must be a multiple of --batch-size"),
+            (self.candidates >= 2, "--candidates must be at least 2"),
+            (0 < self.max_identification < 1, "--max-identification must be between 0 and 1"),
+            (0 <= self.max_accuracy_loss <= 1, "--max-accuracy-loss must be between 0 and 1"),
+            (self.seeds is None or self.seeds >= 1, "--seeds must be at least 1"),
+            (self.epochs is None or self.epochs >= 1, "--epochs must be at least 1"),
+            (self.budget is None or self.budget > 0, "--budget must be positive"),
+            (self.memory is None or self.memory > 0, "--memory must be positive"),
+        )
+        for holds, sentence in checks:
+            if not holds:
+                raise UserError(f"{sentence}.")
+        preset(self.exposure)
+
+    @property
+    def victims(self) -> int:
+        """How many clients are attacked."""
+        return self.records // self.batch_size
+
+    def effort(self) -> Battery:
+        """Return the battery with the scan's own seeds and epochs in place."""
+        base = BATTERIES[self.battery]
+        return replace(
+            base,
+            attacks=self.attacks or base.attacks,
+            seeds=self.seeds or base.seeds,
+            epochs=self.epochs or base.epochs,
+        )
+
+    def settings(self) -> dict[str, Value]:
+        """Return the effective settings, as the result records them."""
+        values: dict[str, Value] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            values[f.name] = " ".join(value) if isinstance(value, tuple) else value
+        effort = self.effort()
+        return values | {
+            "attacks": " ".join(effort.attacks),
+            "seeds": effort.seeds,
+            "epochs": effort.epochs,
+            "steps": effort.steps,
+            "restarts": effort.restarts,
+            "tuning_victims": effort.tuning_victims,
+            "decoder_steps": effort.decoder_steps,
+            "training_batch_size": TRAINING_BATCH,
+        }
+
+
+def with_effort(attack: Attack, spec: str, effort: Battery) -> Attack:
+    """Return an attack with the battery's effort in the settings that its spec leaves open.
+
+    Steps and restarts are those of gradient matching, which has a `step_size`; other attacks keep their own.
+    """
+    settable = {f.name for f in fields(attack)}
+    wanted = {"decoder_steps": effort.decoder_steps}
+    if "step_size" in settable:
+        wanted |= {"steps": effort.steps, "restarts": effort.restarts}
+    open_ = {k: v for k, v in wanted.items() if k in settable and f":{k}=" not in spec.replace("-", "_")}
+    return replace(attack, **open_) if open_ else attack
+
+
+def attacks_for(defense: Defense, effort: Battery) -> list[tuple[Attack, str]]:
+    """Return (attack, role) pairs for one defense: the battery, then every part's adaptive attacks, each once.
+
+    A defense's adaptive attack that is already in the battery is run once and counts as adaptive.
+    """
+    adaptive = {spec.partition(":")[0]: spec for part in parts_of(defense) for spec in part.adaptive}
+    specs = list(effort.attacks)
+    names = {spec.partition(":")[0] for spec in specs}
+    specs += [spec for name, spec in adaptive.items() if name not in names]
+    pairs = []
+    for spec in specs:
+        attack = with_effort(parse_attack(spec), spec, effort)
+        standard = "adaptive" if attack.name in adaptive else "standard"
+        pairs.append((attack, "bound" if "released" in attack.requires else standard))
+    return pairs
+
+
+def assumptions(target: Target, plan: Plan, exposure: Exposure) -> tuple[str, ...]:
+    """Return the sentences every number of this audit stands beside."""
+    knows = {
+        "labels": "is told the labels",
+        "buffers": "sees BatchNorm statistics",
+        "defense": "knows the defense's code and parameters",
+        "auxiliary": f"owns {len(target.auxiliary)} records of the same distribution",
+        "model_control": "may change the model",
+    }
+    facts = exposure.facts()
+    granted = [sentence for name, sentence in knows.items() if name in facts]
+    missing = [name for name in knows if name not in facts]
+    mode = "evaluation mode (fixed BatchNorm statistics, no dropout)" if plan.mode == "eval" else "training mode"
+    return (
+        f"Each of {plan.victims} clients shares one FedSGD gradient of a batch of {plan.batch_size}, "
+        f"computed in {mode}, at the model's present weights.",
+        f"The adversary sees that gradient and the model, {', '.join(granted) or 'and nothing else'}"
+        f" (not granted: {', '.join(missing) or 'nothing'}).",
+        *(() if "labels" in facts else ("Labels are not given to the adversary: it infers them from the update.",)),
+        "The attacks' prior, step size and length are chosen on the adversary's own records, never on a victim's."
+        if "auxiliary" in facts
+        else "The adversary owns no records to tune on: attacks run at their default settings, which can be weaker.",
+        "One update per record is seen; repeated rounds of the same record would leak more.",
+        *(
+            (
+                "Accuracy is another experiment than the attacks: models trained from fresh weights in training mode, "
+                f"by Adam on shared updates of {TRAINING_BATCH} records. A defense whose noise depends on the batch "
+                f"size (dp-sgd adds σC/B) is weaker there than in the attacked batches of {plan.batch_size}.",
+                f"An interval of accuracy is over training runs, all on the same {len(target.test)} test records: how "
+                "it would come out on others is not in it.",
+            )
+            if plan.utility
+            else ()
+        ),
+        *(
+            (f"Only these attacks were chosen, besides the defenses' adaptive ones: {', '.join(plan.attacks)}.",)
+            if plan.attacks
+            else ()
+        ),
+        *target.notes,
+    )
+
+
+def capped(plan: Plan, verdict: Verdict, reasons: tuple[str, ...]) -> tuple[Verdict, tuple[str, ...]]:
+    """Turn a pass that this plan cannot support into `inconclusive`, with the reason first."""
+    why = unsupported(plan.battery, preset(plan.exposure).model_control)
+    if verdict == "pass" and why:
+        return "inconclusive", (*why, *reasons)
+    return verdict, reasons
+
+
+def not_tested(run: set[str], *, replaced: bool) -> tuple[str, ...]:
+    """Return what this audit cannot speak of: attacks it knows but did not run, and families it does not have.
+
+    `run` names the attacks that ran; `replaced` says whether any defense replaced records by a generator's.
+    """
+    left = [name for name in attacks() if name not in run]
+    return (
+        *((f"Attacks known here but not run in this scan: {', '.join(left)}.",) if left else ()),
+        *(
+            (
+                "What a generator's own weights remember of the records it was trained on: whoever holds the weights "
+                "may tell who was in the training set.",
+            )
+            if replaced
+            else ()
+        ),
+        "BatchNorm statistics: the adversary may see them, but no attack here uses them.",
+        "Attacks with a pretrained generative prior (GAN or diffusion), which can beat the smoothness prior used here.",
+        "A malicious server that changes the model (imprinting, trap weights, fishing).",
+        "Averaging over several rounds of the same records, and updates after several local steps (FedAvg).",
+        "Attacks that solve layer by layer (R-GAP, SPEAR, APRIL).",
+    )
+
+
+def weight_of(defense: Defense, plan: Plan) -> float:
+    """Return how much of the time budget a defense is worth: its attacks, its fit and its training runs."""
+    attacks = sum(attack_weight(attack) for attack, _ in attacks_for(defense, plan.effort()))
+    return attacks + (2.0 if replaces_records(defense) else 0.0) + (3.0 if plan.utility else 0.0)
+
+
+def attack_weight(attack: Attack) -> float:
+    """Return how much of the time budget an attack is worth."""
+    return 2.0 if attack.grid or hasattr(attack, "decoder_steps") else 0.5

@@ -1,0 +1,98 @@
+"""What was audited, with which settings and on what: the part of a result that lets it be run again."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from leakaudit.protocol.defense import Defense, parts_of
+from leakaudit.protocol.exposure import Exposure
+from leakaudit.protocol.registry import settings_values
+from leakaudit.protocol.target import Target
+from leakaudit.result.schema import Value
+from leakaudit.version import __version__
+
+
+def settings(defense: Defense) -> dict[str, Value]:
+    """Return a defense's effective settings; those of a chain carry the part's name."""
+    parts = parts_of(defense)
+    if len(parts) == 1:
+        return dict(settings_values(parts[0]))
+    return {f"{part.name}.{key}": value for part in parts for key, value in settings_values(part).items()}
+
+
+def exposed(exposure: Exposure) -> dict[str, Any]:
+    """Return every fact about the adversary by name, true or false."""
+    facts = exposure.facts()
+    return {name: name in facts for name in ("labels", "buffers", "defense", "auxiliary", "model_control")}
+
+
+def describe(target: Target) -> dict[str, Value]:
+    """Return what was audited."""
+    return {
+        "name": target.name,
+        "model": type(target.model.network).__name__,
+        "parameters": sum(p.numel() for p in target.model.parameters()),
+        "input_shape": "×".join(map(str, target.input_shape)),
+        "classes": len(target.classes),
+        "private_records": len(target.private),
+        "test_records": len(target.test),
+        "auxiliary_records": len(target.auxiliary),
+    }
+
+
+def environment(target: Target, command: str) -> dict[str, Value]:
+    """Return what is needed to run the audit again; `commit` only where the model's code lies in a git repository."""
+    found: dict[str, Value] = {
+        "command": command,
+        "leakaudit": __version__,
+        "torch": torch.__version__,
+        **{package: _version(package) for package in ("torchvision", "numpy", "scipy")},
+        "python": platform.python_version(),
+        "device": str(target.device),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+    }
+    made_of = commit(target.folder) if target.folder is not None else None
+    return found if made_of is None else found | {"commit": made_of}
+
+
+def commit(folder: Path) -> str | None:
+    """Return the short hash of the commit that `folder` is at, with "+changes" where tracked files differ from it.
+
+    None where git knows no commit, or does not answer within seconds. Files that git does not track count as no
+    change: a result written beside the code must not change what the next one says.
+    """
+    # A hook sets GIT_DIR and the like, which would name another repository than the folder's.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+    def git(*arguments: str) -> str:
+        run = subprocess.run(
+            ["git", "--no-optional-locks", "-C", str(folder), *arguments],
+            capture_output=True,
+            check=True,
+            env=kept,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            timeout=5,
+        )
+        return run.stdout.strip()
+
+    try:
+        found = git("rev-parse", "--short=12", "HEAD")
+        return found + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # part of a frozen application: it runs, but nobody knows what it is
+        return "unknown"

@@ -1,0 +1,85 @@
+"""The commands that look before a scan: `doctor` at the set-up, `list` at what is built in.
+
+Heavy imports wait until a command runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from leakaudit.cli.options import TARGET_HELP, USAGE, Checkpoint, Data, Device, Mode, Seed, examples
+
+
+class Kind(str, Enum):  # noqa: UP042 - typer shows the values
+    """What `list` can list."""
+
+    attacks = "attacks"
+    defenses = "defenses"
+    metrics = "metrics"
+
+
+def add(app: typer.Typer) -> None:
+    """Register the commands of this file."""
+    lines = ("leakaudit doctor model.py", "leakaudit doctor model.py --mode train --batch-size 8")
+    app.command(short_help="Check the set-up before a long run.", epilog=examples(*lines))(doctor)
+    app.command(name="list", epilog=examples("leakaudit list attacks", "leakaudit list defenses --json"))(list_)
+
+
+def doctor(
+    target: Annotated[str, typer.Argument(help=TARGET_HELP)],
+    data: Data = None,
+    checkpoint: Checkpoint = None,
+    mode: Annotated[Mode, typer.Option("--mode", help="The client's mode: eval or train.")] = Mode.eval,
+    records: Annotated[int, typer.Option("--records", help="Private records to attack.")] = 16,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Records in one shared update.")] = 1,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Check the set-up before a long run: ranges, labels, modes, gradients, memory, cost. Exits 2 on an error."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    from leakaudit.load.loading import load_target
+    from leakaudit.load.preflight import preflight
+    from leakaudit.result.plaintext import visible
+
+    loaded = load_target(target, data=data, checkpoint=checkpoint, device=device, seed=seed)
+    findings = preflight(loaded, mode=mode.value, batch_size=batch_size, records=records, costs=True)
+    console = Console()
+
+    def shown(words: str) -> str:
+        return escape(visible(words))
+
+    c, h, w = loaded.input_shape
+    console.print(
+        f"[bold]{shown(loaded.name)}[/]: {shown(type(loaded.model.network).__name__)}, pictures {c}×{h}×{w}, "
+        f"{len(loaded.classes)} classes; {len(loaded.private)} private, {len(loaded.test)} test, "
+        f"{len(loaded.auxiliary)} auxiliary records on {loaded.device}",
+        highlight=False,
+    )
+    colours = {"error": "red", "warning": "yellow", "info": "cyan"}
+    for finding in findings:
+        mark = f"[{colours[finding.severity]}]{finding.severity:<7}[/]"
+        console.print(f"{mark} {shown(finding.message)} [dim]({finding.id})[/]", highlight=False)
+    for note in loaded.notes:
+        console.print(f"[dim]note   [/] {shown(note)}", highlight=False)
+    if any(finding.severity == "error" for finding in findings):
+        raise typer.Exit(USAGE)
+
+
+def list_(
+    kind: Annotated[Kind, typer.Argument(help="attacks, defenses or metrics.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """List what is built in, with settings and sources."""
+    from leakaudit.cli.listing import rows, show
+
+    found = rows(kind.value)
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+    else:
+        show(found)

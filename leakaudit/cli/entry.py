@@ -1,0 +1,122 @@
+"""The command line. Parsing and printing only: the audit itself is `leakaudit.audit`.
+
+Heavy imports wait until a command runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+import typer.main
+
+from leakaudit.cli import doctor as cli_doctor
+from leakaudit.cli import gate as cli_gate
+from leakaudit.cli import history as cli_history
+from leakaudit.cli import init as cli_init
+from leakaudit.cli import obscure as cli_obscure
+from leakaudit.cli import report as cli_report
+from leakaudit.cli.options import (
+    EXIT,
+    INTERNAL,
+    USAGE,
+)
+from leakaudit.cli.scan import _project_defaults, app
+from leakaudit.errors import UserError
+from leakaudit.result.plaintext import visible
+
+# Bad usage found by the parser. Typer carries its own copy of click in newer versions, so the class is taken from it.
+ParseError: type[Any] = typer.BadParameter.__mro__[2]
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=lambda v: _version(v))
+    ] = False,
+) -> None: ...
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from leakaudit.version import __version__
+
+        typer.echo(f"leakaudit {__version__}")
+        raise typer.Exit
+
+
+# After the commands above: the help screen lists them in this order.
+cli_doctor.add(app)
+
+cli_report.add(app)
+
+cli_gate.add(app)
+
+cli_init.add(app)
+
+cli_history.add(app)
+
+app.add_typer(cli_obscure.app, name="obscure", short_help="The obscuring generator as a file: fit, apply.")
+
+
+@contextmanager
+def _broken_pipes() -> Iterator[None]:
+    """Let SIGPIPE do what it does to every program: what Python makes of it ends in exit code 1, which says a leak."""
+    if not hasattr(signal, "SIGPIPE") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGPIPE, before)
+
+
+def main() -> None:
+    """Run the command line; every outcome ends in a documented exit code.
+
+    A reader that goes away early (`| head`) ends it by the signal that ends every program then, not by a verdict.
+    """
+    with _broken_pipes():
+        _main_()
+
+
+def _main_() -> None:
+    try:
+        # `init` mends the table: what is wrong in it must not keep it from that.
+        defaults = {} if sys.argv[1:2] == ["init"] else _project_defaults()
+        code = app(default_map=defaults, standalone_mode=False)
+        if code == 130:  # newer typer's word for Ctrl-C
+            raise KeyboardInterrupt
+        sys.exit(code if isinstance(code, int) else 0)
+    except UserError as error:
+        typer.echo(f"leakaudit: {visible(str(error), 10_000)}", err=True)
+        sys.exit(USAGE)
+    except ParseError as error:
+        error.show()
+        sys.exit(USAGE)
+    except (typer.Abort, KeyboardInterrupt):
+        typer.echo("leakaudit: interrupted; only what an --output folder already holds is kept.", err=True)
+        sys.exit(EXIT["inconclusive"])
+    except OSError as error:
+        if os.environ.get("LEAKAUDIT_DEBUG"):
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        typer.echo(f"leakaudit: cannot read or write{visible(str(where))}: {error.strerror or error}.", err=True)
+        sys.exit(USAGE)
+    except Exception as error:
+        if os.environ.get("LEAKAUDIT_DEBUG"):
+            raise
+        first = (str(error).strip().splitlines() or [""])[0]
+        typer.echo(
+            f"leakaudit: internal error: {type(error).__name__}: {visible(first)}\n"
+            "This is a bug in leakaudit: please report it; LEAKAUDIT_DEBUG=1 shows the traceback.",
+            err=True,
+        )
+        sys.exit(INTERNAL)

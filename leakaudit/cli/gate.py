@@ -1,0 +1,220 @@
+"""The commands for CI: `gate` judges a stored result, `compare` shows what changed between two."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from leakaudit.cli.options import EXIT, examples
+from leakaudit.errors import UserError
+from leakaudit.gate.pyproject import read
+from leakaudit.result.files import apart
+
+if TYPE_CHECKING:
+    from leakaudit.audit.plan import Plan
+    from leakaudit.gate.assertions import Assertions
+    from leakaudit.protocol.target import Target
+    from leakaudit.result.outcome import Outcome
+    from leakaudit.result.schema import AuditResult, Waiver
+
+Baseline = Annotated[
+    Path | None, typer.Option("--baseline", help="A result.json of the same scan before the change, say main's.")
+]
+
+
+def add(app: typer.Typer) -> None:
+    """Register the commands of this file."""
+    app.command(
+        short_help="Judge a stored result, and its change from a baseline, for CI.",
+        epilog=examples(
+            "leakaudit gate leakaudit-out/result.json",
+            "leakaudit gate result.json --baseline main.json --junit junit.xml --sarif leakaudit.sarif",
+            "leakaudit gate result.json --markdown comment.md --html report.html -o gate.json",
+        ),
+    )(gate)
+    app.command(
+        short_help="Show what changed between two results, and what chance explains.",
+        epilog=examples("leakaudit compare main.json branch.json", "leakaudit compare main.json branch.json --json"),
+    )(compare)
+
+
+def gate(
+    result: Annotated[Path, typer.Argument(help="A result.json written by a scan.")],
+    baseline: Baseline = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="What the gate says, as JSON.")] = None,
+    junit: Annotated[Path | None, typer.Option("--junit", help="JUnit XML, for a CI's list of tests.")] = None,
+    sarif: Annotated[Path | None, typer.Option("--sarif", help="SARIF 2.1.0, for code scanning.")] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", help="Markdown, for a comment.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="The report again, with the gate's checks in it.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print what the gate says as JSON, and nothing else.")
+    ] = False,
+    exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit 0 whatever the gate says.")] = False,
+) -> None:
+    """Judge a stored result by [tool.leakaudit.assert] of ./pyproject.toml, and by a baseline. Runs no attack.
+
+    Without assertions the preset "recommended" holds. In GitHub Actions the step summary is written as well.
+    """
+    from leakaudit.result.schema import load
+
+    places = {"--output": output, "--junit": junit, "--sarif": sarif, "--markdown": markdown, "--html": html}
+    apart(places, {"the result": result, "--baseline": baseline})
+    loaded = load(result)
+    outcome = Gating.read(baseline)(loaded, result)
+    _write(loaded, outcome, {"gate": output, "junit": junit, "sarif": sarif, "markdown": markdown, "html": html})
+    summarise(loaded, outcome)
+    if as_json:
+        from leakaudit.result.outcome import to_json
+
+        typer.echo(to_json(outcome), nl=False)
+    else:
+        from rich.console import Console
+
+        from leakaudit.reports.gate_terminal import show
+
+        show(outcome, Console())
+    raise typer.Exit(0 if exit_zero else EXIT[outcome.verdict])
+
+
+def compare(
+    before: Annotated[Path, typer.Argument(help="The result.json to compare with, say main's.")],
+    after: Annotated[Path, typer.Argument(help="The result.json of the change.")],
+    markdown: Annotated[Path | None, typer.Option("--markdown", help="The table as Markdown.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the changes as JSON.")] = False,
+) -> None:
+    """Show what changed between two results of the same records and seeds, and whether chance explains it.
+
+    Always exits 0 where the two can be compared: `gate --baseline` is what fails a build.
+    """
+    from dataclasses import asdict
+
+    from leakaudit.compare.comparable import remarks
+    from leakaudit.gate.decision import compare as changes_of
+    from leakaudit.result.schema import load
+
+    if markdown is not None:
+        apart({"--markdown": markdown}, {"the first result": before, "the second result": after})
+    first, second = load(before), load(after)
+    found = changes_of(second, first, str(before))
+    if markdown is not None:
+        from leakaudit.reports.markdown import render
+        from leakaudit.result.files import write_atomically
+
+        write_atomically(markdown, render(second, comparison=found))
+    if as_json:
+        rows: list[Any] = [{**asdict(change), "p_corrected": p} for change, p in found]
+        typer.echo(json.dumps({"before": str(before), "after": str(after), "changes": rows}, indent=1, allow_nan=False))
+        return
+    from rich.console import Console
+
+    from leakaudit.reports.gate_terminal import compared
+
+    compared(found, remarks(first, second), Console())
+
+
+@dataclass(frozen=True)
+class Gating:
+    """What a gate judges by, read and checked before the work begins."""
+
+    assertions: Assertions
+    waivers: tuple[Waiver, ...]
+    baseline: AuditResult | None = None
+    baseline_source: str = ""
+    configured: bool = True  # whether ./pyproject.toml says what is asked
+
+    @classmethod
+    def read(cls, baseline: Path | None, plan: Plan | None = None) -> Gating:
+        """Read ./pyproject.toml and the baseline; UserError where one cannot be used, or the plan is unlike it."""
+        from leakaudit.compare.comparable import unlike
+        from leakaudit.gate import assertions
+        from leakaudit.result.schema import load
+
+        table = read().assertions
+        asked = assertions.parse(table)
+        if baseline is None:
+            return cls(asked, configured_waivers(), configured=bool(table))
+        before = load(baseline)
+        other = () if plan is None else unlike(before.settings, plan.settings())
+        if other:
+            raise UserError(
+                f"{baseline} cannot be compared with this scan: {'; '.join(other)}. Scan with its settings."
+            )
+        return cls(asked, configured_waivers(), before, str(baseline), configured=bool(table))
+
+    def early(self, target: Target) -> None:
+        """Refuse a target that the baseline is not of, before anything is attacked."""
+        from leakaudit.audit.fingerprint import of_records
+        from leakaudit.audit.provenance import describe
+        from leakaudit.compare.comparable import unlike_target
+
+        if self.baseline is None:
+            return
+        hashes = {name: of_records(getattr(target, name)) for name in ("private", "test", "auxiliary")}
+        other = unlike_target(self.baseline, describe(target), hashes)
+        if other:
+            raise UserError(f"{self.baseline_source} cannot be compared with this scan: {'; '.join(other)}.")
+
+    def __call__(self, result: AuditResult, source: Path) -> Outcome:
+        """Judge a result; UserError where the baseline turns out to be of something else."""
+        from leakaudit.gate.decision import gate
+
+        said = gate(
+            result,
+            self.assertions,
+            baseline=self.baseline,
+            waivers=self.waivers,
+            source=str(source),
+            baseline_source=self.baseline_source,
+        )
+        if self.configured:
+            return said
+        note = "./pyproject.toml has no [tool.leakaudit.assert]: the preset recommended was judged."
+        return replace(said, notes=(*said.notes, note))
+
+
+def configured_waivers() -> tuple[Waiver, ...]:
+    """Return the waivers of ./pyproject.toml; UserError where one is malformed."""
+    from leakaudit.gate.waivers import parse
+
+    return parse(read().waivers)
+
+
+def summarise(result: AuditResult, outcome: Outcome) -> None:
+    """Append the Markdown to GitHub's step summary, where there is one."""
+    if os.environ.get("GITHUB_STEP_SUMMARY"):
+        from leakaudit.reports import markdown
+
+        try:
+            markdown.append_step_summary(markdown.render(result, outcome))
+        except (OSError, UserError) as error:  # a convenience: the verdict does not hang on it
+            typer.echo(f"leakaudit: the step summary was not written: {error}", err=True)
+
+
+def _write(result: AuditResult, outcome: Outcome, places: dict[str, Path | None]) -> None:
+    """Write every format that was asked for; one that cannot be written does not keep the others from being."""
+    from leakaudit.reports import html, junit, markdown, sarif
+    from leakaudit.result import outcome as outcomes
+    from leakaudit.result.files import write_atomically
+    from leakaudit.result.schema import mode_of
+
+    formats = {
+        "gate": lambda: outcomes.to_json(outcome),
+        "junit": lambda: junit.render(result, outcome),
+        "sarif": lambda: sarif.render(result, outcome, sarif.located(result, Path.cwd())),
+        "markdown": lambda: markdown.render(result, outcome),
+        "html": lambda: html.render(result, outcome),
+    }
+    failed: list[UserError] = []
+    for name, path in places.items():
+        if path is not None:
+            try:
+                write_atomically(path, formats[name](), mode_of(result) if name == "html" else 0o644)
+            except UserError as error:
+                failed.append(error)
+    if failed:
+        raise failed[0]

@@ -1,0 +1,44 @@
+"""`leakaudit history`: the stored results of a branch, drawn over its runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from leakaudit.cli.options import examples
+from leakaudit.errors import UserError
+from leakaudit.result.files import apart
+
+
+def add(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command(
+        short_help="Draw leakage and accuracy over the stored results of a branch.",
+        epilog=examples("leakaudit history results/", "leakaudit history results/ -o trend.html"),
+    )(history)
+
+
+def history(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A folder with the result.json of every run below.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file.")] = Path("history.html"),
+) -> None:
+    """Draw leakage and accuracy over the stored results of a branch, in the natural order of their paths.
+
+    Where a run measured something else than the one before, the line is broken and the reason named. Judges nothing:
+    exits 0 whatever the verdicts.
+    """
+    from rich.console import Console
+
+    from leakaudit.compare.history import read
+    from leakaudit.reports.history import render, summary
+    from leakaudit.result.files import write_atomically
+
+    if output.suffix.lower() == ".json":
+        raise UserError(f"--output {output} may be a run itself: name the HTML file to write, say history.html.")
+    apart({"--output": output}, {})
+    found = read(directory)
+    write_atomically(output, render(found))
+    summary(found, Console())
+    typer.echo(f"history  {output}")

@@ -1,0 +1,256 @@
+"""`leakaudit init`: the configuration from a first scan, and a workflow for CI."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from leakaudit.cli.options import TARGET_HELP, examples
+from leakaudit.errors import UserError
+
+if TYPE_CHECKING:
+    from leakaudit.result.schema import AuditResult
+
+FIRST = Path("leakaudit-out/result.json")
+PROJECT = Path("pyproject.toml")
+WORKFLOWS = {"github": Path(".github/workflows/leakaudit.yml"), "gitlab": Path(".gitlab/leakaudit.yml")}
+# Settings of a result that are options of `scan` by the same name: kept where they are not a plan's defaults.
+SETTINGS = (
+    "batch_size",
+    "candidates",
+    "mode",
+    "exposure",
+    "seed",
+    "max_identification",
+    "max_accuracy_loss",
+)
+TYPED = ("data", "checkpoint", "lpips_weights", "images", "device")  # no result tells these: kept as they were given
+# Options that the result decides, whatever the table that is replaced says.
+DECIDED = {
+    *SETTINGS,
+    "defense",
+    "records",
+    "quick",
+    "full",
+    "attack",
+    "seeds",
+    "epochs",
+    "budget",
+    "memory",
+    "no_utility",
+}
+SIMPLE = re.compile(r"[\w./:=,+-]+")  # needs quoting neither in YAML nor in a shell
+
+
+def add(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command(
+        short_help="Write the gate's configuration from a first scan, and CI workflows.",
+        epilog=examples(
+            "leakaudit scan model.py -d obscure && leakaudit init",
+            "leakaudit init model.py --result out/result.json --github",
+            "leakaudit init --gitlab --force",
+        ),
+    )(init)
+
+
+def init(
+    model: Annotated[
+        str | None, typer.Argument(help=f"What CI will scan: {TARGET_HELP} Default: what the first scan was given.")
+    ] = None,
+    result: Annotated[Path, typer.Option("--result", help="The first scan's result.json.")] = FIRST,
+    github: Annotated[bool, typer.Option("--github", help=f"Write {WORKFLOWS['github']}, too.")] = False,
+    gitlab: Annotated[bool, typer.Option("--gitlab", help=f"Write {WORKFLOWS['gitlab']}, too.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the table [tool.leakaudit], and nothing else, where there is one.")
+    ] = False,
+) -> None:
+    """Write [tool.leakaudit] to ./pyproject.toml, with thresholds that a first scan supports. Runs no attack.
+
+    What was measured is rounded to the looser side, on the bounds of 95 % intervals; a defense that leaks is not given
+    a limit that it meets. No file and no table is overwritten.
+    """
+    from leakaudit.gate.initialise import start
+    from leakaudit.gate.tomlfile import inserted, table
+    from leakaudit.result.files import write_atomically
+    from leakaudit.result.plaintext import visible
+    from leakaudit.result.schema import load
+
+    if not result.is_file():
+        raise UserError(
+            f"there is no {result} to take thresholds from: run `leakaudit scan {model or 'model.py'} -d obscure` "
+            "first (without --quick, which is too weak to set limits by), or name another with --result."
+        )
+    first = load(result)
+    typed = _typed(first)
+    target = model or str(typed.get("target") or "model.py")
+    today = dt.date.today()
+    place = PROJECT.resolve()  # a link stays one
+    existing = _existing(place)
+    replaced = table(existing)
+    before, dropped = _kept(replaced) if force else ({}, ())
+    made = start(first, _options(first, typed, before), today)
+    texts = {place: inserted(existing, made.block, force)}
+    for name, wanted in (("github", github), ("gitlab", gitlab)):
+        if wanted:
+            if WORKFLOWS[name].exists():
+                raise UserError(f"{WORKFLOWS[name]} exists: remove it, or leave --{name} out.")
+            texts[WORKFLOWS[name]] = workflow(name, target, made.defenses, made.records)
+    for path, text in texts.items():
+        write_atomically(path, text, path.stat().st_mode & 0o777 if path.exists() else 0o644)
+        typer.echo(f"wrote    {PROJECT if path == place else path}")
+    lost = f"left out of the table, since scan has no such setting: {', '.join(dropped)}."
+    waivers = replaced.get("waiver") if force else None
+    count = len(waivers) if isinstance(waivers, list) else 0
+    gone = f"the table had {count} waiver{'' if count == 1 else 's'}: put back what still holds."
+    for note in (*([lost] if dropped else ()), *([gone] if count else ()), *made.notes):
+        typer.echo(f"note     {visible(note, 400)}")
+    _tell(first, made.outcome.verdict, made.outcome.reasons, target, github, gitlab)
+
+
+def _existing(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:  # its line ends stay as they are
+            return file.read()
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {PROJECT}: {error}.") from error
+
+
+def _typed(result: AuditResult) -> dict[str, Any]:
+    """Return what the first scan's command line said, empty where it was no `leakaudit scan`."""
+    try:
+        words = shlex.split(str(result.environment.get("command") or ""))
+    except ValueError:
+        return {}
+    if words[:2] != ["leakaudit", "scan"]:
+        return {}
+    import typer.main
+
+    from leakaudit.cli.scan import app
+
+    commands: Any = typer.main.get_command(app)
+    try:
+        params: dict[str, Any] = (
+            commands.commands["scan"].make_context("scan", words[2:], resilient_parsing=True).params
+        )
+    except Exception:  # another version's command line: nothing hangs on it
+        return {}
+    return params
+
+
+def _kept(table: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the options in a table that is replaced, by their name with underscores, and the keys that are none."""
+    import typer.main
+
+    from leakaudit.cli.scan import app
+
+    commands: Any = typer.main.get_command(app)
+    known = {o[2:].replace("-", "_") for p in commands.commands["scan"].params for o in p.opts if o.startswith("--")}
+    found = {key.replace("-", "_"): value for key, value in table.items() if key not in ("assert", "waiver")}
+    plain = {k: v for k, v in found.items() if isinstance(v, str | int | float)}
+    return {k: v for k, v in plain.items() if k in known}, tuple(repr(k) for k in found if k not in known)
+
+
+def _options(result: AuditResult, typed: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of `scan` that are not the defaults, so that the next scan measures the same.
+
+    What the result knows is taken from there, wherever the first scan had it from; the rest from its command line, else
+    from the table that is replaced.
+    """
+    from leakaudit.audit.plan import BATTERIES, Plan
+
+    settings, usual = result.settings, Plan()
+    found: dict[str, Any] = {
+        key: settings[key] for key in SETTINGS if settings.get(key) is not None and settings[key] != getattr(usual, key)
+    }
+    name = str(settings.get("battery"))
+    if name == "full":
+        found["full"] = True
+    battery = BATTERIES.get(name, BATTERIES["standard"])
+    attacks = settings.get("attacks")
+    if isinstance(attacks, str) and attacks and attacks != " ".join(battery.attacks):
+        found["attack"] = attacks.split(" ")
+    for key, own in (("seeds", battery.seeds), ("epochs", battery.epochs)):
+        if settings.get(key) is not None and settings[key] != own:
+            found[key] = settings[key]
+    if settings.get("utility") is False:
+        found["no_utility"] = True
+    for key, written in (("budget", _seconds), ("memory", _bytes)):
+        value = settings.get(key)
+        if isinstance(value, int | float):
+            found[key] = written(value)
+    for key in TYPED:
+        value = typed.get(key)
+        if value not in (None, [], ()) and (key, value) != ("device", "auto"):
+            found[key] = str(getattr(value, "value", value))
+    rest = {key: value for key, value in before.items() if key not in DECIDED and key not in found}
+    return {key.replace("_", "-"): value for key, value in (found | rest).items()}
+
+
+def _seconds(budget: float) -> str:
+    """Return a time as `--budget` takes it."""
+    for unit, size in (("h", 3600), ("m", 60)):
+        if budget % size == 0:
+            return f"{budget / size:.15g}{unit}"
+    return f"{budget!r}s"
+
+
+def _bytes(memory: float) -> str:
+    """Return a size as `--memory` takes it, to the byte."""
+    from leakaudit.work.quantities import UNITS
+
+    for unit in ("gi", "g", "mi", "m", "ki"):
+        if memory % UNITS[unit] == 0:
+            return f"{int(memory) // UNITS[unit]}{unit.upper().replace('I', 'i')}B"
+    return f"{memory / 1000:.3f}KB"
+
+
+def workflow(name: str, target: str, defenses: tuple[str, ...], records: int) -> str:
+    """Return the example workflow with this project's target, defenses and records in it."""
+    for word in (target, *defenses):
+        if not SIMPLE.fullmatch(word) or word.startswith("-"):
+            raise UserError(f"{word!r} cannot be written into a workflow as it is: copy one from examples/workflows.")
+    text = (Path(__file__).parents[1] / "workflows" / f"{name}.yml").read_text(encoding="utf-8")
+    changes = {
+        "github": {
+            "          target: model.py\n": f"          target: {target}\n",
+            "            obscure\n": "".join(f"            {spec}\n" for spec in defenses),
+            "--records=64\n": f"--records={records}\n",
+        },
+        "gitlab": {
+            "--defense=obscure": " ".join(f"--defense={spec}" for spec in defenses),
+            "--records=64": f"--records={records}",
+            " model.py\n": f" {target}\n",
+        },
+    }[name]
+    for before, after in changes.items():
+        if text.count(before) != 1:
+            raise RuntimeError(f"the workflow {name}.yml has {text.count(before)} of {before!r}, not one")
+        text = text.replace(before, after)
+    return text
+
+
+def _tell(result: AuditResult, verdict: str, reasons: tuple[str, ...], target: str, github: bool, gitlab: bool) -> None:
+    """Say what the gate makes of the first scan, and what to do next."""
+    from leakaudit.result.plaintext import visible
+
+    typer.echo(f"gate now {verdict}: {visible(reasons[0] if reasons else '', 400)}")
+    if result.settings.get("battery") == "quick":
+        typer.echo("note     this was a quick scan: weak attacks set these limits. Scan without --quick, then --force.")
+    if verdict != "pass":
+        typer.echo(
+            "note     the limits stand as they should be, not as they are met: mend the defense, or add records."
+        )
+    typer.echo(f"next     leakaudit scan {shlex.quote(target)} --gate")
+    if github:
+        typer.echo(f"next     put the owner and version of leakaudit into {WORKFLOWS['github']}, and commit it")
+    if gitlab:
+        typer.echo(f"next     add to .gitlab-ci.yml:  include: {{ local: {WORKFLOWS['gitlab']} }}")

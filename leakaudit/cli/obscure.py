@@ -1,0 +1,268 @@
+"""`leakaudit obscure`: the obscuring generator as a file of one's own. Parsing and printing only.
+
+Heavy imports wait until a command runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from leakaudit.cli.options import EPILOG, EXIT, TARGET_HELP, Checkpoint, Data, Device, examples
+from leakaudit.errors import UserError
+from leakaudit.result.files import check_writable
+
+if TYPE_CHECKING:
+    from leakaudit.defenses.obscurer import Obscurer
+    from leakaudit.defenses.obscurer_card import Costs
+    from leakaudit.defenses.obscurer_file import Card
+    from leakaudit.protocol.target import Records, Target
+
+app = typer.Typer(
+    help="Keep the obscuring generator as a file: fit it on private records once, then put its pictures in their "
+    "place.\n\n\b\n"
+    "  leakaudit obscure fit model.py                            generator.safetensors and its card\n"
+    "  leakaudit obscure apply generator.safetensors model.py    released.npz",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+# Private records of a class below which the fit warns: each is then a twentieth or more of the class's mean picture.
+FEW = 20
+
+# A --seed here is of random choices alone: which records are held out does not depend on it, so that `apply` finds the
+# records that `fit` was given.
+Limit = Annotated[int, typer.Option("--limit", min=3, help="Records read at most: private, test, auxiliary each.")]
+
+
+@app.command(
+    epilog=examples(
+        "leakaudit obscure fit model.py -o generator.safetensors",
+        "leakaudit obscure fit model.py --settings pictures=3:steps=20",
+        "leakaudit obscure fit model.py --data digits.npz --settings mirror=false",
+    )
+)
+def fit(
+    target: Annotated[str, typer.Argument(help=TARGET_HELP)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The .safetensors file; its card goes beside it as .md.")
+    ] = Path("generator.safetensors"),
+    settings: Annotated[
+        str, typer.Option("--settings", "-s", help="setting=value[:setting=value…], as in -d obscure:steps=20.")
+    ] = "",
+    data: Data = None,
+    checkpoint: Checkpoint = None,
+    limit: Limit = 4000,
+    device: Device = "auto",
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            help="Repeat a fit exactly. Default: drawn afresh and not kept, since whoever knows it knows the fit's "
+            "random choices.",
+        ),
+    ] = None,
+) -> None:
+    """Fit the generator on the private records, and write it with a model card.
+
+    Ctrl-C keeps the finished stages: the same command goes on from there.
+    """
+    _named(output, ".safetensors")
+    card_file = output.with_suffix(".md")
+    check_writable(output)
+    import secrets
+    import shlex
+    from dataclasses import replace
+
+    from leakaudit.defenses.obscurer_card import render
+    from leakaudit.defenses.obscurer_fit import costs, key_of, now, parsed, spec_of
+    from leakaudit.defenses.obscurer_fit import fit as fit_obscurer
+    from leakaudit.load.loading import load_target
+    from leakaudit.result.files import write_atomically
+    from leakaudit.watch.console import progress_monitor
+    from leakaudit.work.progress import monitored
+    from leakaudit.work.resume import kept_key, resumable
+
+    _may_replace(output, card_file)
+    defense = parsed(settings)
+    loaded = load_target(target, data=data, checkpoint=checkpoint, device=device, limit=limit)
+    _few(loaded, limit)
+    partial = output.with_name(output.name + ".partial")
+    chosen = seed if seed is not None else int((kept_key(partial) or {}).get("seed") or secrets.randbits(62))
+    try:
+        with (
+            progress_monitor() as monitor,
+            monitored(monitor),
+            resumable(partial, key_of(defense, loaded, chosen)) as kept,
+        ):
+            if kept.resumed:
+                typer.echo(f"resumed  {kept.resumed} finished stages of {partial}", err=True)
+            elif kept.discarded:
+                typer.echo(f"note  {kept.discarded}.", err=True)
+            begun = now()
+            obscurer, card = fit_obscurer(loaded, defense, chosen)
+            spent = costs(obscurer, loaded, begun)
+            card = replace(card, seed=seed)
+            obscurer.save(output, card)
+            write_atomically(card_file, render(obscurer, card, output.name, spent, resumed=kept.resumed))
+    except KeyboardInterrupt:
+        _interrupted(partial)
+    for note in loaded.notes:
+        typer.echo(f"note      {note}")
+    _show(obscurer, card, spent, output, card_file)
+    same = {"--data": data, "--checkpoint": checkpoint}
+    given = [word for name, path in same.items() if path is not None for word in (name, str(path))]
+    scan = shlex.join(["leakaudit", "scan", target, *given, "-d", spec_of(settings)])
+    typer.echo(f"next      {scan}   attacks a generator that is fitted like this one")
+
+
+@app.command(
+    epilog=examples(
+        "leakaudit obscure apply generator.safetensors model.py -o released.npz",
+        "leakaudit obscure apply generator.safetensors pictures/ -o released.npz",
+        "leakaudit scan model.py --data released.npz",
+    )
+)
+def apply(
+    generator: Annotated[Path, typer.Argument(help="A file written by `leakaudit obscure fit`.")],
+    records: Annotated[str, typer.Argument(help="model.py (its private records), a folder of class folders, an .npz.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The .npz file: x_train, y_train, probabilities, classes.")
+    ] = Path("released.npz"),
+    data: Data = None,
+    limit: Limit = 4000,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", help="Repeat a draw exactly. Default: drawn afresh, so that nobody can guess it."),
+    ] = None,
+) -> None:
+    """Draw pictures with probabilities in the place of records. No private picture is written."""
+    _named(output, ".npz")
+    check_writable(output)
+    import secrets
+
+    from leakaudit.defenses.obscurer import read
+    from leakaudit.defenses.obscurer_file import digest
+    from leakaudit.defenses.obscurer_fit import made_by_apply, npz, released
+    from leakaudit.result.files import write_atomically
+
+    if output.exists() and not made_by_apply(output):
+        raise UserError(f"--output {output} exists and was not written by `obscure apply`: name another file.")
+    obscurer, card = read(generator)
+    private = _records(generator, records, data, limit)
+    pictures, probabilities = released(obscurer, private, secrets.randbits(62) if seed is None else seed)
+    write_atomically(output, npz(pictures, probabilities, card.classes))
+    size = "×".join(map(str, pictures.shape[1:]))
+    typer.echo(
+        f"released  {output}: {len(pictures):,} pictures {size} with probabilities over {len(card.classes)} classes"
+    )
+    if obscurer.slope == 0:
+        typer.echo("rate      0 nats: which picture stands for a record depends on chance alone")
+        return
+    typer.echo(f"rate      {card.nats:.3g} nats per record on average; releasing the same records again adds as much")
+    if seed is not None:
+        typer.echo(f"warning   whoever guesses --seed {seed} can undo the random choice: leave it out before you share")
+    if digest(private) != card.digest:
+        typer.echo("note      these are not the records it was fitted on, for which that rate was measured")
+
+
+def _records(generator: Path, records: str, data: Path | None, limit: int) -> Records:
+    """Return the records of a data file, or the private ones of a model, checked against the generator."""
+    from leakaudit.defenses.obscurer import read
+    from leakaudit.load.loading import data_records, load_target
+
+    path = Path(records)
+    if path.suffix.lower() == ".npz" or (path.is_dir() and not (path / "__init__.py").exists()):
+        if data is not None:
+            raise UserError(f"{records} is data already: give either it or --data.")
+        found, classes = data_records(path)
+        wanted = read(generator)[1].classes
+        if classes is not None and len(classes) != len(wanted):
+            raise UserError(f"{records} has {len(classes)} classes and {generator} was fitted on {len(wanted)}.")
+        return found
+    target = load_target(records, data=data, device="cpu", limit=limit)
+    read(generator, target)
+    return target.private
+
+
+def _few(target: Target, limit: int) -> None:
+    """Warn before the fit where classes have so few private records that their statistics are those records."""
+    from leakaudit.result.plaintext import visible
+
+    counts = target.private.labels.bincount(minlength=len(target.classes)).tolist()
+    few = [k for k, count in enumerate(counts) if count < FEW]
+    if few:
+        least = min(few, key=lambda k: counts[k])
+        typer.echo(
+            f"warning   {len(few)} of {len(counts)} classes have fewer than {FEW} private records (class "
+            f"{visible(target.classes[least])!r}: {counts[least]}): pictures drawn from so few are poor and lean "
+            f"towards single records; give more data{f', or a higher --limit than {limit}' if limit < 4000 else ''}.",
+            err=True,
+        )
+
+
+def _named(path: Path, suffix: str) -> None:
+    if path.suffix.lower() != suffix:
+        mend = f"name the file {path.with_suffix(suffix)}" if path.name else "name the file to write"
+        raise UserError(f"--output {path} does not end in {suffix}: {mend}.")
+
+
+def _may_replace(output: Path, card_file: Path) -> None:
+    """Refuse to replace what is not an earlier generator and its card: weights may have the same suffix."""
+    from leakaudit.defenses.obscurer import read
+    from leakaudit.defenses.obscurer_card import TITLE
+
+    if output.exists():
+        try:
+            read(output)
+        except UserError as error:
+            raise UserError(f"--output {output} exists and is not a generator: name another file.") from error
+    if card_file.exists():
+        first = card_file.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+        if not first.endswith(TITLE):
+            raise UserError(f"{card_file} exists and is not a generator's card: name another --output.")
+
+
+def _interrupted(partial: Path) -> None:
+    if partial.exists():
+        typer.echo(
+            f"Interrupted: finished stages are kept in {partial}; the same command goes on from there.\n"
+            "It holds networks trained on the private records: keep it as you keep those, or delete it.",
+            err=True,
+        )
+    else:
+        typer.echo("Interrupted before the first stage was finished: nothing is kept.", err=True)
+    raise typer.Exit(EXIT["inconclusive"])
+
+
+def _show(obscurer: Obscurer, card: Card, spent: Costs, output: Path, card_file: Path) -> None:
+    from leakaudit.defenses.obscurer import identification_bound
+    from leakaudit.defenses.obscurer_card import CANDIDATES, per_batch
+
+    size = "×".join(map(str, obscurer.pictures.shape[1:]))
+    bound = identification_bound(card.nats, CANDIDATES)
+    batch = per_batch(spent) or "a batch: not measured"
+    typer.echo(
+        f"fitted    {len(obscurer.pictures):,} pictures {size} over {len(card.classes)} classes, on "
+        f"{sum(card.records):,} private records\n"
+        f"proven    one release carries {card.nats:.3g} nats about its record: picked out of {CANDIDATES} with "
+        f"probability {bound:.3g} at most (chance {1 / CANDIDATES:g})"
+    )
+    m = card.measured
+    said = f"AUC {m['auc']:.2f} ({m['auc_low']:.2f} to {m['auc_high']:.2f}; chance 0.5)"
+    typer.echo(f"measured  private told from test records by the nearest picture: {said}")
+    if m.get("caught") is not None:
+        typer.echo(
+            f"          caught at 1 false alarm in 100: {m['caught']:.3f} "
+            f"({m['caught_low']:.3f} to {m['caught_high']:.3f}; chance 0.01)"
+        )
+    for name, value in card.learned.items():
+        typer.echo(f"learned   {name}: {value:.3f}")
+    typer.echo(f"cost      fit {spent.fit:.1f} s, {spent.processor:.1f} s of CPU time; {batch}")
+    for sentence in card.found:
+        if not sentence.startswith("info: "):
+            typer.echo(sentence)
+    typer.echo(f"generator {output}\ncard      {card_file}")

@@ -1,0 +1,45 @@
+"""What the commands share: options of the same name mean the same everywhere."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXIT = {"pass": 0, "fail": 1, "inconclusive": 3}
+
+USAGE, INTERNAL = 2, 4
+
+EPILOG = (
+    "\b\nExit codes: 0 pass, 1 fail, 2 usage or configuration,\n"
+    "            3 inconclusive or interrupted, 4 internal error."
+)
+
+
+class Mode(str, Enum):  # noqa: UP042 - typer shows the values
+    """The client's mode."""
+
+    eval = "eval"
+    train = "train"
+
+
+Data = Annotated[
+    Path | None, typer.Option("--data", help="Replace train_data: a folder of class folders, or an .npz file.")
+]
+
+Checkpoint = Annotated[
+    Path | None, typer.Option("--checkpoint", help="Weights: .safetensors, or a torch file (weights only).")
+]
+
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, …; auto takes a GPU if there is one.")]
+
+Seed = Annotated[int, typer.Option("--seed", help="One seed fixes everything.")]
+
+TARGET_HELP = "model.py, package.module, or either with :factory (path.py:make_model)."
+
+
+def examples(*lines: str) -> str:
+    """Return an epilog of commands that the help screen does not wrap, so that they can be copied."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines) + "\n\n" + EPILOG

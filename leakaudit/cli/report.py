@@ -1,0 +1,99 @@
+"""The commands that read a stored result: `report` and `verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from leakaudit.cli.options import examples
+from leakaudit.errors import UserError
+from leakaudit.result.files import apart
+from leakaudit.result.plaintext import visible
+
+CODES = {"same": 0, "other": 1, "unknown": 3}
+GateFile = Annotated[Path | None, typer.Option("--gate", help="What the gate said: a JSON file written by it.")]
+
+
+def add(app: typer.Typer) -> None:
+    """Register the commands of this file."""
+    app.command(
+        epilog=examples(
+            "leakaudit report leakaudit-out/result.json -o report.html",
+            "leakaudit report leakaudit-out/result.json -o report.pdf --pdf",
+            "leakaudit report leakaudit-out/result.json --gate gate.json",
+        )
+    )(report)
+    app.command(
+        epilog=examples(
+            "leakaudit verify report.html leakaudit-out/result.json",
+            "leakaudit verify report.pdf leakaudit-out/result.json --gate gate.json",
+        )
+    )(verify)
+
+
+def report(
+    result: Annotated[Path, typer.Argument(help="A result.json written by a scan.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The HTML file; with --pdf a name ending in .pdf writes that alone.")
+    ] = Path("report.html"),
+    pdf: Annotated[
+        bool, typer.Option("--pdf", help="Write a PDF beside it as well (pip install 'leakaudit[pdf]').")
+    ] = False,
+    gate: GateFile = None,
+) -> None:
+    """Render a stored result as HTML again, or as PDF. Runs no attack and needs no model."""
+    from rich.console import Console
+
+    from leakaudit.gate.consistency import doubts, outcome_doubts
+    from leakaudit.reports.html import render
+    from leakaudit.reports.terminal import summary
+    from leakaudit.result import outcome as outcomes
+    from leakaudit.result.files import write_atomically
+    from leakaudit.result.schema import digest, load, mode_of
+
+    loaded = load(result)
+    if output.is_dir():
+        raise UserError(f"--output {output} is a folder: name the HTML file to write, say {output / 'report.html'}.")
+    if output.suffix.lower() == ".pdf" and not pdf:
+        raise UserError(f"--output {output} names a PDF: give --pdf too, or name an HTML file.")
+    apart({"--output": output}, {"the result": result, "--gate": gate})
+    outcome = outcomes.load(gate) if gate else None
+    if outcome and outcome.result_digest != digest(loaded):
+        raise UserError(f"--gate {gate} judges another result than {result}: give the outcome of this one.")
+    page = render(loaded, outcome)
+    written = []
+    if output.suffix.lower() != ".pdf":
+        write_atomically(output, page, mode_of(loaded))
+        written.append(output)
+    if pdf:
+        from leakaudit.reports.pdf import write
+
+        write(output.with_suffix(".pdf"), page, mode_of(loaded))
+        written.append(output.with_suffix(".pdf"))
+    summary(loaded, Console())
+    for doubt in (*doubts(loaded), *(outcome_doubts(outcome, loaded) if outcome else ())):
+        typer.echo(visible(f"The numbers contradict what is claimed: {doubt}"), err=True)
+    for path in written:
+        typer.echo(f"report  {path}")
+
+
+def verify(
+    page: Annotated[Path, typer.Argument(metavar="REPORT", help="A report.html or report.pdf written by leakaudit.")],
+    result: Annotated[Path, typer.Argument(help="The result.json it shows.")],
+    gate: GateFile = None,
+) -> None:
+    """Check that a report, HTML or PDF, says what its result says, and the result what its own numbers say.
+
+    Nothing is signed: this shows that the files agree with each other, not who made them.
+
+    Exit codes: 0 they agree, 1 they do not, 2 a file cannot be read, 3 the digest fits, but the rest cannot be compared
+    here: another version wrote the report, or its figures, or there is no WeasyPrint to print a PDF again.
+    """
+    from leakaudit.reports.verify import verify as compare
+
+    found = compare(page, result, gate)
+    for sentence in found.sentences:
+        typer.echo(visible(sentence))
+    raise typer.Exit(CODES[found.status])

@@ -1,0 +1,90 @@
+"""Whether two results measured the same thing, so that a difference between them is a change."""
+
+from __future__ import annotations
+
+from leakaudit.result.schema import AuditResult, Value
+
+# A key, and what it is called in a sentence. What is not here may differ: the code and the weights under test, how many
+# seeds, the budget, which defenses and attacks, the leakaudit version (noted).
+SHAPE = {
+    "input_shape": "picture shape",
+    "classes": "number of classes",
+    "model": "model class",
+    "parameters": "number of parameters",
+}
+DATA = {
+    "private": "the private records",
+    "test": "the test records",
+    "auxiliary": "the adversary's own records",
+    "victims": "which records are attacked",
+    "candidates": "the candidates they are laid beside",
+}
+MEASUREMENT = {
+    "seed": "--seed",
+    "records": "--records",
+    "batch_size": "--batch-size",
+    "candidates": "--candidates",
+    "mode": "--mode",
+    "exposure": "--exposure",
+    "battery": "battery",
+    "steps": "steps of an attack",
+    "restarts": "restarts of an attack",
+    "tuning_victims": "records an attack is tuned on",
+    "decoder_steps": "steps of a decoder",
+    "epochs": "epochs of training",
+    "training_batch_size": "batch size of training",
+}
+VERSIONS = ("leakaudit", "torch", "numpy", "device", "threads")
+
+
+def differences(before: AuditResult, after: AuditResult) -> tuple[str, ...]:
+    """Return a clause for everything that makes two results incomparable, empty where nothing does.
+
+    Compared are the shape of the model, the data by their hashes, the exposure and what was measured how.
+    """
+    found = []
+    if before.schema != after.schema:
+        found.append(f"the schema is {before.schema} there and {after.schema} here")
+    found += unlike_target(before, after.target, after.hashes)
+    for side, where in ((before, "the baseline"), (after, "this result")):
+        if not all(side.hashes.get(key) for key in DATA):
+            found.append(f"{where} has no hashes of its data (an older leakaudit wrote it: scan again)")
+    for key in sorted(before.exposure.keys() | after.exposure.keys()):
+        there_, here_ = before.exposure.get(key), after.exposure.get(key)
+        if there_ != here_:
+            found.append(f"the exposure {key.replace('_', ' ')!r} is {_word(there_)} there and {_word(here_)} here")
+    return (*found, *unlike(before.settings, after.settings))
+
+
+def unlike_target(before: AuditResult, target: dict[str, Value], hashes: dict[str, str]) -> tuple[str, ...]:
+    """Return a clause for everything in which the model's shape or the data, as far as hashed, are others."""
+    known = [(name, before.hashes.get(key), hashes.get(key)) for key, name in DATA.items()]
+    changed = [name for name, there, here in known if there and here and there != here]
+    return (*_unequal(before.target, target, SHAPE), *(f"{name} are others" for name in changed))
+
+
+def unlike(before: dict[str, Value], after: dict[str, Value]) -> tuple[str, ...]:
+    """Return a clause for every setting of a scan that makes it another measurement."""
+    return tuple(_unequal(before, after, MEASUREMENT))
+
+
+def remarks(before: AuditResult, after: AuditResult) -> tuple[str, ...]:
+    """Return a sentence where versions or the device differ: a change may then be theirs."""
+    pairs = [(key, before.environment.get(key), after.environment.get(key)) for key in VERSIONS]
+    other = [f"{key} {_word(a)} there, {_word(b)} here" for key, a, b in pairs if a != b]
+    return (f"Not measured with the same tools ({'; '.join(other)}): a change may be theirs.",) if other else ()
+
+
+def _unequal(before: dict[str, Value], after: dict[str, Value], names: dict[str, str]) -> list[str]:
+    found = []
+    for key, name in names.items():
+        if before.get(key) != after.get(key):
+            what = name if name.startswith("--") else f"the {name}"
+            found.append(f"{what} is {_word(before.get(key))} there and {_word(after.get(key))} here")
+    return found
+
+
+def _word(value: Value) -> str:
+    if value is None:
+        return "unknown"
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)

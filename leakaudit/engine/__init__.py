@@ -1,0 +1,1 @@
+"""Gradient matching for stacks of trials, fast and exact."""

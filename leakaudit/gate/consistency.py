@@ -1,0 +1,188 @@
+"""Whether a stored result follows from its own numbers, and an outcome from its own checks.
+
+Nothing here is proof of origin: whoever changes every number that hangs together leaves no doubt. What is found is a
+verdict better than the numbers beside it, or a number that its records do not give.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from glob import escape
+
+from leakaudit.gate.assertions import METRICS, Rule
+from leakaudit.gate.decision import concluded
+from leakaudit.gate.thresholds import judge_rule
+from leakaudit.judge.verdict import overall, rejudge
+from leakaudit.result.outcome import Check, Outcome
+from leakaudit.result.rounding import DECIBELS, SHARES
+from leakaudit.result.rules import judged, resolution
+from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Estimate, Verdict, digest
+from leakaudit.stats.intervals import mean, median, rate
+from leakaudit.version import __version__
+
+ORDER: tuple[Verdict, ...] = ("fail", "inconclusive", "pass")  # from worst to best
+CLOSE = 1e-9  # numbers are stored in full: what differs by more was computed from something else
+
+
+def doubts(result: AuditResult) -> tuple[str, ...]:
+    """Return one sentence for each thing that a result claims and its own numbers do not give; empty where all fits.
+
+    Checked are the verdict of each defense and of the whole (never better than the rules of this version make it), the
+    counts, shares, medians and intervals of attacks against their records, accuracies against their training runs, and
+    that a finished audit has every defense. Findings, baselines and limits are taken as they are.
+    """
+    found, rows = [], []
+    for defense in result.defenses:
+        given, why = rejudge(result, defense)
+        if _better(defense.verdict, given):
+            found.append(
+                f"The verdict on {defense.spec} is {defense.verdict}, its own numbers give {given} {_rules(result)}: "
+                f"{why[0] if why else 'no reason is given.'}"
+            )
+        rows.append(replace(defense, verdict=min(defense.verdict, given, key=ORDER.index)))
+    whole: Verdict = overall(rows)[0] if result.complete else "inconclusive"
+    if _better(result.verdict, whole):
+        so = "from its defenses follows" if result.complete else "it was interrupted, so it can be no more than"
+        found.append(f"The verdict of the audit is {result.verdict}; {so} {whole} {_rules(result)}.")
+    rounded = result.images != "full"  # medians were rounded apart from the records they are of
+    for defense in result.defenses:
+        found += [f"{defense.spec}: {what}{_elsewhere(result)}." for what in _trained(result, defense)]
+        for attack in defense.attacks:
+            told = f"On {defense.spec}, {attack.name}"
+            found += [f"{told}: {what}{_elsewhere(result)}." for what in _numbers(attack, rounded)]
+    if result.complete:
+        found += [f"The audit says that it is complete, but {spec} has no row." for spec in unaudited(result)]
+    return tuple(found)
+
+
+def outcome_doubts(outcome: Outcome, result: AuditResult | None = None) -> tuple[str, ...]:
+    """Return one sentence for each thing that an outcome of the gate claims and its own checks do not give.
+
+    With the `result` it judges, checks of thresholds are judged again. Comparisons are not: that takes the baseline.
+    """
+    given, reasons = concluded(outcome.checks, outcome.waivers)
+    found = []
+    if _better(outcome.verdict, given):
+        why = reasons[0] if reasons else "no reason is given."
+        found.append(f"The verdict of the gate is {outcome.verdict}, its own checks and waivers give {given}: {why}")
+    for check in outcome.checks:
+        if check.status == "pass" and _beyond(check):
+            found.append(f"The check {check.id} is a pass, but what it measured is not within its threshold.")
+        if check.waiver is not None and check.waiver.expires < outcome.date:
+            found.append(f"The check {check.id} is waived until {check.waiver.expires}, which was over by then.")
+    if result is not None and outcome.result_digest == digest(result):
+        found += [told for check in outcome.checks for told in _judged_again(check, result)]
+        checked = {check.defense for check in outcome.checks if check.rule == "identification"}
+        if outcome.presets:  # every preset asks it of every defense that the verdict speaks of
+            gone = [d.spec for d in judged(result) if d.spec not in checked]
+            found += [
+                f"The gate names the preset {outcome.presets[0]} and has no check of identification on {s}."
+                for s in gone
+            ]
+    return tuple(found)
+
+
+def _judged_again(check: Check, result: AuditResult) -> list[str]:
+    """Return in which way a check of a threshold is better than the result makes it."""
+    if check.rule not in METRICS or check.threshold is None or not check.direction:
+        return []
+    _, _, pattern = check.id.partition(f"/{check.defense}")[0].partition(":")
+    rule = Rule(check.rule, check.direction, check.threshold, check.level, pattern or None, escape(check.defense))
+    row = next((d for d in result.defenses if d.spec == check.defense), None)
+    if row is None:
+        return [] if check.status != "pass" else [f"The check {check.id} is a pass on a defense that has no row."]
+    again = next((c for c in judge_rule(replace(result, defenses=_first(result, row)), rule)), None)
+    if again is None or not _better(check.status, again.status):
+        return []
+    return [
+        f"The check {check.id} is {check.status}; judged again on this result it is {again.status}: {again.message}"
+    ]
+
+
+def _first(result: AuditResult, row: DefenseResult) -> tuple[DefenseResult, ...]:
+    """Return the control and one defense, so that a spec with `*` or `[` in it is no pattern for another."""
+    return tuple(d for d in result.defenses if d is row or d.spec == "none")
+
+
+def unaudited(result: AuditResult) -> tuple[str, ...]:
+    """Return the defenses that were asked for and have no row, as far as the settings name them."""
+    asked, rows = result.settings.get("defenses"), {d.spec for d in result.defenses}
+    return tuple(s for s in dict.fromkeys(asked.split()) if s not in rows) if isinstance(asked, str) else ()
+
+
+def _better(claimed: Verdict, given: Verdict) -> bool:
+    return ORDER.index(claimed) > ORDER.index(given)
+
+
+def _rules(result: AuditResult) -> str:
+    return f"by the rules of leakaudit {__version__}{_elsewhere(result)}"
+
+
+def _elsewhere(result: AuditResult) -> str:
+    """Return a remark where another version made the result: its rules may have been others."""
+    made = result.environment.get("leakaudit")
+    return "" if made == __version__ else f" (the result says that it was made by leakaudit {made or 'unknown'})"
+
+
+def _numbers(attack: AttackResult, rounded: bool) -> list[str]:
+    """Return what an attack's estimates say that its records do not; medians may be off by a step where `rounded`."""
+    estimates = (attack.identification, attack.psnr, attack.ssim, attack.lpips)
+    if not attack.records:
+        return ["it has scores, and no records that they are of"] if any(e.n for e in estimates) else []
+    found = []
+    ended = Counter({r.victim: r.status for r in attack.records}.values())
+    if ended != Counter({s: n for s, n in attack.statuses.items() if n}):
+        found.append("its counts of how victims ended are not those of its records")
+    asked = [r.identified for r in attack.records if r.identified is not None]
+    if not _equal(attack.identification, rate(sum(asked), len(asked))):
+        found.append(
+            f"its stored share identified, {_told(attack.identification)}, is not that of its records, of which "
+            f"{sum(asked)} of {len(asked)} are identified ({_told(rate(sum(asked), len(asked)))})"
+        )
+    for name, estimate, step in (
+        ("psnr", attack.psnr, DECIBELS),
+        ("ssim", attack.ssim, SHARES),
+        ("lpips", attack.lpips, SHARES),
+    ):
+        values = [v for v in (getattr(r, name) for r in attack.records) if v is not None]
+        if not _equal(estimate, median(values), step if rounded else CLOSE):
+            title = name.upper()
+            found.append(f"its stored {title} is not the median of its records’, or its interval is not theirs")
+    return found
+
+
+def _trained(result: AuditResult, defense: DefenseResult) -> list[str]:
+    """Return what the accuracy of a defense says that its training runs do not."""
+    runs, stored = defense.accuracies, defense.accuracy
+    if not runs:
+        return ["it has an accuracy, and no training runs that it is of"] if stored.value is not None else []
+    # Versions before the present one let equal runs have an interval of no width.
+    given = [mean(runs, (0.0, 1.0), least=least) for least in (resolution(result), 0.0)]
+    if stored.value is None or not any(_equal(stored, each) for each in given):
+        return ["its accuracy, or the interval, is not that of its training runs"]
+    return []
+
+
+def _equal(stored: Estimate, given: Estimate, slack: float = CLOSE) -> bool:
+    pairs = ((stored.value, given.value), (stored.low, given.low), (stored.high, given.high))
+    return stored.n == given.n and all(
+        a is b is None if a is None or b is None else abs(a - b) <= slack * 1.001 for a, b in pairs
+    )
+
+
+def _told(estimate: Estimate) -> str:
+    if estimate.value is None:
+        return "no value"
+    ends = "" if estimate.low is None or estimate.high is None else f", {estimate.low:.4g} to {estimate.high:.4g}"
+    return f"{estimate.value:.4g}{ends} (n = {estimate.n})"
+
+
+def _beyond(check: Check) -> bool:
+    """Return whether a check of a threshold measured something whose interval is not on the allowed side."""
+    if check.threshold is None or check.rule.startswith("regression-"):  # which is tested, not compared
+        return False
+    low, high = check.measured.low, check.measured.high
+    if check.direction == "max":
+        return high is not None and high > check.threshold
+    return check.direction == "min" and low is not None and low < check.threshold

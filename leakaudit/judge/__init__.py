@@ -1,0 +1,1 @@
+"""From scores to pass, fail or inconclusive, and to what should be done."""

@@ -1,0 +1,310 @@
+"""Frontier advice: which measured setting of which defense keeps both limits, which may, or that none does.
+
+Leakage is what the stored verdict says, which was judged on the interval's bound. The loss of accuracy is judged on the
+bound of the 95 % interval of its difference to the undefended model, from the training runs of both (Welch 1947).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from leakaudit.judge.ranking import worst
+from leakaudit.result.numbers import percent
+from leakaudit.result.rules import resolution
+from leakaudit.result.schema import AuditResult, DefenseResult, Estimate, Verdict
+from leakaudit.stats.paired import change_of_means, runs_needed
+
+FEWEST = 3  # training runs on either side: two have no useful interval
+MOST = 100  # training runs that an advice asks for
+
+# Which way a setting makes a defense more private, where its own formula says so: 1 is upwards.
+STRONGER = {
+    ("gaussian", "std"): 1,
+    ("laplace", "scale"): 1,
+    ("dp-sgd", "noise_multiplier"): 1,
+    ("prune", "sparsity"): 1,
+    ("qsgd", "levels"): -1,
+    ("obscure", "rate"): -1,
+    ("mixup", "k"): 1,
+    ("instahide", "k"): 1,
+}
+LEAST = {("obscure", "rate"): 0.0, ("qsgd", "levels"): 1.0}  # no setting lies below
+
+
+@dataclass(frozen=True)
+class Option:
+    """One measured setting of one defense against both limits."""
+
+    spec: str
+    leakage: Verdict
+    leakage_needs: str  # where it is undecided: how many records would settle it, as far as the verdict says
+    identification: Estimate  # of the worst attack
+    loss: Estimate  # accuracy without a defense minus accuracy with it; its `reason` says why there is no interval
+    accuracy: Verdict | None  # of the loss; None where the result has no limit for it
+
+    @property
+    def both(self) -> Verdict:
+        """Whether both limits are kept; only leakage counts where there is no limit for the loss."""
+        found = {self.leakage, self.accuracy or "pass"}
+        return "fail" if "fail" in found else "inconclusive" if "inconclusive" in found else "pass"
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What the frontier says to somebody who has to choose. `found` is the best that any option reaches."""
+
+    max_identification: float
+    max_accuracy_loss: float | None
+    options: tuple[Option, ...]  # the requested defenses, in the result's order; never the control
+    found: Literal["meets", "may", "none", "nothing"]  # nothing: no defense was measured
+    sentences: tuple[str, ...]
+
+
+def advise(result: AuditResult) -> Advice:
+    """Return the advice for a result; one without a limit for the loss of accuracy is judged by leakage alone."""
+    limit = loss_limit(result)
+    options = tuple(_option(result, d, limit) for d in result.defenses if d.requested and d.spec != "none")
+    best = {o.both for o in options}
+    found: Literal["meets", "may", "none", "nothing"] = (
+        "nothing" if not options else "meets" if "pass" in best else "may" if "inconclusive" in best else "none"
+    )
+    told = {"meets": _meets, "may": _may, "none": _none, "nothing": _nothing}[found](result, options, limit)
+    return Advice(result.max_identification, limit, options, found, (_limits(result, limit), *told))
+
+
+def sentences(result: AuditResult) -> tuple[str, ...]:
+    """Return the advice in plain sentences: first the limits, then what keeps them."""
+    return advise(result).sentences
+
+
+def loss_limit(result: AuditResult) -> float | None:
+    """Return the share of accuracy that a defense may cost, None where the result does not say."""
+    value = result.settings.get("max_accuracy_loss")
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if fits and value is not None else None
+
+
+def loss(result: AuditResult, defense: DefenseResult) -> Estimate:
+    """Return the accuracy that `defense` costs, as a share, with Welch's interval over the training runs.
+
+    A run's standard deviation is at least one test record: equal runs are a coincidence, not certainty. Without an
+    interval (fewer than three runs on a side), or a value (no accuracy, or an undefended model that learned
+    nothing, so that nothing can be lost), `reason` says why.
+    """
+    control, chance = result.control(), result.chance_accuracy
+    if defense.accuracy.value is None:
+        return Estimate(reason=defense.accuracy.reason or "its accuracy was not measured")
+    if control is None or control.accuracy.value is None:
+        return Estimate(reason="the accuracy without a defense was not measured")
+    least = control.accuracy.value if control.accuracy.low is None else control.accuracy.low
+    if least <= chance:
+        return Estimate(reason="without a defense the accuracy is not clearly above chance")
+    value = control.accuracy.value - defense.accuracy.value
+    fewest = min(len(control.accuracies), len(defense.accuracies))
+    if fewest < FEWEST:
+        runs = {0: "no training runs are recorded", 1: "there is one training run"}.get(fewest, "there are two runs")
+        return Estimate(value, n=fewest, reason=f"{runs}: an interval takes {FEWEST} (--seeds {FEWEST})")
+    return change_of_means(defense.accuracies, control.accuracies, resolution(result))
+
+
+def _option(result: AuditResult, defense: DefenseResult, limit: float | None) -> Option:
+    attack, cost = worst(defense), loss(result, defense)
+    judged: Verdict | None = None
+    if limit is not None:
+        known = cost.low is not None and cost.high is not None
+        judged = "inconclusive"
+        if known and (cost.high or 0.0) <= limit:
+            judged = "pass"
+        elif known and (cost.low or 0.0) > limit:
+            judged = "fail"
+    identified = attack.identification if attack else Estimate(reason="no attack was scored")
+    wanted = [int(n) for reason in defense.reasons for n in re.findall(r"--records (\d+)", reason)]
+    needs = f": about {max(wanted)} records would settle it (--records {max(wanted)})" if wanted else ""
+    return Option(defense.spec, defense.verdict, needs, identified, cost, judged)
+
+
+def _limits(result: AuditResult, limit: float | None) -> str:
+    first = f"Limit of leakage: {percent(result.max_identification)} of the records identified"
+    if limit is None:
+        return f"{first}. This result records no limit for the loss of accuracy, so only leakage is judged here."
+    return f"{first}. Limit of cost: {_points(limit)} of accuracy below no defense."
+
+
+def _meets(result: AuditResult, options: Sequence[Option], limit: float | None) -> tuple[str, ...]:
+    good = sorted((o for o in options if o.both == "pass"), key=_cost)
+    which = "both limits" if limit is not None else "the leakage limit"
+    told = [f"{_join(o.spec for o in good)} {'keeps' if len(good) == 1 else 'keep'} {which}."]
+    for o in good:
+        told.append(f"{o.spec}: {_identified(o)}; {_lost(o)}.")
+    if len(good) > 1 and good[0].loss.value is not None:
+        told.append(f"Of these, {good[0].spec} costs least.")
+    return (*told, *_open(result, [o for o in options if o.both == "inconclusive"], limit))
+
+
+def _may(result: AuditResult, options: Sequence[Option], limit: float | None) -> tuple[str, ...]:
+    which = "both limits" if limit is not None else "the leakage limit"
+    unclear = sorted((o for o in options if o.both == "inconclusive"), key=_cost)
+    seen = [o for o in unclear if o.identification.value is not None]
+    first = f"No setting measured here is shown to keep {which}"
+    unseen = [f"{o.spec}: no attack was scored, so nothing is known of it." for o in unclear if o not in seen]
+    told = f"{first}; {_join(o.spec for o in seen)} may." if seen else f"{first}."
+    return (told, *_quick(result), *_open(result, seen, limit), *unseen)
+
+
+def _none(result: AuditResult, options: Sequence[Option], limit: float | None) -> tuple[str, ...]:
+    private = sorted((o for o in options if o.leakage == "pass"), key=_cost)
+    useful = sorted((o for o in options if o.accuracy == "pass"), key=_leak)
+    if limit is None:
+        least = min(options, key=_leak)
+        told = [
+            "No setting measured here keeps the leakage limit.",
+            f"{least.spec} leaks least: {_identified(least)}.",
+            *_next(result, [], [least]),
+        ]
+        return tuple(told)
+    told = ["No setting measured here keeps both limits."]
+    if private:
+        told.append(f"Of those that keep the leakage limit, {private[0].spec} costs least: {_lost(private[0])}.")
+    if useful:
+        told.append(f"Of those that keep the accuracy, {useful[0].spec} leaks least: {_identified(useful[0])}.")
+    if not private:
+        told.append("None is shown to keep the leakage limit.")
+    if not useful:
+        told.append("None is shown to keep the accuracy.")
+    if not private and not useful:
+        least = min(options, key=_leak)
+        if len(options) > 1:
+            told.append(f"{least.spec} leaks least: {_identified(least)}; {_lost(least)}.")
+        useful = [least] if least.accuracy != "fail" else []  # more private would cost even more
+    return (*told, *_quick(result), *_next(result, private, useful))
+
+
+def _nothing(result: AuditResult, options: Sequence[Option], limit: float | None) -> tuple[str, ...]:
+    control = result.control()
+    if control is not None and control.verdict == "pass":
+        return ("Only the undefended model was measured, and it keeps the leakage limit as it is.",)
+    return ("No defense was measured, so there is nothing to choose from: name one with --defense.",)
+
+
+def _quick(result: AuditResult) -> tuple[str, ...]:
+    if result.settings.get("battery") != "quick":
+        return ()
+    return ("A quick battery never passes: run the scan with the standard one for an answer.",)
+
+
+def _open(result: AuditResult, unclear: Iterable[Option], limit: float | None) -> tuple[str, ...]:
+    """Return what each undecided option would take."""
+    told = []
+    for o in unclear:
+        parts = []
+        if o.leakage == "inconclusive":
+            parts.append(f"leakage is undecided{o.leakage_needs}")
+        if o.accuracy == "inconclusive":
+            parts.append(f"the loss of accuracy is undecided: {_what_settles(result, o, limit or 0.0)}")
+        told.append(f"{o.spec}: {'; '.join(parts)}.")
+    return tuple(told)
+
+
+def _what_settles(result: AuditResult, option: Option, limit: float) -> str:
+    e = option.loss
+    if e.value is None or e.high is None or not e.n:
+        return _lost(option)
+    if e.value >= limit:
+        return f"{_lost(option)}, and more training runs would hardly bring it under the limit"
+    control = result.control()
+    runs = next(d.accuracies for d in result.defenses if d.spec == option.spec)
+    there = control.accuracies if control else ()
+    needed = runs_needed(there, runs, limit - e.value, resolution(result), MOST)
+    if needed is None:
+        return f"{_lost(option)}, so close to the limit that more training runs would hardly settle it"
+    return f"{_lost(option)}; if the runs keep differing as they do, --seeds {needed} would settle it"
+
+
+def _next(result: AuditResult, private: Sequence[Option], useful: Sequence[Option]) -> tuple[str, ...]:
+    """Return which way to turn which setting, where that is known."""
+    by_spec = {d.spec: d for d in result.defenses}
+    pairs = [(by_spec[p.spec], by_spec[u.spec]) for p in private for u in useful]
+    for strong, weak in pairs:
+        differing = _between(strong, weak)
+        if differing:
+            name, low, high = differing
+            return (f"Next, try {strong.spec.partition(':')[0]} with {name} between {low:g} and {high:g}.",)
+    told = []
+    for options, way, gain in ((private, -1, "more accurate"), (useful, 1, "more private")):
+        words = [w for o in options if (w := _turn(by_spec[o.spec], way))]
+        if words:
+            told.append(f"{words[0]} ({gain})")
+    return (f"Next, try {' or '.join(told)}.",) if told else ()
+
+
+def _between(strong: DefenseResult, weak: DefenseResult) -> tuple[str, float, float] | None:
+    """Return the one numeric setting in which two settings of one defense differ, with its values in order."""
+    if strong.spec.partition(":")[0] != weak.spec.partition(":")[0] or strong.settings.keys() != weak.settings.keys():
+        return None
+    names = [name for name, value in strong.settings.items() if value != weak.settings[name]]
+    if len(names) != 1:
+        return None
+    a, b = strong.settings[names[0]], weak.settings[names[0]]
+    if isinstance(a, bool) or isinstance(b, bool) or not isinstance(a, int | float) or not isinstance(b, int | float):
+        return None
+    return names[0], min(a, b), max(a, b)
+
+
+def _turn(defense: DefenseResult, way: int) -> str:
+    name = defense.spec.partition(":")[0]
+    for (owner, setting), up in STRONGER.items():
+        value = defense.settings.get(setting)
+        if owner != name or isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        down = way * up < 0
+        if down and value <= LEAST.get((owner, setting), 0.0):
+            continue
+        return f"{name} with a {'lower' if down else 'higher'} {setting} than {value:g}"
+    return ""
+
+
+def _cost(option: Option) -> float:
+    return option.loss.value if option.loss.value is not None else math.inf
+
+
+def _leak(option: Option) -> tuple[float, float]:
+    known = option.identification.value
+    return (known if known is not None else math.inf), _cost(option)
+
+
+def _identified(option: Option) -> str:
+    e = option.identification
+    if e.value is None:
+        return "its identification was not measured"
+    if e.high is None:
+        return f"{percent(e.value)} identified"
+    return f"{percent(e.value)} identified, at most {percent(e.high)} with 95% confidence"
+
+
+def _lost(option: Option) -> str:
+    e = option.loss
+    if e.value is None:
+        return f"no cost is known ({(e.reason or 'not measured').rstrip('.')})"
+    words = f"{_points(abs(e.value))} of accuracy {'above' if e.value < 0 else 'below'} no defense"
+    if e.low is None or e.high is None:
+        return f"{words}; {e.reason}" if e.reason else words
+    low, high = (-e.high, -e.low) if e.value < 0 else (e.low, e.high)
+    return f"{words} ({_number(low)} to {_number(high)} with 95% confidence)"
+
+
+def _points(share: float) -> str:
+    text = _number(share)
+    return f"{text} point" if text == "1" else f"{text} points"
+
+
+def _number(share: float) -> str:
+    return f"{100 * share:.1f}".removesuffix(".0").replace("-", "\u2212")
+
+
+def _join(items: Iterable[str]) -> str:
+    words = list(items)
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

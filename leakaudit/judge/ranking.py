@@ -1,0 +1,85 @@
+"""Which attack of a defense stands for it, and what a defense costs."""
+
+from __future__ import annotations
+
+from leakaudit.result.numbers import percent
+from leakaudit.result.rules import most_successful, scored_victims
+from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult
+
+
+def scored(attack: AttackResult) -> tuple[int, int]:
+    """Return how many victims were scored, of how many."""
+    return scored_victims(attack), sum(attack.statuses.values())
+
+
+def statuses(attack: AttackResult) -> str:
+    """Return `12 converged, 4 diverged`, the largest count first."""
+    counted = sorted(((n, s) for s, n in attack.statuses.items() if n), key=lambda pair: (-pair[0], pair[1]))
+    return ", ".join(f"{n} {s}" for n, s in counted) or "no victims"
+
+
+def remarks(attack: AttackResult) -> str:
+    """Return why not every victim was scored and how the attack ran, as far as there is something to say."""
+    if not attack.notes:
+        return attack.reason or ""
+    return "; ".join([*([attack.reason.rstrip(".")] if attack.reason else []), *attack.notes])
+
+
+def worst(defense: DefenseResult) -> AttackResult | None:
+    """Return the most leaking attack a real adversary could run (no bound); by PSNR where none identifies."""
+    return _most([a for a in defense.attacks if a.role != "bound"])
+
+
+def bound(defense: DefenseResult) -> AttackResult | None:
+    """Return the most leaking attack that is handed more than any adversary sees."""
+    return _most([a for a in defense.attacks if a.role == "bound"])
+
+
+def drawn(defense: DefenseResult) -> AttackResult | None:
+    """Return the attack (no bound) of highest median PSNR, which with its SSIM a summary shows.
+
+    Identification is no criterion here: among weak attacks one lucky hit would decide whose pictures are reported.
+    """
+    pictured = [a for a in defense.attacks if a.role != "bound" and a.psnr.value is not None]
+    return max(pictured, key=lambda a: a.psnr.value or 0.0, default=None)
+
+
+def _most(attacks: list[AttackResult]) -> AttackResult | None:
+    pictured = [a for a in attacks if a.psnr.value is not None]
+    closest = max(pictured, key=lambda a: a.psnr.value or 0.0, default=None)
+    return most_successful(attacks) or closest
+
+
+def cost(result: AuditResult, defense: DefenseResult) -> float | None:
+    """Return accuracy minus the undefended accuracy, as a share; None for the control and where one is missing.
+
+    None as well where the undefended model learned nothing: there is nothing that a defense could have cost.
+    """
+    control = result.control()
+    if control is None or defense is control or control.accuracy.value is None or defense.accuracy.value is None:
+        return None
+    return None if no_cost(result) else defense.accuracy.value - control.accuracy.value
+
+
+def no_cost(result: AuditResult) -> str | None:
+    """Return why no defense of this audit has a cost although accuracies were measured, None where they have."""
+    control = result.control()
+    others = [d for d in result.defenses if d is not control and d.accuracy.value is not None]
+    if control is None or control.accuracy.value is None or not others:
+        return None
+    least = control.accuracy.value if control.accuracy.low is None else control.accuracy.low
+    if least > result.chance_accuracy:
+        return None
+    return (
+        "No cost in accuracy is given: without a defense the accuracy is not clearly above chance "
+        f"({percent(result.chance_accuracy)}), so there is nothing to lose."
+    )
+
+
+def cost_note(result: AuditResult, defense: DefenseResult) -> str:
+    """Return `1 seed` or `2 seeds` where a cost stands on too few runs for an interval, else nothing."""
+    control = result.control()
+    if control is None or cost(result, defense) is None:
+        return ""
+    fewest = min(len(control.accuracies), len(defense.accuracies))
+    return {1: "1 seed", 2: "2 seeds"}.get(fewest, "")

@@ -1,0 +1,1 @@
+"""From model.py and data to a checked target."""

@@ -1,0 +1,160 @@
+"""From read items to `Records`: one size, pixels in [0, 1], three disjoint roles."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from leakaudit.errors import UserError
+from leakaudit.load.datasets import Item
+from leakaudit.protocol.target import Records
+
+TOLERANCE = 1e-3  # how far outside [0, 1] a pixel may lie before it is refused; within it, it is clamped
+NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "ImageNet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "CIFAR-10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "CIFAR-10 (older)": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "CIFAR-100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+    "CLIP": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "MNIST": ((0.1307,), (0.3081,)),
+    "Fashion-MNIST": ((0.2860,), (0.3530,)),
+    "half": ((0.5,), (0.5,)),
+}
+
+
+def per_channel(value: Any, name: str, default: float) -> tuple[float, ...]:
+    """Return a mean or std given as a number, sequence, array or tensor as a tuple; raises UserError naming it."""
+    if value is None:
+        return (default,)
+    mend = f"give {name} as one number or one per channel"
+    try:
+        numbers = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=np.float64).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name} is {type(value).__name__}, not numbers: {mend}.") from error
+    if not numbers.size or not np.isfinite(numbers).all():
+        raise UserError(f"{name} holds {'a value that is not finite' if numbers.size else 'no number'}: {mend}.")
+    if name == "std" and (numbers <= 0).any():
+        raise UserError(f"std holds {numbers.min():g}, but a standard deviation is above 0: {mend}.")
+    return tuple(float(number) for number in numbers)
+
+
+def one_size(roles: Sequence[tuple[str, Sequence[Item]]]) -> tuple[int, int, int]:
+    """Return the (C, H, W) shared by all pictures; raises UserError naming the two sizes where there are two.
+
+    Raw grey pictures among colour ones count as colour: folders of photographs hold both.
+    """
+    shapes = [(name, item) for name, items in roles for item in items]
+    first_name, first = shapes[0]
+    colour = any(item.picture.shape[0] == 3 for _, item in shapes)
+
+    def shape(item: Item) -> tuple[int, int, int]:
+        channels, height, width = item.picture.shape
+        return 3 if colour and item.raw else channels, height, width
+
+    for name, item in shapes:
+        if shape(item) != shape(first):
+            raise UserError(
+                f"pictures differ in size: {shape(first)} at record {first.position} of {first_name}, "
+                f"{shape(item)} at record {item.position} of {name}; resize and crop them to one size."
+            )
+    return shape(first)
+
+
+def to_records(
+    items: Sequence[Item],
+    shape: tuple[int, int, int],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    name: str,
+    device: torch.device,
+) -> Records:
+    """Return items as Records: pixel = x·std + mean for those in the model's input space, raw ones as they are.
+
+    Raises UserError when mean or std do not fit the channels, or pixels are not finite or outside [0, 1].
+    """
+    for setting, values in (("mean", mean), ("std", std)):
+        if len(values) not in (1, shape[0]):
+            channels = "1" if shape[0] == 1 else f"1 or {shape[0]}"
+            raise UserError(
+                f"{setting} has {len(values)} values but the pictures have {shape[0]} channel(s): give {channels}."
+            )
+    images = torch.stack([item.picture.expand(shape) for item in items])
+    raw = torch.tensor([item.raw for item in items])
+    scale, shift = torch.tensor(std).view(1, -1, 1, 1), torch.tensor(mean).view(1, -1, 1, 1)
+    if not raw.all():
+        images[~raw] = images[~raw] * scale + shift
+    _check_range(images, images[~raw], shift, scale, name)
+    labels = torch.tensor([item.label for item in items], dtype=torch.long)
+    return Records(images.clamp_(0, 1).to(device), labels.to(device))
+
+
+def _check_range(images: Tensor, converted: Tensor, shift: Tensor, scale: Tensor, name: str) -> None:
+    if not bool(torch.isfinite(images).all()):
+        raise UserError(f"{name} holds pixels that are not finite (NaN or infinity): remove or mend those pictures.")
+    low, high = float(images.min()), float(images.max())
+    if low >= -TOLERANCE and high <= 1 + TOLERANCE:
+        return
+    declared = f"mean {_shown(shift)} and std {_shown(scale)}"
+    found = f"the pixels of {name} span {low:.3g} to {high:.3g} under {declared}, not 0 to 1"
+    given = (converted - shift) / scale
+    if float(given.min()) >= 0 and 2 < float(given.max()) <= 255:
+        raise UserError(f"{found}: they look like 0 to 255, so divide them by 255 (ToTensor does).")
+    if float(given.min()) >= -TOLERANCE and float(given.max()) <= 1 + TOLERANCE:
+        raise UserError(
+            f"{found}: without them they are 0 to 1 already, so leave mean and std out or apply them first."
+        )
+    fitting = explain(given)
+    if fitting:
+        known_mean, known_std = NORMALISATIONS[fitting]
+        raise UserError(
+            f"{found}: they fit the {fitting} constants, so set mean = {_listed(known_mean)} "
+            f"and std = {_listed(known_std)}."
+        )
+    raise UserError(f"{found}: set mean and std to the constants the data was normalised with.")
+
+
+def explain(inputs: Tensor) -> str | None:
+    """Return the name of the well-known normalisation that `inputs` (N, C, H, W) best fit, or None.
+
+    The constants must put every channel within [0, 1] (to half a grey level of 8 bits or so); of several that do, the
+    one whose extremes come closest to 0 and 1 is named.
+    """
+    channels = inputs.shape[1]
+    low, high = inputs.amin((0, 2, 3)), inputs.amax((0, 2, 3))
+    best: tuple[float, str] | None = None
+    for name, (mean, std) in NORMALISATIONS.items():
+        if len(mean) not in (1, channels):
+            continue
+        bottom = low * torch.tensor(std) + torch.tensor(mean)
+        top = high * torch.tensor(std) + torch.tensor(mean)
+        if float(bottom.min()) < -0.003 or float(top.max()) > 1.003:
+            continue
+        slack = float(bottom.abs().sum() + (1 - top).abs().sum())
+        if best is None or slack < best[0]:
+            best = (slack, name)
+    return best[1] if best else None
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    return f"{values[0]:g}" if len(values) == 1 else "(" + ", ".join(f"{value:g}" for value in values) + ")"
+
+
+def _shown(values: Tensor) -> str:
+    return _listed(tuple(float(value) for value in values.reshape(-1)))
+
+
+def fingerprints(images: Tensor) -> list[bytes]:
+    """Return a digest of every picture (N, C, H, W) at 8 bits per channel: equal pictures have equal digests."""
+    rounded = (images * 255).round().to(torch.uint8).cpu().numpy()
+    return [hashlib.sha256(picture.tobytes()).digest() for picture in rounded]
+
+
+def without(records: Records, taken: set[bytes]) -> tuple[Records, int]:
+    """Return the records whose pictures are not among `taken` fingerprints, and how many were dropped."""
+    keep = [i for i, print_ in enumerate(fingerprints(records.images)) if print_ not in taken]
+    return records[keep], len(records) - len(keep)

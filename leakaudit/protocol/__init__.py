@@ -1,0 +1,1 @@
+"""What client, attacker and defender exchange: all that a plug-in needs."""

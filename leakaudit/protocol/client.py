@@ -1,0 +1,135 @@
+"""The client's side: private records in, what the server receives out. The truth stops here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leakaudit.errors import UserError
+from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.exposure import Exposure
+from leakaudit.protocol.gradients import (
+    ExampleGradients,
+    Gradients,
+    Mode,
+    example_gradients,
+    in_mode,
+    mean_gradient,
+    parameters_of,
+)
+from leakaudit.protocol.target import LossFunction, PixelModel, Records
+
+
+@dataclass(frozen=True)
+class SharedUpdate:
+    """Everything the server receives for a stack of V victims of B records each, and what `Exposure` grants. No truth.
+
+    `gradients` are the defended FedSGD gradients, each (V, *parameter.shape), in the order of `names`.
+    """
+
+    gradients: Gradients
+    names: tuple[str, ...]
+    batch_size: int
+    input_shape: tuple[int, int, int]
+    classes: int
+    loss: LossFunction
+    mode: Mode
+    exposure: Exposure
+    local_steps: int = 0  # 0: gradients (FedSGD). Weight deltas after local steps take this place later.
+    labels: Tensor | None = None  # (V, B), or probabilities (V, B, classes), if exposed
+    buffers: tuple[dict[str, Tensor], ...] | None = None  # BatchNorm statistics after the forward pass, if exposed
+    defense: Defense | None = None  # if exposed
+    auxiliary: Records | None = None  # if exposed
+    released: Tensor | None = None  # (V, B, C, H, W) what a data-replacing defense put in place, if exposed (the bound)
+
+    @property
+    def victims(self) -> int:
+        """How many victims are stacked."""
+        return int(self.gradients[0].shape[0])
+
+
+def defended_gradient(
+    model: PixelModel,
+    loss: LossFunction,
+    images: Tensor,
+    labels: Tensor,
+    defense: Defense,
+    generator: torch.Generator,
+    each: ExampleGradients = example_gradients,
+) -> Gradients:
+    """Return one client's update on records that already passed the defense's record stage: the later stages.
+
+    `each` computes the per-example gradients; training runs pass a faster one that gives the same numbers.
+    """
+    batch = int(labels.shape[0])
+    defense = defense.observe(model, images, labels, generator)
+    if defense.needs_example_gradients:
+        stacked = each(model, loss, images, labels)
+        gradient = tuple(g.mean(0) for g in defense.transform_example_gradients(stacked, generator))
+    else:
+        gradient = mean_gradient(model, loss, images, labels)
+    return tuple(g.detach() for g in defense.transform_update(gradient, batch, generator))
+
+
+def release(defense: Defense, records: Records, generator: torch.Generator) -> Records:
+    """Pass records through the record stage once.
+
+    The caller keeps the result: T fresh draws would leak T times, unless the defense is `renewable`.
+    """
+    images, labels = defense.transform_records(records.images, records.labels, generator)
+    return Records(images.detach().clamp(0, 1), labels.detach())
+
+
+def share(
+    model: PixelModel,
+    loss: LossFunction,
+    released: Records,
+    defense: Defense,
+    exposure: Exposure,
+    *,
+    batch_size: int,
+    classes: int,
+    mode: Mode,
+    generator: torch.Generator,
+    auxiliary: Records | None = None,
+) -> SharedUpdate:
+    """Compute what the server receives from V = N / batch_size clients.
+
+    `released` holds the victims' N records in order, after `release`. Raises UserError when the model cannot compute
+    a gradient on them in this mode.
+    """
+    victims = len(released) // batch_size
+    images = released.images[: victims * batch_size].reshape(victims, batch_size, *released.images.shape[1:])
+    labels = released.labels[: victims * batch_size].reshape(victims, batch_size, *released.labels.shape[1:])
+    names, _ = parameters_of(model)
+    updates: list[Gradients] = []
+    buffers: list[dict[str, Tensor]] = []
+    for x, y in zip(images, labels, strict=True):
+        with in_mode(model, mode):
+            try:
+                updates.append(defended_gradient(model, loss, x, y, defense, generator))
+            except (ValueError, RuntimeError) as error:
+                if mode == "train" and "more than 1 value per channel" in str(error):
+                    raise UserError(
+                        f"BatchNorm cannot run in train mode on {batch_size} record(s) of this size: "
+                        "use --mode eval or a larger --batch-size."
+                    ) from error
+                raise
+            buffers.append({n: b.detach().clone() for n, b in model.named_buffers() if b.is_floating_point()})
+    return SharedUpdate(
+        gradients=tuple(torch.stack(column) for column in zip(*updates, strict=True)),
+        names=names,
+        batch_size=batch_size,
+        input_shape=(int(images.shape[2]), int(images.shape[3]), int(images.shape[4])),
+        classes=classes,
+        loss=loss,
+        mode=mode,
+        exposure=exposure,
+        labels=labels.clone() if exposure.labels else None,
+        buffers=tuple(buffers) if exposure.buffers else None,
+        defense=defense if exposure.defense else None,
+        auxiliary=auxiliary if exposure.auxiliary else None,
+        released=images.clone() if exposure.released else None,
+    )

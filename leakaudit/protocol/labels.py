@@ -1,0 +1,41 @@
+"""Labels as class indices (N,) or, after the record stage of some defenses, as probabilities (N, K)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from leakaudit.protocol.target import LossFunction
+
+
+def hard(labels: Tensor) -> Tensor:
+    """Return class indices (...,): as they are, or the likeliest class of probabilities (..., K)."""
+    return labels.argmax(-1) if labels.is_floating_point() else labels
+
+
+def soft(labels: Tensor, classes: int) -> Tensor:
+    """Return probabilities (..., K): as they are, or one-hot rows of class indices."""
+    return labels if labels.is_floating_point() else F.one_hot(labels, classes).to(torch.get_default_dtype())
+
+
+def expected_loss(loss: LossFunction) -> LossFunction:
+    """Return the loss that also takes probabilities: then its expectation over labels drawn from them, E_{y~p} ℓ.
+
+    Cross-entropy is linear in the label and takes probabilities itself. Any other loss is averaged over the classes,
+    record by record, so it must be the mean over a batch's records, as every loss of an audit must be. Class indices go
+    to `loss` unchanged.
+    """
+    if loss is F.cross_entropy or (isinstance(loss, nn.CrossEntropyLoss) and loss.weight is None):
+        return loss
+
+    def expected(logits: Tensor, labels: Tensor) -> Tensor:
+        if not labels.is_floating_point():
+            return loss(logits, labels)
+        rows = []
+        for z, p in zip(logits, labels, strict=True):
+            each = [loss(z[None], torch.full((1,), k, device=z.device)) for k in range(logits.shape[1])]
+            rows.append((p * torch.stack(each)).sum())
+        return torch.stack(rows).mean()
+
+    return expected

@@ -1,0 +1,1 @@
+"""What is written and what it means: the schema of a result and of an outcome, files, numbers in words."""

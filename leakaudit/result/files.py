@@ -1,0 +1,144 @@
+"""Files: JSON read into frozen dataclasses, text written whole or not at all, places that can be written."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cattrs
+
+from leakaudit.errors import UserError
+
+T = TypeVar("T")
+
+
+def check_writable(path: Path, option: str = "--output") -> None:
+    """Find out before the work, not after it, that a file cannot be written; raises UserError naming the option."""
+
+    try:
+        if path.is_dir():
+            raise UserError(f"{option} {path} is a folder: name the file to write.")
+        if path.exists() and not path.is_file():  # a device or a pipe: written to as it is
+            return
+    except OSError as error:
+        raise UserError(f"cannot write to {option} {path}: {error.strerror}; choose another place.") from error
+    missing = [folder for folder in path.parents if not folder.exists()]
+    probe = path.parent / ".leakaudit-probe"
+    try:
+        write_atomically(probe, "")
+    except UserError as error:
+        raise UserError(f"cannot write to {option} {path}: {error.__cause__}; choose another place.") from error
+    probe.unlink(missing_ok=True)
+    for folder in missing:
+        folder.rmdir()
+
+
+def apart(places: dict[str, Path | None], inputs: dict[str, Path | None]) -> None:
+    """Refuse outputs that cannot be written, that are an input (or ./pyproject.toml), or that would replace each other.
+
+    Both are given by what they are called. A link, hard or symbolic, is what it leads to.
+    """
+    seen = {
+        _identity(path): name for name, path in {**inputs, "the configuration": Path("pyproject.toml")}.items() if path
+    }
+    for option, path in places.items():
+        if path is None:
+            continue
+        check_writable(path, option)
+        if path.exists() and not path.is_file():
+            continue  # a device or a pipe takes any number of them
+        other = seen.setdefault(_identity(path), option)
+        if other != option:
+            raise UserError(f"{option} {path} is {other} as well: name another file.")
+
+
+def _identity(path: Path) -> tuple[int, int] | Path:
+    try:
+        found = path.stat()
+    except OSError:
+        return path.resolve()
+    return found.st_dev, found.st_ino
+
+
+def writable(folder: Path) -> None:
+    """Find out before the work, not after it, that the output cannot be written; raises UserError."""
+
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output {folder} is a file: name a folder.")
+    existed = folder.exists()
+    probe = folder / ".leakaudit-probe"
+    try:
+        write_atomically(probe, "")
+    except UserError as error:
+        raise UserError(f"cannot write to --output {folder}: {error.__cause__}; choose another folder.") from error
+    probe.unlink(missing_ok=True)
+    if not existed:
+        folder.rmdir()
+
+
+def text_of(path: Path) -> str:
+    """Return a file's text; raises UserError when it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.") from error
+
+
+def structured(text: str, source: str, schema: str, kind: type[T], converter: cattrs.Converter, give: str) -> T:
+    """Read `text` as an object of `kind` with that schema; UserError names `source` and what to `give` instead."""
+    try:
+        data: Any = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{source} is not JSON (line {error.lineno}): give {give}.") from error
+    except ValueError as error:
+        raise UserError(f"{source} is not JSON ({error}): give {give}.") from error
+    except RecursionError as error:
+        raise UserError(f"{source} is nested too deeply to be read: give {give}.") from error
+    if not isinstance(data, dict) or data.get("schema") != schema:
+        found = data.get("schema") if isinstance(data, dict) else None
+        raise UserError(f"{source} has schema {found!r}, not {schema!r}: give {give}.")
+    try:
+        return converter.structure(data, kind)
+    except (cattrs.BaseValidationError, KeyError, TypeError, ValueError) as error:
+        detail = "; ".join(cattrs.transform_error(error)[:2]) if isinstance(error, Exception) else ""
+        raise UserError(f"{source} does not follow {schema}: {detail}.") from error
+
+
+def _no_number(word: str) -> float:
+    """Refuse NaN and the infinities, which Python would read: no number of ours is one."""
+    raise ValueError(f"it holds {word}")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    return value if math.isfinite(value) else _no_number(digits[:20])
+
+
+def write_atomically(path: Path, text: str | bytes, mode: int = 0o644) -> None:
+    """Write a whole file or leave the old one: a full disk or an interrupt never leaves half a result.
+
+    Text is written as UTF-8. A link is followed; a device or a pipe is written to as it is. Raises UserError when the
+    place cannot be written.
+    """
+    data = text.encode() if isinstance(text, str) else text
+    try:
+        place = path.resolve() if path.is_symlink() else path
+        if place.exists() and not place.is_file() and not place.is_dir():
+            place.write_bytes(data)
+            return
+        place.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.chmod(name, mode)
+            os.replace(name, place)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another place.") from error

@@ -1,0 +1,95 @@
+"""What the scoring, the verdict and the reports must agree on. Nothing heavy is imported: reports read results only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from leakaudit.result.schema import AttackResult, AuditResult, Baseline, DefenseResult
+
+SHARP = 3.0  # dB: a picture nearer to the record than the best guess without an update by half the squared error
+OVERFITTED = "overfitted its training pairs"  # in the notes of an attack that did
+STATUSES = ("converged", "diverged", "not-applicable", "out-of-memory", "budget", "failed")
+
+
+def scored_statuses(kind: str) -> tuple[str, ...]:
+    """Return the statuses whose victims are scored. One with another status has no score: neither leaked nor safe.
+
+    A picture that the time budget cut short is still a picture; a linkage attack cut short has compared nothing.
+    """
+    return ("converged",) if kind == "linkage" else ("converged", "budget")
+
+
+def scored_victims(attack: AttackResult) -> int:
+    """Return how many victims of an attack were scored: none where it has no number at all, whatever its statuses."""
+    if all(e.value is None for e in (attack.identification, attack.psnr, attack.label_accuracy)):
+        return 0
+    return sum(attack.statuses.get(s, 0) for s in scored_statuses(attack.kind))
+
+
+def guessing(chance: float, baselines: Iterable[Baseline]) -> float:
+    """Return the share that a guess without the update identifies: chance, or the best baseline where that is more.
+
+    Pairing a batch's pictures before they are scored lifts even a guess above one in M.
+    """
+    return max([chance, *(b.identification.value or 0.0 for b in baselines)])
+
+
+def beats(attack: AttackResult, floor: float) -> bool:
+    """Return whether an attack identifies more than `floor` even at its lower bound."""
+    return attack.identification.low is not None and attack.identification.low > floor
+
+
+def most_telling(control: Sequence[AttackResult], floor: float | None = None) -> AttackResult | None:
+    """Return the attack that shows whether attacks work on the undefended model, None where none was scored.
+
+    The most successful of those that beat `floor`, the share that a guess identifies; of all where none does. Without
+    a floor the one with the highest lower bound, which beats whatever any of them beats.
+    """
+    scored = [a for a in control if a.identification.value is not None and a.identification.low is not None]
+    if floor is not None:
+        return most_successful([a for a in scored if beats(a, floor)] or scored)
+    return max(scored, key=lambda a: (a.identification.low or 0.0, a.identification.value or 0.0), default=None)
+
+
+def most_successful(attacks: Iterable[AttackResult]) -> AttackResult | None:
+    """Return the attack that identified most: highest rate, of equals highest lower bound, of equals the first listed.
+
+    The one rule by which every report names a most successful or worst attack. None where identification was not
+    scored.
+    """
+    scored = [a for a in attacks if a.identification.value is not None]
+    return max(scored, key=lambda a: (a.identification.value or 0.0, a.identification.low or 0.0), default=None)
+
+
+def identifies(attack: AttackResult, limit: float) -> bool:
+    """Return whether an attack identifies more than `limit` even at its lower bound."""
+    e = attack.identification
+    return e.value is not None and e.low is not None and e.low > limit
+
+
+def rebuilds(attack: AttackResult, baselines: Iterable[Baseline]) -> bool:
+    """Return whether an attack's pictures are `SHARP` closer than every baseline's even at the lower bound."""
+    known = max((b.psnr.value for b in baselines if b.psnr.value is not None), default=None)
+    return known is not None and attack.psnr.low is not None and attack.psnr.low >= known + SHARP
+
+
+def unsupported(battery: str, model_control: bool) -> tuple[str, ...]:
+    """Return why an audit cannot pass whatever its attacks found: it was a first look, or left out what was exposed."""
+    why = []
+    if battery == "quick":
+        why.append("Nothing leaked in the quick battery, which is a first look: a pass needs the standard one.")
+    if model_control:
+        why.append("No attack here uses a malicious server's power to change the model.")
+    return tuple(why)
+
+
+def judged(result: AuditResult) -> tuple[DefenseResult, ...]:
+    """Return the defenses that the verdict speaks of: the requested ones, the control only where it stands alone."""
+    requested = [d for d in result.defenses if d.requested]
+    return tuple([d for d in requested if d.spec != "none"] or requested)
+
+
+def resolution(result: AuditResult) -> float:
+    """Return by how much one test record moves an accuracy; 0 where the result does not say how many there are."""
+    tested = result.target.get("test_records")
+    return 1 / tested if isinstance(tested, int) and tested > 0 else 0.0

@@ -1,0 +1,257 @@
+"""The result of an audit: frozen dataclasses ⇄ the JSON schema `leakaudit.result/1`.
+
+Everything a report shows is in here, pictures included; what was not measured is null with a reason beside it.
+Fields may be added to version 1 (with a default); none may be removed or change its meaning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from cattrs.gen import make_dict_unstructure_fn, override
+from cattrs.preconf.json import make_converter
+
+from leakaudit.errors import UserError
+from leakaudit.result.files import structured, text_of
+
+SCHEMA = "leakaudit.result/1"
+
+Verdict = Literal["pass", "fail", "inconclusive"]
+
+Severity = Literal["info", "warning", "error"]
+
+Value = str | int | float | bool | None
+Images = Literal["full", "redacted", "none"]  # private ones, public stand-ins, or no picture at all
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval. `value` is None where it was not measured, and `reason` says why."""
+
+    value: float | None = None
+    low: float | None = None  # bounds of the two-sided 95 % interval, None where it has no interval
+    high: float | None = None
+    n: int = 0  # records (or seeds) behind it
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something the audit noticed."""
+
+    id: str  # kebab-case
+    severity: Severity
+    message: str
+    evidence: dict[str, Value] = field(default_factory=dict)
+    mend: str = ""  # what to do about it, one sentence
+
+
+@dataclass(frozen=True)
+class Waiver:
+    """Somebody's decision to let one check of the gate go, for a reason and until a day."""
+
+    rule: str  # which check, by the name of its rule, e.g. "identification"; `*` stands for any text
+    reason: str
+    expires: str  # ISO date, the last day it holds
+    defense: str = "*"
+    attack: str = "*"
+    by: str = ""  # who decided
+
+
+@dataclass(frozen=True)
+class RecordScore:
+    """One private record against what one attack made of it. Scores are None unless the victim's status allows them."""
+
+    victim: int
+    record: int  # position within the victim's batch
+    label: str
+    status: str  # converged | diverged | not-applicable | out-of-memory | budget | failed
+    mse: float | None = None
+    psnr: float | None = None  # dB
+    ssim: float | None = None
+    lpips: float | None = None
+    psnr_released: float | None = None  # against x̃, for data-replacing defenses
+    identified: bool | None = None
+    rank: int | None = None  # of the true record among the candidates, 1 is nearest
+    guessed_label: str | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One row of a gallery. Each picture is a base64 PNG, or None where there is none."""
+
+    victim: int
+    record: int
+    label: str
+    original: str | None
+    shared: str | None  # what a data-replacing defense put in its place, else None
+    reconstruction: str | None
+    psnr: float | None = None
+    ssim: float | None = None
+    identified: bool | None = None
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """One attack on one defended model."""
+
+    name: str
+    kind: str  # reconstruction | labels | linkage
+    role: str  # standard | adaptive | bound
+    settings: dict[str, Value]  # effective, after tuning
+    tuned: dict[str, Value]  # what was chosen on auxiliary records; empty if nothing was
+    requires: tuple[str, ...]
+    statuses: dict[str, int]  # how many victims ended how
+    reason: str | None  # why, where not all converged
+    identification: Estimate  # share of records identified among the candidates
+    candidates: int  # M, the size of a candidate set; 0 where identification was not scored
+    psnr: Estimate  # median over records, dB; after optimal assignment; against x
+    ssim: Estimate
+    lpips: Estimate
+    r2: Estimate  # share of the variance of x explained beyond the class mean, ≤ 1
+    psnr_released: Estimate  # against x̃
+    label_accuracy: Estimate
+    records: tuple[RecordScore, ...] = ()
+    gallery: tuple[Picture, ...] = ()  # worst (most leaking) first
+    notes: tuple[str, ...] = ()  # how it ran where that was not as planned, e.g. in pieces for lack of memory
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """What is known of a defense without attacking it: a proven statement, or something that nothing bounds."""
+
+    statement: str
+    kind: Literal["proven", "not-bounded"]
+    assumes: str = ""  # under what a proven statement holds
+    identification: float | None = None  # where that bounds it: how often a record is picked out of `candidates`
+    candidates: int = 0
+
+
+@dataclass(frozen=True)
+class DefenseResult:
+    """One defense: what it leaks, what it costs, and what follows."""
+
+    spec: str  # as typed, e.g. "obscure,dp-sgd:noise_multiplier=0.5"
+    settings: dict[str, Value]
+    facts: dict[str, Value]  # e.g. {"epsilon": 3.2, "delta": 1e-5}
+    replaces_records: bool
+    attacks: tuple[AttackResult, ...]
+    accuracy: Estimate  # test accuracy of a model trained on the shared updates
+    accuracies: tuple[float, ...]  # per seed
+    verdict: Verdict
+    reasons: tuple[str, ...]  # why this verdict, one sentence each
+    requested: bool = True  # False for the undefended control the audit added itself
+    guarantees: tuple[Guarantee, ...] = ()  # proven, or not bounded; empty in older results
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a guess without any update scores: leakage is what exceeds this."""
+
+    name: str  # random | class-mean | prior
+    description: str
+    identification: Estimate
+    psnr: Estimate
+    ssim: Estimate
+    lpips: Estimate
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """A whole audit."""
+
+    target: dict[str, Value]  # name, model class, parameters, input_shape, classes, record counts, ...
+    exposure: dict[str, Value]  # the facts, and "preset"
+    assumptions: tuple[str, ...]  # sentences every number stands beside
+    findings: tuple[Finding, ...]
+    baselines: tuple[Baseline, ...]
+    chance_accuracy: float
+    chance_identification: float
+    max_identification: float  # the threshold the verdict is judged by
+    defenses: tuple[DefenseResult, ...]  # the control ("none") first
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    not_tested: tuple[str, ...]
+    settings: dict[str, Value]  # effective settings of the scan
+    environment: dict[str, Value]  # versions; what is needed to run it again
+    images: str = "full"  # full | redacted | none
+    complete: bool = True  # False when the run was interrupted: what is here was measured, the rest was not
+    timings: dict[str, float] = field(default_factory=dict)  # seconds; the only part that differs between equal runs
+    hashes: dict[str, str] = field(default_factory=dict)  # SHA-256 by what it is of: model, private, victims, ...
+    waivers: tuple[Waiver, ...] = ()  # those configured when the audit ran
+    stand_in: str = ""  # where pictures are redacted: the public picture drawn in their place, and what was done to it
+    schema: str = SCHEMA
+
+    def control(self) -> DefenseResult | None:
+        """Return the undefended row."""
+        return next((d for d in self.defenses if d.spec == "none"), None)
+
+
+_converter = make_converter()
+# Fields added to version 1 later are only written where they say something, so that old results stay as they are.
+_converter.register_unstructure_hook(
+    AttackResult, make_dict_unstructure_fn(AttackResult, _converter, notes=override(omit_if_default=True))
+)
+
+_converter.register_unstructure_hook(
+    DefenseResult, make_dict_unstructure_fn(DefenseResult, _converter, guarantees=override(omit_if_default=True))
+)
+
+_converter.register_unstructure_hook(
+    Finding, make_dict_unstructure_fn(Finding, _converter, mend=override(omit_if_default=True))
+)
+
+_later = override(omit_if_default=True)
+
+_converter.register_unstructure_hook(
+    AuditResult, make_dict_unstructure_fn(AuditResult, _converter, hashes=_later, waivers=_later, stand_in=_later)
+)
+
+
+def to_json(result: AuditResult) -> str:
+    """Return the result as JSON: sorted keys, no NaN (ValueError), one trailing newline."""
+    return json.dumps(_converter.unstructure(result), indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def from_json(text: str, source: str = "result.json") -> AuditResult:
+    """Read a result of version 1. Raises UserError naming `source` when it is none."""
+    result = structured(text, source, SCHEMA, AuditResult, _converter, "a result.json written by a scan")
+    for where, estimate in _estimates(result):
+        ends = [v for v in (estimate.low, estimate.value, estimate.high) if v is not None]
+        if estimate.n < 0 or ends != sorted(ends):
+            raise UserError(f"{source} holds an estimate that none can be ({where}: {estimate}): scan again.")
+    return result
+
+
+def _estimates(result: AuditResult) -> list[tuple[str, Estimate]]:
+    """Return every estimate of the defenses with where it stands."""
+    found = [(d.spec, d.accuracy) for d in result.defenses]
+    for d in result.defenses:
+        for a in d.attacks:
+            parts = (a.identification, a.psnr, a.ssim, a.lpips, a.r2, a.psnr_released, a.label_accuracy)
+            found += [(f"{a.name} on {d.spec}", part) for part in parts]
+    return found
+
+
+def digest(result: AuditResult) -> str:
+    """Return the SHA-256 of the result as it is written: what `sha256sum result.json` prints."""
+    return hashlib.sha256(to_json(result).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def load(path: Path) -> AuditResult:
+    """Read a result file; raises UserError when it is missing or none."""
+    return from_json(text_of(path), str(path))
+
+
+def mode_of(result: AuditResult) -> int:
+    """Return the permissions of a file with a result: with private pictures its owner alone may read it."""
+    return 0o600 if result.images == "full" else 0o644
+
+
+def without_timings(result: AuditResult) -> AuditResult:
+    """Return the part of a result that the same command and seed reproduce byte for byte."""
+    return replace(result, timings={})

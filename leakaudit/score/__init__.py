@@ -1,0 +1,1 @@
+"""What was recovered, what it cost, and what is odd about it."""

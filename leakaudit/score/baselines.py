@@ -1,0 +1,89 @@
+"""What a guess without any update scores. Leakage is what exceeds these."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from leakaudit.protocol.target import Records
+from leakaudit.result.schema import Baseline, Estimate
+from leakaudit.score.identification import CandidateSets, identify
+from leakaudit.score.metrics import Metric, assign, psnr, ssim
+from leakaudit.stats import intervals
+
+DESCRIPTIONS = {
+    "random": "uniform noise: somebody who knows nothing",
+    "class-mean": "the average auxiliary picture of the record's class",
+    "prior": "another real picture of the record's class: somebody who knows only the label and the world",
+}
+
+
+def class_means(auxiliary: Records, labels: Tensor) -> Tensor:
+    """Return the auxiliary mean picture (N, C, H, W) of each label's class.
+
+    A class without auxiliary records gets the mean of all. Raises ValueError when there is no auxiliary record.
+    """
+    if len(auxiliary) == 0:
+        raise ValueError("class means need auxiliary records")
+    overall = auxiliary.images.mean(0)
+    known = {c: auxiliary.images[auxiliary.labels == c].mean(0) for c in set(auxiliary.labels.tolist())}
+    return torch.stack([known.get(int(label), overall) for label in labels])
+
+
+def baselines(
+    truth: Records,
+    auxiliary: Records,
+    candidates: CandidateSets,
+    lpips: Metric | str,
+    generator: torch.Generator,
+    *,
+    batch_size: int = 1,
+) -> tuple[Baseline, ...]:
+    """Score guesses that never saw an update against the victims' N records, by the rules attacks are scored by.
+
+    Guesses are paired within batches of `batch_size` as reconstructions are, so that what pairing alone gives is in the
+    baseline too. Without auxiliary records the two that need them are reported as not measured.
+    """
+    device = truth.images.device
+    noise = torch.rand(truth.images.shape, generator=generator, device=generator.device).to(device)
+    guesses: dict[str, Tensor | None] = {"random": noise, "class-mean": None, "prior": None}
+    if len(auxiliary):
+        guesses["class-mean"] = class_means(auxiliary, truth.labels).to(device)
+        guesses["prior"] = _others(auxiliary, truth.labels, generator).to(device)
+    return tuple(_score(name, guess, truth, candidates, lpips, batch_size) for name, guess in guesses.items())
+
+
+def _others(auxiliary: Records, labels: Tensor, generator: torch.Generator) -> Tensor:
+    drawn = []
+    for label in labels:
+        same = (auxiliary.labels == label).nonzero()[:, 0]
+        pool = same if len(same) else torch.arange(len(auxiliary), device=auxiliary.labels.device)
+        pick = int(torch.randint(len(pool), (1,), generator=generator, device=generator.device))
+        drawn.append(auxiliary.images[pool[pick]])
+    return torch.stack(drawn)
+
+
+def _score(
+    name: str, guess: Tensor | None, truth: Records, candidates: CandidateSets, lpips: Metric | str, batch_size: int
+) -> Baseline:
+    if guess is None:
+        missing = Estimate(reason="there are no auxiliary records")
+        return Baseline(name, DESCRIPTIONS[name], missing, missing, missing, missing)
+    x = truth.images
+    batches = [slice(start, start + batch_size) for start in range(0, len(x), batch_size)]
+    guess = torch.cat([guess[b][assign(x[b], guess[b])] for b in batches])
+    identification = Estimate(reason="fewer than two candidates of the class")
+    if candidates.size >= 2:
+        _, hits = identify(candidates, guess)
+        identification = intervals.rate(int(hits.sum()), len(hits))
+    perceptual = (
+        Estimate(reason=lpips) if isinstance(lpips, str) else intervals.median(lpips.function(x, guess).tolist())
+    )
+    return Baseline(
+        name=name,
+        description=DESCRIPTIONS[name],
+        identification=identification,
+        psnr=intervals.median(psnr(x, guess).tolist()),
+        ssim=intervals.median(ssim(x, guess).tolist()),
+        lpips=perceptual,
+    )

@@ -1,0 +1,330 @@
+"""From what an attack claims to what it recovered: the only place besides the client where the truth is looked at."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from leakaudit.protocol.attack import Attack, Reconstruction
+from leakaudit.protocol.registry import settings_values
+from leakaudit.protocol.target import Records
+from leakaudit.result.rounding import coarse, coarse_record
+from leakaudit.result.rules import STATUSES, scored_statuses
+from leakaudit.result.schema import AttackResult, Estimate, Images, Picture, RecordScore, Value
+from leakaudit.score import standin
+from leakaudit.score.identification import CandidateSets, identify, identify_by_scores
+from leakaudit.score.metrics import Metric, MetricFunction, assign, mse, psnr, ssim
+from leakaudit.score.pictures import encode
+from leakaudit.stats import intervals
+
+
+def score(
+    attack: Attack,
+    role: str,
+    tuned: Mapping[str, Value],
+    truth: Records,
+    released: Records | None,
+    classes: Sequence[str],
+    reconstruction: object,
+    candidates: CandidateSets,
+    class_means: Tensor,
+    lpips: Metric | str,
+    images: Images = "full",
+    gallery: int = 8,
+    *,
+    batch_size: int | None = None,
+) -> AttackResult:
+    """Score one attack on V victims of B records each.
+
+    `truth` holds the V·B private records victim by victim, `released` what a data-replacing defense put in their place
+    (None where nothing is replaced), `candidates` and `class_means` (V·B, C, H, W) belong to the same records. Pictures
+    are paired within each batch before scoring: with `truth` for every score but `psnr_released`, with `released` for
+    that one. Only victims whose status is in `scored_statuses` are scored; the others are in no numerator and no
+    denominator, and `n` shows it. A linkage attack is judged on each victim's first record, whose line-up it is asked
+    about (`CandidateSets.first_of_each`). What is no `Reconstruction`, or not one of these V victims of
+    `batch_size` records, has no score: every victim is `failed`. Without `batch_size`, V is as many as the statuses.
+    `images` says whether the gallery holds the pictures, stand-ins of the same PSNR, or none; without the pictures the
+    scores are rounded (`leakaudit.result.rounding`).
+    """
+    if not isinstance(reconstruction, Reconstruction):
+        wrong = f"the attack returned a {type(reconstruction).__name__}, not a Reconstruction"
+        return failed(attack, role, tuned, len(truth) // (batch_size or 1), "failed", wrong)
+    victims = len(truth) // batch_size if batch_size else max(1, len(reconstruction.statuses))
+    batch = len(truth) // victims
+    mismatch = _mismatch(attack, reconstruction, victims, batch, truth, candidates.size)
+    if mismatch is not None:
+        return failed(attack, role, tuned, victims, "failed", f"the attack returned {mismatch}")
+    statuses, broken = _checked_statuses(reconstruction)
+    scored = torch.tensor([s in scored_statuses(attack.kind) for s in statuses], dtype=torch.bool)
+    rows = scored.repeat_interleave(batch).nonzero()[:, 0]
+    missing = _why_not(statuses, reconstruction.reason)
+    columns: dict[str, dict[int, float]] = {}
+    guess: Tensor | None = None
+    order = torch.arange(victims * batch)
+    r2 = psnr_released = Estimate(reason=missing)
+
+    if reconstruction.images is not None:
+        drawn = reconstruction.images.detach().to(truth.images).flatten(0, 1).clamp(0, 1)
+        order = _orders(truth.images, drawn, scored, batch)
+        guess = drawn[order]
+        x, seen = truth.images[rows], guess[rows]
+        functions: dict[str, MetricFunction] = {"mse": mse, "psnr": psnr, "ssim": ssim}
+        if not isinstance(lpips, str):
+            functions["lpips"] = lpips.function
+        columns = {name: _column(rows, function(x, seen)) for name, function in functions.items()}
+        r2 = _explained(x, seen, class_means[rows].to(x), missing)
+        if released is not None:
+            theirs = drawn[_orders(released.images, drawn, scored, batch)]
+            columns["psnr_released"] = _column(rows, psnr(released.images[rows], theirs[rows]))
+            psnr_released = intervals.median(list(columns["psnr_released"].values()), missing)
+    if released is None:
+        psnr_released = Estimate(reason="the defense does not replace records")
+
+    rank, hit = _identified(attack, reconstruction, candidates, guess, rows, scored, batch)
+    if candidates.size < 2:
+        identification = Estimate(reason="fewer than two candidates of the class")
+    elif attack.kind == "labels":
+        identification = Estimate(reason="an attack on labels draws no picture")
+    else:
+        identification = intervals.rate(sum(hit.values()), len(hit), missing)
+    guessed, label_accuracy = _labels(reconstruction.labels, truth.labels, scored, order, batch, missing)
+    no_picture = missing if guess is not None else "the attack draws no picture"
+    perceptual = lpips if isinstance(lpips, str) else no_picture
+
+    def name_of(label: int) -> str:
+        return classes[label] if 0 <= label < len(classes) else str(label)
+
+    records = tuple(
+        RecordScore(
+            victim=i // batch,
+            record=i % batch,
+            label=name_of(int(truth.labels[i])),
+            status=statuses[i // batch],
+            rank=rank.get(i),
+            identified=hit.get(i),
+            guessed_label=name_of(guessed[i]) if i in guessed else None,
+            **{name: column.get(i) for name, column in columns.items()},
+        )
+        for i in range(victims * batch)
+    )
+    if images != "full":
+        records = tuple(map(coarse_record, records))
+    scored_result = AttackResult(
+        name=attack.name,
+        kind=attack.kind,
+        role=role,
+        settings=dict(settings_values(attack)),
+        tuned=dict(tuned),
+        requires=tuple(sorted(attack.requires)),
+        statuses=dict(sorted(Counter(statuses).items())),
+        reason="; ".join(filter(None, [reconstruction.reason, broken])) or None,
+        identification=identification,
+        candidates=candidates.size if identification.value is not None else 0,
+        psnr=intervals.median(list(columns.get("psnr", {}).values()), no_picture),
+        ssim=intervals.median(list(columns.get("ssim", {}).values()), no_picture),
+        lpips=intervals.median(list(columns.get("lpips", {}).values()), perceptual),
+        r2=r2 if guess is not None else Estimate(reason=no_picture),
+        psnr_released=psnr_released if guess is not None or released is None else Estimate(reason=no_picture),
+        label_accuracy=label_accuracy,
+        records=records,
+        gallery=_gallery(records, truth, released, guess, images, gallery),
+        notes=tuple(map(str, reconstruction.notes)),
+    )
+    return scored_result if images == "full" else coarse(scored_result)
+
+
+def failed(
+    attack: Attack, role: str, tuned: Mapping[str, Value], victims: int, status: str, reason: str
+) -> AttackResult:
+    """Return the row of an attack that crashed or could not run: a status and a reason, and no score anywhere."""
+    nothing = Estimate(reason=reason)
+    return AttackResult(
+        name=attack.name,
+        kind=attack.kind,
+        role=role,
+        settings=dict(settings_values(attack)),
+        tuned=dict(tuned),
+        requires=tuple(sorted(attack.requires)),
+        statuses={status: victims},
+        reason=reason,
+        identification=nothing,
+        candidates=0,
+        psnr=nothing,
+        ssim=nothing,
+        lpips=nothing,
+        r2=nothing,
+        psnr_released=nothing,
+        label_accuracy=nothing,
+    )
+
+
+def _mismatch(
+    attack: Attack, claimed: Reconstruction, victims: int, batch: int, truth: Records, candidates: int
+) -> str | None:
+    """Return what does not fit V victims of B records, or None where everything does."""
+    statuses = claimed.statuses
+    if not isinstance(statuses, tuple | list) or len(statuses) != victims or victims * batch != len(truth):
+        counted = len(statuses) if isinstance(statuses, tuple | list) else "no list of"
+        return f"{counted} statuses for {len(truth)} records in batches of {batch}"
+    unknown = [str(s) for s in statuses if s not in STATUSES]
+    if unknown:
+        return f"the status {unknown[0]!r}, which is none of {', '.join(STATUSES)}"
+    shapes = {"images": (victims, batch, *truth.images.shape[1:]), "labels": (victims, batch)}
+    if attack.kind == "linkage":
+        shapes["linkage"] = (victims, candidates)
+    for name, shape in shapes.items():
+        value: object = getattr(claimed, name)
+        if value is None:
+            continue
+        if not isinstance(value, Tensor):
+            return f"{name} that are a {type(value).__name__}, not a tensor"
+        if tuple(value.shape) != shape:
+            return f"{name} of shape {tuple(value.shape)} where {shape} was asked for"
+        if value.is_complex() or (name == "labels" and value.is_floating_point()):
+            return f"{name} of type {value.dtype}"
+    return None
+
+
+def _checked_statuses(reconstruction: Reconstruction) -> tuple[list[str], str | None]:
+    """Return statuses in which a picture or score that is not finite counts as diverged, whatever the attack says."""
+    statuses: list[str] = list(reconstruction.statuses)
+    found = 0
+    for claimed in (reconstruction.images, reconstruction.linkage):
+        if claimed is None:
+            continue
+        for v, finite in enumerate(claimed.flatten(1).isfinite().all(1).tolist()):
+            if not finite and statuses[v] in ("converged", "budget"):
+                statuses[v] = "diverged"
+                found += 1
+    return statuses, f"{found} victim(s) ended in values that are not finite" if found else None
+
+
+def _why_not(statuses: list[str], reason: str | None) -> str:
+    ended = ", ".join(f"{count} {status}" for status, count in sorted(Counter(statuses).items()))
+    return f"no victim was scored ({ended}{': ' + reason if reason else ''})"
+
+
+def _orders(target: Tensor, drawn: Tensor, scored: Tensor, batch: int) -> Tensor:
+    """Return indices (V·B,) such that `drawn[indices]` is aligned with `target` within every scored victim's batch."""
+    order = torch.arange(len(target))
+    for v in scored.nonzero()[:, 0].tolist():
+        part = slice(v * batch, (v + 1) * batch)
+        order[part] = v * batch + assign(target[part], drawn[part]).cpu()
+    return order
+
+
+def _column(rows: Tensor, values: Tensor) -> dict[int, float]:
+    return dict(zip(rows.tolist(), values.double().tolist(), strict=True))
+
+
+def _explained(x: Tensor, guess: Tensor, means: Tensor, missing: str) -> Estimate:
+    """R² = 1 − Σ‖guess − x‖² / Σ‖class mean − x‖²."""
+    if len(x) == 0:
+        return Estimate(reason=missing)
+    spread = float(mse(means, x).sum())
+    if spread == 0:
+        return Estimate(reason="the records equal their class means")
+    return Estimate(1 - float(mse(guess, x).sum()) / spread, n=len(x))
+
+
+def _identified(
+    attack: Attack,
+    reconstruction: Reconstruction,
+    candidates: CandidateSets,
+    guess: Tensor | None,
+    rows: Tensor,
+    scored: Tensor,
+    batch: int,
+) -> tuple[dict[int, int], dict[int, bool]]:
+    if candidates.size < 2:
+        return {}, {}
+    if attack.kind == "linkage" and reconstruction.linkage is not None:
+        victims = scored.nonzero()[:, 0]
+        asked = victims * batch
+        rank, hit = identify_by_scores(reconstruction.linkage.detach().cpu()[victims], candidates.position[asked])
+    elif guess is not None:
+        asked = rows
+        rank, hit = identify(candidates[rows], guess[rows])
+    else:
+        return {}, {}
+    where = asked.tolist()
+    return dict(zip(where, rank.tolist(), strict=True)), dict(zip(where, hit.tolist(), strict=True))
+
+
+def _labels(
+    claimed: Tensor | None, labels: Tensor, scored: Tensor, order: Tensor, batch: int, missing: str
+) -> tuple[dict[int, int], Estimate]:
+    """Return each record's guessed label and the share of labels found; a batch's labels are an unordered bag.
+
+    Pictures carry their own labels along; without pictures a record gets its label if the bag holds it.
+    """
+    if claimed is None:
+        return {}, Estimate(reason="the attack guesses no labels")
+    guesses = claimed.detach().cpu().flatten()[order].tolist()
+    truth = labels.tolist()
+    guessed: dict[int, int] = {}
+    hits = n = 0
+    for v in scored.nonzero()[:, 0].tolist():
+        part = range(v * batch, (v + 1) * batch)
+        bag = Counter(guesses[i] for i in part)
+        common = bag & Counter(truth[i] for i in part)
+        hits, n = hits + common.total(), n + batch
+        aligned = not torch.equal(order[part.start : part.stop], torch.arange(part.start, part.stop))
+        guessed |= {i: guesses[i] for i in part} if aligned else _from_bag(bag, [(i, truth[i]) for i in part])
+    return guessed, intervals.rate(hits, n, missing)
+
+
+def _from_bag(bag: Counter[int], wanted: list[tuple[int, int]]) -> dict[int, int]:
+    left = bag.copy()
+    given: dict[int, int] = {}
+    for i, label in wanted:
+        if left[label]:
+            left[label] -= 1
+            given[i] = label
+    rest = iter(sorted(left.elements()))
+    return given | {i: next(rest) for i, _ in wanted if i not in given}
+
+
+def _gallery(
+    records: tuple[RecordScore, ...],
+    truth: Records,
+    released: Records | None,
+    guess: Tensor | None,
+    images: Images,
+    size: int,
+) -> tuple[Picture, ...]:
+    """Return the `size` most leaking records by PSNR, worst first.
+
+    Redacted, their pictures follow from the scores, the positions and the shape alone: no private pixel is looked at.
+    """
+    if guess is None:
+        return ()
+    shown = [(i, r) for i, r in enumerate(records) if r.psnr is not None]
+    shown.sort(key=lambda pair: (-(pair[1].psnr or 0.0), pair[0]))
+    channels, height, width = truth.images.shape[1:]
+    pictures: list[Picture] = []
+    for i, r in shown[:size]:
+        original = released_ = drawn = None
+        if images == "full":
+            original, drawn = truth.images[i], guess[i]
+            released_ = released.images[i] if released is not None else None
+        elif images == "redacted":
+            original = standin.picture((channels, height, width))
+            drawn = standin.degraded((channels, height, width), r.psnr or 0.0, r.victim, r.record)
+        pictures.append(
+            Picture(
+                victim=r.victim,
+                record=r.record,
+                label=r.label,
+                original=encode(original),
+                shared=encode(released_),
+                reconstruction=encode(drawn),
+                psnr=r.psnr,
+                ssim=r.ssim,
+                identified=r.identified,
+            )
+        )
+    return tuple(pictures)

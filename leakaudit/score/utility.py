@@ -1,0 +1,192 @@
+"""What a defense costs: a real federated training run, every step from the update the server would receive."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leakaudit.protocol.client import defended_gradient, release
+from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.gradients import Gradients, Mode, fast_example_gradients, parameters_of
+from leakaudit.protocol.labels import hard
+from leakaudit.protocol.target import LossFunction, PixelModel, Records, Target
+from leakaudit.result.schema import Estimate
+from leakaudit.stats import intervals
+from leakaudit.work.progress import observe, track
+from leakaudit.work.seeding import derive, generator_for
+
+Update = Callable[[Tensor, Tensor], Gradients]
+
+PEAK_RATE = 2e-3  # Adam's, reached after a tenth of the steps, then a cosine down to 0
+
+
+@dataclass(frozen=True)
+class Utility:
+    """Test accuracy after training on shared updates, one number per seed; `chance` is the commonest class's share.
+
+    `steps` and `epochs` are of one whole run, also where the time budget ended it earlier. `released` is the accuracy
+    on the released records themselves, against their likeliest labels, one number per seed.
+    """
+
+    accuracies: tuple[float, ...]
+    estimate: Estimate
+    chance: float
+    steps: int
+    epochs: int
+    released: tuple[float, ...] = ()
+
+
+def utility(
+    target: Target,
+    defense: Defense,
+    released: Records,
+    *,
+    batch_size: int = 32,
+    epochs: int,
+    seeds: int,
+    seed: int,
+    mode: Mode = "train",
+) -> Utility:
+    """Train fresh models on what clients share under `defense` and measure accuracy on `target.test`.
+
+    `released` are the private records after the defense's record stage, drawn once, or before every epoch where the
+    defense is `renewable`; per-example and update stages act on every step's batch. Initial weights and the order of
+    batches depend on `seed` alone, so two defenses are compared as pairs. A run that the time budget ends early gives
+    no accuracy, and the estimate says so.
+    """
+    steps = epochs * steps_per_epoch(len(released), batch_size)
+    accuracies: list[float] = []
+    learned: list[float] = []
+    reason = None
+    for k in range(seeds):
+        model = defense.transform_model(target.fresh(derive(seed, "utility", k)), generator_for(seed, "model", k))
+        update = shared_update(model, target.loss, defense, generator_for(seed, "noise", k, device=target.device))
+        done = train(
+            model,
+            released,
+            target.loss,
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=derive(seed, "batches", k),
+            update=update,
+            mode=mode,
+            renew=renewal(target, defense, derive(seed, "renew", k)) if defense.renewable else None,
+            label=f"training, seed {k + 1} of {seeds}",
+        )
+        if done < steps:
+            reason = f"the time budget ended seed {k + 1} of {seeds} after {done} of {steps} training steps"
+            break
+        accuracies.append(accuracy(model, target.test))
+        learned.append(accuracy(model, Records(released.images, hard(released.labels))))
+    least = 1 / len(target.test) if len(target.test) else 0.0
+    estimate = intervals.mean(accuracies, within=(0.0, 1.0), reason=reason, least=least)
+    return Utility(tuple(accuracies), estimate, majority(target.test), steps, epochs, tuple(learned))
+
+
+def train(
+    model: PixelModel,
+    records: Records,
+    loss: LossFunction,
+    *,
+    epochs: int,
+    batch_size: int = 32,
+    seed: int,
+    update: Update | None = None,
+    mode: Mode = "train",
+    renew: Callable[[int], Records] | None = None,
+    label: str = "training",
+) -> int:
+    """Train `model` in place with the server's Adam; return the number of steps taken (fewer when the time is up).
+
+    `update(images, labels)` gives each step's gradients, by default the plain mean gradient. Adam divides the
+    gradient's scale out, so a defense that only rescales (a clip) is not punished for it, and one rate serves them all.
+    `renew(epoch)` gives the records of every epoch but the first, as many again. Records of an epoch that do not fill a
+    batch are left out. The global random state, which dropout draws
+    from, is seeded and restored.
+    """
+    _, parameters = parameters_of(model)
+    gradients = update or shared_update(model, loss, Defense(), torch.Generator())
+    optimiser = torch.optim.Adam(parameters, lr=PEAK_RATE)
+    device = parameters[0].device
+    per_epoch = steps_per_epoch(len(records), batch_size)
+    size = min(batch_size, len(records))
+    total = epochs * per_epoch
+    order = generator_for(seed, "order")
+    indices = torch.empty(0, dtype=torch.long)
+    done = 0
+    model.train(mode == "train")
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(derive(seed, "dropout"))
+        for step in track(label, total):
+            if step % per_epoch == 0:
+                if renew is not None and step:
+                    records = renew(step // per_epoch)
+                indices = torch.randperm(len(records), generator=order)
+            start = step % per_epoch * size
+            batch = records[indices[start : start + size].to(records.labels.device)]
+            found = gradients(batch.images.to(device), batch.labels.to(device))
+            for parameter, gradient in zip(parameters, found, strict=True):
+                parameter.grad = gradient.to(parameter)
+            for group in optimiser.param_groups:
+                group["lr"] = PEAK_RATE * _schedule(step, total)
+            optimiser.step()
+            done += 1
+    model.zero_grad(set_to_none=True)
+    model.eval()
+    return done
+
+
+def renewal(target: Target, defense: Defense, seed: int) -> Callable[[int], Records]:
+    """Return the function that draws the private records anew for an epoch."""
+    return lambda epoch: release(defense, target.private, generator_for(seed, epoch))
+
+
+def shared_update(model: PixelModel, loss: LossFunction, defense: Defense, generator: torch.Generator) -> Update:
+    """Return the function that computes one client's defended update on a batch, as `client.share` does, but fast."""
+    each = fast_example_gradients()
+
+    def told(logits: Tensor, wanted: Tensor) -> Tensor:
+        value = loss(logits, wanted)
+        observe(value)  # what is computed anyway: a forward pass of its own could change the model
+        return value
+
+    def update(images: Tensor, labels: Tensor) -> Gradients:
+        return defended_gradient(
+            model, told, images, labels, defense, generator, lambda m, _, x, y: each(m, loss, x, y)
+        )
+
+    return update
+
+
+def accuracy(model: PixelModel, records: Records, batch_size: int = 256) -> float:
+    """Return the share of records classified correctly in eval mode; an output that is not finite is wrong."""
+    device = next(model.parameters()).device
+    model.eval()
+    right = 0
+    with torch.no_grad():
+        for start in range(0, len(records), batch_size):
+            batch = records[start : start + batch_size]
+            logits = model(batch.images.to(device))
+            right += int(((logits.argmax(1) == batch.labels.to(device)) & logits.isfinite().all(1)).sum())
+    return right / max(1, len(records))
+
+
+def majority(records: Records) -> float:
+    """Return the share of the commonest class: the accuracy of a model that learned nothing."""
+    return float(records.labels.bincount().max()) / len(records) if len(records) else 0.0
+
+
+def steps_per_epoch(records: int, batch_size: int) -> int:
+    """Return how many full batches an epoch has; one smaller batch where the records do not fill any."""
+    return max(1, records // batch_size)
+
+
+def _schedule(step: int, total: int) -> float:
+    warm = max(1, total // 10)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))

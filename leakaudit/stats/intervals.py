@@ -1,0 +1,109 @@
+"""Exact 95 % intervals: for rates, for medians over records, for means over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from leakaudit.result.schema import Estimate
+
+CONFIDENCE = 0.95
+
+
+def rate(hits: int, n: int, reason: str | None = None) -> Estimate:
+    """Return hits/n with its exact binomial interval (Clopper and Pearson 1934); `reason` stands where n is 0.
+
+    It takes records as independent. Records of one batch are not quite: with few victims of many records the true
+    interval is wider.
+    """
+    if n == 0:
+        return Estimate(reason=reason or "no record was scored")
+    if not 0 <= hits <= n:
+        raise ValueError(f"{hits} hits of {n}")
+    from scipy.special import betaincinv
+
+    tail = (1 - CONFIDENCE) / 2
+    low = 0.0 if hits == 0 else float(betaincinv(hits, n - hits + 1, tail))
+    high = 1.0 if hits == n else float(betaincinv(hits + 1, n - hits, 1 - tail))
+    return Estimate(hits / n, low, high, n)
+
+
+def records_needed(limit: float, share: float = 0.0) -> int | None:
+    """Return the smallest n at which ⌈`share`·n⌉ hits of n have an upper bound ≤ `limit`; None if no n has (≤ `share`).
+
+    Whole hits are counted, so that the n it names does settle it if the rate stays; by chance there may be more.
+    """
+    if limit <= share:
+        return None
+    if limit >= 1:
+        return 1
+    if share <= 0:
+        return max(1, math.ceil(math.log((1 - CONFIDENCE) / 2) / math.log1p(-limit) - 1e-9))
+    from scipy.special import betaincinv
+
+    def enough(n: float, hits: float) -> bool:
+        return bool(betaincinv(hits + 1, n - hits, (1 + CONFIDENCE) / 2) <= limit)
+
+    below, above = 0, 1
+    while not enough(above, share * above):
+        below, above = above, 2 * above
+        if above > 2**40:  # so close to the limit that no audit gets there
+            return None
+    while above - below > 1:
+        middle = (below + above) // 2
+        below, above = (below, middle) if enough(middle, share * middle) else (middle, above)
+    # Between whole hits that was a fraction too kind: go on to the first n at which the hits are whole.
+    for hits in range(math.ceil(share * above - 1e-9), 2**40):
+        most = math.floor(hits / share + 1e-9)  # the last n with so many hits
+        if most >= above and enough(most, hits):
+            below = max(above, math.floor((hits - 1) / share + 1e-9) + 1)
+            while most > below:
+                middle = (below + most) // 2
+                below, most = (below, middle) if enough(middle, hits) else (middle + 1, most)
+            return most
+    return None
+
+
+def median(values: Sequence[float], reason: str | None = None) -> Estimate:
+    """Return the median with the order-statistic interval, which assumes nothing of the distribution.
+
+    [x₍ₖ₎, x₍ₙ₊₁₋ₖ₎] with the largest k for which P(Binomial(n, ½) < k) ≤ 2.5 %. Fewer than 6 values have no such
+    interval.
+    """
+    n = len(values)
+    if n == 0:
+        return Estimate(reason=reason or "no record was scored")
+    ordered = sorted(values)
+    middle = (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
+    below, k = 0.0, 0
+    while (below := below + math.comb(n, k) / 2**n) <= (1 - CONFIDENCE) / 2:
+        k += 1
+    return Estimate(middle, ordered[k - 1], ordered[n - k], n) if k else Estimate(middle, n=n)
+
+
+def mean(
+    values: Sequence[float],
+    within: tuple[float, float] | None = None,
+    reason: str | None = None,
+    least: float = 0.0,
+) -> Estimate:
+    """Return the mean over seeds with Student's t interval, cut to `within`.
+
+    Fewer than three values have no interval: with one degree of freedom it says nothing where they differ, and two
+    that happen to be equal would show no uncertainty at all. `least` is the smallest standard deviation a value can
+    have, for an accuracy one test record: three equal ones are a coincidence.
+    """
+    n = len(values)
+    if n == 0:
+        return Estimate(reason=reason or "nothing was measured")
+    average = math.fsum(values) / n
+    if n < 3:
+        return Estimate(average, n=n, reason=reason)
+    from scipy.special import stdtrit
+
+    spread = max(math.sqrt(math.fsum((v - average) ** 2 for v in values) / (n - 1)), least)
+    half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * spread / math.sqrt(n)
+    low, high = average - half, average + half
+    if within is not None:
+        low, high = max(low, within[0]), min(high, within[1])
+    return Estimate(average, low, high, n, reason)

@@ -1,0 +1,1 @@
+"""Live progress: the terminal, the time left, TensorBoard."""

@@ -1,0 +1,271 @@
+"""What the terminal shows while work runs: how far it is, what it is at, the loss, and the pictures as they emerge.
+
+Elsewhere than on a terminal, a line for each finished piece of an audit with its time and outcome, without control
+codes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.segment import Segment
+from rich.text import Text
+
+from leakaudit.result.plaintext import visible
+from leakaudit.work.progress import Monitor, Sight, harmless, paced
+
+if TYPE_CHECKING:
+    from leakaudit.audit.plan import Plan
+    from leakaudit.result.schema import AuditResult
+    from leakaudit.watch.forecast import Forecast
+
+EVERY = 0.2  # seconds between looks at the work
+SHARE = 200  # drawing waits so many times as long as it took: it costs half a hundredth of the time
+TALL, WIDE = 24, 60  # rows and columns below which no picture is shown
+TUNING = "tuning: "  # how the loops of an attack begin that runs on the adversary's own records
+BARS = "▁▂▃▄▅▆▇█"
+
+
+@contextmanager
+def progress_monitor(console: Console | None = None, plan: Plan | None = None) -> Iterator[Monitor]:
+    """Yield a monitor that draws on stderr: live on a terminal, a line per piece of work elsewhere.
+
+    With a `plan` it knows what is ahead. Pictures are only shown where the plan keeps them in full.
+    """
+    if console is None:  # a file that was asked to hold colours is no terminal to draw on
+        console = Console(stderr=True, force_interactive=None if sys.stderr.isatty() else False)
+    if not console.is_interactive or os.environ.get("CI"):
+        yield _lines(console, plan)
+        return
+    display = Display(console, _forecast(plan), pictures=plan is not None and plan.images == "full")
+    live = Live(
+        console=console,
+        auto_refresh=False,
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # what user's code prints stays in the pipe it goes to
+        get_renderable=lambda: display,
+    )
+    with live:
+        ended = threading.Event()
+        drawing = threading.Thread(target=_draw, args=(live, ended), daemon=True)
+        drawing.start()
+        try:
+            yield Monitor(show=harmless(display.show), see=paced(harmless(display.look), EVERY))
+        finally:
+            ended.set()
+            drawing.join()
+
+
+def paints(console: Console) -> bool:
+    """Return whether this terminal can show pictures: enough colours, characters and room."""
+    return (
+        console.color_system in ("truecolor", "256")
+        and not console.no_color
+        and console.encoding.lower().replace("-", "") == "utf8"
+        and console.height >= TALL
+        and console.width >= WIDE
+    )
+
+
+def _draw(live: Live, ended: threading.Event) -> None:
+    """Draw now and then until the work has ended, in a two-hundredth of the time at most."""
+    pause = EVERY
+    while not ended.wait(pause):
+        begun = time.thread_time()
+        try:
+            live.refresh()
+        except Exception:  # the terminal went away: the work goes on
+            return
+        pause = max(EVERY, SHARE * (time.thread_time() - begun))
+
+
+def _forecast(plan: Plan | None) -> Forecast | None:
+    if plan is None:
+        return None
+    from leakaudit.watch.forecast import Forecast, outline
+
+    return Forecast(outline(plan), plan.budget)
+
+
+@dataclass
+class Display:
+    """What is known of the work now, drawn as a few lines."""
+
+    console: Console
+    forecast: Forecast | None = None
+    pictures: bool = False
+    piece: str = "starting"
+    label: str = ""
+    done: int = 0
+    total: int = 0
+    since: float = 0.0  # when the present bar began
+    sight: Sight | None = None
+    history: list[float] = field(default_factory=list)  # medians of the losses since the present bar began
+    painted: tuple[Sight, list[Segment]] | None = None
+
+    def show(self, label: str, done: int, total: int) -> None:
+        """Take in where the work is; a total of 0 begins a piece."""
+        if total == 0:
+            self.piece, self.label, self.total, self.sight = visible(label), "", 0, None
+            self.history = []
+            if self.forecast is not None:
+                self.forecast.begin(label)
+            return
+        if label != self.label or done < self.done:
+            self.since, self.label = time.monotonic(), label
+            self.history = []
+        self.done, self.total = done, total
+
+    def look(self, sight: Sight) -> None:
+        """Take in what the work looks like."""
+        self.sight = sight
+        if finite := sorted(v for v in sight.losses if math.isfinite(v)):
+            self.history.append(finite[len(finite) // 2])
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the lines, none wider than the terminal."""
+        width, plain = options.max_width, options.ascii_only
+        lines = [line for line in (self._overall(width, plain), *self._present(width, plain)) if line.plain]
+        for line in lines[: max(1, console.height - 2)]:
+            line.no_wrap, line.overflow = True, "crop" if plain else "ellipsis"
+            yield line
+        sight = self.sight
+        if not self.pictures or sight is None or sight.images is None or not paints(console):
+            return
+        from leakaudit.watch.halfblocks import fitting, rows, sized
+
+        if self.painted is None or self.painted[0] is not sight:
+            shown = list(sight.images[: fitting(sight.images, width)])
+            self.painted = sight, rows(shown, console.color_system or "")
+        painted = self.painted[1]
+        if not painted or len(painted) + len(lines) + 1 >= console.height:
+            return
+        column = sized(sight.images[0]).shape[1] + 2
+        who = "rehearsal" if self.label.startswith(TUNING) else "victim"
+        names = [f"{who} {v + 1}" for v in sight.shown[: fitting(sight.images, width)]]
+        yield Text("".join(f"{name[: column - 1]:<{column}}" for name in names), "dim", no_wrap=True, overflow="crop")
+        for row in painted:
+            yield row
+            yield Segment.line()
+
+    def _overall(self, width: int, plain: bool) -> Text:
+        """Return `audit ━━━━──── 38%  1:05, about 1:40 left`."""
+        if self.forecast is None:
+            return Text()
+        share, left = self.forecast.share(), self.forecast.left()
+        number, count = self.forecast.place()
+        words = Text("audit  ", "bold")
+        if width >= WIDE:
+            words += bar(share, 24, plain) + Text(" ")
+        words += Text(f"{100 * share:3.0f}%  {spell(self.forecast.elapsed())}")
+        words += Text(f", about {spell(left)} left" if left is not None else "", "dim")
+        return words + Text(f"  defense {number} of {count}" if number else "", "dim")
+
+    def _present(self, width: int, plain: bool) -> list[Text]:
+        """Return the piece of work, its loop, and its losses."""
+        doing, sight = Text(self.piece, "cyan"), self.sight
+        if sight is not None and sight.victims:
+            dot = "-" if plain else "·"
+            who = "rehearsal victim" if self.label.startswith(TUNING) else "victim"
+            doing += Text(f" {dot} {sight.victims} {who}{'s' if sight.victims > 1 else ''}")
+            if sight.running < sight.victims:
+                at = f"victim {sight.shown[0] + 1}" if len(sight.shown) == 1 == sight.running else f"{sight.running}"
+                doing += Text(f", {at} at work", "dim")
+        lines = [doing]
+        if self.total:
+            took = time.monotonic() - self.since
+            line = Text("  ")
+            if width >= WIDE:
+                line += bar(self.done / self.total, 24, plain) + Text(" ")
+            line += Text(f"{self.done} of {self.total}")
+            if 0 < self.done < self.total:
+                line += Text(f", {spell(took / self.done * (self.total - self.done))} left", "dim")
+            stage, _, loop = self.label.rpartition(": ")
+            lines.append(line + Text("  " + visible(stage if loop in self.piece else self.label), "dim"))
+        if sight is not None and (finite := sorted(v for v in sight.losses if math.isfinite(v))):
+            line = Text(f"  loss {finite[0]:.3g}")
+            if len(sight.losses) > 1:
+                line += Text(f" best, {finite[len(finite) // 2]:.3g} median")
+            lines.append(line + Text("" if plain else f"  {falling(self.history[:])}", "green"))
+        return lines
+
+
+def bar(share: float, width: int, plain: bool) -> Text:
+    """Return a bar of so many columns, filled to a share in [0, 1]; of ASCII where it must be `plain`."""
+    full, empty = ("#", "-") if plain else ("━", "─")
+    filled = round(width * min(1.0, max(0.0, share)))
+    return Text(full * filled, "magenta") + Text(empty * (width - filled), "dim")
+
+
+def falling(values: list[float], width: int = 24) -> str:
+    """Return losses as a line of small bars on a logarithmic scale, the oldest first; empty for fewer than two."""
+    if len(values) < 2:
+        return ""
+    if len(values) > width:
+        values = [values[i * (len(values) - 1) // (width - 1)] for i in range(width)]
+    logs = [math.log(max(v, 1e-12)) for v in values]
+    low, high = min(logs), max(logs)
+    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(BARS[round((v - low) * scale)] for v in logs)
+
+
+def spell(seconds: float) -> str:
+    """Return seconds as 0:07, 12:40 or 3:02:05."""
+    whole = max(0, round(seconds))
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+def _lines(console: Console, plan: Plan | None) -> Monitor:
+    """Return a monitor for files and pipes: of an audit a line when a piece ended, of other work when one begins."""
+    told: set[str] = set()
+
+    def line(words: str) -> None:
+        console.print(Text(visible(words)), soft_wrap=True)
+
+    def show(label: str, done: int, total: int) -> None:
+        if total == 0:
+            line(label)
+
+    def kept(result: AuditResult) -> None:
+        for label, seconds in result.timings.items():
+            if label in told or label == "total":
+                continue
+            told.add(label)
+            outcome = became(result, label)
+            if outcome or seconds >= 1:  # to fit a defense that learns nothing is no news
+                line(f"{label}  {seconds:.1f} s" + (f", {outcome}" if outcome else ""))
+
+    return Monitor(show=harmless(show)) if plan is None else Monitor(kept=harmless(kept))
+
+
+def became(result: AuditResult, label: str) -> str:
+    """Return in a few words what came of a piece of work, by its label; empty where there is nothing to say."""
+    spec, _, work = label.rpartition(": ")
+    row = next((d for d in result.defenses if d.spec == spec), None)
+    if row is None:
+        return ""
+    if work == "fit":
+        return "" if row.attacks else "; ".join(row.reasons[:1])
+    if work == "accuracy":
+        value = row.accuracy.value
+        return f"{100 * value:.1f}%" if value is not None else row.accuracy.reason or ""
+    attack = next((a for a in row.attacks if a.name == work), None)
+    if attack is None:
+        return "not finished"
+    found, labels = attack.identification, attack.label_accuracy.value
+    if found.value is not None:
+        return f"{round(found.value * found.n)} of {found.n} identified"
+    if attack.kind == "labels" and labels is not None:
+        return f"{100 * labels:.0f}% of the labels"
+    return attack.reason or found.reason or ""

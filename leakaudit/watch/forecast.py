@@ -1,0 +1,114 @@
+"""How far a scan is and how long it may still take: the pieces of work ahead, and what those behind took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from leakaudit.audit.plan import Plan, attack_weight, attacks_for
+from leakaudit.protocol.defense import replaces_records
+from leakaudit.protocol.registry import parse_defense
+
+HEAVY = 2.0  # the weight from which a piece says how fast this machine is
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One piece of an audit's work."""
+
+    defense: str  # its spec
+    work: str  # "fit", the name of an attack, or "accuracy"
+    weight: float  # as the time budget is split
+
+    @property
+    def label(self) -> str:
+        """What the audit's clock calls it."""
+        return f"{self.defense}: {self.work}"
+
+
+def outline(plan: Plan) -> tuple[Piece, ...]:
+    """Return what a scan will do, in its order. Raises UserError for a spec that names nothing."""
+    effort, pieces = plan.effort(), []
+    for spec in ("none", *(s for s in plan.defenses if s != "none")):
+        defense = parse_defense(spec)
+        pieces.append(Piece(spec, "fit", 2.0 if replaces_records(defense) else 0.0))
+        pieces += [Piece(spec, attack.name, attack_weight(attack)) for attack, _ in attacks_for(defense, effort)]
+        pieces += [Piece(spec, "accuracy", 3.0)] if plan.utility else []
+    return tuple(pieces)
+
+
+@dataclass
+class Forecast:
+    """What is known of a running scan's time.
+
+    A piece is expected to take what the same work took under an earlier defense; where there was none, its weight
+    times the seconds that a weight of one took in the heavy pieces so far (the light ones often take no time at all).
+    """
+
+    pieces: tuple[Piece, ...]
+    budget: float | None = None  # seconds
+    now: Callable[[], float] = time.monotonic
+    took: dict[str, float] = field(default_factory=dict)  # seconds by label, of finished pieces
+    present: Piece | None = None
+    begun: float = 0.0
+    since: float = 0.0  # when the present piece began
+    furthest: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.begun = self.since = self.now()
+
+    def begin(self, label: str) -> None:
+        """Note that the piece of this label begins now, and so that the one before it ended."""
+        self.end()
+        self.present = next((p for p in self.pieces if p.label == label), None)
+        self.since = self.now()
+
+    def end(self) -> None:
+        """Note that the present piece ended."""
+        if self.present is not None:
+            self.took[self.present.label] = self.now() - self.since
+        self.present = None
+
+    def elapsed(self) -> float:
+        """Return the seconds since the scan began."""
+        return self.now() - self.begun
+
+    def place(self) -> tuple[int, int]:
+        """Return which defense is at work, counted from 1 (0 before the first), and of how many."""
+        specs = list(dict.fromkeys(p.defense for p in self.pieces))
+        return (specs.index(self.present.defense) + 1 if self.present else 0), len(specs)
+
+    def expected(self, piece: Piece) -> float | None:
+        """Return the seconds a piece may take, None where nothing is known yet."""
+        alike = [self.took[p.label] for p in self.pieces if p.work == piece.work and p.label in self.took]
+        if alike and piece.work != "fit":
+            return alike[-1]
+        least = min(HEAVY, max((p.weight for p in self.pieces), default=0.0))
+        telling = [p for p in self.pieces if p.weight and p.weight >= least and p.label in self.took]
+        weight = sum(p.weight for p in telling)
+        return piece.weight * sum(self.took[p.label] for p in telling) / weight if weight else None
+
+    def left(self) -> float | None:
+        """Return the seconds that the rest may take, within the budget; None where nothing is known yet."""
+        ahead = [p for p in self.pieces if p.label not in self.took]
+        guesses = [self.expected(p) for p in ahead if p is not self.present]
+        if self.present is not None:
+            whole = self.expected(self.present)
+            guesses.append(None if whole is None else max(0.0, whole - (self.now() - self.since)))
+        known = [g for g in guesses if g is not None]
+        if len(known) < len(guesses):
+            return None if self.budget is None else max(0.0, self.budget - self.elapsed())
+        rest = sum(known)
+        return rest if self.budget is None else max(0.0, min(rest, self.budget - self.elapsed()))
+
+    def share(self) -> float:
+        """Return how much of the scan is done, in [0, 1]; it never falls when a forecast turns out too hopeful."""
+        whole = sum(p.weight for p in self.pieces)
+        left = self.left()
+        if left is None:
+            done = sum(p.weight for p in self.pieces if p.label in self.took) / whole if whole else 0.0
+        else:
+            done = self.elapsed() / max(1e-9, self.elapsed() + left)
+        self.furthest = max(self.furthest, min(1.0, done))
+        return self.furthest

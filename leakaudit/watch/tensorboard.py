@@ -1,0 +1,143 @@
+"""Live logging of a scan to TensorBoard, when asked: losses while attacks and training run, then what was measured.
+
+Tags are `loss/DEFENSE/WORK/best` and `/median` over the steps of a loop (`tuning/…` while an attack is tuned on the
+adversary's own records; `…/run 2` where a piece of work runs the loop again), `victims/…` for pictures as they emerge,
+and `identification/DEFENSE/ATTACK`, `psnr/…`, `accuracy/DEFENSE` for results. Pictures are written only where the
+result holds them in full.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leakaudit.errors import UserError
+from leakaudit.result.plaintext import visible
+from leakaudit.result.schema import AttackResult, AuditResult, Images
+from leakaudit.work.progress import Monitor, Sight, harmless
+
+EVERY, PICTURES_EVERY = 0.1, 2.0  # seconds between points of a curve, and between pictures
+
+
+@contextmanager
+def tensorboard_monitor(folder: Path, images: Images) -> Iterator[Monitor]:
+    """Yield a monitor that writes event files into `folder`. Raises UserError where that cannot be."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError(
+            f"--tensorboard needs TensorBoard, which is not installed ({error}): pip install 'leakaudit[tensorboard]'."
+        ) from error
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writer = SummaryWriter(str(folder))
+    except OSError as error:
+        raise UserError(
+            f"cannot write to --tensorboard {folder}: {error.strerror or error}; choose another folder."
+        ) from error
+    log = Log(writer, images == "full")
+    try:
+        yield Monitor(show=harmless(log.show), see=harmless(log.see), kept=harmless(log.kept))
+    finally:
+        writer.close()
+
+
+class Log:
+    """Turns what a monitor hears into TensorBoard's scalars and pictures."""
+
+    def __init__(self, writer: Any, pictures: bool) -> None:
+        """`writer` is a `SummaryWriter`; `pictures` whether any picture may be written."""
+        self.writer, self.pictures = writer, pictures
+        self.piece, self.label, self.step = "", "", 0
+        self.runs: dict[str, int] = {}  # how often each loop began in this piece of work
+        self.looked = self.pictured = -math.inf  # when, on `time.monotonic`
+        self.told: set[tuple[str, str]] = set()
+
+    def show(self, label: str, done: int, total: int) -> None:
+        """Take in where the work is."""
+        if total == 0:
+            spec, _, work = label.rpartition(": ")
+            self.piece, self.label, self.step, self.runs = tag(spec, work) if spec else tag(label), "", 0, {}
+        elif label != self.label or done < self.step:
+            self.runs[label] = self.runs.get(label, 0) + 1
+            self.label, self.step = label, done
+            self.looked = self.pictured = -math.inf  # however short it is, every run of a loop has a point
+        else:
+            self.step = done
+
+    def see(self, make: Callable[[], Sight]) -> None:
+        """Look at the work now and then."""
+        now = time.monotonic()
+        if now - self.looked >= EVERY:
+            self.looked = now
+            self.look(make())
+
+    def look(self, sight: Sight) -> None:
+        """Write the losses, and now and then the pictures."""
+        tuning, run = self.label.startswith("tuning: "), self.runs.get(self.label, 1)
+        name = self.piece if self.label.removeprefix("tuning: ") in self.piece else f"{self.piece}/{tag(self.label)}"
+        name += f"/run {run}" if run > 1 else ""
+        finite = sorted(v for v in sight.losses if math.isfinite(v))
+        group = "tuning" if tuning else "loss"
+        if finite:
+            self.writer.add_scalar(f"{group}/{name}/best", finite[0], self.step)
+            if len(sight.losses) > 1:
+                self.writer.add_scalar(f"{group}/{name}/median", finite[len(finite) // 2], self.step)
+        now = time.monotonic()
+        if self.pictures and not tuning and sight.images is not None and now - self.pictured >= PICTURES_EVERY:
+            self.pictured = now
+            self.writer.add_images(f"victims/{name}", coloured(sight.images), self.step)
+
+    def kept(self, result: AuditResult) -> None:
+        """Write what was measured since the last time."""
+        for row in result.defenses:
+            for attack in row.attacks:
+                if (row.spec, attack.name) not in self.told:
+                    self.told.add((row.spec, attack.name))
+                    self._measured(tag(row.spec, attack.name), attack)
+            if row.accuracy.value is not None and (row.spec, "") not in self.told:
+                self.told.add((row.spec, ""))
+                self.writer.add_scalar(f"accuracy/{tag(row.spec)}", row.accuracy.value, 0)
+        self.writer.flush()
+
+    def _measured(self, name: str, attack: AttackResult) -> None:
+        measured = {
+            "identification": attack.identification,
+            "psnr": attack.psnr,
+            "ssim": attack.ssim,
+            "labels": attack.label_accuracy,
+        }
+        for group, estimate in measured.items():
+            if estimate.value is not None:
+                self.writer.add_scalar(f"{group}/{name}", estimate.value, 0)
+        drawn = [p.reconstruction for p in attack.gallery if p.reconstruction is not None]
+        if self.pictures and drawn:
+            self.writer.add_images(f"reconstructions/{name}", torch.stack([_decoded(png) for png in drawn[:8]]), 0)
+
+
+def tag(*parts: str) -> str:
+    """Return words as a tag of as many parts; a slash within a word would begin another."""
+    return "/".join(visible(part).replace("/", "_") for part in parts)
+
+
+def coloured(images: Tensor) -> Tensor:
+    """Return pictures (N, C, H, W) with one or three channels: of any other number the mean."""
+    return images if images.shape[1] in (1, 3) else images.mean(1, keepdim=True)
+
+
+def _decoded(png: str) -> Tensor:
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(io.BytesIO(base64.b64decode(png))) as picture:
+        pixels = np.array(picture.convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1) / 255

@@ -1,0 +1,1 @@
+"""How long work is seeded, bounded in time and memory, reported and resumed."""

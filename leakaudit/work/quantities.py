@@ -1,0 +1,43 @@
+"""Sizes of memory and times as people write them."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from leakaudit.errors import UserError
+
+UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def parse(text: str) -> int:
+    """Read 4GB, 512MB, 2g or 1.5GiB as bytes; 2g is 2GB, of 10⁹ bytes each. Raises UserError for anything else."""
+    found = re.fullmatch(r"\s*([0-9]{0,9}\.?[0-9]{1,9})\s*([kmgt]i?)b?\s*", text.lower())
+    count = round(float(found[1]) * UNITS[found[2]]) if found else 0
+    if count < 1:
+        raise UserError(f"--memory takes a size with its unit, like 512MB, 4GB or 2g, not {text!r}.")
+    return count
+
+
+def readable(count: int, *, up: bool = False) -> str:
+    """Return bytes to three digits as `parse` reads them: 3.25GB, 20MB. `up` rounds up, so that it is surely enough."""
+    for unit in ("t", "g", "m", "k"):
+        if count >= 0.9995 * UNITS[unit] or unit == "k":
+            value = count / UNITS[unit]
+            step = 1000 if value < 1 else 100 if value < 10 else 10 if value < 100 else 1
+            value = (math.ceil if up else round)(value * step) / step
+            break
+    return f"{value:.15g}{unit.upper()}B"
+
+
+def seconds(text: str) -> float:
+    """Read 90, 90s, 10m or 1.5h as seconds. Raises UserError for anything else."""
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1.0)
+    try:
+        value = float(number) * unit
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise UserError(f"--budget takes a time like 90s, 10m or 2h, not {text!r}.")
+    return value
