@@ -1,34 +1,31 @@
-"""The figures of a report, as static SVG: no JavaScript, real text, colours of the page's light or dark theme."""
+"""The frontier of a report: a point for each defense, leakage across and accuracy up, with intervals and limits."""
 
 from __future__ import annotations
 
-import re
-import warnings
-from dataclasses import dataclass
-from io import StringIO
-from math import hypot, sqrt
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from math import sqrt
 
 from leakaudit.judge.advice import loss_limit
 from leakaudit.judge.ranking import bound, worst
+from leakaudit.reports.drawing import Anchor, Box, Drawing, Line, Mark, Panel, Word, percents
+from leakaudit.reports.labels import Label, beside, first_free
 from leakaudit.reports.view import key
 from leakaudit.result.numbers import interval, margin, percent
 from leakaudit.result.plaintext import visible
 from leakaudit.result.schema import AuditResult, Estimate
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-# Colours nobody would choose, drawn by matplotlib and afterwards replaced by the page's CSS variables.
-INK, MUTED, RULE, ACCENT, PAPER = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05"
-VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", ACCENT: "accent", PAPER: "paper"}
-# Across, √share: what matters happens at the low end.
-TICKS = {"wide": (0, 0.01, 0.05, 0.1, 0.25, 0.5, 1), "narrow": (0, 0.01, 0.05, 0.25, 0.5, 1)}
-CAPTIONS = {
-    "wide": "records identified by the worst attack (square-root scale)",
-    "narrow": "records identified (√ scale)",
+# Where the panel stands, the ticks across at their square roots (what matters happens at the low end), and their name.
+SIZES = {
+    "wide": (
+        Box(58, 12, 595, 286),
+        (0, 0.01, 0.05, 0.1, 0.25, 0.5, 1),
+        "records identified by the worst attack (square-root scale)",
+    ),
+    "narrow": (Box(46, 8, 272, 258), (0, 0.01, 0.05, 0.25, 0.5, 1), "records identified (√ scale)"),
 }
-SIZES = {"wide": (8.4, 4.6), "narrow": (3.9, 4.2)}  # inches of 72 px
+TITLE = "Privacy against accuracy; the same in numbers is in the table “Leakage and cost”"
+SMALL = 8.5  # pixels: the words at the limits
+LONGEST = 30  # characters of a defense's name beside its point
 
 
 @dataclass(frozen=True)
@@ -84,190 +81,107 @@ def describe(result: AuditResult) -> str:
     return "Privacy–accuracy frontier. " + "; ".join(parts) + "." + limits
 
 
-def frontier(result: AuditResult, size: str) -> str:
-    """Return the frontier as inline SVG in one of `SIZES`, or an empty string where nothing can be drawn.
+def frontier(result: AuditResult, size: str) -> Drawing | None:
+    """Return the frontier in one of `SIZES`, None where nothing can be drawn.
 
     x: worst identification over the attacks an adversary can run, on a square-root scale; y: accuracy; both with 95 %
-    intervals. Hollow: the bound. The same result gives the same bytes.
+    intervals. Hollow: the bound. The same result gives the same drawing.
     """
-    drawn = points(result)
+    drawn, (box, across, caption) = points(result), SIZES[size]
     if not drawn:
-        return ""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    style: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": f"leakaudit-{size}",
-        "font.family": "sans-serif",
-        "font.sans-serif": ["DejaVu Sans"],
-        "font.size": 10,
-        "axes.unicode_minus": True,
-    }
-    with mpl.rc_context(style), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a glyph the layout font lacks; the reader's browser has its own
-        figure = Figure(figsize=SIZES[size], dpi=72)
-        FigureCanvasSVG(figure)
-        axes = figure.add_axes((0.1, 0.13, 0.87, 0.83) if size == "wide" else (0.16, 0.13, 0.8, 0.84))
-        _frame(axes, result, drawn, size)
-        for point in drawn:
-            _draw(axes, point)
-        _label(axes, drawn, size == "wide", _written(axes, result))
-        buffer = StringIO()
-        empty: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        figure.savefig(buffer, format="svg", transparent=True, metadata=empty)
-    return themed(buffer.getvalue(), f"frontier-{size}")
-
-
-def _frame(axes: Axes, result: AuditResult, drawn: list[Point], size: str) -> None:
-    ys = [v for p in drawn for v in (p.accuracy.value, p.accuracy.low, p.accuracy.high) if v is not None]
+        return None
     least = least_accuracy(result)
-    lines = [result.chance_accuracy, *([least] if least is not None else [])]
-    low, high = min([*ys, *lines]), max([*ys, *lines])
-    pad = max(0.12 * (high - low), 0.05)
-    axes.set_xlim(-0.03, 1.03)
-    axes.set_ylim(low - pad, high + pad)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
-    axes.set_xticks([sqrt(tick) for tick in TICKS[size]], [percent(tick) for tick in TICKS[size]])
-    axes.set_xlabel(CAPTIONS[size], color=INK)
-    axes.set_ylabel("test accuracy", color=INK)
-    axes.tick_params(colors=MUTED, labelcolor=INK, length=3, labelsize=9)
-    axes.grid(color=RULE, linewidth=0.6)
-    axes.set_axisbelow(True)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(MUTED)
-    axes.axhline(result.chance_accuracy, color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
-    axes.axvline(sqrt(result.chance_identification), color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
-    axes.axvline(sqrt(result.max_identification), color=INK, linewidth=1, linestyle=(0, (5, 3)))
-    small: dict[str, Any] = {"fontsize": 8.5, "parse_math": False}
-    axes.text(1.02, result.chance_accuracy, "chance", color=MUTED, ha="right", va="bottom", **small)
-    if least is not None:
-        axes.axhline(least, color=INK, linewidth=1, linestyle=(0, (5, 3)))
-        axes.text(1.02, least, f"limit {percent(least)}", color=INK, ha="right", va="bottom", **small)
-    across = axes.get_xaxis_transform()
-    axes.text(
-        sqrt(result.max_identification) + 0.008,
-        0.01,
-        f"limit {percent(result.max_identification)}",
-        color=INK,
-        transform=across,
-        rotation=90,
-        va="bottom",
-        **small,
+    ys = [v for p in drawn for v in (p.accuracy.value, p.accuracy.low, p.accuracy.high) if v is not None]
+    ys += [result.chance_accuracy, *([least] if least is not None else [])]
+    pad = max(0.12 * (max(ys) - min(ys)), 0.05)
+    panel = Panel(box, (-0.03, 1.03), (min(ys) - pad, max(ys) + pad))
+    axes, scales = _axes(panel, across, caption)
+    spread, marks = [line for p in drawn for line in _intervals(panel, p)], _marks(panel, drawn)
+    limits, said = _limits(panel, result, [mark.box for mark in marks], [line.box for line in spread])
+    taken = [*(mark.box for mark in marks), *(word.box for word in said)]
+    crossed = [line.box for line in spread]
+    keys = [Label(*panel.at(*p.at), p.key) for p in drawn]
+    names = [replace(label, text=f"{p.key} {_short(p.label)}") for p, label in zip(drawn, keys, strict=True)]
+    words, leaders = beside(names, box, taken, crossed, reach=60) if size == "wide" else ([], [])
+    keyed = len(words) < len(drawn)
+    if keyed:
+        words, leaders = beside(keys, box, taken, crossed, reach=400)
+    return Drawing(
+        name=f"frontier-{size}",
+        title=TITLE,
+        description=describe(result),
+        width=box.right + 10,
+        height=box.bottom + 45,
+        lines=(*axes, *limits, *spread, *leaders),
+        marks=tuple(marks),
+        words=(*scales, *said, *words),
+        keyed=keyed,
     )
-    if result.chance_identification < result.max_identification:
-        axes.text(
-            sqrt(result.chance_identification) - 0.008,
-            0.01,
-            "chance",
-            color=MUTED,
-            transform=across,
-            rotation=90,
-            va="bottom",
-            ha="right",
-            **small,
-        )
 
 
-def _draw(axes: Axes, point: Point) -> None:
-    x, y = point.at
-    low, high = point.identification.low, point.identification.high
-    if low is not None and high is not None:
-        axes.plot([sqrt(max(low, 0.0)), sqrt(high)], [y, y], color=ACCENT, linewidth=1.2)
-    if point.accuracy.low is not None and point.accuracy.high is not None:
-        axes.plot([x, x], [point.accuracy.low, point.accuracy.high], color=ACCENT, linewidth=1.2)
-    # The control is larger and lies below, so that a defense that changes nothing does not hide it.
-    shape, size, layer = ("s", 10, 4) if point.control else ("o", 7, 5)
-    axes.plot([x], [y], shape, markersize=size, color=ACCENT, markeredgecolor=PAPER, markeredgewidth=1, zorder=layer)
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
+
+
+def _axes(panel: Panel, ticks: tuple[float, ...], caption: str) -> tuple[list[Line], list[Word]]:
+    across, up, box = {sqrt(tick): percent(tick) for tick in ticks}, percents(*panel.up, 8), panel.box
+    lines = [*(panel.plumb("grid", x) for x in across), *(panel.level("grid", y) for y in up), panel.frame()]
+    names = [
+        Word((box.left + box.right) / 2, box.bottom + 34, caption, anchor="middle"),
+        Word(11, (box.top + box.bottom) / 2, "test accuracy", anchor="middle", upright=True),
+    ]
+    return lines, [*panel.scale_across(across), *panel.scale_up(up), *names]
+
+
+def _limits(panel: Panel, result: AuditResult, marks: list[Box], spread: list[Box]) -> tuple[list[Line], list[Word]]:
+    """Return the lines of the limits and of chance, and a word at each, where it covers no mark and no other word."""
+    chance, limit = sqrt(result.chance_identification), sqrt(result.max_identification)
+    least = least_accuracy(result)
+    lines = [panel.plumb("limit", limit), panel.plumb("chance", chance), panel.level("chance", result.chance_accuracy)]
+    wanted = [_along(panel, limit, f"limit {percent(result.max_identification)}", upright=True)]
+    if chance < limit:
+        wanted.append(_along(panel, chance, "chance", upright=True))
+    wanted.append(_along(panel, result.chance_accuracy, "chance", upright=False))
+    if least is not None:
+        lines.append(panel.level("limit", least))
+        wanted.append(_along(panel, least, f"limit {percent(least)}", upright=False))
+    words: list[Word] = []
+    for places in wanted:
+        taken = [*marks, *(word.box for word in words)]
+        words.append(first_free(places, panel.box, taken, [*(line.box for line in lines), *spread]))
+    return lines, words
+
+
+def _along(panel: Panel, value: float, text: str, upright: bool) -> list[Word]:
+    """Return the places of a word at a line across or up the panel: on both sides of it, at both ends."""
+    box, (x, y), muted = panel.box, panel.at(value, value), text == "chance"
+    if upright:
+        ends: tuple[tuple[float, Anchor], ...] = ((box.top + 3, "end"), (box.bottom - 3, "start"))
+        sides = (-4, SMALL + 2) if muted else (SMALL + 2, -4)  # where both lines are near each other, outside of them
+        return [Word(x + by, end, text, SMALL, at, muted, upright) for end, at in ends for by in sides]
+    ends = ((box.right - 3, "end"), (box.left + 3, "start"))
+    return [Word(end, y + by, text, SMALL, at, muted) for end, at in ends for by in (-3.5, SMALL + 1)]
+
+
+def _intervals(panel: Panel, point: Point) -> list[Line]:
+    """Return the lines through a point: its intervals, and the way to its bound."""
+    (x, y), of, up = point.at, point.identification, point.accuracy
+    lines = []
+    if of.low is not None and of.high is not None:
+        lines.append(Line("interval", (panel.at(sqrt(max(of.low, 0.0)), y), panel.at(sqrt(of.high), y))))
+    if up.low is not None and up.high is not None:
+        lines.append(Line("interval", (panel.at(x, up.low), panel.at(x, up.high))))
     if point.bound and point.bound.value is not None:
-        axes.plot([x, sqrt(point.bound.value)], [y, y], color=ACCENT, linewidth=0.8, linestyle=(0, (1, 2)))
-        hollow: dict[str, Any] = {"markerfacecolor": PAPER, "markeredgecolor": ACCENT, "markeredgewidth": 1.3}
-        axes.plot([sqrt(point.bound.value)], [y], shape, markersize=7, zorder=3, **hollow)
+        lines.append(Line("reach", (panel.at(x, y), panel.at(sqrt(point.bound.value), y))))
+    return lines
 
 
-def _written(axes: Axes, result: AuditResult) -> list[tuple[float, float, float, float]]:
-    """Return the boxes, in pixels, of the words that stand at the lines of the limits and of chance."""
-    box, to_pixels = axes.get_window_extent(), axes.transData.transform
-    limit, chance = (to_pixels((sqrt(x), 0))[0] for x in (result.max_identification, result.chance_identification))
-    across = [v for v in (result.chance_accuracy, least_accuracy(result)) if v is not None]
-    heights = [to_pixels((0, value))[1] for value in across]
-    upright = [(limit, box.y0, limit + 15, box.y0 + 56), (chance - 15, box.y0, chance, box.y0 + 46)]
-    return upright + [(box.x1 - 62, y, box.x1, y + 12) for y in heights]
-
-
-def _label(axes: Axes, drawn: list[Point], full: bool, written: list[tuple[float, float, float, float]]) -> None:
-    """Put a label beside every point, at the first of a ring of places where it covers nothing."""
-    to_pixels = axes.transData.transform
-    box = axes.get_window_extent()
-    taken = list(written)
-    for p in drawn:
-        handed = sqrt(p.bound.value) if p.bound and p.bound.value is not None else p.at[0]
-        for share in (p.at[0], handed):
-            x, y = to_pixels((share, p.at[1]))
-            taken.append((x - 6, y - 6, x + 6, y + 6))
-        if p.identification.low is not None and p.identification.high is not None:
-            ends = [
-                to_pixels((sqrt(max(share, 0.0)), p.at[1])) for share in (p.identification.low, p.identification.high)
-            ]
-            taken.append((ends[0][0], ends[0][1] - 1, ends[1][0], ends[1][1] + 1))
-    for p in drawn:
-        name = p.label if len(p.label) <= 30 else p.label[:29] + "…"
-        text = f"{p.key}  {name}" if full else p.key
-        width, height = 6.2 * len(text) + 2, 12.0
-        x, y = to_pixels(p.at)
-        places = [
-            (x + 9 if right else x - 9 - width, y + reach if up else y - reach - height)
-            for reach in (5, 14, 26, 40, 56, 74, 94)
-            for up in (True, False)
-            for right in (True, False)
-        ]
-        rest = [to_pixels(other.at) for other in drawn if other is not p]
-        inside = [(a, b) for a, b in places if box.x0 < a and a + width < box.x1 and box.y0 < b and b + height < box.y1]
-        free = [
-            (a, b)
-            for a, b in inside
-            if not any(a < t[2] and t[0] < a + width and b < t[3] and t[1] < b + height for t in taken)
-        ]
-        # A label without a leader must be nearest to its own point.
-        clear = [
-            (a, b)
-            for a, b in free
-            if all(_gap(a, b, width, height, x, y) + 4 < _gap(a, b, width, height, *o) for o in rest)
-        ]
-        near = bool(clear) and abs(clear[0][1] + height / 2 - y) < 28
-        a, b = clear[0] if near else [*free, *inside, *places][0]
-        taken.append((a, b, a + width, b + height))
-        leader = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 5}
-        axes.annotate(
-            text,
-            xy=(x, y),
-            xycoords="figure pixels",
-            xytext=(a if a > x else a + width, b),
-            textcoords="figure pixels",
-            ha="left" if a > x else "right",
-            va="bottom",
-            color=INK,
-            fontsize=10,
-            parse_math=False,
-            arrowprops=None if near else leader,
-            zorder=6,
-        )
-
-
-def _gap(left: float, bottom: float, width: float, height: float, x: float, y: float) -> float:
-    """Return how far (x, y) is from a box, in pixels."""
-    return hypot(max(left - x, 0, x - left - width), max(bottom - y, 0, y - bottom - height))
-
-
-def themed(svg: str, name: str) -> str:
-    """Make the SVG part of the page: its colours, unique ids, no prolog, no global style, silent to screen readers."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
-    svg = svg.replace("<svg ", f'<svg class="{name}" aria-hidden="true" focusable="false" ', 1)
-    for colour, variable in VARIABLES.items():
-        svg = svg.replace(colour, f"var(--{variable})")
-    return re.sub(r"\n\s*", "\n", svg).strip()
+def _marks(panel: Panel, drawn: list[Point]) -> list[Mark]:
+    """Return the bounds, the control, then the others: a defense that changes nothing does not hide the control."""
+    bounds = [
+        Mark(*panel.at(sqrt(p.bound.value), p.at[1]), "square" if p.control else "dot", hollow=True)
+        for p in drawn
+        if p.bound and p.bound.value is not None
+    ]
+    by_layer = sorted(drawn, key=lambda p: not p.control)
+    return bounds + [Mark(*panel.at(*p.at), "square" if p.control else "dot") for p in by_layer]

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
-from io import StringIO
 from math import sqrt
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from leakaudit.compare.history import History, Point, Run, Series
 from leakaudit.reports import view
-from leakaudit.reports.figures import ACCENT, INK, MUTED, PAPER, RULE, themed
+from leakaudit.reports.drawing import Box, Drawing, Line, Mark, Panel, Word, percents, ticks
+from leakaudit.reports.labels import first_free
 from leakaudit.reports.terminal import STYLES, printable
 from leakaudit.result import numbers
 from leakaudit.result.plaintext import visible
 from leakaudit.result.schema import Estimate
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from rich.console import Console
 
-SIZES = {"wide": (8.4, 3.9), "narrow": (3.9, 4.2)}  # inches of 72 px
-MARKS = {"pass": "o", "fail": "X", "inconclusive": "o"}  # an inconclusive one is hollow
+SIZES = {
+    "wide": (605, 96, "records identified by the worst attack (√ scale)"),
+    "narrow": (281, 108, "records identified (√ scale)"),
+}
+LEFT, RIGHT, ABOVE, BELOW = 44, 6, 24, 14  # pixels around a panel
 TICKS = (0, 0.05, 0.25, 0.5, 1)  # drawn at their square roots, as on the frontier
 LEVELS = "▁▂▃▄▅▆▇█"
 SHOWN = 24  # runs in a terminal's line
@@ -62,7 +63,6 @@ def render(history: History) -> str:
             {size: figure(history, series, f"history-{i}", size) for size in SIZES}
             for i, series in enumerate(history.series)
         ],
-        words=[describe(series) for series in history.series],
         clause=clause,
     )
     return page.encode("utf-8", "replace").decode("utf-8")
@@ -117,42 +117,41 @@ def _rows(history: History, series: Series) -> list[Row]:
     return rows
 
 
-def figure(history: History, series: Series, name: str, size: str) -> str:
-    """Return identification (square-root scale) above accuracy over the runs as inline SVG; empty without a number.
+def figure(history: History, series: Series, name: str, size: str) -> Drawing | None:
+    """Return identification (square-root scale) above accuracy over the runs, None without a number.
 
     Bands are 95 % intervals. A line is broken where a run is missing or measured something else than the one before;
     a dotted upright line marks the latter. `name` makes the ids of the page unique.
     """
-    panels = [field for field in ("identification", "accuracy") if any(_value(p, field) for p in series.points)]
-    if not panels:
-        return ""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    style: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": f"leakaudit-{name}-{size}",
-        "font.family": "sans-serif",
-        "font.sans-serif": ["DejaVu Sans"],
-        "font.size": 9,
-    }
-    with mpl.rc_context(style), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        width, height = SIZES[size]
-        drawn = Figure(figsize=(width, height if len(panels) == 2 else 0.6 * height), dpi=72)
-        FigureCanvasSVG(drawn)
-        left = 0.075 if size == "wide" else 0.14
-        axes = drawn.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-        drawn.subplots_adjust(left, 0.12 if len(panels) == 2 else 0.19, 0.985, 0.93, hspace=0.3)
-        for each, field in zip(axes, panels, strict=True):
-            _frame(each, history, series, field)
-            _draw(each, series, field)
-        axes[-1].set_xlabel("run", color=INK)
-        buffer = StringIO()
-        empty: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        drawn.savefig(buffer, format="svg", transparent=True, metadata=empty)
-    return themed(buffer.getvalue(), f"{name}-{size}")
+    fields = [field for field in ("identification", "accuracy") if any(_value(p, field) for p in series.points)]
+    if not fields:
+        return None
+    width, height, caption = SIZES[size]
+    lines: list[Line] = []
+    bands: list[Line] = []
+    marks: list[Mark] = []
+    words: list[Word] = []
+    for i, field in enumerate(fields):
+        top = ABOVE + i * (height + ABOVE + BELOW)
+        panel = Panel(Box(LEFT, top, width - RIGHT, top + height), (0.6, len(history.runs) + 0.4), _up(series, field))
+        words.append(Word(LEFT, top - 9, caption if field == "identification" else "test accuracy", 9.5))
+        drawn, shaded, placed = _draw(panel, series, field)
+        framed, said = _frame(panel, history, series, field, placed)
+        lines, bands, marks, words = [*lines, *framed, *drawn], [*bands, *shaded], [*marks, *placed], [*words, *said]
+    words += panel.scale_across({run: f"{run:g}" for run in ticks(*panel.across, 12, least=1)})
+    bottom = panel.box.bottom + 30
+    words.append(Word((LEFT + width) / 2, bottom, "run", anchor="middle"))
+    return Drawing(
+        name=f"{name}-{size}",
+        title=visible(f"{series.name} over the runs; the same in numbers is in the table below", 20_000),
+        description=describe(series),
+        width=width,
+        height=bottom + 6,
+        lines=tuple(lines),
+        marks=tuple(marks),
+        words=tuple(words),
+        bands=tuple(bands),
+    )
 
 
 def _value(point: Point, field: str) -> Estimate | None:
@@ -160,68 +159,55 @@ def _value(point: Point, field: str) -> Estimate | None:
     return estimate if estimate.value is not None else None
 
 
-def _frame(axes: Axes, history: History, series: Series, field: str) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.set_xlim(0.6, len(history.runs) + 0.4)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
-    axes.tick_params(colors=MUTED, labelcolor=INK, length=3)
-    axes.grid(color=RULE, linewidth=0.6, axis="y")
-    axes.set_axisbelow(True)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(MUTED)
-    title: dict[str, Any] = {"loc": "left", "color": INK, "fontsize": 9.5, "pad": 5}
+def _up(series: Series, field: str) -> tuple[float, float]:
+    """Return the numbers at the bottom and the top of a panel."""
     if field == "identification":
-        axes.set_title("records identified by the worst attack (√ scale)", **title)
-        axes.set_ylim(-0.04, 1.04)
-        axes.set_yticks([sqrt(tick) for tick in TICKS], [numbers.percent(tick) for tick in TICKS])
-        for p in series.points:
-            axes.plot([p.run - 0.5, p.run + 0.5], [sqrt(p.limit)] * 2, color=INK, linewidth=1, linestyle=(0, (5, 3)))
-        last = series.points[-1]
-        note: dict[str, Any] = {"fontsize": 8, "ha": "right", "va": "bottom", "color": INK}
-        axes.text(last.run + 0.4, sqrt(last.limit) + 0.01, f"limit {numbers.percent(last.limit)}", **note)
-    else:
-        axes.set_title("test accuracy", **title)
-        found = [e for p in series.points if (e := _value(p, field))]
-        ends = [v for e in found for v in (e.value, e.low, e.high) if v is not None]
-        pad = max(0.05, 0.1 * (max(ends) - min(ends)))
-        axes.set_ylim(min(ends) - pad, max(ends) + pad)
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
-        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
-    own = {p.run for p in series.points if p.changed or (p.attacked and field == "identification")}
-    for run in history.runs:
-        if run.breaks or run.number in own:
-            axes.axvline(run.number - 0.5, color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
+        return -0.04, 1.04
+    found = [e for p in series.points if (e := _value(p, field))]
+    ends = [v for e in found for v in (e.value, e.low, e.high) if v is not None]
+    pad = max(0.05, 0.1 * (max(ends) - min(ends)))
+    return min(ends) - pad, max(ends) + pad
 
 
-def _draw(axes: Axes, series: Series, field: str) -> None:
-    def at(share: float) -> float:
-        return sqrt(max(share, 0.0)) if field == "identification" else share
+def _frame(
+    panel: Panel, history: History, series: Series, field: str, marks: list[Mark]
+) -> tuple[list[Line], list[Word]]:
+    """Return a panel's axes, the limit and the breaks, and the words at them, on no mark where that can be."""
+    leaks = field == "identification"
+    up = {sqrt(tick): numbers.percent(tick) for tick in TICKS} if leaks else percents(*panel.up, 4)
+    lines, words = [*(panel.level("grid", y) for y in up), panel.frame()], panel.scale_up(up)
+    if leaks:
+        low, high = panel.across
+        limits = [(max(p.run - 0.5, low), min(p.run + 0.5, high), sqrt(p.limit)) for p in series.points]
+        lines += [Line("limit", (panel.at(left, y), panel.at(right, y))) for left, right, y in limits]
+        x, y = panel.at(*limits[-1][1:])
+        said = f"limit {numbers.percent(series.points[-1].limit)}"
+        places = [Word(x, y + below, said, 8, "end") for below in (-3, 9)]
+        words.append(first_free(places, panel.box, [mark.box for mark in marks], []))
+    own = {p.run for p in series.points if p.changed or (p.attacked and leaks)}
+    broken = [run.number for run in history.runs if run.breaks or run.number in own]
+    return [*lines, *(panel.plumb("chance", number - 0.5) for number in broken)], words
 
+
+def _draw(panel: Panel, series: Series, field: str) -> tuple[list[Line], list[Line], list[Mark]]:
+    """Return the lines, the bands and the marks of a panel."""
+
+    def at(run: int, share: float) -> tuple[float, float]:
+        return panel.at(run, sqrt(max(share, 0.0)) if field == "identification" else share)
+
+    lines: list[Line] = []
+    bands: list[Line] = []
+    marks: list[Mark] = []
     for segment in segments(series, field):
-        runs = [p.run for p in segment]
-        found = [e for p in segment if (e := _value(p, field))]
-        axes.plot(runs, [at(e.value or 0.0) for e in found], color=ACCENT, linewidth=1.4, zorder=3)
-        spread = [(r, e.low, e.high) for r, e in zip(runs, found, strict=True)]
-        bands = [(r, at(low), at(high)) for r, low, high in spread if low is not None and high is not None]
-        if len(bands) == len(spread) > 1:
-            xs, lows, highs = zip(*bands, strict=True)
-            axes.fill_between(xs, lows, highs, color=ACCENT, alpha=0.18, linewidth=0, zorder=1)
-        for r, low, high in bands:
-            axes.plot([r, r], [low, high], color=ACCENT, linewidth=0.9, zorder=2)
-        for p, e in zip(segment, found, strict=True):
-            hollow = p.verdict == "inconclusive"
-            axes.plot(
-                [p.run],
-                [at(e.value or 0.0)],
-                MARKS[p.verdict],
-                markersize=8 if p.verdict == "fail" else 6.5,
-                markerfacecolor=PAPER if hollow else ACCENT,
-                markeredgecolor=ACCENT if hollow else PAPER,
-                markeredgewidth=1.3 if hollow else 0.8,
-                zorder=4,
-            )
+        found = [(p, e) for p in segment if (e := _value(p, field))]
+        places = [at(p.run, e.value or 0.0) for p, e in found]
+        ends = [(at(p.run, e.low), at(p.run, e.high)) for p, e in found if e.low is not None and e.high is not None]
+        lines += [Line("trend", tuple(places)), *(Line("interval", pair) for pair in ends)]
+        if len(ends) == len(found) > 1:
+            bands.append(Line("interval", (*(low for low, _ in ends), *(high for _, high in reversed(ends)))))
+        for (p, _), (x, y) in zip(found, places, strict=True):
+            marks.append(Mark(x, y, "cross" if p.verdict == "fail" else "dot", hollow=p.verdict == "inconclusive"))
+    return lines, bands, marks
 
 
 def segments(series: Series, field: str) -> list[list[Point]]:

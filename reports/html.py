@@ -74,14 +74,11 @@ def render(result: AuditResult, outcome: Outcome | None = None) -> str:
     return page.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate of the JSON cannot be written to a file
 
 
-def generator() -> dict[str, str]:
-    """Return what a page was made with, by the name of its meta element: what decides its bytes beside the result."""
-    from importlib.metadata import version
-
+def generator() -> str:
+    """Return what a page is made with: what decides its bytes beside the result."""
     from leakaudit.version import __version__
 
-    made = f"leakaudit {__version__} (pages {fingerprint()})"
-    return {"generator": made, "figures": f"matplotlib {version('matplotlib')}"}
+    return f"leakaudit {__version__} (pages {fingerprint()})"
 
 
 def _context(result: AuditResult, outcome: Outcome | None) -> dict[str, Any]:
@@ -112,7 +109,6 @@ def _context(result: AuditResult, outcome: Outcome | None) -> dict[str, Any]:
         "severity": html_findings.TITLES,
         "severity_meaning": html_findings.MEANINGS,
         "figure": {size: figures.frontier(result, size) for size in figures.SIZES},
-        "figure_words": figures.describe(result),
         "advice": told,
         "tables": tables,
         "rows": tables.rows,

@@ -7,25 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Literal
 
 from leakaudit.errors import UserError
 from leakaudit.gate.consistency import doubts, outcome_doubts
-from leakaudit.reports import verify_figures, verify_pdf
 from leakaudit.reports.html import generator, render
-from leakaudit.reports.view import heading
+from leakaudit.reports.pdf import NOTE, producer, to_pdf
 from leakaudit.result import outcome as gate
 from leakaudit.result import schema as results
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.schema import AuditResult
 
 SHOWN = 120  # characters of a differing line
-ONCE = ("title", "verdict", "generator", "result-sha256")
 
 
 @dataclass(frozen=True)
@@ -65,84 +61,39 @@ def verify(report: Path, result: Path, outcome: Path | None = None) -> Verificat
 
 
 def _verified(given: Given, data: bytes, loaded: AuditResult, said: Outcome | None) -> Verification:
-    pdf = verify_pdf.is_pdf(data)
-    text = "" if pdf else data.decode("utf-8", "replace")
-    notes = verify_pdf.notes(data) if pdf else _Seen(text).notes
+    """Compare a report with the one that this version makes of the result."""
+    pdf = data.startswith(b"%PDF-")
+    # In a PDF parentheses are written with a backslash.
+    notes = {name.decode(): text.decode("utf-8", "replace").replace("\\", "") for name, text in NOTE.findall(data)}
     claimed, found = notes.get("result-sha256"), hashlib.sha256(_read(given.result)).hexdigest()
-    if claimed is None and not (pdf and "generator" in notes):
-        raise UserError(f"{given.report} holds no digest: give a report.html or report.pdf that leakaudit wrote.")
+    if claimed is None and "generator" not in notes:
+        raise UserError(f"{given.report} holds no digest: give a report.html or report.pdf that this version wrote.")
     if claimed not in (None, found):
         return Verification("other", (_other_result(given, claimed or "", found, loaded),))
     if said is not None or "gate-sha256" in notes:
         wrong = _outcome(given, notes.get("gate-sha256"), said, found)
         if wrong is not None:
             return wrong
-    here = generator()["generator"]
-    if notes.get("generator") != here:
-        return _elsewhere(given, text, notes, loaded, here)
-    expected = render(loaded, said)
-    return _printed(given, data, expected) if pdf else _compared(given, data, expected, notes)
-
-
-def _elsewhere(given: Given, text: str, notes: dict[str, str], loaded: AuditResult, here: str) -> Verification:
-    """Say of a report of another version that nothing vouches for it, or what shows that it is none."""
-    if text:
-        seen = _Seen(text)
-        often = [f"{seen.counts[name]} of {name}" for name in ONCE if seen.counts[name] > 1]
-        if often or not _verdict_shown(seen.notes, loaded):
-            why = f"it has {', '.join(often)} where a report has one" if often else f"that is {loaded.verdict}"
-            return Verification("other", (f"{given.report} does not show the verdict of {given.result}: {why}.",))
-    by = notes.get("generator") or "a version that did not note itself"
-    named = "its digest" if "result-sha256" in notes else "the name of the program that wrote it"
-    return Verification(
-        "unknown",
-        (
-            f"Do not rely on {given.report}: nothing but {named} was checked, which anybody can copy. It says that "
-            f"{by} wrote it, and this is {here}, which writes other pages.",
-            f"Render the result again with {given.again} and read that.",
-        ),
-    )
-
-
-def _verdict_shown(notes: dict[str, str], result: AuditResult) -> bool:
-    """Return whether title and heading of a page, of whatever version, show the result's verdict."""
-    word = heading(result.verdict)
-    return notes.get("title", "").endswith(f": {word}") and notes.get("verdict", "").startswith(word)
-
-
-def _printed(given: Given, data: bytes, expected: str) -> Verification:
-    status, why = verify_pdf.compared(data, expected)
-    if status == "same":
+    page, by = render(loaded, said), [notes.get(name, "an unknown version") for name in ("generator", "producer")]
+    try:
+        here = [generator(), *([producer()] if pdf else [])]
+        if by[: len(here)] != here:
+            why = f"{' with '.join(by[: len(here)])} wrote it, and this is {' with '.join(here)}"
+            return _unsure(given, why, " -o again.pdf --pdf" if pdf else "")
+        expected = to_pdf(page) if pdf else page.encode()
+    except UserError as error:
+        return _unsure(given, str(error).rstrip("."))
+    if data == expected:
         return Verification("same", (f"{given.report} is, byte for byte, what {given.result} says.",))
-    again = f"Render the result again with {given.again} -o again.pdf --pdf and read that."
-    if status == "unknown":
-        told = f"Do not rely on {given.report}: nothing but its digest was checked, which anybody can copy. A PDF is "
-        return Verification("unknown", (f"{told}compared by rendering it again: {why.rstrip('.')}.", again))
-    fonts = "Its words differ, or it was printed with other fonts."
-    return Verification("other", (f"{given.report} is not what {given.result} gives: {why}. {fonts}", again))
+    fonts = "its words differ, or it was printed with other fonts."
+    why = fonts if pdf else _difference(data.decode("utf-8", "replace"), page)
+    return Verification("other", (f"{given.report} is not what {given.result} says: {why}",))
 
 
-def _compared(given: Given, data: bytes, expected: str, notes: dict[str, str]) -> Verification:
-    if data == expected.encode("utf-8"):
-        return Verification("same", (f"{given.report} is, byte for byte, what {given.result} says.",))
-    page, drawn, here = data.decode("utf-8", "replace"), notes.get("figures", ""), generator()["figures"]
-    likeness = verify_figures.alike(page, expected, drawn, here) if drawn != here else ""
-    if likeness == "same":
-        words = f"{given.report} is what {given.result} says; it names {drawn}, here is {here}, and has no figure"
-        return Verification("same", (f"{words} that would differ.",))
-    if likeness == "shapes":
-        return Verification(
-            "unknown",
-            (
-                f"Outside its figures, {given.report} is what {given.result} says, and so are the words in them.",
-                f"Where the figures put their points was not checked: {drawn} drew them, here is {here}. Render the "
-                f"result again with {given.again} to see them.",
-            ),
-        )
-    return Verification(
-        "other",
-        (f"{given.report} is not what {given.result} says: {_difference(page, expected)}", "Its digest is untouched."),
-    )
+def _unsure(given: Given, why: str, options: str = "") -> Verification:
+    """Say why nothing vouches for a report, and what to read instead."""
+    told = f"{given.report} cannot be compared here, so do not rely on it: {why}."
+    return Verification("unknown", (f"{told} Render the result again with {given.again}{options} and read that.",))
 
 
 def _difference(page: str, expected: str) -> str:
@@ -184,46 +135,6 @@ def _other_result(given: Given, claimed: str, found: str, loaded: AuditResult) -
     if results.digest(loaded) == claimed:
         return f"{given.result} was written anew: its content is what {given.report} names, its bytes are not."
     return f"{given.report} names a result with the digest {claimed[:16]}…, {given.result} has {found[:16]}…."
-
-
-class _Seen(HTMLParser):
-    """What a page of any version notes of itself, as a browser reads it: comments are not there."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.notes: dict[str, str] = {}
-        self.counts: Counter[str] = Counter()
-        self.within = ""  # the element whose words are collected
-        self.feed(text)
-        self.close()
-        listed = re.search(r"SHA-256 of result\.json</dt><dd[^>]*>([0-9a-f]{64})</dd>", text)
-        if listed and "result-sha256" not in self.notes:  # a page of before the digest stood in its head
-            self.notes["result-sha256"] = listed[1]
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        name = values.get("name") if tag == "meta" else None
-        if tag == "title" or values.get("id") == "verdict":
-            self.within = "title" if tag == "title" else "verdict"
-            self._note(self.within, "")
-        elif name in ("generator", "figures", "result-sha256", "gate-sha256"):
-            self._note(name, values.get("content") or "")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "meta":
-            self.handle_starttag(tag, attrs)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in ("title", "h2"):
-            self.within = ""
-
-    def handle_data(self, data: str) -> None:
-        if self.within:
-            self.notes[self.within] += data
-
-    def _note(self, name: str, value: str) -> None:
-        self.counts[name] += 1
-        self.notes.setdefault(name, value)
 
 
 def _read(path: Path) -> bytes:

@@ -65,6 +65,13 @@ def filled(payload: str, wanted: Callable[[str], bool]) -> tuple[AuditResult, Ou
     return *told, slots
 
 
+# Where a word of a drawing stands depends on how wide it is, and with it whether a line leads to it.
+PLACES, NUMBERS = (
+    ("x", "y", "d", "transform", "text-anchor"),
+    re.compile(r"[-\d. ML]*|translate\([-\d. ]*\)|start|middle|end"),
+)
+
+
 def of_html(text: str) -> tuple[list[Any], str]:
     """The elements with their attributes, as far as they may not change, and the text of a page."""
 
@@ -76,7 +83,8 @@ def of_html(text: str) -> tuple[list[Any], str]:
 
         def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
             spoken = ("alt", "title", "aria-label", "content")  # read aloud, never obeyed
-            self.parts.append((tag, [(name, None if name in spoken else value) for name, value in attrs]))
+            free = (*spoken, *(name for name, value in attrs if name in PLACES and NUMBERS.fullmatch(value or "")))
+            self.parts.append((tag, [(name, None if name in free else value) for name, value in attrs]))
             self.words += [value or "" for name, value in attrs if name in spoken]
 
         def handle_endtag(self, tag: str) -> None:

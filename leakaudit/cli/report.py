@@ -89,7 +89,7 @@ def verify(
     Nothing is signed: this shows that the files agree with each other, not who made them.
 
     Exit codes: 0 they agree, 1 they do not, 2 a file cannot be read, 3 the digest fits, but the rest cannot be compared
-    here: another version wrote the report, or its figures, or there is no WeasyPrint to print a PDF again.
+    here: another version of leakaudit or WeasyPrint wrote the report, or there is no WeasyPrint to print a PDF again.
     """
     from leakaudit.reports.verify import verify as compare
 

@@ -12,8 +12,8 @@ import pytest
 import typer.main
 
 from leakaudit.audit.plan import Plan
+from leakaudit.cli.entry import app
 from leakaudit.cli.run import Voice
-from leakaudit.cli.scan import app
 from leakaudit.work.progress import Monitor
 from tests.leakaudit.command_line import Run, caller, sentence
 from tests.leakaudit.test_cli import FAST, MODEL

@@ -18,6 +18,7 @@ from leakaudit.reports.html import render
 from leakaudit.result.schema import Waiver, load
 from tests.outcomes import every
 from tests.reports.big import big
+from tests.reports.crowds import crowd
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -177,6 +178,59 @@ def test_a_table_that_is_wider_than_the_phone_shows_that_there_is_more(
     finally:
         page.close()
     assert again != bare  # without a word in it: a shadow at the edge that more lies beyond, none at the end
+
+
+LAID = """svg => {
+  const all = [...svg.querySelectorAll("text")].map(t => [t.textContent, t.getBoundingClientRect()]);
+  const whole = svg.getBoundingClientRect();
+  const out = r => r.left < whole.left || r.right > whole.right || r.top < whole.top || r.bottom > whole.bottom;
+  const meet = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+    && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 3;  // their lines are higher than their letters
+  return {words: all.length, clipped: all.filter(([, r]) => out(r)).map(([t]) => t),
+    covered: all.flatMap(([t, a], i) => all.slice(0, i).filter(([, b]) => meet(a, b)).map(([u]) => [t, u]))} }"""
+
+
+@pytest.mark.parametrize("width", [360, 1440])
+@pytest.mark.parametrize(
+    ("count", "long", "together"), [(1, False, False), (12, True, False), (30, False, False), (9, True, True)]
+)
+def test_no_word_of_the_frontier_is_cut_or_lies_on_another(
+    browser: Browser, tmp_path: Path, count: int, long: bool, together: bool, width: int
+) -> None:
+    path = tmp_path / "crowd.html"
+    path.write_text(render(crowd(load(GOLDEN), count, long, together)), encoding="utf-8")
+    page = opened(browser, path, width, "light").page
+    try:
+        found = page.locator(f"svg.frontier-{'narrow' if width == 360 else 'wide'}").evaluate(LAID)
+        shown = page.locator("svg[role=img]").evaluate_all("all => all.map(s => s.getBoundingClientRect().width > 0)")
+    finally:
+        page.close()
+    assert found["words"] > 10 + count
+    assert (found["clipped"], found["covered"]) == ([], [])
+    assert sorted(shown) == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("media", "scheme", "point", "word"),
+    [
+        ("screen", "light", "rgb(31, 78, 121)", "rgb(26, 28, 31)"),
+        ("screen", "dark", "rgb(138, 184, 230)", "rgb(228, 230, 232)"),
+        ("print", "dark", "rgb(31, 78, 121)", "rgb(0, 0, 0)"),
+    ],
+)
+def test_the_frontier_has_the_colours_of_the_page(
+    browser: Browser, pages: dict[str, Path], media: Any, scheme: str, point: str, word: str
+) -> None:
+    page = opened(browser, pages["golden"], 1440, scheme).page
+    try:
+        page.emulate_media(media=media, color_scheme=scheme)  # type: ignore[arg-type]
+        colour = "e => getComputedStyle(e).fill"
+        assert page.locator("svg.frontier-wide path[transform]").last.evaluate(colour) == point
+        assert page.locator("svg.frontier-wide text").first.evaluate(colour) == word
+        named = page.get_by_role("img", name="Privacy against accuracy")
+        assert named.count() == 1
+    finally:
+        page.close()
 
 
 def test_it_stays_small(pages: dict[str, Path]) -> None:

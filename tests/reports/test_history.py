@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import xml.etree.ElementTree as ET
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from leakaudit.compare.history import History, read
+from leakaudit.reports.drawing import Box
 from leakaudit.reports.history import LEVELS, SIZES, describe, figure, render, segments, spark, summary
 from leakaudit.result.schema import AuditResult, Estimate, to_json
 from leakaudit.stats.intervals import rate
@@ -100,19 +101,26 @@ def test_a_weakened_attack_is_no_unbroken_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_figure_is_themed_svg_with_a_band_for_each_piece(history: History, size: str) -> None:
-    text = figure(history, history.series[1], "history-1", size)
-    root = ET.fromstring(text)
-    assert not set(re.findall(r"#[0-9a-fA-F]{6}\b", text))
-    assert {"var(--ink)", "var(--accent)", "var(--paper)", "var(--rule)"} <= set(re.findall(r"var\(--\w+\)", text))
-    ids = [e.get("id") or "" for e in root.iter() if e.get("id")]
-    assert all(i.startswith(f"history-1-{size}-") for i in ids)
-    assert len(ids) == len(set(ids))
-    assert sum("FillBetween" in i for i in ids) == 3  # two pieces above, below one: a single run has no band
-    assert figure(history, history.series[1], "history-1", size) == text
+def test_the_figure_has_a_band_for_each_piece_and_a_mark_for_each_number(history: History, size: str) -> None:
+    drawing = figure(history, history.series[1], "history-1", size)
+    assert drawing is not None
+    assert drawing == figure(history, history.series[1], "history-1", size)
+    assert drawing.description == describe(history.series[1])
+    assert len(drawing.bands) == 3  # two pieces above, below one: a single run has no band
+    assert len(drawing.marks) == 4 + 3  # of one run the accuracy was not measured
+    assert [(m.shape, m.hollow) for m in drawing.marks[:4]] == [
+        {"pass": ("dot", False), "fail": ("cross", False), "inconclusive": ("dot", True)}[p.verdict]
+        for p in history.series[1].points
+    ]
+    heights = [m.y for m in drawing.marks[:4]]
+    assert heights == sorted(heights, reverse=True)  # more is identified from run to run, and higher is less in SVG
+    assert len([line for line in drawing.lines if line.kind == "chance"]) == 2  # before the third run, in both panels
+    assert [w.text for w in drawing.words if w.text.startswith("limit")] == ["limit 25%"]
+    whole = Box(0, 0, drawing.width, drawing.height)
+    assert all(whole.holds(word.box) for word in drawing.words)
     blank = Estimate(reason="lost")
     empty = tuple(replace(p, identification=blank, accuracy=blank) for p in history.series[1].points)
-    assert figure(history, replace(history.series[1], points=empty), "history-1", size) == ""
+    assert figure(history, replace(history.series[1], points=empty), "history-1", size) is None
 
 
 def test_the_page_is_whole_by_itself(history: History) -> None:
@@ -126,8 +134,9 @@ def test_the_page_is_whole_by_itself(history: History) -> None:
     ids = [value for name, value in tags.attributes if name == "id"]
     assert len(ids) == len(set(ids))
     assert {value[1:] for name, value in tags.attributes if name in ("href", "xlink:href")} <= set(ids)
-    labels = [value for name, value in tags.attributes if name == "aria-label" and "over the runs" in value]
-    assert [label.startswith(f"{s.name} over") for s, label in zip(history.series, labels, strict=True)] == [True, True]
+    described = re.findall(r"<desc id=\"([\w-]+)-words\">(.*?)</desc>", page)
+    drawn = [(f"history-{i}-{size}", describe(s)) for i, s in enumerate(history.series) for size in SIZES]
+    assert [(name, unescape(words)) for name, words in described] == drawn
 
 
 def test_the_words_say_what_the_figure_shows(history: History) -> None:
@@ -144,7 +153,7 @@ def test_one_run_and_many_runs_are_drawn(tmp_path: Path) -> None:
     assert "1 run</h1>" in render(one)
     many = stored(tmp_path / "many", *[run(i % 7) for i in range(60)])
     page = render(many)
-    assert page.count("FillBetween") > 0
+    assert page.count("fill-opacity") == 4  # two defenses, wide and narrow
     shown = StringIO()
     summary(many, Console(file=shown, width=80))
     assert "60 runs" in shown.getvalue()

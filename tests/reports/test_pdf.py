@@ -14,9 +14,9 @@ import pytest
 from typer.testing import CliRunner
 
 from leakaudit.errors import UserError
-from leakaudit.reports import pdf, verify_pdf
+from leakaudit.reports import figures, pdf
 from leakaudit.reports.html import generator, render
-from leakaudit.reports.pdf import PAPER, for_paper, to_pdf
+from leakaudit.reports.pdf import to_pdf
 from leakaudit.reports.verify import verify
 from leakaudit.result.schema import AuditResult, digest, from_json, to_json
 
@@ -76,28 +76,26 @@ def test_a_pdf_is_verified_by_printing_it_again(
 ) -> None:
     report, result = printed
     data = report.read_bytes()
-    notes = verify_pdf.notes(data)
-    assert notes["result-sha256"] == digest(sound)
-    assert notes["generator"] == generator()["generator"]
-    assert notes["producer"] == f"WeasyPrint {weasyprint.__version__}"
     assert verify(report, result).status == "same"  # printed again, here
     page = page_and_pdf(to_json(sound))[0]
-    monkeypatch.setattr(verify_pdf, "to_pdf", lambda given: data if given == page else b"%PDF other")
+    monkeypatch.setattr("leakaudit.reports.verify.to_pdf", lambda given: data if given == page else b"%PDF other")
     assert verify(report, result).status == "same"
     report.write_bytes(data + b" ")
     assert verify(report, result).status == "other"
     report.write_bytes(data)
-    monkeypatch.setattr(verify_pdf, "to_pdf", lambda given: b"%PDF other")
+    monkeypatch.setattr("leakaudit.reports.verify.to_pdf", lambda given: b"%PDF other")
     assert verify(report, result).status == "other"
     monkeypatch.setattr(weasyprint, "__version__", "1.0")
     found = verify(report, result)
     assert found.status == "unknown"
-    assert "nothing but its digest was checked" in found.sentences[0]
+    assert f"this is {generator()} with WeasyPrint 1.0" in found.sentences[0]
+    assert f"{generator()} with WeasyPrint" in found.sentences[0].partition(" wrote it")[0]
     with monkeypatch.context() as patched:
-        patched.setattr("leakaudit.reports.verify.generator", lambda: {"generator": "leakaudit 9"})
+        patched.setattr("leakaudit.reports.verify.generator", lambda: "leakaudit 9")
         found = verify(report, result)
     assert found.status == "unknown"
     assert "this is leakaudit 9" in found.sentences[0]
+    assert "-o again.pdf --pdf" in found.sentences[0]
     result.write_text(to_json(replace(sound, reasons=("Other.",))), encoding="utf-8")
     assert verify(report, result).status == "other"
 
@@ -108,10 +106,10 @@ def test_without_the_library_a_pdf_cannot_be_verified_and_that_is_said(
     def missing(page: str) -> bytes:
         raise UserError("a PDF needs WeasyPrint (no Pango): install it.")
 
-    monkeypatch.setattr(verify_pdf, "to_pdf", missing)
+    monkeypatch.setattr("leakaudit.reports.verify.to_pdf", missing)
     found = verify(*printed)
     assert found.status == "unknown"
-    assert "nothing but its digest was checked" in found.sentences[0]
+    assert "do not rely on it" in found.sentences[0]
     assert "WeasyPrint" in found.sentences[0]
 
 
@@ -141,12 +139,29 @@ def test_nothing_is_fetched(weasyprint: Any, golden: AuditResult, tmp_path: Path
     assert [url for url in asked if not url.startswith("data:")] == []
 
 
-def test_drawings_have_the_colours_of_paper(golden: AuditResult) -> None:
-    drawings = re.findall(r"<svg .*?</svg>", for_paper(render(golden)), re.DOTALL)
-    assert len(drawings) > 4
-    assert all("var(" not in drawing for drawing in drawings)
-    sheet = (Path(__file__).resolve().parents[2] / "reports" / "print.html.j2").read_text(encoding="utf-8")
-    assert all(f"--{name}: {colour};" in sheet for name, colour in PAPER.items())
+def test_the_frontier_is_printed_in_the_colours_of_paper_and_has_a_text_in_its_place(
+    printed: tuple[Path, Path], sound: AuditResult
+) -> None:
+    pypdf = pytest.importorskip("pypdf", reason="needs pypdf to read the PDF")
+    read = pypdf.PdfReader(printed[0])
+    (page,) = [page for page in read.pages if figures.SIZES["wide"][-1] in page.extract_text()]  # the wide one alone
+    assert figures.SIZES["narrow"][-1] not in "".join(page.extract_text() for page in read.pages)
+    strokes = set(re.findall(rb"([\d.]+ [\d.]+ [\d.]+) RG", page.get_contents().get_data()))
+    drawn = page_and_pdf(to_json(sound))[0].partition("frontier-wide")[2].partition("</svg>")[0]
+    used = re.findall(r'stroke="#(\w\w)(\w\w)(\w\w)"', drawn)
+    wanted = {" ".join(f"{int(part, 16) / 255:.6g}" for part in colour).encode() for colour in used}
+    assert len(wanted) == 5
+    assert strokes >= wanted
+    assert figures.TITLE in texts(read.trailer["/Root"]["/StructTreeRoot"])
+
+
+def texts(element: Any) -> list[str]:
+    """Return the texts that stand for figures in a tree of a PDF's structure."""
+    element = element.get_object()
+    if isinstance(element, list):
+        return [text for child in element for text in texts(child)]
+    own = [element["/Alt"]] if isinstance(element, dict) and "/Alt" in element else []
+    return own + (texts(element["/K"]) if isinstance(element, dict) and "/K" in element else [])
 
 
 def test_without_the_library_the_mend_is_named(golden: AuditResult, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +180,7 @@ def test_without_the_library_the_mend_is_named(golden: AuditResult, monkeypatch:
 def test_the_command_writes_both_or_the_pdf_alone(
     golden_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from leakaudit.cli.scan import app
+    from leakaudit.cli.entry import app
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pdf, "to_pdf", lambda page: b"%PDF of " + page.encode())

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from leakaudit.cli.scan import app
+from leakaudit.cli.entry import app
 from leakaudit.errors import UserError
 from leakaudit.reports import html_source
 from leakaudit.reports import verify as module
@@ -20,7 +20,7 @@ from leakaudit.reports.html import generator, render
 from leakaudit.reports.html_source import MAKERS, fingerprint, modules, of
 from leakaudit.reports.verify import verify
 from leakaudit.result import outcome as outcomes
-from leakaudit.result.schema import AuditResult, Estimate, to_json
+from leakaudit.result.schema import AuditResult, to_json
 from tests.outcomes import every
 
 
@@ -78,19 +78,16 @@ def test_a_result_written_anew_is_told_from_another(stored: tuple[Path, Path]) -
     assert "written anew" in found.sentences[0]
 
 
-OTHER = "leakaudit 0.0.1"
-
-
-def test_of_another_versions_page_nothing_but_the_digest_is_vouched_for(stored: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("forged", [("", ""), ("</svg>Fail</h2>", "</svg>Pass</h2>")])
+def test_another_versions_page_is_said_to_be_one(stored: tuple[Path, Path], forged: tuple[str, str]) -> None:
     report, result = stored
-    altered(report, generator()["generator"], OTHER)
+    altered(report, generator(), "leakaudit 0.0.1")
+    altered(report, *forged)
     found = verify(*stored)
     assert found.status == "unknown"
-    assert found.sentences[0].startswith(f"Do not rely on {report}: nothing but its digest was checked, which anybody")
-    assert OTHER in found.sentences[0]
-    assert f"leakaudit report {result}" in found.sentences[1]
-    altered(report, "</svg>Fail</h2>", "</svg>Pass</h2>")
-    assert verify(*stored).status == "other"
+    (sentence,) = found.sentences
+    assert sentence.startswith(f"{report} cannot be compared here, so do not rely on it: leakaudit 0.0.1 wrote it")
+    assert sentence.endswith(f"Render the result again with leakaudit report {result} and read that.")
 
 
 def test_two_states_of_one_version_are_two_versions(stored: tuple[Path, Path]) -> None:
@@ -104,7 +101,7 @@ def test_the_fingerprint_depends_on_names_and_text_and_on_nothing_else() -> None
     assert of({"html.py": b"three", "report.html.j2": b"one\ntwo"}) == first  # line ends are the checkout's
     assert of({"html.py": b"four", "report.html.j2": b"one\ntwo"}) != first
     assert of({"html.py": b"one\ntwo", "report.html.j2": b"three"}) != first
-    assert f"(pages {fingerprint()})" in generator()["generator"]
+    assert f"(pages {fingerprint()})" in generator()
     assert re.fullmatch(r"[0-9a-f]{12}", fingerprint())
 
 
@@ -144,116 +141,15 @@ def test_a_source_that_is_not_there_is_no_empty_one() -> None:
         html_source.templates("nowhere.html.j2")
 
 
-FORGERIES = {  # how a page of "another version" hides what the result says
-    "in a comment": ('<section class="verdict', '<!--<section class="verdict'),
-    "two headings": ('<section class="verdict', '<h2 id="verdict">Fail</h2><section class="verdict'),
-    "two titles": ("<title>", "<title>Passed</title><title>"),
-    "two generators": ('<meta name="generator"', '<meta name="generator" content="x"><meta name="generator"'),
-    "another title": (": Fail</title>", ": Pass</title>"),
-}
-
-
-@pytest.mark.parametrize("name", FORGERIES)
-def test_a_forged_page_of_another_version_is_refused(stored: tuple[Path, Path], name: str) -> None:
-    report, _ = stored
-    altered(report, generator()["generator"], OTHER)
-    assert verify(*stored).status == "unknown"
-    altered(report, *FORGERIES[name])
-    if name == "in a comment":
-        altered(report, "</h2>", "</h2>--><section><h2>Pass</h2>")
-    assert verify(*stored).status == "other"
-
-
 def test_a_page_without_its_version_is_as_one_of_another(stored: tuple[Path, Path]) -> None:
     report, _ = stored
-    lines = [line for line in report.read_text(encoding="utf-8").split("\n") if not line.startswith("<meta name=")]
+    lines = [
+        line for line in report.read_text(encoding="utf-8").split("\n") if not line.startswith('<meta name="generator"')
+    ]
     report.write_text("\n".join(lines), encoding="utf-8")
     found = verify(*stored)
     assert found.status == "unknown"
-    assert "Do not rely on" in found.sentences[0]
-    assert "did not note itself" in found.sentences[0]
-
-
-def redrawn(report: Path) -> None:
-    """Make the page one whose figures another matplotlib drew, as it would write it."""
-    altered(report, generator()["figures"], "matplotlib 0.0.1", count=9)
-
-
-def test_of_figures_by_another_library_the_words_are_compared_and_the_shapes_said_not_to_be(
-    stored: tuple[Path, Path],
-) -> None:
-    report, _ = stored
-    redrawn(report)
-    altered(report, "stroke-width: 0.6", "stroke-width: 0.7")
-    found = verify(*stored)
-    assert found.status == "unknown"
-    assert "every word" not in " ".join(found.sentences)
-    assert "was not checked" in found.sentences[1]
-    altered(report, "Malicious servers.", "Nothing.")
-    assert verify(*stored).status == "other"
-
-
-def test_a_page_without_figures_is_the_same_whatever_draws_here(stored: tuple[Path, Path], sound: AuditResult) -> None:
-    report, result = stored
-    bare = replace(
-        sound,
-        defenses=tuple(replace(d, accuracy=Estimate(reason="not trained"), accuracies=()) for d in sound.defenses),
-    )
-    report.write_text(render(bare), encoding="utf-8")
-    result.write_text(to_json(bare), encoding="utf-8")
-    redrawn(report)
-    assert verify(*stored).status == "same"
-
-
-HIDING = "<style>.verdict *{display:none}.verdict::after{content:'Pass'}</style>"
-IN_FIGURES = {  # what a figure "drawn by another library" could bring into the page
-    "a style": HIDING,
-    "a comment": "<!-- -->",
-    "a comment that ends at once": f"<!--><g>{HIDING}</g> -->",
-    "a script": "<script>1</script>",
-    "a foreign object": "<foreignObject><p>Pass</p></foreignObject>",
-    "a link": '<a href="#verdict"><text>Pass</text></a>',
-    "another word": '<text x="1" y="2">Pass</text>',
-    "a picture": '<image href="data:image/png;base64,AAAA"/>',
-    "a drawing of its own": '<svg viewBox="0 0 1 1"></svg>',
-    "an event": '<g onclick="alert(1)"></g>',
-    "an address": '<use xlink:href="https://example.org/#a"/>',
-    "a part of the page": '<use xlink:href="#verdict"/>',
-    "an id of the page": '<g id="verdict"></g>',
-    "a place on the page": '<g style="position: fixed"></g>',
-    "a fetched colour": '<path style="fill: url(https://example.org/a)"/>',
-    "the figure's end": "</svg><h2>Pass</h2><svg>",
-    "what is no XML": "<g>",
-}
-
-
-@pytest.mark.parametrize("name", IN_FIGURES)
-def test_a_figure_holds_nothing_but_drawing(stored: tuple[Path, Path], name: str) -> None:
-    report, _ = stored
-    redrawn(report)
-    assert verify(*stored).status != "other"
-    text = report.read_text(encoding="utf-8")
-    forged = re.sub(r'(<svg class="frontier-wide"[^>]*>)', lambda found: found[1] + IN_FIGURES[name], text, count=1)
-    assert forged != text
-    report.write_text(forged, encoding="utf-8")
-    assert verify(*stored).status == "other"
-
-
-def test_the_figures_own_element_is_ours(stored: tuple[Path, Path]) -> None:
-    report, _ = stored
-    redrawn(report)
-    altered(report, '<svg class="frontier-wide"', '<svg class="frontier-wide" style="overflow: visible"')
-    assert verify(*stored).status == "other"
-
-
-@pytest.mark.parametrize("name", ["Fail", HIDING, "matplotlib 3 ", "matplotlib 3.9.9 or so", ""])
-def test_no_other_name_of_the_library_is_taken_out_of_the_page(stored: tuple[Path, Path], name: str) -> None:
-    report, _ = stored
-    altered(report, generator()["figures"], name, count=9)
-    altered(report, "stroke-width: 0.6", "stroke-width: 0.7")
-    assert verify(*stored).status == "other"
-    report.write_text(report.read_text(encoding="utf-8").replace("Findings</h2>", f"Findings{name} </h2>"))
-    assert verify(*stored).status == "other"
+    assert "an unknown version wrote it" in found.sentences[0]
 
 
 def test_a_result_that_contradicts_itself_is_no_pass_however_well_the_page_fits(
