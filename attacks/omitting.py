@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from leakaudit.attacks._attacking import client_mode, memory_safe, reason_of
-from leakaudit.attacks._labels import known_labels, probe_pictures
+from leakaudit.attacks._attacking import client_mode
+from leakaudit.attacks._labels import probe_pictures
 from leakaudit.attacks.analytic import solve
-from leakaudit.attacks.inverting_gradients import InvertingGradients
+from leakaudit.attacks.inverting_gradients import InvertingGradients, Match
 from leakaudit.defenses.precode import Bottleneck, bottlenecks, with_noise
+from leakaudit.engine import matching as engine
 from leakaudit.errors import NotApplicable
-from leakaudit.protocol.attack import Reconstruction
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.gradients import parameters_of
 from leakaudit.protocol.registry import register_attack
@@ -86,54 +87,83 @@ class OmittingLayers(InvertingGradients):
     source: ClassVar[str] = "Balunović et al. 2022; Scheliga et al. 2022"
     requires: ClassVar[frozenset[str]] = frozenset({"defense"})
 
-    @memory_safe
-    def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
-        """Invert every victim of `update`."""
+    def matching(
+        self, model: PixelModel, update: SharedUpdate, distance: engine.Distance, generator: torch.Generator
+    ) -> Match:
+        """Return the match of what the defense leaves, with the noise that each update tells.
+
+        Raises NotApplicable where the defense is not exposed, and the match does where it touches every layer.
+        """
         if update.defense is None:
             raise NotApplicable("the defense is not exposed")
-        labels = known_labels(model, update, generator)
         with client_mode(model, update, generator):
             omitted = update.defense.touched(model, probe_pictures(update, generator, model.mean.device, most=2))
         inserted = bottlenecks(model)
-        update = replace(update, labels=labels)
-        if not inserted or update.batch_size > 1:
-            return self._invert(model, update, omitted, {}, generator)
-        parts = []
-        for v in range(update.victims):
-            one = replace(update, gradients=tuple(g[v : v + 1] for g in update.gradients), labels=labels[v : v + 1])
-            shared = {name: g[0] for name, g in zip(one.names, one.gradients, strict=True)}
-            solved = {name: drawn_noise(name, bottleneck, shared) for name, bottleneck in inserted.items()}
-            noise = {name: found for name, found in solved.items() if found is not None}
-            exact = {f"{name}.encoder.{kind}" for name in noise for kind in ("weight", "bias")}
-            parts.append(self._invert(model, one, omitted - exact, noise, generator))
-        return joined(parts)
+        parts = parted(inserted, update)
 
-    def _invert(
-        self,
-        model: PixelModel,
-        update: SharedUpdate,
-        omitted: frozenset[str],
-        noise: dict[str, Tensor],
-        generator: torch.Generator,
-    ) -> Reconstruction:
+        def match(images: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+            values, slopes = images.new_zeros(len(images)), torch.zeros_like(images)
+            for part in parts:
+                here = (part.place[rows] >= 0).nonzero()[:, 0]
+                with without(model, part.update, omitted - part.exact()) as left:
+                    values[here], slopes[here] = engine.match(
+                        model,
+                        left.loss,
+                        images[here],
+                        labels[here],
+                        left.gradients,
+                        distance,
+                        rows=part.place[rows[here]],
+                        around=partial(part.drawing, inserted),
+                    )
+            return values, slopes
+
+        return match
+
+
+@dataclass(frozen=True)
+class Part:
+    """Victims whose updates tell the noise of the same bottlenecks.
+
+    `update` is theirs alone (n victims), `place` (V,) where in it each victim of the whole one is, −1 for the others,
+    and `noise` ε (n, K) by bottleneck, of those that it is known of.
+    """
+
+    update: SharedUpdate
+    place: Tensor
+    noise: dict[str, Tensor]
+
+    def exact(self) -> frozenset[str]:
+        """Return the parameters whose gradients the noise no longer spoils: those of its encoder."""
+        return frozenset(f"{name}.encoder.{kind}" for name in self.noise for kind in ("weight", "bias"))
+
+    @contextmanager
+    def drawing(self, inserted: Mapping[str, Bottleneck], own: Tensor) -> Iterator[None]:
+        """Run the enclosed forward pass with the noise of its records' victims `own` (N,); z = μ where unknown."""
         with ExitStack() as stack:
-            for name, bottleneck in bottlenecks(model).items():
-                known = noise.get(name, torch.zeros_like(bottleneck.decoder.weight[0]))
+            for name, bottleneck in inserted.items():
+                known = self.noise[name][own] if name in self.noise else torch.zeros_like(bottleneck.decoder.weight[0])
                 stack.enter_context(with_noise(bottleneck, known.detach()))
-            left = stack.enter_context(without(model, update, omitted))
-            return super().__call__(model, left, generator)
+            yield
 
 
-def joined(parts: list[Reconstruction]) -> Reconstruction:
-    """Return the reconstructions of single victims as one."""
-    statuses = tuple(status for part in parts for status in part.statuses)
-    reasons = {part.reason for part in parts if part.reason}
-    images = [part.images for part in parts if part.images is not None]
-    labels = [part.labels for part in parts if part.labels is not None]
-    return Reconstruction(
-        images=torch.cat(images) if len(images) == len(parts) else None,
-        labels=torch.cat(labels) if len(labels) == len(parts) else None,
-        objective=torch.cat([part.objective for part in parts]),
-        statuses=statuses,
-        reason=reason_of(statuses) or "; ".join(sorted(reasons)) or None,
-    )
+def parted(inserted: Mapping[str, Bottleneck], update: SharedUpdate) -> list[Part]:
+    """Return the victims of an update in parts: usually one, as their updates tell the same."""
+    solved: list[dict[str, Tensor]] = [{} for _ in range(update.victims)]
+    if update.batch_size == 1:  # the gradients of several records tell no single noise
+        for v, known in enumerate(solved):
+            shared = {name: g[v] for name, g in zip(update.names, update.gradients, strict=True)}
+            found = {name: drawn_noise(name, bottleneck, shared) for name, bottleneck in inserted.items()}
+            known.update({name: noise for name, noise in found.items() if noise is not None})
+    parts = []
+    for names in dict.fromkeys(tuple(known) for known in solved):
+        victims = [v for v, known in enumerate(solved) if tuple(known) == names]
+        place = torch.full((update.victims,), -1, device=update.gradients[0].device)
+        place[victims] = torch.arange(len(victims), device=place.device)
+        own = (
+            update
+            if len(victims) == update.victims
+            else replace(update, gradients=tuple(g[victims] for g in update.gradients))
+        )
+        parts.append(Part(own, place, {name: torch.stack([solved[v][name] for v in victims]) for name in names}))
+    return parts

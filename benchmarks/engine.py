@@ -1,6 +1,6 @@
 """What a step of the gradient-matching engine costs, as a ratio to one plain double backward in the same process.
 
-    python -m benchmarks.engine [--models lenet,cnn6,…] [--trials 16] [--rounds 7] [--quick] [--json FILE] [--errors]
+    python -m benchmarks.engine [--models lenet,cnn6,…] [--trials 16] [--rounds 7] [--quick] [--json FILE]
 
 The floor is one trial: forward, gradients with `create_graph`, and a vector-Jacobian product to the picture only, with
 a fixed cotangent. Ratios are per trial, from CPU time on one thread (on CUDA from events), floor and engine taken in
@@ -8,16 +8,12 @@ turn; the median over rounds with the lowest and the highest beside it. One tria
 star marking what the engine takes by itself; restarts of one victim and different victims by what it takes. `peak MB`
 are the tensors that a step makes, at their worst.
 
-`--errors` prints instead how far the difference quotient's slope is off, ‖slope − exact‖ / ‖exact‖, and the exact one
-in float32 beside it, both against float64: for a random picture, and the true one plus noise of 0.01 and 0.001, with
-the whole update and with the largest tenth of its entries. It needs `../shared/data` beside the repository for real
-pictures.
+It needs `../shared/data` beside the repository for real pictures.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import statistics
 import time
@@ -32,6 +28,7 @@ from torch.nn import functional as F
 from benchmarks.inversion import DATA, load
 from benchmarks.networks import NETWORKS, build
 from leakaudit.engine import matching as engine
+from leakaudit.engine.stacked import Trials
 from leakaudit.protocol.gradients import mean_gradient, parameters_of
 from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.work.peak import peak_bytes
@@ -100,6 +97,12 @@ def interleaved(
     return ratios
 
 
+def way_taken(job: Trials) -> str:
+    """Return the way that `engine.match` takes: the one whose slopes are its own, to the last bit on a CPU."""
+    slopes = engine.match(job.model, job.loss, job.images, job.labels, job.shared, job.distance, job.rows)[1]
+    return min(engine.order(job.model, len(job)), key=lambda name: float((engine.WAYS[name](job)[1] - slopes).norm()))
+
+
 def measure(
     name: str,
     records: Records,
@@ -125,59 +128,23 @@ def measure(
         x, y = guesses[:count], labels[:count] if victims > 1 else labels[:1].expand(count, 1)
         index = own[:count] if victims > 1 else same[:count]
         arguments = (model, loss, x, y, stacked, engine.cosine, index)
+        job = Trials(*arguments)
 
         def step() -> object:
-            return engine.match(*arguments) if way is None else engine.take(way, *arguments)
+            return engine.match(*arguments) if way is None else engine.WAYS[way](job)
 
         ratios = interleaved(lambda: floor_step(model, guesses[0], labels[0], shared[0]), step, count, rounds, device)
         spread = (round(min(ratios), 3), round(max(ratios), 3))
-        taken = way or engine.way_of(model)
-        peak = peak_bytes(lambda: engine.take(taken, *arguments), device) / 2**20  # without a check
+        taken = way or way_taken(job)
+        peak = peak_bytes(lambda: engine.WAYS[taken](job), device) / 2**20  # without a check
         middle = round(statistics.median(ratios), 3)
         rows.append(Row(name, taken, device.type, 1, count, victims, middle, spread, round(peak, 1)))
 
-    for way in ("loop", "stacked", "finite"):
+    for way in ("loop", "stacked"):
         add(1, 1, way)
     for count, victims in ((few, 1), (trials, 1), (trials, trials)):
         add(count, victims, None)
     return rows
-
-
-def errors(model: PixelModel, picture: Tensor, label: Tensor, noise: float | None, kept: float) -> tuple[float, float]:
-    """Return the errors of the quotient's slope, at its third call, and of the exact one, both in float32.
-
-    `picture` (1, C, H, W) is the truth, `noise` what is added to it (None: a random picture instead), `kept` the share
-    of each tensor of the update that is not pruned.
-    """
-    generator = torch.Generator().manual_seed(1)
-    x = torch.rand(picture.shape, generator=generator)
-    if noise is not None:
-        x = (picture + noise * torch.randn(picture.shape, generator=generator)).clamp(0, 1)
-    update = mean_gradient(model, F.cross_entropy, picture, label)
-    least = [g.abs().flatten().topk(max(1, round(kept * g.numel()))).values[-1] for g in update]
-    shared = tuple(torch.where(g.abs() >= low, g, 0)[None] for g, low in zip(update, least, strict=True))
-
-    def slope(way: str, dtype: torch.dtype, times: int = 1) -> Tensor:
-        twin, victim = copy.deepcopy(model).to(dtype), tuple(s.to(dtype) for s in shared)
-        arguments = (x[None].to(dtype), label[None], victim, engine.cosine, torch.tensor([0]))
-        found = [engine.take(way, twin, F.cross_entropy, *arguments)[1] for _ in range(times)]
-        return found[-1].double()
-
-    exact = slope("loop", torch.float64)
-    quotient, plain = slope("finite", torch.float32, 3), slope("loop", torch.float32)
-    return tuple(float((found - exact).norm() / exact.norm()) for found in (quotient, plain))  # type: ignore[return-value]
-
-
-def print_errors(names: Sequence[str], records: Records) -> None:
-    """Print the table of `--errors`, for one record in eval mode."""
-    print(f"{'model':<15}{'picture':<14}{'update':<8}{'quotient':>9}{'exact':>9}")
-    for name in names:
-        for noise in (None, 0.01, 0.001):
-            for kept in (1.0, 0.1):
-                found = errors(build(name).eval(), records.images[:1], records.labels[:1], noise, kept)
-                stage = "random" if noise is None else f"truth ± {noise}"
-                row = f"{name:<15}{stage:<14}{'whole' if kept == 1 else 'pruned':<8}"
-                print(row + "".join(f"{e:>9.0e}" for e in found), flush=True)
 
 
 def main() -> None:
@@ -188,7 +155,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu or cuda")
     parser.add_argument("--quick", action="store_true", help="four networks, 4 trials, 3 rounds: under a minute")
-    parser.add_argument("--errors", action="store_true", help="the errors of the difference quotient instead of times")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows")
     options = parser.parse_args()
     names = options.models.split(",") if options.models else list(QUICK if options.quick else MODELS)
@@ -202,9 +168,6 @@ def main() -> None:
     torch.set_num_threads(1)
     trials, rounds = (4, 3) if options.quick else (options.trials, options.rounds)
     records = load("test")
-    if options.errors:
-        print_errors(names, records)
-        return
     rows: list[Row] = []
     print(f"{'model':<15}{'way':<12}{'trials':>7}{'victims':>8}{'ratio':>8}  lowest–highest{'peak MB':>9}")
     for name in names:

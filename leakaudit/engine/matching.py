@@ -2,12 +2,11 @@
 
 For a distance d(ĝ, g) with a closed-form cotangent c = ∂d/∂ĝ, the gradient with respect to the picture is one
 vector-Jacobian product of ĝ(x̂) = ∇_θ ℓ(f_θ(x̂), y) with c: a double backward that never pays for second-order weight
-gradients, because only the picture's is asked for. There are four ways to it:
+gradients, because only the picture's is asked for. There are three ways to it, all exact:
 
-- `stacked`: all trials in one pass, layer by layer (`leakaudit.engine.stacked`), exact;
-- `finite`: one trial after another by a difference quotient with frozen kinks (`leakaudit.engine.quotient`), to 1e-2;
-- `vectorised`: all trials in one pass by `torch.func.vmap`, exact, for small networks of layers unknown to `stacked`;
-- `loop`: one trial after another by autograd, exact; for every model that can be differentiated twice.
+- `stacked`: all trials in one pass, layer by layer (`leakaudit.engine.stacked`);
+- `vectorised`: all trials in one pass by `torch.func.vmap`, for small networks of layers unknown to `stacked`;
+- `loop`: one trial after another by autograd, for every model that can be differentiated twice.
 
 Which is tried first follows from the model's size and the number of trials (`order`), not from a clock: the same
 command must give the same bits. Every other way is checked against `loop`, on all trials at the first call and on one
@@ -26,8 +25,7 @@ import torch
 from torch import Tensor
 
 from leakaudit.engine.distances import Distance, Span, cosine, energy, inner, squared
-from leakaudit.engine.quotient import Scratch, finite_difference
-from leakaudit.engine.stacked import Trials, stacked, twice_differentiable
+from leakaudit.engine.stacked import Around, Trials, Unsupported, stacked, twice_differentiable
 from leakaudit.protocol.gradients import Gradients, parameters_of, with_parameters
 from leakaudit.protocol.target import LossFunction, PixelModel
 from leakaudit.work.memory import exhausted, in_pieces
@@ -41,16 +39,13 @@ __all__ = [
     "match",
     "match_one",
     "squared",
-    "take",
     "twice_differentiable",
-    "way_of",
 ]
 
 # Parameters up to which one vectorised pass beats the loop: per trial 0.3 of its CPU time at 9,000 parameters, the same
 # at 84,000, more above.
 VECTORISE_UP_TO = 40_000
-# Parameters from which one trial is cheaper than by the loop: by a difference quotient, and by a stacked pass.
-QUOTIENT_FROM, STACK_ONE_FROM = 100_000, 1_000_000
+STACK_ONE_FROM = 1_000_000  # parameters from which a stacked pass is cheaper than the loop for one trial too
 TOLERANCE = 2e-2  # relative error of a slope that counts as right
 HISTORIES = 8  # kept of a model: a fresh closure for a distance makes a new one
 
@@ -99,52 +94,30 @@ def _one_by_one(job: Trials, others: Tensor | None) -> tuple[Tensor, Tensor]:
     """The loop, for `others` = ‖g‖² of every update. Without them nothing is taken over from earlier calls."""
     model = job.model
 
-    def trial(picture: Tensor, label: Tensor, row: int) -> tuple[Tensor, Tensor]:
-        x = picture.detach().requires_grad_(True)
-        with twice_differentiable() if model in _once else nullcontext():
-            outcome = job.loss(model(x), label)
+    def trial(t: int, row: int) -> tuple[Tensor, Tensor]:
+        x = job.images[t].detach().requires_grad_(True)
+        with twice_differentiable() if model in _once else nullcontext(), job[t : t + 1].run():
+            outcome = job.loss(model(x), job.labels[t])
         other = None if others is None else others[row]
         value, (slope,) = match_one(model, outcome, (x,), tuple(s[row] for s in job.shared), job.distance, other)
         return value, slope
 
     found = []
-    for picture, label, row in zip(job.images, job.labels, job.rows.tolist(), strict=True):
+    for t, row in enumerate(job.rows.tolist()):
         try:
-            found.append(trial(picture, label, row))
+            found.append(trial(t, row))
         except RuntimeError as error:
             if model in _once or "derivative for" not in str(error):
                 raise
             _once.add(model)
-            found.append(trial(picture, label, row))
-    values, slopes = zip(*found, strict=True)
-    return torch.stack(values), torch.stack(slopes)
-
-
-# Of the victim attacked last. An audit gives every attack a copy of the model, so this ends with the attack; it holds
-# as much memory as the parameters, and no update.
-_scratches: WeakKeyDictionary[PixelModel, tuple[Tensor, Any, Scratch]] = WeakKeyDictionary()
-
-
-def _scratch(model: PixelModel, energies: Tensor, row: int) -> Scratch:
-    """Return what earlier calls on this victim left, as long as neither its update nor the parameters changed."""
-    now = row, tuple((p.data_ptr(), p._version) for p in parameters_of(model)[1])
-    known = _scratches.get(model)
-    if known is None or known[0] is not energies or known[1] != now:  # `energy` returns the same tensor for an update
-        known = _scratches[model] = energies, now, Scratch()
-    return known[2]
-
-
-def _finite(job: Trials) -> tuple[Tensor, Tensor]:
-    others = energy(job.shared)
-    found = []
-    for x, y, row in zip(job.images, job.labels, job.rows.tolist(), strict=True):
-        scratch, victim = _scratch(job.model, others, row), tuple(s[row] for s in job.shared)
-        found.append(finite_difference(job.model, job.loss, x, y, victim, job.distance, scratch, others[row]))
+            found.append(trial(t, row))
     values, slopes = zip(*found, strict=True)
     return torch.stack(values), torch.stack(slopes)
 
 
 def _vectorised(job: Trials) -> tuple[Tensor, Tensor]:
+    if job.around is not None:
+        raise Unsupported("what a pass runs in is of all its trials, and here each is run as if it were alone")
     model = job.model
     names, tensors = parameters_of(model)
     parameters = dict(zip(names, (p.detach() for p in tensors), strict=True))
@@ -167,21 +140,7 @@ def _vectorised(job: Trials) -> tuple[Tensor, Tensor]:
     return values.detach(), slopes.detach()
 
 
-WAYS: dict[str, Way] = {"stacked": stacked, "finite": _finite, "vectorised": _vectorised, "loop": _loop}
-
-
-def take(
-    way: str,
-    model: PixelModel,
-    loss: LossFunction,
-    images: Tensor,
-    labels: Tensor,
-    shared: Gradients,
-    distance: Distance,
-    rows: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Return what `match` does by one of `WAYS`, whole and unchecked: for benchmarks and tests."""
-    return WAYS[way](Trials(model, loss, images, labels, shared, distance, rows))
+WAYS: dict[str, Way] = {"stacked": stacked, "vectorised": _vectorised, "loop": _loop}
 
 
 def agrees(fast: Tensor, exact: Tensor) -> bool:
@@ -196,11 +155,10 @@ def vectorises(model: PixelModel) -> bool:
 
 def order(model: PixelModel, trials: int) -> tuple[str, ...]:
     """Return the ways to try, the cheapest first, for so many trials at once."""
-    if trials > 1:
-        return ("stacked", "vectorised", "loop") if vectorises(model) else ("stacked", "loop")
-    size = sum(p.numel() for p in parameters_of(model)[1])
-    usable = ("finite" if size >= QUOTIENT_FROM else "", "stacked" if size >= STACK_ONE_FROM else "", "loop")
-    return tuple(way for way in usable if way)
+    if trials > 1 and vectorises(model):
+        return "stacked", "vectorised", "loop"
+    stacks = trials > 1 or sum(p.numel() for p in parameters_of(model)[1]) >= STACK_ONE_FROM
+    return ("stacked", "loop") if stacks else ("loop",)
 
 
 @dataclass
@@ -218,12 +176,6 @@ class _History:
 _known: WeakKeyDictionary[PixelModel, dict[Any, _History]] = WeakKeyDictionary()
 
 
-def way_of(model: PixelModel) -> str:
-    """Return the way that `match` last took for this model, for benchmarks and tests."""
-    histories = list(_known.get(model, {}).values())
-    return histories[-1].last if histories else "none"
-
-
 @torch.enable_grad()
 def match(
     model: PixelModel,
@@ -233,12 +185,14 @@ def match(
     shared: Gradients,
     distance: Distance,
     rows: Tensor | None = None,
+    around: Around | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return objective values (T,) and their gradients with respect to the pictures (T, B, C, H, W).
 
     `images` (T, B, C, H, W), `labels` (T, B) class indices or (T, B, classes) probabilities, `shared` one tensor
     (V, *parameter.shape) per parameter: trial t is matched with row `rows[t]` of (T,), by default with row t (V = T),
-    so that several trials of one victim share its update. The caller puts the model in the client's mode.
+    so that several trials of one victim share its update. The caller puts the model in the client's mode. What else
+    the victims differ in, `around` sees to: every forward pass is run in `around(row of each of its records (N,))`.
 
     A stack that does not fit into the memory runs in pieces (`leakaudit.work.memory`). A way that is checked and
     refused leaves the random state as it was: what is drawn must not depend on the history.
@@ -252,7 +206,7 @@ def match(
         return images.new_zeros(0), torch.zeros_like(images)
     rows = torch.arange(trials, device=images.device) if rows is None else rows
     training = tuple(module.training for module in model.modules())
-    key = (images.shape[1:], images.dtype, training, id(loss), id(distance), trials > 1)
+    key = (images.shape[1:], images.dtype, training, id(loss), id(distance), len(shared), trials > 1)
     histories = _known.setdefault(model, {})
     history = histories.pop(key, None) or _History(order(model, trials), (loss, distance))
     histories[key] = history  # the last one is the last used
@@ -261,7 +215,7 @@ def match(
     history.calls += 1
     check = history.calls & (history.calls - 1) == 0
 
-    job = Trials(model, loss, images, labels, shared, distance, rows)
+    job = Trials(model, loss, images, labels, shared, distance, rows, around)
 
     def piece(start: int, stop: int) -> tuple[Tensor, Tensor]:
         return _attempt(job[start:stop], history)

@@ -9,7 +9,7 @@ double backward without a second-order weight gradient, and every convolution ru
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,11 +49,16 @@ def twice_differentiable() -> Iterator[None]:
         yield
 
 
+# (the row of the update of each record (N,) of a forward pass) -> what that pass is run in
+Around = Callable[[Tensor], AbstractContextManager[None]]
+
+
 @dataclass(frozen=True)
 class Trials:
     """A stack of T trials of a model and loss: pictures (T, B, C, H, W) and labels (T, B) or (T, B, classes).
 
     `shared` are the updates, each tensor (V, *p); trial t is matched with row `rows[t]` of (T,) under `distance`.
+    `around` is as `engine.match` takes it.
     """
 
     model: PixelModel
@@ -63,6 +68,11 @@ class Trials:
     shared: Gradients
     distance: Distance
     rows: Tensor
+    around: Around | None = None
+
+    def run(self) -> AbstractContextManager[None]:
+        """Return the context of a forward pass over all records of all trials."""
+        return nullcontext() if self.around is None else self.around(self.rows.repeat_interleave(self.images.shape[1]))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -302,7 +312,7 @@ def stacked(job: Trials) -> tuple[Tensor, Tensor]:
     stack = Stack(trials, batch, tuple(runs), rows)
     x = images.flatten(0, 1).detach().requires_grad_(True)
     recorder = Recorder(parameters, trials, batch, isinstance(distance, Span))
-    with twice_differentiable(), batches_of(batch), recorder:
+    with twice_differentiable(), batches_of(batch), job.run(), recorder:
         logits = model(x)
     recorder.finish()
     layers = recorder.layers

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -250,8 +250,3 @@ def load(path: Path) -> AuditResult:
 def mode_of(result: AuditResult) -> int:
     """Return the permissions of a file with a result: with private pictures its owner alone may read it."""
     return 0o600 if result.images == "full" else 0o644
-
-
-def without_timings(result: AuditResult) -> AuditResult:
-    """Return the part of a result that the same command and seed reproduce byte for byte."""
-    return replace(result, timings={})

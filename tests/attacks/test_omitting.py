@@ -11,10 +11,11 @@ from attack_scenes import conv_model, dense_model, records, shared_update
 from leakaudit.attacks._labels import infer_labels
 from leakaudit.attacks.analytic import Analytic
 from leakaudit.attacks.inverting_gradients import InvertingGradients
-from leakaudit.attacks.omitting import OmittingLayers, drawn_noise, without
+from leakaudit.attacks.omitting import OmittingLayers, drawn_noise, parted, without
 from leakaudit.defenses.gaussian import Gaussian
 from leakaudit.defenses.precode import Precode, bottlenecks, with_noise
 from leakaudit.defenses.soteria import Soteria
+from leakaudit.engine import matching as engine
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.defense import Defense, chain
@@ -76,6 +77,35 @@ def test_noise_on_the_update_hides_the_noise_of_the_bottleneck() -> None:
     assert drawn_noise(name, inserted, {n: g[0] for n, g in zip(update.names, update.gradients, strict=True)}) is None
     guess = OmittingLayers(steps=3)(model, update, torch.Generator().manual_seed(0))
     assert guess.statuses == ("converged",) * VICTIMS
+
+
+def one_of(update: SharedUpdate, v: int) -> SharedUpdate:
+    return dataclasses.replace(update, gradients=tuple(g[v : v + 1] for g in update.gradients))
+
+
+@pytest.mark.parametrize("hidden", [(), (1,), (0, 1, 2, 3)], ids=["none hidden", "one hidden", "all hidden"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_victim_is_matched_in_the_stack_as_it_is_alone(batch: int, hidden: tuple[int, ...]) -> None:
+    """With its own noise, also beside victims whose updates do not tell theirs; two trials of each, out of order."""
+    model, update, private = scene(Precode(bottleneck=7), batch)
+    spoilt = [g.clone() for g in update.gradients]
+    for g, name in zip(spoilt, update.names, strict=True):
+        if ".encoder." in name and hidden:
+            g[list(hidden)] = torch.randn(g[list(hidden)].shape, generator=torch.Generator().manual_seed(1))
+    update = dataclasses.replace(update, gradients=tuple(spoilt))
+    attack, parts = OmittingLayers(), parted(bottlenecks(model), update)
+    assert len(parts) == (2 if batch == 1 and len(hidden) == 1 else 1)
+    assert [bool(part.noise) for part in parts] == ([True, False] if len(parts) == 2 else [batch == 1 and not hidden])
+    rows = torch.tensor([2, 0, 1, 3, 3, 1, 0, 2])
+    images = torch.rand((len(rows), batch, *SHAPE), generator=torch.Generator().manual_seed(6))
+    labels = private.labels.view(VICTIMS, batch)[rows]
+    match = attack.matching(model, update, engine.cosine, torch.Generator().manual_seed(0))
+    values, slopes = match(images, labels, rows)
+    for t, v in enumerate(rows.tolist()):
+        alone = attack.matching(model, one_of(update, v), engine.cosine, torch.Generator().manual_seed(0))
+        value, slope = alone(images[t : t + 1], labels[t : t + 1], torch.tensor([0]))
+        torch.testing.assert_close(value[0], values[t], rtol=1e-4, atol=1e-6)
+        assert float((slope[0] - slopes[t]).norm()) < 1e-3 * float(slope.norm())
 
 
 @pytest.mark.parametrize("defense", [Soteria(), Precode()], ids=["soteria", "precode"])

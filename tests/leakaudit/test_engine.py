@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -200,9 +202,9 @@ def test_every_way_agrees_with_the_loop_or_refuses(name: str, mode: Mode, way: s
     shared = tuple(torch.randn(2, *p.shape, dtype=p.dtype) for p in parameters_of(model)[1])
     arguments = (model, F.cross_entropy, images, labels, shared, engine.cosine, torch.tensor([0, 1, 1]))
     with in_mode(model, mode):
-        expected, exact = engine.take("loop", *arguments)
+        expected, exact = engine.WAYS["loop"](Trials(*arguments))
         try:
-            values, slopes = engine.take(way, *arguments)
+            values, slopes = engine.WAYS[way](Trials(*arguments))
         except (Unsupported, RuntimeError):
             assert (way, name) in {("stacked", "attention"), ("vectorised", "batchnorm")}
             return
@@ -210,15 +212,37 @@ def test_every_way_agrees_with_the_loop_or_refuses(name: str, mode: Mode, way: s
     torch.testing.assert_close(slopes, exact)
 
 
-def test_small_networks_of_unknown_layers_take_the_vectorised_pass() -> None:
+def test_the_check_is_on_the_relative_error(generator: torch.Generator) -> None:
+    slope = torch.randn(3, 4, generator=generator)
+    other = torch.randn(3, 4, generator=generator)
+    other *= slope.norm() / other.norm()
+    assert engine.agrees(slope + 0.01 * other, slope)
+    assert not engine.agrees(slope + 0.03 * other, slope)
+    assert not engine.agrees(slope * torch.nan, slope)
+
+
+@pytest.mark.parametrize("trials", [1, 2])
+def test_an_update_is_not_held_longer_than_by_its_owner(trials: int) -> None:
+    model = model_of("leaky").eval()
+    images, labels = batch(1)
+    shared = tuple(g[None] for g in mean_gradient(model, F.cross_entropy, images, labels))
+    held = [weakref.ref(s.untyped_storage()) for s in shared] + [weakref.ref(s) for s in shared]
+    guesses, rows = batch(2)[0].expand(trials, -1, -1, -1, -1), torch.zeros(trials, dtype=torch.long)
+    engine.match(model, F.cross_entropy, guesses, labels.expand(trials, -1), shared, engine.cosine, rows)
+    del shared
+    gc.collect()
+    assert not any(reference() is not None for reference in held)
+
+
+def test_small_networks_of_unknown_layers_take_the_vectorised_pass(ways: list[str]) -> None:
     model = model_of("attention").eval()
     shared = tuple(torch.randn(2, *p.shape, dtype=p.dtype) for p in parameters_of(model)[1])
     images, labels = torch.stack([batch(1)[0], batch(2)[0]]), torch.stack([batch(1)[1], batch(2)[1]])
     engine.match(model, F.cross_entropy, images, labels, shared, engine.cosine)
-    assert engine.way_of(model) == "vectorised"
+    assert ways[-1] == "vectorised"
 
 
-def test_a_trial_that_has_arrived_does_not_discredit_the_stack() -> None:
+def test_a_trial_that_has_arrived_does_not_discredit_the_stack(ways: list[str]) -> None:
     """At the truth the slope is rounding, and two exact ways differ in it: one trial there, and then all."""
     model = model_of("leaky").float().eval()
     images, labels = batch(1)[0].float(), batch(1)[1]
@@ -228,7 +252,7 @@ def test_a_trial_that_has_arrived_does_not_discredit_the_stack() -> None:
             engine.match(
                 model, F.cross_entropy, guesses, labels.expand(2, -1), shared, engine.cosine, torch.tensor([0, 0])
             )
-        assert engine.way_of(model) == "stacked"
+        assert ways[-1] == "stacked"
 
 
 def test_the_energy_of_an_update_is_never_anothers(generator: torch.Generator) -> None:
@@ -260,18 +284,20 @@ class SpiedBatch(nn.Module):
         return found
 
 
-def test_the_first_check_is_of_all_trials() -> None:
+def test_the_first_check_is_of_all_trials(ways: list[str]) -> None:
     torch.manual_seed(0)
     model = PixelModel(SpiedBatch(), (0.4, 0.5), (0.2, 0.3)).double().eval()
     images, labels = torch.stack([batch(s)[0] for s in range(5)]), torch.stack([batch(s)[1] for s in range(5)])
     shared = tuple(torch.randn(5, *p.shape, dtype=p.dtype) for p in parameters_of(model)[1])
     _, slopes = engine.match(model, F.cross_entropy, images, labels, shared, engine.cosine)
-    assert engine.way_of(model) == "vectorised"  # where no trial can see another
-    exact = engine.take("loop", model, F.cross_entropy, images, labels, shared, engine.cosine, torch.arange(5))[1]
+    assert ways[-1] == "vectorised"  # where no trial can see another
+    exact = engine.WAYS["loop"](Trials(model, F.cross_entropy, images, labels, shared, engine.cosine, torch.arange(5)))[
+        1
+    ]
     torch.testing.assert_close(slopes, exact)
 
 
-def test_every_distance_is_checked_however_small_its_values() -> None:
+def test_every_distance_is_checked_however_small_its_values(ways: list[str]) -> None:
     """Only the cosine knows when a picture has arrived."""
 
     def similarity(dot: Tensor, square: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -282,7 +308,7 @@ def test_every_distance_is_checked_however_small_its_values() -> None:
     images, labels = torch.stack([batch(s)[0] for s in range(3)]), torch.stack([batch(s)[1] for s in range(3)])
     shared = tuple(torch.randn(3, *p.shape, dtype=p.dtype) for p in parameters_of(model)[1])
     engine.match(model, F.cross_entropy, images, labels, shared, engine.Span(similarity))
-    assert engine.way_of(model) == "vectorised"  # where no trial can see another
+    assert ways[-1] == "vectorised"  # where no trial can see another
 
 
 def test_checks_go_round_all_trials(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,14 +329,14 @@ def test_checks_go_round_all_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen[4:] == [1, 2, 3, 0]
 
 
-def test_a_victim_that_is_not_finite_leaves_the_others_checked() -> None:
+def test_a_victim_that_is_not_finite_leaves_the_others_checked(ways: list[str]) -> None:
     torch.manual_seed(0)
     model = PixelModel(SpiedBatch(), (0.4, 0.5), (0.2, 0.3)).double().eval()
     images, labels = torch.stack([batch(s)[0] for s in range(3)]), torch.stack([batch(s)[1] for s in range(3)])
     shared = tuple(torch.randn(3, *p.shape, dtype=p.dtype) for p in parameters_of(model)[1])
     shared[0][0] = torch.nan
     engine.match(model, F.cross_entropy, images, labels, shared, engine.cosine)
-    assert engine.way_of(model) == "vectorised"  # where no trial can see another
+    assert ways[-1] == "vectorised"  # where no trial can see another
 
 
 def test_losses_need_no_hash_and_models_may_object_to_a_stack() -> None:

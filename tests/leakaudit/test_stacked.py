@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from leakaudit.engine import layers
 from leakaudit.engine import matching as engine
-from leakaudit.engine.stacked import Unsupported
+from leakaudit.engine.stacked import Trials, Unsupported
 from leakaudit.protocol.gradients import Gradients, Mode, in_mode, parameters_of
 from leakaudit.protocol.target import PixelModel
 
@@ -133,8 +133,8 @@ def test_it_equals_the_loop(name: str, distance: str, rows: list[int]) -> None:
         images, labels, shared, chosen = scene(model, rows, batch)
         with in_mode(model, mode):
             arguments = (model, F.cross_entropy, images, labels, shared, DISTANCES[distance], chosen)
-            values, slopes = engine.take("stacked", *arguments)
-            expected, exact = engine.take("loop", *arguments)
+            values, slopes = engine.WAYS["stacked"](Trials(*arguments))
+            expected, exact = engine.WAYS["loop"](Trials(*arguments))
         assert float(exact.abs().max()) > 0
         torch.testing.assert_close(values, expected, rtol=1e-10, atol=1e-12)
         torch.testing.assert_close(slopes, exact, rtol=1e-8, atol=1e-10 * float(exact.abs().max()))
@@ -151,8 +151,8 @@ def test_every_way_of_a_convolution_is_exact(name: str, kind: type, monkeypatch:
     model = model_of(NETWORKS[name]()).eval()
     arguments = scene(model, [0, 0, 1], 2)
     images, labels, shared, rows = arguments
-    values, slopes = engine.take("stacked", model, F.cross_entropy, images, labels, shared, engine.cosine, rows)
-    expected, exact = engine.take("loop", model, F.cross_entropy, images, labels, shared, engine.cosine, rows)
+    values, slopes = engine.WAYS["stacked"](Trials(model, F.cross_entropy, images, labels, shared, engine.cosine, rows))
+    expected, exact = engine.WAYS["loop"](Trials(model, F.cross_entropy, images, labels, shared, engine.cosine, rows))
     torch.testing.assert_close(values, expected, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(slopes, exact, rtol=1e-8, atol=1e-10 * float(exact.abs().max()))
 
@@ -180,9 +180,11 @@ def test_a_frozen_layer_is_passed_through() -> None:
     model = model_of(network).eval()
     images, labels, shared, rows = scene(model, [0, 1], 1)
     assert len(shared) == 3
-    found = engine.take("stacked", model, F.cross_entropy, images, labels, shared, engine.cosine, rows)
+    found = engine.WAYS["stacked"](Trials(model, F.cross_entropy, images, labels, shared, engine.cosine, rows))
     for a, b in zip(
-        found, engine.take("loop", model, F.cross_entropy, images, labels, shared, engine.cosine, rows), strict=True
+        found,
+        engine.WAYS["loop"](Trials(model, F.cross_entropy, images, labels, shared, engine.cosine, rows)),
+        strict=True,
     ):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-12)
 
@@ -245,7 +247,7 @@ def test_what_cannot_be_followed_is_refused(network: Callable[[], nn.Module]) ->
     model = model_of(network()).eval()
     images, labels, shared, rows = scene(model, [0, 1], 1)
     with pytest.raises(Unsupported):
-        engine.take("stacked", model, F.cross_entropy, images, labels, shared, engine.cosine, rows)
+        engine.WAYS["stacked"](Trials(model, F.cross_entropy, images, labels, shared, engine.cosine, rows))
 
 
 class Coupled(nn.Module):
@@ -262,20 +264,20 @@ class Coupled(nn.Module):
 
 
 @pytest.mark.parametrize("network", [Tied, Scaled, Coupled, lambda: nn.Sequential(nn.Dropout(), then_dense(width=128))])
-def test_match_falls_back_where_a_stack_would_be_wrong(network: Callable[[], nn.Module]) -> None:
+def test_match_falls_back_where_a_stack_would_be_wrong(network: Callable[[], nn.Module], ways: list[str]) -> None:
     """Trials that see each other, and dropout, are found by the check; the result is the loop's."""
     torch.manual_seed(0)
     model = model_of(network())
     images, labels, shared, rows = scene(model, [0, 1, 1], 2)
     with in_mode(model, "train"):
         _, slopes = engine.match(model, F.cross_entropy, images, labels, shared, engine.cosine, rows)
-        assert engine.way_of(model) in ("loop", "vectorised")
+        assert ways[-1] in ("loop", "vectorised")
         if not any(isinstance(m, nn.Dropout) for m in model.modules()):
-            _, exact = engine.take("loop", model, F.cross_entropy, images, labels, shared, engine.cosine, rows)
+            _, exact = engine.WAYS["loop"](Trials(model, F.cross_entropy, images, labels, shared, engine.cosine, rows))
             torch.testing.assert_close(slopes, exact, rtol=1e-8, atol=1e-12)
 
 
-def test_match_takes_the_stack_and_a_loss_without_vmap() -> None:
+def test_match_takes_the_stack_and_a_loss_without_vmap(ways: list[str]) -> None:
     """A loss that branches on its values is taken trial by trial."""
 
     def branching(logits: Tensor, labels: Tensor) -> Tensor:
@@ -287,8 +289,8 @@ def test_match_takes_the_stack_and_a_loss_without_vmap() -> None:
     images, labels, shared, rows = scene(model, [0, 1, 1], 2)
     for loss in (F.cross_entropy, branching):
         _, slopes = engine.match(model, loss, images, labels, shared, engine.cosine, rows)
-        assert engine.way_of(model) == "stacked"
-        _, exact = engine.take("loop", model, loss, images, labels, shared, engine.cosine, rows)
+        assert ways[-1] == "stacked"
+        _, exact = engine.WAYS["loop"](Trials(model, loss, images, labels, shared, engine.cosine, rows))
         torch.testing.assert_close(slopes, exact, rtol=1e-8, atol=1e-12)
 
 
@@ -300,7 +302,7 @@ def test_a_loss_that_holds_a_parameter_is_refused() -> None:
 
     images, labels, shared, rows = scene(model, [0, 1], 1)
     with pytest.raises(Unsupported, match="not followed"):
-        engine.take("stacked", model, decayed, images, labels, shared, engine.cosine, rows)
+        engine.WAYS["stacked"](Trials(model, decayed, images, labels, shared, engine.cosine, rows))
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
@@ -311,7 +313,7 @@ def test_parameters_that_nothing_uses_have_no_gradient(distance: str) -> None:
     model = model_of(network).eval()
     arguments = scene(model, [0, 1, 1], 2)
     images, labels, shared, rows = arguments
-    found = engine.take("stacked", model, F.cross_entropy, images, labels, shared, DISTANCES[distance], rows)
-    exact = engine.take("loop", model, F.cross_entropy, images, labels, shared, DISTANCES[distance], rows)
+    found = engine.WAYS["stacked"](Trials(model, F.cross_entropy, images, labels, shared, DISTANCES[distance], rows))
+    exact = engine.WAYS["loop"](Trials(model, F.cross_entropy, images, labels, shared, DISTANCES[distance], rows))
     for a, b in zip(found, exact, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-12)
