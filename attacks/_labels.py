@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from leakaudit.attacks._attacking import client_mode
 from leakaudit.engine import matching as engine
+from leakaudit.engine.dense import dense_in_use
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.gradients import mean_gradient, parameters_of
@@ -35,32 +35,13 @@ def probe_pictures(update: SharedUpdate, generator: torch.Generator, device: tor
     return torch.rand((count, *update.input_shape), generator=generator, device=generator.device).to(device)
 
 
-def dense_layers(
-    model: PixelModel, pictures: Tensor, keep: Callable[[nn.Linear, Tensor, Tensor], bool]
-) -> tuple[Tensor, list[tuple[nn.Linear, Tensor]]]:
-    """Return the logits of `pictures` and every dense layer, with its input, for which keep(layer, input, output)."""
-    seen: list[tuple[nn.Linear, Tensor, Tensor]] = []
-
-    def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if isinstance(layer, nn.Linear):
-            seen.append((layer, inputs[0].detach(), output.detach()))
-
-    handles = [m.register_forward_hook(hook) for m in model.modules() if isinstance(m, nn.Linear)]
-    try:
-        with torch.no_grad():
-            logits = model(pictures)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return logits, [(layer, given) for layer, given, output in seen if keep(layer, given, output)]
-
-
 def find_head(model: PixelModel, update: SharedUpdate, pictures: Tensor) -> tuple[Head | None, Tensor]:
     """Return the dense layer whose output is the logits, or None, and the mean softmax (K,) over `pictures`."""
-    logits, layers = dense_layers(model, pictures, lambda _, given, output: given.dim() == 2)
+    with torch.no_grad():
+        logits, layers = dense_in_use(model, pictures)
     softmax = logits.softmax(1).mean(0)
     place = {id(p): i for i, p in enumerate(parameters_of(model)[1])}
-    for layer, given in reversed(layers):
+    for layer, given in ((use.layer, use.given) for use in reversed(layers)):
         same = layer.out_features == logits.shape[1] and id(layer.weight) in place
         if same and torch.allclose(nn.functional.linear(given, layer.weight, layer.bias), logits, atol=1e-5):
             bias = place.get(id(layer.bias)) if layer.bias is not None else None

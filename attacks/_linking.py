@@ -6,10 +6,13 @@ import torch
 from torch import Tensor
 
 from leakaudit.attacks._attacking import reason_of
+from leakaudit.engine import matching as engine
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.attack import Reconstruction, Status
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.gradients import Gradients, fast_example_gradients, mean_gradient
+from leakaudit.protocol.target import LossFunction, PixelModel
 
 WORDS = {
     "diverged": "the scores were not finite",
@@ -49,6 +52,15 @@ def known_defense(update: SharedUpdate) -> Defense:
     if update.defense is None:
         raise NotApplicable("the defense is not exposed")
     return update.defense
+
+
+def similarity(model: PixelModel, loss: LossFunction, shared: Gradients, label: Tensor, pictures: Tensor) -> Tensor:
+    """Return cos(∇ℓ(x_j, y), g̃), (1, M), of pictures (M, C, H, W) under one label: (1,), or probabilities (1, K)."""
+    if engine.vectorises(model):
+        columns = fast_example_gradients()(model, loss, pictures, label.expand(len(pictures), *label.shape[1:]))
+        return 1 - torch.func.vmap(lambda *g: engine.cosine(g, shared)[0])(*columns)[None]
+    found = [1 - engine.cosine(mean_gradient(model, loss, x[None], label), shared)[0] for x in pictures]
+    return torch.stack(found)[None]
 
 
 def sum_of(scores: Scores, names: tuple[str, ...]) -> Tensor:

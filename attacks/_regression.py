@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakaudit.result.rules import OVERFITTED, SHARP
+from leakaudit.protocol.labels import class_means
+from leakaudit.result.rules import SHARP
 from leakaudit.work.progress import observe, track
 
 _HELD = 128  # most held-out pairs looked at
@@ -44,14 +45,6 @@ class Ridge:
         """Return guesses (N, C, H, W), not clamped."""
         centred = released.flatten(1) - self.released_means[labels]
         return (self.means[labels] + self.kernel(centred, labels) @ self.weights).view(-1, *self.shape)
-
-
-def class_means(images: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Return flat class means (K, D); a class without pictures gets the mean of all."""
-    flat = images.flatten(1)
-    sums = torch.zeros(classes, flat.shape[1], device=flat.device).index_add_(0, labels, flat)
-    counts = torch.bincount(labels, minlength=classes)[:, None]
-    return torch.where(counts > 0, sums / counts.clamp_min(1), flat.mean(0))
 
 
 def fit_ridge(
@@ -101,11 +94,11 @@ def train_correction(
     batch: int,
     generator: torch.Generator,
     label: str,
-) -> tuple[str, ...]:
+) -> dict[str, str]:
     """Train `network` in place by Adam on `error` (of rows drawn from `train`), and leave it where it was best.
 
     Best is by `held_error`, looked at twenty times, the untrained state included: what corrects nothing untrained is
-    not used where it does not help. Return a note where what is left fits the pairs of `train` only.
+    not used where it does not help. Return a doubt where what is left fits the pairs of `train` only.
     """
     optimiser = torch.optim.Adam(network.parameters(), lr=2e-3)
     plan = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, steps), eta_min=1e-4)
@@ -130,10 +123,10 @@ def train_correction(
         return overfitted(float(error(train[:_HELD])), float(held_error()))
 
 
-def overfitted(trained: float, held: float) -> tuple[str, ...]:
-    """Return a note where the error on training pairs is less than half of that on held-out ones, 3 dB (`SHARP`).
+def overfitted(trained: float, held: float) -> dict[str, str]:
+    """Return a doubt where the error on training pairs is less than half of that on held-out ones, 3 dB (`SHARP`).
 
     More of what it knows is then by heart than decoded: with more pairs another might decode what this one does not.
     """
     told = f"mean squared error {trained:.2g} on them, {held:.2g} on held-out ones, so that its failure says less"
-    return (f"{OVERFITTED}: {told}",) if trained < held * 10 ** (-SHARP / 10) else ()
+    return {"overfitted": told} if trained < held * 10 ** (-SHARP / 10) else {}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from leakaudit.attacks._attacking import client_mode, memory_safe
 from leakaudit.attacks._labels import known_labels, probe_pictures
+from leakaudit.engine.dense import is_pictures, layers_at_work
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.attack import Attack, Reconstruction, Status
 from leakaudit.protocol.client import SharedUpdate
@@ -24,30 +25,18 @@ def first_dense(model: PixelModel, pictures: Tensor) -> nn.Linear:
 
     Raises NotApplicable with the reason otherwise: what is read off its gradient would not be the picture.
     """
-    seen: list[tuple[nn.Module, Tensor]] = []
-
-    def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen.append((layer, inputs[0].detach()))
-
-    own = [m for m in model.modules() if any(True for _ in m.parameters(recurse=False))]
-    handles = [m.register_forward_pre_hook(hook) for m in own]
-    try:
-        with torch.no_grad():
-            model(pictures)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad():
+        _, seen = layers_at_work(model, pictures, lambda m: any(True for _ in m.parameters(recurse=False)))
     if not seen:
         raise NotApplicable("no layer with weights was seen at work")
-    layer, given = seen[0]
+    layer = seen[0].layer
     if not isinstance(layer, nn.Linear):
         raise NotApplicable(f"the first layer is {type(layer).__name__}, not dense")
     if layer.bias is None or not (layer.bias.requires_grad and layer.weight.requires_grad):
         raise NotApplicable("the first dense layer shares no gradient of a bias")
-    flat = ((pictures - model.mean) / model.std).flatten(1)
-    if given.shape != flat.shape or not torch.allclose(given, flat, atol=1e-5):
+    if not is_pictures(seen[0].given, model, pictures):
         raise NotApplicable("the first dense layer is not fed the flattened picture")
-    if sum(layer is other for other, _ in seen) > 1:
+    if sum(layer is use.layer for use in seen) > 1:
         raise NotApplicable("the first dense layer is used more than once")
     return layer
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -32,10 +32,10 @@ _PIXELS = 32 * 64 * 64  # most pixels in a training batch, down to four pictures
 
 @dataclass(frozen=True)
 class Decoder:
-    """From released pictures (N, C, H, W) and labels (N,) to guesses (N, C, H, W) in [0, 1]; and notes on it."""
+    """From released pictures (N, C, H, W) and labels (N,) to guesses (N, C, H, W) in [0, 1]; and doubts about it."""
 
     guess: Callable[[Tensor, Tensor], Tensor]
-    notes: tuple[str, ...] = ()
+    doubts: Mapping[str, str] = field(default_factory=dict)
 
     @torch.no_grad()
     def __call__(self, released: Tensor, labels: Tensor) -> Tensor:
@@ -103,10 +103,7 @@ def fit_decoder(
     batch = min(32, max(4, _PIXELS // auxiliary.images[0, 0].numel()))
     released = torch.cat([release(defense, auxiliary, generator).images for _ in range(draws)])
     private, labels = auxiliary.images.repeat(draws, 1, 1, 1), auxiliary.labels.repeat(draws)
-    held_records = torch.randperm(count, generator=generator, device=generator.device)[: max(1, count // 10)]
-    held = torch.zeros(count, dtype=torch.bool, device=device)
-    held[held_records.to(device)] = True
-    held = held.repeat(draws)
+    held = _held_out(count, generator).to(device).repeat(draws)
     ridge = fit_ridge(released, private, labels, held, classes)
 
     def spoilt(images: Tensor) -> Tensor:
@@ -128,7 +125,7 @@ def fit_decoder(
         correction: Tensor = network(given, classes_of)
         return first + correction
 
-    notes = train_correction(
+    doubts = train_correction(
         network,
         lambda rows: F.mse_loss(guess(spoilt(released[rows]), labels[rows]), private[rows]),
         lambda: F.mse_loss(guess(trial, told).clamp(0, 1), truth),
@@ -139,7 +136,14 @@ def fit_decoder(
         label=label,
     )
 
-    return Decoder(guess, notes)
+    return Decoder(guess, doubts)
+
+
+def _held_out(count: int, generator: torch.Generator) -> Tensor:
+    """Return for each of so many records whether it is of the tenth that nothing is fitted on."""
+    held = torch.zeros(count, dtype=torch.bool, device=generator.device)
+    held[torch.randperm(count, generator=generator, device=generator.device)[: max(1, count // 10)]] = True
+    return held
 
 
 def decodable(update: SharedUpdate) -> tuple[Defense, Records]:
@@ -192,7 +196,7 @@ class TwoStageDecoder(InvertingGradients):
             defense, auxiliary, update.classes, generator, steps=self.decoder_steps, noise=error, label=self.name
         )
         images = decode_all(decoder, first.images, first.labels)
-        return replace(first, images=images, notes=(*first.notes, *decoder.notes))
+        return replace(first, images=images, doubts={**first.doubts, **decoder.doubts})
 
 
 @register_attack
@@ -229,5 +233,5 @@ class ReleasedDecoder(Attack):
             objective=torch.zeros(update.victims, device=labels.device),
             statuses=(status,) * update.victims,
             reason=reason_of((status,) * update.victims),
-            notes=decoder.notes,
+            doubts=decoder.doubts,
         )

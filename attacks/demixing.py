@@ -10,14 +10,12 @@ from torch import Tensor
 
 from leakaudit.attacks._attacking import client_mode, memory_safe
 from leakaudit.attacks._labels import infer_labels, known_labels, soft_labels
-from leakaudit.attacks._linking import Scores, known_defense, linked, most_trusted, sum_of
+from leakaudit.attacks._linking import Scores, known_defense, linked, most_trusted, similarity, sum_of
 from leakaudit.attacks.inverting_gradients import InvertingGradients
-from leakaudit.engine import matching as engine
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.attack import Attack, Kind, Reconstruction
 from leakaudit.protocol.client import SharedUpdate, release, share
 from leakaudit.protocol.defense import Defense, replaces_records
-from leakaudit.protocol.gradients import fast_example_gradients, mean_gradient
 from leakaudit.protocol.labels import hard
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import PixelModel, Records
@@ -287,7 +285,7 @@ class Demixing(_Demixing):
             raise NotApplicable(inverted.reason or "the inversion drew no picture")
         shared = tuple(g[victim] for g in update.gradients)
         with client_mode(model, update, generator):
-            alike = similarity(model, update, shared, update.labels[victim], pictures)
+            alike = similarity(model, update.loss, shared, update.labels[victim], pictures)
         return filters(inverted.images[victim], pictures) | {"gradient": alike}
 
 
@@ -303,14 +301,3 @@ def with_mixed_labels(model: PixelModel, update: SharedUpdate, generator: torch.
         return replace(update, labels=soft_labels(model, update, generator))
     except NotApplicable:
         return replace(update, labels=infer_labels(model, update, generator))
-
-
-def similarity(
-    model: PixelModel, update: SharedUpdate, shared: tuple[Tensor, ...], label: Tensor, pictures: Tensor
-) -> Tensor:
-    """Return cos(∇ℓ(x_j, ỹ), g̃), (1, M), of pictures (M, C, H, W) under one label: (1,), or probabilities (1, K)."""
-    if engine.vectorises(model):
-        columns = fast_example_gradients()(model, update.loss, pictures, label.expand(len(pictures), *label.shape[1:]))
-        return 1 - torch.func.vmap(lambda *g: engine.cosine(g, shared)[0])(*columns)[None]
-    found = [1 - engine.cosine(mean_gradient(model, update.loss, x[None], label), shared)[0] for x in pictures]
-    return torch.stack(found)[None]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -13,14 +13,14 @@ from torch.nn import functional as F
 
 from leakaudit.attacks._attacking import client_mode, failed, memory_safe, reason_of
 from leakaudit.attacks._labels import Head, find_head, known_labels, one_label
-from leakaudit.attacks._regression import Ridge, class_means, fit_ridge, train_correction
+from leakaudit.attacks._regression import Ridge, fit_ridge, train_correction
 from leakaudit.attacks.expectation import defended, expected
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.attack import Attack, Reconstruction, Status
 from leakaudit.protocol.client import SharedUpdate, defended_gradient, release
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.gradients import Gradients, mean_gradient
-from leakaudit.protocol.labels import hard, soft
+from leakaudit.protocol.labels import class_means, hard, soft
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.work.progress import expired, track
@@ -257,7 +257,7 @@ class Inversion:
     network: Correction
     directions: Tensor  # (k, D), each as long as the ridge's errors along it
     scale: Tensor  # of what the network is given
-    notes: tuple[str, ...] = ()
+    doubts: Mapping[str, str] = field(default_factory=dict)
 
     def correction(self, features: Tensor, labels: Tensor) -> Tensor:
         """Return what is added to the ridge's guesses, (N, D), for features of the recipe."""
@@ -324,7 +324,7 @@ def learn(
     def guess(rows: Tensor) -> Tensor:
         return guesses[rows] + inversion.correction(features[rows], labels[rows])
 
-    notes = train_correction(
+    doubts = train_correction(
         network,
         lambda rows: F.mse_loss(guess(rows), private[rows]),
         lambda: F.mse_loss(guess(held).clamp(0, 1), private[held]),
@@ -334,7 +334,7 @@ def learn(
         generator=generator,
         label=label,
     )
-    return replace(inversion, notes=notes)
+    return replace(inversion, doubts=doubts)
 
 
 @register_attack
@@ -396,5 +396,5 @@ class LearnedInversion(Attack):
             objective=torch.zeros(update.victims, device=labels.device),
             statuses=statuses,
             reason=reason_of(statuses, WORDS),
-            notes=inversion.notes,
+            doubts=inversion.doubts,
         )

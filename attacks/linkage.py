@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from leakaudit.attacks._attacking import client_mode, memory_safe
-from leakaudit.attacks._labels import dense_layers, known_labels
-from leakaudit.attacks._linking import Scores, known_defense, linked, most_trusted, sum_of
-from leakaudit.engine import matching as engine
+from leakaudit.attacks._labels import known_labels
+from leakaudit.attacks._linking import Scores, known_defense, linked, most_trusted, similarity, sum_of
+from leakaudit.engine.dense import dense_in_use
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.attack import Attack, Kind, Reconstruction
 from leakaudit.protocol.client import SharedUpdate, defended_gradient, release
 from leakaudit.protocol.defense import Defense, parts_of, replaces_records
-from leakaudit.protocol.gradients import Gradients, fast_example_gradients, mean_gradient
+from leakaudit.protocol.gradients import Gradients
 from leakaudit.protocol.labels import hard
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import LossFunction, PixelModel, Records
@@ -60,17 +60,11 @@ def gradient_scores(
     behind the update.
     """
 
-    def similarity(shown: Tensor) -> Tensor:
-        if engine.vectorises(model):
-            columns = fast_example_gradients()(model, loss, shown, label.expand(len(shown)))
-            return 1 - torch.func.vmap(lambda *g: engine.cosine(g, shared)[0])(*columns)[None]
-        found = [1 - engine.cosine(mean_gradient(model, loss, x[None], label), shared)[0] for x in shown]
-        return torch.stack(found)[None]
-
-    scores = {"record": similarity(pictures)}
+    scores = {"record": similarity(model, loss, shared, label, pictures)}
     if replaces_records(defense):
         told = Records(pictures, label.expand(len(pictures)))
-        replaced = torch.stack([similarity(release(defense, told, generator).images) for _ in range(draws)])
+        drawn = (release(defense, told, generator).images for _ in range(draws))
+        replaced = torch.stack([similarity(model, loss, shared, label, shown) for shown in drawn])
         scores |= {"replacement": replaced.mean(0), "nearest replacement": replaced.amax(0)}
     return scores
 
@@ -144,8 +138,8 @@ def features_of(model: PixelModel, defense: Defense, pictures: Tensor) -> Featur
     """
     found = {"pixels": pictures.flatten(1)}
     with torch.no_grad():
-        logits, layers = dense_layers(model, pictures, lambda layer, given, output: given.dim() == 2)
-        found["model"] = layers[-1][1] if layers else logits
+        logits, layers = dense_in_use(model, pictures)
+        found["model"] = layers[-1].given if layers else logits
         for i, part in enumerate(parts_of(defense)):
             reference = getattr(part, "reference", None)
             if isinstance(reference, nn.Module):

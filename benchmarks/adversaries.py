@@ -28,9 +28,9 @@ from leakaudit.protocol.defense import Defense, replaces_records
 from leakaudit.protocol.exposure import Exposure, preset
 from leakaudit.protocol.target import PixelModel, Records, Target
 from leakaudit.result.schema import AttackResult, Value
-from leakaudit.score.baselines import class_means
+from leakaudit.score.baselines import mean_pictures
 from leakaudit.score.identification import CandidateSets, candidate_sets
-from leakaudit.score.scoring import failed, score
+from leakaudit.score.scoring import Truth, failed, score
 from leakaudit.score.tuning import tune
 from leakaudit.work.memory import Memory, bounded, exhausted
 from leakaudit.work.seeding import derive, generator_for
@@ -272,10 +272,16 @@ class Opponents:
         guess: Reconstruction,
         line_up: CandidateSets,
     ) -> AttackResult:
-        means, names, line_up = class_means(self.taught, truth.labels), self.target.classes, line_up[: len(truth)]
-        return score(
-            attack, role, tuned, truth, None, names, guess, line_up, means, NO_LPIPS, "none", 0, batch_size=1
-        )  # fmt: skip
+        seen = Truth(
+            records=truth,
+            released=None,
+            classes=self.target.classes,
+            candidates=line_up[: len(truth)],
+            class_means=mean_pictures(self.taught, truth.labels),
+            lpips=NO_LPIPS,
+            batch_size=1,
+        )
+        return score(attack, role, tuned, guess, seen, "none", gallery=0)
 
 
 def taken(update: SharedUpdate, rows: list[int]) -> SharedUpdate:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 SHARE, GAIN = 0.1, 3.0  # the claims: the same PSNR in this share of the time, and so many dB more at equal time
-METRICS = {"psnr": "PSNR in dB, median", "ssim": "SSIM, median", "identified": "identified of {candidates}"}
+PANELS = {"psnr": "PSNR in dB, median", "ssim": "SSIM, median", "identified": "identified of {candidates}"}
 COLOURS = {"published": "#8a5a00", "ours": "#0b5cad", "grey": "#888888"}
 Rows = Sequence[dict[str, Any]]
 
@@ -125,10 +125,10 @@ def draw(rows: Rows, path: Path) -> None:
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "quality", "font.size": 8}):
         figure = Figure(figsize=(2.6 * len(models) + 0.6, 6.4), layout="constrained")
         FigureCanvasSVG(figure)
-        grid = figure.subplots(len(METRICS), len(models), sharex="col", squeeze=False)
+        grid = figure.subplots(len(PANELS), len(models), sharex="col", squeeze=False)
         for column, model in enumerate(models):
             here = [row for row in rows if row["model"] == model]
-            for line, (metric, title) in enumerate(METRICS.items()):
+            for line, (metric, title) in enumerate(PANELS.items()):
                 axes = grid[line][column]
                 _curves(axes, here, metric)
                 axes.set_xscale("log")

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from leakaudit.protocol.target import Records, Target
-from leakaudit.score.baselines import class_means
+from leakaudit.score.baselines import mean_pictures
 from leakaudit.score.metrics import Metric, lpips_metric, mse, ssim
+from leakaudit.score.nearness import nearest
 from leakaudit.stats import intervals
 
 WEIGHTS = Path(__file__).resolve().parents[1].parent / "shared" / "weights" / "alexnet_features.pth"
@@ -20,11 +21,9 @@ def perceptual() -> Metric | str:
     return lpips_metric(WEIGHTS if WEIGHTS.is_file() else None)
 
 
-def nearest(pictures: Tensor, others: Tensor, batch: int = 256) -> Tensor:
+def nearest_error(pictures: Tensor, others: Tensor) -> Tensor:
     """Return the mean squared error (N,) of pictures (N, C, H, W) to the nearest of others (M, C, H, W)."""
-    flat, pixels = others.flatten(1).double(), others[0].numel()
-    parts = torch.split(pictures.flatten(1).double(), batch)
-    return torch.cat([torch.cdist(part, flat).amin(1).square() / pixels for part in parts])
+    return nearest(pictures.double(), others.double()).square()
 
 
 def others_of_class(records: Records, labels: Tensor, generator: torch.Generator) -> Tensor:
@@ -49,7 +48,7 @@ def distances(
     truth, made = target.private[:count], released.images[:count]
     shown = {
         "released": made,
-        "class_mean": class_means(target.auxiliary, truth.labels),
+        "class_mean": mean_pictures(target.auxiliary, truth.labels),
         "another": others_of_class(target.auxiliary, truth.labels, generator),
     }
     found: dict[str, float | None] = {}
@@ -58,14 +57,14 @@ def distances(
         found[f"ssim_{name}"] = float(ssim(truth.images, pictures).mean())
         few = slice(0, max(1, count // 3))  # it costs a forward pass of AlexNet each
         found[f"lpips_{name}"] = (
-            None if isinstance(lpips, str) else float(lpips.function(truth.images[few], pictures[few]).mean())
+            None if isinstance(lpips, str) else float(lpips(truth.images[few], pictures[few]).mean())
         )
-    found["nearest_private_released"] = float(nearest(made, target.private.images).median())
-    found["nearest_private_test"] = float(nearest(target.test.images[:count], target.private.images).median())
+    found["nearest_private_released"] = float(nearest_error(made, target.private.images).median())
+    found["nearest_private_test"] = float(nearest_error(target.test.images[:count], target.private.images).median())
     size = min(len(target.private), len(target.auxiliary))
     private = target.private.images[torch.randperm(len(target.private), generator=generator)[:size]]
     strangers = target.auxiliary.images[torch.randperm(len(target.auxiliary), generator=generator)[:size]]
-    nearer = int((nearest(made, private) < nearest(made, strangers)).sum())
+    nearer = int((nearest_error(made, private) < nearest_error(made, strangers)).sum())
     share = intervals.rate(nearer, count)
     found |= {"nearer_private": share.value, "nearer_private_low": share.low, "nearer_private_high": share.high}
     return found

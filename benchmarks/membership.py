@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from benchmarks.distinct import nearest
 from leakaudit.defenses._class_code import ClassCode, on_grid
 from leakaudit.protocol.defense import Defense, parts_of
 from leakaudit.protocol.target import PixelModel, Records, Target
 from leakaudit.result.schema import Estimate
 from leakaudit.score.identification import identify_by_scores
+from leakaudit.score.nearness import nearest, rank_auc
 from leakaudit.stats import intervals
 from leakaudit.work.seeding import generator_for
 
@@ -77,17 +77,9 @@ def by_weights(
     position = torch.full((victims,), size - 1)
     found = []
     for name, scores in inside.items():
-        auc = area(scores, outside[name])
+        auc = rank_auc(outside[name], scores).value or 0.0
         rows = torch.cat([outside[name][torch.stack(drawn)], scores[:victims, None]], 1)
         _, hit = identify_by_scores(rows if auc >= 0.5 else -rows, position)
         rate = intervals.rate(int(hit.sum()), victims)
         found.append(Knowledge(name, rate, max(auc, 1 - auc), victims, 1 / size))
     return found
-
-
-def area(inside: Tensor, outside: Tensor) -> float:
-    """Return the probability that a member scores above a stranger, ties counted half."""
-    ordered = outside.sort().values
-    below = torch.searchsorted(ordered, inside)
-    upto = torch.searchsorted(ordered, inside, right=True)
-    return float((below + upto).double().mean() / 2 / len(outside))

@@ -49,7 +49,7 @@ def cosine_distance(found: Sequence[Tensor], shared: Gradients) -> Tensor:
     return 1 - product / norms[0] / norms[1]
 
 
-def invert(
+def invert(  # noqa: PLR0913 - all that the published attack depends on
     model: PixelModel,
     loss: LossFunction,
     shared: Gradients,

@@ -84,7 +84,7 @@ class Scene:
     seed: int
     first: int = FIRST
 
-    def row(
+    def row(  # noqa: PLR0913 - a row of the table
         self,
         variant: Variant,
         picture: str,

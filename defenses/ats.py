@@ -129,7 +129,7 @@ class ATS(Defense):
 
     def facts(self, records: int, batch_size: int, steps: int) -> dict[str, str | float]:
         """State the policies, their privacy score, and that nothing is proven."""
-        stated: dict[str, str | float] = {"proven guarantee": "none"}
+        stated: dict[str, str | float] = {"privacy proven": "none"}
         if self.chosen:
             stated["policies"] = "; ".join(", ".join(policy) for policy in self.chosen)
         if self.score is not None:

@@ -90,9 +90,18 @@ class ClassConditional(Defense):
         picked = f"no release picks its record out of {candidates} of its class more often than chance"
         assumes = "the generator as given; candidates that are equally likely to somebody who knows it"
         return (
-            Guarantee("a release tells nothing of its record beyond its label (0 nats)", "proven", assumes),
+            Guarantee(
+                "a release tells nothing of its record beyond its label (0 nats)",
+                "proven",
+                assumes,
+                states=("rate beyond the label, nats",),
+            ),
             Guarantee(picked, "proven", assumes, 1 / candidates, candidates),
-            Guarantee("what the generator's statistics tell of the records they were taken from", "not-bounded"),
+            Guarantee(
+                "what the generator's statistics tell of the records they were taken from",
+                "not-bounded",
+                states=("the generator's memory of its records",),
+            ),
         )
 
     def save(self, directory: Path) -> list[Path]:

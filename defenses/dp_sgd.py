@@ -89,7 +89,7 @@ class DPSGD(Defense):
         spent = self.facts(records, batch_size, steps)
         beside = Guarantee("what BatchNorm statistics tell, where they are shared beside the gradients", "not-bounded")
         if isinstance(spent["epsilon"], str):
-            return Guarantee(f"{self.unproven}: ε is {spent['epsilon']}", "not-bounded"), beside
+            return Guarantee(f"{self.unproven}: ε is {spent['epsilon']}", "not-bounded", states=tuple(spent)), beside
         run = f"the training run is (ε, δ)-differentially private: ε = {spent['epsilon']:.3g}, δ = {self.delta:.3g}"
         assumes = f"{spent['epsilon assumes']}; batches that are shuffled instead are not covered by the proof"
-        return Guarantee(run, "proven", assumes), beside
+        return Guarantee(run, "proven", assumes, states=tuple(spent)), beside

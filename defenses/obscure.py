@@ -200,9 +200,12 @@ class Obscure(Defense):
         )
         what = "what the probabilities tell" if self.public else "what the pictures and their probabilities tell"
         return (
-            Guarantee(rate, "proven", given),
+            Guarantee(rate, "proven", given, states=("rate of one release, nats", "these assume")),
             Guarantee(
-                f"a release is zero-concentrated differentially private for its record: ρ = {rho:.3g}", "proven", given
+                f"a release is zero-concentrated differentially private for its record: ρ = {rho:.3g}",
+                "proven",
+                given,
+                states=("local zero-concentrated DP of one release, ρ",),
             ),
             Guarantee(
                 f"one release picks its record out of {candidates} in at most {100 * bound:.3g}% of cases",
@@ -210,8 +213,13 @@ class Obscure(Defense):
                 f"{given}; {likely}",
                 bound,
                 candidates,
+                states=("identification among 100 private records by one release, at most",)
+                if candidates == 100
+                else (),
             ),
-            Guarantee(f"{what} of the whole set of records they were fitted on", "not-bounded"),
+            Guarantee(
+                f"{what} of the whole set of records they were fitted on", "not-bounded", states=("not bounded",)
+            ),
         )
 
     def save(self, directory: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from leakaudit.defenses._class_code import on_grid
 from leakaudit.defenses.obscurer import Obscurer
 from leakaudit.protocol.target import Records, Target
-from leakaudit.score.diagnosis import rank_auc
+from leakaudit.score.nearness import nearest, rank_auc
 from leakaudit.stats import intervals
 from leakaudit.work.progress import track
 
@@ -40,7 +40,7 @@ def remembered(
     """
     n = min(len(private), len(test), MOST)
     inside, outside = (_some(records, n, generator, obscurer.pictures) for records in (private, test))
-    to_picture, to_record = _nearest(torch.cat([inside, outside]), obscurer)
+    to_picture, *to_record = _nearest(torch.cat([inside, outside]), obscurer)
     members, others = to_picture[:n], to_picture[n:]
     auc = rank_auc(members, others)
     found: dict[str, float | int | None] = {
@@ -67,22 +67,16 @@ def remembered(
 def _some(records: Records, n: int, generator: torch.Generator, like: Tensor) -> Tensor:
     order = torch.randperm(len(records), generator=generator, device=generator.device)[:n]
     images = records.images[order.to(records.images.device)].to(like)
-    return on_grid(images, (like.shape[2], like.shape[3])).flatten(1)
+    return on_grid(images, (like.shape[2], like.shape[3]))
 
 
-def _nearest(records: Tensor, obscurer: Obscurer) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+def _nearest(records: Tensor, obscurer: Obscurer) -> tuple[Tensor, Tensor, Tensor]:
     """Return every record's distance to the nearest picture, and every picture's to the first and second half."""
-    half, pixels = len(records) // 2, records.shape[1]
-    to_picture = records.new_full((len(records),), math.inf)
-    to_record: list[Tensor] = []
-    parts = torch.split(obscurer.pictures, 500)
-    for i in track("measuring what is remembered", len(parts)):
-        views = [parts[i], parts[i].flip(3)] if obscurer.mirror else [parts[i]]
-        gaps = torch.stack([torch.cdist(view.flatten(1), records) for view in views]).amin(0) / math.sqrt(pixels)
-        to_picture = torch.minimum(to_picture, gaps.amin(0))
-        to_record.append(torch.stack([gaps[:, :half].amin(1), gaps[:, half:].amin(1)]))
-    both = torch.cat(to_record, 1)
-    return to_picture, (both[0], both[1])
+    pictures, mirrored = obscurer.pictures, obscurer.mirror
+    pairs = [(records, pictures), *((pictures, half) for half in records.chunk(2))]
+    steps = track("measuring what is remembered", len(pairs))
+    first, second, third = (nearest(*pairs[i], mirrored=mirrored) for i in steps)
+    return first, second, third
 
 
 def overhead(obscurer: Obscurer, target: Target) -> Mapping[str, float | int]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from leakaudit.defenses.gaussian import normal_like
-from leakaudit.engine.dense import Dense, dense_at_work, fed_pictures
+from leakaudit.engine.dense import Dense, dense_at_work, is_pictures
 from leakaudit.errors import UserError
 from leakaudit.protocol.defense import Defense, state
 from leakaudit.protocol.gradients import Gradients, in_mode, parameters_of
@@ -28,7 +28,7 @@ def defended_layer(model: PixelModel, pictures: Tensor) -> Dense:
     layers = dense_at_work(model, pictures)
     if not layers:
         raise UserError(MEND)
-    return next((dense for dense in layers if not fed_pictures(dense, model, pictures)), layers[0])
+    return next((dense for dense in layers if not is_pictures(dense.given, model, pictures)), layers[0])
 
 
 def jacobian_norms(representation: Tensor, pictures: Tensor, probes: int, generator: torch.Generator) -> Tensor:

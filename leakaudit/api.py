@@ -16,7 +16,7 @@ from leakaudit.work.progress import monitored
 from leakaudit.work.quantities import parse, seconds
 
 
-def scan(
+def scan(  # noqa: PLR0913 - the public surface
     model: Any,
     train_data: Any,
     *,

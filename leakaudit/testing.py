@@ -6,12 +6,13 @@ works the same. Nothing heavy is imported before an audit runs.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from leakaudit.naming import as_argument
 
 if TYPE_CHECKING:
     from leakaudit.result.outcome import Outcome
@@ -19,14 +20,6 @@ if TYPE_CHECKING:
 
 FOLDER = Path("leakaudit-out")  # where reports go that nobody named a folder for
 CHECKS = 4  # shown in a message; the report has them all
-OPTION = re.compile(r"(?<![\w-])--([a-z]+(?:-[a-z]+)*)(?:[ =](\d+))?(?![\w-])")  # of the command line, with its number
-OTHERWISE = {  # what is no argument of the same name
-    "quick": "battery='quick'",
-    "full": "battery='full'",
-    "no-utility": "utility=False",
-    "attack": "attacks",
-    "data": "the data",
-}
 
 
 class PrivacyAssertionError(AssertionError):
@@ -71,7 +64,7 @@ def keeping(wanted: Keeping) -> Iterator[Keeping]:
         _keeping = before
 
 
-def assert_private(
+def assert_private(  # noqa: PLR0913 - the public surface
     model: Any,
     data: Any,
     *,
@@ -126,11 +119,11 @@ def assert_private(
         except UserError as error:
             if good or output is not None:
                 raise
-            report = f"not kept, {_argued(str(error))}"  # nobody asked for one: it must not hide the verdict
+            report = f"not kept, {error.spelled(as_argument)}"  # nobody asked for one: it must not hide the verdict
         _note(result, outcome, report)
     except UserError as error:
         # One sentence in the words of this function; where it came from within leakaudit helps nobody.
-        raise UserError(_argued(str(error))) from None
+        raise UserError(error.spelled(as_argument)) from None
     if not good:
         raise PrivacyAssertionError(_message(result, outcome, report), result, outcome)
     return result
@@ -158,18 +151,6 @@ def _writable(output: Path) -> None:
     from leakaudit.result.files import writable
 
     writable(output)
-
-
-def _argued(words: str) -> str:
-    """Return a sentence that speaks of options of the command line in the words of arguments: records=13."""
-
-    def named(match: re.Match[str]) -> str:
-        option, value = match[1], match[2]
-        if option in OTHERWISE:
-            return OTHERWISE[option]
-        return option.replace("-", "_") + (f"={value}" if value else "")
-
-    return OPTION.sub(named, words)
 
 
 def _baseline(baseline: AuditResult | str | Path | None) -> AuditResult | None:
@@ -255,19 +236,20 @@ def _note(result: AuditResult, outcome: Outcome, report: str) -> None:
 
 def _message(result: AuditResult, outcome: Outcome, report: str) -> str:
     """Return some ten lines at most: the verdict, why and what to do, by which attack, and where to read on."""
+    from leakaudit.gate.thresholds import mend_of_check, sentence_of_check
     from leakaudit.result.numbers import percent
     from leakaudit.result.plaintext import visible
+    from leakaudit.result.rules import VERDICTS
 
     lines = [
         "FAIL: what the clients share reveals more, or what protects it costs more, than is allowed"
         if outcome.verdict == "fail"
         else "INCONCLUSIVE, which is not a pass: evidence is missing"
     ]
-    order = {"fail": 0, "inconclusive": 1, "pass": 2}
-    wrong = sorted((c for c in outcome.checks if c.level == "error"), key=lambda c: order[c.status])
+    wrong = sorted((c for c in outcome.checks if c.level == "error"), key=lambda c: VERDICTS.index(c.status))
     for check in [c for c in wrong if c.status != "pass"][:CHECKS]:
-        lines.append(f"- {_argued(check.message)}")
-        lines += [f"  {_argued(check.mend)}"] if check.mend else []
+        lines.append(f"- {sentence_of_check(check, as_argument)}")
+        lines += [f"  {what}"] if (what := mend_of_check(check, as_argument)) else []
     lines += [f"worst attack on {words}" for words in _worst_attacks(result)]
     chance, limit = percent(result.chance_identification), percent(result.max_identification)
     lines += [f"chance {chance}, limit {limit}, seed {result.settings.get('seed')}", f"report: {report}"]

@@ -8,6 +8,8 @@ from math import ceil, dist, floor
 from typing import Literal
 from unicodedata import east_asian_width
 
+from leakaudit.result.numbers import percent
+
 Place = tuple[float, float]
 Kind = Literal["grid", "axis", "chance", "limit", "reach", "leader", "interval", "trend"]  # how lines look
 Anchor = Literal["start", "middle", "end"]
@@ -168,4 +170,4 @@ def ticks(low: float, high: float, most: int, least: float = 0.0) -> list[float]
 
 def percents(low: float, high: float, most: int) -> dict[float, str]:
     """Return round shares within [low, high] and [0, 1], with their percentages."""
-    return {t: f"{round(100 * t, 6):g}%" for t in ticks(max(low, 0.0), min(high, 1.0), most)}
+    return {t: percent(t) for t in ticks(max(low, 0.0), min(high, 1.0), most)}

@@ -9,16 +9,17 @@ from leakaudit.compare.changes import Change
 from leakaudit.gate.losses import ALPHA
 from leakaudit.judge.findings import unused_mend
 from leakaudit.reports.terminal import STYLES, printable
-from leakaudit.result import numbers
+from leakaudit.result.numbers import DASH
 from leakaudit.result.outcome import Check, Outcome
+from leakaudit.result.rules import VERDICTS
 from leakaudit.result.schema import Estimate
+from leakaudit.result.scores import SCORES, Score
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
 WORDS = {"pass": "ok", "fail": "FAIL", "inconclusive": "OPEN"}
-UNITS = {"identification": "identified", "bound": "identified, handed x̃", "psnr": "PSNR", "accuracy": "accuracy"}
 
 
 def show(outcome: Outcome, console: Console) -> None:
@@ -85,13 +86,13 @@ def compared(changes: Sequence[tuple[Change, float | None]], notes: Sequence[str
             last, table = change.defense, _rows()
             was = f" (was {change.was})" if change.was != change.defense else ""
             console.print(text(f"{change.defense}{was}", "bold"))
-        digits = 1 if change.metric == "psnr" else None
+        score = SCORES[change.metric]
         table.add_row(
-            text(UNITS[change.metric]),
-            text(_value(change.before, digits)),
-            text(_value(change.after, digits)),
-            text(_shift(change.change, digits)),
-            text(_spread(change.change, digits)),
+            text(score.heading),
+            text(_value(score, change.before)),
+            text(_value(score, change.after)),
+            text(DASH if change.change.value is None else score.shift(change.change.value)),
+            text(score.shift_ends(change.change)),
             text(*said(change, p)),
         )
     if last:
@@ -108,7 +109,7 @@ def _rows() -> Table:
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("", min_width=22, overflow="fold")
-    for heading, width in (("before", 6), ("after", 6), ("change", 6), ("95 %", 16)):
+    for heading, width in (("before", 6), ("after", 6), ("change", 6), ("95%", 16)):
         table.add_column(heading, justify="right", min_width=width, no_wrap=True)
     table.add_column("", no_wrap=True)
     return table
@@ -125,9 +126,9 @@ def said(change: Change, p: float | None) -> tuple[str, str]:
     return "no loss shown", "dim"
 
 
-def _order(check: Check) -> tuple[int, int]:
-    rank = {"fail": 0, "inconclusive": 1, "pass": 3}[check.status]
-    return (2 if check.waiver is not None else rank, 0 if check.level == "error" else 1)
+def _order(check: Check) -> tuple[bool, bool, int, bool]:
+    passed, waived = check.status == "pass", check.waiver is not None
+    return (passed, waived, 0 if waived else VERDICTS.index(check.status), check.level != "error")
 
 
 def _word(check: Check) -> tuple[str, str]:
@@ -138,23 +139,5 @@ def _word(check: Check) -> tuple[str, str]:
     return WORDS[check.status], {"pass": "dim", "fail": "bold red", "inconclusive": "bold yellow"}[check.status]
 
 
-def _value(estimate: Estimate, digits: int | None) -> str:
-    if estimate.value is None:
-        return numbers.DASH
-    return numbers.percent(estimate.value) if digits is None else numbers.number(estimate.value, digits)
-
-
-def _shift(estimate: Estimate, digits: int | None) -> str:
-    if estimate.value is None:
-        return numbers.DASH
-    if digits is None:
-        return numbers.points(estimate.value)
-    text = numbers.number(estimate.value, digits)
-    return text if text.startswith(numbers.MINUS) or float(text) == 0 else f"+{text}"
-
-
-def _spread(estimate: Estimate, digits: int | None) -> str:
-    if estimate.low is None or estimate.high is None:
-        return ""
-    ends = (numbers.points(v) if digits is None else numbers.number(v, digits) for v in (estimate.low, estimate.high))
-    return " to ".join(ends)
+def _value(score: Score, estimate: Estimate) -> str:
+    return DASH if estimate.value is None else score.write(estimate.value, unit=False)

@@ -108,7 +108,7 @@ def _rows(history: History, series: Series) -> list[Row]:
                 identified=numbers.DASH if p.identification.value is None else numbers.percent(p.identification.value),
                 interval=numbers.interval(p.identification),
                 records=str(p.identification.n) if p.identification.n else numbers.DASH,
-                accuracy=numbers.DASH if p.accuracy.value is None else f"{100 * p.accuracy.value:.1f}%",
+                accuracy=numbers.DASH if p.accuracy.value is None else numbers.percent(p.accuracy.value),
                 spread=numbers.interval(p.accuracy),
                 seeds=str(p.accuracy.n) if p.accuracy.n else numbers.DASH,
                 remark="; ".join([*changed, *missing]),

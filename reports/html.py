@@ -11,29 +11,20 @@ from typing import Any
 
 from leakaudit.gate.consistency import doubts, outcome_doubts, unaudited
 from leakaudit.judge import advice
+from leakaudit.judge.facts import control_in
 from leakaudit.reports import figures, html_findings, html_galleries, html_rows, html_text, mapping, steps, view
 from leakaudit.reports.html_galleries import png_size
 from leakaudit.reports.html_source import fingerprint
 from leakaudit.reports.standing import bound_of
 from leakaudit.result import numbers
 from leakaudit.result import outcome as gate
+from leakaudit.result.adversary import WORDS
 from leakaudit.result.outcome import Outcome
-from leakaudit.result.rules import beats, guessing, most_telling
 from leakaudit.result.schema import AuditResult, Value, digest
 
 __all__ = ["generator", "png_size", "render"]
 
 FEW = 8  # scored records below which the verdict makes nothing of them: `min_records` of `verdict.judge`
-EXPOSURE_WORDS = {
-    "preset": "preset",
-    "labels": "told the true labels",
-    "buffers": "sees BatchNorm statistics",
-    "defense": "knows the defense, its code and parameters (adaptive)",
-    "auxiliary": "owns other records of the same kind",
-    "released": "handed the replaced records in every attack, not only in the bound",
-    "model_control": "may change the model (malicious server)",
-    "rounds": "updates seen of the same records",
-}
 HASH_WORDS = {
     "model": "the model: its modules and weights",
     "private": "the private records",
@@ -63,6 +54,7 @@ def render(result: AuditResult, outcome: Outcome | None = None) -> str:
     )
     environment.filters |= {
         "percent": numbers.percent,
+        "points": numbers.points,
         "plain": numbers.plain,
         "pairs": numbers.pairs,
         "byname": _by_name,
@@ -104,7 +96,7 @@ def _context(result: AuditResult, outcome: Outcome | None) -> dict[str, Any]:
         "meaning": view.meaning(result),
         "reasons": view.reasons(result),
         "verdicts": [(row, html_findings.untold(result, row.defense, found)) for row in tables.rows],
-        "exposure": [(EXPOSURE_WORDS.get(k, k), v) for k, v in _exposure(result.exposure)],
+        "exposure": [(WORDS.get(k, k), v) for k, v in _exposure(result.exposure)],
         "levels": html_findings.grouped(found),
         "severity": html_findings.TITLES,
         "severity_meaning": html_findings.MEANINGS,
@@ -142,7 +134,7 @@ def _join_specs(specs: tuple[str, ...]) -> str:
 
 
 def _exposure(values: dict[str, Value]) -> list[tuple[str, Value]]:
-    order = list(EXPOSURE_WORDS)
+    order = list(WORDS)
     return sorted(values.items(), key=lambda item: (order.index(item[0]) if item[0] in order else len(order), item[0]))
 
 
@@ -154,21 +146,19 @@ def _hashes(values: dict[str, str]) -> list[tuple[str, str]]:
 
 
 def _controls(result: AuditResult) -> str:
-    control = result.control()
-    if control is None:
+    if result.control() is None:
         return "No undefended control was measured, so nothing shows that these attacks work on this model at all."
-    floor = guessing(result.chance_identification, result.baselines)
-    attack = most_telling(control.attacks, floor)
-    if attack is None:
+    seen = control_in(result)
+    if seen.best is None:
         return "No attack could be scored on the undefended model, so a low score elsewhere proves nothing."
-    share, works = attack.identification, beats(attack, floor)
+    attack, share = seen.best, seen.best.identification
     spread = f" ({numbers.interval(share)})" if numbers.interval(share) else ""
     told = (
         f"Without a defense, {attack.name} identified {numbers.percent(share.value or 0)}{spread} of the "
-        f"{share.n} scored record{'' if share.n == 1 else 's'}, against {numbers.percent(floor)} by guessing without "
-        "the update, "
+        f"{share.n} scored record{'' if share.n == 1 else 's'}, against {numbers.percent(seen.floor)} by guessing "
+        "without the update, "
     )
-    if not works:
+    if not seen.works:
         proven = "these attacks prove nothing on this model, and a low score elsewhere neither"
         return f"{told}not clearly above that: {proven}."
     if share.n < FEW:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from leakaudit.judge.conclusions import conclusions
-from leakaudit.result.numbers import number, percent, plain
+from leakaudit.judge.verdict import LEAKS, reasons_of
+from leakaudit.judge.words import sentences
+from leakaudit.result.numbers import plain, significant
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.rules import judged
-from leakaudit.result.schema import AuditResult, DefenseResult, Finding, Severity, Waiver
+from leakaudit.result.schema import AuditResult, DefenseResult, Estimate, Finding, Severity, Value, Waiver
+from leakaudit.result.scores import SCORES, Score
 
 TITLES: dict[Severity, str] = {"error": "Errors", "warning": "Warnings", "info": "For information"}
 MEANINGS: dict[Severity, str] = {
@@ -21,18 +24,12 @@ MEANINGS: dict[Severity, str] = {
 # Said by the finding's place or its sentence.
 SAID = {"defense", "attack", "low", "high", "n", "unit", "waived", "waived_until", "waived_by", "p", "rose", "fell"}
 SAID |= {"before", "after"}
-SHARES = {
-    "identification-above-limit",
-    "undecided",
-    "control-does-not-leak",
-    "undefended-leaks",
-    "gate-identification",
-    "gate-accuracy",
-    "gate-accuracy-loss",
-    "gate-regression-identification",
-    "gate-regression-bound",
-    "gate-regression-accuracy",
-    "gate-label-accuracy",
+MEASURED = {  # by findings of the audit: a score
+    "identification-above-limit": "identification",
+    "undecided": "identification",
+    "control-does-not-leak": "identification",
+    "undefended-leaks": "identification",
+    "reconstruction-close": "psnr",
 }
 WORDS = {
     "measured": "measured",
@@ -99,21 +96,21 @@ def _alone(finding: Finding, about: str) -> str:
 
 def evidence(finding: Finding) -> tuple[tuple[str, str], ...]:
     """Return a finding's evidence as (what, how much), measured numbers with their interval and count."""
-    values = finding.evidence
-    share, unit = finding.id in SHARES, str(values.get("unit") or "")
-    parts = []
+    values, parts = finding.evidence, []
+    rule = finding.id.removeprefix("gate-").removeprefix("regression-")
+    score = SCORES.get(MEASURED.get(finding.id, rule))
+    moved = finding.id.startswith("gate-regression-")
     for name, value in sorted(values.items(), key=lambda item: _rank(item[0])):
         if name in SAID or value is None or (name, value) == ("role", "standard"):
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
             text = plain(value)
-        elif name in ("measured", "limit", "guess"):
-            text = _amount(value, share, unit)
+        elif name in ("measured", "limit", "guess") and score is not None:
+            text = score.shifted(Estimate(value)) if moved and name == "measured" else score.write(value)
         else:
-            text = f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
-        low, high = values.get("low"), values.get("high")
-        if name == "measured" and isinstance(low, int | float) and isinstance(high, int | float):
-            text += f" (95% interval {_amount(low, share, unit)} to {_amount(high, share, unit)})"
+            text = f"{value:,}" if isinstance(value, int) else significant(value)
+        if name == "measured":
+            text += _spread(values, score, moved)
         if name == "measured" and isinstance(values.get("n"), int):
             text += f", n = {values['n']}"
         parts.append((WORDS.get(name, name.replace("_", " ")), text))
@@ -125,10 +122,14 @@ def _rank(name: str) -> tuple[int, str]:
     return (list(WORDS).index(name) if name in WORDS else len(WORDS), name)
 
 
-def _amount(value: float, share: bool, unit: str) -> str:
-    if share:
-        return percent(value)
-    return f"{number(value, 1)} {unit}".rstrip() if unit else f"{value:.3g}"
+def _spread(values: Mapping[str, Value], score: Score | None, moved: bool) -> str:
+    low, high = values.get("low"), values.get("high")
+    if not isinstance(low, int | float) or not isinstance(high, int | float):
+        return ""
+    known = Estimate(0.0, low, high)
+    if score is None:
+        return f" (95% interval {significant(low)} to {significant(high)})"
+    return f" (95% interval {score.shift_ends(known) if moved else score.ends(known)})"
 
 
 def all_findings(result: AuditResult, outcome: Outcome | None) -> tuple[Finding, ...]:
@@ -139,10 +140,11 @@ def all_findings(result: AuditResult, outcome: Outcome | None) -> tuple[Finding,
 def untold(result: AuditResult, defense: DefenseResult, found: Sequence[Finding]) -> tuple[str, ...]:
     """Return the reasons of a defense's verdict that no finding tells: a pass has all of its own."""
     own = [f for f in found if f.evidence.get("defense") == defense.spec]
-    leaks = any(f.id in ("identification-above-limit", "reconstruction-close", "gate-identification") for f in own)
+    leaks = any(f.id in (*LEAKS, "gate-identification") for f in own)
     if defense.verdict == "fail" and (leaks or defense not in judged(result)):
         return ()
-    return tuple(reason for reason in defense.reasons if not any(reason in f.message for f in own))
+    told = [reason for f in own for reason in f.why]
+    return sentences(reason for reason in reasons_of(result, defense) if reason not in told)
 
 
 def waiver_rows(result: AuditResult, outcome: Outcome | None) -> list[WaiverRow]:

@@ -11,6 +11,7 @@ from leakaudit.judge import ranking
 from leakaudit.reports import view
 from leakaudit.result import numbers
 from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Picture
+from leakaudit.result.scores import SCORES
 
 TARGET_PIXELS = 100  # about how wide a gallery picture is drawn, in whole multiples of its own pixels
 MOST = 4_200_000  # characters of encoded pictures in a page, which with the rest stays below 5 MB
@@ -95,8 +96,8 @@ def _column(picture: Picture, replaced: bool) -> Column:
     factor = round(TARGET_PIXELS / max(width, height))
     crisp = factor >= 1
     scale = factor if crisp else TARGET_PIXELS / max(width, height)
-    psnr = numbers.DASH if picture.psnr is None else f"{numbers.number(picture.psnr, 1)} dB"
-    ssim = numbers.DASH if picture.ssim is None else numbers.number(picture.ssim, 2)
+    psnr = numbers.DASH if picture.psnr is None else SCORES["psnr"].write(picture.psnr)
+    ssim = numbers.DASH if picture.ssim is None else SCORES["ssim"].write(picture.ssim)
     identified = {True: "yes", False: "no", None: numbers.DASH}[picture.identified]
     return Column(
         picture,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from leakaudit.judge import ranking
@@ -9,16 +10,7 @@ from leakaudit.reports import view
 from leakaudit.reports.standing import Standing, bound_text, further_facts, standing
 from leakaudit.result import numbers
 from leakaudit.result.schema import AttackResult, AuditResult, Baseline, DefenseResult, Estimate
-
-SCORES: dict[str, tuple[str, int | None]] = {  # field of an attack: its title, its decimals or None for a share
-    "identification": ("Identified", None),
-    "psnr": ("PSNR", 1),
-    "ssim": ("SSIM", 2),
-    "lpips": ("LPIPS", 2),
-    "r2": ("R²", 2),
-    "psnr_released": ("PSNR against x̃", 1),
-    "label_accuracy": ("Labels", None),
-}
+from leakaudit.result.scores import SCORES, Score, of_attacks
 
 
 @dataclass(frozen=True)
@@ -129,46 +121,33 @@ def baselines(result: AuditResult) -> tuple[list[tuple[Baseline, tuple[Cell, ...
     return [(b, _baseline_cells(b, notes)) for b in result.baselines], notes.reasons
 
 
-def _share(estimate: Estimate, notes: Notes) -> Cell:
+def _cell(score: Score, estimate: Estimate, notes: Notes) -> Cell:
     if estimate.value is None:
         return Cell(numbers.DASH, note=notes.number(estimate.reason))
-    return Cell(numbers.percent(estimate.value), numbers.interval(estimate))
-
-
-def _accuracy(estimate: Estimate, notes: Notes) -> Cell:
-    if estimate.value is None:
-        return _share(estimate, notes)
-    spread = estimate.low is not None and estimate.high is not None
-    ends = f"{100 * (estimate.low or 0):.1f}–{100 * (estimate.high or 0):.1f}" if spread else ""
-    return Cell(f"{100 * estimate.value:.1f}%", ends)
-
-
-def _score(estimate: Estimate, digits: int, notes: Notes) -> Cell:
-    if estimate.value is None:
-        return Cell(numbers.DASH, note=notes.number(estimate.reason))
-    return Cell(numbers.number(estimate.value, digits), numbers.interval(estimate, digits))
+    return Cell(score.write(estimate.value, unit=False), score.ends(estimate))
 
 
 def _defense_row(
     result: AuditResult,
     index: int,
     defense: DefenseResult,
-    columns: list[str],
+    columns: Sequence[Score],
     notes: Notes,
     shares: Notes,
     missing: Missing,
 ) -> DefenseRow:
     worst, limit = ranking.worst(defense), ranking.bound(defense)
+    identified, accuracy = SCORES["identification"], SCORES["accuracy"]
     nothing = Estimate(reason="No attack on this defense could be scored.")
     return DefenseRow(
         key=view.key(index),
         defense=defense,
         control=defense.spec == "none",
         worst=worst,
-        identified=_share(worst.identification if worst else nothing, shares),
-        bound=_share(limit.identification, shares) if limit else None,
-        accuracy=_accuracy(defense.accuracy, shares),
-        seeds=", ".join(f"{100 * a:.1f}%" for a in defense.accuracies),
+        identified=_cell(identified, worst.identification if worst else nothing, shares),
+        bound=_cell(SCORES["bound"], limit.identification, shares) if limit else None,
+        accuracy=_cell(accuracy, defense.accuracy, shares),
+        seeds=", ".join(map(accuracy.write, defense.accuracies)),
         change=_change(result, defense, shares),
         attacks=tuple(_attack_row(a, a is worst, columns, notes, missing, defense.spec) for a in defense.attacks),
         standing=standing(result, defense),
@@ -180,46 +159,45 @@ def _defense_row(
 def _change(result: AuditResult, defense: DefenseResult, notes: Notes) -> Cell:
     change = ranking.cost(result, defense)
     if change is not None:
-        return Cell(numbers.points(change), ranking.cost_note(result, defense))
+        return Cell(numbers.shift(change), ranking.cost_note(result, defense))
     missing = defense.spec == "none" or defense.accuracy.value is None
     return Cell(numbers.DASH, note=None if missing else notes.number(ranking.no_cost(result)))
 
 
-def _columns(result: AuditResult) -> tuple[list[str], list[str]]:
-    """Return the names of the scores any attack has, and sentences on those none has."""
-    shown, absent = [], []
+def _columns(result: AuditResult) -> tuple[list[Score], list[str]]:
+    """Return the scores any attack has, and sentences on those none has."""
+    shown: list[Score] = []
+    absent: list[str] = []
     attacks = [a for d in result.defenses for a in d.attacks if ranking.scored(a)[0]]
-    for name, (title, _) in SCORES.items():
-        estimates: list[Estimate] = [getattr(a, name) for a in attacks]
+    for score in of_attacks():
+        estimates: list[Estimate] = [getattr(a, score.field) for a in attacks]
         if any(e.value is not None for e in estimates) or not attacks:
-            shown.append(name)
+            shown.append(score)
         else:
             reasons = dict.fromkeys(e.reason.rstrip(".") for e in estimates if e.reason)
-            absent.append(f"{title} is not shown: {'; '.join(reasons) or 'no attack has one'}.")
+            absent.append(f"{score.heading} is not shown: {'; '.join(reasons) or 'no attack has one'}.")
     return shown, absent
 
 
-def _titles(columns: list[str]) -> list[str]:
-    titles = [[SCORES[name][0]] + (["Chance"] if name == "identification" else []) for name in columns]
+def _titles(columns: Sequence[Score]) -> list[str]:
+    titles = [[score.heading, *(["Chance"] if score.name == "identification" else [])] for score in columns]
     return [title for pair in titles for title in pair]
 
 
 def _attack_row(
-    attack: AttackResult, worst: bool, columns: list[str], notes: Notes, missing: Missing, spec: str
+    attack: AttackResult, worst: bool, columns: Sequence[Score], notes: Notes, missing: Missing, spec: str
 ) -> AttackRow:
     done, of = ranking.scored(attack)
     chance = numbers.percent(1 / attack.candidates) if attack.candidates else numbers.DASH
     cells: list[Cell] = []
-    for name in columns if done else ():
-        digits = SCORES[name][1]
-        estimate: Estimate = getattr(attack, name)
-        cells.append(_share(estimate, notes) if digits is None else _score(estimate, digits, notes))
-        cells += [Cell(chance)] if name == "identification" else []
+    for score in columns if done else ():
+        cells.append(_cell(score, getattr(attack, score.field), notes))
+        cells += [Cell(chance)] if score.name == "identification" else []
     note = notes.number(ranking.remarks(attack)) if done else None
     unscored = None if done else missing.number(attack, spec)
     return AttackRow(attack, worst, f"{done} of {of}", ranking.statuses(attack), tuple(cells), note, unscored)
 
 
 def _baseline_cells(baseline: Baseline, notes: Notes) -> tuple[Cell, ...]:
-    scores = (_score(baseline.psnr, 1, notes), _score(baseline.ssim, 2, notes), _score(baseline.lpips, 2, notes))
-    return (_share(baseline.identification, notes), *scores)
+    shown = ("identification", "psnr", "ssim", "lpips")
+    return tuple(_cell(SCORES[name], getattr(baseline, SCORES[name].field), notes) for name in shown)

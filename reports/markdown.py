@@ -14,7 +14,7 @@ from pathlib import Path
 from leakaudit.compare.changes import Change
 from leakaudit.errors import UserError
 from leakaudit.judge import ranking
-from leakaudit.judge.conclusions import conclusions
+from leakaudit.judge.conclusions import conclusions, repeats
 from leakaudit.judge.findings import accepted, unused_mend
 from leakaudit.reports import view
 from leakaudit.reports.markdown_text import code, item, literal, row, table
@@ -22,6 +22,7 @@ from leakaudit.result import numbers
 from leakaudit.result.outcome import Check, Outcome
 from leakaudit.result.rules import judged
 from leakaudit.result.schema import AuditResult, DefenseResult, Estimate, Value, digest
+from leakaudit.result.scores import of_rule
 
 MARK = "<!-- leakaudit -->"  # what a text begins with, so that a job finds its comment again; it is not shown
 COMMENT = 65_000  # bytes: GitHub takes comments of 65,536 characters
@@ -40,8 +41,6 @@ SYMBOLS = {
 }
 FINDING = 1_200  # characters of a finding with the waiver that accepts it
 UNUSED = 5  # mends of unused waivers shown: more say nothing new
-SHARES = ("identification", "bound", "label-accuracy", "accuracy", "accuracy-loss")
-DIGITS = {"psnr": 1, "ssim": 2, "lpips": 2}
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,7 @@ def _checks(outcome: Outcome) -> Section:
     rows = []
     for check in _ordered(c for c in outcome.checks if not c.rule.startswith("regression-")):
         metric = check.rule
-        limit = "" if check.threshold is None else _number(check.threshold, metric)
+        limit = "" if check.threshold is None else of_rule(metric).write(check.threshold)
         side = {"max": "at most ", "min": "at least ", "": ""}[check.direction]
         rows.append(
             row(
@@ -185,7 +184,7 @@ def _checks(outcome: Outcome) -> Section:
         )
     if not rows:
         return Section(())
-    head = table("Status", "Check", "Defense", "Attack", "Measured (95 % interval)", "Allowed", right=2)
+    head = table("Status", "Check", "Defense", "Attack", "Measured (95% interval)", "Allowed", right=2)
     presets = f" (preset {', '.join(map(code, outcome.presets))})" if outcome.presets else ""
     return Section((f"### Checks{presets}", "", *head), tuple(rows))
 
@@ -206,12 +205,14 @@ def _to_do(outcome: Outcome) -> Section:
 
 def _findings(result: AuditResult, outcome: Outcome | None) -> Section:
     """Return what no check says: leaks and doubts without a gate, and what was noticed besides it."""
-    checks = {check.message for check in outcome.checks} if outcome else set()
+    shown = [c for c in outcome.checks if _state(c) not in ("pass", "waived")] if outcome else []
     rows = [
         f"- {SYMBOLS[f.severity]}{', waived,' if accepted(f) else ''} {code(f.id)}: {literal(f.message, FINDING)} "
         f"**What to do:** {literal(f.mend)}"
         for f in conclusions(result, outcome)
-        if f.severity != "info" and f.message not in checks and not f.id.startswith(("gate-", "waiver-"))
+        if f.severity != "info"
+        and not f.id.startswith(("gate-", "waiver-"))
+        and not any(repeats(check, f) for check in shown if check.rule != "complete")
     ]
     return Section((f"### {'Also noticed' if outcome else 'Findings'}", ""), tuple(rows)) if rows else Section(())
 
@@ -224,10 +225,10 @@ def _defenses(result: AuditResult) -> Section:
         row_ = {
             "Defense": code(defense.spec),
             "Audit": SYMBOLS[defense.verdict] if defense in judged(result) else _control(defense),
-            "Identified, worst attack (95 %)": _leak(worst.identification, worst.name) if worst else "",
+            "Identified, worst attack (95%)": _leak(worst.identification, worst.name) if worst else "",
             "Identified, handed x̃": _leak(handed.identification, "") if handed else "",
             "Closest pictures": _measured(drawn.psnr, "psnr") if drawn else "",
-            "Accuracy (95 %)": _measured(defense.accuracy, "accuracy"),
+            "Accuracy (95%)": _measured(defense.accuracy, "accuracy"),
             "Cost, points": _cost(result, defense),
         }
         for title, cell in row_.items():
@@ -258,7 +259,7 @@ def _leak(estimate: Estimate, attack: str) -> str:
 def _cost(result: AuditResult, defense: DefenseResult) -> str:
     found = ranking.cost(result, defense)
     note = ranking.cost_note(result, defense)
-    return "" if found is None else numbers.points(found) + (f" ({note})" if note else "")
+    return "" if found is None else numbers.shift(found) + (f" ({note})" if note else "")
 
 
 def _regressions(outcome: Outcome) -> Section:
@@ -274,7 +275,7 @@ def _regressions(outcome: Outcome) -> Section:
                 code(check.defense),
                 _known(before, metric),
                 _known(after, metric),
-                _shift(check.measured, metric),
+                of_rule(metric).shifted(check.measured),
                 _known(p, "p"),
             )
         )
@@ -283,7 +284,7 @@ def _regressions(outcome: Outcome) -> Section:
     head = f"### Changes against {code(outcome.baseline)}", ""
     if not rows:
         return Section((*head, "The gate asks for no comparison."))
-    titles = table("Status", "What", "Defense", "Before", "After", "Change (95 % interval)", "p", right=4)
+    titles = table("Status", "What", "Defense", "Before", "After", "Change (95% interval)", "p", right=4)
     return Section(
         (*head, *titles), tuple(rows), ("", "p: how likely at least this loss is by chance alone, corrected.")
     )
@@ -297,12 +298,12 @@ def _comparison(comparison: Sequence[tuple[Change, float | None]]) -> Section:
             code(change.defense) + (f" (was {code(change.was)})" if change.was != change.defense else ""),
             _measured(change.before, change.metric),
             _measured(change.after, change.metric),
-            _shift(change.change, change.metric) if change.reason is None else literal(change.reason),
+            of_rule(change.metric).shifted(change.change) if change.reason is None else literal(change.reason),
             _known(p, "p"),
         )
         for change, p in comparison
     )
-    titles = table("What", "Defense", "Before (95 %)", "After (95 %)", "Change (95 %)", "p", right=4)
+    titles = table("What", "Defense", "Before (95%)", "After (95%)", "Change (95%)", "p", right=4)
     return Section(("### What changed", "", *titles), rows or (row("nothing in common", "", "", "", "", ""),))
 
 
@@ -346,42 +347,10 @@ def _footer(result: AuditResult, outcome: Outcome | None) -> Section:
 def _measured(estimate: Estimate, metric: str) -> str:
     if estimate.value is None:
         return "not measured" if estimate.reason else ""
-    ends = "" if estimate.low is None or estimate.high is None else f" ({_between(estimate, metric)})"
-    return _number(estimate.value, metric) + ends
-
-
-def _between(estimate: Estimate, metric: str) -> str:
-    ends = (_number(value or 0.0, metric) for value in (estimate.low, estimate.high))
-    return " to ".join(end.removesuffix("%").removesuffix(" dB") for end in ends)
-
-
-def _shift(estimate: Estimate, metric: str) -> str:
-    """Return a difference with its sign: shares in percentage points."""
-    if estimate.value is None:
-        return ""
-
-    def signed(value: float) -> str:
-        if metric in SHARES:
-            return numbers.points(value)
-        text = numbers.number(value, DIGITS.get(metric, 2))
-        return text if text.startswith(numbers.MINUS) or float(text) == 0 else f"+{text}"
-
-    unit = " points" if metric in SHARES else " dB" if metric == "psnr" else ""
-    ends = (
-        f" ({signed(estimate.low)} to {signed(estimate.high)})"
-        if estimate.low is not None and estimate.high is not None
-        else ""
-    )
-    return signed(estimate.value) + unit + ends
+    return of_rule(metric).measured(estimate)
 
 
 def _known(value: Value, metric: str) -> str:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return ""
-    return f"{value:.2g}" if metric == "p" else _number(float(value), metric)
-
-
-def _number(value: float, metric: str) -> str:
-    if metric in SHARES:
-        return numbers.percent(value)
-    return numbers.number(value, DIGITS.get(metric, 2)) + (" dB" if metric == "psnr" else "")
+    return numbers.significant(value, 2) if metric == "p" else of_rule(metric).write(value)

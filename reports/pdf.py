@@ -6,7 +6,7 @@ import logging
 import re
 from pathlib import Path
 
-from leakaudit.errors import UserError
+from leakaudit.errors import UserError, first_line
 
 NOTE = re.compile(rb'<meta name="(generator|producer|result-sha256|gate-sha256)" content="([^"]*)">')
 MISSING = (
@@ -36,7 +36,7 @@ def producer() -> str:
     try:
         import weasyprint
     except (ImportError, OSError) as error:  # OSError: the library is there, Pango is not
-        raise UserError(MISSING.format(why=str(error).splitlines()[0][:120])) from error
+        raise UserError(MISSING.format(why=first_line(error))) from error
     return f"WeasyPrint {weasyprint.__version__}"
 
 

@@ -26,11 +26,11 @@ from leakaudit.judge.conclusions import conclusions
 from leakaudit.judge.findings import accepted, describe, mend_of
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.plaintext import visible
-from leakaudit.result.schema import AuditResult, Finding, Value, digest
+from leakaudit.result.rules import EXIT
+from leakaudit.result.schema import AuditResult, Finding, Value, Verdict, digest
 from leakaudit.version import __version__
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
-EXIT = {"pass": 0, "fail": 1, "inconclusive": 3}
 LEVELS = {"error": "error", "warning": "warning", "info": "none"}
 NOWHERE = "model.py"
 
@@ -135,7 +135,7 @@ def _justification(evidence: Mapping[str, Value]) -> str:
     return f"Waived{by} until {evidence.get('waived_until')}: {evidence['waived']}"
 
 
-def _invocation(result: AuditResult, verdict: str) -> dict[str, Any]:
+def _invocation(result: AuditResult, verdict: Verdict) -> dict[str, Any]:
     invocation: dict[str, Any] = {
         "executionSuccessful": result.complete,
         "exitCode": EXIT[verdict],

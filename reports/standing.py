@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leakaudit.result.numbers import interval, percent, plain
-from leakaudit.result.rules import beats, guessing, identifies, most_successful, most_telling, rebuilds
+from leakaudit.judge.facts import control_in, facts_of
+from leakaudit.result.numbers import decibels, interval, percent, plain
+from leakaudit.result.rules import most_successful
 from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Guarantee, Value
 
 
@@ -41,9 +41,10 @@ def standing(result: AuditResult, defense: DefenseResult) -> Standing:
     survived where it exceeds it even at its lower bound, or rebuilds pictures. That a defense survived says nothing of
     attacks that were not run.
     """
-    limit = max(result.max_identification, guessing(result.chance_identification, result.baselines))
+    limit = max(result.max_identification, control_in(result).floor)
     scored = [a for a in defense.attacks if a.identification.n or a.psnr.value is not None]
-    beaten = [a for a in scored if identifies(a, limit) or rebuilds(a, result.baselines)]
+    known = [facts_of(a, limit, result.baselines) for a in scored]
+    beaten = [f.attack for f in known if f.identifies or f.rebuilds]
     within = [a for a in scored if a.identification.high is None or a.identification.high <= limit]
     survived = [a for a in scored if a not in beaten and a in within]
     undecided = tuple(Claim(_ended(a)) for a in scored if a not in beaten and a not in within)
@@ -81,10 +82,6 @@ def _beside(result: AuditResult, guarantee: Guarantee, attacks: Sequence[AttackR
 
 
 def _survived(result: AuditResult, attacks: Sequence[AttackResult]) -> tuple[Claim, ...]:
-    control = result.control()
-    floor = guessing(result.chance_identification, result.baselines)
-    telling = most_telling(control.attacks, floor) if control else None
-    works = telling is not None and beats(telling, floor)
     claims = []
     for bound, who in ((False, "on updates"), (True, "on the replaced records themselves")):
         part = [a for a in attacks if (a.role == "bound") is bound]
@@ -93,7 +90,7 @@ def _survived(result: AuditResult, attacks: Sequence[AttackResult]) -> tuple[Cla
         most = most_successful(part) or part[0]
         counted = f"{len(part)} attack{'s' if len(part) > 1 else ''} {who}"
         claims.append(Claim(f"{counted}; the most successful: {_ended(most)}", ", ".join(a.name for a in part)))
-    if claims and not works:
+    if claims and not control_in(result).works:
         claims.append(Claim("the attacks were not seen to work without a defense, so surviving them says nothing"))
     return tuple(claims)
 
@@ -101,7 +98,7 @@ def _survived(result: AuditResult, attacks: Sequence[AttackResult]) -> tuple[Cla
 def _ended(attack: AttackResult) -> str:
     if attack.identification.value is not None:
         return f"{_hits(attack)} by {attack.name} ({interval(attack.identification)}%)"
-    return f"pictures of {attack.psnr.value or 0.0:.1f} dB in the median by {attack.name}"
+    return f"pictures of {decibels(attack.psnr.value or 0.0)} in the median by {attack.name}"
 
 
 def _hits(attack: AttackResult) -> str:
@@ -122,15 +119,8 @@ def bound_text(defense: DefenseResult) -> str:
 
 def further_facts(defense: DefenseResult) -> list[tuple[str, str]]:
     """Return what a defense states of itself, by name, without what its guarantees already say."""
-    if not defense.guarantees:
-        return [(name, _fact(name, value)) for name, value in sorted(defense.facts.items())]
-    told = " ".join(f"{g.statement}; {g.assumes}" for g in defense.guarantees).lower()
-    numbers = {float(n) for n in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?:e[+-]?\d+)?", told)}
-    return [
-        (name, _fact(name, value))
-        for name, value in sorted(defense.facts.items())
-        if not _told(name, value, told, numbers)
-    ]
+    told = {name for guarantee in defense.guarantees for name in guarantee.states}
+    return [(name, _fact(name, value)) for name, value in sorted(defense.facts.items()) if name not in told]
 
 
 def _fact(name: str, value: Value) -> str:
@@ -138,11 +128,3 @@ def _fact(name: str, value: Value) -> str:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     share = number and "identif" in name.lower() and 0 <= float(value or 0) <= 1
     return percent(float(value or 0)) if share else plain(value)
-
-
-def _told(name: str, value: Value, told: str, numbers: set[float]) -> bool:
-    if re.search(r"\b(proven|bounded|assumes?)\b", f"{name} {value}".lower()):
-        return True  # which is what guarantees are about
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(f"{value:.3g}") in numbers
-    return isinstance(value, str) and value.lower() in told

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from leakaudit.gate.waivers import expired
 from leakaudit.judge import ranking
+from leakaudit.judge.verdict import UNFINISHED, reasons_of
+from leakaudit.judge.words import brief, grouped, notes_of, sentence
 from leakaudit.reports import view
 from leakaudit.reports.standing import in_brief
 from leakaudit.result import numbers
 from leakaudit.result.plaintext import visible
 from leakaudit.result.schema import AuditResult, DefenseResult, Estimate, Verdict
+from leakaudit.result.scores import SCORES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,28 +59,27 @@ def summary(result: AuditResult, console: Console) -> None:
     line("PSNR, SSIM: medians of the closest pictures any attack drew. Cost: points of accuracy.", "dim")
     if any(ranking.bound(d) for d in result.defenses):
         line("Handed x̃: what an attack finds that is given the replaced records themselves, not an update.", "dim")
-    for sentence in (view.training(result), ranking.no_cost(result)):
-        if sentence:
-            line(sentence, "dim")
+    for note in (view.training(result), ranking.no_cost(result)):
+        if note:
+            line(note, "dim")
     console.print()
-    for sentence in sentences(result):
-        line(sentence)
+    for advised in sentences(result):
+        line(advised)
     console.print()
-    told: dict[str, str] = {}  # reasons by the defense that gave them first
+    told: dict[str, str] = {}  # sentences by the defense that gave them first
     for defense in result.defenses:
         line(f"{defense.spec}: {defense.verdict}", "bold", hanging=4)
-        for reason in defense.reasons[:REASONS]:
-            first = told.setdefault(reason, defense.spec)
-            line(
-                reason if first == defense.spec else f"{reason.split(' (')[0]}, as under {first}.".replace("..", "."),
-                indent=2,
-            )
-        if len(defense.reasons) > REASONS:
-            line(f"{len(defense.reasons) - REASONS} more in the report", "dim", indent=2)
-        if brief := in_brief(result, defense):
-            line(brief, "dim", indent=2)
-    for (attack, why), specs in _unscored(result, told).items():
-        line(f"not scored: {attack} on {', '.join(specs)} ({why})", "yellow", hanging=2)
+        why = grouped(reasons_of(result, defense))
+        for together in why[:REASONS]:
+            said = sentence(together)
+            first = told.setdefault(said, defense.spec)
+            line(said if first == defense.spec else f"{brief(together)}, as under {first}.", indent=2)
+        if len(why) > REASONS:
+            line(f"{len(why) - REASONS} more in the report", "dim", indent=2)
+        if stands := in_brief(result, defense):
+            line(stands, "dim", indent=2)
+    for (attack, ended), specs in _unscored(result).items():
+        line(f"not scored: {attack} on {', '.join(specs)} ({ended})", "yellow", hanging=2)
     for (attack, what), specs in _noted(result).items():
         line(f"note: {attack} on {', '.join(specs)} {what}", "dim", hanging=2)
     for finding in result.findings:
@@ -118,7 +119,7 @@ def _table(result: AuditResult, console: Console) -> None:
         return Text(first) + Text("".join(f"\n{words}" for words in rest), "dim")
 
     rows = [(defense, _cells(result, defense)) for defense in result.defenses]
-    headings = [("Identified", "95 %"), ("PSNR", "dB"), ("SSIM", ""), ("Accuracy", "±"), ("Cost", "")]
+    headings = [("Identified", "95%"), ("PSNR", "dB"), ("SSIM", ""), ("Accuracy", "±"), ("Cost", "")]
     widths = [max(map(len, (*pair, *(c for _, cells in rows for c in cells[i])))) for i, pair in enumerate(headings)]
     taken = max(map(len, ["Verdict", *(d.verdict for d in result.defenses)])) + 2 + sum(widths) + 2 * len(widths)
     columns = list(range(len(headings)))
@@ -170,14 +171,14 @@ def headline(result: AuditResult, console: Console) -> None:
     console.print(verdict + Text("" if result.complete else " so far", "bold") + Text(f"  {name}", "bold"))
 
 
-def _unscored(result: AuditResult, told: Iterable[str]) -> dict[tuple[str, str], list[str]]:
+def _unscored(result: AuditResult) -> dict[tuple[str, str], list[str]]:
     """Return, by attack and what became of it, the defenses on which it was not scored, but where a reason told it."""
     found: dict[tuple[str, str], list[str]] = {}
     for defense in result.defenses:
-        shown = [reason for reason in defense.reasons[:REASONS] if reason in told]
+        shown = [reason for together in grouped(reasons_of(result, defense))[:REASONS] for reason in together]
+        named = {reason.attack for reason in shown if reason.id == UNFINISHED}
         for attack in defense.attacks:
-            known = any(r.startswith(f"The attack {attack.name} ") and (attack.reason or "") in r for r in shown)
-            if ranking.scored(attack)[0] == 0 and not (attack.reason and known):
+            if ranking.scored(attack)[0] == 0 and not (attack.reason and attack.name in named):
                 why = f"{ranking.statuses(attack)}: {ranking.remarks(attack) or 'no reason was recorded'}"
                 found.setdefault((attack.name, why), []).append(defense.spec)
     return found
@@ -188,8 +189,8 @@ def _noted(result: AuditResult) -> dict[tuple[str, str], list[str]]:
     found: dict[tuple[str, str], list[str]] = {}
     for defense in result.defenses:
         for attack in defense.attacks:
-            if attack.notes and ranking.scored(attack)[0]:
-                found.setdefault((attack.name, f"({'; '.join(attack.notes)})"), []).append(defense.spec)
+            if (notes := notes_of(attack)) and ranking.scored(attack)[0]:
+                found.setdefault((attack.name, f"({'; '.join(notes)})"), []).append(defense.spec)
     return found
 
 
@@ -203,19 +204,16 @@ def _cells(result: AuditResult, defense: DefenseResult) -> list[tuple[str, str]]
     )
     share = worst.identification if worst else none
     return [
-        (numbers.DASH if share.value is None else numbers.percent(share.value), numbers.interval(share)),
-        (_value(drawn.psnr if drawn else none, 1), ""),
-        (_value(drawn.ssim if drawn else none, 2), ""),
-        (
-            numbers.DASH if defense.accuracy.value is None else f"{100 * defense.accuracy.value:.1f}%",
-            numbers.margin(defense.accuracy),
-        ),
-        (numbers.DASH if change is None else numbers.points(change), ranking.cost_note(result, defense)),
+        (_value("identification", share), numbers.interval(share)),
+        (_value("psnr", drawn.psnr if drawn else none), ""),
+        (_value("ssim", drawn.ssim if drawn else none), ""),
+        (_value("accuracy", defense.accuracy), numbers.margin(defense.accuracy)),
+        (numbers.DASH if change is None else numbers.shift(change), ranking.cost_note(result, defense)),
     ]
 
 
-def _value(estimate: Estimate, digits: int) -> str:
-    return numbers.DASH if estimate.value is None else numbers.number(estimate.value, digits)
+def _value(name: str, estimate: Estimate) -> str:
+    return numbers.DASH if estimate.value is None else SCORES[name].write(estimate.value, unit=False)
 
 
 def printable(words: str, encoding: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from string import ascii_uppercase
 
+from leakaudit.judge.verdict import overall_reasons
+from leakaudit.judge.words import sentences
 from leakaudit.result.numbers import percent
 from leakaudit.result.schema import AuditResult, Verdict
 
@@ -33,8 +35,7 @@ def key(index: int) -> str:
 
 def reasons(result: AuditResult) -> tuple[str, ...]:
     """Return the overall reasons that no defense gives itself as `spec: reason`."""
-    told = {f"{d.spec}: {reason}" for d in result.defenses for reason in d.reasons}
-    return tuple(reason for reason in result.reasons if reason not in told)
+    return sentences(reason for reason in overall_reasons(result) if not reason.defense)
 
 
 def heading(verdict: Verdict) -> str:

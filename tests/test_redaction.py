@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from leakaudit.audit.audit import audit
 from leakaudit.audit.plan import Plan
+from leakaudit.cli.learned import left_behind, saver
 from leakaudit.errors import UserError
 from leakaudit.load.loading import target_from_objects
 from leakaudit.protocol.target import Target
@@ -140,7 +141,11 @@ def run(level: Images, folder: Path) -> Written:
     )
     with watched(folder / "tensorboard", level) as monitor, monitored(monitor):
         result = audit(
-            target(), settings, directory=folder, keep=monitor.kept, command=f"leakaudit scan faces.py --images {level}"
+            target(),
+            settings,
+            keep=monitor.kept,
+            keep_learned=saver(folder, level),
+            command=f"leakaudit scan faces.py --images {level}",
         )
     write(folder, result)
     files = {str(path.relative_to(folder)): list(pictures(path.read_bytes())) for path in below(folder)}
@@ -255,7 +260,7 @@ def test_what_an_earlier_scan_left_is_pointed_out(tmp_path: Path) -> None:
     (tmp_path / "defenses" / "obscure").mkdir(parents=True)
     for level in LEVELS:
         settings = Plan(attacks=("analytic",), records=1, utility=False, images=level)
-        found = audit(target(), settings, directory=tmp_path).findings
+        found = audit(target(), settings, findings=left_behind(tmp_path, level)).findings
         assert any(f.id == "private-files-left" for f in found) == (level != "full")
 
 

@@ -1,49 +1,38 @@
-"""The audit: share, attack, score, judge. It prints nothing and writes nothing but what a defense learned."""
+"""The audit: share, attack, score, judge. It prints nothing and writes nothing."""
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from leakaudit.audit import fingerprint
+from leakaudit.audit.attacking import Subject, attacked
 from leakaudit.audit.clock import Clock
-from leakaudit.audit.plan import (
-    TRAINING_BATCH,
-    Plan,
-    assumptions,
-    attack_weight,
-    attacks_for,
-    capped,
-    not_tested,
-    weight_of,
-)
+from leakaudit.audit.pieces import chosen, outline, pieces_of
+from leakaudit.audit.plan import TRAINING_BATCH, Plan, assumptions, not_tested
 from leakaudit.audit.provenance import describe, exposed, settings
 from leakaudit.audit.scene import Scene, set_scene
-from leakaudit.errors import NotApplicable, UserError
-from leakaudit.judge.verdict import judge, overall
-from leakaudit.protocol.attack import Attack, Reconstruction
-from leakaudit.protocol.client import SharedUpdate, release, share
+from leakaudit.errors import UserError, first_line
+from leakaudit.judge.verdict import capped, judge, overall
+from leakaudit.judge.words import sentences
+from leakaudit.protocol.client import release
 from leakaudit.protocol.defense import Defense, replaces_records
-from leakaudit.protocol.exposure import Exposure
-from leakaudit.protocol.gradients import Mode
-from leakaudit.protocol.registry import parse_attack, parse_defense
-from leakaudit.protocol.target import PixelModel, Records, Target
-from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Estimate, Finding, Value, Waiver
+from leakaudit.protocol.exposure import preset
+from leakaudit.protocol.registry import parse_attack
+from leakaudit.protocol.target import Records, Target
+from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Estimate, Finding, Reason, Waiver
 from leakaudit.score.diagnosis import concluded, inspected
-from leakaudit.score.scoring import failed, score
 from leakaudit.score.standin import SENTENCE
-from leakaudit.score.tuning import tune
 from leakaudit.score.utility import Utility, majority, utility
-from leakaudit.work.memory import Memory, bounded, exhausted
 from leakaudit.work.progress import expired
-from leakaudit.work.seeding import derive, generator_for
+from leakaudit.work.seeding import generator_for
 
 Keep = Callable[[AuditResult], None]
+KeepLearned = Callable[[str, Defense], None]
 
 
 def audit(
@@ -52,181 +41,95 @@ def audit(
     *,
     lpips_weights: Path | None = None,
     keep: Keep | None = None,
-    directory: Path | None = None,
+    keep_learned: KeepLearned | None = None,
     command: str = "",
     waivers: tuple[Waiver, ...] = (),
+    findings: tuple[Finding, ...] = (),
 ) -> AuditResult:
     """Audit a target and return the result.
 
     `keep` is called with the result so far after every finished piece, so that nothing computed is lost; an interrupt
-    ends the audit with `complete=False`. `directory` is where defenses save what they learned. `waivers` are those
-    configured: they go into the result and change nothing in it. Raises UserError for settings that cannot work on
-    this target.
+    ends the audit with `complete=False`. `keep_learned` is called with the spec of every defense and what it learned.
+    `waivers` are those configured, `findings` what was noticed before: they go into the result and change nothing else
+    in it. Raises UserError for settings that cannot work on this target.
     """
-    specs = [spec for spec in plan.defenses if spec != "none"]
-    if len(set(specs)) != len(specs):
-        raise UserError("a --defense is given twice: give each once.")
-    chosen: list[tuple[str, Defense]] = [("none", parse_defense("none")), *((s, parse_defense(s)) for s in specs)]
+    defenses = chosen(plan)
     for spec in plan.effort().attacks:
         parse_attack(spec)
     scene = set_scene(target, plan, lpips_weights, command, waivers)
-    scene = replace(scene, findings=(*scene.findings, *_left_behind(plan, directory)))
-    weight = sum(weight_of(defense, plan) for _, defense in chosen)
-    clock = Clock(plan.budget, weight)
-    rows: list[DefenseResult] = []
-    noticed: dict[str, tuple[Finding, ...]] = {}
-    learned: dict[str, str] = {}  # the hash of what each fitted defense learned
+    course = Course(replace(scene, findings=(*scene.findings, *findings)), Clock(plan.budget, outline(plan)))
     complete = True
     try:
-        for spec, defense in chosen:
-            requested = spec in plan.defenses or not specs
-            for row, found in _audit_defense(scene, spec, defense, requested, rows, learned, clock, directory):
-                rows, noticed[spec] = [*(r for r in rows if r.spec != spec), row], found
+        for spec, defense in defenses:
+            for _ in _audit_defense(course, spec, defense, keep_learned):
                 if keep is not None:
-                    keep(_result(scene, rows, noticed, learned, clock, complete=False))
+                    keep(_result(course, complete=False))
     except KeyboardInterrupt:
         complete = False
-    result = _result(scene, rows, noticed, learned, clock, complete=complete)
+    result = _result(course, complete=complete)
     if keep is not None:
         keep(result)
     return result
 
 
-def _audit_defense(
-    scene: Scene,
-    spec: str,
-    defense: Defense,
-    requested: bool,
-    before: list[DefenseResult],
-    learned: dict[str, str],
-    clock: Clock,
-    directory: Path | None,
-) -> Iterator[tuple[DefenseResult, tuple[Finding, ...]]]:
-    """Yield the row of one defense and what was noticed of it, more complete each time."""
-    target, plan = scene.target, scene.plan
-    findings: tuple[Finding, ...] = ()
+@dataclass
+class Course:
+    """How far an audit has come; by the defenses' specs, in their order."""
+
+    scene: Scene
+    clock: Clock
+    rows: dict[str, DefenseResult] = field(default_factory=dict)
+    noticed: dict[str, tuple[Finding, ...]] = field(default_factory=dict)
+    learned: dict[str, str] = field(default_factory=dict)  # the hash of what a fitted defense learned
+
+
+def _audit_defense(course: Course, spec: str, defense: Defense, keep_learned: KeepLearned | None) -> Iterator[None]:
+    """Audit one defense; its row stands in the course, more complete each time this yields."""
+    scene, plan, before = course.scene, course.scene.plan, list(course.rows.values())
+    requested = spec in plan.defenses or set(plan.defenses) <= {"none"}
+    fit, *pieces = pieces_of(spec, defense, plan)
     try:
-        with clock.piece(f"{spec}: fit", 2.0 if replaces_records(defense) else 0.0):
-            fitted = defense.fit(target, generator_for(plan.seed, spec, "fit"))
-            if replaces_records(defense) and expired():
-                raise RuntimeError("the time budget ended its training early, so what it would hide is not known")
-            if (found := fingerprint.of_defense(fitted)) is not None:
-                learned[f"defense:{spec}"] = found
-            if directory is not None and plan.images == "full":  # what it learned describes private records
-                _save(fitted, directory / "defenses" / _slug(spec))
-            released = release(fitted, target.private, generator_for(plan.seed, spec, "release"))
-            if replaces_records(defense):
-                findings = inspected(spec, fitted, target, released, plan.seed)
+        with course.clock.piece(fit):
+            subject, findings = _fitted(course, spec, defense, keep_learned)
     except UserError:
         raise
     except Exception as error:  # a user's model may raise anything while a generator is fitted around it
-        clock.left -= weight_of(defense, plan) - (2.0 if replaces_records(defense) else 0.0)
-        yield _broken(spec, defense, requested, f"the defense could not be applied: {_first_line(error)}"), ()
+        course.clock.skip(pieces)
+        course.rows[spec] = _broken(spec, defense, requested, first_line(error))
+        yield
         return
 
     results: list[AttackResult] = []
-    for attack, role in attacks_for(fitted, plan.effort()):
-        with clock.piece(f"{spec}: {attack.name}", attack_weight(attack)):
-            results.append(_run(scene, spec, fitted, released, attack, role))
-        yield _row(scene, spec, fitted, requested, results, before, None), findings
     outcome = None
-    if plan.utility:
-        with clock.piece(f"{spec}: accuracy", 3.0):
-            outcome = _accuracy(scene, fitted, released)
-    row = _row(scene, spec, fitted, requested, results, before, outcome)
-    yield (
-        row,
-        (*findings, *concluded(row, next((r for r in before if r.spec == "none"), row), outcome, plan.batch_size)),
-    )
+    for piece in pieces:
+        with course.clock.piece(piece):
+            if piece.attack is None:
+                outcome = _accuracy(scene, subject.defense, subject.released)
+                continue
+            results.append(attacked(scene, subject, piece.attack, piece.role))
+        course.rows[spec] = _row(scene, spec, subject.defense, requested, results, before, None)
+        course.noticed[spec] = findings
+        yield
+    row = _row(scene, spec, subject.defense, requested, results, before, outcome)
+    course.rows[spec] = row
+    course.noticed[spec] = (*findings, *concluded(row, course.rows["none"], outcome, plan.batch_size))
+    yield
 
 
-def _share(
-    scene: Scene, spec: str, model: PixelModel, defense: Defense, records: Records, exposure: Exposure, who: str
-) -> SharedUpdate:
-    mode: Mode = "train" if scene.plan.mode == "train" else "eval"
-    device = scene.target.device
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(scene.plan.seed, spec, who, "client"))  # dropout draws from the global generator
-        return share(
-            model,
-            scene.target.loss,
-            Records(records.images.to(device), records.labels.to(device)),
-            defense,
-            exposure,
-            batch_size=scene.plan.batch_size,
-            classes=len(scene.target.classes),
-            mode=mode,
-            generator=generator_for(scene.plan.seed, spec, who, "update"),
-            auxiliary=copy.deepcopy(scene.target.auxiliary),
-        )
-
-
-def _run(scene: Scene, spec: str, defense: Defense, released: Records, attack: Attack, role: str) -> AttackResult:
-    """Run one attack within the plan's memory; the result notes what was done to stay there."""
-    with bounded(Memory(scene.plan.memory)) as memory:
-        result = _attacked(scene, spec, defense, released, attack, role, memory)
-    return replace(result, notes=(*result.notes, *memory.notes()))
-
-
-def _attacked(
-    scene: Scene, spec: str, defense: Defense, released: Records, attack: Attack, role: str, memory: Memory
-) -> AttackResult:
-    """Tune one attack on auxiliary records, run it on the victims, and score it. A crash is a status with a reason."""
-    plan, target = scene.plan, scene.target
-    victims = plan.victims
-    exposure = replace(scene.exposure, released=True) if role == "bound" else scene.exposure
-    tuned: dict[str, Value] = {}
-    lacking = sorted(attack.requires - exposure.facts())
-    if lacking:
-        return failed(attack, role, tuned, victims, "not-applicable", f"needs {', '.join(lacking)}, not exposed")
-    if expired():
-        return failed(attack, role, tuned, victims, "budget", "the time budget was spent before it began")
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(plan.seed, spec, attack.name))
-            # The attack gets copies: one that changes the model or its knowledge must not change the next one's.
-            client = defense.transform_model(copy.deepcopy(target.model), generator_for(plan.seed, spec, "model"))
-            model, known = copy.deepcopy(client), copy.deepcopy(defense)
-            if attack.grid and exposure.auxiliary and len(scene.rehearsal):
-                own = target.auxiliary[scene.rehearsal]
-                generator = generator_for(plan.seed, spec, attack.name, "tune")
-                rehearsed = release(defense, own, generator)
-                rehearsal = _share(scene, spec, client, known, rehearsed, exposure, "rehearsal")
-                attack, tuned = tune(attack, model, rehearsal, own, generator)
-            update = _share(scene, spec, client, known, released[scene.victims], exposure, "victims")
-            generator = generator_for(plan.seed, spec, attack.name, "run")
-            if attack.kind == "linkage":
-                shown = scene.candidates.first_of_each(plan.batch_size).images()
-                guess = attack.link(model, update, shown.to(target.device), generator)
-            else:
-                guess = attack(model, update, generator)
-        if memory.refusal and isinstance(guess, Reconstruction) and "out-of-memory" in guess.statuses:
-            guess = replace(guess, reason=memory.refusal)  # it knows more than the attack does
-    except NotApplicable as reason:
-        return failed(attack, role, tuned, victims, "not-applicable", str(reason))
-    except UserError:
-        raise
-    except Exception as error:  # an attack that crashes must be shown as that, whatever it raised
-        if exhausted(error):
-            return failed(attack, role, tuned, victims, "out-of-memory", _first_line(error))
-        return failed(attack, role, tuned, victims, "failed", f"{type(error).__name__}: {_first_line(error)}")
-    try:
-        return score(
-            attack,
-            role,
-            tuned,
-            target.private[scene.victims],
-            released[scene.victims] if replaces_records(defense) else None,
-            target.classes,
-            guess,
-            scene.candidates,
-            scene.means,
-            scene.lpips,
-            plan.images,
-            batch_size=plan.batch_size,
-        )
-    except Exception as error:  # what the attack returned is not what it must return
-        return failed(attack, role, tuned, victims, "failed", f"its output cannot be scored: {_first_line(error)}")
+def _fitted(
+    course: Course, spec: str, defense: Defense, keep_learned: KeepLearned | None
+) -> tuple[Subject, tuple[Finding, ...]]:
+    """Fit a defense and pass the private records through it; return it, and what is odd about what it made of them."""
+    target, seed, replaces = course.scene.target, course.scene.plan.seed, replaces_records(defense)
+    fitted = defense.fit(target, generator_for(seed, spec, "fit"))
+    if replaces and expired():
+        raise RuntimeError("the time budget ended its training early, so what it would hide is not known")
+    if (found := fingerprint.of_defense(fitted)) is not None:
+        course.learned[f"defense:{spec}"] = found
+    if keep_learned is not None:
+        keep_learned(spec, fitted)
+    released = release(fitted, target.private, generator_for(seed, spec, "release"))
+    return Subject(spec, fitted, released), inspected(spec, fitted, target, released, seed) if replaces else ()
 
 
 def _accuracy(scene: Scene, defense: Defense, released: Records) -> Utility:
@@ -242,7 +145,7 @@ def _accuracy(scene: Scene, defense: Defense, released: Records) -> Utility:
             seed=scene.plan.seed,
         )
     except Exception as error:  # the user's model, loss or factory may raise anything
-        reason = f"training failed ({type(error).__name__}: {_first_line(error)})"
+        reason = f"training failed ({first_line(error)})"
         return Utility((), Estimate(reason=reason), majority(scene.target.test), 0, effort.epochs)
 
 
@@ -259,7 +162,7 @@ def _row(
     skipped = Estimate(reason="not measured yet" if plan.utility else "switched off with --no-utility")
     outcome = outcome or Utility((), skipped, 0.0, 0, 0)
     control = next((r.attacks for r in before if r.spec == "none"), tuple(results))
-    verdict, reasons = judge(
+    verdict, why = judge(
         results,
         control,
         chance_identification=scene.candidates.chance,
@@ -268,7 +171,7 @@ def _row(
         replaces_records=replaces_records(defense),
         baselines=scene.baselines,
     )
-    verdict, reasons = capped(plan, verdict, reasons)
+    verdict, why = capped(verdict, why, plan.battery, preset(plan.exposure).model_control)
     run = (len(scene.target.private), TRAINING_BATCH, outcome.steps)
     return DefenseResult(
         spec=spec,
@@ -279,89 +182,56 @@ def _row(
         accuracy=outcome.estimate,
         accuracies=outcome.accuracies,
         verdict=verdict,
-        reasons=reasons,
+        reasons=sentences(why),
+        why=why,
         requested=requested,
         guarantees=defense.guarantees(*run, scene.candidates.size),
     )
 
 
-def _broken(spec: str, defense: Defense, requested: bool, reason: str) -> DefenseResult:
+def _broken(spec: str, defense: Defense, requested: bool, told: str) -> DefenseResult:
+    why = (Reason("not-applied", facts={"told": told}),)
     return DefenseResult(
         spec=spec,
         settings=settings(defense),
         facts={},
         replaces_records=replaces_records(defense),
         attacks=(),
-        accuracy=Estimate(reason=reason),
+        accuracy=Estimate(reason=sentences(why)[0]),
         accuracies=(),
         verdict="inconclusive",
-        reasons=(reason,),
+        reasons=sentences(why),
+        why=why,
         requested=requested,
     )
 
 
-def _result(
-    scene: Scene,
-    rows: list[DefenseResult],
-    noticed: dict[str, tuple[Finding, ...]],
-    learned: dict[str, str],
-    clock: Clock,
-    *,
-    complete: bool,
-) -> AuditResult:
+def _result(course: Course, *, complete: bool) -> AuditResult:
+    scene, rows, clock = course.scene, tuple(course.rows.values()), course.clock
     target, plan = scene.target, scene.plan
     run = {a.name for row in rows for a in row.attacks}
-    verdict, reasons = overall(tuple(rows))
-    if not complete:
-        verdict, reasons = "inconclusive", ("The audit did not finish: what is here was measured, the rest was not.",)
+    verdict, why = overall(rows) if complete else ("inconclusive", (Reason("interrupted"),))
     counts = torch.bincount(target.test.labels, minlength=1)
     return AuditResult(
         target=describe(target),
         exposure={"preset": plan.exposure, **{k: bool(v) for k, v in exposed(scene.exposure).items()}},
         assumptions=assumptions(target, plan, scene.exposure),
-        findings=(*scene.findings, *(finding for found in noticed.values() for finding in found)),
+        findings=(*scene.findings, *(finding for found in course.noticed.values() for finding in found)),
         baselines=scene.baselines,
         chance_accuracy=float(counts.max()) / max(1, len(target.test)),
         chance_identification=scene.candidates.chance,
         max_identification=plan.max_identification,
-        defenses=tuple(rows),
+        defenses=rows,
         verdict=verdict,
-        reasons=reasons,
+        reasons=sentences(why),
+        why=why,
         not_tested=not_tested(run, replaced=any(row.replaces_records for row in rows)),
         settings=plan.settings(),
         environment=scene.environment,
-        hashes=scene.hashes | learned,
+        hashes=scene.hashes | course.learned,
         waivers=scene.waivers,
         images=plan.images,
         stand_in=SENTENCE if plan.images == "redacted" else "",
         complete=complete,
         timings=dict(clock.timings) | {"total": round(time.monotonic() - clock.started, 3)},
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-
-def _left_behind(plan: Plan, directory: Path | None) -> tuple[Finding, ...]:
-    """Return a warning where an earlier scan left private records in a folder that is now to hold none."""
-    kept = None if directory is None or plan.images == "full" else directory / "defenses"
-    if kept is None or not kept.is_dir() or not any(kept.iterdir()):
-        return ()
-    message = (
-        "The output folder still holds what defenses learned in an earlier scan with --images full: "
-        "the folder defenses tells of private records."
-    )
-    mend = f"Delete {kept} before you pass the output folder on, or give another --output."
-    return (Finding("private-files-left", "warning", message, {"folder": str(kept)}, mend),)
-
-
-def _save(defense: Defense, directory: Path) -> None:
-    try:
-        defense.save(directory)
-    except OSError as error:
-        raise UserError(f"cannot write {directory}: {error.strerror or error}; choose another --output.") from error
-
-
-def _slug(spec: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in spec)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 
+from leakaudit.audit.pieces import Piece
 from leakaudit.work.progress import current, monitored
 
 
@@ -15,23 +16,31 @@ class Clock:
     """Splits the time budget over the pieces of work still to come, and remembers what each took."""
 
     budget: float | None
-    left: float  # weight of the work still to come
+    pieces: InitVar[Iterable[Piece]]  # all that is to come
+    left: float = field(init=False)  # their weight
     started: float = field(default_factory=time.monotonic)
     timings: dict[str, float] = field(default_factory=dict)
 
+    def __post_init__(self, pieces: Iterable[Piece]) -> None:
+        self.left = sum(piece.weight for piece in pieces)
+
+    def skip(self, pieces: Iterable[Piece]) -> None:
+        """Leave the time of pieces that will not be done to the others."""
+        self.left -= sum(piece.weight for piece in pieces)
+
     @contextmanager
-    def piece(self, label: str, weight: float) -> Iterator[None]:
+    def piece(self, piece: Piece) -> Iterator[None]:
         """Time a piece of work and give it its share of what is left of the budget."""
         now = time.monotonic()
         deadline = None
         if self.budget is not None:
             remaining = max(0.0, self.started + self.budget - now)
-            deadline = now + remaining * weight / max(self.left, weight)
+            deadline = now + remaining * piece.weight / max(self.left, piece.weight)
         shown = current()
         try:
             with monitored(replace(shown, deadline=deadline, show=lambda inner, i, n: shown.show(inner, i, n))):
-                shown.show(label, 0, 0)
+                shown.show(piece.label, 0, 0)
                 yield
         finally:
-            self.left -= weight
-            self.timings[label] = round(time.monotonic() - now, 3)
+            self.skip([piece])
+            self.timings[piece.label] = round(time.monotonic() - now, 3)

@@ -11,14 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from leakaudit.audit.plan import Plan
 from leakaudit.protocol.defense import Defense, parts_of
 from leakaudit.protocol.target import PixelModel, Records, Target
 from leakaudit.result.schema import Value
 from leakaudit.score.identification import CandidateSets
 
 PIECE = 1 << 24  # bytes hashed at once: data on a GPU is never copied whole
-NO_INFLUENCE = ("images", "budget", "memory")  # settings of how it is shown and how long it may take
-NOT_VERSIONS = ("command", "commit")  # entries of a result's environment that say nothing of the machine
+NO_INFLUENCE = tuple(f.name for f in fields(Plan) if f.metadata.get("apart"))
+# Entries of a result's environment that say nothing of the machine.
+NOT_VERSIONS = ("command", "commit", "target", "data", "checkpoint", "device_asked", "lpips_weights")
 
 
 def of_scan(

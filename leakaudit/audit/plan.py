@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 from leakaudit.errors import UserError
+from leakaudit.naming import worded
 from leakaudit.protocol.attack import Attack
-from leakaudit.protocol.defense import Defense, parts_of, replaces_records
+from leakaudit.protocol.defense import Defense, parts_of
 from leakaudit.protocol.exposure import Exposure, preset
 from leakaudit.protocol.registry import attacks, parse_attack
 from leakaudit.protocol.target import Target
-from leakaudit.result.rules import unsupported
-from leakaudit.result.schema import Images, Value, Verdict
+from leakaudit.result.adversary import GRANTED
+from leakaudit.result.schema import Images, Value
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ BATTERIES: dict[str, Battery] = {
 }
 
 
+APART = {"apart": True}  # marks a setting of how it is shown or how long it may take: it changes no measurement
 TRAINING_BATCH = 32  # records in each shared update of the training runs that measure accuracy
 
 
@@ -54,9 +56,10 @@ class Plan:
     utility: bool = True
     seeds: int | None = None
     epochs: int | None = None
-    budget: float | None = None  # seconds for the whole scan
-    memory: int | None = None  # bytes that a step of an attack may take beside model and data; None: what is free
-    images: Images = "full"
+    budget: float | None = field(default=None, metadata=APART)  # seconds for the whole scan
+    # Bytes that a step of an attack may take beside model and data; None: what is free.
+    memory: int | None = field(default=None, metadata=APART)
+    images: Images = field(default="full", metadata=APART)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -75,23 +78,23 @@ class Plan:
                 raise UserError(f"{name} takes a number, not {value!r}.")
         checks = (
             (self.battery in BATTERIES, f"battery must be one of {', '.join(BATTERIES)}"),
-            (self.mode in ("train", "eval"), "--mode must be train or eval"),
-            (self.images in ("full", "redacted", "none"), "--images must be full, redacted or none"),
-            (self.records >= 1, "--records must be at least 1"),
-            (self.batch_size >= 1, "--batch-size must be at least 1"),
-            (self.records >= self.batch_size, "--records must be at least --batch-size"),
-            (self.records % self.batch_size == 0, "--records must be a multiple of --batch-size"),
-            (self.candidates >= 2, "--candidates must be at least 2"),
-            (0 < self.max_identification < 1, "--max-identification must be between 0 and 1"),
-            (0 <= self.max_accuracy_loss <= 1, "--max-accuracy-loss must be between 0 and 1"),
-            (self.seeds is None or self.seeds >= 1, "--seeds must be at least 1"),
-            (self.epochs is None or self.epochs >= 1, "--epochs must be at least 1"),
-            (self.budget is None or self.budget > 0, "--budget must be positive"),
-            (self.memory is None or self.memory > 0, "--memory must be positive"),
+            (self.mode in ("train", "eval"), "{--mode} must be train or eval"),
+            (self.images in ("full", "redacted", "none"), "{--images} must be full, redacted or none"),
+            (self.records >= 1, "{--records} must be at least 1"),
+            (self.batch_size >= 1, "{--batch-size} must be at least 1"),
+            (self.records >= self.batch_size, "{--records} must be at least {--batch-size}"),
+            (self.records % self.batch_size == 0, "{--records} must be a multiple of {--batch-size}"),
+            (self.candidates >= 2, "{--candidates} must be at least 2"),
+            (0 < self.max_identification < 1, "{--max-identification} must be between 0 and 1"),
+            (0 <= self.max_accuracy_loss <= 1, "{--max-accuracy-loss} must be between 0 and 1"),
+            (self.seeds is None or self.seeds >= 1, "{--seeds} must be at least 1"),
+            (self.epochs is None or self.epochs >= 1, "{--epochs} must be at least 1"),
+            (self.budget is None or self.budget > 0, "{--budget} must be positive"),
+            (self.memory is None or self.memory > 0, "{--memory} must be positive"),
         )
         for holds, sentence in checks:
             if not holds:
-                raise UserError(f"{sentence}.")
+                raise UserError(*worded(f"{sentence}."))
         preset(self.exposure)
 
     @property
@@ -160,16 +163,10 @@ def attacks_for(defense: Defense, effort: Battery) -> list[tuple[Attack, str]]:
 
 def assumptions(target: Target, plan: Plan, exposure: Exposure) -> tuple[str, ...]:
     """Return the sentences every number of this audit stands beside."""
-    knows = {
-        "labels": "is told the labels",
-        "buffers": "sees BatchNorm statistics",
-        "defense": "knows the defense's code and parameters",
-        "auxiliary": f"owns {len(target.auxiliary)} records of the same distribution",
-        "model_control": "may change the model",
-    }
     facts = exposure.facts()
-    granted = [sentence for name, sentence in knows.items() if name in facts]
-    missing = [name for name in knows if name not in facts]
+    counted = {"auxiliary": f" ({len(target.auxiliary)})"}
+    granted = [words + counted.get(name, "") for name, words in GRANTED.items() if name in facts]
+    missing = [name for name in GRANTED if name not in facts]
     mode = "evaluation mode (fixed BatchNorm statistics, no dropout)" if plan.mode == "eval" else "training mode"
     return (
         f"Each of {plan.victims} clients shares one FedSGD gradient of a batch of {plan.batch_size}, "
@@ -201,14 +198,6 @@ def assumptions(target: Target, plan: Plan, exposure: Exposure) -> tuple[str, ..
     )
 
 
-def capped(plan: Plan, verdict: Verdict, reasons: tuple[str, ...]) -> tuple[Verdict, tuple[str, ...]]:
-    """Turn a pass that this plan cannot support into `inconclusive`, with the reason first."""
-    why = unsupported(plan.battery, preset(plan.exposure).model_control)
-    if verdict == "pass" and why:
-        return "inconclusive", (*why, *reasons)
-    return verdict, reasons
-
-
 def not_tested(run: set[str], *, replaced: bool) -> tuple[str, ...]:
     """Return what this audit cannot speak of: attacks it knows but did not run, and families it does not have.
 
@@ -231,12 +220,6 @@ def not_tested(run: set[str], *, replaced: bool) -> tuple[str, ...]:
         "Averaging over several rounds of the same records, and updates after several local steps (FedAvg).",
         "Attacks that solve layer by layer (R-GAP, SPEAR, APRIL).",
     )
-
-
-def weight_of(defense: Defense, plan: Plan) -> float:
-    """Return how much of the time budget a defense is worth: its attacks, its fit and its training runs."""
-    attacks = sum(attack_weight(attack) for attack, _ in attacks_for(defense, plan.effort()))
-    return attacks + (2.0 if replaces_records(defense) else 0.0) + (3.0 if plan.utility else 0.0)
 
 
 def attack_weight(attack: Attack) -> float:

@@ -15,6 +15,7 @@ from leakaudit.protocol.defense import Defense, parts_of
 from leakaudit.protocol.exposure import Exposure
 from leakaudit.protocol.registry import settings_values
 from leakaudit.protocol.target import Target
+from leakaudit.result.adversary import GRANTED
 from leakaudit.result.schema import Value
 from leakaudit.version import __version__
 
@@ -28,9 +29,8 @@ def settings(defense: Defense) -> dict[str, Value]:
 
 
 def exposed(exposure: Exposure) -> dict[str, Any]:
-    """Return every fact about the adversary by name, true or false."""
-    facts = exposure.facts()
-    return {name: name in facts for name in ("labels", "buffers", "defense", "auxiliary", "model_control")}
+    """Return every fact that a preset may grant by name, true or false."""
+    return {name: name in exposure.facts() for name in GRANTED}
 
 
 def describe(target: Target) -> dict[str, Value]:
@@ -47,7 +47,7 @@ def describe(target: Target) -> dict[str, Value]:
     }
 
 
-def environment(target: Target, command: str) -> dict[str, Value]:
+def environment(target: Target, command: str, lpips_weights: Path | None = None) -> dict[str, Value]:
     """Return what is needed to run the audit again; `commit` only where the model's code lies in a git repository."""
     found: dict[str, Value] = {
         "command": command,
@@ -58,7 +58,10 @@ def environment(target: Target, command: str) -> dict[str, Value]:
         "device": str(target.device),
         "platform": f"{platform.system()} {platform.machine()}",
         "threads": torch.get_num_threads(),
+        **target.given,
     }
+    if lpips_weights is not None:
+        found["lpips_weights"] = str(lpips_weights)
     made_of = commit(target.folder) if target.folder is not None else None
     return found if made_of is None else found | {"commit": made_of}
 

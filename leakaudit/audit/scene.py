@@ -17,7 +17,7 @@ from leakaudit.protocol.target import Target
 from leakaudit.result.rounding import coarse_baseline
 from leakaudit.result.schema import Baseline, Finding, Value, Waiver
 from leakaudit.score import standin
-from leakaudit.score.baselines import baselines, class_means
+from leakaudit.score.baselines import baselines, mean_pictures
 from leakaudit.score.identification import CandidateSets, candidate_sets
 from leakaudit.score.metrics import Metric, lpips_metric
 from leakaudit.work.seeding import generator_for
@@ -68,7 +68,7 @@ def set_scene(
     rehearsal = torch.randperm(len(target.auxiliary), generator=generator_for(plan.seed, "rehearsal"))[:wanted]
     rehearsal = rehearsal[: len(rehearsal) // plan.batch_size * plan.batch_size]
     lpips = lpips_metric(lpips_weights, target.device)
-    versions = environment(target, command)
+    versions = environment(target, command, lpips_weights)
     guesses = baselines(
         truth,
         target.auxiliary,
@@ -83,7 +83,7 @@ def set_scene(
         exposure=exposure,
         victims=victims,
         candidates=candidates,
-        means=class_means(target.auxiliary, truth.labels),
+        means=mean_pictures(target.auxiliary, truth.labels),
         rehearsal=rehearsal,
         lpips=lpips,
         baselines=guesses if plan.images == "full" else tuple(map(coarse_baseline, guesses)),

@@ -23,12 +23,11 @@ from leakaudit.cli import init as cli_init
 from leakaudit.cli import obscure as cli_obscure
 from leakaudit.cli import report as cli_report
 from leakaudit.cli.options import (
-    EXIT,
     INTERNAL,
     USAGE,
 )
 from leakaudit.cli.scan import _project_defaults, app
-from leakaudit.errors import UserError
+from leakaudit.errors import UserError, first_line
 from leakaudit.result.plaintext import visible
 
 # Bad usage found by the parser. Typer carries its own copy of click in newer versions, so the class is taken from it.
@@ -103,6 +102,8 @@ def _main_() -> None:
         sys.exit(USAGE)
     except (typer.Abort, KeyboardInterrupt):
         typer.echo("leakaudit: interrupted; only what an --output folder already holds is kept.", err=True)
+        from leakaudit.result.rules import EXIT
+
         sys.exit(EXIT["inconclusive"])
     except OSError as error:
         if os.environ.get("LEAKAUDIT_DEBUG"):
@@ -113,9 +114,8 @@ def _main_() -> None:
     except Exception as error:
         if os.environ.get("LEAKAUDIT_DEBUG"):
             raise
-        first = (str(error).strip().splitlines() or [""])[0]
         typer.echo(
-            f"leakaudit: internal error: {type(error).__name__}: {visible(first)}\n"
+            f"leakaudit: internal error: {visible(first_line(error))}\n"
             "This is a bug in leakaudit: please report it; LEAKAUDIT_DEBUG=1 shows the traceback.",
             err=True,
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leakaudit.cli.options import EXIT, examples
+from leakaudit.cli.options import examples
 from leakaudit.errors import UserError
 from leakaudit.gate.pyproject import read
 from leakaudit.result.files import apart
@@ -43,7 +43,7 @@ def add(app: typer.Typer) -> None:
     )(compare)
 
 
-def gate(
+def gate(  # noqa: PLR0913 - a command: its options
     result: Annotated[Path, typer.Argument(help="A result.json written by a scan.")],
     baseline: Baseline = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="What the gate says, as JSON.")] = None,
@@ -78,6 +78,8 @@ def gate(
         from leakaudit.reports.gate_terminal import show
 
         show(outcome, Console())
+    from leakaudit.result.rules import EXIT
+
     raise typer.Exit(0 if exit_zero else EXIT[outcome.verdict])
 
 

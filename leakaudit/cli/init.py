@@ -13,6 +13,7 @@ import typer
 
 from leakaudit.cli.options import TARGET_HELP, examples
 from leakaudit.errors import UserError
+from leakaudit.work.quantities import typed_bytes, typed_seconds
 
 if TYPE_CHECKING:
     from leakaudit.result.schema import AuditResult
@@ -20,31 +21,11 @@ if TYPE_CHECKING:
 FIRST = Path("leakaudit-out/result.json")
 PROJECT = Path("pyproject.toml")
 WORKFLOWS = {"github": Path(".github/workflows/leakaudit.yml"), "gitlab": Path(".gitlab/leakaudit.yml")}
-# Settings of a result that are options of `scan` by the same name: kept where they are not a plan's defaults.
-SETTINGS = (
-    "batch_size",
-    "candidates",
-    "mode",
-    "exposure",
-    "seed",
-    "max_identification",
-    "max_accuracy_loss",
-)
-TYPED = ("data", "checkpoint", "lpips_weights", "images", "device")  # no result tells these: kept as they were given
-# Options that the result decides, whatever the table that is replaced says.
-DECIDED = {
-    *SETTINGS,
-    "defense",
-    "records",
-    "quick",
-    "full",
-    "attack",
-    "seeds",
-    "epochs",
-    "budget",
-    "memory",
-    "no_utility",
-}
+# Settings of a plan that `scan` has under another name or in another form; the others are options as they stand.
+OTHERWISE = ("defenses", "attacks", "battery", "records", "utility", "seeds", "epochs", "budget", "memory")
+FORMS = ("defense", "attack", "quick", "full", "no_utility")  # and these names
+# Options of `scan` by what a result's environment calls them: kept as they were given.
+GIVEN = {"data": "data", "checkpoint": "checkpoint", "lpips_weights": "lpips_weights", "device_asked": "device"}
 SIMPLE = re.compile(r"[\w./:=,+-]+")  # needs quoting neither in YAML nor in a shell
 
 
@@ -77,7 +58,7 @@ def init(
     a limit that it meets. No file and no table is overwritten.
     """
     from leakaudit.gate.initialise import start
-    from leakaudit.gate.tomlfile import inserted, table
+    from leakaudit.gate.pyproject import inserted, table
     from leakaudit.result.files import write_atomically
     from leakaudit.result.plaintext import visible
     from leakaudit.result.schema import load
@@ -88,14 +69,13 @@ def init(
             "first (without --quick, which is too weak to set limits by), or name another with --result."
         )
     first = load(result)
-    typed = _typed(first)
-    target = model or str(typed.get("target") or "model.py")
+    target = model or str(first.environment.get("target") or "model.py")
     today = dt.date.today()
     place = PROJECT.resolve()  # a link stays one
     existing = _existing(place)
     replaced = table(existing)
     before, dropped = _kept(replaced) if force else ({}, ())
-    made = start(first, _options(first, typed, before), today)
+    made = start(first, _options(first, before), today)
     texts = {place: inserted(existing, made.block, force)}
     for name, wanted in (("github", github), ("gitlab", gitlab)):
         if wanted:
@@ -124,52 +104,31 @@ def _existing(path: Path) -> str:
         raise UserError(f"cannot read {PROJECT}: {error}.") from error
 
 
-def _typed(result: AuditResult) -> dict[str, Any]:
-    """Return what the first scan's command line said, empty where it was no `leakaudit scan`."""
-    try:
-        words = shlex.split(str(result.environment.get("command") or ""))
-    except ValueError:
-        return {}
-    if words[:2] != ["leakaudit", "scan"]:
-        return {}
-    import typer.main
-
-    from leakaudit.cli.scan import app
-
-    commands: Any = typer.main.get_command(app)
-    try:
-        params: dict[str, Any] = (
-            commands.commands["scan"].make_context("scan", words[2:], resilient_parsing=True).params
-        )
-    except Exception:  # another version's command line: nothing hangs on it
-        return {}
-    return params
-
-
 def _kept(table: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the options in a table that is replaced, by their name with underscores, and the keys that are none."""
-    import typer.main
+    from leakaudit.cli.scan import option_names
 
-    from leakaudit.cli.scan import app
-
-    commands: Any = typer.main.get_command(app)
-    known = {o[2:].replace("-", "_") for p in commands.commands["scan"].params for o in p.opts if o.startswith("--")}
+    known = option_names()
     found = {key.replace("-", "_"): value for key, value in table.items() if key not in ("assert", "waiver")}
     plain = {k: v for k, v in found.items() if isinstance(v, str | int | float)}
     return {k: v for k, v in plain.items() if k in known}, tuple(repr(k) for k in found if k not in known)
 
 
-def _options(result: AuditResult, typed: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+def _options(result: AuditResult, before: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of `scan` that are not the defaults, so that the next scan measures the same.
 
-    What the result knows is taken from there, wherever the first scan had it from; the rest from its command line, else
-    from the table that is replaced.
+    What the result knows is taken from there, wherever the first scan had it from; the rest from the table that is
+    replaced.
     """
+    from dataclasses import fields
+
     from leakaudit.audit.plan import BATTERIES, Plan
 
-    settings, usual = result.settings, Plan()
+    settings, usual = result.settings, {f.name: f.default for f in fields(Plan)}
     found: dict[str, Any] = {
-        key: settings[key] for key in SETTINGS if settings.get(key) is not None and settings[key] != getattr(usual, key)
+        key: settings[key]
+        for key, value in usual.items()
+        if key not in OTHERWISE and settings.get(key) is not None and settings[key] != value
     }
     name = str(settings.get("battery"))
     if name == "full":
@@ -183,34 +142,14 @@ def _options(result: AuditResult, typed: Mapping[str, Any], before: Mapping[str,
             found[key] = settings[key]
     if settings.get("utility") is False:
         found["no_utility"] = True
-    for key, written in (("budget", _seconds), ("memory", _bytes)):
+    for key, written in (("budget", typed_seconds), ("memory", typed_bytes)):
         value = settings.get(key)
         if isinstance(value, int | float):
             found[key] = written(value)
-    for key in TYPED:
-        value = typed.get(key)
-        if value not in (None, [], ()) and (key, value) != ("device", "auto"):
-            found[key] = str(getattr(value, "value", value))
-    rest = {key: value for key, value in before.items() if key not in DECIDED and key not in found}
+    found |= {option: str(result.environment[key]) for key, option in GIVEN.items() if result.environment.get(key)}
+    decided = {*usual, *FORMS} - {"images"}  # whatever the table says, which may show less than the scan did
+    rest = {key: value for key, value in before.items() if key not in decided and key not in found}
     return {key.replace("_", "-"): value for key, value in (found | rest).items()}
-
-
-def _seconds(budget: float) -> str:
-    """Return a time as `--budget` takes it."""
-    for unit, size in (("h", 3600), ("m", 60)):
-        if budget % size == 0:
-            return f"{budget / size:.15g}{unit}"
-    return f"{budget!r}s"
-
-
-def _bytes(memory: float) -> str:
-    """Return a size as `--memory` takes it, to the byte."""
-    from leakaudit.work.quantities import UNITS
-
-    for unit in ("gi", "g", "mi", "m", "ki"):
-        if memory % UNITS[unit] == 0:
-            return f"{int(memory) // UNITS[unit]}{unit.upper().replace('I', 'i')}B"
-    return f"{memory / 1000:.3f}KB"
 
 
 def workflow(name: str, target: str, defenses: tuple[str, ...], records: int) -> str:

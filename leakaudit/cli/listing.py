@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from leakaudit.protocol import registry
-from leakaudit.score.metrics import METRICS
+from leakaudit.result.scores import SCORES
 
 Row = dict[str, Any]
 
@@ -16,9 +16,11 @@ Row = dict[str, Any]
 def rows(kind: str) -> list[Row]:
     """Return one row per built-in thing; `kind` is attacks, defenses or metrics."""
     if kind == "metrics":
-        direction = {True: "higher leaks more", False: "lower leaks more"}
+        leaks = {"max": "higher leaks more", "min": "lower leaks more"}
         return [
-            {"name": m.name, "summary": f"{m.summary} ({direction[m.higher_leaks]})", "unit": m.unit} for m in METRICS
+            {"name": score.name, "summary": f"{score.summary} ({leaks[score.direction]})", "unit": score.unit}
+            for score in SCORES.values()
+            if score.summary
         ]
     if kind == "attacks":
         return [

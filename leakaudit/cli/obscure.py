@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from leakaudit.cli.options import EPILOG, EXIT, TARGET_HELP, Checkpoint, Data, Device, examples
+from leakaudit.cli.options import EPILOG, TARGET_HELP, Checkpoint, Data, Device, examples
 from leakaudit.errors import UserError
 from leakaudit.result.files import check_writable
 
@@ -74,11 +74,10 @@ def fit(
     card_file = output.with_suffix(".md")
     check_writable(output)
     import secrets
-    import shlex
     from dataclasses import replace
 
     from leakaudit.defenses.obscurer_card import render
-    from leakaudit.defenses.obscurer_fit import costs, key_of, now, parsed, spec_of
+    from leakaudit.defenses.obscurer_fit import costs, key_of, now, parsed
     from leakaudit.defenses.obscurer_fit import fit as fit_obscurer
     from leakaudit.load.loading import load_target
     from leakaudit.result.files import write_atomically
@@ -113,10 +112,8 @@ def fit(
     for note in loaded.notes:
         typer.echo(f"note      {note}")
     _show(obscurer, card, spent, output, card_file)
-    same = {"--data": data, "--checkpoint": checkpoint}
-    given = [word for name, path in same.items() if path is not None for word in (name, str(path))]
-    scan = shlex.join(["leakaudit", "scan", target, *given, "-d", spec_of(settings)])
-    typer.echo(f"next      {scan}   attacks a generator that is fitted like this one")
+    command = _scan(target, data, checkpoint, settings)
+    typer.echo(f"next      {command}   attacks a generator that is fitted like this one")
 
 
 @app.command(
@@ -148,6 +145,7 @@ def apply(
     from leakaudit.defenses.obscurer_file import digest
     from leakaudit.defenses.obscurer_fit import made_by_apply, npz, released
     from leakaudit.result.files import write_atomically
+    from leakaudit.result.numbers import significant
 
     if output.exists() and not made_by_apply(output):
         raise UserError(f"--output {output} exists and was not written by `obscure apply`: name another file.")
@@ -162,7 +160,7 @@ def apply(
     if obscurer.slope == 0:
         typer.echo("rate      0 nats: which picture stands for a record depends on chance alone")
         return
-    typer.echo(f"rate      {card.nats:.3g} nats per record on average; releasing the same records again adds as much")
+    typer.echo(f"rate      {significant(card.nats)} nats per record on average; releasing them again adds as much")
     if seed is not None:
         typer.echo(f"warning   whoever guesses --seed {seed} can undo the random choice: leave it out before you share")
     if digest(private) != card.digest:
@@ -226,6 +224,17 @@ def _may_replace(output: Path, card_file: Path) -> None:
             raise UserError(f"{card_file} exists and is not a generator's card: name another --output.")
 
 
+def _scan(target: str, data: Path | None, checkpoint: Path | None, settings: str) -> str:
+    """Return the command that scans what a generator was fitted for."""
+    import shlex
+
+    from leakaudit.defenses.obscurer_fit import spec_of
+
+    same = {"--data": data, "--checkpoint": checkpoint}
+    given = [word for name, path in same.items() if path is not None for word in (name, str(path))]
+    return shlex.join(["leakaudit", "scan", target, *given, "-d", spec_of(settings)])
+
+
 def _interrupted(partial: Path) -> None:
     if partial.exists():
         typer.echo(
@@ -235,12 +244,15 @@ def _interrupted(partial: Path) -> None:
         )
     else:
         typer.echo("Interrupted before the first stage was finished: nothing is kept.", err=True)
+    from leakaudit.result.rules import EXIT
+
     raise typer.Exit(EXIT["inconclusive"])
 
 
 def _show(obscurer: Obscurer, card: Card, spent: Costs, output: Path, card_file: Path) -> None:
     from leakaudit.defenses.obscurer import identification_bound
-    from leakaudit.defenses.obscurer_card import CANDIDATES, per_batch
+    from leakaudit.defenses.obscurer_card import CANDIDATES, per_batch, within
+    from leakaudit.result.numbers import plain, seconds, significant
 
     size = "×".join(map(str, obscurer.pictures.shape[1:]))
     bound = identification_bound(card.nats, CANDIDATES)
@@ -248,20 +260,16 @@ def _show(obscurer: Obscurer, card: Card, spent: Costs, output: Path, card_file:
     typer.echo(
         f"fitted    {len(obscurer.pictures):,} pictures {size} over {len(card.classes)} classes, on "
         f"{sum(card.records):,} private records\n"
-        f"proven    one release carries {card.nats:.3g} nats about its record: picked out of {CANDIDATES} with "
-        f"probability {bound:.3g} at most (chance {1 / CANDIDATES:g})"
+        f"proven    one release carries {significant(card.nats)} nats about its record: picked out of {CANDIDATES} "
+        f"with probability {significant(bound)} at most (chance {1 / CANDIDATES:g})"
     )
     m = card.measured
-    said = f"AUC {m['auc']:.2f} ({m['auc_low']:.2f} to {m['auc_high']:.2f}; chance 0.5)"
-    typer.echo(f"measured  private told from test records by the nearest picture: {said}")
+    typer.echo(f"measured  private told from test records by the nearest picture: AUC {within(m, 'auc')}, chance 0.500")
     if m.get("caught") is not None:
-        typer.echo(
-            f"          caught at 1 false alarm in 100: {m['caught']:.3f} "
-            f"({m['caught_low']:.3f} to {m['caught_high']:.3f}; chance 0.01)"
-        )
+        typer.echo(f"          caught at 1 false alarm in 100: {within(m, 'caught')}, chance 0.010")
     for name, value in card.learned.items():
-        typer.echo(f"learned   {name}: {value:.3f}")
-    typer.echo(f"cost      fit {spent.fit:.1f} s, {spent.processor:.1f} s of CPU time; {batch}")
+        typer.echo(f"learned   {name}: {plain(value)}")
+    typer.echo(f"cost      fit {seconds(spent.fit)}, {seconds(spent.processor)} of CPU time; {batch}")
     for sentence in card.found:
         if not sentence.startswith("info: "):
             typer.echo(sentence)

@@ -8,8 +8,6 @@ from typing import Annotated
 
 import typer
 
-EXIT = {"pass": 0, "fail": 1, "inconclusive": 3}
-
 USAGE, INTERNAL = 2, 4
 
 EPILOG = (

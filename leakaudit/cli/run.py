@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from leakaudit.cli.options import EXIT
 from leakaudit.errors import UserError
 
 if TYPE_CHECKING:
@@ -105,9 +104,7 @@ def run(
     finished piece, so that an interrupt keeps what was measured.
     """
     from leakaudit.audit.audit import audit
-    from leakaudit.cli.gate import summarise
-    from leakaudit.reports.html import render
-    from leakaudit.result import outcome as outcomes
+    from leakaudit.cli.learned import left_behind, saver
     from leakaudit.result.files import write_atomically
     from leakaudit.result.schema import from_json, mode_of, to_json
     from leakaudit.work.progress import monitored
@@ -128,22 +125,15 @@ def run(
             plan,
             lpips_weights=lpips_weights,
             keep=keep,
-            directory=output,
+            keep_learned=saver(output, plan.images),
             command=command_line(),
             waivers=waivers,
+            findings=left_behind(output, plan.images),
         )
         result = from_json(to_json(result))  # as it is stored: what is rendered again must be the same page
-        said: Outcome | None = None
-        try:
-            said = gate(result, paths["result"]) if gate is not None else None
-        except UserError as error:  # a baseline that cannot be compared is no reason to lose the report
-            write_atomically(paths["report"], render(result), mode_of(result))
-            raise UserError(f"{error} The scan itself is kept in {output}.") from error
-        write_atomically(paths["report"], render(result, said), mode_of(result))
-    if said is not None:
-        paths["gate"] = output / "gate.json"
-        write_atomically(paths["gate"], outcomes.to_json(said))
-        summarise(result, said)
+        said = _reported(result, gate, paths)
+    from leakaudit.result.rules import EXIT
+
     code = 0 if exit_zero else EXIT[said.verdict if said is not None else result.verdict]
     if not result.complete and not (said is not None and said.verdict == "fail"):
         code = EXIT["inconclusive"]
@@ -151,6 +141,27 @@ def run(
     if not result.complete:
         typer.echo(f"Interrupted: what was measured so far is kept in {output}.", err=True)
     raise typer.Exit(code)
+
+
+def _reported(result: AuditResult, gate: Gating | None, paths: dict[str, Path]) -> Outcome | None:
+    """Write the report, and what the gate says where there is one, which is then among the paths and returned."""
+    from leakaudit.cli.gate import summarise
+    from leakaudit.reports.html import render
+    from leakaudit.result import outcome as outcomes
+    from leakaudit.result.files import write_atomically
+    from leakaudit.result.schema import mode_of
+
+    try:
+        said = gate(result, paths["result"]) if gate is not None else None
+    except UserError as error:  # a baseline that cannot be compared is no reason to lose the report
+        write_atomically(paths["report"], render(result), mode_of(result))
+        raise UserError(f"{error} The scan itself is kept in {paths['report'].parent}.") from error
+    write_atomically(paths["report"], render(result, said), mode_of(result))
+    if said is not None:
+        paths["gate"] = paths["report"].with_name("gate.json")
+        write_atomically(paths["gate"], outcomes.to_json(said))
+        summarise(result, said)
+    return said
 
 
 def command_line() -> str:

@@ -88,7 +88,7 @@ ExitZero = Annotated[bool, typer.Option("--exit-zero", help="Exit 0 whatever the
         "leakaudit scan model.py -d obscure --tensorboard runs",
     ),
 )
-def scan(
+def scan(  # noqa: PLR0913 - a command: its options
     target: Annotated[str, typer.Argument(help=TARGET_HELP)],
     defense: Annotated[
         list[str] | None,
@@ -253,12 +253,16 @@ def _file_exists(path: Path | None, option: str) -> None:
         raise UserError(f"{option} {path}: no such file.")
 
 
-def _project_defaults() -> dict[str, dict[str, Any]]:
-    """Read `[tool.leakaudit]` of ./pyproject.toml: options of `scan` by their long names, dashes or underscores."""
-    table = read().scan
+def option_names() -> dict[str, str]:
+    """Return the parameter of `scan` behind each of its long options, by the option's name with underscores."""
     commands: Any = typer.main.get_command(app)
     options = [(p.name, o[2:]) for p in commands.commands["scan"].params for o in p.opts if o.startswith("--")]
-    known = {option.replace("-", "_"): name for name, option in options if option != "help"}
+    return {option.replace("-", "_"): name for name, option in options if option != "help"}
+
+
+def _project_defaults() -> dict[str, dict[str, Any]]:
+    """Read `[tool.leakaudit]` of ./pyproject.toml: options of `scan` by their long names, dashes or underscores."""
+    table, known = read().scan, option_names()
     defaults: dict[str, Any] = {}
     for key, value in table.items():
         name = known.get(key.replace("-", "_"))

@@ -11,12 +11,12 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from leakaudit.judge.facts import facts_of
 from leakaudit.result.rules import resolution
 from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Estimate, RecordScore, Value
 from leakaudit.stats.intervals import mean, median, rate
 from leakaudit.stats.paired import change_of_means, change_of_median, change_of_rate, falls, pairs_needed, rises
 
-METRICS = ("identification", "bound", "psnr", "accuracy")
 LEAST_PSNR = 1.0  # dB: tuning and rounding move a picture by less without anybody seeing more in it
 LEAST_ACCURACY = 0.01
 EFFORT = ("steps", "restarts", "decoder_steps")  # of an attack, where its spec leaves them to the battery
@@ -28,7 +28,7 @@ Score = Callable[[RecordScore], float | None]
 class Change:
     """One metric of one defense on both sides. `p` is that of no loss: small where privacy or accuracy was lost."""
 
-    metric: str  # identification | bound | psnr | accuracy
+    metric: str  # a score that is compared: identification | bound | psnr | accuracy
     defense: str  # as this result spells it
     was: str  # as the baseline spells it
     attacks: tuple[str, ...]  # compared, those scored on both sides
@@ -154,7 +154,7 @@ def _accuracy(was: DefenseResult, now: DefenseResult, before: AuditResult, after
         after=mean(second, (0.0, 1.0), "it was not measured"),
         change=moved,
         p=falls(first, second, LEAST_ACCURACY, least) if enough else None,
-        reason=None if enough else "a side has fewer than 3 seeds (--seeds 3)",
+        reason=None if enough else "a side has fewer than 3 seeds",
         runs=(first, second),
         resolution=least,
     )
@@ -224,8 +224,7 @@ def _common(
         has = _scored_victims(b, score) if b is not None else frozenset()
         if b is not None and has:
             pairs.append((a, b))
-        inapplicable = b is not None and {s for s, n in b.statuses.items() if n} == {"not-applicable"}
-        if had - has and not inapplicable:
+        if had - has and not (b is not None and facts_of(b).inapplicable):
             why = "it was not run" if b is None else (b.reason or b.identification.reason or "no reason was recorded")
             lost.append(f"{a.name} on {len(had - has)} of {len(had)} victims ({why.rstrip('.')})")
     return pairs, tuple(lost)

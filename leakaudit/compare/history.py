@@ -15,6 +15,7 @@ from pathlib import Path
 from leakaudit.compare.changes import names, unlike_settings, with_asked
 from leakaudit.compare.comparable import differences, remarks
 from leakaudit.errors import UserError
+from leakaudit.judge.facts import facts_of
 from leakaudit.result.rules import most_successful
 from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Estimate, Verdict, load
 
@@ -172,7 +173,7 @@ def _attacked(before: DefenseResult, after: DefenseResult) -> str:
         other = unlike_settings(was, now)
         if other:
             told.append(f"{name} ran with other settings ({other})")
-        elif now.identification.n < was.identification.n and set(now.statuses) != {"not-applicable"}:
+        elif now.identification.n < was.identification.n and not facts_of(now).inapplicable:
             why = (now.reason or now.identification.reason or "no reason was recorded").rstrip(".")
             n, before_ = now.identification.n, was.identification.n
             told.append(f"{name} was scored on {n} record{'' if n == 1 else 's'}, on {before_} there ({why})")

@@ -1,7 +1,8 @@
-"""Dense layers at work: which a network uses, in which order, and what they are given."""
+"""Layers at work: which a network uses, in which order, and what they are given."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,15 @@ from torch import Tensor, nn
 
 from leakaudit.engine.stacked import twice_differentiable
 from leakaudit.protocol.target import PixelModel
+
+
+@dataclass(frozen=True)
+class Use:
+    """One use of a layer, under its name in the model, with its first positional input in the graph; None without."""
+
+    name: str
+    layer: nn.Module
+    given: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -20,37 +30,59 @@ class Dense:
     given: Tensor
 
 
-def dense_at_work(model: PixelModel, pictures: Tensor) -> list[Dense]:
-    """Return the dense layers that take one vector per record, in the order in which `pictures` (N, C, H, W) meet them.
+def layers_at_work(
+    model: PixelModel, pictures: Tensor, wanted: Callable[[nn.Module], bool]
+) -> tuple[Tensor, list[Use]]:
+    """Return the logits of `pictures` (N, C, H, W) and every use of a layer that is `wanted`, in order.
 
-    The model runs in the mode it is in, with kernels that can be differentiated twice. Layers over tokens or pixels
-    (inputs of more than two dimensions) and those whose weight is not trained are passed over; of a layer that is used
-    more than once the first use counts.
+    The model runs in the mode it is in, and with or without gradients as the caller has it.
     """
-    found: dict[str, Dense] = {}
+    found: list[Use] = []
 
-    def watch(name: str) -> object:
-        def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if isinstance(layer, nn.Linear) and inputs[0].dim() == 2 and layer.weight.requires_grad:
-                found.setdefault(name, Dense(name, layer, inputs[0]))
+    def watch(name: str, layer: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        return layer.register_forward_pre_hook(
+            lambda _, inputs: found.append(Use(name, layer, inputs[0] if inputs else None))
+        )
 
-        return hook
-
-    handles = [
-        module.register_forward_pre_hook(watch(name))  # type: ignore[arg-type]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-    ]
+    handles = [watch(name, layer) for name, layer in model.named_modules() if wanted(layer)]
     try:
-        with twice_differentiable():
-            model(pictures)
+        logits = model(pictures)
     finally:
         for handle in handles:
             handle.remove()
+    return logits, found
+
+
+def dense_in_use(model: PixelModel, pictures: Tensor) -> tuple[Tensor, list[Dense]]:
+    """Return the logits of `pictures` (N, C, H, W) and every use of a dense layer that takes one vector per record.
+
+    Uses over tokens or pixels (inputs of more than two dimensions) are passed over.
+    """
+    logits, uses = layers_at_work(model, pictures, lambda layer: isinstance(layer, nn.Linear))
+    found = [
+        Dense(use.name, use.layer, use.given)
+        for use in uses
+        if isinstance(use.layer, nn.Linear) and use.given is not None and use.given.dim() == 2
+    ]
+    return logits, found
+
+
+def dense_at_work(model: PixelModel, pictures: Tensor) -> list[Dense]:
+    """Return the trained dense layers that take one vector per record, in the order in which `pictures` meet them.
+
+    Their inputs are in the autograd graph, made with kernels that can be differentiated twice. Those whose weight is
+    not trained are passed over; of a layer that is used more than once the first use counts.
+    """
+    with twice_differentiable():
+        _, uses = dense_in_use(model, pictures)
+    found: dict[str, Dense] = {}
+    for use in uses:
+        if use.layer.weight.requires_grad:
+            found.setdefault(use.name, use)
     return list(found.values())
 
 
-def fed_pictures(dense: Dense, model: PixelModel, pictures: Tensor) -> bool:
+def is_pictures(given: Tensor | None, model: PixelModel, pictures: Tensor) -> bool:
     """Return whether a layer's input is the flattened, normalised picture itself."""
     flat = ((pictures - model.mean) / model.std).flatten(1)
-    return dense.given.shape == flat.shape and torch.allclose(dense.given, flat, atol=1e-5)
+    return given is not None and given.shape == flat.shape and torch.allclose(given, flat, atol=1e-5)

@@ -4,27 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from leakaudit.errors import UserError
 from leakaudit.result.outcome import Level
+from leakaudit.result.rules import SEVERITIES
 from leakaudit.result.schema import Severity
+from leakaudit.result.scores import Direction, Score, assertable
 
 WHERE = "pyproject.toml: [tool.leakaudit.assert]"
-Direction = Literal["max", "min"]
-
-# Metric: which side of the threshold is allowed, and the range of the threshold.
-METRICS: dict[str, tuple[Direction, float, float]] = {
-    "identification": ("max", 0.0, 1.0),  # share of records, judged like the verdict
-    "psnr": ("max", 0.0, 160.0),  # dB, median of an attack
-    "ssim": ("max", -1.0, 1.0),
-    "lpips": ("min", 0.0, 2.0),  # a distance: less is more alike
-    "label-accuracy": ("max", 0.0, 1.0),
-    "accuracy": ("min", 0.0, 1.0),
-    "accuracy-loss": ("max", 0.0, 1.0),  # a share, against the undefended control
-}
-OF_ATTACKS = ("identification", "psnr", "ssim", "lpips", "label-accuracy")
-REGRESSIONS = ("identification", "psnr", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -103,14 +91,15 @@ def parse(table: Mapping[str, Any]) -> Assertions:
         base = replace(base, regressions=_regressions(given.pop("regression"), base.regressions))
     if "findings" in given:
         base = replace(base, findings=_findings(given.pop("findings")))
+    scores = {score.name: score for score in assertable()}
     for metric, entry in given.items():
-        if metric not in METRICS:
-            known = ", ".join([*METRICS, "findings", "regression", "preset"])
+        if metric not in scores:
+            known = ", ".join([*scores, "findings", "regression", "preset"])
             raise UserError(f"{WHERE} has no metric {metric!r}; known: {known}.")
         entries = entry if isinstance(entry, list) else [entry]
         if not entries:
             raise UserError(f"{WHERE} {metric} is an empty list: give a rule, or leave the line out.")
-        own = tuple(_rule(metric, each) for each in entries)
+        own = tuple(_rule(scores[metric], each) for each in entries)
         # What speaks of some attacks or defenses only stands beside the preset's rule for all.
         general = any(rule.attack is None and rule.defense is None for rule in own)
         kept = tuple(rule for rule in base.rules if rule.metric != metric or not general)
@@ -120,13 +109,14 @@ def parse(table: Mapping[str, Any]) -> Assertions:
     return base
 
 
-def _rule(metric: str, entry: Any) -> Rule:
-    direction, low, high = METRICS[metric]
+def _rule(score: Score, entry: Any) -> Rule:
+    assert score.limits is not None  # it is one of `assertable`
+    metric, direction, (low, high) = score.name, score.direction, score.limits
     what = f"{WHERE} {metric}"
     example = f"{metric} = {{ {direction} = {0.25 if high <= 1 else 20} }}"
     if not isinstance(entry, dict):
         raise UserError(f"{what} is {entry!r}: write it like {example}.")
-    known = (direction, "level", "defense", *(("attack",) if metric in OF_ATTACKS else ()))
+    known = (direction, "level", "defense", *(("attack",) if score.field else ()))
     unknown = sorted(set(entry) - set(known))
     if unknown:
         raise UserError(f"{what} has no setting {unknown[0]!r}; known: {', '.join(known)}.")
@@ -144,9 +134,10 @@ def _regressions(table: Any, base: tuple[RegressionRule, ...]) -> tuple[Regressi
     if not isinstance(table, dict):
         raise UserError(f"{what} is {table!r}: make it a table, or false for none.")
     rules = {rule.metric: rule for rule in base}
+    comparable = [score.name for score in assertable() if score.compared]  # the bound goes with identification
     for metric, entry in table.items():
-        if metric not in REGRESSIONS:
-            raise UserError(f"{what} has no metric {metric!r}; known: {', '.join(REGRESSIONS)}.")
+        if metric not in comparable:
+            raise UserError(f"{what} has no metric {metric!r}; known: {', '.join(comparable)}.")
         example = f"{metric} = {{ level = 'warn' }}, or false"
         if entry is False:
             rules.pop(metric, None)
@@ -166,8 +157,7 @@ def _findings(entry: Any) -> Severity | None:
     if entry is False:
         return None
     wanted = entry.get("severity") if isinstance(entry, dict) and set(entry) == {"severity"} else None
-    severities: tuple[Severity, ...] = get_args(Severity)
-    for severity in severities:
+    for severity in SEVERITIES:
         if severity == wanted:
             return severity
     raise UserError(f"{WHERE} findings is {entry!r}: write findings = {{ severity = 'error' }}, or false.")

@@ -10,18 +10,20 @@ from collections import Counter
 from dataclasses import replace
 from glob import escape
 
-from leakaudit.gate.assertions import METRICS, Rule
+from leakaudit.gate.assertions import Rule
 from leakaudit.gate.decision import concluded
 from leakaudit.gate.thresholds import judge_rule
 from leakaudit.judge.verdict import overall, rejudge
+from leakaudit.judge.words import sentences
+from leakaudit.result.numbers import plain
 from leakaudit.result.outcome import Check, Outcome
-from leakaudit.result.rounding import DECIBELS, SHARES
-from leakaudit.result.rules import judged, resolution
-from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Estimate, Verdict, digest
+from leakaudit.result.rounding import steps
+from leakaudit.result.rules import VERDICTS, judged, resolution, worst_verdict
+from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Estimate, RecordScore, Verdict, digest
+from leakaudit.result.scores import assertable, of_attacks
 from leakaudit.stats.intervals import mean, median, rate
 from leakaudit.version import __version__
 
-ORDER: tuple[Verdict, ...] = ("fail", "inconclusive", "pass")  # from worst to best
 CLOSE = 1e-9  # numbers are stored in full: what differs by more was computed from something else
 
 
@@ -38,9 +40,9 @@ def doubts(result: AuditResult) -> tuple[str, ...]:
         if _better(defense.verdict, given):
             found.append(
                 f"The verdict on {defense.spec} is {defense.verdict}, its own numbers give {given} {_rules(result)}: "
-                f"{why[0] if why else 'no reason is given.'}"
+                f"{sentences(why)[0] if why else 'no reason is given.'}"
             )
-        rows.append(replace(defense, verdict=min(defense.verdict, given, key=ORDER.index)))
+        rows.append(replace(defense, verdict=worst_verdict((defense.verdict, given))))
     whole: Verdict = overall(rows)[0] if result.complete else "inconclusive"
     if _better(result.verdict, whole):
         so = "from its defenses follows" if result.complete else "it was interrupted, so it can be no more than"
@@ -85,7 +87,7 @@ def outcome_doubts(outcome: Outcome, result: AuditResult | None = None) -> tuple
 
 def _judged_again(check: Check, result: AuditResult) -> list[str]:
     """Return in which way a check of a threshold is better than the result makes it."""
-    if check.rule not in METRICS or check.threshold is None or not check.direction:
+    if check.rule not in (score.name for score in assertable()) or check.threshold is None or not check.direction:
         return []
     _, _, pattern = check.id.partition(f"/{check.defense}")[0].partition(":")
     rule = Rule(check.rule, check.direction, check.threshold, check.level, pattern or None, escape(check.defense))
@@ -112,7 +114,7 @@ def unaudited(result: AuditResult) -> tuple[str, ...]:
 
 
 def _better(claimed: Verdict, given: Verdict) -> bool:
-    return ORDER.index(claimed) > ORDER.index(given)
+    return VERDICTS.index(claimed) > VERDICTS.index(given)
 
 
 def _rules(result: AuditResult) -> str:
@@ -140,15 +142,11 @@ def _numbers(attack: AttackResult, rounded: bool) -> list[str]:
             f"its stored share identified, {_told(attack.identification)}, is not that of its records, of which "
             f"{sum(asked)} of {len(asked)} are identified ({_told(rate(sum(asked), len(asked)))})"
         )
-    for name, estimate, step in (
-        ("psnr", attack.psnr, DECIBELS),
-        ("ssim", attack.ssim, SHARES),
-        ("lpips", attack.lpips, SHARES),
-    ):
-        values = [v for v in (getattr(r, name) for r in attack.records) if v is not None]
-        if not _equal(estimate, median(values), step if rounded else CLOSE):
-            title = name.upper()
-            found.append(f"its stored {title} is not the median of its records’, or its interval is not theirs")
+    held = steps(RecordScore)  # of the scores that a record has, with how coarse they may be
+    for score in (s for s in of_attacks() if s.limits and s.field in held):
+        values = [v for v in (getattr(r, score.field) for r in attack.records) if v is not None]
+        if not _equal(getattr(attack, score.field), median(values), held[score.field] if rounded else CLOSE):
+            found.append(f"its stored {score.title} is not the median of its records’, or its interval is not theirs")
     return found
 
 
@@ -174,8 +172,9 @@ def _equal(stored: Estimate, given: Estimate, slack: float = CLOSE) -> bool:
 def _told(estimate: Estimate) -> str:
     if estimate.value is None:
         return "no value"
-    ends = "" if estimate.low is None or estimate.high is None else f", {estimate.low:.4g} to {estimate.high:.4g}"
-    return f"{estimate.value:.4g}{ends} (n = {estimate.n})"
+    # In full, as in the file: two that differ must not be written alike.
+    ends = "" if estimate.low is None or estimate.high is None else f", {plain(estimate.low)} to {plain(estimate.high)}"
+    return f"{plain(estimate.value)}{ends} (n = {estimate.n})"
 
 
 def _beyond(check: Check) -> bool:

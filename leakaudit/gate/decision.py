@@ -11,16 +11,19 @@ from glob import escape
 from leakaudit.compare.changes import Change, changes, paired_defenses
 from leakaudit.compare.comparable import differences, remarks
 from leakaudit.errors import UserError
-from leakaudit.gate.assertions import OF_ATTACKS, PRESETS, Assertions, RegressionRule, Rule
+from leakaudit.gate.assertions import PRESETS, Assertions, RegressionRule, Rule
 from leakaudit.gate.losses import judge_change
-from leakaudit.gate.thresholds import deciding, doubts, finished, judge_rule, uncontrolled, without
+from leakaudit.gate.thresholds import deciding, doubts, judge_rule, uncontrolled, without
 from leakaudit.gate.waivers import in_force, names_attack, states
+from leakaudit.judge.facts import facts_of
+from leakaudit.judge.findings import mend
+from leakaudit.judge.words import sentences
+from leakaudit.naming import Setting
 from leakaudit.result.outcome import Check, Outcome, WaiverState
-from leakaudit.result.rules import judged
-from leakaudit.result.schema import AuditResult, Estimate, Finding, Severity, Verdict, Waiver, digest
+from leakaudit.result.rules import SEVERITIES, judged
+from leakaudit.result.schema import AuditResult, Finding, Mend, Severity, Verdict, Waiver, digest
+from leakaudit.result.scores import SCORES
 from leakaudit.stats.paired import holm
-
-RANK: dict[Severity, int] = {"info": 0, "warning": 1, "error": 2}
 
 
 def gate(
@@ -99,7 +102,7 @@ def _rules(assertions: Assertions, result: AuditResult) -> list[Rule]:
 def _findings(result: AuditResult, least: Severity | None) -> list[Check]:
     if least is None:
         return []
-    bad = [f for f in result.findings if RANK[f.severity] >= RANK[least]]
+    bad = [f for f in result.findings if SEVERITIES.index(f.severity) <= SEVERITIES.index(least)]
     if not bad:
         message = f"Besides what leaked, the audit noticed nothing of severity {least} or worse."
         return [_plain("findings", "", "pass", message)]
@@ -108,18 +111,27 @@ def _findings(result: AuditResult, least: Severity | None) -> list[Check]:
 
 def _finding(finding: Finding) -> Check:
     defense = str(finding.evidence.get("defense") or "")
-    mend = finding.mend or "Mend what the finding says, or waive it by its rule."
-    return _plain(f"finding-{finding.id}", defense, "fail", finding.message, mend)
+    check = _plain(f"finding-{finding.id}", defense, "fail", finding.message, Mend("mend-finding"))
+    check = replace(check, finding=finding.evidence)
+    return replace(check, mend=finding.mend, todo=None) if finding.mend else check
 
 
 def _incomplete() -> Check:
     message = "The audit was interrupted: what is missing was not measured and is not safe."
-    return _plain("complete", "", "inconclusive", message, "Scan again to the end.")
+    return _plain("complete", "", "inconclusive", message, Mend("scan-to-end"))
 
 
-def _plain(rule: str, defense: str, status: Verdict, message: str, mend: str = "") -> Check:
+def _plain(rule: str, defense: str, status: Verdict, message: str, todo: Mend | None = None) -> Check:
     return Check(
-        f"{rule}/{defense}" if defense else rule, rule, "error", defense, "", status, message, mend, Estimate()
+        id=f"{rule}/{defense}" if defense else rule,
+        rule=rule,
+        level="error",
+        defense=defense,
+        attack="",
+        status=status,
+        message=message,
+        mend=mend(todo) if todo else "",
+        todo=todo,
     )
 
 
@@ -146,18 +158,19 @@ def _regressions(
     for gone in judged(baseline):
         if gone.spec not in partners and by_metric:
             message = f"The baseline audited {gone.spec}, this result does not: whether it changed is not known."
-            mend = f"Scan it too (-d {gone.spec}), or make a new baseline."
-            found.append(_plain("regression-coverage", gone.spec, "inconclusive", message, mend))
+            todo = Mend("scan-too", (Setting("defense", gone.spec),))
+            found.append(_plain("regression-coverage", gone.spec, "inconclusive", message, todo))
     return found
 
 
 def _supported(check: Check, result: AuditResult) -> Check:
     """Return the check; that nothing more leaked is no pass where the attacks do not work on the undefended model."""
-    control = uncontrolled(result)
-    if check.status != "pass" or check.rule == "regression-accuracy" or not control:
+    why = uncontrolled(result)
+    if check.status != "pass" or check.rule == "regression-accuracy" or not why:
         return check
-    mend = "Scan again until the attacks find something without a defense (--full, more --records)."
-    return replace(check, status="inconclusive", message=f"{check.message} {control}", mend=mend)
+    todo = Mend("control-must-leak")
+    message = f"{check.message} {' '.join(sentences(why))}"
+    return replace(check, status="inconclusive", message=message, mend=mend(todo), todo=todo)
 
 
 def _renamed(result: AuditResult, baseline: AuditResult) -> tuple[str, ...]:
@@ -185,8 +198,8 @@ def _waived(result: AuditResult, rule: Rule | None, check: Check, waivers: Seque
     row = next((d for d in result.defenses if d.spec == check.defense), None)
     if not force or rule is None or row is None:
         return check
-    accepted = {a.name for a in row.attacks if names_attack(force, a.name) and finished(a)}
-    own = deciding(row, rule) if rule.metric in OF_ATTACKS else frozenset()
+    accepted = {a.name for a in row.attacks if names_attack(force, a.name) and facts_of(a).finished}
+    own = deciding(row, rule) if SCORES[rule.metric].field else frozenset()
     narrowed = replace(rule, defense=escape(check.defense))  # a spec is no pattern
     again = judge_rule(without(result, check.defense, accepted), narrowed)
     alone = bool(own) and own <= accepted and not doubts(result)  # it speaks of nothing but what was accepted

@@ -18,8 +18,9 @@ from leakaudit.compare.changes import changes
 from leakaudit.errors import UserError
 from leakaudit.gate.assertions import PRESETS, Rule, parse
 from leakaudit.gate.decision import gate
+from leakaudit.gate.pyproject import toml
 from leakaudit.gate.thresholds import judge_rule
-from leakaudit.gate.tomlfile import toml
+from leakaudit.result.numbers import decibels, percent, points
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.plaintext import visible
 from leakaudit.result.rules import judged, resolution
@@ -158,7 +159,7 @@ def _training(result: AuditResult, rows: Sequence[DefenseResult]) -> Training:
     had = min(len(d.accuracies) for d in trained)
     least = resolution(result)
     needed = {d.spec: runs_needed(d.accuracies, d.accuracies, detect / 2, least, SEEDS) for d in trained}
-    loss = f"a loss of {100 * detect:g} points of accuracy against a baseline"
+    loss = f"a loss of {points(detect)} of accuracy against a baseline"
     unsettled = [
         f"{_words(d.spec)}: {SEEDS} training runs would not rule out {loss} at the spread measured, so it only warns."
         if len(d.accuracies) > 1
@@ -194,7 +195,7 @@ def _limit(result: AuditResult, rows: Sequence[DefenseResult]) -> tuple[float, b
 def _identification(result: AuditResult, rows: Sequence[DefenseResult]) -> list[str]:
     limit, within = _limit(result, rows)
     upper = max(map(_upper, rows))
-    lines = [f"# The worst attack may have identified up to {percent(upper)} of the records (95 % confidence)."]
+    lines = [f"# The worst attack may have identified up to {percent(upper)} of the records (95% confidence)."]
     if not within:
         lines.append("# That is not asserted: this is the limit of the scan itself, which is not met yet.")
     return [*lines, f"identification = {{ max = {limit:.4g} }}"]
@@ -230,7 +231,7 @@ def _utility(result: AuditResult, rows: Sequence[DefenseResult]) -> list[str]:
     highs = [e.high for e in losses if e.high is not None]
     if losses and len(highs) == len(losses):
         most = min(1.0, max(1 / STEPS, up(max(highs))))
-        lines.append(f"# Accuracy lost against no defense: at most {percent(max(max(highs), 0.0))}.")
+        lines.append(f"# Accuracy lost against no defense: at most {points(max(max(highs), 0.0))}.")
         lines.append(f"accuracy-loss = {{ max = {most:.4g} }}")
     return lines
 
@@ -249,8 +250,8 @@ def _psnr(result: AuditResult, rows: Sequence[DefenseResult]) -> list[str]:
     ):
         return []
     return [
-        f"# The closest pictures of any attack have a median of up to {max(known):.1f} dB.",
-        f'psnr = {{ max = {rule.threshold:.0f}, level = "warn" }}',
+        f"# The closest pictures of any attack have a median of up to {decibels(max(known))}.",
+        f'psnr = {{ max = {rule.threshold:g}, level = "warn" }}',
     ]
 
 
@@ -270,11 +271,6 @@ def down(share: float) -> float:
     """Return a share rounded down to a multiple of 1 / `STEPS`, so never above it."""
     steps = math.floor(share * STEPS)
     return (steps - (steps / STEPS > share)) / STEPS
-
-
-def percent(share: float) -> str:
-    """Return a share in percent with one decimal at most."""
-    return f"{100 * share:.1f}".removesuffix(".0") + " %"
 
 
 def _words(text: str) -> str:

@@ -6,8 +6,12 @@ import math
 
 from leakaudit.compare.changes import LEAST_PSNR, Change
 from leakaudit.gate.assertions import RegressionRule
+from leakaudit.judge.findings import mend
+from leakaudit.naming import Setting
+from leakaudit.result.numbers import decibels, points, shift
 from leakaudit.result.outcome import Check
-from leakaudit.result.schema import Estimate, Value, Verdict
+from leakaudit.result.schema import Mend, Value, Verdict
+from leakaudit.result.scores import SCORES
 from leakaudit.stats.paired import runs_needed
 
 ALPHA = 0.01  # that any comparison of a build fails although nothing changed: corrected for their number
@@ -21,26 +25,25 @@ def judge_change(change: Change, rule: RegressionRule, p: float | None) -> Check
     tested, an attack was lost that the baseline had, or a loss above `rule.detect` is not ruled out by the interval.
     """
     name = f"regression-{change.metric}"
-    status: Verdict
+    status: Verdict = "inconclusive"
+    todo: Mend | None
     if p is not None and p <= ALPHA:
         status, message = "fail", f"{change.defense}: {_moved(change)}; chance alone would show as much {_rarely(p)}."
-        mend = "Find the change that caused it; if it is meant, store this result as the new baseline."
+        todo = Mend("find-change")
     elif change.reason is not None or p is None:
-        status, message = "inconclusive", f"{change.defense}: {_title(change)} cannot be compared: {change.reason}."
-        mend = "Scan again so that it is measured on both sides."
+        message = f"{change.defense}: {_title(change)} cannot be compared: {change.reason}."
+        todo = Mend("measure-both")
     elif change.lost:
-        lost = "; ".join(change.lost)
-        status, message = "inconclusive", f"{change.defense}: the baseline has scores that this result lacks: {lost}."
-        mend = "Scan again so that these attacks run to their end."
+        message = f"{change.defense}: the baseline has scores that this result lacks: {'; '.join(change.lost)}."
+        todo = Mend("run-to-end")
     elif rule.detect is not None and _possible_loss(change) > rule.detect:
-        status = "inconclusive"
         message = (
             f"{change.defense}: {_moved(change)}, which chance explains, but a loss of up to "
-            f"{_points(_possible_loss(change))} points is not ruled out (asked: {_points(rule.detect)})."
+            f"{_points(_possible_loss(change))} is not ruled out (asked: {points(rule.detect)})."
         )
-        mend = _settles(change, rule.detect)
+        todo = _settles(change, rule.detect)
     else:
-        status, message, mend = "pass", f"{change.defense}: {_moved(change)}.", ""
+        status, message, todo = "pass", f"{change.defense}: {_moved(change)}.", None
     evidence: dict[str, Value] = {"p": change.p, "p_corrected": p, "rose": change.rose, "fell": change.fell}
     if change.before.value is not None and change.after.value is not None:
         evidence |= {"before": change.before.value, "after": change.after.value}
@@ -54,31 +57,28 @@ def judge_change(change: Change, rule: RegressionRule, p: float | None) -> Check
         attack="",
         status=status,
         message=message,
-        mend=mend,
+        mend=mend(todo) if todo else "",
         measured=change.change,
         threshold=rule.detect,
         direction="min" if change.metric == "accuracy" else "max",
         evidence=evidence,
+        todo=todo,
     )
 
 
 def _title(change: Change) -> str:
-    return {
-        "identification": "identification by the worst attack",
-        "bound": "identification by an attacker handed the replaced records",
-        "psnr": "the closest pictures",
-        "accuracy": "accuracy",
-    }[change.metric]
+    return SCORES[change.metric].compared
 
 
 def _moved(change: Change) -> str:
-    before, after, shift = change.before.value or 0.0, change.after.value or 0.0, change.change.value or 0.0
+    before, after, by = change.before.value or 0.0, change.after.value or 0.0, change.change.value or 0.0
     if change.metric == "psnr":
-        moved = f"in {change.rose} of {change.change.n} victims closer by more than {LEAST_PSNR:g} dB"
-        return f"{_title(change)} went from {before:.1f} to {after:.1f} dB in the median, {moved}"
+        moved = f"in {change.rose} of {change.change.n} victims closer by more than {decibels(LEAST_PSNR)}"
+        return f"{_title(change)} went from {decibels(before)} to {decibels(after)} in the median, {moved}"
     if change.metric == "accuracy":
-        interval = _interval(change.change)
-        return f"accuracy went from {100 * before:.1f}% to {100 * after:.1f}% ({_signed(shift)} points{interval})"
+        score, ends = SCORES[change.metric], SCORES[change.metric].shift_ends(change.change)
+        went = f"{_title(change)} went from {score.write(before)} to {score.write(after)}"
+        return f"{went} ({shift(by)} points{f'; {ends}' if ends else ''})"
     n = change.before.n
     return (
         f"{_title(change)} went from {round(before * n)} to {round(after * n)} of {n} records "
@@ -95,12 +95,6 @@ def _rarely(p: float) -> str:
     return f"about once in {math.floor(times / digits) * digits:,} times"
 
 
-def _interval(change: Estimate) -> str:
-    if change.low is None or change.high is None:
-        return ""
-    return f"; {_signed(change.low)} to {_signed(change.high)}"
-
-
 def _possible_loss(change: Change) -> float:
     """Return the upper bound of the loss: of privacy, or of accuracy."""
     bound = change.change.high if change.metric != "accuracy" else change.change.low
@@ -109,23 +103,20 @@ def _possible_loss(change: Change) -> float:
     return bound if change.metric != "accuracy" else -bound
 
 
-def _settles(change: Change, detect: float) -> str:
+def _settles(change: Change, detect: float) -> Mend:
+    """Return what would rule the loss out, or show it."""
     if change.metric != "accuracy":
         if change.needed is None:
-            return "The rise itself is above what must be ruled out: more records would show it as a loss, or as none."
-        return f"If the shares stay, about {change.needed} records would settle it (--records {change.needed})."
+            return Mend("rise-too-large")
+        return Mend("records-rule-out", (Setting("records", change.needed),))
     loss = -(change.change.value or 0.0)
     if loss >= detect:
-        return "The loss itself is above what must be ruled out: more seeds would show it as a loss, or as none."
+        return Mend("loss-too-large")
     seeds = runs_needed(*change.runs, detect - loss, change.resolution, SEEDS)
     if seeds is None:
-        return f"More than {SEEDS} seeds would be needed: ask for less in [tool.leakaudit.assert.regression]."
-    return f"About {seeds} seeds on either side would settle it (--seeds {seeds})."
+        return Mend("ask-for-less", (Setting("seeds", SEEDS),))
+    return Mend("seeds-rule-out", (Setting("seeds", seeds),))
 
 
 def _points(share: float) -> str:
-    return f"{100 * share:.1f}" if math.isfinite(share) else "any number of"
-
-
-def _signed(share: float) -> str:
-    return f"{100 * share:+.1f}"
+    return points(share) if math.isfinite(share) else "any number of points"

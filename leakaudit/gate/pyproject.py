@@ -1,15 +1,28 @@
-"""`[tool.leakaudit]` of pyproject.toml: options of `scan`, the gate's assertions, and waivers, as they stand there."""
+"""`[tool.leakaudit]` of pyproject.toml: options of `scan`, the gate's assertions, waivers; read, and written by init.
+
+Somebody else's file: every byte outside our table stays as it was, or nothing is written.
+"""
 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+from tomlkit.items import AoT, Comment, Table
+
 from leakaudit.errors import UserError
+from leakaudit.result.plaintext import visible
 
 FILE = Path("pyproject.toml")
+BY_HAND = (
+    f"{FILE} writes [tool] or [tool.leakaudit] in a way that init cannot edit (inline, dotted, in several places): "
+    "write it as one plain table, or take it out by hand."
+)
 
 
 @dataclass(frozen=True)
@@ -41,3 +54,92 @@ def read(path: Path = FILE) -> Configuration:
     if not isinstance(waivers, list):
         raise UserError(f"{path}: waivers are written as [[tool.leakaudit.waiver]], one block each.")
     return Configuration(options, assertions, tuple(waivers))
+
+
+def toml(value: Any) -> str:
+    """Return a string, number, truth or list of them as TOML."""
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    return tomlkit.item(visible(value) if isinstance(value, str) else value).as_string()
+
+
+def table(existing: str) -> dict[str, Any]:
+    """Return [tool.leakaudit] of pyproject.toml as it stands there, empty where it is no table or absent."""
+    tool = _parsed(existing).get("tool")
+    ours = tool.get("leakaudit") if isinstance(tool, dict) else None
+    return ours if isinstance(ours, dict) else {}
+
+
+def inserted(existing: str, block: str, force: bool = False) -> str:
+    """Return pyproject.toml with the block at its end, or with `force` in the place of a table [tool.leakaudit].
+
+    A comment right above the table that follows stays with that table. Raises UserError where [tool.leakaudit] stands
+    already (without `force`), and where it cannot be replaced without touching anything else.
+    """
+    newline = "\r\n" if "\r\n" in existing else "\n"
+    block = block.replace("\n", newline)
+    tool = _parsed(existing).get("tool")
+    if not isinstance(tool, dict) or "leakaudit" not in tool:
+        head = existing.rstrip("\r\n \t")
+        text = (head + newline + newline if head else "") + block
+    elif force:
+        text = _replaced(existing, block, newline)
+    else:
+        raise UserError(f"{FILE} has a table [tool.leakaudit] already: edit it, or replace it with --force.")
+    if not _kept(existing, text, block):
+        raise UserError(BY_HAND)
+    return text
+
+
+def _replaced(existing: str, block: str, newline: str) -> str:
+    document: Any = tomlkit.parse(existing)
+    place = tomlkit.table().append("block-of-leakaudit", 0)
+    try:
+        above = "".join(reversed([item.as_string() for item in _comments_at_end(document["tool"]["leakaudit"])]))
+        document["tool"]["leakaudit"] = place
+    except (TOMLKitError, ValueError, TypeError) as error:  # an inline table holds no other
+        raise UserError(BY_HAND) from error
+    head, _, tail = str(document.as_string()).partition(place.as_string())
+    rest = tail.lstrip("\r\n")
+    return "".join(head.splitlines(keepends=True)[:-1]) + block + (newline + above + rest if rest else "")
+
+
+def _comments_at_end(item: Any) -> Iterator[Comment]:
+    """Yield the comments that a table ends with, the last one first; TOML counts them in, whatever they speak of."""
+    while isinstance(item, AoT | Table):
+        body = item.body if isinstance(item, AoT) else [each for _, each in item.value.body]
+        if not body:
+            return
+        item = body[-1]
+        for each in reversed(body):
+            if not isinstance(each, Comment):
+                break
+            yield each
+
+
+def _kept(existing: str, text: str, block: str) -> bool:
+    """Return whether the text differs from the existing one by the block in place of one stretch, which was ours."""
+    head, found, tail = text.partition(block)
+    rest = tail.lstrip("\r\n")
+    if not found or not existing.startswith(head.rstrip()) or not existing.endswith(rest):
+        return False
+    try:
+        return _others(text) == _others(existing)
+    except tomllib.TOMLDecodeError:  # an inline table or dotted keys are still there
+        return False
+
+
+def _others(text: str) -> dict[str, Any]:
+    """Return what a TOML text holds beside [tool.leakaudit]."""
+    found = tomllib.loads(text)
+    tool = found.get("tool", {})
+    if isinstance(tool, dict):
+        found["tool"] = {key: value for key, value in tool.items() if key != "leakaudit"}
+    return found
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{FILE} cannot be read: {error}.") from error

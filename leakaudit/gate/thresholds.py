@@ -10,41 +10,38 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 from leakaudit.gate.assertions import Rule
-from leakaudit.judge.advice import loss
-from leakaudit.judge.verdict import rejudge
+from leakaudit.judge.advice import FEWEST, loss
+from leakaudit.judge.conclusions import TOLD
+from leakaudit.judge.facts import control_in, facts_of
+from leakaudit.judge.findings import mend
+from leakaudit.judge.verdict import reasons_of, rejudge
+from leakaudit.judge.words import grouped, sentences
+from leakaudit.naming import Setting, Spell, as_option
 from leakaudit.result.outcome import Check
 from leakaudit.result.rules import (
-    beats,
     guessing,
-    identifies,
     judged,
-    most_telling,
-    rebuilds,
     resolution,
     scored_statuses,
-    scored_victims,
     unsupported,
+    worst_verdict,
 )
-from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Estimate, Value, Verdict
+from leakaudit.result.schema import (
+    AttackResult,
+    AuditResult,
+    DefenseResult,
+    Estimate,
+    Mend,
+    Reason,
+    Value,
+    Verdict,
+)
+from leakaudit.result.scores import SCORES, of_attacks
 from leakaudit.stats.intervals import mean, rate, records_needed
 
-FIELDS = {
-    "identification": "identification",
-    "psnr": "psnr",
-    "ssim": "ssim",
-    "lpips": "lpips",
-    "label-accuracy": "label_accuracy",
-}
-KINDS: dict[str, tuple[str, ...]] = {  # of the attacks that can have such a score
-    "identification": ("reconstruction", "linkage"),
-    "psnr": ("reconstruction",),
-    "ssim": ("reconstruction",),
-    "lpips": ("reconstruction",),
-}
-SHARES = ("identification", "label-accuracy", "accuracy", "accuracy-loss")
-STRONGER = "Strengthen the defense or choose another one (the frontier in the report shows what each costs)."
 MOST = 1_000_000  # records or seeds beyond which nobody is told to go
 
 
@@ -56,8 +53,8 @@ def judge_rule(result: AuditResult, rule: Rule) -> list[Check]:
         defenses = [d for d in result.defenses if fnmatchcase(d.spec, rule.defense)]
     if not defenses:
         missing = f"no defense matches {rule.defense!r}" if rule.defense else "no requested defense was audited"
-        mend = "Scan the defense (-d), or mend the pattern in [tool.leakaudit.assert]."
-        return [_check(rule, rule.defense or "*", "inconclusive", f"{_title(rule)}: {missing}.", mend)]
+        message = f"{_title(rule)}: {missing}."
+        return [_check(rule, rule.defense or "*", "inconclusive", message, Mend("scan-defense"))]
     found: list[Check] = []
     for defense in defenses:
         if rule.metric == "accuracy-loss":
@@ -65,8 +62,8 @@ def judge_rule(result: AuditResult, rule: Rule) -> list[Check]:
                 found.append(_accuracy_loss(result, defense, rule))
             elif rule.defense == "none":
                 words = "the undefended model is what a loss is measured against, so the rule says nothing of it."
-                mend = "Mend the pattern in [tool.leakaudit.assert]."
-                found.append(_check(rule, defense.spec, "inconclusive", f"{_title(rule)}: {words}", mend))
+                message = f"{_title(rule)}: {words}"
+                found.append(_check(rule, defense.spec, "inconclusive", message, Mend("mend-pattern")))
         elif rule.metric == "accuracy":
             found.append(_accuracy(result, defense, rule))
         elif rule.metric == "identification" and rule.attack is None:
@@ -87,66 +84,66 @@ def without(result: AuditResult, spec: str, names: Collection[str]) -> AuditResu
 
 
 def _harmless(attack: AttackResult) -> AttackResult:
-    if not finished(attack):
+    if not facts_of(attack).finished:
         return attack
     nothing = Estimate(reason="waived")
     n = attack.identification.n
-    return replace(
-        attack,
-        identification=rate(0, n) if n else nothing,
-        psnr=nothing,
-        ssim=nothing,
-        lpips=nothing,
-        label_accuracy=nothing,
-    )
-
-
-def _scored(attack: AttackResult) -> bool:
-    return any(e.value is not None for e in (attack.identification, attack.psnr, attack.label_accuracy))
+    none: dict[str, Any] = dict.fromkeys((score.field for score in of_attacks()), nothing)
+    return replace(attack, **none | {"identification": rate(0, n) if n else nothing})
 
 
 def _identification(result: AuditResult, defense: DefenseResult, rule: Rule) -> Check:
     """Judge as the audit judges, by the rules of `leakaudit.judge.verdict`, at the rule's limit."""
     verdict, reasons = rejudge(result, defense, rule.threshold)
     if not defense.attacks:  # it could not be applied; its own reason says why
-        reasons = (*defense.reasons, *reasons)
+        reasons = (*reasons_of(result, defense), *reasons)
     limit = max(rule.threshold, guessing(result.chance_identification, result.baselines))
-    scored = [a for a in defense.attacks if a.identification.value is not None]
-    leaking = [a for a in scored if identifies(a, limit)] + [
-        a for a in defense.attacks if rebuilds(a, result.baselines)
-    ]
-    open_ = [a for a in defense.attacks if a.kind != "labels" and _high(a) > rule.threshold]
+    known = [facts_of(a, limit, result.baselines) for a in defense.attacks]
+    scored = [f.attack for f in known if f.attack.identification.value is not None]
+    leaking = [f.attack for f in known if f.identifies] + [f.attack for f in known if f.rebuilds]
+    open_ = [f.attack for f in known if f.asked and _high(f.attack) > rule.threshold]
     deciding = {"fail": leaking, "inconclusive": open_, "pass": scored}[verdict]
     worst = max(deciding or scored, key=lambda a: (a.identification.value or 0.0, _high(a)), default=None)
-    told = {"fail": 1, "inconclusive": 3, "pass": 1}[verdict]  # doubts differ, and each wants its own mend
-    also = [a for a in dict.fromkeys(a.name for a in leaking) if verdict == "fail"][1:]
-    more = f" So did {', '.join(also)}." if also else ""
-    message = f"{defense.spec}: {' '.join(reasons[:told])}{more}"
-    mend = {"fail": STRONGER, "inconclusive": _more_evidence(result, defense, verdict, rule), "pass": ""}[verdict]
-    return _check(
+    told = grouped(reasons)[: TOLD if verdict == "inconclusive" else 1]
+    mends = {"fail": Mend("strengthen"), "inconclusive": _more_evidence(result, defense, rule), "pass": None}
+    check = _check(
         rule,
         defense.spec,
         verdict,
-        message,
-        mend,
+        "",
+        mends[verdict],
         measured=worst.identification if worst else Estimate(reason="no attack was scored"),
         attack=worst.name if worst else "",
         evidence={"attacks": ", ".join(dict.fromkeys(a.name for a in deciding))} if verdict != "pass" else {},
     )
+    check = replace(check, why=tuple(reason for together in told for reason in together))
+    return replace(check, message=sentence_of_check(check))
 
 
-def _more_evidence(result: AuditResult, defense: DefenseResult, verdict: Verdict, rule: Rule) -> str:
-    if verdict != "inconclusive":
-        return ""
+def sentence_of_check(check: Check, spell: Spell = as_option) -> str:
+    """Return the sentence of a check, with the settings in it as `spell` has them."""
+    if not check.why:
+        return check.message
+    attacks = str(check.evidence.get("attacks") or "").split(", ")
+    also = f" So did {', '.join(attacks[1:])}." if check.status == "fail" and attacks[1:] else ""
+    return f"{check.defense}: {' '.join(sentences(check.why, spell))}{also}"
+
+
+def mend_of_check(check: Check, spell: Spell = as_option) -> str:
+    """Return what to do about a check, with the settings in it as `spell` has them."""
+    return mend(check.todo, spell) if check.todo else check.mend
+
+
+def _more_evidence(result: AuditResult, defense: DefenseResult, rule: Rule) -> Mend:
     if result.settings.get("battery") == "quick":
-        return "Scan again without --quick."
+        return Mend("not-quick")
     shares = [a.identification for a in defense.attacks if a.identification.value is not None]
     worst = max((e.value or 0.0 for e in shares), default=0.0)
     needed = records_needed(rule.threshold, worst)
     fewest = min((e.n for e in shares), default=0)
     if shares and needed is not None and fewest < needed <= MOST:
-        return f"Scan again with --records {_rounded(result, needed)}: so many would settle it if the shares stay."
-    return "Scan again so that what the message names is measured."
+        return Mend("more-records", (Setting("records", _rounded(result, needed)),))
+    return Mend("measure")
 
 
 def _rounded(result: AuditResult, records: int) -> int:
@@ -161,34 +158,33 @@ def _scores(result: AuditResult, defense: DefenseResult, rule: Rule) -> Check:
     if not named:
         what = f"no attack matches {rule.attack!r}" if rule.attack else "no attack was run"
         message = f"{_title(rule)}: {what} on {defense.spec}."
-        return _check(rule, defense.spec, "inconclusive", message, "Run it (-a), or mend the pattern.")
-    order: tuple[Verdict, ...] = ("fail", "inconclusive", "pass")
+        return _check(rule, defense.spec, "inconclusive", message, Mend("run-or-mend-pattern"))
     told = [(verdict, a, words) for a in named if (found := _score(a, rule)) for verdict, words in [found]]
     if not told:
         words = f"{_title(rule)}: no attack on {defense.spec} gives this score, so nothing bounds it."
-        if all(_inapplicable(a) for a in named):
+        if all(facts_of(a).inapplicable for a in named):
             words = f"{_title(rule)}: {', '.join(a.name for a in named)} cannot be run on this model."
-            return _check(rule, defense.spec, "inconclusive", words, "Name an attack that can, or leave the rule out.")
-        return _check(rule, defense.spec, "inconclusive", words, "Run an attack that gives it (-a).")
-    status = next(v for v in order if any(v == verdict for verdict, _, _ in told))
+            return _check(rule, defense.spec, "inconclusive", words, Mend("name-what-runs"))
+        return _check(rule, defense.spec, "inconclusive", words, Mend("run-what-scores"))
+    status = worst_verdict(verdict for verdict, _, _ in told)
     deciding = [(a, words) for verdict, a, words in told if verdict == status]
     first, words = max(deciding, key=lambda pair: _leak(_estimate(pair[0], rule), rule))
     also = f" ({len(deciding) - 1} more attack{'s' if len(deciding) > 2 else ''} so)" if len(deciding) > 1 else ""
-    mend = {"fail": STRONGER, "inconclusive": _settles(_estimate(first, rule), rule, "records"), "pass": ""}[status]
+    todo = _todo(status, "strengthen", _settles(_estimate(first, rule), rule, "records"))
     if status == "inconclusive" and _side(_estimate(first, rule), rule) == "pass":
-        mend = "Scan again so that these attacks run to their end."
+        todo = Mend("run-to-end")
     names = tuple(a.name for a, _ in deciding) if status != "pass" else ()
     message = f"{defense.spec}: {words}{also}."
     why = doubts(result) if status == "pass" else ()
     if why:
-        status, message = "inconclusive", f"{message} {' '.join(why)}"
-        mend = _more_evidence(result, defense, status, rule)
+        status, message = "inconclusive", f"{message} {' '.join(sentences(why))}"
+        todo = _more_evidence(result, defense, rule)
     return _check(
         rule,
         defense.spec,
         status,
         message,
-        mend,
+        todo,
         measured=_estimate(first, rule),
         attack=first.name,
         evidence={"attacks": ", ".join(names)} if names else {},
@@ -204,37 +200,21 @@ def deciding(defense: DefenseResult, rule: Rule) -> frozenset[str]:
 
 def _named(defense: DefenseResult, rule: Rule) -> list[AttackResult]:
     """Return the attacks that a rule names, of those that can have such a score."""
-    kinds = KINDS.get(rule.metric)
+    kinds = SCORES[rule.metric].kinds
     named = [a for a in defense.attacks if rule.attack is None or fnmatchcase(a.name, rule.attack)]
-    return [a for a in named if kinds is None or a.kind in kinds]
+    return [a for a in named if not kinds or a.kind in kinds]
 
 
-def doubts(result: AuditResult) -> tuple[str, ...]:
+def doubts(result: AuditResult) -> tuple[Reason, ...]:
     """Return why no score of this audit may pass, whatever it is: the reasons that hold for its verdict as well."""
     why = unsupported(str(result.settings.get("battery", "")), bool(result.exposure.get("model_control")))
-    control = uncontrolled(result)
-    return (*why, control) if control else why
+    return (*map(Reason, why), *uncontrolled(result))
 
 
-def uncontrolled(result: AuditResult) -> str:
+def uncontrolled(result: AuditResult) -> tuple[Reason, ...]:
     """Return why the attacks were not seen to work on the undefended model, empty where they were."""
-    control = result.control()
-    floor = guessing(result.chance_identification, result.baselines)
-    best = most_telling(control.attacks, floor) if control else None
-    if best is None:
-        return "No attack was scored on the undefended model, so nothing shows that these attacks work at all."
-    if not beats(best, floor):
-        return "The attacks do not beat guessing on the undefended model, so their failure here proves nothing."
-    return ""
-
-
-def finished(attack: AttackResult) -> bool:
-    """Return whether an attack was scored on every victim, none of them cut short."""
-    return (
-        _scored(attack)
-        and scored_victims(attack) == sum(attack.statuses.values())
-        and not attack.statuses.get("budget")
-    )
+    doubt = control_in(result).doubt
+    return (Reason(doubt),) if doubt else ()
 
 
 def _score(attack: AttackResult, rule: Rule) -> tuple[Verdict, str] | None:
@@ -244,7 +224,7 @@ def _score(attack: AttackResult, rule: Rule) -> tuple[Verdict, str] | None:
     lost = {
         s: n for s, n in attack.statuses.items() if n and s not in (*scored_statuses(attack.kind), "not-applicable")
     }
-    if not _scored(attack) and attack.statuses.get("budget"):
+    if not facts_of(attack).began and attack.statuses.get("budget"):
         lost["budget"] = attack.statuses["budget"]  # it never began
     if estimate.value is None:
         unmeasured = rule.metric == "lpips" and attack.psnr.value is not None  # there is a picture, but no weights
@@ -274,25 +254,29 @@ def _accuracy(result: AuditResult, defense: DefenseResult, rule: Rule) -> Check:
     known = defense.accuracy
     if defense.accuracies:
         known = mean(defense.accuracies, (0.0, 1.0), least=resolution(result))
-    return _utility(defense, rule, known, "test accuracy")
+    return _utility(defense, rule, known)
 
 
 def _accuracy_loss(result: AuditResult, defense: DefenseResult, rule: Rule) -> Check:
-    return _utility(defense, rule, loss(result, defense), "accuracy lost against no defense")
+    return _utility(defense, rule, loss(result, defense))
 
 
-def _utility(defense: DefenseResult, rule: Rule, estimate: Estimate, name: str) -> Check:
+def _utility(defense: DefenseResult, rule: Rule, estimate: Estimate) -> Check:
+    name = _title(rule)
     if estimate.value is None:
         message = (
             f"{defense.spec}: {name} was not measured ({(estimate.reason or 'no reason was recorded').rstrip('.')})."
         )
-        mend = "Scan again with training runs (no --no-utility, at least 3 --seeds)."
-        return _check(rule, defense.spec, "inconclusive", message, mend, measured=estimate)
+        train = Mend("train", (Setting("seeds", FEWEST),))
+        return _check(rule, defense.spec, "inconclusive", message, train, measured=estimate)
     status = _side(estimate, rule)
     message = f"{defense.spec}: {name} is {_shown(estimate, rule)}, {_against(rule)}."
-    cheaper = "Choose a defense or a setting that costs less (the frontier in the report), or train longer."
-    mend = {"fail": cheaper, "inconclusive": _settles(estimate, rule, "seeds"), "pass": ""}[status]
-    return _check(rule, defense.spec, status, message, mend, measured=estimate)
+    todo = _todo(status, "costs-less", _settles(estimate, rule, "seeds"))
+    return _check(rule, defense.spec, status, message, todo, measured=estimate)
+
+
+def _todo(status: Verdict, failed: str, open_: Mend) -> Mend | None:
+    return {"fail": Mend(failed), "inconclusive": open_, "pass": None}[status]
 
 
 def _side(estimate: Estimate, rule: Rule) -> Verdict:
@@ -303,30 +287,25 @@ def _side(estimate: Estimate, rule: Rule) -> Verdict:
     return "pass" if most <= limit else "fail" if least > limit else "inconclusive"
 
 
-def _settles(estimate: Estimate, rule: Rule, unit: str) -> str:
-    """Say how many records (or seeds) would bring the interval to one side of the threshold, if the value stays."""
-    least = 6 if unit == "records" else 3
-    option = f"--{unit}"
+def _settles(estimate: Estimate, rule: Rule, unit: str) -> Mend:
+    """Return how many records (or seeds) would bring the interval to one side of the threshold, if the value stays."""
+    least = 6 if unit == "records" else FEWEST
     value, low, high = estimate.value, estimate.low, estimate.high
     if value is None:
-        return "Scan again so that it is measured."
+        return Mend("measure")
     if low is None or high is None:
-        return f"An interval takes at least {least} {unit}: scan again with {option} {max(least, estimate.n + 1)}."
+        return Mend(f"{unit}-for-interval", (Setting(unit, max(least, estimate.n + 1)),))
     gap = abs(rule.threshold - value)
     reach = (high - value if value <= rule.threshold else value - low) or 0.0
     needed = math.inf if gap == 0 else estimate.n * (reach / gap) ** 2  # an interval shrinks with √n
     if needed > MOST:
-        return f"The value is at the threshold itself: no number of {unit} settles it; move one of them."
-    return f"If the value stays, about {max(least, math.ceil(needed))} {unit} would settle it ({option})."
+        return Mend("at-threshold")
+    return Mend(f"{unit}-settle", (Setting(unit, max(least, math.ceil(needed))),))
 
 
 def _estimate(attack: AttackResult, rule: Rule) -> Estimate:
-    found: Estimate = getattr(attack, FIELDS[rule.metric])
+    found: Estimate = getattr(attack, SCORES[rule.metric].field)
     return found
-
-
-def _inapplicable(attack: AttackResult) -> bool:
-    return {s for s, n in attack.statuses.items() if n} == {"not-applicable"}
 
 
 def _high(attack: AttackResult) -> float:
@@ -338,22 +317,17 @@ def _why(attack: AttackResult, estimate: Estimate) -> str:
 
 
 def _shown(estimate: Estimate, rule: Rule) -> str:
-    share = rule.metric in SHARES
-    words = [_number(v, share) for v in (estimate.value, estimate.low, estimate.high) if v is not None]
-    return f"{words[0]} ({words[1]} to {words[2]})" if len(words) == 3 else f"{words[0]} (no interval)"
+    score = SCORES[rule.metric]
+    return score.measured(estimate) + ("" if score.ends(estimate) else " (no interval)")
 
 
 def _against(rule: Rule) -> str:
     side = "at most" if rule.direction == "max" else "at least"
-    return f"{side} {_number(rule.threshold, rule.metric in SHARES)} allowed"
-
-
-def _number(value: float, share: bool) -> str:
-    return f"{100 * value:.1f}%" if share else f"{value:.2f}"
+    return f"{side} {SCORES[rule.metric].write(rule.threshold)} allowed"
 
 
 def _title(rule: Rule) -> str:
-    return {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS"}.get(rule.metric, rule.metric.replace("-", " "))
+    return SCORES[rule.metric].title
 
 
 def _check(
@@ -361,7 +335,7 @@ def _check(
     defense: str,
     status: Verdict,
     message: str,
-    mend: str = "",
+    todo: Mend | None = None,
     *,
     measured: Estimate | None = None,
     attack: str = "",
@@ -376,9 +350,10 @@ def _check(
         attack=attack,
         status=status,
         message=message,
-        mend=mend,
+        mend=mend(todo) if todo else "",
         measured=measured or Estimate(reason="not measured"),
         threshold=rule.threshold,
         direction=rule.direction,
         evidence=evidence or {},
+        todo=todo,
     )

@@ -7,14 +7,15 @@ bound of the 95 % interval of its difference to the undefended model, from the t
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from leakaudit.judge.ranking import worst
-from leakaudit.result.numbers import percent
-from leakaudit.result.rules import resolution
+from leakaudit.judge.verdict import reasons_of
+from leakaudit.naming import Setting, as_option
+from leakaudit.result.numbers import interval, percent, points
+from leakaudit.result.rules import resolution, worst_verdict
 from leakaudit.result.schema import AuditResult, DefenseResult, Estimate, Verdict
 from leakaudit.stats.paired import change_of_means, runs_needed
 
@@ -49,8 +50,7 @@ class Option:
     @property
     def both(self) -> Verdict:
         """Whether both limits are kept; only leakage counts where there is no limit for the loss."""
-        found = {self.leakage, self.accuracy or "pass"}
-        return "fail" if "fail" in found else "inconclusive" if "inconclusive" in found else "pass"
+        return worst_verdict((self.leakage, self.accuracy or "pass"))
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def loss(result: AuditResult, defense: DefenseResult) -> Estimate:
     fewest = min(len(control.accuracies), len(defense.accuracies))
     if fewest < FEWEST:
         runs = {0: "no training runs are recorded", 1: "there is one training run"}.get(fewest, "there are two runs")
-        return Estimate(value, n=fewest, reason=f"{runs}: an interval takes {FEWEST} (--seeds {FEWEST})")
+        return Estimate(value, n=fewest, reason=f"{runs}: an interval takes {FEWEST}")
     return change_of_means(defense.accuracies, control.accuracies, resolution(result))
 
 
@@ -122,16 +122,17 @@ def _option(result: AuditResult, defense: DefenseResult, limit: float | None) ->
         elif known and (cost.low or 0.0) > limit:
             judged = "fail"
     identified = attack.identification if attack else Estimate(reason="no attack was scored")
-    wanted = [int(n) for reason in defense.reasons for n in re.findall(r"--records (\d+)", reason)]
-    needs = f": about {max(wanted)} records would settle it (--records {max(wanted)})" if wanted else ""
-    return Option(defense.spec, defense.verdict, needs, identified, cost, judged)
+    needs = [need for reason in reasons_of(result, defense) for need in reason.needs if need.name == "records"]
+    most = max(needs, key=lambda need: int(need.value or 0), default=None)
+    wanted = f": about {most.value} records would settle it ({as_option(most)})" if most else ""
+    return Option(defense.spec, defense.verdict, wanted, identified, cost, judged)
 
 
 def _limits(result: AuditResult, limit: float | None) -> str:
     first = f"Limit of leakage: {percent(result.max_identification)} of the records identified"
     if limit is None:
         return f"{first}. This result records no limit for the loss of accuracy, so only leakage is judged here."
-    return f"{first}. Limit of cost: {_points(limit)} of accuracy below no defense."
+    return f"{first}. Limit of cost: {points(limit)} of accuracy below no defense."
 
 
 def _meets(result: AuditResult, options: Sequence[Option], limit: float | None) -> tuple[str, ...]:
@@ -211,6 +212,8 @@ def _open(result: AuditResult, unclear: Iterable[Option], limit: float | None) -
 
 def _what_settles(result: AuditResult, option: Option, limit: float) -> str:
     e = option.loss
+    if e.value is not None and e.high is None and e.n < FEWEST:
+        return f"{_lost(option)} ({as_option(Setting('seeds', FEWEST))})"
     if e.value is None or e.high is None or not e.n:
         return _lost(option)
     if e.value >= limit:
@@ -289,20 +292,11 @@ def _lost(option: Option) -> str:
     e = option.loss
     if e.value is None:
         return f"no cost is known ({(e.reason or 'not measured').rstrip('.')})"
-    words = f"{_points(abs(e.value))} of accuracy {'above' if e.value < 0 else 'below'} no defense"
+    words = f"{points(abs(e.value))} of accuracy {'above' if e.value < 0 else 'below'} no defense"
     if e.low is None or e.high is None:
         return f"{words}; {e.reason}" if e.reason else words
-    low, high = (-e.high, -e.low) if e.value < 0 else (e.low, e.high)
-    return f"{words} ({_number(low)} to {_number(high)} with 95% confidence)"
-
-
-def _points(share: float) -> str:
-    text = _number(share)
-    return f"{text} point" if text == "1" else f"{text} points"
-
-
-def _number(share: float) -> str:
-    return f"{100 * share:.1f}".removesuffix(".0").replace("-", "\u2212")
+    told = Estimate(-e.value, -e.high, -e.low) if e.value < 0 else e
+    return f"{words} ({interval(told)} with 95% confidence)"
 
 
 def _join(items: Iterable[str]) -> str:

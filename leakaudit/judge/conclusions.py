@@ -7,20 +7,32 @@ most about it.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
+from leakaudit.judge.facts import control_in, facts_of
 from leakaudit.judge.findings import RULES, describe, mend_of, unused_mend
-from leakaudit.judge.ranking import scored, statuses
-from leakaudit.result.numbers import percent
+from leakaudit.judge.ranking import statuses
+from leakaudit.judge.verdict import CONTROL, UNFINISHED, reasons_of, rejudge
+from leakaudit.judge.words import grouped, sentence
+from leakaudit.result.numbers import decibels, percent
 from leakaudit.result.outcome import Check, Outcome
-from leakaudit.result.rules import SHARP, beats, guessing, identifies, judged, most_telling, rebuilds
-from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Estimate, Finding, Severity, Value, Waiver
+from leakaudit.result.rules import SEVERITIES, SHARP, guessing, judged, worst_severity
+from leakaudit.result.schema import (
+    AttackResult,
+    AuditResult,
+    DefenseResult,
+    Estimate,
+    Finding,
+    Reason,
+    Severity,
+    Value,
+    Waiver,
+)
 
 __all__ = ["RULES", "conclusions", "describe"]
-RANK: dict[Severity, int] = {"error": 0, "warning": 1, "info": 2}
+TOLD = 3  # reasons that an undecided check of identification tells: doubts differ, and each wants its own mend
 # What the audit says of a defense that the gate's check of identification judges again, by the same rules.
 VERDICT = ("identification-above-limit", "reconstruction-close", "leak-found", "undecided", "attack-not-scored")
 
@@ -34,13 +46,16 @@ def conclusions(result: AuditResult, outcome: Outcome | None = None) -> tuple[Fi
     """
     checks = outcome.checks if outcome else ()
     own = [*_of_audit(result), *(f for d in result.defenses for f in _of_defense(result, d)), *result.findings]
-    found = [*_gate(checks, own), *(_governed(f, checks) for f in own if not _retold(f, checks))]
+    told = {check.id: reasons_told(result, check) for check in checks}
+    found = [*_gate(checks, own, told), *(_governed(f, checks) for f in own if not _retold(f, checks, told))]
     if outcome is not None:
         found += _waivers(outcome)
-    unique = {(f.id, f.message, f.evidence.get("defense"), f.evidence.get("attack")): f for f in reversed(found)}
-    kept = [f for f in found if any(f is other for other in unique.values())]
+    kept: list[Finding] = []
+    for finding in found:
+        if finding not in kept:
+            kept.append(finding)
     mended = [f if f.mend or f.severity == "info" else replace(f, mend=mend_of(f.id)) for f in kept]
-    return tuple(sorted(mended, key=lambda f: RANK[f.severity]))
+    return tuple(sorted(mended, key=lambda f: SEVERITIES.index(f.severity)))
 
 
 def _of_audit(result: AuditResult) -> list[Finding]:
@@ -52,12 +67,12 @@ def _of_audit(result: AuditResult) -> list[Finding]:
     control = result.control()
     if control is None:
         return found
-    floor = guessing(result.chance_identification, result.baselines)
-    best = most_telling(control.attacks, floor)
+    seen = control_in(result)
+    floor, best = seen.floor, seen.best
     if best is None:
         message = "No attack could be scored on the undefended model, so nothing shows that these attacks work at all."
         found.append(Finding("control-does-not-leak", "warning", message, {"defense": control.spec, "guess": floor}))
-    elif not beats(best, floor):
+    elif not seen.works:
         message = (
             "The attacks do not beat guessing on the undefended model, so their failure elsewhere proves nothing: the "
             f"most telling, {best.name}, identifies {_share(best.identification)}; a guess {percent(floor)}."
@@ -79,16 +94,17 @@ def _of_defense(result: AuditResult, defense: DefenseResult) -> list[Finding]:
     counted = defense in judged(result)
     found = _leaks(result, defense) if counted else []
     if counted and defense.verdict == "fail" and not found:
+        about: dict[str, Value] = {"defense": defense.spec}
         found = [
-            Finding("leak-found", "error", f"{defense.spec}: {reason}", {"defense": defense.spec})
-            for reason in defense.reasons or ("The audit failed it and gave no reason.",)
-        ]
-    said: set[str] = set()
-    for attack in defense.attacks:
-        if finding := _unscored(defense, attack, counted, said):
-            found.append(finding)
+            Finding("leak-found", "error", f"{defense.spec}: {sentence(why)}", about, why=why)
+            for why in grouped(reasons_of(result, defense))
+        ] or [Finding("leak-found", "error", f"{defense.spec}: The audit failed it and gave no reason.", about)]
+    reasons = reasons_of(result, defense)
+    unscored = [finding for a in defense.attacks if (finding := _unscored(defense, a, counted, reasons))]
+    found += unscored
     if counted and defense.verdict == "inconclusive":
-        found += _undecided(result, defense, said)
+        told = [reason for finding in unscored for reason in finding.why]
+        found += _undecided(result, defense, [reason for reason in reasons if reason not in told])
     if counted and defense.accuracy.value is None and defense.attacks:
         off = result.settings.get("utility") is False
         why = (defense.accuracy.reason or "no reason was recorded").rstrip(".")
@@ -104,43 +120,41 @@ def _leaks(result: AuditResult, defense: DefenseResult) -> list[Finding]:
     limit = max(result.max_identification, floor)
     known = max((b.psnr.value for b in result.baselines if b.psnr.value is not None), default=0.0)
     found = []
-    for a in defense.attacks:
+    for known_of in (facts_of(a, limit, result.baselines) for a in defense.attacks):
+        a = known_of.attack
         bound = "; it was handed the replaced records, from an update alone it may be less" if a.role == "bound" else ""
-        if identifies(a, limit):
+        if known_of.identifies:
             message = (
                 f"{defense.spec}: the attack {a.name} picked the right one of {a.candidates} candidates of the same "
                 f"class for {_share(a.identification)}, more than the {percent(limit)} allowed{bound}."
             )
             evidence = _evidence(defense.spec, a, a.identification, limit) | {"candidates": a.candidates}
             found.append(Finding("identification-above-limit", "error", message, evidence))
-        if rebuilds(a, result.baselines):
+        if known_of.rebuilds:
             message = (
                 f"{defense.spec}: the attack {a.name} rebuilds pictures far closer to the private ones (median "
-                f"{a.psnr.value or 0.0:.1f} dB, at least {a.psnr.low or 0.0:.1f} dB with 95% confidence) than a guess "
-                f"without the update ({known:.1f} dB){bound}."
+                f"{decibels(a.psnr.value or 0.0)}, at least {decibels(a.psnr.low or 0.0)} with 95% confidence) than a "
+                f"guess without the update ({decibels(known)}){bound}."
             )
             evidence = _evidence(defense.spec, a, a.psnr, known + SHARP) | {"guess": known, "unit": "dB"}
             found.append(Finding("reconstruction-close", "error", message, evidence))
     return found
 
 
-def _unscored(defense: DefenseResult, attack: AttackResult, counted: bool, said: set[str]) -> Finding | None:
-    """Return what is missing of an attack. A reason of the verdict that tells it is used, and noted in `said`.
+def _unscored(defense: DefenseResult, attack: AttackResult, counted: bool, reasons: Sequence[Reason]) -> Finding | None:
+    """Return what is missing of an attack, with the reason of the verdict that tells it, if there is one.
 
     One that does not apply says nothing of a defense, and neither does what a pass has already weighed: info.
     """
-    done, total = scored(attack)
-    if done >= total:
+    known = facts_of(attack)
+    done, total = known.scored, known.victims
+    if done >= total or (known.inapplicable and attack.role == "standard"):
         return None
-    inapplicable = {status for status, count in attack.statuses.items() if count} == {"not-applicable"}
-    if inapplicable and attack.role == "standard":
-        return None
-    told = next((r for r in defense.reasons if _names(r, attack.name) and "victims (" in r), None)
-    if told:
-        said.add(told)
-    why = attack.reason or attack.identification.reason or "no reason was recorded"
-    text = told or f"The attack {attack.name} has no score on {total - done} of {total} victims ({why.rstrip('.')})."
-    open_ = counted and defense.verdict != "pass" and not inapplicable
+    why = tuple(r for r in reasons if r.id == UNFINISHED and r.attack == attack.name)[:1]
+    reason = (attack.reason or attack.identification.reason or "no reason was recorded").rstrip(".")
+    text = f"The attack {attack.name} has no score on {total - done} of {total} victims ({reason})."
+    text = sentence(why) if why else text
+    open_ = counted and defense.verdict != "pass" and not known.inapplicable
     evidence: dict[str, Value] = {
         "defense": defense.spec,
         "attack": attack.name,
@@ -149,28 +163,29 @@ def _unscored(defense: DefenseResult, attack: AttackResult, counted: bool, said:
         "victims": total,
         "statuses": statuses(attack),
     }
-    return Finding("attack-not-scored", "warning" if open_ else "info", f"{defense.spec}: {text}", evidence)
+    return Finding("attack-not-scored", "warning" if open_ else "info", f"{defense.spec}: {text}", evidence, why=why)
 
 
-def _undecided(result: AuditResult, defense: DefenseResult, said: set[str]) -> list[Finding]:
-    """Return one finding for each stored reason why a defense is undecided that no other finding tells."""
+def _undecided(result: AuditResult, defense: DefenseResult, reasons: Sequence[Reason]) -> list[Finding]:
+    """Return one finding for each of the reasons why a defense is undecided."""
     found = []
-    for reason in defense.reasons:
-        if reason in said or "on the undefended model, so" in reason:  # the latter is `control-does-not-leak`
+    for reason in reasons:
+        if reason.id in CONTROL:  # which is a finding of the whole audit
             continue
-        attack = next((a for a in defense.attacks if _names(reason, a.name)), None)
+        attack = next((a for a in defense.attacks if a.name == reason.attack), None)
         evidence: dict[str, Value] = {"defense": defense.spec}
         if attack is not None:
             evidence = _evidence(defense.spec, attack, attack.identification, result.max_identification)
-        found.append(Finding("undecided", "warning", f"{defense.spec}: {reason}", evidence))
+        text = f"{defense.spec}: {sentence((reason,))}"
+        found.append(Finding("undecided", "warning", text, evidence, why=(reason,)))
     return found
 
 
-def _gate(checks: Iterable[Check], own: Sequence[Finding]) -> list[Finding]:
+def _gate(checks: Iterable[Check], own: Sequence[Finding], told: Mapping[str, tuple[Reason, ...]]) -> list[Finding]:
     """Return one finding for each check that did not pass, but those that only repeat one of the audit's `own`."""
     found = []
     for check in checks:
-        if check.status == "pass" or any(_repeats(check, finding) for finding in own):
+        if check.status == "pass" or any(repeats(check, finding) for finding in own):
             continue
         evidence = _estimate(check.measured, check.threshold)
         evidence |= {"defense": check.defense, "attack": check.attack, "status": check.status, "level": check.level}
@@ -178,16 +193,26 @@ def _gate(checks: Iterable[Check], own: Sequence[Finding]) -> list[Finding]:
         message = check.message if check.defense in check.message else f"{check.defense}: {check.message}"
         if check.waiver:
             message, evidence = _accepted(message, evidence, check.waiver)
-        found.append(Finding(f"gate-{check.rule}", _severity(check), message, evidence, check.mend))
+        found.append(Finding(f"gate-{check.rule}", _severity(check), message, evidence, check.mend, told[check.id]))
     return found
 
 
-def _repeats(check: Check, finding: Finding) -> bool:
+def repeats(check: Check, finding: Finding) -> bool:
     """Return whether a check fails for nothing but a finding that is there anyway."""
     if check.rule == "complete":
         return finding.id == "audit-incomplete"
-    same = check.defense == str(finding.evidence.get("defense") or "") and check.message == finding.message
-    return check.rule == f"finding-{finding.id}" and same
+    same = check.rule == f"finding-{finding.id}" and check.defense == str(finding.evidence.get("defense") or "")
+    # Older outcomes do not say which of several alike it was: each has a check of its own.
+    return same and (not check.finding or check.finding == finding.evidence)
+
+
+def reasons_told(result: AuditResult, check: Check) -> tuple[Reason, ...]:
+    """Return the reasons that a check of identification tells; those of an older outcome are found by judging again."""
+    row = next((d for d in result.defenses if d.spec == check.defense), None)
+    if check.why or check.rule != "identification" or check.pattern or check.threshold is None or row is None:
+        return check.why
+    verdict, reasons = rejudge(result, row, check.threshold)
+    return reasons[:TOLD] if verdict == check.status else ()
 
 
 def _severity(check: Check) -> Severity:
@@ -199,25 +224,24 @@ def _severity(check: Check) -> Severity:
 
 def _judges(check: Check, finding: Finding) -> bool:
     """Return whether a check judges again what a finding of the audit says: its severity is the gate's to give."""
-    if _repeats(check, finding):
+    if repeats(check, finding):
         return True
-    metric, _, pattern = check.id.partition(f"/{check.defense}")[0].partition(":")
-    if metric != "identification" or finding.id not in VERDICT or finding.evidence.get("defense") != check.defense:
+    if check.rule != "identification" or finding.id not in VERDICT or finding.evidence.get("defense") != check.defense:
         return False
-    return not pattern or fnmatchcase(str(finding.evidence.get("attack") or ""), pattern)
+    return not check.pattern or fnmatchcase(str(finding.evidence.get("attack") or ""), check.pattern)
 
 
-def _retold(finding: Finding, checks: Iterable[Check]) -> bool:
-    """Return whether a check says what the audit said, sentence for sentence or attack for attack."""
+def _retold(finding: Finding, checks: Iterable[Check], told: Mapping[str, Sequence[Reason]]) -> bool:
+    """Return whether a check says what the audit said, reason for reason or attack for attack."""
     spec, attack = finding.evidence.get("defense"), finding.evidence.get("attack")
     for check in checks:
         if check.status == "pass" or check.defense != spec:
             continue
         if check.rule.startswith("accuracy") and finding.id == "accuracy-not-measured":
             return True
-        if not _judges(check, finding) or _repeats(check, finding):
+        if not _judges(check, finding) or repeats(check, finding):
             continue
-        if finding.message.removeprefix(f"{spec}: ") in check.message:
+        if any(reason in told[check.id] for reason in finding.why):
             return True
         deciding = str(check.evidence.get("attacks") or check.attack).split(", ")
         if check.status == "fail" and finding.severity == "error" and attack in deciding:
@@ -230,8 +254,8 @@ def _governed(finding: Finding, checks: Sequence[Check]) -> Finding:
     own = [check for check in checks if _judges(check, finding)]
     if not own or finding.severity == "info":
         return finding
-    worst = min(own, key=lambda check: RANK[_severity(check)])
-    severity = min(finding.severity, _severity(worst), key=lambda s: RANK[s])
+    worst = min(own, key=lambda check: SEVERITIES.index(_severity(check)))
+    severity = worst_severity((finding.severity, _severity(worst)))
     if worst.status != "pass" and worst.waiver:
         message, evidence = _accepted(finding.message, finding.evidence, worst.waiver)
         return replace(finding, severity=severity, message=message, evidence=evidence)
@@ -291,8 +315,3 @@ def _share(estimate: Estimate) -> str:
     value, n = estimate.value or 0.0, estimate.n
     low = f", at least {percent(estimate.low)} with 95% confidence" if estimate.low is not None else ""
     return f"{round(value * n)} of {n} records ({percent(value)}{low})"
-
-
-def _names(sentence: str, name: str) -> bool:
-    """Return whether a sentence names an attack: `dlg` is not named by `idlg`."""
-    return re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", sentence) is not None

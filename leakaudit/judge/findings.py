@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
-from leakaudit.result.schema import Finding
+from leakaudit.naming import Spell, as_option, said, worded
+from leakaudit.result.schema import Finding, Mend
+from leakaudit.result.scores import of_rule
 
 RULES: dict[str, str] = {
     # of the verdict
@@ -52,43 +53,40 @@ RULES: dict[str, str] = {
     "bound-exceeded": "An attack exceeds a proven bound",
 }
 
-GATE: dict[str, str] = {
-    "identification": "how often records may be identified",
-    "psnr": "how close reconstructions may come",
-    "ssim": "how alike in structure reconstructions may be",
-    "lpips": "how alike to the eye reconstructions may be",
-    "label-accuracy": "how often labels may be inferred",
-    "accuracy": "how accurate the defended model must be",
-    "accuracy-loss": "how much accuracy a defense may cost",
+# What a check of the gate asks that is of no score.
+ASKED: dict[str, str] = {
     "coverage": "what was audited before must be audited",
     "complete": "the audit must have finished",
     "findings": "how severe findings may be",
 }
 
+CAUSE = "Find the change that caused it; if it is meant, store this result as the new baseline."
+
+# What to do, by the id of a finding or of a mend. Settings are written as `leakaudit.naming.worded` reads them.
 MENDS: dict[str, str] = {
     "identification-above-limit": "Choose a stronger setting of this defense or another defense, and scan again.",
     "reconstruction-close": "Choose a stronger setting of this defense or another defense, and scan again.",
     "leak-found": "Choose a stronger setting of this defense or another defense, and scan again.",
-    "undecided": "Undecided is not safe: scan again with what the sentence asks for, or with more --records.",
-    "attack-not-scored": "Mend what the reason names (a larger --budget or --memory, another setting) and scan again.",
-    "control-does-not-leak": "Scan with --full, trained weights or more --records until the control leaks.",
-    "accuracy-not-measured": "Mend what the reason names and scan again without --no-utility.",
-    "audit-incomplete": "Let the scan run to its end, or give it a --budget it can finish in.",
+    "undecided": "Undecided is not safe: scan again with what the sentence asks for, or with more {--records}.",
+    "attack-not-scored": "Mend what the reason names (a larger {--budget} or {--memory}, another setting), and scan.",
+    "control-does-not-leak": "Scan with {--full}, trained weights or more {--records} until the control leaks.",
+    "accuracy-not-measured": "Mend what the reason names and scan again without {--no-utility}.",
+    "audit-incomplete": "Let the scan run to its end, or give it a {--budget} it can finish in.",
     "waiver-expired": "Mend what it covered, or decide again: a new date and reason, or no waiver.",
     "waiver-unused": "Remove it from pyproject.toml, or mend its rule, defense or attack if it was meant to match.",
     "setting-range": "Give a value within the range.",
-    "batch-larger-than-data": "Give a smaller --batch-size or more train_data.",
-    "too-few-records": "Give fewer --records or more train_data.",
-    "records-not-used": "Make --records a multiple of --batch-size.",
-    "few-candidates": "Give more records of this class in train_data or test_data, or fewer --candidates.",
+    "batch-larger-than-data": "Give a smaller {--batch-size} or more train_data.",
+    "too-few-records": "Give fewer {--records} or more train_data.",
+    "records-not-used": "Make {--records} a multiple of {--batch-size}.",
+    "few-candidates": "Give more records of this class in train_data or test_data, or fewer {--candidates}.",
     "value-range": "Set mean and std to what the model's inputs were normalised with, and give pixels in 0 to 1.",
     "label-range": "Give labels from 0 to the number of classes less one.",
     "absent-classes": "Give private records of every class, or leave the classes out.",
     "non-finite-weights": "Load weights of a run that did not diverge.",
-    "batchnorm-untrained": "Give trained weights with --checkpoint, or use --mode train with a larger --batch-size.",
-    "batchnorm-single-record": "Use --mode eval or a larger --batch-size.",
-    "dropout-train-mode": "Scan with --mode eval too.",
-    "memory": "Give fewer --records or a smaller --batch-size, or set --memory.",
+    "batchnorm-untrained": "Give trained weights ({--checkpoint}), or {--mode train} with a larger {--batch-size}.",
+    "batchnorm-single-record": "Use {--mode eval} or a larger {--batch-size}.",
+    "dropout-train-mode": "Scan with {--mode eval} too.",
+    "memory": "Give fewer {--records} or a smaller {--batch-size}, or set {--memory}.",
     "gradient-fails": "Mend the model so that a forward and backward pass runs on a batch.",
     "loss-reduction": "Use the mean over records as the loss.",
     "non-finite-gradient": "Check the loss, the weights and the inputs.",
@@ -100,19 +98,47 @@ MENDS: dict[str, str] = {
     "stale-reference": "Fit the defense with the model that is audited, and scan again.",
     "copies-private-records": "Train the generator so that it does not memorise: fewer steps, or more records.",
     "bound-exceeded": "Do not rely on the proof: find which of its assumptions does not hold.",
+    # of checks of the gate
+    "strengthen": "Strengthen the defense or choose another one (the frontier in the report shows what each costs).",
+    "costs-less": "Choose a defense or a setting that costs less (the frontier in the report), or train longer.",
+    "scan-defense": "Scan the defense ({--defense}), or mend the pattern in [tool.leakaudit.assert].",
+    "mend-pattern": "Mend the pattern in [tool.leakaudit.assert].",
+    "run-or-mend-pattern": "Run it ({--attack}), or mend the pattern.",
+    "run-what-scores": "Run an attack that gives it ({--attack}).",
+    "name-what-runs": "Name an attack that can, or leave the rule out.",
+    "not-quick": "Scan again without {--quick}.",
+    "more-records": "Scan again with {--records=}: so many would settle it if the shares stay.",
+    "measure": "Scan again so that what the message names is measured.",
+    "run-to-end": "Scan again so that these attacks run to their end.",
+    "train": "Scan again with training runs (no {--no-utility}, at least {--seeds=}).",
+    "records-for-interval": "An interval takes more records: scan again with {--records=}.",
+    "seeds-for-interval": "An interval takes more seeds: scan again with {--seeds=}.",
+    "at-threshold": "The value is at the threshold itself: no number of {--records} or {--seeds} settles it; move it.",
+    "records-settle": "If the value stays, about as much as {--records=} would settle it.",
+    "seeds-settle": "If the value stays, about as much as {--seeds=} would settle it.",
+    "find-change": CAUSE,
+    "measure-both": "Scan again so that it is measured on both sides.",
+    "rise-too-large": "The rise is itself above what must be ruled out: more records would show a loss, or none.",
+    "records-rule-out": "If the shares stay, about as much as {--records=} would settle it.",
+    "loss-too-large": "The loss is itself above what must be ruled out: more seeds would show a loss, or none.",
+    "ask-for-less": "More than {--seeds=} would be needed: ask for less in [tool.leakaudit.assert.regression].",
+    "seeds-rule-out": "About as much as {--seeds=} on either side would settle it.",
+    "control-must-leak": "Scan again until the attacks find something without a defense ({--full}, more {--records}).",
+    "mend-finding": "Mend what the finding says, or waive it by its rule.",
+    "scan-to-end": "Scan again to the end.",
+    "scan-too": "Scan it too ({--defense=}), or make a new baseline.",
 }
 OTHERWISE = "Settle what this finding says, and scan again."
 STRONGER = "Choose a stronger setting or another defense, or waive the check with a reason and a date."
 CHEAPER = "Choose a milder setting or a defense that costs less, or waive the check with a reason and a date."
-CAUSE = "Find the change that caused it; if it is meant, store this result as the new baseline."
 
 # What to do where a check of the gate does not pass, by the name of its rule: more privacy costs accuracy, and back.
 GATE_MENDS: dict[str, str] = {
     **dict.fromkeys(("identification", "psnr", "ssim", "lpips", "label-accuracy"), STRONGER),
-    "accuracy": "Choose a milder setting or a defense that costs less, train longer (--epochs), or ask for less.",
+    "accuracy": "Choose a milder setting or a defense that costs less, train longer ({--epochs}), or ask for less.",
     "accuracy-loss": CHEAPER,
     "coverage": "Scan again with every defense and attack that the baseline has, or store a new baseline.",
-    "complete": "Let the scan run to its end, or give it a --budget that it can finish in.",
+    "complete": "Let the scan run to its end, or give it a {--budget} that it can finish in.",
     "findings": "Mend what the finding names, or let less severe ones pass in [tool.leakaudit.assert].",
     "regression-identification": CAUSE,
     "regression-bound": CAUSE,
@@ -121,19 +147,6 @@ GATE_MENDS: dict[str, str] = {
     "as the new baseline.",
     "regression-coverage": "Scan again with every defense and attack that the baseline has, or store a new baseline.",
 }
-# Findings of the audit that a check of the gate judges under another name.
-JUDGED_AS = {
-    "identification-above-limit": "identification",
-    "reconstruction-close": "identification",
-    "leak-found": "identification",
-    "undecided": "identification",
-    "attack-not-scored": "identification",
-    "accuracy-not-measured": "accuracy",
-    "audit-incomplete": "complete",
-}
-
-
-KEBAB = re.compile(r"[a-z][a-z-]*")
 
 
 def describe(identifier: str) -> str:
@@ -148,12 +161,25 @@ def describe(identifier: str) -> str:
         return f"Gate check: {RULES.get(noticed, 'what the audit noticed')}"
     changed = rule.removeprefix("regression-")
     if changed != rule:
-        return f"Regression check: {GATE.get(changed, changed)}, against the baseline"
-    return f"Gate check: {GATE.get(rule, rule)}"
+        return f"Regression check: {_asked(changed)}, against the baseline"
+    return f"Gate check: {_asked(rule)}"
+
+
+def _asked(rule: str) -> str:
+    return ASKED.get(rule) or of_rule(rule).asks or rule
 
 
 def mend_of(identifier: str) -> str:
     """Return one sentence on what to do about a finding that brings none itself."""
+    return said(worded(_template(identifier)))
+
+
+def mend(wanted: Mend, spell: Spell = as_option) -> str:
+    """Return one sentence on what to do, with its settings as `spell` has them."""
+    return said(worded(MENDS[wanted.id], wanted.needs), spell)
+
+
+def _template(identifier: str) -> str:
     if identifier in MENDS:
         return MENDS[identifier]
     rule = identifier.removeprefix("gate-")
@@ -168,18 +194,11 @@ def accepted(finding: Finding) -> bool:
 
 
 def unused_mend(rule: str, rules: Iterable[str]) -> str:
-    """Return what to do about a waiver that matches no check, `rules` being the rules of the checks there are.
-
-    Names of other places are recognised (alerts, ids of checks, findings), and typos; a rule that there is has none.
-    """
+    """Return what to do about a waiver that matches no check, `rules` being the rules of the checks there are."""
     there_are = set(rules)
-    known = sorted(filter(KEBAB.fullmatch, there_are))  # whatever else an outcome of somebody else's calls a rule
-    if not known or any(fnmatchcase(name, rule) for name in there_are):
+    known = sorted(there_are & {*GATE_MENDS, *(f"finding-{each}" for each in RULES)})  # a stored one may hold any text
+    if not known or any(fnmatchcase(name, rule) for name in there_are):  # its defense or attack, or nothing is wrong
         return MENDS["waiver-unused"]
-    name = rule.removeprefix("gate-").partition("/")[0].partition(":")[0]
-    near = difflib.get_close_matches(name, [*known, *JUDGED_AS], n=1)
-    wanted = (name, f"finding-{name}", JUDGED_AS.get(name), *(JUDGED_AS.get(each, each) for each in near))
-    meant = next((each for each in wanted if each in known), "")
-    guess = f' Perhaps rule = "{meant}" was meant.' if meant and "*" not in rule else ""
+    guess = "".join(f' Perhaps rule = "{near}" was meant.' for near in difflib.get_close_matches(rule, known, n=1))
     there = f"the rules are {', '.join(known)}" if len(known) > 1 else f"the only rule is {known[0]}"
     return f'No check here has the rule "{rule}": {there}.{guess} Mend it, or remove the waiver from pyproject.toml.'

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from leakaudit.judge.facts import facts_of
+from leakaudit.judge.words import notes_of
 from leakaudit.result.numbers import percent
-from leakaudit.result.rules import most_successful, scored_victims
+from leakaudit.result.rules import most_successful
 from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult
 
 
 def scored(attack: AttackResult) -> tuple[int, int]:
     """Return how many victims were scored, of how many."""
-    return scored_victims(attack), sum(attack.statuses.values())
+    known = facts_of(attack)
+    return known.scored, known.victims
 
 
 def statuses(attack: AttackResult) -> str:
@@ -20,9 +23,10 @@ def statuses(attack: AttackResult) -> str:
 
 def remarks(attack: AttackResult) -> str:
     """Return why not every victim was scored and how the attack ran, as far as there is something to say."""
-    if not attack.notes:
+    notes = notes_of(attack)
+    if not notes:
         return attack.reason or ""
-    return "; ".join([*([attack.reason.rstrip(".")] if attack.reason else []), *attack.notes])
+    return "; ".join([*([attack.reason.rstrip(".")] if attack.reason else []), *notes])
 
 
 def worst(defense: DefenseResult) -> AttackResult | None:

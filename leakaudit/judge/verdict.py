@@ -1,4 +1,4 @@
-"""From scores to a verdict: pass, fail or inconclusive, each with reasons in plain sentences.
+"""From scores to a verdict: pass, fail or inconclusive, each with its reasons as values (`judge.words` tells them).
 
 The rules, in this order. Identification is judged on the bounds of its 95 % interval, never on its value.
 
@@ -15,20 +15,26 @@ The rules, in this order. Identification is judged on the bounds of its 95 % int
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from leakaudit.result.rules import (
-    OVERFITTED,
-    beats,
-    guessing,
-    identifies,
-    most_successful,
-    most_telling,
-    rebuilds,
-    scored_statuses,
-    unsupported,
+from leakaudit.judge.facts import Facts, control_of, facts_of
+from leakaudit.naming import Setting
+from leakaudit.result.rules import SHARP, VERDICTS, beats, guessing, most_successful, unsupported
+from leakaudit.result.schema import (
+    AttackResult,
+    AuditResult,
+    Baseline,
+    DefenseResult,
+    Estimate,
+    Reason,
+    Value,
+    Verdict,
 )
-from leakaudit.result.schema import AttackResult, AuditResult, Baseline, DefenseResult, Estimate, Verdict
-from leakaudit.stats.intervals import rate, records_needed
+from leakaudit.stats.intervals import records_needed
+
+UNFINISHED = "attack-unfinished"
+LEAKS = ("identification-above-limit", "reconstruction-close")
+CONTROL = ("control-not-scored", "control-does-not-leak")
 
 
 def judge(
@@ -41,35 +47,38 @@ def judge(
     min_records: int = 8,
     is_control: bool = False,
     replaces_records: bool = False,
-) -> tuple[Verdict, tuple[str, ...]]:
+) -> tuple[Verdict, tuple[Reason, ...]]:
     """Judge one defense by its `attacks`, by `control`, the attacks on the undefended model, and by the `baselines`.
 
     `is_control` when the undefended row itself is judged: it needs no adaptive attack. `replaces_records` when the
     defense replaces records: then an attack handed the replaced ones (role `bound`) must have been scored for a pass.
     """
     floor = guessing(chance_identification, baselines)
-    limit = max(max_identification, floor)
+    known = [facts_of(a, max(max_identification, floor), baselines) for a in attacks]
     # A standard attack that does not apply says nothing of the defense: its row in the tables is enough.
-    open_ = [a for a in attacks if (_lost(a) or _cut(a)) and not (a.role == "standard" and _inapplicable(a))]
-    notes = {a.name: f"The attack {a.name} {_unfinished(a)}." for a in open_}
-    leaks = _leaks(attacks, limit, max_identification, baselines)
+    open_ = [f for f in known if f.unfinished and not (f.attack.role == "standard" and f.inapplicable)]
+    notes = {f.attack.name: _unfinished(f) for f in open_}
+    leaks = _leaks(known, max_identification, baselines)
     if leaks:
         return "fail", (*leaks, *notes.values())
     missed = _doubts_about_scores(open_, control, floor, max_identification)
+    seen = control_of(control, floor)
     doubts = [
-        *_doubts_about_control(control, floor),
+        *([Reason(seen.doubt)] if seen.doubt else []),
         *_doubts_about_coverage(attacks, is_control, replaces_records),
         *missed.values(),
-        *_doubts_about_size(attacks, chance_identification, max_identification, min_records),
+        *_doubts_about_size(known, chance_identification, max_identification, min_records),
     ]
     rest = [note for name, note in notes.items() if name not in missed]  # a doubt says what its note would
-    rest += [f"The attack {a.name} {note}." for a in attacks for note in a.notes if note.startswith(OVERFITTED)]
+    rest += [_reason(a, id_, facts={"told": text}) for a in attacks for id_, text in a.doubts.items()]
     if doubts:
         return "inconclusive", (*doubts, *rest)
     return "pass", (*_clean(attacks, control, max_identification), *rest)
 
 
-def rejudge(result: AuditResult, defense: DefenseResult, limit: float | None = None) -> tuple[Verdict, tuple[str, ...]]:
+def rejudge(
+    result: AuditResult, defense: DefenseResult, limit: float | None = None
+) -> tuple[Verdict, tuple[Reason, ...]]:
     """Judge a stored defense again by the rules of this version, at another `limit` on identification if one is given.
 
     What the audit as a whole cannot support is no pass here either (`rules.unsupported`).
@@ -84,98 +93,116 @@ def rejudge(result: AuditResult, defense: DefenseResult, limit: float | None = N
         is_control=defense.spec == "none",
         replaces_records=defense.replaces_records,
     )
-    why = unsupported(str(result.settings.get("battery", "")), bool(result.exposure.get("model_control")))
+    return capped(verdict, reasons, str(result.settings.get("battery", "")), bool(result.exposure.get("model_control")))
+
+
+def capped(
+    verdict: Verdict, reasons: tuple[Reason, ...], battery: str, model_control: bool
+) -> tuple[Verdict, tuple[Reason, ...]]:
+    """Turn a pass that a scan of this kind cannot support into `inconclusive`, with the reason first."""
+    why = tuple(map(Reason, unsupported(battery, model_control)))
     return ("inconclusive", (*why, *reasons)) if verdict == "pass" and why else (verdict, reasons)
 
 
-def overall(defenses: Sequence[DefenseResult]) -> tuple[Verdict, tuple[str, ...]]:
+def reasons_of(result: AuditResult, defense: DefenseResult) -> tuple[Reason, ...]:
+    """Return the reasons of a stored verdict; those of a result that came before they were values are judged again.
+
+    Where that gives another verdict, or there is nothing to judge, the stored sentences stand for themselves.
+    """
+    if defense.why:
+        return defense.why
+    verdict, reasons = rejudge(result, defense) if defense.attacks else (None, ())
+    if verdict == defense.verdict:
+        return reasons
+    return tuple(Reason("stored", facts={"told": told}) for told in defense.reasons)
+
+
+def overall_reasons(result: AuditResult) -> tuple[Reason, ...]:
+    """Return the reasons of a stored audit's verdict; those of one from before they were values are judged again."""
+    if result.why:
+        return result.why
+    if not result.complete:
+        return (Reason("interrupted"),)
+    return overall([replace(d, why=reasons_of(result, d)) for d in result.defenses])[1]
+
+
+def overall(defenses: Sequence[DefenseResult]) -> tuple[Verdict, tuple[Reason, ...]]:
     """Return the worst verdict among the requested defenses, with its reasons.
 
     The undefended row counts only where nothing else was requested: its leak is what the others are for.
     """
     requested = [d for d in defenses if d.requested]
     counted = [d for d in requested if d.spec != "none"] or requested
-    order: tuple[Verdict, ...] = ("fail", "inconclusive", "pass")
-    for verdict in order:
+    for verdict in VERDICTS:
         found = [d for d in counted if d.verdict == verdict]
         if found:
-            return verdict, tuple(f"{d.spec}: {reason}" for d in found for reason in d.reasons)
-    return "inconclusive", ("No requested defense was audited to the end.",)
+            return verdict, tuple(replace(reason, defense=d.spec) for d in found for reason in d.why)
+    return "inconclusive", (Reason("nothing-audited"),)
 
 
-def _leaks(attacks: Sequence[AttackResult], limit: float, allowed: float, baselines: Sequence[Baseline]) -> list[str]:
-    """Return one sentence for each attack that identifies too many records or rebuilds them too well."""
-    known = max((b.psnr.value for b in baselines if b.psnr.value is not None), default=None)
+def _reason(
+    attack: AttackResult,
+    identifier: str,
+    measured: Estimate | None = None,
+    limit: float | None = None,
+    needs: tuple[Setting, ...] = (),
+    facts: dict[str, Value] | None = None,
+) -> Reason:
+    return Reason(identifier, "", attack.name, attack.role, measured, limit, needs, facts or {})
+
+
+def _leaks(known: Sequence[Facts], allowed: float, baselines: Sequence[Baseline]) -> list[Reason]:
+    """Return one reason for each attack that identifies too many records, and for each that rebuilds them too well."""
+    guess = max((b.psnr.value for b in baselines if b.psnr.value is not None), default=0.0)
     found = []
-    for a in attacks:
-        e, did = a.identification, []
-        if identifies(a, limit):
-            did.append(
-                f"picked the right one of {a.candidates} candidates of the same class for "
-                f"{round((e.value or 0.0) * e.n)} of {e.n} records "
-                f"(at least {_percent(e.low)} with 95% confidence; allowed {_percent(allowed)})"
-            )
-        if known is not None and a.psnr.value is not None and rebuilds(a, baselines):
-            did.append(
-                f"rebuilds pictures far closer to the private ones (median {a.psnr.value:.1f} dB) than a guess "
-                f"without the update ({known:.1f} dB)"
-            )
-        if not did:
-            continue
-        bound = a.role == "bound"
-        who = f"Bound only: handed the replaced records themselves, {a.name}" if bound else f"The attack {a.name}"
-        found.append(f"{who} {' and '.join(did)}{'; from an update alone it may be less' if bound else ''}.")
+    for f in known:
+        if f.identifies:
+            a = f.attack
+            found.append(_reason(a, LEAKS[0], a.identification, allowed, facts={"candidates": a.candidates}))
+        if f.rebuilds:
+            found.append(_reason(f.attack, LEAKS[1], f.attack.psnr, guess + SHARP, facts={"guess": guess}))
     return found
 
 
-def _doubts_about_control(control: Sequence[AttackResult], floor: float) -> list[str]:
-    best = most_telling(control)
-    if best is None:
-        return ["No attack could be scored on the undefended model, so nothing shows that these attacks work at all."]
-    if not beats(best, floor):
-        return ["The attacks do not beat guessing on the undefended model, so their failure here proves nothing."]
-    return []
-
-
-def _doubts_about_coverage(attacks: Sequence[AttackResult], is_control: bool, replaces_records: bool) -> list[str]:
+def _doubts_about_coverage(attacks: Sequence[AttackResult], is_control: bool, replaces_records: bool) -> list[Reason]:
     roles = {a.role for a in attacks if a.kind != "labels" and a.identification.n}
     doubts = []
     if not is_control and "adaptive" not in roles:
-        doubts.append("No attack built against this defense was scored, so it has not been tested in earnest.")
+        doubts.append(Reason("no-adaptive-attack"))
     if replaces_records and "bound" not in roles:
-        doubts.append(
-            "No attack was scored that is handed the replaced records themselves, so nothing bounds what an update "
-            "made from them reveals."
-        )
+        doubts.append(Reason("no-bound"))
     return doubts
 
 
 def _doubts_about_scores(
-    unfinished: Sequence[AttackResult], control: Sequence[AttackResult], floor: float, allowed: float
-) -> dict[str, str]:
+    unfinished: Sequence[Facts], control: Sequence[AttackResult], floor: float, allowed: float
+) -> dict[str, Reason]:
     """Return, by attack, why its missing scores may hide a leak."""
     undefended = {a.name: a for a in control}
     doubts = {}
-    for a in unfinished:
-        before = undefended.get(a.name)
-        if a.kind == "labels" or _inapplicable(a) or (a.role == "standard" and _useless(a, before, floor)):
+    for f in unfinished:
+        a, before = f.attack, undefended.get(f.attack.name)
+        if not f.asked or f.inapplicable or (a.role == "standard" and _useless(a, before, floor)):
             continue
-        why = {"adaptive": "was built against this defense but", "bound": "is handed the replaced records but"}.get(
-            a.role,
-            "works on the undefended model but"
-            if before is not None and beats(before, floor)
-            else "was not seen to fail on the undefended model and",
-        )
+        works = before is not None and beats(before, floor)
+        weight = a.role if a.role in ("adaptive", "bound") else "works" if works else "unseen"
         if not a.identification.n:
-            doubts[a.name] = f"The attack {a.name} {why} {_unfinished(a)}."
-        elif (_worst_case(a, _lost(a), _cut(a)).high or 0.0) > allowed:
-            doubts[a.name] = f"The attack {a.name} {why} {_unfinished(a)}, enough to hide a leak above the limit."
+            doubts[a.name] = _unfinished(f, weight)
+        elif (f.worst_case().high or 0.0) > allowed:
+            doubts[a.name] = _unfinished(f, weight, may_hide=True, limit=allowed)
     return doubts
 
 
-def _inapplicable(a: AttackResult) -> bool:
-    """Return whether an attack cannot be run here on any victim. That is no failure of the attack."""
-    return {status for status, count in a.statuses.items() if count} == {"not-applicable"}
+def _unfinished(f: Facts, weight: str = "", may_hide: bool = False, limit: float | None = None) -> Reason:
+    """Return what an attack lacks. `weight` says what makes that matter: its role, or what it did without a defense."""
+    a = f.attack
+    never = f.asked and a.identification.value is None
+    ended = [f"{n} {status}" for status, n in sorted(a.statuses.items()) if never or status != "converged"]
+    facts: dict[str, Value] = {"lost": f.lost, "cut": f.cut, "victims": f.victims, "ended": ", ".join(ended)}
+    facts |= {"told": (a.reason or a.identification.reason or "").rstrip(".")}
+    facts |= {"weight": weight} if weight else {}
+    facts |= {"may_hide": True} if may_hide else {}
+    return _reason(a, UNFINISHED, limit=limit, facts=facts)
 
 
 def _useless(a: AttackResult, control: AttackResult | None, floor: float) -> bool:
@@ -189,97 +216,48 @@ def _useless(a: AttackResult, control: AttackResult | None, floor: float) -> boo
     if control.identification.value is None:
         ended = {s for row in (a, control) for s, count in row.statuses.items() if count}
         return ended == {"diverged"}
+    known = facts_of(control)
     seen = control.statuses.get("diverged", 0) + control.statuses.get("not-applicable", 0)
-    return (_worst_case(control, _lost(control) - seen, _cut(control)).low or 0.0) <= floor
+    return (known.worst_case(known.lost - seen).low or 0.0) <= floor
 
 
-def _doubts_about_size(attacks: Sequence[AttackResult], chance: float, allowed: float, min_records: int) -> list[str]:
-    scored = [a for a in attacks if a.identification.value is not None]
+def _doubts_about_size(known: Sequence[Facts], chance: float, allowed: float, min_records: int) -> list[Reason]:
+    scored = [f for f in known if f.attack.identification.value is not None]
     if not scored:
-        return ["No attack was scored on this defense."]
+        return [Reason("no-attack-scored")]
     if chance > allowed:
-        return [
-            f"Guessing alone is right {_percent(chance)} of the time with so few candidates, more than the allowed "
-            f"{_percent(allowed)}: more records of the same class are needed."
-        ]
+        return [Reason("guess-above-limit", limit=allowed, facts={"guess": chance})]
     needed = records_needed(allowed)
     if needed is None:
-        return ["No number of records can show that identification never happens: allow more than 0%."]
-    fewest = min(a.identification.n for a in scored)
-    if fewest < max(needed, min_records):
-        return [
-            f"Only {fewest} {'record was' if fewest == 1 else 'records were'} scored: at least "
-            f"{max(needed, min_records)} are needed to show that no more than {_percent(allowed)} are identified."
-        ]
+        return [Reason("limit-of-nothing", limit=allowed)]
+    fewest, least = min(f.attack.identification.n for f in scored), max(needed, min_records)
+    if fewest < least:
+        return [Reason("too-few-scored", limit=allowed, facts={"scored": fewest, "least": least})]
     return [
-        f"The attack {a.name} may identify up to {_percent(a.identification.high)} of the records (95% confidence), "
-        f"more than the allowed {_percent(allowed)}: {_what_settles(a, allowed)}."
-        for a in scored
-        if a.identification.high is None or a.identification.high > allowed
+        _reason(f.attack, "may-exceed-limit", f.attack.identification, allowed, _what_settles(f, allowed))
+        for f in scored
+        if f.attack.identification.high is None or f.attack.identification.high > allowed
     ]
 
 
-def _what_settles(a: AttackResult, allowed: float) -> str:
-    """Return how many records would bring the upper bound to the limit if the rate stayed as it is."""
+def _what_settles(f: Facts, allowed: float) -> tuple[Setting, ...]:
+    """Return how many records would bring the upper bound to the limit if the rate stayed as it is; none if none do."""
+    a = f.attack
     share, n = a.identification.value or 0.0, a.identification.n
     needed = records_needed(allowed, share)
     if needed is None:
-        return f"{_percent(share)} were identified, so more records would not make it a pass"
-    victims = sum(a.statuses.values())
-    total = len(a.records) or n // max(1, victims - _lost(a)) * victims  # lost and unasked ones included
-    batch = max(1, total // max(1, victims))
-    records = -(-needed * max(total, n) // (n * batch)) * batch
-    return f"if the rate stays as it is, about {records} records would settle it (--records {records})"
+        return ()
+    total = len(a.records) or n // max(1, f.victims - f.lost) * f.victims  # lost and unasked ones included
+    batch = max(1, total // max(1, f.victims))
+    return (Setting("records", -(-needed * max(total, n) // (n * batch)) * batch),)
 
 
-def _clean(attacks: Sequence[AttackResult], control: Sequence[AttackResult], allowed: float) -> list[str]:
+def _clean(attacks: Sequence[AttackResult], control: Sequence[AttackResult], allowed: float) -> list[Reason]:
     highest = max(a.identification.high or 0.0 for a in attacks if a.identification.value is not None)
     worst, before = most_successful(attacks), most_successful(control)
     assert worst is not None
     assert before is not None  # without one there is no pass
-    handed = ", handed the replaced records" if worst.role == "bound" else ""
     return [
-        f"No attack identified more than {_percent(highest)} of the records with 95% confidence (allowed "
-        f"{_percent(allowed)}; the most successful was {worst.name}{handed}, {_percent(worst.identification.value)}).",
-        f"The most successful attack on the undefended model, {before.name}, identified "
-        f"{_percent(before.identification.value)}.",
+        _reason(worst, "within-limit", worst.identification, allowed, facts={"highest": highest}),
+        _reason(before, "control-leaks", before.identification),
     ]
-
-
-def _never(a: AttackResult) -> bool:
-    return a.kind != "labels" and a.identification.value is None
-
-
-def _lost(a: AttackResult) -> int:
-    """Return how many victims have no score: all of them where the attack never began, whatever its status."""
-    if _never(a):
-        return sum(a.statuses.values())
-    return sum(count for status, count in a.statuses.items() if status not in scored_statuses(a.kind))
-
-
-def _cut(a: AttackResult) -> int:
-    """Return how many victims are scored although the time budget ended the attack on them early."""
-    scored = "budget" in scored_statuses(a.kind) and not _never(a)
-    return a.statuses.get("budget", 0) if scored else 0
-
-
-def _worst_case(a: AttackResult, lost: int, cut: int) -> Estimate:
-    """Return the rate with every record of `lost` unscored and `cut` cut-short victims counted as identified."""
-    n = a.identification.n
-    each = n // max(1, sum(a.statuses.values()) - _lost(a))
-    hits = round((a.identification.value or 0.0) * n)
-    return rate(min(n, hits + each * cut) + each * lost, n + each * lost)
-
-
-def _unfinished(a: AttackResult) -> str:
-    ended = [f"{count} {status}" for status, count in sorted(a.statuses.items()) if _never(a) or status != "converged"]
-    why = "; ".join(filter(None, [", ".join(ended), (a.reason or a.identification.reason or "").rstrip(".")]))
-    what = "has no score on" if _lost(a) else "was cut short on"
-    return f"{what} {_lost(a) or _cut(a)} of {sum(a.statuses.values())} victims ({why})"
-
-
-def _percent(share: float | None) -> str:
-    if share is None:
-        return "an unknown share"
-    value = 100 * share
-    return f"{value:.0f}%" if value >= 10 or value == round(value) else f"{value:.1f}%"

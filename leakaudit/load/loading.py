@@ -20,6 +20,7 @@ from leakaudit.load.records import fingerprints, one_size, per_channel, to_recor
 from leakaudit.protocol.gradients import in_mode
 from leakaudit.protocol.labels import expected_loss
 from leakaudit.protocol.target import LossFunction, PixelModel, Records, Target
+from leakaudit.result.numbers import percent
 
 HELD_OUT = {"test_data": 0.20, "auxiliary_data": 0.25}  # of train_data, for what the user does not give
 ROLES = {"train_data": "private", "test_data": "test", "auxiliary_data": "auxiliary"}
@@ -70,7 +71,9 @@ def load_target(
         except UserError as error:
             raise UserError(f"{spec}: {error}") from error
     factory = target.factory and _beside(file.folder, target.factory)
-    return replace(target, factory=factory, folder=file.folder)
+    asked = {"target": spec, "data": data, "checkpoint": checkpoint, "device_asked": device}
+    given = {name: str(value) for name, value in asked.items() if value not in (None, "auto")}
+    return replace(target, factory=factory, folder=file.folder, given=given)
 
 
 def data_records(path: Path) -> tuple[Records, tuple[str, ...] | None]:
@@ -95,7 +98,7 @@ def _beside(folder: Path, factory: Callable[[], nn.Module]) -> Callable[[], nn.M
     return build
 
 
-def target_from_objects(
+def target_from_objects(  # noqa: PLR0913 - all that a user may give
     model: Any,
     train_data: Any,
     *,
@@ -232,7 +235,8 @@ def _read(data: dict[str, Any], limit: int, seed: int) -> tuple[dict[str, list[I
         for role, share in held.items() if source == "train_data" else ():
             purpose = "to measure accuracy on" if role == "test_data" else "as the adversary's own records"
             notes.append(
-                f"No {role} was given: {len(items[role])} records ({share:.0%} of train_data) were held out {purpose}."
+                f"No {role} was given: {len(items[role])} records ({percent(share)} of train_data) were held out "
+                f"{purpose}."
             )
     return {role: items[role] for role in ROLES}, notes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from leakaudit.errors import UserError, first_line
+from leakaudit.naming import Setting, said, worded
 from leakaudit.protocol.gradients import Mode, in_mode, parameters_of
 from leakaudit.protocol.target import Records, Target
+from leakaudit.result.rules import SEVERITIES
 from leakaudit.result.schema import Finding, Value
+from leakaudit.work.quantities import readable
 from leakaudit.work.seeding import seeded
 
 SMALL_GRADIENT = 1e-6  # of the whole update's Euclidean norm; float32 matching objectives drown below it
@@ -35,19 +38,46 @@ def preflight(
         found = _gradient(target, mode, batch_size, records, costs)
         worse = {finding.id for finding in found if finding.severity == "error"}
         findings = [finding for finding in findings if finding.id not in worse] + found
-    rank = {"error": 0, "warning": 1, "info": 2}
-    return tuple(sorted(findings, key=lambda finding: rank[finding.severity]))
+    return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
 
 
 def raise_on_errors(findings: Sequence[Finding]) -> None:
     """Raise UserError with the first finding that stops a scan, if there is one."""
     for finding in findings:
         if finding.severity == "error":
-            raise UserError(finding.message)
+            raise UserError(*(_parts(finding.id, finding.evidence) or (finding.message,)))
 
 
-def _error(identifier: str, message: str, **evidence: Value) -> Finding:
-    return Finding(identifier, "error", message, dict(evidence))
+# Errors whose sentence names settings, by id; of several sentences the one whose values are known.
+SENTENCES: dict[str, tuple[str, ...]] = {
+    "setting-range": ("{--batch-size} and {--records} must be at least 1.",),
+    "batch-larger-than-data": (
+        "{--batch-size=} is more than the {private} private records: give less or more train_data.",
+    ),
+    "too-few-records": (
+        "{--records=} is more than the {private} private records: give less or more train_data.",
+        "{--records=} does not fill one batch of {batch_size}: give at least as many.",
+    ),
+    "memory": ("one gradient on {batch_size} record(s) does not fit the memory of {device}: give {--device cpu}.",),
+    "batchnorm-single-record": (
+        "BatchNorm cannot run in train mode on {batch_size} record(s): use {--mode eval} or a larger {--batch-size}.",
+    ),
+}
+
+
+def _parts(identifier: str, evidence: Mapping[str, Value]) -> tuple[str | Setting, ...]:
+    """Return the sentence of an error in parts, empty for one that names no setting."""
+    needs = [Setting(name, value) for name, value in evidence.items()]
+    for template in SENTENCES.get(identifier, ()):
+        try:
+            return worded(template, needs, **evidence)
+        except KeyError:  # it tells of something else
+            continue
+    return ()
+
+
+def _error(identifier: str, message: str = "", **evidence: Value) -> Finding:
+    return Finding(identifier, "error", message or said(_parts(identifier, evidence)), dict(evidence))
 
 
 def _warning(identifier: str, message: str, **evidence: Value) -> Finding:
@@ -57,16 +87,13 @@ def _warning(identifier: str, message: str, **evidence: Value) -> Finding:
 def _counts(target: Target, batch_size: int, records: int, candidates: int) -> list[Finding]:
     private = len(target.private)
     if batch_size < 1 or records < 1:
-        return [_error("setting-range", "--batch-size and --records must be at least 1.")]
+        return [_error("setting-range")]
     if batch_size > private:
-        message = f"--batch-size {batch_size} is more than the {private} private records: give less or more train_data."
-        return [_error("batch-larger-than-data", message, batch_size=batch_size, private=private)]
+        return [_error("batch-larger-than-data", batch_size=batch_size, private=private)]
     if records > private:
-        message = f"--records {records} is more than the {private} private records: give less or more train_data."
-        return [_error("too-few-records", message, records=records, private=private)]
+        return [_error("too-few-records", records=records, private=private)]
     if records < batch_size:
-        message = f"--records {records} does not fill one batch of {batch_size}: give at least --records {batch_size}."
-        return [_error("too-few-records", message, records=records, batch_size=batch_size)]
+        return [_error("too-few-records", records=records, batch_size=batch_size)]
     findings = []
     if records % batch_size:
         used = records // batch_size * batch_size
@@ -196,16 +223,10 @@ def _gradient(target: Target, mode: str, batch_size: int, records: int, costs: b
             twice = target.loss(torch.cat([logits, logits]).detach(), torch.cat([y, y]))
             seconds = _step_seconds(target, x, y, parameters) if costs else None
     except torch.OutOfMemoryError:
-        message = (
-            f"one gradient on {batch_size} record(s) does not fit the memory of {target.device}: give --device cpu."
-        )
-        return [_error("memory", message, batch_size=batch_size)]
+        return [_error("memory", batch_size=batch_size, device=str(target.device))]
     except Exception as error:  # user code may raise anything
         if mode == "train" and "more than 1 value per channel" in str(error):
-            message = (
-                f"BatchNorm cannot run in train mode on {batch_size} record(s): use --mode eval or a larger batch."
-            )
-            return [_error("batchnorm-single-record", message, batch_size=batch_size)]
+            return [_error("batchnorm-single-record", batch_size=batch_size)]
         message = (
             f"the model gives no gradient on a batch of shape {tuple(x.shape)} in {mode} mode ({first_line(error)})."
         )
@@ -287,7 +308,7 @@ def _memory(target: Target, parameters: int, activations: int, victims: int) -> 
         "victims": victims,
         "bytes": needed,
     }
-    message = f"a stack of {victims} victims on {parameters:,} parameters takes about {_size(needed)}"
+    message = f"a stack of {victims} victims on {parameters:,} parameters takes about {readable(needed)}"
     capacity = _capacity(target.device)
     if capacity is not None and least > 0.9 * capacity:
         message += ", more than there is even in pieces: give fewer --records or a smaller --batch-size."
@@ -295,10 +316,6 @@ def _memory(target: Target, parameters: int, activations: int, victims: int) -> 
     if capacity is not None and needed > 0.9 * capacity:
         message += ", more than there is: gradient matching runs in pieces"
     return Finding("memory", "info", message + ".", evidence)
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{max(1, round(count / 2**20))} MiB"
 
 
 def _capacity(device: torch.device) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -23,7 +23,8 @@ class Reconstruction:
     `images` (V, B, C, H, W) in [0, 1] or None for attacks that draw none; `labels` (V, B) or None; `objective` (V,) the
     attack's own, by which it picked its restart; `linkage` (V, M) candidate scores, larger is likelier, for
     linkage attacks; `statuses` one per victim; `reason` says why where a status is not `converged`; `notes` are for
-    what a reader must know to weigh a score, one sentence each.
+    what a reader must know to weigh a score, one sentence each; `doubts` say by kebab id why a failure of this attack
+    says less than it seems ("overfitted", with the details), which the verdict names.
     """
 
     images: Tensor | None
@@ -33,6 +34,7 @@ class Reconstruction:
     reason: str | None = None
     linkage: Tensor | None = None
     notes: tuple[str, ...] = ()
+    doubts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

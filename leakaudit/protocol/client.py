@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from leakaudit.errors import UserError
+from leakaudit.naming import worded
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.exposure import Exposure
 from leakaudit.protocol.gradients import (
@@ -37,7 +38,6 @@ class SharedUpdate:
     loss: LossFunction
     mode: Mode
     exposure: Exposure
-    local_steps: int = 0  # 0: gradients (FedSGD). Weight deltas after local steps take this place later.
     labels: Tensor | None = None  # (V, B), or probabilities (V, B, classes), if exposed
     buffers: tuple[dict[str, Tensor], ...] | None = None  # BatchNorm statistics after the forward pass, if exposed
     defense: Defense | None = None  # if exposed
@@ -82,7 +82,7 @@ def release(defense: Defense, records: Records, generator: torch.Generator) -> R
     return Records(images.detach().clamp(0, 1), labels.detach())
 
 
-def share(
+def share(  # noqa: PLR0913 - all that an update depends on
     model: PixelModel,
     loss: LossFunction,
     released: Records,
@@ -113,8 +113,11 @@ def share(
             except (ValueError, RuntimeError) as error:
                 if mode == "train" and "more than 1 value per channel" in str(error):
                     raise UserError(
-                        f"BatchNorm cannot run in train mode on {batch_size} record(s) of this size: "
-                        "use --mode eval or a larger --batch-size."
+                        *worded(
+                            "BatchNorm cannot run in train mode on {records} record(s) of this size: use {--mode eval} "
+                            "or a larger {--batch-size}.",
+                            records=batch_size,
+                        )
                     ) from error
                 raise
             buffers.append({n: b.detach().clone() for n, b in model.named_buffers() if b.is_floating_point()})

@@ -101,7 +101,7 @@ class Defense:
         `candidates` is the size of the line-ups in which the audit's attacks seek a record. What attacks measured is no
         guarantee and stands elsewhere in the result.
         """
-        return (Guarantee(self.unproven, "not-bounded"),)
+        return (Guarantee(self.unproven, "not-bounded", states=("privacy proven",)),)
 
     def save(self, directory: Path) -> list[Path]:
         """Write what `fit` learned into `directory`; return the files written."""

@@ -1,4 +1,7 @@
-"""What the adversary knows or may do, as facts. An attack names the facts it requires."""
+"""What the adversary knows or may do, as facts. An attack names the facts it requires.
+
+In words they stand in `leakaudit.result.adversary`, where those find them who read a result.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,10 @@ class Exposure:
     auxiliary: bool = False  # owns records of the same distribution
     released: bool = False  # is handed the data-replacing defense's output itself, which nobody sees: for bounds
     model_control: bool = False  # may change the model: a malicious server
-    rounds: int = 1  # updates seen of the same records
 
     def facts(self) -> frozenset[str]:
         """Return the names of the facts that hold."""
-        names = {f.name for f in fields(self) if f.name != "rounds" and getattr(self, f.name)}
-        return frozenset(names | ({"rounds"} if self.rounds > 1 else set()))
+        return frozenset(f.name for f in fields(self) if getattr(self, f.name))
 
 
 PRESETS: dict[str, Exposure] = {

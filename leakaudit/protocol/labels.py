@@ -19,6 +19,14 @@ def soft(labels: Tensor, classes: int) -> Tensor:
     return labels if labels.is_floating_point() else F.one_hot(labels, classes).to(torch.get_default_dtype())
 
 
+def class_means(rows: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Return the mean (K, D) of the flattened rows (N, ...) of each of K classes; that of all for a class without."""
+    flat = rows.flatten(1)
+    sums = torch.zeros(classes, flat.shape[1], device=flat.device).index_add_(0, labels, flat)
+    counts = torch.bincount(labels, minlength=classes)[:, None]
+    return torch.where(counts > 0, sums / counts.clamp_min(1), flat.mean(0))
+
+
 def expected_loss(loss: LossFunction) -> LossFunction:
     """Return the loss that also takes probabilities: then its expectation over labels drawn from them, E_{y~p} ℓ.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,7 @@ class Target:
     held_out: tuple[str, ...] = ()  # the roles (`auxiliary_data`, …) that were not given and are a part of train_data
     factory: Callable[[], nn.Module] | None = field(default=None, repr=False)  # the user's own constructor, if given
     folder: Path | None = field(default=None, repr=False)  # where the user's code lies, if it was read from a file
+    given: Mapping[str, str] = field(default_factory=dict)  # what it was read from: target, data, checkpoint, …
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

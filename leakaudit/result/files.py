@@ -6,19 +6,22 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import cattrs
+from cattrs.gen import make_dict_unstructure_fn, override
+from cattrs.preconf.json import JsonConverter
 
 from leakaudit.errors import UserError
+from leakaudit.naming import Setting
 
 T = TypeVar("T")
 
 
 def check_writable(path: Path, option: str = "--output") -> None:
     """Find out before the work, not after it, that a file cannot be written; raises UserError naming the option."""
-
     try:
         if path.is_dir():
             raise UserError(f"{option} {path} is a folder: name the file to write.")
@@ -68,13 +71,15 @@ def writable(folder: Path) -> None:
     """Find out before the work, not after it, that the output cannot be written; raises UserError."""
 
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output {folder} is a file: name a folder.")
+        raise UserError(Setting("output", str(folder)), " is a file: name a folder.")
     existed = folder.exists()
     probe = folder / ".leakaudit-probe"
     try:
         write_atomically(probe, "")
     except UserError as error:
-        raise UserError(f"cannot write to --output {folder}: {error.__cause__}; choose another folder.") from error
+        raise UserError(
+            "cannot write to ", Setting("output", str(folder)), f": {error.__cause__}; choose another folder."
+        ) from error
     probe.unlink(missing_ok=True)
     if not existed:
         folder.rmdir()
@@ -106,6 +111,17 @@ def structured(text: str, source: str, schema: str, kind: type[T], converter: ca
     except (cattrs.BaseValidationError, KeyError, TypeError, ValueError) as error:
         detail = "; ".join(cattrs.transform_error(error)[:2]) if isinstance(error, Exception) else ""
         raise UserError(f"{source} does not follow {schema}: {detail}.") from error
+
+
+def leave_out(converter: JsonConverter, later: Mapping[type, Iterable[str]]) -> JsonConverter:
+    """Return the converter, which now writes these fields of these classes only where they are not their default.
+
+    What was added to a schema later is left out where it says nothing, so that old files are written back as they are.
+    """
+    for kind, names in later.items():
+        told = {name: override(omit_if_default=True) for name in names}
+        converter.register_unstructure_hook(kind, make_dict_unstructure_fn(kind, converter, **told))  # type: ignore[arg-type]
+    return converter
 
 
 def _no_number(word: str) -> float:

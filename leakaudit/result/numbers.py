@@ -1,33 +1,60 @@
-"""How a number is written, everywhere: a share, a point, an interval, a setting."""
+"""How a number is written, everywhere: a share, a point, a change, a decibel, an interval, a time, a setting."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 
 from leakaudit.result.schema import Estimate, Value
 
 MINUS, DASH = "\u2212", "—"
 
 
-def percent(value: float) -> str:
-    """Return a share in [0, 1] as a percentage with at most one decimal; more only below 0.1 %."""
-    share = 100 * value
-    text = f"{share:.1g}" if 0 < abs(share) < 0.1 else f"{share:.1f}".removesuffix(".0")
-    return f"{text}%".replace("-", MINUS)
+def percent(share: float) -> str:
+    """Return a share as a percentage with at most one decimal; below 0.1 % with one digit that is not zero."""
+    value = round(100 * share, 7)  # what is left of a difference of equal shares is no share
+    small = 0 < abs(value) < 0.1
+    text = f"{Decimal(f'{value:.1g}'):f}" if small else f"{value:.1f}".removesuffix(".0")
+    return f"{_clean(text)}%"
+
+
+def points(share: float) -> str:
+    """Return an amount of percentage points with its unit: `3.2 points`, `1 point`."""
+    text = _one_decimal(share)
+    return f"{text} point" if text == "1" else f"{text} points"
+
+
+def shift(share: float) -> str:
+    """Return a change of a share in percentage points, signed and without unit: `+3.2`, `−4`, `0`."""
+    return _plus(_one_decimal(share))
+
+
+def decibels(value: float) -> str:
+    """Return `23.4 dB`."""
+    return f"{number(value, 1)} dB"
 
 
 def number(value: float, digits: int) -> str:
     """Return a number with a fixed count of decimals and a real minus sign; never a negative zero."""
-    text = f"{value:.{digits}f}"
-    return (text[1:] if float(text) == 0 and text.startswith("-") else text).replace("-", MINUS)
+    return _clean(f"{value:.{digits}f}")
+
+
+def signed(value: float, digits: int) -> str:
+    """Return a change with a fixed count of decimals and its sign; zero has none."""
+    return _plus(number(value, digits))
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """Return a number to so many significant digits, as a p-value, a loss or a norm is told."""
+    return _clean(f"{value:.{digits}g}")
 
 
 def interval(estimate: Estimate, digits: int | None = None) -> str:
-    """Return `low–high`, in percent without its sign unless `digits` are given; empty where there is no interval."""
+    """Return `low to high`, in percent without its sign unless `digits` are given; empty where there is no interval."""
     if estimate.value is None or estimate.low is None or estimate.high is None:
         return ""
     if digits is None:
-        return f"{percent(estimate.low)[:-1]}–{percent(estimate.high)[:-1]}"
+        return f"{percent(estimate.low)[:-1]} to {percent(estimate.high)[:-1]}"
     return f"{number(estimate.low, digits)} to {number(estimate.high, digits)}"
 
 
@@ -35,13 +62,19 @@ def margin(estimate: Estimate) -> str:
     """Return the larger half of the interval in percentage points, as `±1.3`; empty where there is none."""
     if estimate.value is None or estimate.low is None or estimate.high is None:
         return ""
-    return f"±{100 * max(estimate.value - estimate.low, estimate.high - estimate.value):.1f}"
+    return f"±{_one_decimal(max(estimate.value - estimate.low, estimate.high - estimate.value))}"
 
 
-def points(share: float) -> str:
-    """Return a difference of shares in percentage points, signed: `−3.2`."""
-    text = number(100 * share, 1)
-    return text if text.startswith(MINUS) or float(text) == 0 else f"+{text}"
+def clock(seconds: float) -> str:
+    """Return a time that runs, as 0:07, 12:40 or 3:02:05."""
+    whole = max(0, round(seconds))
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+def seconds(value: float) -> str:
+    """Return what something took: `12.3 s`."""
+    return f"{number(value, 1)} s"
 
 
 def plain(value: Value) -> str:
@@ -56,3 +89,16 @@ def plain(value: Value) -> str:
 def pairs(values: Mapping[str, Value]) -> str:
     """Return `a = 1, b = 2` by name, so that a result read back from its file prints the same."""
     return ", ".join(f"{k} = {plain(v)}" for k, v in sorted(values.items())) or DASH
+
+
+def _one_decimal(share: float) -> str:
+    return _clean(f"{100 * share:.1f}".removesuffix(".0"))
+
+
+def _clean(text: str) -> str:
+    """Return a number's digits with a real minus sign, and without one where they are all zero."""
+    return (text[1:] if text.startswith("-") and float(text) == 0 else text).replace("-", MINUS)
+
+
+def _plus(text: str) -> str:
+    return text if text.startswith(MINUS) or float(text) == 0 else f"+{text}"

@@ -9,8 +9,8 @@ from typing import Literal
 
 from cattrs.preconf.json import make_converter
 
-from leakaudit.result.files import structured, text_of
-from leakaudit.result.schema import Estimate, Value, Verdict, Waiver
+from leakaudit.result.files import leave_out, structured, text_of
+from leakaudit.result.schema import VALUES_LATER, Estimate, Mend, Reason, Value, Verdict, Waiver
 
 SCHEMA = "leakaudit.gate/1"
 Level = Literal["error", "warn"]
@@ -34,6 +34,14 @@ class Check:
     direction: Literal["max", "min", ""] = ""  # whether the threshold is the most or the least allowed
     evidence: dict[str, Value] = field(default_factory=dict)
     waiver: Waiver | None = None  # in force, and matching
+    why: tuple[Reason, ...] = ()  # where it judges as the audit does: the reasons that its message tells
+    todo: Mend | None = None  # the mend as values
+    finding: dict[str, Value] = field(default_factory=dict)  # of a check of a finding: its evidence
+
+    @property
+    def pattern(self) -> str:
+        """The pattern of attacks that the rule names, empty where it names none."""
+        return self.id.partition(f"/{self.defense}")[0].partition(":")[2]
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ class Outcome:
     schema: str = SCHEMA
 
 
-_converter = make_converter()
+_converter = leave_out(make_converter(), VALUES_LATER | {Check: ("why", "todo", "finding")})
 
 
 def to_json(outcome: Outcome) -> str:

@@ -7,35 +7,29 @@ candidate among many others; they do not hide it from somebody who has few candi
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 from leakaudit.result.schema import AttackResult, Baseline, Estimate, RecordScore
+from leakaudit.result.scores import SCORES
 
-DECIBELS = 0.5
-SHARES = 0.05  # of SSIM, LPIPS and R²
+
+def steps(of: type[AttackResult] | type[Baseline] | type[RecordScore]) -> dict[str, float]:
+    """Return the fields that are rounded and to which step."""
+    held = {f.name for f in fields(of)}
+    return {s.field: s.step for s in SCORES.values() if s.step and s.field in held}
 
 
 def coarse(attack: AttackResult) -> AttackResult:
     """Return an attack's result with PSNR in half decibels, SSIM, LPIPS and R² in steps of 0.05, and no MSE or rank."""
-    return replace(
-        attack,
-        psnr=_estimate(attack.psnr, DECIBELS),
-        ssim=_estimate(attack.ssim, SHARES),
-        lpips=_estimate(attack.lpips, SHARES),
-        r2=_estimate(attack.r2, SHARES),
-        psnr_released=_estimate(attack.psnr_released, DECIBELS),
-        records=tuple(map(coarse_record, attack.records)),
-    )
+    known: dict[str, Any] = {name: _estimate(getattr(attack, name), step) for name, step in steps(AttackResult).items()}
+    return replace(attack, **known, records=tuple(map(coarse_record, attack.records)))
 
 
 def coarse_baseline(baseline: Baseline) -> Baseline:
     """Return what a guess scores, rounded alike: it is a function of the private records, too."""
-    return replace(
-        baseline,
-        psnr=_estimate(baseline.psnr, DECIBELS),
-        ssim=_estimate(baseline.ssim, SHARES),
-        lpips=_estimate(baseline.lpips, SHARES),
-    )
+    known: dict[str, Any] = {name: _estimate(getattr(baseline, name), step) for name, step in steps(Baseline).items()}
+    return replace(baseline, **known)
 
 
 def rounded(value: float | None, step: float) -> float | None:
@@ -45,15 +39,8 @@ def rounded(value: float | None, step: float) -> float | None:
 
 def coarse_record(score: RecordScore) -> RecordScore:
     """Return one record's scores, rounded."""
-    return replace(
-        score,
-        mse=None,
-        rank=None,
-        psnr=rounded(score.psnr, DECIBELS),
-        ssim=rounded(score.ssim, SHARES),
-        lpips=rounded(score.lpips, SHARES),
-        psnr_released=rounded(score.psnr_released, DECIBELS),
-    )
+    known: dict[str, Any] = {name: rounded(getattr(score, name), step) for name, step in steps(RecordScore).items()}
+    return replace(score, **known, mse=None, rank=None)
 
 
 def _estimate(e: Estimate, step: float) -> Estimate:

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from leakaudit.result.schema import AttackResult, AuditResult, Baseline, DefenseResult
+from leakaudit.result.schema import AttackResult, AuditResult, Baseline, DefenseResult, Severity, Verdict
 
+VERDICTS: tuple[Verdict, ...] = ("fail", "inconclusive", "pass")  # from worst to best
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")  # from worst to best
+EXIT: dict[Verdict, int] = {"pass": 0, "fail": 1, "inconclusive": 3}  # codes of every command that judges
 SHARP = 3.0  # dB: a picture nearer to the record than the best guess without an update by half the squared error
-OVERFITTED = "overfitted its training pairs"  # in the notes of an attack that did
 STATUSES = ("converged", "diverged", "not-applicable", "out-of-memory", "budget", "failed")
+
+
+def worst_verdict(verdicts: Iterable[Verdict]) -> Verdict:
+    """Return the worst of some verdicts; ValueError where there is none."""
+    return min(verdicts, key=VERDICTS.index)
+
+
+def worst_severity(severities: Iterable[Severity]) -> Severity:
+    """Return the worst of some severities; ValueError where there is none."""
+    return min(severities, key=SEVERITIES.index)
 
 
 def scored_statuses(kind: str) -> tuple[str, ...]:
@@ -74,13 +86,11 @@ def rebuilds(attack: AttackResult, baselines: Iterable[Baseline]) -> bool:
 
 
 def unsupported(battery: str, model_control: bool) -> tuple[str, ...]:
-    """Return why an audit cannot pass whatever its attacks found: it was a first look, or left out what was exposed."""
-    why = []
-    if battery == "quick":
-        why.append("Nothing leaked in the quick battery, which is a first look: a pass needs the standard one.")
-    if model_control:
-        why.append("No attack here uses a malicious server's power to change the model.")
-    return tuple(why)
+    """Return why an audit cannot pass whatever its attacks found, by the ids of the reasons.
+
+    It was a first look, or left out what was exposed.
+    """
+    return (*(("quick-battery",) if battery == "quick" else ()), *(("malicious-server",) if model_control else ()))
 
 
 def judged(result: AuditResult) -> tuple[DefenseResult, ...]:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
-from cattrs.gen import make_dict_unstructure_fn, override
 from cattrs.preconf.json import make_converter
 
 from leakaudit.errors import UserError
-from leakaudit.result.files import structured, text_of
+from leakaudit.naming import Setting
+from leakaudit.result.files import leave_out, structured, text_of
 
 SCHEMA = "leakaudit.result/1"
 
@@ -40,6 +40,28 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Reason:
+    """Why a verdict is what it is, as values. Every surface writes its own sentence from them (`judge.words`)."""
+
+    id: str  # kebab-case, a key of `judge.words.REASONS`
+    defense: str = ""  # of reasons of a whole audit: which defense it is about
+    attack: str = ""
+    role: str = ""  # of that attack
+    measured: Estimate | None = None
+    limit: float | None = None
+    needs: tuple[Setting, ...] = ()  # what would settle it
+    facts: dict[str, Value] = field(default_factory=dict)  # further numbers that its sentence names
+
+
+@dataclass(frozen=True)
+class Mend:
+    """What to do about a finding or a check, as values: a key of `judge.words.MENDS`, and the settings it names."""
+
+    id: str
+    needs: tuple[Setting, ...] = ()
+
+
+@dataclass(frozen=True)
 class Finding:
     """Something the audit noticed."""
 
@@ -48,6 +70,7 @@ class Finding:
     message: str
     evidence: dict[str, Value] = field(default_factory=dict)
     mend: str = ""  # what to do about it, one sentence
+    why: tuple[Reason, ...] = ()  # the reasons of a verdict that it tells
 
 
 @dataclass(frozen=True)
@@ -118,6 +141,7 @@ class AttackResult:
     records: tuple[RecordScore, ...] = ()
     gallery: tuple[Picture, ...] = ()  # worst (most leaking) first
     notes: tuple[str, ...] = ()  # how it ran where that was not as planned, e.g. in pieces for lack of memory
+    doubts: dict[str, Value] = field(default_factory=dict)  # by kebab id, what makes its scores weaker than they look
 
 
 @dataclass(frozen=True)
@@ -129,6 +153,7 @@ class Guarantee:
     assumes: str = ""  # under what a proven statement holds
     identification: float | None = None  # where that bounds it: how often a record is picked out of `candidates`
     candidates: int = 0
+    states: tuple[str, ...] = ()  # names of the defense's facts that the statement says already
 
 
 @dataclass(frozen=True)
@@ -146,6 +171,7 @@ class DefenseResult:
     reasons: tuple[str, ...]  # why this verdict, one sentence each
     requested: bool = True  # False for the undefended control the audit added itself
     guarantees: tuple[Guarantee, ...] = ()  # proven, or not bounded; empty in older results
+    why: tuple[Reason, ...] = ()  # the reasons as values; empty in older results, which are judged again
 
 
 @dataclass(frozen=True)
@@ -183,6 +209,7 @@ class AuditResult:
     timings: dict[str, float] = field(default_factory=dict)  # seconds; the only part that differs between equal runs
     hashes: dict[str, str] = field(default_factory=dict)  # SHA-256 by what it is of: model, private, victims, ...
     waivers: tuple[Waiver, ...] = ()  # those configured when the audit ran
+    why: tuple[Reason, ...] = ()  # the reasons as values; empty in older results
     stand_in: str = ""  # where pictures are redacted: the public picture drawn in their place, and what was done to it
     schema: str = SCHEMA
 
@@ -191,24 +218,22 @@ class AuditResult:
         return next((d for d in self.defenses if d.spec == "none"), None)
 
 
-_converter = make_converter()
-# Fields added to version 1 later are only written where they say something, so that old results stay as they are.
-_converter.register_unstructure_hook(
-    AttackResult, make_dict_unstructure_fn(AttackResult, _converter, notes=override(omit_if_default=True))
-)
-
-_converter.register_unstructure_hook(
-    DefenseResult, make_dict_unstructure_fn(DefenseResult, _converter, guarantees=override(omit_if_default=True))
-)
-
-_converter.register_unstructure_hook(
-    Finding, make_dict_unstructure_fn(Finding, _converter, mend=override(omit_if_default=True))
-)
-
-_later = override(omit_if_default=True)
-
-_converter.register_unstructure_hook(
-    AuditResult, make_dict_unstructure_fn(AuditResult, _converter, hashes=_later, waivers=_later, stand_in=_later)
+# Values that came after version 1 began, parts before what holds them: only written where they say something.
+VALUES_LATER: dict[type, tuple[str, ...]] = {
+    Setting: ("value",),
+    Reason: tuple(f.name for f in fields(Reason) if f.name != "id"),
+    Mend: ("needs",),
+}
+_converter = leave_out(
+    make_converter(),
+    VALUES_LATER
+    | {
+        AttackResult: ("notes", "doubts"),
+        Guarantee: ("states",),
+        DefenseResult: ("guarantees", "why"),
+        Finding: ("mend", "why"),
+        AuditResult: ("hashes", "waivers", "why", "stand_in"),
+    },
 )
 
 

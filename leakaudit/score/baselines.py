@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from leakaudit.protocol.labels import class_means
 from leakaudit.protocol.target import Records
 from leakaudit.result.schema import Baseline, Estimate
 from leakaudit.score.identification import CandidateSets, identify
@@ -18,16 +19,16 @@ DESCRIPTIONS = {
 }
 
 
-def class_means(auxiliary: Records, labels: Tensor) -> Tensor:
+def mean_pictures(auxiliary: Records, labels: Tensor) -> Tensor:
     """Return the auxiliary mean picture (N, C, H, W) of each label's class.
 
     A class without auxiliary records gets the mean of all. Raises ValueError when there is no auxiliary record.
     """
     if len(auxiliary) == 0:
         raise ValueError("class means need auxiliary records")
-    overall = auxiliary.images.mean(0)
-    known = {c: auxiliary.images[auxiliary.labels == c].mean(0) for c in set(auxiliary.labels.tolist())}
-    return torch.stack([known.get(int(label), overall) for label in labels])
+    classes = int(torch.cat([auxiliary.labels, labels.to(auxiliary.labels)]).max()) + 1
+    means = class_means(auxiliary.images, auxiliary.labels, classes)[labels.to(auxiliary.labels)]
+    return means.view(-1, *auxiliary.images.shape[1:])
 
 
 def baselines(
@@ -48,7 +49,7 @@ def baselines(
     noise = torch.rand(truth.images.shape, generator=generator, device=generator.device).to(device)
     guesses: dict[str, Tensor | None] = {"random": noise, "class-mean": None, "prior": None}
     if len(auxiliary):
-        guesses["class-mean"] = class_means(auxiliary, truth.labels).to(device)
+        guesses["class-mean"] = mean_pictures(auxiliary, truth.labels).to(device)
         guesses["prior"] = _others(auxiliary, truth.labels, generator).to(device)
     return tuple(_score(name, guess, truth, candidates, lpips, batch_size) for name, guess in guesses.items())
 
@@ -76,9 +77,7 @@ def _score(
     if candidates.size >= 2:
         _, hits = identify(candidates, guess)
         identification = intervals.rate(int(hits.sum()), len(hits))
-    perceptual = (
-        Estimate(reason=lpips) if isinstance(lpips, str) else intervals.median(lpips.function(x, guess).tolist())
-    )
+    perceptual = Estimate(reason=lpips) if isinstance(lpips, str) else intervals.median(lpips(x, guess).tolist())
     return Baseline(
         name=name,
         description=DESCRIPTIONS[name],

@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from leakaudit.errors import first_line
 from leakaudit.protocol.client import release
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.labels import hard
 from leakaudit.protocol.target import PixelModel, Records, Target
+from leakaudit.result.numbers import interval, percent
 from leakaudit.result.schema import AttackResult, DefenseResult, Estimate, Finding, Guarantee, Severity, Value
+from leakaudit.score.nearness import nearest, rank_auc
 from leakaudit.score.utility import Utility, accuracy, majority
 from leakaudit.stats import intervals
 from leakaudit.work.seeding import generator_for
@@ -49,8 +52,7 @@ def inspected(spec: str, defense: Defense, target: Target, released: Records, se
         try:
             found += check()
         except Exception as error:  # a record stage of the user's own may raise anything on records it did not expect
-            why = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            message = f"{spec}: a check for the failures of such defenses could not be run: {why}."
+            message = f"{spec}: a check for the failures of such defenses could not be run: {first_line(error)}."
             found.append(Finding("not-diagnosed", "warning", message, {"defense": spec}))
     return tuple(found)
 
@@ -82,9 +84,9 @@ def label_stuffing(
     if mean < LEARNED or least <= chance or best - chance >= LOST * (least - chance):
         return ()
     message = (
-        f"{spec}: a model trained on the released records gets {mean:.1%} of those right and {clean.value:.1%} of real "
-        f"test records, where {undefended.value:.1%} are right without the defense: what it learned was put into the "
-        "released records and does not hold for real ones."
+        f"{spec}: a model trained on the released records gets {percent(mean)} of those right and "
+        f"{percent(clean.value)} of real test records, where {percent(undefended.value)} are right without the "
+        "defense: what it learned was put into the released records and does not hold for real ones."
     )
     evidence = {"released_accuracy": mean, "accuracy": clean.value, "undefended_accuracy": undefended.value}
     return (_finding("label-stuffing", "warning", message, spec, **evidence, chance=chance),)
@@ -174,9 +176,9 @@ def stale_reference(spec: str, defense: Defense, target: Target, generator: torc
     if agrees.high is None or agrees.high >= wanted:
         return ()
     message = (
-        f"{spec}: the audited model gets {right:.1%} of clean test records right but agrees with the likeliest labels "
-        f"of the released records on only {agrees.value:.1%} (chance {chance:.1%}): these labels were learned from an "
-        "older or weaker state than the model's, or the pictures mean nothing to it."
+        f"{spec}: the audited model gets {percent(right)} of clean test records right but agrees with the likeliest "
+        f"labels of the released records on only {percent(agrees.value or 0.0)} (chance {percent(chance)}): these "
+        "labels were learned from an older or weaker state than the model's, or the pictures mean nothing to it."
     )
     evidence = {"agreement": agrees.value, "agreement_high": agrees.high, "test_accuracy": right, "wanted": wanted}
     return (_finding("stale-reference", "warning", message, spec, **evidence),)
@@ -195,9 +197,9 @@ def copies(spec: str, released: Tensor, private: Tensor, strangers: Tensor, test
     shown, others = released[_spread(len(released))], test[_spread(len(test))]
     if len(others) < 2 or len(strangers) < 1:
         return ()
-    ours, theirs = _nearest(shown, private), _nearest(others, private)
+    ours, theirs = _near(shown, private), _near(others, private)
     ratios = [
-        near.clamp_min(1e-9).log() - _nearest(pictures, strangers).clamp_min(1e-9).log()
+        near.clamp_min(1e-9).log() - _near(pictures, strangers).clamp_min(1e-9).log()
         for pictures, near in ((shown, ours), (others, theirs))
     ]
     auc = rank_auc(*ratios)
@@ -206,10 +208,12 @@ def copies(spec: str, released: Tensor, private: Tensor, strangers: Tensor, test
     near = auc.low or 0.0
     if near < LEANS and not copying:
         return ()
-    same = f" {copied.value:.1%} of them are copies (test records: {usual.value:.1%})." if copied.value else ""
+    same = ""
+    if copied.value:
+        same = f" {percent(copied.value)} of them are copies (test records: {percent(usual.value or 0.0)})."
     message = (
         f"{spec}: what it puts in place of records lies nearer to private records than test records do, in "
-        f"{auc.value:.1%} of pairs ({auc.low:.1%} to {auc.high:.1%}; 50% where nothing is copied).{same} A picture "
+        f"{percent(auc.value or 0.0)} of pairs ({interval(auc)}; 50% where nothing is copied).{same} A picture "
         "that is not its own record's may still be another private one."
     )
     evidence: dict[str, Value] = {
@@ -241,8 +245,8 @@ def exceeded(
             if a.candidates == each.candidates and _tail(hits, n, each.identification) < UNLIKELY / len(scored):
                 message = (
                     f"{spec}: the attack {a.name} identified {hits} of {n} records, more than is proven possible "
-                    f"({each.identification:.1%} of {each.candidates} candidates): something the proof assumes does "
-                    f"not hold ({each.assumes})."
+                    f"({percent(each.identification)} of {each.candidates} candidates): something the proof assumes "
+                    f"does not hold ({each.assumes})."
                 )
                 found.append(
                     _finding("bound-exceeded", "error", message, spec, hits=hits, n=n, bound=each.identification)
@@ -255,18 +259,6 @@ def _more(hits: int, n: int, others: int, m: int) -> float:
     from scipy.stats import fisher_exact
 
     return float(fisher_exact(np.array([[hits, n - hits], [others, m - others]]), alternative="greater").pvalue)
-
-
-def rank_auc(lower: Tensor, higher: Tensor) -> Estimate:
-    """Return P(a < b) for a of `lower` (n,) and b of `higher` (m,), ties half, with a 95 % interval.
-
-    The interval is that of min(n, m) disjoint pairs, which vary more than the mean over all pairs does: it is wider
-    than need be, and holds at 0 and 1 too.
-    """
-    value = float(((lower[:, None] < higher).double() + 0.5 * (lower[:, None] == higher)).mean())
-    pairs = min(len(lower), len(higher))
-    ends = intervals.rate(round(value * pairs), pairs)
-    return Estimate(value, ends.low, ends.high, pairs)
 
 
 def _finding(identifier: str, severity: Severity, message: str, spec: str, **evidence: Value) -> Finding:
@@ -291,19 +283,10 @@ def _spread(count: int) -> Tensor:
     return torch.linspace(0, max(0, count - 1), min(count, RELEASES)).round().long()
 
 
-def _nearest(pictures: Tensor, others: Tensor) -> Tensor:
-    """Return the root mean square distance (N,) to the nearest of others, mirrored or not, averaged to `LOOK`."""
+def _near(pictures: Tensor, others: Tensor) -> Tensor:
+    """Return how near pictures lie to others, mirrored or not, averaged to `LOOK`, to less than `COPY`."""
     ours, theirs = (F.adaptive_avg_pool2d(images.float().cpu(), LOOK) for images in (pictures, others))
-    flat, pixels = theirs.flatten(1), theirs[0].numel()
-    found = []
-    for part in torch.split(ours, 100):  # 100 × 50,000 distances are 20 MB
-        # Differences, not products: products would round the distance of a copy up to more than `COPY`.
-        each = [
-            torch.cdist(side.flatten(1), flat, compute_mode="donot_use_mm_for_euclid_dist")
-            for side in (part, part.flip(3))
-        ]
-        found.append(torch.minimum(*each).amin(1))
-    return torch.cat(found) / math.sqrt(pixels)
+    return nearest(ours, theirs, mirrored=True, exact=True)
 
 
 def _tail(hits: int, n: int, share: float) -> float:

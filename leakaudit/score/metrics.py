@@ -6,16 +6,13 @@ import contextlib
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from leakaudit.errors import UserError
-
-MetricFunction = Callable[[Tensor, Tensor], Tensor]
+Metric = Callable[[Tensor, Tensor], Tensor]  # truth (N, C, H, W) and guess in [0, 1] give a score per record (N,)
 
 PSNR_CAP = 160.0  # dB, of a perfect picture: the floor of 1e-16 on its MSE keeps every score finite
 
@@ -24,19 +21,6 @@ _BACKBONE = "alexnet-owt-7be5be79.pth"  # torchvision's file name in the torch h
 _LPIPS_SIDE = 64  # AlexNet's five stages need this many pixels to leave more than one position each
 
 _LPIPS_CHUNK = 32
-
-_LPIPS_SUMMARY = "perceptual distance in AlexNet's features (Zhang 2018)"
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A score per record: `function(truth (N, C, H, W), guess (N, C, H, W)) -> (N,)`, both in [0, 1]."""
-
-    name: str
-    function: MetricFunction
-    higher_leaks: bool
-    unit: str = ""
-    summary: str = ""
 
 
 def mse(truth: Tensor, guess: Tensor) -> Tensor:
@@ -111,7 +95,7 @@ def lpips_metric(weights: Path | None, device: torch.device | str = "cpu") -> Me
                 scores.append(network(_for_alexnet(x), _for_alexnet(y)).flatten())
         return torch.cat(scores).to(truth.device) if scores else truth.new_zeros(0)
 
-    return Metric("lpips", function, higher_leaks=False, summary=_LPIPS_SUMMARY)
+    return function
 
 
 def _perceptual(state: dict[str, Tensor], device: torch.device) -> torch.nn.Module:
@@ -145,13 +129,6 @@ def _for_alexnet(x: Tensor) -> Tensor:
     return x
 
 
-def _lpips_from_cache(truth: Tensor, guess: Tensor) -> Tensor:
-    metric = lpips_metric(None, truth.device)
-    if isinstance(metric, str):
-        raise UserError(f"LPIPS cannot be computed: {metric}.")
-    return metric.function(truth, guess)
-
-
 def _same_shape(truth: Tensor, guess: Tensor) -> None:
     # Broadcasting would turn a missing axis into a plausible score.
     if truth.shape != guess.shape or truth.dim() != 4:
@@ -160,15 +137,8 @@ def _same_shape(truth: Tensor, guess: Tensor) -> None:
         )
 
 
-MSE = Metric("mse", mse, higher_leaks=False, summary="mean squared error of the pixels")
-
-PSNR = Metric("psnr", psnr, higher_leaks=True, unit="dB", summary="peak signal-to-noise ratio, at most 160 dB")
-
-SSIM = Metric("ssim", ssim, higher_leaks=True, summary="structural similarity (Wang 2004)")
-
-LPIPS = Metric("lpips", _lpips_from_cache, higher_leaks=False, summary=_LPIPS_SUMMARY)
-
-METRICS: tuple[Metric, ...] = (MSE, PSNR, SSIM, LPIPS)
+# By the name of their score; LPIPS needs weights, and is made by `lpips_metric`.
+METRICS: dict[str, Metric] = {"mse": mse, "psnr": psnr, "ssim": ssim}
 
 
 def assign(truth: Tensor, guess: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,124 +18,111 @@ from leakaudit.result.rules import STATUSES, scored_statuses
 from leakaudit.result.schema import AttackResult, Estimate, Images, Picture, RecordScore, Value
 from leakaudit.score import standin
 from leakaudit.score.identification import CandidateSets, identify, identify_by_scores
-from leakaudit.score.metrics import Metric, MetricFunction, assign, mse, psnr, ssim
+from leakaudit.score.metrics import METRICS, Metric, assign, mse, psnr
 from leakaudit.score.pictures import encode
 from leakaudit.stats import intervals
+
+NO_PICTURE = Estimate(reason="the attack draws no picture")
+NOT_REPLACED = Estimate(reason="the defense does not replace records")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truth:
+    """What attacks on V victims of B records each are scored against."""
+
+    records: Records  # the V·B private records, victim by victim
+    released: Records | None  # what a data-replacing defense put in their place; None where nothing is replaced
+    classes: Sequence[str]
+    candidates: CandidateSets  # of the same records
+    class_means: Tensor  # (V·B, C, H, W), of the same records
+    lpips: Metric | str  # or why there is none
+    batch_size: int | None = None  # None: V is as many as an attack has statuses
+
+    def shape(self, reconstruction: Reconstruction) -> tuple[int, int]:
+        """Return V and B."""
+        count = len(self.records)
+        victims = count // self.batch_size if self.batch_size else max(1, len(reconstruction.statuses))
+        return victims, count // victims
+
+    def name_of(self, label: int) -> str:
+        """Return the name of a class."""
+        return self.classes[label] if 0 <= label < len(self.classes) else str(label)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What is measured on the pictures of an attack: scores by name and record, and the pictures as they are paired."""
+
+    columns: dict[str, dict[int, float]] = field(default_factory=dict)
+    guess: Tensor | None = None  # (V·B, C, H, W)
+    r2: Estimate = NO_PICTURE
+    psnr_released: Estimate = NO_PICTURE
+
+    def median(self, name: str, missing: str) -> Estimate:
+        """Return the median of a score over the records that have it."""
+        return intervals.median(list(self.columns.get(name, {}).values()), missing)
 
 
 def score(
     attack: Attack,
     role: str,
     tuned: Mapping[str, Value],
-    truth: Records,
-    released: Records | None,
-    classes: Sequence[str],
     reconstruction: object,
-    candidates: CandidateSets,
-    class_means: Tensor,
-    lpips: Metric | str,
+    truth: Truth,
     images: Images = "full",
     gallery: int = 8,
-    *,
-    batch_size: int | None = None,
 ) -> AttackResult:
     """Score one attack on V victims of B records each.
 
-    `truth` holds the V·B private records victim by victim, `released` what a data-replacing defense put in their place
-    (None where nothing is replaced), `candidates` and `class_means` (V·B, C, H, W) belong to the same records. Pictures
-    are paired within each batch before scoring: with `truth` for every score but `psnr_released`, with `released` for
-    that one. Only victims whose status is in `scored_statuses` are scored; the others are in no numerator and no
-    denominator, and `n` shows it. A linkage attack is judged on each victim's first record, whose line-up it is asked
-    about (`CandidateSets.first_of_each`). What is no `Reconstruction`, or not one of these V victims of
-    `batch_size` records, has no score: every victim is `failed`. Without `batch_size`, V is as many as the statuses.
-    `images` says whether the gallery holds the pictures, stand-ins of the same PSNR, or none; without the pictures the
-    scores are rounded (`leakaudit.result.rounding`).
+    Pictures are paired within each batch before scoring: with the private records for every score but `psnr_released`,
+    with the released ones for that one. Only victims whose status is in `scored_statuses` are scored; the others are in
+    no numerator and no denominator, and `n` shows it. A linkage attack is judged on each victim's first record, whose
+    line-up it is asked about (`CandidateSets.first_of_each`). What is no `Reconstruction`, or not one of these V
+    victims of B records, has no score: every victim is `failed`. `images` says whether the gallery holds the pictures,
+    stand-ins of the same PSNR, or none; without the pictures the scores are rounded (`leakaudit.result.rounding`).
     """
     if not isinstance(reconstruction, Reconstruction):
         wrong = f"the attack returned a {type(reconstruction).__name__}, not a Reconstruction"
-        return failed(attack, role, tuned, len(truth) // (batch_size or 1), "failed", wrong)
-    victims = len(truth) // batch_size if batch_size else max(1, len(reconstruction.statuses))
-    batch = len(truth) // victims
-    mismatch = _mismatch(attack, reconstruction, victims, batch, truth, candidates.size)
+        return failed(attack, role, tuned, len(truth.records) // (truth.batch_size or 1), "failed", wrong)
+    victims, batch = truth.shape(reconstruction)
+    mismatch = _mismatch(attack, reconstruction, victims, batch, truth.records, truth.candidates.size)
     if mismatch is not None:
         return failed(attack, role, tuned, victims, "failed", f"the attack returned {mismatch}")
     statuses, broken = _checked_statuses(reconstruction)
     scored = torch.tensor([s in scored_statuses(attack.kind) for s in statuses], dtype=torch.bool)
     rows = scored.repeat_interleave(batch).nonzero()[:, 0]
     missing = _why_not(statuses, reconstruction.reason)
-    columns: dict[str, dict[int, float]] = {}
-    guess: Tensor | None = None
-    order = torch.arange(victims * batch)
-    r2 = psnr_released = Estimate(reason=missing)
-
+    order, drawn = torch.arange(victims * batch), Drawn()
     if reconstruction.images is not None:
-        drawn = reconstruction.images.detach().to(truth.images).flatten(0, 1).clamp(0, 1)
-        order = _orders(truth.images, drawn, scored, batch)
-        guess = drawn[order]
-        x, seen = truth.images[rows], guess[rows]
-        functions: dict[str, MetricFunction] = {"mse": mse, "psnr": psnr, "ssim": ssim}
-        if not isinstance(lpips, str):
-            functions["lpips"] = lpips.function
-        columns = {name: _column(rows, function(x, seen)) for name, function in functions.items()}
-        r2 = _explained(x, seen, class_means[rows].to(x), missing)
-        if released is not None:
-            theirs = drawn[_orders(released.images, drawn, scored, batch)]
-            columns["psnr_released"] = _column(rows, psnr(released.images[rows], theirs[rows]))
-            psnr_released = intervals.median(list(columns["psnr_released"].values()), missing)
-    if released is None:
-        psnr_released = Estimate(reason="the defense does not replace records")
-
-    rank, hit = _identified(attack, reconstruction, candidates, guess, rows, scored, batch)
-    if candidates.size < 2:
-        identification = Estimate(reason="fewer than two candidates of the class")
-    elif attack.kind == "labels":
-        identification = Estimate(reason="an attack on labels draws no picture")
-    else:
-        identification = intervals.rate(sum(hit.values()), len(hit), missing)
-    guessed, label_accuracy = _labels(reconstruction.labels, truth.labels, scored, order, batch, missing)
-    no_picture = missing if guess is not None else "the attack draws no picture"
-    perceptual = lpips if isinstance(lpips, str) else no_picture
-
-    def name_of(label: int) -> str:
-        return classes[label] if 0 <= label < len(classes) else str(label)
-
-    records = tuple(
-        RecordScore(
-            victim=i // batch,
-            record=i % batch,
-            label=name_of(int(truth.labels[i])),
-            status=statuses[i // batch],
-            rank=rank.get(i),
-            identified=hit.get(i),
-            guessed_label=name_of(guessed[i]) if i in guessed else None,
-            **{name: column.get(i) for name, column in columns.items()},
-        )
-        for i in range(victims * batch)
-    )
+        pictures = reconstruction.images.detach().to(truth.records.images).flatten(0, 1).clamp(0, 1)
+        order = _orders(truth.records.images, pictures, scored, batch)
+        drawn = _drawn(truth, pictures, order, scored, batch, missing)
+    rank, hit = _identified(attack, reconstruction, truth.candidates, drawn.guess, rows, scored, batch)
+    guessed, label_accuracy = _labels(reconstruction.labels, truth.records.labels, scored, order, batch, missing)
+    columns: dict[str, Mapping[int, Any]] = {**drawn.columns, "rank": rank, "identified": hit}
+    records = _records(truth, statuses, guessed, columns)
     if images != "full":
         records = tuple(map(coarse_record, records))
-    scored_result = AttackResult(
-        name=attack.name,
-        kind=attack.kind,
-        role=role,
-        settings=dict(settings_values(attack)),
-        tuned=dict(tuned),
-        requires=tuple(sorted(attack.requires)),
+    identification = _identification(attack, truth.candidates, hit, missing)
+    no_picture = missing if drawn.guess is not None else str(NO_PICTURE.reason)
+    result = replace(
+        failed(attack, role, tuned, victims, "", no_picture),
         statuses=dict(sorted(Counter(statuses).items())),
         reason="; ".join(filter(None, [reconstruction.reason, broken])) or None,
         identification=identification,
-        candidates=candidates.size if identification.value is not None else 0,
-        psnr=intervals.median(list(columns.get("psnr", {}).values()), no_picture),
-        ssim=intervals.median(list(columns.get("ssim", {}).values()), no_picture),
-        lpips=intervals.median(list(columns.get("lpips", {}).values()), perceptual),
-        r2=r2 if guess is not None else Estimate(reason=no_picture),
-        psnr_released=psnr_released if guess is not None or released is None else Estimate(reason=no_picture),
+        candidates=truth.candidates.size if identification.value is not None else 0,
+        psnr=drawn.median("psnr", no_picture),
+        ssim=drawn.median("ssim", no_picture),
+        lpips=drawn.median("lpips", truth.lpips if isinstance(truth.lpips, str) else no_picture),
+        r2=drawn.r2,
+        psnr_released=drawn.psnr_released if truth.released is not None else NOT_REPLACED,
         label_accuracy=label_accuracy,
         records=records,
-        gallery=_gallery(records, truth, released, guess, images, gallery),
+        gallery=_gallery(records, truth, drawn.guess, images, gallery),
         notes=tuple(map(str, reconstruction.notes)),
+        doubts={str(name): str(told) for name, told in reconstruction.doubts.items()},
     )
-    return scored_result if images == "full" else coarse(scored_result)
+    return result if images == "full" else coarse(result)
 
 
 def failed(
@@ -230,6 +219,49 @@ def _explained(x: Tensor, guess: Tensor, means: Tensor, missing: str) -> Estimat
     return Estimate(1 - float(mse(guess, x).sum()) / spread, n=len(x))
 
 
+def _drawn(truth: Truth, pictures: Tensor, order: Tensor, scored: Tensor, batch: int, missing: str) -> Drawn:
+    """Measure an attack's pictures (V·B, C, H, W), which `order` pairs with the private ones."""
+    rows = scored.repeat_interleave(batch).nonzero()[:, 0]
+    guess = pictures[order]
+    x, seen = truth.records.images[rows], guess[rows]
+    functions = METRICS if isinstance(truth.lpips, str) else METRICS | {"lpips": truth.lpips}
+    columns = {name: _column(rows, function(x, seen)) for name, function in functions.items()}
+    r2 = _explained(x, seen, truth.class_means[rows].to(x), missing)
+    if truth.released is None:
+        return Drawn(columns, guess, r2)
+    replaced = truth.released.images
+    theirs = pictures[_orders(replaced, pictures, scored, batch)]
+    columns["psnr_released"] = _column(rows, psnr(replaced[rows], theirs[rows]))
+    return Drawn(columns, guess, r2, intervals.median(list(columns["psnr_released"].values()), missing))
+
+
+def _records(
+    truth: Truth, statuses: list[str], guessed: dict[int, int], columns: Mapping[str, Mapping[int, Any]]
+) -> tuple[RecordScore, ...]:
+    """Return each record's scores, `columns` giving them by name and record."""
+    labels: list[int] = truth.records.labels.tolist()
+    batch = len(labels) // len(statuses)
+    return tuple(
+        RecordScore(
+            victim=i // batch,
+            record=i % batch,
+            label=truth.name_of(label),
+            status=statuses[i // batch],
+            guessed_label=truth.name_of(guessed[i]) if i in guessed else None,
+            **{name: column.get(i) for name, column in columns.items()},
+        )
+        for i, label in enumerate(labels)
+    )
+
+
+def _identification(attack: Attack, candidates: CandidateSets, hit: dict[int, bool], missing: str) -> Estimate:
+    if candidates.size < 2:
+        return Estimate(reason="fewer than two candidates of the class")
+    if attack.kind == "labels":
+        return Estimate(reason="an attack on labels draws no picture")
+    return intervals.rate(sum(hit.values()), len(hit), missing)
+
+
 def _identified(
     attack: Attack,
     reconstruction: Reconstruction,
@@ -289,12 +321,7 @@ def _from_bag(bag: Counter[int], wanted: list[tuple[int, int]]) -> dict[int, int
 
 
 def _gallery(
-    records: tuple[RecordScore, ...],
-    truth: Records,
-    released: Records | None,
-    guess: Tensor | None,
-    images: Images,
-    size: int,
+    records: tuple[RecordScore, ...], truth: Truth, guess: Tensor | None, images: Images, size: int
 ) -> tuple[Picture, ...]:
     """Return the `size` most leaking records by PSNR, worst first.
 
@@ -304,13 +331,13 @@ def _gallery(
         return ()
     shown = [(i, r) for i, r in enumerate(records) if r.psnr is not None]
     shown.sort(key=lambda pair: (-(pair[1].psnr or 0.0), pair[0]))
-    channels, height, width = truth.images.shape[1:]
+    channels, height, width = truth.records.images.shape[1:]
     pictures: list[Picture] = []
     for i, r in shown[:size]:
         original = released_ = drawn = None
         if images == "full":
-            original, drawn = truth.images[i], guess[i]
-            released_ = released.images[i] if released is not None else None
+            original, drawn = truth.records.images[i], guess[i]
+            released_ = truth.released.images[i] if truth.released is not None else None
         elif images == "redacted":
             original = standin.picture((channels, height, width))
             drawn = standin.degraded((channels, height, width), r.psnr or 0.0, r.victim, r.record)

@@ -87,7 +87,7 @@ def utility(
     return Utility(tuple(accuracies), estimate, majority(target.test), steps, epochs, tuple(learned))
 
 
-def train(
+def train(  # noqa: PLR0913 - all that a training run depends on
     model: PixelModel,
     records: Records,
     loss: LossFunction,

@@ -1,4 +1,4 @@
-"""What the terminal shows while work runs: how far it is, what it is at, the loss, and the pictures as they emerge.
+"""What the terminal shows while work runs: how far it is, what it is at, and the loss.
 
 Elsewhere than on a terminal, a line for each finished piece of an audit with its time and outcome, without control
 codes.
@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
-from rich.segment import Segment
 from rich.text import Text
 
+from leakaudit.judge.words import sentences
+from leakaudit.result import numbers
+from leakaudit.result.numbers import clock, percent, significant
 from leakaudit.result.plaintext import visible
 from leakaudit.work.progress import Monitor, Sight, harmless, paced
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 EVERY = 0.2  # seconds between looks at the work
 SHARE = 200  # drawing waits so many times as long as it took: it costs half a hundredth of the time
-TALL, WIDE = 24, 60  # rows and columns below which no picture is shown
+WIDE = 60  # columns below which no bar is shown
 TUNING = "tuning: "  # how the loops of an attack begin that runs on the adversary's own records
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -40,14 +42,14 @@ BARS = "▁▂▃▄▅▆▇█"
 def progress_monitor(console: Console | None = None, plan: Plan | None = None) -> Iterator[Monitor]:
     """Yield a monitor that draws on stderr: live on a terminal, a line per piece of work elsewhere.
 
-    With a `plan` it knows what is ahead. Pictures are only shown where the plan keeps them in full.
+    With a `plan` it knows what is ahead. No picture is shown here: the report and TensorBoard have them.
     """
     if console is None:  # a file that was asked to hold colours is no terminal to draw on
         console = Console(stderr=True, force_interactive=None if sys.stderr.isatty() else False)
     if not console.is_interactive or os.environ.get("CI"):
         yield _lines(console, plan)
         return
-    display = Display(console, _forecast(plan), pictures=plan is not None and plan.images == "full")
+    display = Display(console, _forecast(plan))
     live = Live(
         console=console,
         auto_refresh=False,
@@ -66,17 +68,6 @@ def progress_monitor(console: Console | None = None, plan: Plan | None = None) -
             drawing.join()
 
 
-def paints(console: Console) -> bool:
-    """Return whether this terminal can show pictures: enough colours, characters and room."""
-    return (
-        console.color_system in ("truecolor", "256")
-        and not console.no_color
-        and console.encoding.lower().replace("-", "") == "utf8"
-        and console.height >= TALL
-        and console.width >= WIDE
-    )
-
-
 def _draw(live: Live, ended: threading.Event) -> None:
     """Draw now and then until the work has ended, in a two-hundredth of the time at most."""
     pause = EVERY
@@ -92,7 +83,8 @@ def _draw(live: Live, ended: threading.Event) -> None:
 def _forecast(plan: Plan | None) -> Forecast | None:
     if plan is None:
         return None
-    from leakaudit.watch.forecast import Forecast, outline
+    from leakaudit.audit.pieces import outline
+    from leakaudit.watch.forecast import Forecast
 
     return Forecast(outline(plan), plan.budget)
 
@@ -103,7 +95,6 @@ class Display:
 
     console: Console
     forecast: Forecast | None = None
-    pictures: bool = False
     piece: str = "starting"
     label: str = ""
     done: int = 0
@@ -111,7 +102,6 @@ class Display:
     since: float = 0.0  # when the present bar began
     sight: Sight | None = None
     history: list[float] = field(default_factory=list)  # medians of the losses since the present bar began
-    painted: tuple[Sight, list[Segment]] | None = None
 
     def show(self, label: str, done: int, total: int) -> None:
         """Take in where the work is; a total of 0 begins a piece."""
@@ -139,24 +129,6 @@ class Display:
         for line in lines[: max(1, console.height - 2)]:
             line.no_wrap, line.overflow = True, "crop" if plain else "ellipsis"
             yield line
-        sight = self.sight
-        if not self.pictures or sight is None or sight.images is None or not paints(console):
-            return
-        from leakaudit.watch.halfblocks import fitting, rows, sized
-
-        if self.painted is None or self.painted[0] is not sight:
-            shown = list(sight.images[: fitting(sight.images, width)])
-            self.painted = sight, rows(shown, console.color_system or "")
-        painted = self.painted[1]
-        if not painted or len(painted) + len(lines) + 1 >= console.height:
-            return
-        column = sized(sight.images[0]).shape[1] + 2
-        who = "rehearsal" if self.label.startswith(TUNING) else "victim"
-        names = [f"{who} {v + 1}" for v in sight.shown[: fitting(sight.images, width)]]
-        yield Text("".join(f"{name[: column - 1]:<{column}}" for name in names), "dim", no_wrap=True, overflow="crop")
-        for row in painted:
-            yield row
-            yield Segment.line()
 
     def _overall(self, width: int, plain: bool) -> Text:
         """Return `audit ━━━━──── 38%  1:05, about 1:40 left`."""
@@ -167,8 +139,8 @@ class Display:
         words = Text("audit  ", "bold")
         if width >= WIDE:
             words += bar(share, 24, plain) + Text(" ")
-        words += Text(f"{100 * share:3.0f}%  {spell(self.forecast.elapsed())}")
-        words += Text(f", about {spell(left)} left" if left is not None else "", "dim")
+        words += Text(f"{percent(round(share, 2)):>4}  {clock(self.forecast.elapsed())}")
+        words += Text(f", about {clock(left)} left" if left is not None else "", "dim")
         return words + Text(f"  defense {number} of {count}" if number else "", "dim")
 
     def _present(self, width: int, plain: bool) -> list[Text]:
@@ -189,13 +161,13 @@ class Display:
                 line += bar(self.done / self.total, 24, plain) + Text(" ")
             line += Text(f"{self.done} of {self.total}")
             if 0 < self.done < self.total:
-                line += Text(f", {spell(took / self.done * (self.total - self.done))} left", "dim")
+                line += Text(f", {clock(took / self.done * (self.total - self.done))} left", "dim")
             stage, _, loop = self.label.rpartition(": ")
             lines.append(line + Text("  " + visible(stage if loop in self.piece else self.label), "dim"))
         if sight is not None and (finite := sorted(v for v in sight.losses if math.isfinite(v))):
-            line = Text(f"  loss {finite[0]:.3g}")
+            line = Text(f"  loss {significant(finite[0])}")
             if len(sight.losses) > 1:
-                line += Text(f" best, {finite[len(finite) // 2]:.3g} median")
+                line += Text(f" best, {significant(finite[len(finite) // 2])} median")
             lines.append(line + Text("" if plain else f"  {falling(self.history[:])}", "green"))
         return lines
 
@@ -219,13 +191,6 @@ def falling(values: list[float], width: int = 24) -> str:
     return "".join(BARS[round((v - low) * scale)] for v in logs)
 
 
-def spell(seconds: float) -> str:
-    """Return seconds as 0:07, 12:40 or 3:02:05."""
-    whole = max(0, round(seconds))
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
-
-
 def _lines(console: Console, plan: Plan | None) -> Monitor:
     """Return a monitor for files and pipes: of an audit a line when a piece ended, of other work when one begins."""
     told: set[str] = set()
@@ -244,7 +209,7 @@ def _lines(console: Console, plan: Plan | None) -> Monitor:
             told.add(label)
             outcome = became(result, label)
             if outcome or seconds >= 1:  # to fit a defense that learns nothing is no news
-                line(f"{label}  {seconds:.1f} s" + (f", {outcome}" if outcome else ""))
+                line(f"{label}  {numbers.seconds(seconds)}" + (f", {outcome}" if outcome else ""))
 
     return Monitor(show=harmless(show)) if plan is None else Monitor(kept=harmless(kept))
 
@@ -256,10 +221,10 @@ def became(result: AuditResult, label: str) -> str:
     if row is None:
         return ""
     if work == "fit":
-        return "" if row.attacks else "; ".join(row.reasons[:1])
+        return "" if row.attacks else "; ".join(sentences(row.why[:1]))
     if work == "accuracy":
         value = row.accuracy.value
-        return f"{100 * value:.1f}%" if value is not None else row.accuracy.reason or ""
+        return percent(value) if value is not None else row.accuracy.reason or ""
     attack = next((a for a in row.attacks if a.name == work), None)
     if attack is None:
         return "not finished"
@@ -267,5 +232,5 @@ def became(result: AuditResult, label: str) -> str:
     if found.value is not None:
         return f"{round(found.value * found.n)} of {found.n} identified"
     if attack.kind == "labels" and labels is not None:
-        return f"{100 * labels:.0f}% of the labels"
+        return f"{percent(labels)} of the labels"
     return attack.reason or found.reason or ""

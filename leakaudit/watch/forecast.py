@@ -6,36 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from leakaudit.audit.plan import Plan, attack_weight, attacks_for
-from leakaudit.protocol.defense import replaces_records
-from leakaudit.protocol.registry import parse_defense
+from leakaudit.audit.pieces import Piece
 
 HEAVY = 2.0  # the weight from which a piece says how fast this machine is
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One piece of an audit's work."""
-
-    defense: str  # its spec
-    work: str  # "fit", the name of an attack, or "accuracy"
-    weight: float  # as the time budget is split
-
-    @property
-    def label(self) -> str:
-        """What the audit's clock calls it."""
-        return f"{self.defense}: {self.work}"
-
-
-def outline(plan: Plan) -> tuple[Piece, ...]:
-    """Return what a scan will do, in its order. Raises UserError for a spec that names nothing."""
-    effort, pieces = plan.effort(), []
-    for spec in ("none", *(s for s in plan.defenses if s != "none")):
-        defense = parse_defense(spec)
-        pieces.append(Piece(spec, "fit", 2.0 if replaces_records(defense) else 0.0))
-        pieces += [Piece(spec, attack.name, attack_weight(attack)) for attack, _ in attacks_for(defense, effort)]
-        pieces += [Piece(spec, "accuracy", 3.0)] if plan.utility else []
-    return tuple(pieces)
 
 
 @dataclass

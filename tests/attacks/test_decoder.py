@@ -11,11 +11,12 @@ from attack_scenes import EVERYTHING, Shifted, conv_model, records, shared_updat
 from torch import Tensor
 from torch.nn import functional as F
 
-from leakaudit.attacks._regression import class_means, fit_ridge
+from leakaudit.attacks._regression import fit_ridge
 from leakaudit.attacks.decoder import ReleasedDecoder, TwoStageDecoder, UNet, fit_decoder
 from leakaudit.attacks.inverting_gradients import InvertingGradients
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.defense import Defense, chain
+from leakaudit.protocol.labels import class_means
 from leakaudit.protocol.registry import parse_defense
 from leakaudit.protocol.target import Records
 from leakaudit.score.metrics import psnr

@@ -11,12 +11,13 @@ from attack_scenes import Shifted, conv_model, shared_update
 from test_decoder import SHAPE, Unrelated, by_class
 from torch.nn import functional as F
 
-from leakaudit.attacks._regression import class_means, fit_ridge
+from leakaudit.attacks._regression import fit_ridge
 from leakaudit.attacks.learned import LearnedInversion, folded, widths_within
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.attack import Reconstruction
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.labels import class_means
 from leakaudit.protocol.registry import parse_defense
 from leakaudit.protocol.target import Records
 from leakaudit.work.progress import Monitor, monitored

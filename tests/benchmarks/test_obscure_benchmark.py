@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from benchmarks import frontier, obscure
 from benchmarks.adversaries import Count, Effort, Opponents, above_guessing, pooled
-from benchmarks.distinct import distances, nearest
+from benchmarks.distinct import distances, nearest_error
 from benchmarks.federated import Client, averaged, fedavg, iid, skewed
-from benchmarks.membership import area, by_weights
+from benchmarks.membership import by_weights
 from benchmarks.rows import Row, highest_by_chance, read, summed, write
 from leakaudit.errors import UserError
 from leakaudit.protocol.attack import Reconstruction
@@ -299,7 +299,7 @@ def test_a_permutation_of_the_private_records_is_not_distinct(target: Target, ge
     assert fresh["nearer_private_low"] < 0.5
     assert fresh["lpips_released"] is None
     one, two = private.images[:1], private.images[1:2]
-    torch.testing.assert_close(nearest(one, two), (one - two).double().square().mean().view(1))
+    torch.testing.assert_close(nearest_error(one, two), (one - two).double().square().mean().view(1))
 
 
 def test_the_weights_of_a_classifier_that_knows_its_records_tell_them(target: Target) -> None:
@@ -327,10 +327,6 @@ def test_released_copies_give_their_records_away(target: Target) -> None:
 
     found = {k.by: k for k in by_weights(target, Copies(), target.private, target.model, 20, 8, 0)}
     assert found["pictures"].auc == 1
-
-
-def test_the_area_counts_ties_half() -> None:
-    assert area(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 0.0])) == pytest.approx((0.5 + 1 + 1 + 1) / 4)
 
 
 def test_settings_are_added_only_where_a_defense_has_them_open() -> None:

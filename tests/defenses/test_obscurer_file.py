@@ -273,7 +273,7 @@ def test_the_card_says_what_holds_and_shows_users_text_as_it_is() -> None:
     assert "| \\| a \\| \\[b\\](c) | 4 |" in text
     assert "\n# heading" not in text
     assert r'Obscurer.load("g\".safetensors")' in text
-    assert "10 % of a training step" in text
+    assert "10% of a training step" in text
     assert "2 stages" in text
     assert "0.1 nats" in text
     assert "not bounded" in text

@@ -12,7 +12,8 @@ import pytest
 from scipy import stats
 
 from leakaudit.judge.advice import FEWEST, Option, advise, loss, sentences
-from leakaudit.result.schema import AuditResult, DefenseResult, Estimate, Verdict, load
+from leakaudit.naming import Setting
+from leakaudit.result.schema import AuditResult, DefenseResult, Estimate, Reason, Verdict, load
 from leakaudit.stats.intervals import mean
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "result-1.json"
@@ -31,7 +32,7 @@ def row(
     runs: Sequence[float],
     settings: dict[str, Any] | None = None,
     identified: float = 0.1,
-    reasons: tuple[str, ...] = ("A reason.",),
+    why: tuple[Reason, ...] = (),
 ) -> DefenseResult:
     attack = replace(golden.defenses[1].attacks[1], identification=Estimate(identified, 0.0, 0.9, 40))
     return replace(
@@ -42,7 +43,8 @@ def row(
         accuracy=mean(runs, (0.0, 1.0)),
         accuracies=tuple(runs),
         verdict=verdict,
-        reasons=reasons,
+        reasons=("A reason.",),
+        why=why,
     )
 
 
@@ -165,8 +167,8 @@ def test_a_limit_that_is_no_number_is_none(golden: AuditResult, value: Any) -> N
 
 
 def test_what_an_undecided_leak_takes_and_that_a_quick_scan_never_passes(golden: AuditResult) -> None:
-    reasons = ("Too few.", "if the rate stays as it is, about 23 records would settle it (--records 23).")
-    told = sentences(audit(golden, row(golden, "a", "inconclusive", STEADY, reasons=reasons), battery="quick"))
+    why = (Reason("too-few-scored"), Reason("may-exceed-limit", attack="x", needs=(Setting("records", 23),)))
+    told = sentences(audit(golden, row(golden, "a", "inconclusive", STEADY, why=why), battery="quick"))
     assert "A quick battery never passes: run the scan with the standard one for an answer." in told
     assert "a: leakage is undecided: about 23 records would settle it (--records 23)." in told
 

@@ -110,6 +110,7 @@ def test_scan_writes_result_and_report_and_is_reproducible(run: Run, tmp_path: P
     assert first.code in (0, 1, 3), first.err
     data = json.loads((tmp_path / "out/result.json").read_text())
     assert data["complete"] is True
+    assert data["environment"]["target"] == "model.py"
     assert [d["spec"] for d in data["defenses"]] == ["none", "prune"]
     assert {a["name"] for a in data["defenses"][1]["attacks"]} >= {"inverting-gradients", "masked-matching"}
     assert data["defenses"][0]["accuracy"]["value"] is not None

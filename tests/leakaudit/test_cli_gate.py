@@ -113,8 +113,8 @@ def test_compare_prints_a_table_json_or_markdown(call: Run) -> None:
     said = call("compare", "a.json", "b.json")
     assert said.code == 0
     rows = {line.split()[0]: line for line in said.out.split("clip\n")[1].splitlines() if line.strip()}
-    assert "LOSS" in rows["identified"]
-    assert "LOSS" in rows["accuracy"]
+    assert "LOSS" in rows["Identified"]
+    assert "LOSS" in rows["Accuracy"]
     assert "no loss shown" in rows["PSNR"]
     read = json.loads(call("compare", "a.json", "b.json", "--json", "--markdown", "m.md").out)
     assert {c["metric"] for c in read["changes"] if c["defense"] == "clip"} == {"identification", "psnr", "accuracy"}

@@ -13,7 +13,7 @@ from leakaudit.engine.stacked import Trials
 from leakaudit.errors import UserError
 from leakaudit.protocol.client import SharedUpdate, release, share
 from leakaudit.protocol.defense import Chain, Defense, chain
-from leakaudit.protocol.exposure import Exposure
+from leakaudit.protocol.exposure import PRESETS, Exposure
 from leakaudit.protocol.gradients import (
     Gradients,
     example_gradients,
@@ -23,6 +23,7 @@ from leakaudit.protocol.gradients import (
     with_parameters,
 )
 from leakaudit.protocol.target import PixelModel, Records
+from leakaudit.result.adversary import GRANTED, WORDS
 
 LOSS = nn.functional.cross_entropy
 
@@ -119,6 +120,13 @@ def test_per_example_stage_sees_each_example() -> None:
         torch.testing.assert_close(seen, g / 2)
 
 
+def test_every_fact_about_the_adversary_has_words() -> None:
+    facts = {f.name for f in fields(Exposure)}
+    assert set(GRANTED) == facts - {"released"}  # which no preset grants
+    assert set(WORDS) == facts | {"preset", "rounds"}  # older results name the rounds
+    assert not any(granted - set(GRANTED) for granted in (each.facts() for each in PRESETS.values()))
+
+
 def test_nothing_is_granted_that_is_not_exposed() -> None:
     update = shared(model(norm=True), Halve(), Exposure(), auxiliary=records())
     granted = {"labels", "buffers", "defense", "auxiliary", "released"}
@@ -186,7 +194,7 @@ def test_replace_keeps_an_update_frozen() -> None:
     update = shared(model(), Defense())
     with pytest.raises(AttributeError):
         update.batch_size = 3  # type: ignore[misc]
-    assert replace(update, local_steps=1).local_steps == 1
+    assert replace(update, batch_size=1).batch_size == 1
 
 
 def twice() -> PixelModel:

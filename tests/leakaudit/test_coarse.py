@@ -6,11 +6,17 @@ from dataclasses import fields, replace
 
 import pytest
 
-from leakaudit.result.rounding import DECIBELS, SHARES, coarse, rounded
-from leakaudit.result.schema import Estimate, RecordScore
+from leakaudit.result.rounding import coarse, rounded, steps
+from leakaudit.result.schema import AttackResult, Baseline, Estimate, RecordScore
 from tests.leakaudit.results import attack, some
 
-STEPS = {"psnr": DECIBELS, "psnr_released": DECIBELS, "ssim": SHARES, "lpips": SHARES, "r2": SHARES}
+STEPS = {"psnr": 0.5, "psnr_released": 0.5, "ssim": 0.05, "lpips": 0.05, "r2": 0.05}
+
+
+def test_the_table_of_scores_rounds_what_must_be() -> None:
+    assert steps(AttackResult) == STEPS
+    assert steps(Baseline) == {name: STEPS[name] for name in ("psnr", "ssim", "lpips")}
+    assert steps(RecordScore) == {name: STEPS[name] for name in ("psnr", "psnr_released", "ssim", "lpips")}
 
 
 def on_grid(value: float, step: float) -> bool:
@@ -41,4 +47,4 @@ def test_every_score_lies_on_its_grid() -> None:
 
 @pytest.mark.parametrize(("value", "expected"), [(12.26, 12.5), (12.24, 12.0), (-0.01, 0.0), (None, None)])
 def test_rounding_goes_to_the_nearest(value: float | None, expected: float | None) -> None:
-    assert rounded(value, DECIBELS) == expected
+    assert rounded(value, 0.5) == expected

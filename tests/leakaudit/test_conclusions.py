@@ -10,8 +10,9 @@ import pytest
 from leakaudit.gate.decision import gate
 from leakaudit.judge.conclusions import RULES, conclusions
 from leakaudit.judge.findings import MENDS, OTHERWISE, describe, mend_of
+from leakaudit.judge.verdict import rejudge
 from leakaudit.load import preflight
-from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Estimate, Finding, load
+from leakaudit.result.schema import AuditResult, DefenseResult, Estimate, Finding, Reason, load
 from leakaudit.score import diagnosis
 from tests.outcomes import LEAKY, OPEN, SAFE, WAIVER, check, every, outcome
 
@@ -78,16 +79,29 @@ def test_a_control_that_does_not_leak_is_a_warning(golden: AuditResult) -> None:
     assert "No attack could be scored" in by_id(conclusions(silent), "control-does-not-leak")[0].message
 
 
-def test_what_is_undecided_keeps_the_stored_reasons(golden: AuditResult) -> None:
+def test_what_is_undecided_are_the_reasons_of_the_verdict(golden: AuditResult) -> None:
+    """Of an old result, which stored sentences alone, those by which it is judged again."""
+    _, why = rejudge(golden, row(golden, OPEN))
+    told = [reason for reason in why if reason.id != "attack-unfinished"]
     found = by_id(conclusions(golden), "undecided", OPEN)
-    assert [f.message for f in found] == [f"{OPEN}: {reason}" for reason in row(golden, OPEN).reasons]
+    assert [f.why for f in found] == [(reason,) for reason in told]
+    kept = (Reason("no-adaptive-attack"), Reason("heard-of-later", facts={"told": "x"}))
+    (first, second) = by_id(conclusions(with_defense(golden, OPEN, why=kept)), "undecided", OPEN)
+    assert first.message.endswith("has not been tested in earnest.")
+    assert second.message == f"{OPEN}: A doubt: heard-of-later (x)."
 
 
 def test_a_reason_that_names_an_attack_without_score_is_not_said_twice(golden: AuditResult) -> None:
-    reason = "The attack expectation-over-noise was built against this defense but has no score on 4 of 4 victims (x)."
-    found = conclusions(with_defense(golden, OPEN, reasons=(reason,)))
+    facts = {"lost": 4, "cut": 0, "victims": 4, "ended": "4 failed", "told": "x", "weight": "adaptive"}
+    why = Reason("attack-unfinished", attack="expectation-over-noise", role="adaptive", facts=facts)
+    found = conclusions(with_defense(golden, OPEN, why=(why,)))
     assert not by_id(found, "undecided", OPEN)
-    assert [f.message for f in by_id(found, "attack-not-scored", OPEN)] == [f"{OPEN}: {reason}"]
+    (told,) = by_id(found, "attack-not-scored", OPEN)
+    assert told.why == (why,)
+    assert told.message == (
+        f"{OPEN}: The attack expectation-over-noise was built against this defense but has no score on 4 of 4 victims "
+        "(4 failed; x)."
+    )
 
 
 def test_a_missing_score_is_a_warning_unless_it_was_weighed_or_is_the_controls(golden: AuditResult) -> None:
@@ -95,16 +109,6 @@ def test_a_missing_score_is_a_warning_unless_it_was_weighed_or_is_the_controls(g
     assert {f.severity for f in by_id(conclusions(golden), "attack-not-scored", OPEN)} == {"warning"}
     weighed = with_defense(golden, OPEN, verdict="pass", reasons=("Fine.",))
     assert {f.severity for f in by_id(conclusions(weighed), "attack-not-scored", OPEN)} == {"info"}
-
-
-def test_one_attacks_name_within_anothers_is_not_it(golden: AuditResult) -> None:
-    def named(attack: AttackResult) -> AttackResult:
-        return replace(attack, name="gradients") if attack.name == "inverting-gradients" else attack
-
-    attacks = tuple(named(a) for a in row(golden, OPEN).attacks)
-    told = with_defense(golden, OPEN, attacks=attacks, reasons=("The attack inverting-gradients is open.",))
-    (found,) = by_id(conclusions(told), "undecided", OPEN)
-    assert "attack" not in found.evidence
 
 
 def test_a_failed_defense_whose_leak_no_rule_finds_still_fails(golden: AuditResult) -> None:

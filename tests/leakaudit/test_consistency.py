@@ -12,6 +12,7 @@ from leakaudit import __version__
 from leakaudit.gate.consistency import doubts, outcome_doubts, unaudited
 from leakaudit.gate.decision import gate
 from leakaudit.judge.verdict import overall, rejudge
+from leakaudit.judge.words import sentences
 from leakaudit.result.outcome import WaiverState
 from leakaudit.result.rounding import coarse
 from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Estimate, Waiver
@@ -21,9 +22,11 @@ from tests.leakaudit.results import attack, defense, result, some
 def honest(*rows: DefenseResult, **changes: Any) -> AuditResult:
     """Return a result whose verdicts are those of its numbers."""
     made = result(*rows, **{"environment": {"leakaudit": __version__}} | changes)
-    given = tuple(replace(d, verdict=v, reasons=why) for d in made.defenses for v, why in [rejudge(made, d)])
-    verdict, reasons = overall(given)
-    return replace(made, defenses=given, verdict=verdict, reasons=reasons)
+    given = tuple(
+        replace(d, verdict=v, why=why, reasons=sentences(why)) for d in made.defenses for v, why in [rejudge(made, d)]
+    )
+    verdict, why = overall(given)
+    return replace(made, defenses=given, verdict=verdict, why=why, reasons=sentences(why))
 
 
 LEAKY = ("clip", attack(some(40), psnr=[9.0] * 40))

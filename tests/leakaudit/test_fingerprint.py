@@ -195,6 +195,19 @@ def test_the_commit_is_that_of_the_folder_of_the_model(tmp_path: Path, monkeypat
     assert commit(tmp_path) == f"{head[:12]}+changes"
 
 
+def test_what_was_asked_for_is_recorded_and_says_nothing_of_the_machine(tmp_path: Path) -> None:
+    path = tmp_path / "model.py"
+    path.write_text(MODEL_PY)
+    plain = environment(load_target(str(path)), "x")
+    found = environment(load_target(str(path), device="cpu"), "x", tmp_path / "alex.pth")
+    assert plain["target"] == str(path)
+    assert "device_asked" not in plain
+    assert (found["device_asked"], found["lpips_weights"]) == ("cpu", str(tmp_path / "alex.pth"))
+    assert fingerprint.of_settings(plain, fingerprint.NOT_VERSIONS) == fingerprint.of_settings(
+        found, fingerprint.NOT_VERSIONS
+    )
+
+
 def test_without_git_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert commit(tmp_path) is None

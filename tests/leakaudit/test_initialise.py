@@ -23,7 +23,7 @@ from leakaudit.gate.waivers import parse as parse_waivers
 from leakaudit.result.schema import AuditResult, Estimate, Finding, to_json
 from leakaudit.stats.intervals import rate
 from leakaudit.work.quantities import parse as parse_bytes
-from leakaudit.work.quantities import seconds
+from leakaudit.work.quantities import seconds, typed_bytes, typed_seconds
 from tests.leakaudit.command_line import Run, caller, sentence
 from tests.leakaudit.results import attack, defense, result, some
 
@@ -151,8 +151,8 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
     return caller(monkeypatch, tmp_path, capsys, "")
 
 
-def store(made: AuditResult, command: str = "", **settings: Any) -> None:
-    made = replace(made, settings={**made.settings, **settings}, environment={**made.environment, "command": command})
+def store(made: AuditResult, given: dict[str, str] | None = None, **settings: Any) -> None:
+    made = replace(made, settings={**made.settings, **settings}, environment={**made.environment, **(given or {})})
     path = Path("leakaudit-out/result.json")
     path.parent.mkdir(exist_ok=True)
     path.write_text(to_json(made))
@@ -164,8 +164,8 @@ def test_without_a_result_it_says_which_scan_to_run(run: Run) -> None:
 
 def test_what_it_writes_is_what_scan_and_gate_read(run: Run) -> None:
     Path("pyproject.toml").write_text("[project]\nname = 'x' # mine\n")
-    command = "leakaudit scan src/net.py:make --data pictures -d obscure -a dlg:steps=5 --seed 3"
-    store(scanned(3), command, seed=3, candidates=50, battery="full", attacks="dlg:steps=5")
+    given = {"target": "src/net.py:make", "data": "pictures", "device_asked": "cuda:1"}
+    store(scanned(3), given, images="redacted", seed=3, candidates=50, battery="full", attacks="dlg:steps=5")
     done = run("init", "--github", "--gitlab")
     assert done.code == 0, done
     assert "gate now pass" in done.out
@@ -178,6 +178,8 @@ def test_what_it_writes_is_what_scan_and_gate_read(run: Run) -> None:
         "seed": 3,
         "full": True,
         "data": "pictures",
+        "device": "cuda:1",
+        "images": "redacted",
         "attack": ["dlg:steps=5"],
     }
     assert assertions.parse(found.assertions).presets == ("recommended",)
@@ -230,23 +232,15 @@ def test_a_quick_scan_and_a_failing_one_are_said_to_be_that(run: Run) -> None:
     assert "quick scan" in out
 
 
-@pytest.mark.parametrize("command", ["", "python x.py", "leakaudit demo", "leakaudit scan 'open", "leakaudit scan -d"])
-def test_a_command_it_does_not_know_changes_nothing(command: str) -> None:
-    made = scanned()
-    found = cli_init._typed(replace(made, environment={**made.environment, "command": command}))
-    assert not found.get("target")
-    assert cli_init._options(made, found, {}) == {}
-
-
 def test_what_the_first_scan_had_from_the_table_is_kept(run: Run) -> None:
-    """The command line named none of it: the result knows what it was scanned with, and the table knows the rest."""
+    """The result knows what it was scanned with, and the table knows the rest."""
     Path("pyproject.toml").write_text(
         "[tool.leakaudit]\nseeds = 4\nepochs = 3\nattack = ['dlg:steps=5']\nbudget = '5m'\nmemory = '1.5GB'\n"
         "max-accuracy-loss = 0.7\ncandidates = 9\ndata = 'pictures'\nimages = 'none'\nquiet = true\nrecords = 3\n"
     )
     store(
         scanned(accuracies=(0.8, 0.8, 0.81, 0.8)),
-        "leakaudit scan model.py -d obscure",
+        {"target": "model.py"},
         seeds=4,
         epochs=3,
         attacks="dlg:steps=5",
@@ -277,21 +271,21 @@ def test_what_the_first_scan_had_from_the_table_is_kept(run: Run) -> None:
 
 @pytest.mark.parametrize("budget", [90.0, 7200.0, 0.1, 61.5])
 def test_a_budget_comes_back(budget: float) -> None:
-    assert seconds(cli_init._seconds(budget)) == budget
+    assert seconds(typed_seconds(budget)) == budget
 
 
 @pytest.mark.parametrize("memory", [4 * 10**9, 2**31, 2**30 + 1, 999, 123_456_789])
 def test_a_size_comes_back(memory: int) -> None:
-    assert parse_bytes(cli_init._bytes(memory)) == memory
+    assert parse_bytes(typed_bytes(memory)) == memory
 
 
 def test_what_is_default_is_not_written() -> None:
     from leakaudit.audit.plan import Plan
 
     made = replace(scanned(), settings=Plan().settings())
-    assert cli_init._options(made, {}, {}) == {}
+    assert cli_init._options(made, {}) == {}
     bare = replace(made, settings=Plan(utility=False, battery="full").settings())
-    assert cli_init._options(bare, {}, {}) == {"full": True, "no-utility": True}
+    assert cli_init._options(bare, {}) == {"full": True, "no-utility": True}
 
 
 def test_force_replaces_a_table_that_scan_refuses(run: Run) -> None:
@@ -310,7 +304,7 @@ def test_force_replaces_a_table_that_scan_refuses(run: Run) -> None:
 
 @pytest.mark.parametrize(
     "existing",
-    ["[tool]\nleakaudit = {seed = 1}\n", "tool.leakaudit.seed = 1\n", "[tool]\nleakaudit = 3\n"],
+    ["tool = {leakaudit = {seed = 1}}\n", "tool.leakaudit.seed = 1\ntool.x = 1\n", "tool = 3\n"],
 )
 def test_what_force_cannot_replace_is_one_sentence(existing: str, run: Run) -> None:
     store(scanned())

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from leakaudit.errors import UserError
-from leakaudit.score.metrics import LPIPS, METRICS, PSNR_CAP, Metric, lpips_metric, mse, psnr, ssim
+from leakaudit.result.scores import SCORES
+from leakaudit.score.metrics import METRICS, PSNR_CAP, Metric, lpips_metric, mse, psnr, ssim
 
 
 def pair(generator: torch.Generator, n: int, c: int, h: int, w: int, noise: float = 0.1) -> tuple[Tensor, Tensor]:
@@ -99,13 +99,13 @@ def test_shapes_that_would_broadcast_are_refused(metric: object) -> None:
         metric(torch.rand(2, 3, 8, 8), torch.rand(1, 3, 8, 8))
 
 
-def test_the_registry_says_which_way_leaks(generator: torch.Generator) -> None:
+def test_the_table_of_scores_says_which_way_leaks(generator: torch.Generator) -> None:
     truth, near = pair(generator, 4, 3, 16, 16, 0.02)
     far = torch.rand(truth.shape, generator=generator)
-    assert [m.name for m in METRICS] == ["mse", "psnr", "ssim", "lpips"]
-    for metric in METRICS[:3]:
-        closer = metric.function(truth, near) > metric.function(truth, far)
-        assert bool((closer == metric.higher_leaks).all()), metric.name
+    assert set(METRICS) == {"mse", "psnr", "ssim"}
+    for name, metric in METRICS.items():
+        closer = metric(truth, near) > metric(truth, far)
+        assert bool((closer == (SCORES[name].direction == "max")).all()), name
 
 
 def test_lpips_without_weights_is_a_reason_and_never_a_download(
@@ -129,14 +129,12 @@ def test_lpips_without_weights_is_a_reason_and_never_a_download(
         reason = lpips_metric(tmp_path / name)
         assert isinstance(reason, str)
         assert name in reason
-    with pytest.raises(UserError, match="LPIPS"):
-        LPIPS.function(torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64))
 
 
 @pytest.fixture(scope="module")
 def perceptual(shared: Path) -> Metric:
     metric = lpips_metric(shared / "weights" / "alexnet_features.pth")
-    assert isinstance(metric, Metric), metric
+    assert not isinstance(metric, str), metric
     return metric
 
 
@@ -179,7 +177,7 @@ def test_lpips_equals_its_formula(shared: Path, perceptual: Metric) -> None:
     with torch.no_grad():
         gaps = [(a - b).square() for a, b in zip(stages(truth), stages(guess), strict=True)]
         expected = sum((gap * w).sum(1).mean((1, 2)) for gap, w in zip(gaps, heads.values(), strict=True))
-    torch.testing.assert_close(perceptual.function(truth, guess), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(perceptual(truth, guess), expected, atol=1e-5, rtol=0)
 
 
 def test_lpips_of_kodak_equals_the_recorded_numbers(shared: Path, perceptual: Metric) -> None:
@@ -189,10 +187,10 @@ def test_lpips_of_kodak_equals_the_recorded_numbers(shared: Path, perceptual: Me
     pictures = kodak(shared, 24)
     blurred = [np.asarray(Image.fromarray(p).filter(ImageFilter.GaussianBlur(1))) for p in pictures]
     truth, guess = stack(pictures), stack(blurred)
-    scores = perceptual.function(truth, guess)
+    scores = perceptual(truth, guess)
     assert len(scores) == 24
     assert float(scores.mean()) == pytest.approx(0.27, abs=0.005)
-    others = perceptual.function(truth, truth.roll(1, 0))
+    others = perceptual(truth, truth.roll(1, 0))
     assert float(others.mean()) == pytest.approx(0.76, abs=0.005)
     assert scores.max() < others.min()
 
@@ -202,12 +200,12 @@ def test_lpips_accepts_whole_alexnet_grey_and_tiny(shared: Path, perceptual: Met
     whole = {f"features.{k}": v for k, v in state.items()} | {"classifier.1.weight": torch.zeros(2)}
     torch.save(whole, tmp_path / "alexnet.pth")
     other = lpips_metric(tmp_path / "alexnet.pth")
-    assert isinstance(other, Metric)
+    assert not isinstance(other, str)
     generator = torch.Generator().manual_seed(0)
     for shape in [(3, 1, 25, 25), (2, 3, 32, 48), (1, 2, 8, 8)]:
         truth, guess = pair(generator, *shape)
-        scores = perceptual.function(truth, guess)
+        scores = perceptual(truth, guess)
         assert scores.shape == (shape[0],)
         assert (scores > 0).all()
-        torch.testing.assert_close(scores, other.function(truth, guess))
-        torch.testing.assert_close(perceptual.function(truth, truth), torch.zeros(shape[0]))
+        torch.testing.assert_close(scores, other(truth, guess))
+        torch.testing.assert_close(perceptual(truth, truth), torch.zeros(shape[0]))

@@ -11,11 +11,14 @@ from torch import Tensor
 
 from leakaudit.audit.audit import audit
 from leakaudit.audit.clock import Clock
+from leakaudit.audit.pieces import Piece, outline
 from leakaudit.audit.plan import Plan
 from leakaudit.result.schema import AuditResult, to_json
-from leakaudit.watch.forecast import Forecast, Piece, outline
+from leakaudit.watch.forecast import Forecast
 from leakaudit.work.progress import Monitor, Sight, harmless, monitored, observe, paced, together, track, within
 from tests.leakaudit.audited import target
+
+DLG = Piece("none", "dlg", 1.0)
 
 
 class Watching:
@@ -162,7 +165,7 @@ def test_a_stage_names_its_loops() -> None:
 
 def test_the_clock_hands_the_listener_on() -> None:
     watching = Watching()
-    with monitored(watching.monitor), Clock(60.0, 1.0).piece("none: dlg", 1.0):
+    with monitored(watching.monitor), Clock(60.0, [DLG]).piece(DLG):
         observe(torch.tensor([1.0]))
     assert [label for label, _ in watching.sights] == ["none: dlg"]
 

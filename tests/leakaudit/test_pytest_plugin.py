@@ -41,7 +41,8 @@ def test_other():
 SHORT = """
 import torch
 from dataclasses import replace
-from leakaudit import api, plan
+from leakaudit import api
+from leakaudit.audit import plan
 
 torch.set_num_threads(1)
 plan.BATTERIES["standard"] = replace(plan.BATTERIES["standard"], steps=2, tuning_victims=2, decoder_steps=2)

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from leakaudit.protocol.attack import Attack, Reconstruction, Status
 from leakaudit.protocol.target import Records
-from leakaudit.result.rounding import DECIBELS, rounded
+from leakaudit.result.rounding import rounded
 from leakaudit.result.schema import AttackResult
-from leakaudit.score.baselines import baselines, class_means
+from leakaudit.score.baselines import baselines, mean_pictures
 from leakaudit.score.identification import CandidateSets, candidate_sets
 from leakaudit.score.metrics import Metric, mse, psnr
-from leakaudit.score.scoring import failed, score
+from leakaudit.score.scoring import Truth, failed, score
 
 CLASSES = ("cat", "dog")
 NO_LPIPS = "no weights"
@@ -48,6 +48,19 @@ class Case:
     candidates: CandidateSets
     means: Tensor
 
+    def scene(
+        self, released: Records | None = None, lpips: Metric | str = NO_LPIPS, batch_size: int | None = None
+    ) -> Truth:
+        return Truth(
+            records=self.truth,
+            released=released,
+            classes=CLASSES,
+            candidates=self.candidates,
+            class_means=self.means,
+            lpips=lpips,
+            batch_size=batch_size,
+        )
+
 
 def case(victims: int, batch: int, size: int = 10, seed: int = 0) -> Case:
     generator = torch.Generator().manual_seed(seed)
@@ -56,7 +69,7 @@ def case(victims: int, batch: int, size: int = 10, seed: int = 0) -> Case:
     chosen = torch.randperm(60, generator=generator)[: victims * batch]
     candidates = candidate_sets(private, chosen, pool, size, generator, batch_size=batch)
     truth = private[chosen]
-    return Case(truth, auxiliary, candidates, class_means(auxiliary, truth.labels))
+    return Case(truth, auxiliary, candidates, mean_pictures(auxiliary, truth.labels))
 
 
 def claim(images: Tensor | None, statuses: tuple[Status, ...], labels: Tensor | None = None) -> Reconstruction:
@@ -76,13 +89,8 @@ def scored(
         attack or Drawing(),
         "standard",
         {"tv": 0.1},
-        c.truth,
-        released,
-        CLASSES,
         reconstruction,
-        c.candidates,
-        c.means,
-        lpips,
+        c.scene(released=released, lpips=lpips),
         images,
         gallery,
     )
@@ -166,10 +174,7 @@ def test_when_nobody_is_scored_every_number_is_missing_with_a_reason() -> None:
 
 
 def told(c: Case, claimed: object, batch_size: int | None, attack: Attack | None = None) -> AttackResult:
-    means, seen = c.means, c.candidates
-    return score(
-        attack or Drawing(), "bound", {}, c.truth, None, CLASSES, claimed, seen, means, NO_LPIPS, batch_size=batch_size
-    )
+    return score(attack or Drawing(), "bound", {}, claimed, c.scene(batch_size=batch_size))
 
 
 def test_what_does_not_fit_the_victims_is_a_failure_not_a_score() -> None:
@@ -311,7 +316,7 @@ def test_gallery_shows_the_worst_first_and_only_what_is_allowed() -> None:
         assert a.original not in (None, b.original)
         assert a.reconstruction not in (None, b.reconstruction)
         assert (a.label, a.identified) == (b.label, b.identified)
-        assert b.psnr == rounded(a.psnr, DECIBELS)
+        assert b.psnr == rounded(a.psnr, 0.5)
 
 
 def test_redacted_galleries_are_the_same_for_other_pictures_with_the_same_scores() -> None:
@@ -323,7 +328,7 @@ def test_redacted_galleries_are_the_same_for_other_pictures_with_the_same_scores
     galleries = []
     for scene, guess in ((c, told), (other, 1 - told)):  # turned inside out, every error is as large as before
         found = scored(scene, claim(guess[:, None], ("converged",) * 6), replaced, images="redacted")
-        assert [r.psnr for r in found.records] == [rounded(v, DECIBELS) for v in psnr(c.truth.images, told).tolist()]
+        assert [r.psnr for r in found.records] == [rounded(v, 0.5) for v in psnr(c.truth.images, told).tolist()]
         assert all(p.shared is None for p in found.gallery)
         galleries.append([(p.original, p.reconstruction) for p in found.gallery])
     assert galleries[0] == galleries[1]
@@ -336,7 +341,7 @@ def test_baselines_know_nothing_of_the_update() -> None:
     images[labels == 1] *= 0.5
     private, pool, auxiliary = (Records(images[i : i + 400], labels[i : i + 400]) for i in (0, 400, 800))
     candidates = candidate_sets(private, torch.arange(400), pool, 4, generator)
-    flat = Metric("lpips", lambda x, y: mse(x, y), higher_leaks=False)
+    flat = mse
     random, mean, prior = baselines(private, auxiliary, candidates, flat, generator)
     assert [b.name for b in (random, mean, prior)] == ["random", "class-mean", "prior"]
     for b in (random, mean, prior):
@@ -360,6 +365,6 @@ def test_baselines_without_auxiliary_records_are_missing_with_a_reason() -> None
         assert b.identification.value is None
         assert b.identification.reason == "there are no auxiliary records"
     with pytest.raises(ValueError):
-        class_means(nobody, c.truth.labels)
-    strange = class_means(c.auxiliary, torch.tensor([0, 7]))
+        mean_pictures(nobody, c.truth.labels)
+    strange = mean_pictures(c.auxiliary, torch.tensor([0, 7]))
     torch.testing.assert_close(strange[1], c.auxiliary.images.mean(0))

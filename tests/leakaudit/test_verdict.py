@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leakaudit.judge.verdict import judge, overall
-from leakaudit.result.schema import AttackResult, Baseline, DefenseResult, Estimate, Verdict
+from leakaudit.judge.words import sentences
+from leakaudit.result.schema import AttackResult, Baseline, DefenseResult, Estimate, Reason, Verdict
 from leakaudit.stats.intervals import median, rate
 
 NOTHING = Estimate(reason="not measured")
@@ -60,7 +61,7 @@ def judged(
     replaces_records: bool = False,
     min_records: int = 8,
 ) -> tuple[Verdict, str]:
-    verdict, reasons = judge(
+    verdict, why = judge(
         attacks,
         control,
         baselines,
@@ -70,7 +71,8 @@ def judged(
         is_control=is_control,
         replaces_records=replaces_records,
     )
-    assert reasons
+    assert why
+    reasons = sentences(why)
     for reason in reasons:
         assert reason.endswith(".")
         assert reason[0].isupper()
@@ -362,6 +364,7 @@ def row(spec: str, verdict: Verdict, requested: bool = True) -> DefenseResult:
         accuracies=(),
         verdict=verdict,
         reasons=(f"Because of {spec}.",),
+        why=(Reason("stored", facts={"told": f"Because of {spec}."}),),
         requested=requested,
     )
 
@@ -370,9 +373,9 @@ def test_the_whole_is_as_bad_as_its_worst_requested_defense() -> None:
     none = row("none", "fail")
     assert overall([none, row("a", "pass")])[0] == "pass"
     assert overall([none, row("a", "pass"), row("b", "inconclusive")])[0] == "inconclusive"
-    verdict, reasons = overall([none, row("a", "pass"), row("b", "inconclusive"), row("c", "fail")])
+    verdict, why = overall([none, row("a", "pass"), row("b", "inconclusive"), row("c", "fail")])
     assert verdict == "fail"
-    assert reasons == ("c: Because of c.",)
+    assert sentences(why) == ("c: Because of c.",)
     assert overall([none])[0] == "fail"
     assert overall([replace(none, requested=False)])[0] == "inconclusive"
     assert overall([])[0] == "inconclusive"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from leakaudit.judge.verdict import overall, rejudge
+from leakaudit.judge.words import sentences
 from leakaudit.result.rules import resolution
 from leakaudit.result.schema import AttackResult, AuditResult, Estimate, RecordScore, load
 from leakaudit.stats.intervals import mean, median, rate
@@ -37,9 +38,11 @@ def sound(golden: AuditResult) -> AuditResult:
         for d in golden.defenses
     )
     made = replace(golden, defenses=rows)
-    judged = tuple(replace(d, verdict=v, reasons=why) for d in rows for v, why in [rejudge(made, d)])
-    verdict, reasons = overall(judged)
-    return replace(golden, defenses=judged, verdict=verdict, reasons=reasons)
+    judged = tuple(
+        replace(d, verdict=v, why=why, reasons=sentences(why)) for d in rows for v, why in [rejudge(made, d)]
+    )
+    verdict, why = overall(judged)
+    return replace(golden, defenses=judged, verdict=verdict, why=why, reasons=sentences(why))
 
 
 def _recorded(attack: AttackResult) -> AttackResult:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from leakaudit.judge import ranking
-from leakaudit.judge.verdict import judge
+from leakaudit.judge.verdict import CONTROL, LEAKS, judge, reasons_of
+from leakaudit.judge.words import grouped, sentence, sentences
 from leakaudit.reports import view
 from leakaudit.reports.html import png_size, render
 from leakaudit.result import numbers
@@ -23,6 +24,7 @@ from leakaudit.result.schema import (
     Estimate,
     Finding,
     Picture,
+    Reason,
     from_json,
     to_json,
 )
@@ -127,15 +129,16 @@ def test_text_of_the_result_is_escaped_everywhere(golden: AuditResult) -> None:
 
 def test_it_shows_every_defense_attack_status_and_reason(golden: AuditResult) -> None:
     words = Page(render(golden)).words
-    expected = [*golden.assumptions, *golden.reasons, *golden.not_tested, golden.schema, view.heading(golden.verdict)]
+    expected = [*golden.assumptions, *golden.not_tested, golden.schema, view.heading(golden.verdict)]
     for f in golden.findings:
         expected += [f.id, f.message, f.severity.capitalize()]
     for b in golden.baselines:
         expected += [b.name, b.description, b.identification.reason or b.name]
     for d in golden.defenses:
         expected += [d.spec, view.heading(d.verdict), numbers.pairs(d.settings) if d.settings else d.spec]
-        expected += d.reasons if d.verdict != "fail" else []  # what leaked is a finding
-        expected += [d.accuracy.reason or f"{100 * (d.accuracy.value or 0):.1f}%"]
+        why = reasons_of(golden, d)
+        expected += sentences(why) if d.verdict != "fail" else []  # what leaked is a finding
+        expected += [d.accuracy.reason or f"{100 * (d.accuracy.value or 0):g}%"]
         for a in d.attacks:
             expected += [a.name, a.kind, ranking.statuses(a), "{} of {}".format(*ranking.scored(a)), a.reason or a.name]
             expected += [a.role] if a.role != "standard" else []
@@ -151,15 +154,18 @@ def test_it_shows_every_defense_attack_status_and_reason(golden: AuditResult) ->
 
 def test_a_reason_is_given_once(golden: AuditResult) -> None:
     for defense in golden.defenses[2:]:
-        told = tuple(f"{defense.spec}: {reason}" for reason in defense.reasons)
-        words = Page(render(replace(golden, reasons=(*told, "Something else.")))).words
-        assert [words.count(reason.rstrip(".")) for reason in defense.reasons] == [1] * len(told)
-        assert "Something else." in words
+        own = reasons_of(golden, defense)
+        why = (*(replace(reason, defense=defense.spec) for reason in own), Reason("interrupted"))
+        words = Page(render(replace(golden, why=why))).words
+        told = [words_.rstrip(".") for words_ in sentences(own)]
+        assert [words.count(each) for each in told] == [1] * len(told)
+        assert words.count(sentences(why)[-1]) == 1
 
 
 def test_what_leaked_is_a_finding_and_not_said_again(golden: AuditResult) -> None:
     words = Page(render(golden)).words
-    assert golden.defenses[1].reasons[0] not in words
+    (leak,) = [why for why in grouped(reasons_of(golden, golden.defenses[1])) if why[0].id in LEAKS][:1]
+    assert sentence(leak) not in words
     assert "The attack expectation-over-noise picked the right one of 4 candidates of the same class" in words
     # A failed defense whose leak no finding tells keeps its reasons.
     quiet = replace(golden.defenses[1], attacks=())
@@ -245,7 +251,7 @@ def test_the_control_is_judged_as_the_verdict_judges_it(golden: AuditResult, low
     defenses = (replace(golden.defenses[0], attacks=control), *golden.defenses[1:])
     result = replace(golden, baselines=(guess,), chance_identification=0.05, defenses=defenses)
     words = Page(render(result)).words
-    _, reasons = judge(
+    _, why = judge(
         golden.defenses[3].attacks,
         control,
         (guess,),
@@ -253,7 +259,7 @@ def test_the_control_is_judged_as_the_verdict_judges_it(golden: AuditResult, low
         max_identification=0.5,
         replaces_records=True,
     )
-    proven = not any("undefended model, so" in reason for reason in reasons)
+    proven = not any(reason.id in CONTROL for reason in why)
     assert proven is (low > max(0.05, known or 0.0))
     assert ("the attacks work on this model" in words) is proven
     assert ("these attacks prove nothing" in words) is not proven

@@ -146,7 +146,7 @@ def test_the_table_of_defenses(golden: AuditResult) -> None:
         "—",
         "15.0 dB (13.8 to 16.2)",
         "70% (65 to 75)",
-        "−5.0",
+        "−5",
     ]
     assert rows[3][5:] == ["not measured", "—"]
 
@@ -154,7 +154,7 @@ def test_the_table_of_defenses(golden: AuditResult) -> None:
 def test_columns_in_which_nothing_was_measured_are_left_out(golden: AuditResult) -> None:
     plain = tuple(replace(d, accuracy=Estimate(reason="switched off"), accuracies=()) for d in golden.defenses[:2])
     rows = [row for row in shown(render(replace(golden, defenses=plain))).rows if len(row) == 4]
-    assert rows[0] == ["Defense", "Audit", "Identified, worst attack (95 %)", "Closest pictures"]
+    assert rows[0] == ["Defense", "Audit", "Identified, worst attack (95%)", "Closest pictures"]
     assert len(rows) == 3
     assert "### Defenses" not in render(replace(golden, defenses=()))
 
@@ -164,7 +164,7 @@ def test_what_changed_against_the_baseline(golden: AuditResult) -> None:
     found = shown(render(result, said))
     assert "Changes against main.json" in found.text
     row = next(row for row in found.rows if row[:2] == ["❌ fail", "identification"] and len(row) == 7)
-    assert row[2:] == [SAFE, "5%", "40%", "+35.0 points (+20.0 to +50.0)", "0.0004"]
+    assert row[2:] == [SAFE, "5%", "40%", "+35 points (+20 to +50)", "0.0004"]
     assert "c0ffee" * 10 in found.text
     none = outcome(golden, "pass", check("pass"), baseline="main.json")
     assert "The gate asks for no comparison." in shown(render(golden, none)).text

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leakaudit.errors import UserError
-from leakaudit.gate.tomlfile import inserted, toml
+from leakaudit.gate.pyproject import inserted, toml
 from leakaudit.result.plaintext import visible
 
 BLOCK = '[tool.leakaudit]\nrecords = 32\n\n[tool.leakaudit.assert]\npreset = "strict"\n\n# [[tool.leakaudit.waiver]]\n'
@@ -41,31 +41,60 @@ def test_a_table_is_not_overwritten() -> None:
             inserted(existing, BLOCK)
 
 
-@pytest.mark.parametrize("head", [OTHER, ""])
-def test_force_replaces_that_table_and_nothing_else(head: str) -> None:
-    tail = "# about black\n[tool.black]\nline-length = 1 # one\n"
-    text = inserted(f"{head}{OLD}\n{tail}", BLOCK, force=True)
-    assert text == f"{head}\n{tail}\n{BLOCK}" or text == f"{head}{tail}\n{BLOCK}"
+# Other people's tables, with what is easily lost: comments, quotes, inline tables, dotted keys, headers in strings.
+AROUND = (
+    "# top\n[project]  # mine\nname = 'x'\n",
+    "# about black\n# twice\n[tool.black] # c\nline-length = 1 # one\n",
+    '[tool.a]\ny = """\n[tool.leakaudit]\n# """\n\n',
+    '\n\n  [tool."odd]name"]\nx.y = { a = [1, 2,\n # in\n] }\n\n# end\n\n',
+    "[[tool.list]]\n[[tool.list]]\nx = 0x1F\n",
+    "[tool]\nplain = 1_000\n",
+)
+OURS = (
+    OLD,
+    "[tool.leakaudit]\n",
+    "  [tool.'leakaudit'] # ours\nx = '''\n[tool.ruff]\n# '''\n",
+    "[tool.leakaudit.assert]\npsnr = 1\n\n# ours\n\n",
+)
+
+
+@given(st.permutations(AROUND), st.integers(0, len(AROUND)), st.sampled_from(OURS), st.sampled_from(("\n", "\r\n")))
+def test_force_replaces_that_table_and_nothing_else(around: list[str], where: int, old: str, newline: str) -> None:
+    head, old, tail, block = (
+        text.replace("\n", newline) for text in ("".join(around[:where]), old, "".join(around[where:]), BLOCK)
+    )
+    text = inserted(head + old + tail, BLOCK, force=True)
+    start, found, end = text.partition(block)
+    assert found
+    assert start == head
+    assert end.lstrip("\r\n") == tail.lstrip("\r\n")
+    assert end.startswith(newline) or not tail
     assert inserted(text, BLOCK, force=True) == text
-    assert inserted(head + OLD, BLOCK, force=True).startswith(head)
 
 
 def test_force_on_a_file_without_the_table_adds_it() -> None:
     assert inserted(OTHER, BLOCK, force=True) == inserted(OTHER, BLOCK)
 
 
+@pytest.mark.parametrize("existing", ["[tool]\nleakaudit = {records = 3}\n", "tool.leakaudit.records = 3\n"])
+def test_what_is_ours_alone_may_be_written_in_any_way(existing: str) -> None:
+    text = inserted(existing, BLOCK, force=True)
+    assert ours(text) == ours(BLOCK)
+    assert inserted(text, BLOCK, force=True) == text
+
+
 @pytest.mark.parametrize(
     "existing",
     [
-        "[tool]\nleakaudit = {records = 3}\n",
-        "tool.leakaudit.records = 3\n",
-        '[tool."leakaudit"]\nx = 1\n[tool."odd]name"]\ny = 2\n',
-        "[tool.leakaudit]\nx = '''\n[tool.ruff]\n'''\n",
-        '[tool.leakaudit]\nx = 1\n[tool.a]\ny = """\n[tool.leakaudit]\n"""\n',
+        "tool.leakaudit.records = 3\ntool.ruff.x = 1\n",  # what follows would be ours
+        "[tool]\nleakaudit.records = 3\nx = 1\n",
+        "tool = {leakaudit = {records = 3}, ruff = {}}\n",
+        "tool = {ruff = {}}\n",
+        "[tool.leakaudit]\nx = 1\n[project]\nname = 'x'\n[tool.leakaudit.assert]\n# about y\n[tool.y]\n",
     ],
 )
-def test_what_cannot_be_replaced_by_lines_is_left_alone(existing: str) -> None:
-    with pytest.raises(UserError, match="in a way that init cannot replace: take it out by hand"):
+def test_what_cannot_be_replaced_is_left_alone(existing: str) -> None:
+    with pytest.raises(UserError, match=r"in a way that init cannot edit .* take it out by hand"):
         inserted(existing, BLOCK, force=True)
 
 

@@ -1,0 +1,50 @@
+"""The pieces of an audit's work in their order, and what each is worth of its time: for audit, clock and forecast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from leakaudit.audit.plan import Plan, attack_weight, attacks_for
+from leakaudit.errors import UserError
+from leakaudit.naming import Setting
+from leakaudit.protocol.attack import Attack
+from leakaudit.protocol.defense import Defense, replaces_records
+from leakaudit.protocol.registry import parse_defense
+
+FIT, ACCURACY = 2.0, 3.0  # what a generator's training and the training runs are worth; an attack says it of itself
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One piece of an audit's work."""
+
+    defense: str  # its spec
+    work: str  # "fit", the name of an attack, or "accuracy"
+    weight: float  # as the time budget is split
+    attack: Attack | None = None
+    role: str = ""  # of the attack
+
+    @property
+    def label(self) -> str:
+        """What the audit's clock calls it."""
+        return f"{self.defense}: {self.work}"
+
+
+def chosen(plan: Plan) -> tuple[tuple[str, Defense], ...]:
+    """Return the defenses of a plan by their specs, the control first. Raises UserError for one unknown or repeated."""
+    specs = [spec for spec in plan.defenses if spec != "none"]
+    if len(set(specs)) != len(specs):
+        raise UserError("a ", Setting("defense"), " is given twice: give each once.")
+    return tuple((spec, parse_defense(spec)) for spec in ("none", *specs))
+
+
+def pieces_of(spec: str, defense: Defense, plan: Plan) -> tuple[Piece, ...]:
+    """Return what is done with one defense: fitted first, then attacked, then its accuracy measured."""
+    fit = Piece(spec, "fit", FIT if replaces_records(defense) else 0.0)
+    attacks = (Piece(spec, a.name, attack_weight(a), a, role) for a, role in attacks_for(defense, plan.effort()))
+    return (fit, *attacks, *((Piece(spec, "accuracy", ACCURACY),) if plan.utility else ()))
+
+
+def outline(plan: Plan) -> tuple[Piece, ...]:
+    """Return all that a scan will do, in its order. Raises UserError for a spec that names nothing."""
+    return tuple(piece for spec, defense in chosen(plan) for piece in pieces_of(spec, defense, plan))

@@ -1,0 +1,204 @@
+"""The words for reasons: every surface renders its own sentences here, none is read back.
+
+A setting's name is spelled as the surface has it: `--records 40` in a terminal, `records=40` in a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+
+from leakaudit.judge.verdict import LEAKS, UNFINISHED
+from leakaudit.naming import Spell, as_option
+from leakaudit.result.numbers import decibels, percent
+from leakaudit.result.schema import AttackResult, Estimate, Reason
+
+Words = tuple[str, str]  # what is said, and the detail that a brief version leaves out
+
+
+def sentences(reasons: Iterable[Reason], spell: Spell = as_option) -> tuple[str, ...]:
+    """Return one sentence for each reason; both leaks of one attack share one."""
+    return tuple(sentence(together, spell) for together in grouped(reasons))
+
+
+def grouped(reasons: Iterable[Reason]) -> list[tuple[Reason, ...]]:
+    """Return the reasons that one sentence tells, in order."""
+    found: list[tuple[Reason, ...]] = []
+    for (leak, *_), group in groupby(reasons, key=lambda r: (r.id in LEAKS, r.defense, r.attack)):
+        together = tuple(group)
+        found += [together] if leak else [(reason,) for reason in together]
+    return found
+
+
+def sentence(reasons: Sequence[Reason], spell: Spell = as_option) -> str:
+    """Return the sentence for the reasons of one group, after the defense that they name."""
+    about = f"{reasons[0].defense}: " if reasons[0].defense else ""
+    return about + "".join(_told(reasons, spell))
+
+
+def brief(reasons: Sequence[Reason]) -> str:
+    """Return the sentence for the reasons of one group without its details and its full stop."""
+    return _told(reasons, as_option)[0].rstrip(".")
+
+
+def _told(reasons: Sequence[Reason], spell: Spell) -> Words:
+    first = reasons[0]
+    if first.id in LEAKS:
+        return _leaks(reasons)
+    return REASONS.get(first.id, _unheard_of)(first, spell)
+
+
+def _leaks(reasons: Sequence[Reason]) -> Words:
+    first = reasons[0]
+    did = " and ".join(_LEAK[reason.id](reason) for reason in reasons)
+    if first.role == "bound":
+        return (
+            f"Bound only: handed the replaced records themselves, {first.attack} {did}; from an update alone it may be "
+            "less.",
+            "",
+        )
+    return f"The attack {first.attack} {did}.", ""
+
+
+def _identified(r: Reason) -> str:
+    e = _measured(r)
+    return (
+        f"picked the right one of {r.facts['candidates']} candidates of the same class for "
+        f"{round((e.value or 0.0) * e.n)} of {e.n} records (at least {percent(e.low or 0.0)} with 95% confidence; "
+        f"allowed {percent(r.limit or 0.0)})"
+    )
+
+
+def _rebuilt(r: Reason) -> str:
+    return (
+        f"rebuilds pictures far closer to the private ones (median {decibels(_measured(r).value or 0.0)}) than a "
+        f"guess without the update ({decibels(_number(r, 'guess'))})"
+    )
+
+
+def _unfinished(r: Reason, _: Spell) -> Words:
+    why = {
+        "adaptive": "was built against this defense but ",
+        "bound": "is handed the replaced records but ",
+        "works": "works on the undefended model but ",
+        "unseen": "was not seen to fail on the undefended model and ",
+    }.get(str(r.facts.get("weight", "")), "")
+    lost, detail = r.facts["lost"], "; ".join(filter(None, (str(r.facts["ended"]), str(r.facts["told"]))))
+    what = f"has no score on {lost}" if lost else f"was cut short on {r.facts['cut']}"
+    hides = ", enough to hide a leak above the limit" if r.facts.get("may_hide") else ""
+    return f"The attack {r.attack} {why}{what} of {r.facts['victims']} victims", f" ({detail}){hides}."
+
+
+def _too_few(r: Reason, _: Spell) -> Words:
+    scored = r.facts["scored"]
+    return (
+        f"Only {scored} {'record was' if scored == 1 else 'records were'} scored: at least {r.facts['least']} are "
+        f"needed to show that no more than {percent(r.limit or 0.0)} are identified.",
+        "",
+    )
+
+
+def _may_exceed(r: Reason, spell: Spell) -> Words:
+    e = _measured(r)
+    settles = f"{percent(e.value or 0.0)} were identified, so more records would not make it a pass"
+    if r.needs:
+        need = r.needs[0]
+        settles = f"if the rate stays as it is, about {need.value} records would settle it ({spell(need)})"
+    high = "an unknown share" if e.high is None else percent(e.high)
+    return (
+        f"The attack {r.attack} may identify up to {high} of the records",
+        f" (95% confidence), more than the allowed {percent(r.limit or 0.0)}: {settles}.",
+    )
+
+
+def _guess(r: Reason, _: Spell) -> Words:
+    return (
+        f"Guessing alone is right {percent(_number(r, 'guess'))} of the time with so few candidates, more than the "
+        f"allowed {percent(r.limit or 0.0)}: more records of the same class are needed.",
+        "",
+    )
+
+
+def _within(r: Reason, _: Spell) -> Words:
+    handed = ", handed the replaced records" if r.role == "bound" else ""
+    return (
+        f"No attack identified more than {percent(_number(r, 'highest'))} of the records with 95% confidence",
+        f" (allowed {percent(r.limit or 0.0)}; the most successful was {r.attack}{handed}, "
+        f"{percent(_measured(r).value or 0.0)}).",
+    )
+
+
+def _control(r: Reason, _: Spell) -> Words:
+    share = percent(_measured(r).value or 0.0)
+    return f"The most successful attack on the undefended model, {r.attack}, identified {share}.", ""
+
+
+def _doubt(r: Reason, _: Spell) -> Words:
+    return f"The attack {r.attack} {DOUBTS[r.id]}", f": {r.facts['told']}."
+
+
+def _stored(r: Reason, _: Spell) -> Words:
+    head, mark, rest = str(r.facts["told"]).partition(" (")
+    return head, mark + rest
+
+
+def _unheard_of(r: Reason, _: Spell) -> Words:
+    """Return words for a reason of a plug-in or of a later version: its id, and what it says of itself."""
+    about, told = f" of the attack {r.attack}" if r.attack else "", r.facts.get("told")
+    return f"A doubt{about}: {r.id}", f" ({told})." if told else "."
+
+
+def _plain(text: str) -> Callable[[Reason, Spell], Words]:
+    return lambda _, __: (text, "")
+
+
+DOUBTS = {"overfitted": "overfitted its training pairs"}  # of an attack, by id
+# By id of a reason, its words. An id that is not here has none: `stored` is what another version said.
+REASONS: dict[str, Callable[[Reason, Spell], Words]] = {
+    UNFINISHED: _unfinished,
+    "control-not-scored": _plain(
+        "No attack could be scored on the undefended model, so nothing shows that these attacks work at all."
+    ),
+    "control-does-not-leak": _plain(
+        "The attacks do not beat guessing on the undefended model, so their failure here proves nothing."
+    ),
+    "no-adaptive-attack": _plain(
+        "No attack built against this defense was scored, so it has not been tested in earnest."
+    ),
+    "no-bound": _plain(
+        "No attack was scored that is handed the replaced records themselves, so nothing bounds what an update made "
+        "from them reveals."
+    ),
+    "no-attack-scored": _plain("No attack was scored on this defense."),
+    "guess-above-limit": _guess,
+    "limit-of-nothing": _plain("No number of records can show that identification never happens: allow more than 0%."),
+    "too-few-scored": _too_few,
+    "may-exceed-limit": _may_exceed,
+    **dict.fromkeys(DOUBTS, _doubt),
+    "within-limit": _within,
+    "control-leaks": _control,
+    "quick-battery": _plain(
+        "Nothing leaked in the quick battery, which is a first look: a pass needs the standard one."
+    ),
+    "malicious-server": _plain("No attack here uses a malicious server's power to change the model."),
+    "not-applied": lambda r, _: (f"the defense could not be applied: {r.facts['told']}", ""),
+    "nothing-audited": _plain("No requested defense was audited to the end."),
+    "interrupted": _plain("The audit did not finish: what is here was measured, the rest was not."),
+    "stored": _stored,
+}
+_LEAK: dict[str, Callable[[Reason], str]] = {LEAKS[0]: _identified, LEAKS[1]: _rebuilt}
+IDS = (*LEAKS, *REASONS)
+
+
+def notes_of(attack: AttackResult) -> tuple[str, ...]:
+    """Return what a reader must know to weigh the scores of an attack, one sentence each."""
+    return (*(f"{DOUBTS.get(name, name)}: {told}" for name, told in attack.doubts.items()), *attack.notes)
+
+
+def _measured(reason: Reason) -> Estimate:
+    return reason.measured or Estimate()
+
+
+def _number(reason: Reason, name: str) -> float:
+    value = reason.facts.get(name)
+    return float(value) if isinstance(value, int | float) else 0.0

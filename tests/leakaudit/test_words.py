@@ -1,0 +1,203 @@
+"""Reasons are values: words are rendered from them, and nothing that is decided depends on a word."""
+
+from __future__ import annotations
+
+import ast
+import datetime as dt
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from leakaudit.errors import UserError
+from leakaudit.gate.assertions import PRESETS
+from leakaudit.gate.consistency import doubts, outcome_doubts
+from leakaudit.gate.decision import concluded, gate
+from leakaudit.gate.thresholds import mend_of_check, sentence_of_check
+from leakaudit.judge import findings, words
+from leakaudit.judge.advice import advise
+from leakaudit.judge.conclusions import conclusions
+from leakaudit.judge.verdict import LEAKS, UNFINISHED, overall, reasons_of, rejudge
+from leakaudit.naming import Setting, as_argument, as_option, said, worded
+from leakaudit.result.outcome import Outcome
+from leakaudit.result.rules import EXIT
+from leakaudit.result.schema import AuditResult, Reason, Waiver, load
+from tests.leakaudit.results import attack, defense, lost, result, some
+from tests.outcomes import every
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "result-1.json"
+# Fields that hold sentences, and keys of facts and evidence that do.
+SENTENCES = {"reasons", "message", "mend", "reason", "notes", "statement", "assumes", "assumptions", "not_tested"}
+SENTENCES |= {"description", "told"}
+
+
+def reworded(value: Any, word: str = "Lorem ipsum", field: str = "") -> Any:
+    """Return a value in which every sentence is another one."""
+    if is_dataclass(value) and not isinstance(value, type):
+        kept = {f.name: reworded(getattr(value, f.name), word, f.name) for f in fields(value)}
+        if isinstance(value, Waiver):  # somebody's own words, which name what they are about
+            return replace(value, reason=word)
+        return replace(value, **kept)
+    if isinstance(value, tuple):
+        return tuple(reworded(item, word, field) for item in value)
+    if isinstance(value, dict):
+        return {name: reworded(item, word, str(name)) for name, item in value.items()}
+    return word if field in SENTENCES and isinstance(value, str) and value else value
+
+
+def scenes() -> dict[str, tuple[AuditResult, Outcome | None]]:
+    """Return results and outcomes of every kind: old and new ones, each verdict, waivers, baselines."""
+    golden = load(GOLDEN)
+    found: dict[str, tuple[AuditResult, Outcome | None]] = {"golden": (golden, None), **every(golden)}
+    rows = {
+        "leaks": defense("obscure", attack(some(30)), attack(some(20), name="dlg", role="standard")),
+        "pictures": defense("prune", attack(some(0), psnr=[30.0] * 40)),
+        "held": defense("obscure", attack(some(0)), accuracies=(0.79, 0.8, 0.81)),
+        "open": defense("gaussian", attack(some(7)), lost("dlg", "failed", 40)),
+        "unbounded": defense("obscure", attack(some(0)), replaces_records=True),
+        "few": defense("gaussian", attack(some(0, 4))),
+        "crashed": defense("gaussian", lost("linkage", "out-of-memory", 40)),
+        "bound": defense("obscure", attack(some(0)), attack(some(30), role="bound"), replaces_records=True),
+    }
+    today = dt.date(2026, 11, 26)
+    waiver = Waiver("identification", "Accepted.", "2027-01-01", "obscure", "linkage", "me")
+    for name, row in rows.items():
+        for old in (False, True):
+            made = result(row)
+            told = [(d, *rejudge(made, d)) for d in made.defenses]
+            judged = tuple(
+                replace(d, verdict=v, reasons=words.sentences(why), why=() if old else why) for d, v, why in told
+            )
+            verdict, why = overall([replace(d, verdict=v, why=w) for d, v, w in told])
+            made = replace(made, defenses=judged, verdict=verdict, reasons=words.sentences(why))
+            made = replace(made, why=() if old else why)
+            outcome = gate(made, PRESETS["strict"], waivers=(waiver,), today=today)
+            found[f"{name}{', old' if old else ''}"] = (made, outcome)
+    return found
+
+
+def decided(made: AuditResult, outcome: Outcome | None) -> list[object]:
+    """Return all that anybody acts on: ids, severities, verdicts, exit codes, what is doubted, what is advised."""
+    told: list[object] = [made.verdict, EXIT[made.verdict], len(doubts(made)), advise(made).found]
+    told += [(d.spec, d.verdict, [r.id for r in reasons_of(made, d)]) for d in made.defenses if d.why]
+    told += [
+        (f.id, f.severity, f.evidence.get("defense"), f.evidence.get("attack")) for f in conclusions(made, outcome)
+    ]
+    for preset in PRESETS.values():
+        again = gate(made, preset, today=dt.date(2026, 11, 26))
+        told += [(c.id, c.status, c.level, c.attack, c.todo) for c in again.checks] + [again.verdict]
+    if outcome is not None:
+        told += [outcome.verdict, EXIT[outcome.verdict], concluded(outcome.checks, outcome.waivers)[0]]
+        told += [(c.id, c.status, c.waiver is not None) for c in outcome.checks]
+        told.append(len(outcome_doubts(outcome)))
+    return told
+
+
+SCENES = scenes()
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_other_words_change_nothing_that_is_decided(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, outcome = SCENES[name]
+    before = decided(made, outcome)
+    other, said_otherwise = reworded(made), reworded(outcome)
+    assert other != made
+    assert decided(other, said_otherwise) == before
+    # The same where the tables of words are others.
+    monkeypatch.setattr(words, "REASONS", dict.fromkeys(words.REASONS, lambda *_: ("Lorem", " ipsum.")))
+    monkeypatch.setattr(words, "_LEAK", dict.fromkeys(words._LEAK, lambda _: "dolor"))
+    for table in ("MENDS", "GATE_MENDS", "RULES"):
+        monkeypatch.setattr(findings, table, dict.fromkeys(getattr(findings, table), "Sit amet."))
+    assert decided(made, outcome) == before
+
+
+def test_every_reason_that_a_verdict_gives_has_words_that_end_and_a_brief_form() -> None:
+    met: set[str] = set()
+    for made, _ in SCENES.values():
+        for d in made.defenses:
+            for group in words.grouped(rejudge(made, d)[1]):
+                met |= {reason.id for reason in group}
+                assert words.sentence(group).endswith(".")
+                assert words.sentence(group).startswith(words.brief(group))
+    assert met >= {
+        *LEAKS,
+        UNFINISHED,
+        "within-limit",
+        "control-leaks",
+        "may-exceed-limit",
+        "too-few-scored",
+        "no-bound",
+    }
+
+
+def test_a_reason_that_nobody_here_knows_is_told_and_does_not_crash() -> None:
+    told = words.sentences((Reason("of-a-later-version", attack="dlg", facts={"told": "more is known"}),))
+    assert told == ("A doubt of the attack dlg: of-a-later-version (more is known).",)
+
+
+SPELLED = [
+    (Setting("records", 40), "--records 40", "records=40"),
+    (Setting("batch_size"), "--batch-size", "batch_size"),
+    (Setting("mode", "eval"), "--mode eval", "mode='eval'"),
+    (Setting("battery", "quick"), "--quick", "battery='quick'"),
+    (Setting("utility", False), "--no-utility", "utility=False"),
+    (Setting("attacks"), "--attack", "attacks"),
+    (Setting("data"), "--data", "the data"),
+]
+
+
+@pytest.mark.parametrize(("setting", "option", "argument"), SPELLED)
+def test_a_setting_is_spelled_as_each_surface_takes_it(setting: Setting, option: str, argument: str) -> None:
+    assert (as_option(setting), as_argument(setting)) == (option, argument)
+    error = UserError("give ", setting, " {not a template}.")
+    assert str(error) == f"give {option} {{not a template}}."
+    assert error.spelled(as_argument) == f"give {argument} {{not a template}}."
+
+
+def test_templates_take_their_values_from_the_needs() -> None:
+    needs = (Setting("records", 8),)
+    parts = worded("Use {--mode eval} or {--records=}, not {--records} {n}.", needs, n=3)
+    assert said(parts) == "Use --mode eval or --records 8, not --records 3."
+    assert said(parts, as_argument) == "Use mode='eval' or records=8, not records 3."
+
+
+@pytest.mark.parametrize("table", [findings.MENDS, findings.GATE_MENDS], ids=["MENDS", "GATE_MENDS"])
+def test_every_mend_names_settings_that_a_scan_has(table: dict[str, str]) -> None:
+    from leakaudit.audit.plan import Plan
+
+    known = {f.name for f in fields(Plan)} | {"defense", "checkpoint", "output", "data", "device"}
+    for template in table.values():
+        needs = [Setting(name, 1) for name in known]
+        for part in worded(template, needs):
+            assert isinstance(part, str) or part.name in known, template
+
+
+def test_a_check_speaks_the_language_of_who_shows_it() -> None:
+    made = result(defense("gaussian", attack(some(1))))
+    (check,) = gate(made, PRESETS["strict"]).checks[:1]
+    assert check.status == "inconclusive"
+    for tell, spell, wanted in (
+        (sentence_of_check, as_option, "(--records "),
+        (sentence_of_check, as_argument, "(records="),
+        (mend_of_check, as_option, "--records "),
+        (mend_of_check, as_argument, "records="),
+    ):
+        assert wanted in tell(check, spell)
+    assert (sentence_of_check(check), mend_of_check(check)) == (check.message, check.mend)
+
+
+BANNED: dict[str, Callable[[ast.AST], bool]] = {
+    "the module re": lambda n: isinstance(n, ast.Import) and any(alias.name == "re" for alias in n.names),
+}
+
+
+@pytest.mark.parametrize("folder", ["leakaudit/judge", "leakaudit/gate", "leakaudit/testing.py"])
+def test_nobody_looks_for_a_pattern_in_a_sentence(folder: str) -> None:
+    place = ROOT / folder
+    for file in [place] if place.is_file() else sorted(place.glob("*.py")):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for what, is_it in BANNED.items():
+            assert not any(is_it(node) for node in ast.walk(tree)), f"{file} uses {what}"
