@@ -12,7 +12,7 @@ from leakaudit.attacks._attacking import client_mode, memory_safe
 from leakaudit.attacks._labels import known_labels, probe_pictures
 from leakaudit.engine.dense import is_pictures, layers_at_work
 from leakaudit.errors import NotApplicable
-from leakaudit.protocol.attack import Attack, Reconstruction, Status
+from leakaudit.protocol.attack import Attack, Needs, Reconstruction, Status
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.gradients import parameters_of
 from leakaudit.protocol.labels import hard
@@ -65,6 +65,8 @@ class Analytic(Attack):
     name: ClassVar[str] = "analytic"
     summary: ClassVar[str] = "closed form: a first dense layer's gradient contains its input"
     source: ClassVar[str] = "Phong et al. 2017"
+    needs: ClassVar[Needs] = Needs(one_record=True, dense_input=True)
+    closed_form: ClassVar[bool] = True
 
     @memory_safe
     def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:

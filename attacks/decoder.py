@@ -16,7 +16,7 @@ from leakaudit.attacks._regression import _HELD, fit_ridge, train_correction
 from leakaudit.attacks._rehearsal import rehearsed
 from leakaudit.attacks.inverting_gradients import InvertingGradients
 from leakaudit.errors import NotApplicable
-from leakaudit.protocol.attack import Attack, Reconstruction, Status
+from leakaudit.protocol.attack import Attack, Effort, Needs, Reconstruction, Status
 from leakaudit.protocol.client import SharedUpdate, release
 from leakaudit.protocol.defense import Defense, replaces_records
 from leakaudit.protocol.labels import hard
@@ -175,6 +175,8 @@ class TwoStageDecoder(InvertingGradients):
     source: ClassVar[str] = "Geiping et al. 2020; Wu et al. 2023"
     requires: ClassVar[frozenset[str]] = frozenset({"defense", "auxiliary"})
     grid: ClassVar[Mapping[str, tuple[float, ...]]] = {}
+    needs: ClassVar[Needs] = Needs(replaced_records=True)
+    effort: ClassVar[tuple[Effort, ...]] = ("steps", "restarts", "decoder_steps")
 
     decoder_steps: int = 400
     rehearsals: int = 4
@@ -211,6 +213,9 @@ class ReleasedDecoder(Attack):
     summary: ClassVar[str] = "decode the replaced record itself: bounds every attack on the update"
     source: ClassVar[str] = "data-processing inequality; Wu et al. 2023"
     requires: ClassVar[frozenset[str]] = frozenset({"defense", "auxiliary", "released"})
+    needs: ClassVar[Needs] = Needs(replaced_records=True)
+    effort: ClassVar[tuple[Effort, ...]] = ("decoder_steps",)
+    time_weight: ClassVar[float] = 2.0
 
     decoder_steps: int = 400
 

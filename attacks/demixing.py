@@ -13,7 +13,7 @@ from leakaudit.attacks._labels import infer_labels, known_labels, soft_labels
 from leakaudit.attacks._linking import Scores, known_defense, linked, most_trusted, similarity, sum_of
 from leakaudit.attacks.inverting_gradients import InvertingGradients
 from leakaudit.errors import NotApplicable
-from leakaudit.protocol.attack import Attack, Kind, Reconstruction
+from leakaudit.protocol.attack import Attack, Effort, Kind, Needs, Reconstruction
 from leakaudit.protocol.client import SharedUpdate, release, share
 from leakaudit.protocol.defense import Defense, replaces_records
 from leakaudit.protocol.labels import hard
@@ -137,6 +137,7 @@ class ReleasedDemixing(_Demixing):
     summary: ClassVar[str] = "find the record in the shared mixture itself by matched filters: a bound"
     source: ClassVar[str] = "matched filters, formulated here; magnitudes after Carlini et al. 2021 (arXiv 2011.05315)"
     requires: ClassVar[frozenset[str]] = frozenset({"defense", "auxiliary", "released"})
+    needs: ClassVar[Needs] = Needs(one_record=True, replaced_records=True)
 
     rehearsals: int = 200  # auxiliary records on which the attacker learns which filter to trust
 
@@ -187,6 +188,8 @@ class Demixing(_Demixing):
     summary: ClassVar[str] = "invert to the mixture with its mixed label, then find the record in it"
     source: ClassVar[str] = "Geiping et al. 2020; magnitudes after Carlini et al. 2021 (arXiv 2011.05315)"
     requires: ClassVar[frozenset[str]] = frozenset({"defense", "auxiliary"})
+    needs: ClassVar[Needs] = Needs(one_record=True, replaced_records=True)
+    effort: ClassVar[tuple[Effort, ...]] = ("steps", "restarts")
 
     steps: int = 400
     restarts: int = 1

@@ -12,6 +12,7 @@ from torch import Tensor
 from leakaudit.attacks.inverting_gradients import InvertingGradients
 from leakaudit.engine import matching as engine
 from leakaudit.errors import NotApplicable
+from leakaudit.protocol.attack import Needs
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.gradients import Gradients
@@ -66,6 +67,7 @@ class Expectation(InvertingGradients):
     source: ClassVar[str] = "Geiping et al. 2020; Athalye et al. 2018"
     requires: ClassVar[frozenset[str]] = frozenset({"defense"})
     grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"tv": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1), "fall": (1.0, 10.0)}
+    needs: ClassVar[Needs] = Needs(defense="gaussian")
 
     draws: int = 2
     tv: float = 3e-2

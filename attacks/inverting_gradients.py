@@ -13,13 +13,27 @@ from leakaudit.attacks._attacking import client_mode, memory_safe, starts
 from leakaudit.attacks._labels import known_labels
 from leakaudit.attacks._optimise import best_restart, descend, roughness
 from leakaudit.engine import matching as engine
-from leakaudit.protocol.attack import Attack, Reconstruction
+from leakaudit.protocol.attack import Attack, Effort, Reconstruction
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import PixelModel
 
 # (pictures (T, B, C, H, W), labels (T, B), the update of each (T,)) -> (values (T,), slopes in the pictures)
 Match = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+# (pictures (T, B, C, H, W), how much of its schedule each has behind it (T,) in [0, 1]) -> (values (T,), slopes like
+# the pictures): what is expected of a picture besides the update. Slopes may follow the schedule, values must not.
+Prior = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def smooth(weight: float, fall: float = 1.0) -> Prior:
+    """Return the prior `weight` · `roughness`, whose slope begins `fall` times as strong and falls geometrically."""
+
+    def prior(images: Tensor, progress: Tensor) -> tuple[Tensor, Tensor]:
+        value, slope = roughness(images)
+        return weight * value, (weight * fall ** (1 - progress)).view(-1, 1, 1, 1, 1) * slope
+
+    return prior
 
 
 @register_attack
@@ -42,6 +56,8 @@ class InvertingGradients(Attack):
         "step_size": (0.05, 0.1, 0.2),
         "fall": (1.0, 10.0),
     }
+    effort: ClassVar[tuple[Effort, ...]] = ("steps", "restarts")
+    time_weight: ClassVar[float] = 2.0
 
     steps: int = 400
     restarts: int = 1
@@ -72,6 +88,10 @@ class InvertingGradients(Attack):
 
         return match
 
+    def priors(self, model: PixelModel, update: SharedUpdate) -> tuple[Prior, ...]:
+        """Return what is added to the match; an attack that knows more of pictures adds to what `super()` returns."""
+        return (smooth(self.tv, self.fall),)
+
     @memory_safe
     def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
         """Invert every victim of `update`; all restarts of all victims are one stack of trials."""
@@ -79,12 +99,14 @@ class InvertingGradients(Attack):
         distance = self.distance(update, generator)
         start = starts(model, update, self.restarts, generator)
         match = self.matching(model, update, distance, generator)
+        priors = self.priors(model, update)
 
         def objective(images: Tensor, victims: Tensor, progress: Tensor) -> tuple[Tensor, Tensor]:
             values, slopes = match(images, labels[victims], victims)
-            prior, prior_slopes = roughness(images)
-            weight = (self.tv * self.fall ** (1 - progress)).view(-1, 1, 1, 1, 1)
-            return values + self.tv * prior, slopes + weight * prior_slopes
+            for prior in priors:
+                value, slope = prior(images, progress)
+                values, slopes = values + value, slopes + slope
+            return values, slopes
 
         victims = torch.arange(update.victims, device=start.device).repeat_interleave(self.restarts)
         with client_mode(model, update, generator):

@@ -24,6 +24,7 @@ class Labels(Attack):
     summary: ClassVar[str] = "read the classes off the last dense layer's gradient"
     source: ClassVar[str] = "Zhao et al. 2020 (iDLG); Wainakh et al. 2022"
     kind: ClassVar[Kind] = "labels"
+    closed_form: ClassVar[bool] = True
 
     @memory_safe
     def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:

@@ -16,7 +16,7 @@ from leakaudit.attacks._labels import Head, find_head, known_labels, one_label
 from leakaudit.attacks._regression import Ridge, fit_ridge, train_correction
 from leakaudit.attacks.expectation import defended, expected
 from leakaudit.errors import NotApplicable
-from leakaudit.protocol.attack import Attack, Reconstruction, Status
+from leakaudit.protocol.attack import Attack, Effort, Needs, Reconstruction, Status
 from leakaudit.protocol.client import SharedUpdate, defended_gradient, release
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.gradients import Gradients, mean_gradient
@@ -244,8 +244,7 @@ class Correction(nn.Module):
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """Return how far to go along each direction, (N, directions)."""
         h = F.leaky_relu(self.enter(features) * self.gate(labels) + self.label(labels), 0.1)
-        found: Tensor = self.leave(F.leaky_relu(self.middle(h), 0.1)) / self.leave.in_features**0.5
-        return found
+        return torch.div(self.leave(F.leaky_relu(self.middle(h), 0.1)), self.leave.in_features**0.5)
 
 
 @dataclass(frozen=True)
@@ -262,8 +261,7 @@ class Inversion:
     def correction(self, features: Tensor, labels: Tensor) -> Tensor:
         """Return what is added to the ridge's guesses, (N, D), for features of the recipe."""
         told = (features - self.ridge.released_means[labels]) * self.scale
-        added: Tensor = self.network(told, labels) @ self.directions
-        return added
+        return torch.matmul(self.network(told, labels), self.directions)
 
     @torch.no_grad()
     def __call__(self, rows: Rows, labels: Tensor) -> Tensor:
@@ -356,6 +354,9 @@ class LearnedInversion(Attack):
     summary: ClassVar[str] = "a regression from defended updates to pictures, learned on auxiliary records"
     source: ClassVar[str] = "Wu et al. 2023 (Learning to Invert)"
     requires: ClassVar[frozenset[str]] = frozenset({"defense", "auxiliary"})
+    needs: ClassVar[Needs] = Needs(one_record=True)
+    effort: ClassVar[tuple[Effort, ...]] = ("decoder_steps",)
+    time_weight: ClassVar[float] = 2.0
 
     pairs: int = 1000
     draws: int = 4
@@ -386,12 +387,11 @@ class LearnedInversion(Attack):
         )
         each = [tuple(g[v] for g in update.gradients) for v in range(update.victims)]
         rows = stacked_rows([reader(g, label) for g, label in zip(each, labels[:, 0], strict=True)])
-        images = inversion(rows, labels[:, 0])
         ended: Status = "budget" if expired() else "converged"
         finite = [all(bool(g.isfinite().all()) for g in gradient) for gradient in each]
         statuses: tuple[Status, ...] = tuple(ended if good else "diverged" for good in finite)
         return Reconstruction(
-            images=images[:, None],
+            images=inversion(rows, labels[:, 0])[:, None],
             labels=labels,
             objective=torch.zeros(update.victims, device=labels.device),
             statuses=statuses,

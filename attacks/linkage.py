@@ -13,7 +13,7 @@ from leakaudit.attacks._labels import known_labels
 from leakaudit.attacks._linking import Scores, known_defense, linked, most_trusted, similarity, sum_of
 from leakaudit.engine.dense import dense_in_use
 from leakaudit.errors import NotApplicable
-from leakaudit.protocol.attack import Attack, Kind, Reconstruction
+from leakaudit.protocol.attack import Attack, Kind, Needs, Reconstruction
 from leakaudit.protocol.client import SharedUpdate, defended_gradient, release
 from leakaudit.protocol.defense import Defense, parts_of, replaces_records
 from leakaudit.protocol.gradients import Gradients
@@ -85,6 +85,7 @@ class Linkage(_Linking):
     summary: ClassVar[str] = "pick the record out of a line-up by its gradient"
     source: ClassVar[str] = "formulated here: gradient similarity (Geiping et al. 2020) over candidates"
     requires: ClassVar[frozenset[str]] = frozenset({"defense", "auxiliary"})
+    needs: ClassVar[Needs] = Needs(one_record=True)
 
     @memory_safe
     def link(
@@ -186,6 +187,7 @@ class ReleasedLinkage(_Linking):
     summary: ClassVar[str] = "pick the record out of a line-up by the replaced record itself: a bound"
     source: ClassVar[str] = "formulated here: nearest candidate in feature space"
     requires: ClassVar[frozenset[str]] = frozenset({"defense", "auxiliary", "released"})
+    needs: ClassVar[Needs] = Needs(one_record=True, replaced_records=True)
 
     draws: int = 8
     rehearsals: int = 500

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from leakaudit.attacks.inverting_gradients import InvertingGradients
 from leakaudit.engine import matching as engine
+from leakaudit.protocol.attack import Needs
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.gradients import Gradients
 from leakaudit.protocol.registry import register_attack
@@ -54,6 +55,7 @@ class MaskedMatching(InvertingGradients):
     name: ClassVar[str] = "masked-matching"
     summary: ClassVar[str] = "inverting gradients on the entries that survived pruning"
     source: ClassVar[str] = "Geiping et al. 2020; the mask of the pruned update as a constraint"
+    needs: ClassVar[Needs] = Needs(defense="prune:sparsity=0.5")
 
     def distance(self, update: SharedUpdate, generator: torch.Generator) -> engine.Distance:
         """Return the cosine distance to the completed update."""

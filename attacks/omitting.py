@@ -18,6 +18,7 @@ from leakaudit.attacks.inverting_gradients import InvertingGradients, Match
 from leakaudit.defenses.precode import Bottleneck, bottlenecks, with_noise
 from leakaudit.engine import matching as engine
 from leakaudit.errors import NotApplicable
+from leakaudit.protocol.attack import Needs
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.gradients import parameters_of
 from leakaudit.protocol.registry import register_attack
@@ -86,6 +87,7 @@ class OmittingLayers(InvertingGradients):
     summary: ClassVar[str] = "inverting gradients on the layers that the defense does not touch"
     source: ClassVar[str] = "Balunović et al. 2022; Scheliga et al. 2022"
     requires: ClassVar[frozenset[str]] = frozenset({"defense"})
+    needs: ClassVar[Needs] = Needs(defense="soteria")
 
     def matching(
         self, model: PixelModel, update: SharedUpdate, distance: engine.Distance, generator: torch.Generator

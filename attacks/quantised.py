@@ -11,6 +11,7 @@ from torch import Tensor
 
 from leakaudit.attacks.inverting_gradients import InvertingGradients
 from leakaudit.engine import matching as engine
+from leakaudit.protocol.attack import Needs
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.gradients import Gradients
 from leakaudit.protocol.registry import register_attack
@@ -49,6 +50,7 @@ class SignMatching(InvertingGradients):
     summary: ClassVar[str] = "inverting gradients on the signs of the entries alone"
     source: ClassVar[str] = "Geiping et al. 2020; a soft sign of the candidate's gradient against signSGD's"
     grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"tv": (3e-3, 1e-2, 3e-2, 1e-1, 3e-1), "fall": (1.0, 10.0)}
+    needs: ClassVar[Needs] = Needs(defense="sign")
 
     tv: float = 3e-2
     softness: float = 0.1
@@ -116,6 +118,7 @@ class QuantisationAware(InvertingGradients):
     summary: ClassVar[str] = "inverting gradients with every entry's error in units of its rounding"
     source: ClassVar[str] = "Geiping et al. 2020; the variance of the stochastic rounding of Alistarh et al. 2017"
     grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"tv": (1e-2, 3e-2, 1e-1, 3e-1, 1.0), "fall": (1.0, 10.0)}
+    needs: ClassVar[Needs] = Needs(defense="qsgd")
 
     tv: float = 1e-1
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from leakaudit.attacks.inverting_gradients import InvertingGradients, Match
 from leakaudit.engine import matching as engine
 from leakaudit.errors import NotApplicable
+from leakaudit.protocol.attack import Needs
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.defense import Defense, replaces_records
 from leakaudit.protocol.labels import hard
@@ -67,6 +68,7 @@ class ThroughGenerator(InvertingGradients):
     summary: ClassVar[str] = "inverting gradients through the record stage, in expectation over its noise"
     source: ClassVar[str] = "Geiping et al. 2020; expectation over transformation: Athalye et al. 2018"
     requires: ClassVar[frozenset[str]] = frozenset({"defense"})
+    needs: ClassVar[Needs] = Needs(replaced_records=True)
 
     draws: int = 4
 

@@ -14,7 +14,7 @@ from leakaudit.attacks._optimise import roughness
 from leakaudit.attacks._rehearsal import rehearsed
 from leakaudit.attacks.inverting_gradients import InvertingGradients
 from leakaudit.errors import NotApplicable
-from leakaudit.protocol.attack import Reconstruction
+from leakaudit.protocol.attack import Needs, Reconstruction
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.defense import Defense, replaces_records
 from leakaudit.protocol.registry import register_attack
@@ -80,6 +80,7 @@ class Untransform(InvertingGradients):
     source: ClassVar[str] = "Geiping et al. 2020; the transform in the loop, formulated here"
     requires: ClassVar[frozenset[str]] = frozenset({"defense"})
     grid: ClassVar[Mapping[str, tuple[float, ...]]] = {}
+    needs: ClassVar[Needs] = Needs(replaced_records=True)
 
     draws: int = 6
     undo_steps: int = 150

@@ -69,7 +69,7 @@ class Effort:
 
     def count(self, attack: Attack) -> Count:
         """Return how many records this attack is asked about."""
-        inverts = hasattr(attack, "step_size")
+        inverts = "steps" in attack.effort
         if "released" in attack.requires:
             return self.released
         return self.inverted if inverts else self.linked

@@ -44,7 +44,7 @@ from benchmarks.frontier import FILES, FULL, QUICK, SETTINGS, SMALL, SWEEP, TARG
 from benchmarks.frontierplot import draw
 from benchmarks.rows import Kind, Row, Setting, read, write
 from leakaudit.errors import UserError
-from leakaudit.work.progress import Monitor, monitored
+from leakaudit.work.progress import Monitor, Work, monitored
 
 
 def log(text: str) -> None:
@@ -55,11 +55,11 @@ def ticker(every: float = 20.0) -> Monitor:
     """Return a monitor that writes a line to stderr every so many seconds."""
     shown = time.monotonic()
 
-    def show(label: str, done: int, total: int) -> None:
+    def show(work: Work, done: int, total: int) -> None:
         nonlocal shown
         if total and time.monotonic() - shown >= every:
             shown = time.monotonic()
-            log(f"    … {label}: {done} of {total}")
+            log(f"    … {work}: {done} of {total}")
 
     return Monitor(show=show)
 

@@ -40,7 +40,7 @@ from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.score.identification import CandidateSets, candidate_sets, identify
 from leakaudit.score.metrics import psnr, ssim
 from leakaudit.score.tuning import tune
-from leakaudit.work.progress import Monitor, current, monitored
+from leakaudit.work.progress import Monitor, Work, current, monitored
 from leakaudit.work.seeding import generator_for
 
 MODELS = ("lenet", "cnn6", "convnet16", "resnet20")  # the last one trained, the others not
@@ -156,8 +156,8 @@ def baseline(scene: Scene, length: int) -> list[Row]:
     for v in range(update.victims):
 
         def shown(iteration: int, victim: int = v) -> None:
-            label = f"{scene.name}, published, {length} iterations"
-            current().show(label, victim * length + iteration, update.victims * length)
+            work = Work(f"{scene.name}, published, {length} iterations")
+            current().show(work, victim * length + iteration, update.victims * length)
 
         runs.append(
             published.invert(
@@ -244,11 +244,11 @@ def ticker(every: float = 10.0) -> Monitor:
     """Return a monitor that prints a line every so many seconds: a live bar's thread would cost CPU time."""
     shown = time.monotonic()
 
-    def show(label: str, done: int, total: int) -> None:
+    def show(work: Work, done: int, total: int) -> None:
         nonlocal shown
         if total and time.monotonic() - shown >= every:
             shown = time.monotonic()
-            print(f"    … {label}: {done} of {total}", flush=True)
+            print(f"    … {work}: {done} of {total}", flush=True)
 
     return Monitor(show=show)
 

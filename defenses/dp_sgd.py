@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -43,6 +44,7 @@ class DPSGD(Defense):
     summary: ClassVar[str] = "clip every example's gradient and add noise, with an ε"
     source: ClassVar[str] = "Abadi et al.: Deep Learning with Differential Privacy, CCS 2016 (arXiv 1607.00133)"
     adaptive: ClassVar[tuple[str, ...]] = ("expectation", "linkage")
+    stronger: ClassVar[Mapping[str, int]] = {"noise_multiplier": 1}
 
     noise_multiplier: float = 1.0
     max_norm: float = 1.0

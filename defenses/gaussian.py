@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -33,6 +34,7 @@ class Gaussian(Defense):
     source: ClassVar[str] = "Zhu, Liu, Han: Deep Leakage from Gradients, NeurIPS 2019 (arXiv 1906.08935)"
     adaptive: ClassVar[tuple[str, ...]] = ("expectation", "linkage")
     unproven: ClassVar[str] = "what an update tells of its records: without clipping no noise has an ε"
+    stronger: ClassVar[Mapping[str, int]] = {"std": 1}
 
     std: float = 0.01
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -37,6 +38,7 @@ class InstaHide(Mixup):
     unproven: ClassVar[str] = (
         "what a mixture tells of its records: random signs hide no absolute value (broken by Carlini et al. 2021)"
     )
+    stronger: ClassVar[Mapping[str, int]] = {"k": 1}
 
     least: ClassVar[int] = 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -36,6 +37,7 @@ class Laplace(Defense):
     source: ClassVar[str] = "Zhu, Liu, Han: Deep Leakage from Gradients, NeurIPS 2019 (arXiv 1906.08935)"
     adaptive: ClassVar[tuple[str, ...]] = ("expectation", "linkage")
     unproven: ClassVar[str] = "what an update tells of its records: without clipping no noise has an ε"
+    stronger: ClassVar[Mapping[str, int]] = {"scale": 1}
 
     scale: float = 0.01
 

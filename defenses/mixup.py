@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import comb
 from typing import ClassVar
@@ -100,6 +101,7 @@ class Mixup(Defense):
     replaces_records: ClassVar[bool] = True
     adaptive: ClassVar[tuple[str, ...]] = ("demixing", "released-demixing")
     unproven: ClassVar[str] = "what a mixture tells of its records: a weighted sum still holds every one of them"
+    stronger: ClassVar[Mapping[str, int]] = {"k": 1}
 
     least: ClassVar[int] = 2  # k
 

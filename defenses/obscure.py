@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -67,6 +68,7 @@ class Obscure(Defense):
         "linkage",
         "released-linkage",
     )
+    stronger: ClassVar[Mapping[str, int]] = {"rate": -1}
 
     pictures: int = 2
     steps: int = 30

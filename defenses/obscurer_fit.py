@@ -23,7 +23,7 @@ from leakaudit.protocol.registry import parse_defense, settings_values
 from leakaudit.protocol.target import Records, Target
 from leakaudit.score.diagnosis import inspected
 from leakaudit.version import __version__
-from leakaudit.work.progress import current
+from leakaudit.work.progress import Work, current
 from leakaudit.work.seeding import generator_for
 
 MOST_VALUES = 200_000_000  # of released pictures drawn at once
@@ -61,12 +61,12 @@ def fit(target: Target, defense: Obscure, seed: int) -> tuple[Obscurer, Card]:
 
     The same target, settings and seed give the same obscurer and card. The seed is not put into the card.
     """
-    current().show("fitting the obscurer", 0, 0)
+    current().show(Work("fitting the obscurer"), 0, 0)
     fitted = defense.fit(target, generator_for(seed, "obscurer", "fit"))
     assert isinstance(fitted, Obscure)
     assert fitted.obscurer is not None
     assert fitted.card is not None
-    current().show("measuring what its pictures remember", 0, 0)
+    current().show(Work("measuring what its pictures remember"), 0, 0)
     measured = remembered(fitted.obscurer, target.private, target.test, generator_for(seed, "obscurer", "measured"))
     return fitted.obscurer, replace(fitted.card, measured=measured, found=_failures(fitted, target, seed))
 
@@ -84,7 +84,7 @@ def _failures(fitted: Defense, target: Target, seed: int) -> tuple[str, ...]:
 def costs(obscurer: Obscurer, target: Target, begun: tuple[float, float]) -> Costs:
     """Return what the fit took since `begun` (`now()`) and what a batch takes, if that can be measured."""
     elapsed, processor = (after - before for before, after in zip(begun, now(), strict=True))
-    current().show("measuring what a batch costs", 0, 0)
+    current().show(Work("measuring what a batch costs"), 0, 0)
     try:
         return Costs(elapsed, processor, **overhead(obscurer, target))  # type: ignore[arg-type]
     except Exception:  # the user's model or loss may raise anything in train mode

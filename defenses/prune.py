@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -40,6 +41,7 @@ class Prune(Defense):
     source: ClassVar[str] = "Lin et al.: Deep Gradient Compression, ICLR 2018 (arXiv 1712.01887)"
     adaptive: ClassVar[tuple[str, ...]] = ("masked-matching", "linkage")
     unproven: ClassVar[str] = "what an update tells of its records: the entries that are shared are exact"
+    stronger: ClassVar[Mapping[str, int]] = {"sparsity": 1}
 
     sparsity: float = 0.99
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -44,6 +45,8 @@ class Qsgd(Defense):
     source: ClassVar[str] = "Alistarh et al.: QSGD, NeurIPS 2017 (arXiv 1610.02132)"
     adaptive: ClassVar[tuple[str, ...]] = ("quantisation-aware", "linkage")
     unproven: ClassVar[str] = "what the rounded entries of an update tell of its records: they are right on average"
+    stronger: ClassVar[Mapping[str, int]] = {"levels": -1}
+    lowest: ClassVar[Mapping[str, float]] = {"levels": 1.0}
 
     levels: int = 16
 

@@ -52,6 +52,7 @@ class DefenseRow:
     standing: Standing
     proven: str  # the bound on identification
     facts: list[tuple[str, str]]  # which the guarantees do not say
+    further: tuple[tuple[str, tuple[str, ...]], ...]  # what metrics of plug-ins say of each attack
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,7 @@ def _defense_row(
         standing=standing(result, defense),
         proven=bound_text(defense),
         facts=further_facts(defense),
+        further=tuple((a.name, ranking.further(a)) for a in defense.attacks if a.further),
     )
 
 

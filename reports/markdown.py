@@ -66,7 +66,7 @@ def render(
     sections = [_verdict(result, outcome)]
     if outcome is not None:
         sections += [_checks(outcome), _to_do(outcome)]
-    sections += [_findings(result, outcome), _defenses(result)]
+    sections += [_findings(result, outcome), _defenses(result), _further(result)]
     if comparison is not None:
         sections.append(_comparison(comparison))
     elif outcome is not None:
@@ -244,6 +244,17 @@ def _defenses(result: AuditResult) -> Section:
     if not rows:
         return Section(())
     return Section(("### Defenses", "", *table(*shown, right=len(shown) - 2)), rows, ("", *notes))
+
+
+def _further(result: AuditResult) -> Section:
+    """Return what metrics of plug-ins say, which no verdict is judged by."""
+    rows = [
+        f"- {code(attack.name)} on {code(defense.spec)}: {literal(words, FINDING)}"
+        for defense in result.defenses
+        for attack in defense.attacks
+        for words in ranking.further(attack)
+    ]
+    return Section(("### By metrics of plug-ins", ""), tuple(rows)) if rows else Section(())
 
 
 def _control(defense: DefenseResult) -> str:

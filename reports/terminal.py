@@ -185,12 +185,14 @@ def _unscored(result: AuditResult) -> dict[tuple[str, str], list[str]]:
 
 
 def _noted(result: AuditResult) -> dict[tuple[str, str], list[str]]:
-    """Return, by scored attack and how it ran, the defenses on which it did."""
+    """Return, by scored attack and how it ran or what a plug-in's metric says, the defenses on which it did."""
     found: dict[tuple[str, str], list[str]] = {}
     for defense in result.defenses:
         for attack in defense.attacks:
             if (notes := notes_of(attack)) and ranking.scored(attack)[0]:
                 found.setdefault((attack.name, f"({'; '.join(notes)})"), []).append(defense.spec)
+            for words in ranking.further(attack):
+                found.setdefault((attack.name, f"by a plug-in: {words}"), []).append(defense.spec)
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +14,10 @@ import torch
 from leakaudit.audit import plan
 from leakaudit.engine import matching as engine
 from leakaudit.engine.stacked import Trials
+from leakaudit.protocol import plugins, registry
+from leakaudit.score import metrics
+
+Install = Callable[..., None]
 
 torch.set_num_threads(1)
 
@@ -51,3 +57,37 @@ def short_battery(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
         plan.BATTERIES, "quick", replace(plan.BATTERIES["quick"], steps=3, tuning_victims=2, decoder_steps=3)
     )
+
+
+@pytest.fixture
+def fresh_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever a test makes known is forgotten, and plug-ins are looked for anew."""
+    for kind, table in (("attacks", registry.attacks()), ("defenses", registry.defenses())):
+        monkeypatch.setattr(registry, f"_{kind}", table)
+    for name in ("_owners", "_failures"):
+        monkeypatch.setattr(plugins, name, {})
+    monkeypatch.setattr(plugins, "_loaded", set())
+    monkeypatch.setattr(registry, "_files", {})
+    monkeypatch.setattr(metrics, "_further", {})
+    known = set(sys.modules)
+    yield
+    for name in set(sys.modules) - known:
+        if name.startswith(("plugged", "_leakaudit_")):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh_registry: None) -> Install:
+    """Install a package of one module, as pip leaves it: the module beside its metadata, on the path."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+
+    def add(package: str, source: str, *points: str) -> None:
+        (site / f"{package}.py").write_text(source)
+        meta = site / f"{package}-1.0.dist-info"
+        meta.mkdir()
+        (meta / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        (meta / "entry_points.txt").write_text("\n".join(points) + "\n")
+
+    return add

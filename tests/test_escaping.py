@@ -28,7 +28,7 @@ from leakaudit.gate.decision import compare, gate
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.outcome import to_json as gate_json
 from leakaudit.result.plaintext import visible
-from leakaudit.result.schema import AuditResult, Guarantee, Waiver, from_json, load, to_json
+from leakaudit.result.schema import AuditResult, Estimate, Further, Guarantee, Waiver, from_json, load, to_json
 from tests.hostile import LONG, PAYLOADS, Slots, kinds_of_string, names
 
 GOLDEN = Path(__file__).parent / "golden" / "result-1.json"
@@ -49,7 +49,14 @@ def scene() -> tuple[AuditResult, Outcome, Changes]:
     environment = golden.environment | {"command": "leakaudit scan model.py", "commit": "abc"}
     result = replace(golden, environment=environment, hashes=hashes, waivers=waivers, stand_in="a cat")
     sure = (Guarantee("a theorem", "proven", "nothing"), Guarantee("the rest", "not-bounded"))
-    defenses = tuple(replace(d, guarantees=sure) for d in result.defenses)
+    measured = (
+        Further("sharpness", Estimate(0.5, 0.4, 0.6, 3), True, "dB"),
+        Further("x", Estimate(reason="it failed"), True),
+    )
+    defenses = tuple(
+        replace(d, guarantees=sure, attacks=tuple(replace(a, further=measured) for a in d.attacks))
+        for d in result.defenses
+    )
     result = replace(result, images="redacted", defenses=defenses)
     asked = assertions.parse({})
     outcome = gate(result, asked, baseline=result, waivers=waivers, source="result.json", baseline_source="main.json")

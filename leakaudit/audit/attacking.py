@@ -14,6 +14,7 @@ from leakaudit.protocol.client import SharedUpdate, release, share
 from leakaudit.protocol.defense import Defense, replaces_records
 from leakaudit.protocol.exposure import Exposure
 from leakaudit.protocol.gradients import Mode
+from leakaudit.protocol.registry import settings_values
 from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.result.schema import AttackResult, Value
 from leakaudit.score.scoring import Truth, failed, score
@@ -36,7 +37,8 @@ def attacked(scene: Scene, subject: Subject, attack: Attack, role: str) -> Attac
     """Run one attack within the plan's memory; the result notes what was done to stay there."""
     with bounded(Memory(scene.plan.memory)) as memory:
         result = _attacked(scene, subject, attack, role, memory)
-    return replace(result, notes=(*result.notes, *memory.notes()))
+    asked: dict[str, Value] = {key: value for key, value in settings_values(attack).items() if key in result.tuned}
+    return replace(result, asked=asked, notes=(*result.notes, *memory.notes()))
 
 
 def _attacked(scene: Scene, subject: Subject, attack: Attack, role: str, memory: Memory) -> AttackResult:

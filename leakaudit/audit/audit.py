@@ -22,10 +22,12 @@ from leakaudit.judge.words import sentences
 from leakaudit.protocol.client import release
 from leakaudit.protocol.defense import Defense, replaces_records
 from leakaudit.protocol.exposure import preset
-from leakaudit.protocol.registry import parse_attack
+from leakaudit.protocol.plugins import failures
+from leakaudit.protocol.registry import attacks, defenses, parse_attack
 from leakaudit.protocol.target import Records, Target
 from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Estimate, Finding, Reason, Waiver
 from leakaudit.score.diagnosis import concluded, inspected
+from leakaudit.score.metrics import further
 from leakaudit.score.standin import SENTENCE
 from leakaudit.score.utility import Utility, majority, utility
 from leakaudit.work.progress import expired
@@ -53,14 +55,16 @@ def audit(
     `waivers` are those configured, `findings` what was noticed before: they go into the result and change nothing else
     in it. Raises UserError for settings that cannot work on this target.
     """
-    defenses = chosen(plan)
+    asked = chosen(plan)
     for spec in plan.effort().attacks:
         parse_attack(spec)
     scene = set_scene(target, plan, lpips_weights, command, waivers)
-    course = Course(replace(scene, findings=(*scene.findings, *findings)), Clock(plan.budget, outline(plan)))
+    course = Course(
+        replace(scene, findings=(*scene.findings, *findings, *_left_out())), Clock(plan.budget, outline(plan))
+    )
     complete = True
     try:
-        for spec, defense in defenses:
+        for spec, defense in asked:
             for _ in _audit_defense(course, spec, defense, keep_learned):
                 if keep is not None:
                     keep(_result(course, complete=False))
@@ -186,6 +190,8 @@ def _row(
         why=why,
         requested=requested,
         guarantees=defense.guarantees(*run, scene.candidates.size),
+        stronger=dict(defense.stronger),
+        lowest=dict(defense.lowest),
     )
 
 
@@ -209,7 +215,6 @@ def _broken(spec: str, defense: Defense, requested: bool, told: str) -> DefenseR
 def _result(course: Course, *, complete: bool) -> AuditResult:
     scene, rows, clock = course.scene, tuple(course.rows.values()), course.clock
     target, plan = scene.target, scene.plan
-    run = {a.name for row in rows for a in row.attacks}
     verdict, why = overall(rows) if complete else ("inconclusive", (Reason("interrupted"),))
     counts = torch.bincount(target.test.labels, minlength=1)
     return AuditResult(
@@ -225,7 +230,7 @@ def _result(course: Course, *, complete: bool) -> AuditResult:
         verdict=verdict,
         reasons=sentences(why),
         why=why,
-        not_tested=not_tested(run, replaced=any(row.replaces_records for row in rows)),
+        not_tested=not_tested(rows),
         settings=plan.settings(),
         environment=scene.environment,
         hashes=scene.hashes | course.learned,
@@ -235,3 +240,9 @@ def _result(course: Course, *, complete: bool) -> AuditResult:
         complete=complete,
         timings=dict(clock.timings) | {"total": round(time.monotonic() - clock.started, 3)},
     )
+
+
+def _left_out() -> tuple[Finding, ...]:
+    """Return a remark for every plug-in that could not be loaded. What was asked for by name ran without it."""
+    attacks(), defenses(), further()  # whatever was asked for: which plug-ins there are does not depend on it
+    return tuple(Finding("plugin-left-out", "info", sentence) for sentence in failures())

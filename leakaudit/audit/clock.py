@@ -36,11 +36,10 @@ class Clock:
         if self.budget is not None:
             remaining = max(0.0, self.started + self.budget - now)
             deadline = now + remaining * piece.weight / max(self.left, piece.weight)
-        shown = current()
         try:
-            with monitored(replace(shown, deadline=deadline, show=lambda inner, i, n: shown.show(inner, i, n))):
-                shown.show(piece.label, 0, 0)
+            with monitored(replace(current(), deadline=deadline)):
+                current().show(piece.work, 0, 0)
                 yield
         finally:
             self.skip([piece])
-            self.timings[piece.label] = round(time.monotonic() - now, 3)
+            self.timings[str(piece.work)] = round(time.monotonic() - now, 3)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from leakaudit.audit.plan import Plan, attack_weight, attacks_for
+from leakaudit.audit.plan import Plan, attacks_for
 from leakaudit.errors import UserError
 from leakaudit.naming import Setting
 from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.defense import Defense, replaces_records
 from leakaudit.protocol.registry import parse_defense
+from leakaudit.work.progress import Work
 
 FIT, ACCURACY = 2.0, 3.0  # what a generator's training and the training runs are worth; an attack says it of itself
 
@@ -18,16 +19,10 @@ FIT, ACCURACY = 2.0, 3.0  # what a generator's training and the training runs ar
 class Piece:
     """One piece of an audit's work."""
 
-    defense: str  # its spec
-    work: str  # "fit", the name of an attack, or "accuracy"
+    work: Work
     weight: float  # as the time budget is split
     attack: Attack | None = None
     role: str = ""  # of the attack
-
-    @property
-    def label(self) -> str:
-        """What the audit's clock calls it."""
-        return f"{self.defense}: {self.work}"
 
 
 def chosen(plan: Plan) -> tuple[tuple[str, Defense], ...]:
@@ -40,9 +35,9 @@ def chosen(plan: Plan) -> tuple[tuple[str, Defense], ...]:
 
 def pieces_of(spec: str, defense: Defense, plan: Plan) -> tuple[Piece, ...]:
     """Return what is done with one defense: fitted first, then attacked, then its accuracy measured."""
-    fit = Piece(spec, "fit", FIT if replaces_records(defense) else 0.0)
-    attacks = (Piece(spec, a.name, attack_weight(a), a, role) for a, role in attacks_for(defense, plan.effort()))
-    return (fit, *attacks, *((Piece(spec, "accuracy", ACCURACY),) if plan.utility else ()))
+    fit = Piece(Work("fit", spec), FIT if replaces_records(defense) else 0.0)
+    attacks = (Piece(Work(a.name, spec), a.time_weight, a, role) for a, role in attacks_for(defense, plan.effort()))
+    return (fit, *attacks, *((Piece(Work("accuracy", spec), ACCURACY),) if plan.utility else ()))
 
 
 def outline(plan: Plan) -> tuple[Piece, ...]:

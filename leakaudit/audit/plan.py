@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from leakaudit.errors import UserError
 from leakaudit.naming import worded
 from leakaudit.protocol.attack import Attack
+from leakaudit.protocol.coverage import uncovered
 from leakaudit.protocol.defense import Defense, parts_of
 from leakaudit.protocol.exposure import Exposure, preset
 from leakaudit.protocol.registry import attacks, parse_attack
 from leakaudit.protocol.target import Target
 from leakaudit.result.adversary import GRANTED
-from leakaudit.result.schema import Images, Value
+from leakaudit.result.rules import scored_victims
+from leakaudit.result.schema import DefenseResult, Images, Value
+from leakaudit.result.specs import split, together
 
 
 @dataclass(frozen=True)
@@ -117,10 +122,10 @@ class Plan:
         values: dict[str, Value] = {}
         for f in fields(self):
             value = getattr(self, f.name)
-            values[f.name] = " ".join(value) if isinstance(value, tuple) else value
+            values[f.name] = together(value) if isinstance(value, tuple) else value
         effort = self.effort()
         return values | {
-            "attacks": " ".join(effort.attacks),
+            "attacks": together(effort.attacks),
             "seeds": effort.seeds,
             "epochs": effort.epochs,
             "steps": effort.steps,
@@ -132,16 +137,10 @@ class Plan:
 
 
 def with_effort(attack: Attack, spec: str, effort: Battery) -> Attack:
-    """Return an attack with the battery's effort in the settings that its spec leaves open.
-
-    Steps and restarts are those of gradient matching, which has a `step_size`; other attacks keep their own.
-    """
-    settable = {f.name for f in fields(attack)}
-    wanted = {"decoder_steps": effort.decoder_steps}
-    if "step_size" in settable:
-        wanted |= {"steps": effort.steps, "restarts": effort.restarts}
-    open_ = {k: v for k, v in wanted.items() if k in settable and f":{k}=" not in spec.replace("-", "_")}
-    return replace(attack, **open_) if open_ else attack
+    """Return an attack with the battery's effort in those settings of its `effort` that its spec leaves open."""
+    given = {part.partition("=")[0].strip().replace("-", "_") for part in split(spec)[1].split(":")}
+    left: dict[str, Any] = {name: getattr(effort, name) for name in attack.effort if name not in given}
+    return replace(attack, **left) if left else attack
 
 
 def attacks_for(defense: Defense, effort: Battery) -> list[tuple[Attack, str]]:
@@ -149,16 +148,25 @@ def attacks_for(defense: Defense, effort: Battery) -> list[tuple[Attack, str]]:
 
     A defense's adaptive attack that is already in the battery is run once and counts as adaptive.
     """
-    adaptive = {spec.partition(":")[0]: spec for part in parts_of(defense) for spec in part.adaptive}
-    specs = list(effort.attacks)
-    names = {spec.partition(":")[0] for spec in specs}
-    specs += [spec for name, spec in adaptive.items() if name not in names]
+    chosen = [with_effort(parse_attack(spec), spec, effort) for spec in effort.attacks]
+    own = [with_effort(_adaptive(part, spec), spec, effort) for part in parts_of(defense) for spec in part.adaptive]
+    adaptive = {attack.name: attack for attack in own}
+    names = {attack.name for attack in chosen}
     pairs = []
-    for spec in specs:
-        attack = with_effort(parse_attack(spec), spec, effort)
+    for attack in (*chosen, *(attack for name, attack in adaptive.items() if name not in names)):
         standard = "adaptive" if attack.name in adaptive else "standard"
         pairs.append((attack, "bound" if "released" in attack.requires else standard))
     return pairs
+
+
+def _adaptive(defense: Defense, spec: str) -> Attack:
+    """Return an adaptive attack of a defense; an error names the defense, which may be somebody's own."""
+    try:
+        return parse_attack(spec)
+    except UserError as error:
+        raise type(error)(
+            f"the defense {defense.name!r} names an adaptive attack that cannot be used: {error}"
+        ) from error
 
 
 def assumptions(target: Target, plan: Plan, exposure: Exposure) -> tuple[str, ...]:
@@ -198,30 +206,18 @@ def assumptions(target: Target, plan: Plan, exposure: Exposure) -> tuple[str, ..
     )
 
 
-def not_tested(run: set[str], *, replaced: bool) -> tuple[str, ...]:
-    """Return what this audit cannot speak of: attacks it knows but did not run, and families it does not have.
+def not_tested(rows: Sequence[DefenseResult]) -> tuple[str, ...]:
+    """Return what this audit cannot speak of: attacks it knows but did not run, and what nothing that ran covers.
 
-    `run` names the attacks that ran; `replaced` says whether any defense replaced records by a generator's.
+    An attack ran where at least one of its victims was scored under any of the defenses: one that could not be run, or
+    crashed, covers nothing.
     """
-    left = [name for name in attacks() if name not in run]
+    known = attacks()
+    tried = {attack.name for row in rows for attack in row.attacks}
+    ran = {attack.name for row in rows for attack in row.attacks if scored_victims(attack)}
+    left = [name for name in known if name not in tried]
+    covered = {surface for name in ran if name in known for surface in known[name].covers}
     return (
         *((f"Attacks known here but not run in this scan: {', '.join(left)}.",) if left else ()),
-        *(
-            (
-                "What a generator's own weights remember of the records it was trained on: whoever holds the weights "
-                "may tell who was in the training set.",
-            )
-            if replaced
-            else ()
-        ),
-        "BatchNorm statistics: the adversary may see them, but no attack here uses them.",
-        "Attacks with a pretrained generative prior (GAN or diffusion), which can beat the smoothness prior used here.",
-        "A malicious server that changes the model (imprinting, trap weights, fishing).",
-        "Averaging over several rounds of the same records, and updates after several local steps (FedAvg).",
-        "Attacks that solve layer by layer (R-GAP, SPEAR, APRIL).",
+        *uncovered(covered, replaced=any(row.replaces_records for row in rows)),
     )
-
-
-def attack_weight(attack: Attack) -> float:
-    """Return how much of the time budget an attack is worth."""
-    return 2.0 if attack.grid or hasattr(attack, "decoder_steps") else 0.5

@@ -19,7 +19,7 @@ from leakaudit.result.schema import Baseline, Finding, Value, Waiver
 from leakaudit.score import standin
 from leakaudit.score.baselines import baselines, mean_pictures
 from leakaudit.score.identification import CandidateSets, candidate_sets
-from leakaudit.score.metrics import Metric, lpips_metric
+from leakaudit.score.metrics import MetricFunction, lpips_metric
 from leakaudit.work.seeding import generator_for
 
 
@@ -34,7 +34,7 @@ class Scene:
     candidates: CandidateSets
     means: Tensor  # (V·B, C, H, W): the mean of the record's class
     rehearsal: Tensor  # indices of the auxiliary records that play victim while an attack is tuned
-    lpips: Metric | str
+    lpips: MetricFunction | str
     baselines: tuple[Baseline, ...]
     findings: tuple[Finding, ...]
     environment: dict[str, Value]

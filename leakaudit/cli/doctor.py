@@ -11,7 +11,17 @@ from typing import Annotated
 
 import typer
 
-from leakaudit.cli.options import TARGET_HELP, USAGE, Checkpoint, Data, Device, Mode, Seed, examples
+from leakaudit.cli.options import (
+    TARGET_HELP,
+    USAGE,
+    Checkpoint,
+    Data,
+    Device,
+    Mode,
+    Seed,
+    examples,
+    name_what_was_left_out,
+)
 
 
 class Kind(str, Enum):  # noqa: UP042 - typer shows the values
@@ -75,10 +85,11 @@ def list_(
     kind: Annotated[Kind, typer.Argument(help="attacks, defenses or metrics.")],
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
-    """List what is built in, with settings and sources."""
+    """List what is built in and what plug-ins bring, with settings and sources."""
     from leakaudit.cli.listing import rows, show
 
     found = rows(kind.value)
+    name_what_was_left_out()
     if as_json:
         typer.echo(json.dumps(found, indent=1))
     else:

@@ -123,6 +123,7 @@ def _options(result: AuditResult, before: Mapping[str, Any]) -> dict[str, Any]:
     from dataclasses import fields
 
     from leakaudit.audit.plan import BATTERIES, Plan
+    from leakaudit.result.specs import apart
 
     settings, usual = result.settings, {f.name: f.default for f in fields(Plan)}
     found: dict[str, Any] = {
@@ -135,8 +136,8 @@ def _options(result: AuditResult, before: Mapping[str, Any]) -> dict[str, Any]:
         found["full"] = True
     battery = BATTERIES.get(name, BATTERIES["standard"])
     attacks = settings.get("attacks")
-    if isinstance(attacks, str) and attacks and attacks != " ".join(battery.attacks):
-        found["attack"] = attacks.split(" ")
+    if isinstance(attacks, str) and attacks and apart(attacks) != list(battery.attacks):
+        found["attack"] = apart(attacks)
     for key, own in (("seeds", battery.seeds), ("epochs", battery.epochs)):
         if settings.get(key) is not None and settings[key] != own:
             found[key] = settings[key]

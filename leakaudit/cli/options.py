@@ -38,6 +38,18 @@ Seed = Annotated[int, typer.Option("--seed", help="One seed fixes everything.")]
 TARGET_HELP = "model.py, package.module, or either with :factory (path.py:make_model)."
 
 
+def name_what_was_left_out() -> None:
+    """Name on stderr every installed plug-in that could not be loaded."""
+    from leakaudit.protocol.plugins import failures
+    from leakaudit.protocol.registry import attacks, defenses
+    from leakaudit.result.plaintext import visible
+    from leakaudit.score.metrics import further
+
+    attacks(), defenses(), further()
+    for sentence in failures():
+        typer.echo(f"leakaudit: warning: {visible(sentence)}", err=True)
+
+
 def examples(*lines: str) -> str:
     """Return an epilog of commands that the help screen does not wrap, so that they can be copied."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines) + "\n\n" + EPILOG

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +21,7 @@ from leakaudit.cli.options import (
     Mode,
     Seed,
     examples,
+    name_what_was_left_out,
 )
 from leakaudit.cli.run import AsJson, Quiet, Voice, run
 from leakaudit.errors import UserError
@@ -28,6 +30,7 @@ from leakaudit.result.files import writable
 
 if TYPE_CHECKING:
     from leakaudit.audit.plan import Plan
+    from leakaudit.protocol.target import Target
     from leakaudit.result.schema import Images as Shown
 
 
@@ -85,6 +88,7 @@ ExitZero = Annotated[bool, typer.Option("--exit-zero", help="Exit 0 whatever the
         "leakaudit scan model.py -d obscure --full --memory 4GB",
         "leakaudit scan model.py -d obscure --records 64 --gate --baseline main.json",
         "leakaudit scan model.py -d obscure --json > verdict.json",
+        "leakaudit scan model.py -a my_attack.py:MyAttack:steps=200 -d my_defense.py:MyDefense",
         "leakaudit scan model.py -d obscure --tensorboard runs",
     ),
 )
@@ -95,7 +99,8 @@ def scan(  # noqa: PLR0913 - a command: its options
         typer.Option(
             "--defense",
             "-d",
-            help="name[:setting=value…]; commas chain; repeat for several. The undefended control always runs.",
+            help="name[:setting=value…], or path.py:Class for one of your own; commas chain; repeat for several. "
+            "The undefended control always runs.",
         ),
     ] = None,
     attack: Annotated[
@@ -103,7 +108,7 @@ def scan(  # noqa: PLR0913 - a command: its options
         typer.Option(
             "--attack",
             "-a",
-            help="Replace the battery's attacks: name[:setting=value…]; repeat. "
+            help="Replace the battery's attacks: name[:setting=value…], or path.py:Class for one of your own; repeat. "
             "A defense's adaptive attacks always run.",
         ),
     ] = None,
@@ -191,12 +196,20 @@ def scan(  # noqa: PLR0913 - a command: its options
         images=_images(images),
         seed=seed,
     )
-    _check_specs(plan)
+    _check_specs(plan, loaded=False)
     if baseline is not None and not gate:
         raise UserError("--baseline is what --gate compares with: give both, or neither.")
     gating = Gating.read(baseline, plan) if gate else None
+
+    def load() -> Target:
+        loaded = load_target(target, data=data, checkpoint=checkpoint, device=device, seed=seed)
+        _check_specs(plan, loaded=True)
+        return loaded
+
+    if not quiet:
+        name_what_was_left_out()
     run(
-        lambda: load_target(target, data=data, checkpoint=checkpoint, device=device, seed=seed),
+        load,
         plan,
         output,
         Voice(quiet, as_json, tensorboard),
@@ -238,14 +251,24 @@ def _images(asked: Images | None) -> Shown:
     return "redacted" if os.environ.get("CI", "").lower() in ("1", "true") else "full"
 
 
-def _check_specs(plan: Plan) -> None:
-    """Find a mistyped defense or attack before the model is loaded."""
-    from leakaudit.protocol.registry import parse_attack, parse_defense
+def _check_specs(plan: Plan, *, loaded: bool) -> None:
+    """Find a mistyped defense or attack before anything takes long.
 
-    for spec in plan.defenses:
-        parse_defense(spec)
-    for spec in plan.attacks:
-        parse_attack(spec)
+    Before the model is loaded a name may still be unknown: the model's own file may register it.
+    """
+    from leakaudit.protocol.registry import UnknownName, parse_attack, parse_defense
+
+    parsers: tuple[tuple[tuple[str, ...], Callable[[str], object]], ...] = (
+        (plan.defenses, parse_defense),
+        (plan.attacks, parse_attack),
+    )
+    for specs, parse in parsers:
+        for spec in specs:
+            try:
+                parse(spec)
+            except UnknownName:
+                if loaded:
+                    raise
 
 
 def _file_exists(path: Path | None, option: str) -> None:

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from leakaudit.judge.facts import facts_of
 from leakaudit.result.rules import resolution
-from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Estimate, RecordScore, Value
+from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Estimate, RecordScore
+from leakaudit.result.specs import names
 from leakaudit.stats.intervals import mean, median, rate
 from leakaudit.stats.paired import change_of_means, change_of_median, change_of_rate, falls, pairs_needed, rises
 
 LEAST_PSNR = 1.0  # dB: tuning and rounding move a picture by less without anybody seeing more in it
 LEAST_ACCURACY = 0.01
-EFFORT = ("steps", "restarts", "decoder_steps")  # of an attack, where its spec leaves them to the battery
 
 Score = Callable[[RecordScore], float | None]
 
@@ -62,17 +62,11 @@ def paired_defenses(before: AuditResult, after: AuditResult) -> list[tuple[Defen
     return sorted(pairs, key=lambda pair: place[pair[1].spec])
 
 
-def names(spec: str) -> tuple[str, ...]:
-    """Return the names of a chain without settings: ("obscure", "dp-sgd")."""
-    return tuple(part.partition(":")[0].strip() for part in spec.split(","))
-
-
 def changes(before: AuditResult, after: AuditResult, detect: float | None = None) -> tuple[Change, ...]:
     """Return every metric of every defense on both sides that was measured on either. The results must be comparable.
 
     `detect` is the rise of identification that must be ruled out, for `needed`.
     """
-    before, after = with_asked(before), with_asked(after)
     guess = max((b.psnr.value for r in (before, after) for b in r.baselines if b.psnr.value is not None), default=None)
     found = []
     for was, now in paired_defenses(before, after):
@@ -164,41 +158,24 @@ def _identifies(record: RecordScore) -> float | None:
     return None if record.identified is None else float(record.identified)
 
 
-def _asked(attack: AttackResult) -> dict[str, Value]:
-    """Return an attack's settings without those it tuned: these may differ, the effort that was asked for may not."""
-    return {key: value for key, value in attack.settings.items() if key not in attack.tuned}
-
-
-def with_asked(result: AuditResult) -> AuditResult:
-    """Return the result with what was asked of each attack for settings that it tunes among its settings.
-
-    An attack may tune its number of steps below what it was given: what it was given is in the scan's own settings.
-    """
-    specs = str(result.settings.get("attacks") or "").split(" ")
-    given = {name: dict(part.partition("=")[::2] for part in rest.split(":")) for name, rest in map(_halves, specs)}
-    effort = {key: result.settings[key] for key in EFFORT if result.settings.get(key) is not None}
-
-    def asked(attack: AttackResult) -> AttackResult:
-        wanted: dict[str, Value] = {**effort, **given.get(attack.name, {})}
-        own: dict[str, Value] = {f"{key} asked for": str(v) for key, v in wanted.items() if key in attack.tuned}
-        return replace(attack, settings=attack.settings | own)
-
-    rows = tuple(replace(d, attacks=tuple(map(asked, d.attacks))) for d in result.defenses)
-    return replace(result, defenses=rows)
-
-
-def _halves(spec: str) -> tuple[str, str]:
-    name, _, rest = spec.partition(":")
-    return name, rest.replace("-", "_")
-
-
 def unlike_settings(before: AttackResult, after: AttackResult) -> str:
-    """Return in words how the settings of an attack differ, empty where they do not."""
-    there, here = _asked(before), _asked(after)
+    """Return in words how the settings of an attack differ, empty where they do not.
+
+    What it tuned may differ; whether it tuned, and what it was asked for before, may not. An older result does not say
+    what it was asked for.
+    """
+    free = before.tuned.keys() | after.tuned.keys()
     parts = [
-        f"{key} {there.get(key, 'absent')} there, {here.get(key, 'absent')} here"
-        for key in sorted(there.keys() | here.keys())
-        if there.get(key) != here.get(key) and key not in before.tuned and key not in after.tuned
+        f"{key} {before.settings.get(key, 'absent')} there, {after.settings.get(key, 'absent')} here"
+        for key in sorted(before.settings.keys() | after.settings.keys())
+        if key not in free and before.settings.get(key) != after.settings.get(key)
+    ]
+    if bool(before.tuned) != bool(after.tuned):
+        parts.append("tuned there, not here" if before.tuned else "tuned here, not there")
+    parts += [
+        f"{key} asked for {before.asked[key]} there, {after.asked[key]} here"
+        for key in sorted(before.asked.keys() & after.asked.keys())
+        if before.asked[key] != after.asked[key]
     ]
     return ", ".join(parts)
 

@@ -12,12 +12,13 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from leakaudit.compare.changes import names, unlike_settings, with_asked
+from leakaudit.compare.changes import unlike_settings
 from leakaudit.compare.comparable import differences, remarks
 from leakaudit.errors import UserError
 from leakaudit.judge.facts import facts_of
 from leakaudit.result.rules import most_successful
 from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Estimate, Verdict, load
+from leakaudit.result.specs import names
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def _series(runs: list[Run]) -> tuple[Series, ...]:
     found: dict[tuple[str, ...], list[Point]] = {}
     last: dict[tuple[str, ...], tuple[int, DefenseResult]] = {}
     for run in runs:
-        for defense in with_asked(run.result).defenses:
+        for defense in run.result.defenses:
             chain = names(defense.spec)
             key = chain if chain in alone else (defense.spec, "as written")
             before = last.get(key)

@@ -21,6 +21,7 @@ from leakaudit.result.rounding import steps
 from leakaudit.result.rules import VERDICTS, judged, resolution, worst_verdict
 from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Estimate, RecordScore, Verdict, digest
 from leakaudit.result.scores import assertable, of_attacks
+from leakaudit.result.specs import apart
 from leakaudit.stats.intervals import mean, median, rate
 from leakaudit.version import __version__
 
@@ -110,7 +111,7 @@ def _first(result: AuditResult, row: DefenseResult) -> tuple[DefenseResult, ...]
 def unaudited(result: AuditResult) -> tuple[str, ...]:
     """Return the defenses that were asked for and have no row, as far as the settings name them."""
     asked, rows = result.settings.get("defenses"), {d.spec for d in result.defenses}
-    return tuple(s for s in dict.fromkeys(asked.split()) if s not in rows) if isinstance(asked, str) else ()
+    return tuple(s for s in dict.fromkeys(apart(asked)) if s not in rows) if isinstance(asked, str) else ()
 
 
 def _better(claimed: Verdict, given: Verdict) -> bool:

@@ -17,23 +17,11 @@ from leakaudit.naming import Setting, as_option
 from leakaudit.result.numbers import interval, percent, points
 from leakaudit.result.rules import resolution, worst_verdict
 from leakaudit.result.schema import AuditResult, DefenseResult, Estimate, Verdict
+from leakaudit.result.specs import names, split
 from leakaudit.stats.paired import change_of_means, runs_needed
 
 FEWEST = 3  # training runs on either side: two have no useful interval
 MOST = 100  # training runs that an advice asks for
-
-# Which way a setting makes a defense more private, where its own formula says so: 1 is upwards.
-STRONGER = {
-    ("gaussian", "std"): 1,
-    ("laplace", "scale"): 1,
-    ("dp-sgd", "noise_multiplier"): 1,
-    ("prune", "sparsity"): 1,
-    ("qsgd", "levels"): -1,
-    ("obscure", "rate"): -1,
-    ("mixup", "k"): 1,
-    ("instahide", "k"): 1,
-}
-LEAST = {("obscure", "rate"): 0.0, ("qsgd", "levels"): 1.0}  # no setting lies below
 
 
 @dataclass(frozen=True)
@@ -235,7 +223,7 @@ def _next(result: AuditResult, private: Sequence[Option], useful: Sequence[Optio
         differing = _between(strong, weak)
         if differing:
             name, low, high = differing
-            return (f"Next, try {strong.spec.partition(':')[0]} with {name} between {low:g} and {high:g}.",)
+            return (f"Next, try {','.join(names(strong.spec))} with {name} between {low:g} and {high:g}.",)
     told = []
     for options, way, gain in ((private, -1, "more accurate"), (useful, 1, "more private")):
         words = [w for o in options if (w := _turn(by_spec[o.spec], way))]
@@ -246,25 +234,26 @@ def _next(result: AuditResult, private: Sequence[Option], useful: Sequence[Optio
 
 def _between(strong: DefenseResult, weak: DefenseResult) -> tuple[str, float, float] | None:
     """Return the one numeric setting in which two settings of one defense differ, with its values in order."""
-    if strong.spec.partition(":")[0] != weak.spec.partition(":")[0] or strong.settings.keys() != weak.settings.keys():
+    if names(strong.spec) != names(weak.spec) or strong.settings.keys() != weak.settings.keys():
         return None
-    names = [name for name, value in strong.settings.items() if value != weak.settings[name]]
-    if len(names) != 1:
+    differing = [name for name, value in strong.settings.items() if value != weak.settings[name]]
+    if len(differing) != 1:
         return None
-    a, b = strong.settings[names[0]], weak.settings[names[0]]
+    a, b = strong.settings[differing[0]], weak.settings[differing[0]]
     if isinstance(a, bool) or isinstance(b, bool) or not isinstance(a, int | float) or not isinstance(b, int | float):
         return None
-    return names[0], min(a, b), max(a, b)
+    return differing[0], min(a, b), max(a, b)
 
 
 def _turn(defense: DefenseResult, way: int) -> str:
-    name = defense.spec.partition(":")[0]
-    for (owner, setting), up in STRONGER.items():
+    """Return in words how to turn a setting by which the defense says it gets more private (`way` 1), or less."""
+    name = split(defense.spec)[0]
+    for setting, up in defense.stronger.items():
         value = defense.settings.get(setting)
-        if owner != name or isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             continue
         down = way * up < 0
-        if down and value <= LEAST.get((owner, setting), 0.0):
+        if down and value <= defense.lowest.get(setting, 0.0):
             continue
         return f"{name} with a {'lower' if down else 'higher'} {setting} than {value:g}"
     return ""

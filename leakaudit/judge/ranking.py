@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from leakaudit.judge.facts import facts_of
 from leakaudit.judge.words import notes_of
-from leakaudit.result.numbers import percent
+from leakaudit.result.numbers import percent, significant
 from leakaudit.result.rules import most_successful
-from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult
+from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Further
 
 
 def scored(attack: AttackResult) -> tuple[int, int]:
@@ -27,6 +27,21 @@ def remarks(attack: AttackResult) -> str:
     if not notes:
         return attack.reason or ""
     return "; ".join([*([attack.reason.rstrip(".")] if attack.reason else []), *notes])
+
+
+def further(attack: AttackResult) -> tuple[str, ...]:
+    """Return in words what metrics of plug-ins say of an attack, one clause each."""
+    return tuple(map(_by_plugin, attack.further))
+
+
+def _by_plugin(score: Further) -> str:
+    e = score.estimate
+    if e.value is None:
+        return f"{score.name} not measured: {e.reason or 'no reason was recorded'}"
+    unit = f" {score.unit}" if score.unit else ""
+    spread = "" if e.low is None or e.high is None else f" ({significant(e.low)} to {significant(e.high)})"
+    way = "higher" if score.higher_leaks else "lower"
+    return f"{score.name} {significant(e.value)}{unit}{spread}, {way} leaks more"
 
 
 def worst(defense: DefenseResult) -> AttackResult | None:

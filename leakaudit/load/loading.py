@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from leakaudit.errors import UserError, first_line
 from leakaudit.load.datafiles import load_checkpoint, read_data
 from leakaudit.load.datasets import Item, classes_of, divide, is_data
-from leakaudit.load.modelfile import importable, is_factory, read_spec, resolve
+from leakaudit.load.modelfile import is_factory, read_spec, resolve
 from leakaudit.load.records import fingerprints, one_size, per_channel, to_records, without
 from leakaudit.protocol.gradients import in_mode
 from leakaudit.protocol.labels import expected_loss
 from leakaudit.protocol.target import LossFunction, PixelModel, Records, Target
+from leakaudit.protocol.usercode import importable
 from leakaudit.result.numbers import percent
 
 HELD_OUT = {"test_data": 0.20, "auxiliary_data": 0.25}  # of train_data, for what the user does not give

@@ -14,6 +14,7 @@ from leakaudit.protocol.target import PixelModel
 
 Status = Literal["converged", "diverged", "not-applicable", "out-of-memory", "budget"]
 Kind = Literal["reconstruction", "labels", "linkage"]
+Effort = Literal["steps", "restarts", "decoder_steps"]  # what a battery sets
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,35 @@ class Reconstruction:
     doubts: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What an attack must meet to do its work. The test over all attacks (`tests/attacks`) sets such a scene for it."""
+
+    one_record: bool = False  # per update: with more it is NotApplicable
+    dense_input: bool = False  # a model whose first layer is dense
+    batchnorm: bool = False  # a model with BatchNorm that keeps statistics
+    replaced_records: bool = False  # a defense that shows the model other records than the private ones
+    defense: str = ""  # the spec of a defense that it was built against, whose mark it reads off the update
+
+
 @dataclass(frozen=True, kw_only=True)
 class Attack:
-    """Base of every attack; subclasses are frozen dataclasses of settings."""
+    """Base of every attack; subclasses are frozen dataclasses of settings.
 
-    name: ClassVar[str]
+    The class variables say what the audit must know of an attack without running it. Only `name` has no default.
+    """
+
+    name: ClassVar[str]  # kebab-case
     summary: ClassVar[str] = ""
     source: ClassVar[str] = ""  # the paper
     kind: ClassVar[Kind] = "reconstruction"
     requires: ClassVar[frozenset[str]] = frozenset()  # Exposure facts
     grid: ClassVar[Mapping[str, tuple[float, ...]]] = {}  # settings tuned on auxiliary records, with their candidates
+    covers: ClassVar[frozenset[str]] = frozenset()  # names of `coverage.SURFACES` that are tested where it ran
+    needs: ClassVar[Needs] = Needs()
+    effort: ClassVar[tuple[Effort, ...]] = ()  # its settings that a battery sets, where its spec leaves them open
+    time_weight: ClassVar[float] = 0.5  # share of a time budget: 2 where it tunes or trains a network
+    closed_form: ClassVar[bool] = False  # it is solved at once, so no time budget can end it early
 
     def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
         """Attack every victim of `update`. Raises NotApplicable with the reason when it cannot be run here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,6 +32,8 @@ class Defense:
     source: ClassVar[str] = ""  # the paper
     replaces_records: ClassVar[bool] = False  # the model sees other records than the private ones
     adaptive: ClassVar[tuple[str, ...]] = ()  # attack specs built against this defense; without one, no pass
+    stronger: ClassVar[Mapping[str, int]] = {}  # which way a setting makes it more private: 1 upwards, -1 downwards
+    lowest: ClassVar[Mapping[str, float]] = {}  # where a setting of `stronger` ends below; 0 where it is not named
     unproven: ClassVar[str] = "what an update tells of its records"  # what `guarantees` says is not bounded
 
     def fit(self, target: Target, generator: torch.Generator) -> Defense:

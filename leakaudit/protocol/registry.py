@@ -1,35 +1,85 @@
-"""Finding attacks and defenses by name, and reading `name:setting=value` specs into typed settings."""
+"""Finding attacks and defenses by name or file, and reading `name:setting=value` specs into typed settings."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
 import pkgutil
+import sys
+from contextlib import redirect_stdout
 from dataclasses import Field, fields
 from functools import cache
+from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar, get_type_hints
 
-from leakaudit.errors import UserError
+from leakaudit.errors import UserError, first_line
+from leakaudit.protocol import plugins
 from leakaudit.protocol.attack import Attack
+from leakaudit.protocol.declared import BASES, flaw
 from leakaudit.protocol.defense import Defense, chain
+from leakaudit.protocol.usercode import import_file
+from leakaudit.result.specs import split
+from leakaudit.work.seeding import seeded
 
 _attacks: dict[str, type[Attack]] = {}
 _defenses: dict[str, type[Defense]] = {}
+_sources: dict[type[Any], tuple[str, str]] = {}
+_files: dict[tuple[Path, int], ModuleType] = {}  # imported for the classes in them, by path and time of change
 A = TypeVar("A", bound=type[Attack])
 D = TypeVar("D", bound=type[Defense])
-T = TypeVar("T")
+
+
+class UnknownName(UserError):
+    """A spec names nothing that is known so far: the model's own file may still register it."""
 
 
 def register_attack(cls: A) -> A:
-    """Class decorator: make an attack known under its `name`."""
-    _attacks[cls.name] = cls
+    """Class decorator: make an attack known under its `name`. Raises UserError for one that cannot be used."""
+    _register(cls, "attack", _attacks)
     return cls
 
 
 def register_defense(cls: D) -> D:
-    """Class decorator: make a defense known under its `name`."""
-    _defenses[cls.name] = cls
+    """Class decorator: make a defense known under its `name`. Raises UserError for one that cannot be used."""
+    _register(cls, "defense", _defenses)
     return cls
+
+
+def _register(cls: type[Any], kind: str, known: dict[str, type[Any]]) -> None:
+    wrong = flaw(cls, kind)
+    if wrong is not None:
+        raise UserError(f"{getattr(cls, '__qualname__', cls)} cannot be used as {kind}: {wrong}.")
+    if not _built_in(cls):
+        _find(kind)  # so that no name of ours or of a plug-in is free because nobody asked for it yet
+    other = known.get(cls.name)
+    whose = "" if other is None or _source(other) == _source(cls) else _owner(other)
+    if whose:
+        raise UserError(
+            f"{cls.__qualname__} cannot be used as {kind}: {cls.name!r} is that of {whose}; give it a name of its own."
+        )
+    known[cls.name] = cls
+    _source(cls)
+    plugins.note(cls)
+
+
+def _built_in(cls: type[Any]) -> bool:
+    return cls.__module__.startswith(("leakaudit.attacks.", "leakaudit.defenses."))
+
+
+def _owner(cls: type[Any]) -> str:
+    return "leakaudit itself" if _built_in(cls) else plugins.owner(cls)
+
+
+def _source(cls: type[Any]) -> tuple[str, str]:
+    """Return file and name of a class, as they were when it was registered: its module may be gone by now."""
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return _sources.setdefault(cls, (file or cls.__module__, cls.__qualname__))
+
+
+def origin(cls: type[Any]) -> str:
+    """Return where an attack or defense came from: a plug-in, or a file; empty for what is built in."""
+    return "" if _built_in(cls) else plugins.owner(cls) or _source(cls)[0]
 
 
 @cache
@@ -39,15 +89,26 @@ def _discover(package: str) -> None:
 
 
 def attacks() -> dict[str, type[Attack]]:
-    """Return every registered attack by name, sorted."""
-    _discover("leakaudit.attacks")
+    """Return every registered attack by name, sorted: built in, of plug-ins, and what a user's file registered."""
+    _find("attack")
     return dict(sorted(_attacks.items()))
 
 
 def defenses() -> dict[str, type[Defense]]:
-    """Return every registered defense by name, sorted."""
-    _discover("leakaudit.defenses")
+    """Return every registered defense by name, sorted: built in, of plug-ins, and what a user's file registered."""
+    _find("defense")
     return dict(sorted(_defenses.items()))
+
+
+def _find(kind: str) -> None:
+    def register(named: Any) -> None:
+        if not isinstance(named, ModuleType):
+            (register_attack if kind == "attack" else register_defense)(named)
+        elif not any(cls.__module__ == named.__name__ for cls in (*_attacks.values(), *_defenses.values())):
+            raise UserError(f"the module {named.__name__} registers no attack and no defense")
+
+    _discover(f"leakaudit.{kind}s")
+    plugins.load(f"leakaudit.{kind}s", register, (_attacks, _defenses))
 
 
 def settings_of(cls: type[Any]) -> dict[str, Field[Any]]:
@@ -61,23 +122,25 @@ def settings_values(item: Attack | Defense) -> dict[str, str | int | float | boo
 
 
 def parse_attack(spec: str) -> Attack:
-    """Return the attack of a spec like `inverting-gradients:steps=200:restarts=2`; raises UserError."""
-    return _parse(spec, "attack", attacks())
+    """Return the attack of a spec like `inverting-gradients:steps=200:restarts=2` or `my_attack.py:MyAttack:steps=200`.
+
+    Raises UserError, UnknownName where nothing known so far has the name.
+    """
+    found: Attack = _parse(spec, "attack")
+    return found
 
 
 def parse_defense(spec: str) -> Defense:
-    """Return the defense of a spec; commas chain: `obscure,dp-sgd:noise_multiplier=0.5`. Raises UserError."""
-    return chain(*(_parse(part.strip(), "defense", defenses()) for part in spec.split(",")))
+    """Return the defense of a spec; commas chain: `obscure,dp-sgd:noise_multiplier=0.5`. Raises as `parse_attack`."""
+    return chain(*(_parse(part.strip(), "defense") for part in spec.split(",")))
 
 
-def _parse(spec: str, kind: str, known: dict[str, type[T]]) -> T:
-    name, *pairs = spec.split(":")
-    if name not in known:
-        raise UserError(f"unknown {kind} {name!r}{_suggest(name, list(known))}; see `leakaudit list {kind}s`.")
-    cls = known[name]
+def _parse(spec: str, kind: str) -> Any:
+    name, given = split(spec)
+    cls = _from_file(name, kind) if ".py:" in name or name.endswith(".py") else _named(name, kind)
     settings, hints = settings_of(cls), get_type_hints(cls)
     values: dict[str, Any] = {}
-    for pair in pairs:
+    for pair in given.split(":") if given or spec.endswith(":") else ():
         key, equals, text = pair.partition("=")
         key = key.strip().replace("-", "_")
         if not equals:
@@ -91,6 +154,51 @@ def _parse(spec: str, kind: str, known: dict[str, type[T]]) -> T:
         return cls(**values)
     except ValueError as error:
         raise UserError(f"{kind} {name!r}: {error}") from error
+    except Exception as error:  # the checks of somebody's own may raise anything
+        raise UserError(f"{kind} {name!r} cannot be built ({first_line(error)}).") from error
+
+
+def _named(name: str, kind: str) -> type[Any]:
+    known: dict[str, type[Any]] = dict(attacks() if kind == "attack" else defenses())
+    if name not in known:
+        hint, lost = _suggest(name, list(known)), "".join(f" {failure}" for failure in plugins.failures())
+        raise UnknownName(f"unknown {kind} {name!r}{hint}; see `leakaudit list {kind}s`.{lost}")
+    return known[name]
+
+
+def _from_file(name: str, kind: str) -> type[Any]:
+    """Return the class that `path.py:Class` names, known by its own name from then on."""
+    place, wanted = name.rsplit(":", 1) if ".py:" in name else (name, "")
+    path = Path(place)
+    module = _imported(path, kind)
+    there = [
+        each
+        for each, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, BASES[kind]) and value.__module__ == module.__name__
+    ]
+    have = f"it has {', '.join(there)}" if there else f"it defines no {kind}"
+    if not wanted:
+        raise UserError(f"{name} names no class: write {path}:Class; {have}.")
+    if not hasattr(module, wanted):
+        raise UserError(f"{path} has no class {wanted!r}{_suggest(wanted, there)}; {have}.")
+    cls: Any = getattr(module, wanted)
+    known: dict[str, type[Any]] = dict(_attacks if kind == "attack" else _defenses)
+    if not isinstance(cls, type) or known.get(getattr(cls, "name", "")) is not cls:
+        try:
+            (register_attack if kind == "attack" else register_defense)(cls)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+    found: type[Any] = cls
+    return found
+
+
+def _imported(path: Path, kind: str) -> ModuleType:
+    """Import a file once, and again where it changed; what it prints goes to stderr and its random draws are undone."""
+    key = path.resolve(), path.stat().st_mtime_ns if path.is_file() else 0
+    if key not in _files:
+        with redirect_stdout(sys.stderr), seeded(0, "plug-in"):
+            _files[key] = import_file(path, f"defines the {kind}")
+    return _files[key]
 
 
 def _convert(text: str, hint: Any, where: str) -> str | int | float | bool:

@@ -7,6 +7,7 @@ candidate among many others; they do not hide it from somebody who has few candi
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields, replace
 from typing import Any
 
@@ -21,9 +22,13 @@ def steps(of: type[AttackResult] | type[Baseline] | type[RecordScore]) -> dict[s
 
 
 def coarse(attack: AttackResult) -> AttackResult:
-    """Return an attack's result with PSNR in half decibels, SSIM, LPIPS and R² in steps of 0.05, and no MSE or rank."""
+    """Return an attack's result with PSNR in half decibels, SSIM, LPIPS and R² in steps of 0.05, and no MSE or rank.
+
+    What metrics of plug-ins say, on whatever scale, keeps two digits.
+    """
     known: dict[str, Any] = {name: _estimate(getattr(attack, name), step) for name, step in steps(AttackResult).items()}
-    return replace(attack, **known, records=tuple(map(coarse_record, attack.records)))
+    further = tuple(replace(f, estimate=_two_digits(f.estimate)) for f in attack.further)
+    return replace(attack, **known, records=tuple(map(coarse_record, attack.records)), further=further)
 
 
 def coarse_baseline(baseline: Baseline) -> Baseline:
@@ -45,3 +50,8 @@ def coarse_record(score: RecordScore) -> RecordScore:
 
 def _estimate(e: Estimate, step: float) -> Estimate:
     return replace(e, value=rounded(e.value, step), low=rounded(e.low, step), high=rounded(e.high, step))
+
+
+def _two_digits(e: Estimate) -> Estimate:
+    value, low, high = (v and round(v, 1 - math.floor(math.log10(abs(v)))) for v in (e.value, e.low, e.high))
+    return replace(e, value=value, low=low, high=high)

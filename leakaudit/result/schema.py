@@ -119,6 +119,16 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Further:
+    """The score of an attack by a metric that a plug-in brings: its median over the records."""
+
+    name: str
+    estimate: Estimate
+    higher_leaks: bool
+    unit: str = ""
+
+
+@dataclass(frozen=True)
 class AttackResult:
     """One attack on one defended model."""
 
@@ -142,6 +152,8 @@ class AttackResult:
     gallery: tuple[Picture, ...] = ()  # worst (most leaking) first
     notes: tuple[str, ...] = ()  # how it ran where that was not as planned, e.g. in pieces for lack of memory
     doubts: dict[str, Value] = field(default_factory=dict)  # by kebab id, what makes its scores weaker than they look
+    asked: dict[str, Value] = field(default_factory=dict)  # the settings in `tuned` before; empty in older results
+    further: tuple[Further, ...] = ()  # by metrics of plug-ins
 
 
 @dataclass(frozen=True)
@@ -172,6 +184,8 @@ class DefenseResult:
     requested: bool = True  # False for the undefended control the audit added itself
     guarantees: tuple[Guarantee, ...] = ()  # proven, or not bounded; empty in older results
     why: tuple[Reason, ...] = ()  # the reasons as values; empty in older results, which are judged again
+    stronger: dict[str, int] = field(default_factory=dict)  # which way a setting makes it more private, 1 or -1
+    lowest: dict[str, float] = field(default_factory=dict)  # the lowest value of such a setting, where it is not 0
 
 
 @dataclass(frozen=True)
@@ -228,9 +242,9 @@ _converter = leave_out(
     make_converter(),
     VALUES_LATER
     | {
-        AttackResult: ("notes", "doubts"),
+        AttackResult: ("notes", "doubts", "asked", "further"),
         Guarantee: ("states",),
-        DefenseResult: ("guarantees", "why"),
+        DefenseResult: ("guarantees", "why", "stronger", "lowest"),
         Finding: ("mend", "why"),
         AuditResult: ("hashes", "waivers", "why", "stand_in"),
     },
@@ -258,7 +272,7 @@ def _estimates(result: AuditResult) -> list[tuple[str, Estimate]]:
     for d in result.defenses:
         for a in d.attacks:
             parts = (a.identification, a.psnr, a.ssim, a.lpips, a.r2, a.psnr_released, a.label_accuracy)
-            found += [(f"{a.name} on {d.spec}", part) for part in parts]
+            found += [(f"{a.name} on {d.spec}", part) for part in (*parts, *(f.estimate for f in a.further))]
     return found
 
 

@@ -9,7 +9,7 @@ from leakaudit.protocol.labels import class_means
 from leakaudit.protocol.target import Records
 from leakaudit.result.schema import Baseline, Estimate
 from leakaudit.score.identification import CandidateSets, identify
-from leakaudit.score.metrics import Metric, assign, psnr, ssim
+from leakaudit.score.metrics import MetricFunction, assign, psnr, ssim
 from leakaudit.stats import intervals
 
 DESCRIPTIONS = {
@@ -35,7 +35,7 @@ def baselines(
     truth: Records,
     auxiliary: Records,
     candidates: CandidateSets,
-    lpips: Metric | str,
+    lpips: MetricFunction | str,
     generator: torch.Generator,
     *,
     batch_size: int = 1,
@@ -65,7 +65,12 @@ def _others(auxiliary: Records, labels: Tensor, generator: torch.Generator) -> T
 
 
 def _score(
-    name: str, guess: Tensor | None, truth: Records, candidates: CandidateSets, lpips: Metric | str, batch_size: int
+    name: str,
+    guess: Tensor | None,
+    truth: Records,
+    candidates: CandidateSets,
+    lpips: MetricFunction | str,
+    batch_size: int,
 ) -> Baseline:
     if guess is None:
         missing = Estimate(reason="there are no auxiliary records")

@@ -6,13 +6,19 @@ import contextlib
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-Metric = Callable[[Tensor, Tensor], Tensor]  # truth (N, C, H, W) and guess in [0, 1] give a score per record (N,)
+from leakaudit.errors import UserError
+from leakaudit.protocol import plugins
+from leakaudit.protocol.declared import NAME
+from leakaudit.result.scores import SCORES
+
+MetricFunction = Callable[[Tensor, Tensor], Tensor]
 
 PSNR_CAP = 160.0  # dB, of a perfect picture: the floor of 1e-16 on its MSE keeps every score finite
 
@@ -21,6 +27,17 @@ _BACKBONE = "alexnet-owt-7be5be79.pth"  # torchvision's file name in the torch h
 _LPIPS_SIDE = 64  # AlexNet's five stages need this many pixels to leave more than one position each
 
 _LPIPS_CHUNK = 32
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of a plug-in, per record: `function(truth (N, C, H, W), guess (N, C, H, W)) -> (N,)`, both in [0, 1]."""
+
+    name: str
+    function: MetricFunction
+    higher_leaks: bool
+    unit: str = ""
+    summary: str = ""
 
 
 def mse(truth: Tensor, guess: Tensor) -> Tensor:
@@ -65,7 +82,7 @@ def ssim(truth: Tensor, guess: Tensor) -> Tensor:
     return (above / below).mean((1, 2, 3)).reshape(n, c).mean(1)
 
 
-def lpips_metric(weights: Path | None, device: torch.device | str = "cpu") -> Metric | str:
+def lpips_metric(weights: Path | None, device: torch.device | str = "cpu") -> MetricFunction | str:
     """Return LPIPS v0.1 with AlexNet (Zhang et al. 2018), or one sentence that says why it is unavailable.
 
     `weights` is a state dict of `torchvision.models.alexnet()` or of its `.features`; without it the file that
@@ -138,7 +155,25 @@ def _same_shape(truth: Tensor, guess: Tensor) -> None:
 
 
 # By the name of their score; LPIPS needs weights, and is made by `lpips_metric`.
-METRICS: dict[str, Metric] = {"mse": mse, "psnr": psnr, "ssim": ssim}
+METRICS: dict[str, MetricFunction] = {"mse": mse, "psnr": psnr, "ssim": ssim}
+
+_further: dict[str, Metric] = {}
+
+
+def further() -> tuple[Metric, ...]:
+    """Return the metrics of plug-ins (entry points of the group `leakaudit.metrics`, each a `Metric`), by name."""
+    plugins.load("leakaudit.metrics", _take, (_further,))
+    return tuple(_further[name] for name in sorted(_further))
+
+
+def _take(named: object) -> None:
+    if not isinstance(named, Metric):
+        raise UserError(f"it is a {type(named).__name__}, no leakaudit.score.metrics.Metric")
+    if not NAME.fullmatch(named.name):
+        raise UserError(f"its name must be words in small letters joined by hyphens, not {named.name!r}")
+    if named.name in SCORES.keys() | _further.keys():
+        raise UserError(f"the name {named.name!r} is taken; give the metric a name of its own")
+    _further[named.name] = named
 
 
 def assign(truth: Tensor, guess: Tensor) -> Tensor:

@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from leakaudit.errors import first_line
 from leakaudit.protocol.attack import Attack, Reconstruction
 from leakaudit.protocol.registry import settings_values
 from leakaudit.protocol.target import Records
 from leakaudit.result.rounding import coarse, coarse_record
 from leakaudit.result.rules import STATUSES, scored_statuses
-from leakaudit.result.schema import AttackResult, Estimate, Images, Picture, RecordScore, Value
+from leakaudit.result.schema import AttackResult, Estimate, Further, Images, Picture, RecordScore, Value
 from leakaudit.score import standin
 from leakaudit.score.identification import CandidateSets, identify, identify_by_scores
-from leakaudit.score.metrics import METRICS, Metric, assign, mse, psnr
+from leakaudit.score.metrics import METRICS, MetricFunction, assign, further, mse, psnr
 from leakaudit.score.pictures import encode
 from leakaudit.stats import intervals
 
@@ -35,7 +36,7 @@ class Truth:
     classes: Sequence[str]
     candidates: CandidateSets  # of the same records
     class_means: Tensor  # (V·B, C, H, W), of the same records
-    lpips: Metric | str  # or why there is none
+    lpips: MetricFunction | str  # or why there is none
     batch_size: int | None = None  # None: V is as many as an attack has statuses
 
     def shape(self, reconstruction: Reconstruction) -> tuple[int, int]:
@@ -101,8 +102,7 @@ def score(
     guessed, label_accuracy = _labels(reconstruction.labels, truth.records.labels, scored, order, batch, missing)
     columns: dict[str, Mapping[int, Any]] = {**drawn.columns, "rank": rank, "identified": hit}
     records = _records(truth, statuses, guessed, columns)
-    if images != "full":
-        records = tuple(map(coarse_record, records))
+    records = records if images == "full" else tuple(map(coarse_record, records))
     identification = _identification(attack, truth.candidates, hit, missing)
     no_picture = missing if drawn.guess is not None else str(NO_PICTURE.reason)
     result = replace(
@@ -121,6 +121,7 @@ def score(
         gallery=_gallery(records, truth, drawn.guess, images, gallery),
         notes=tuple(map(str, reconstruction.notes)),
         doubts={str(name): str(told) for name, told in reconstruction.doubts.items()},
+        further=() if drawn.guess is None else _further(truth.records.images[rows], drawn.guess[rows], missing),
     )
     return result if images == "full" else coarse(result)
 
@@ -194,6 +195,22 @@ def _checked_statuses(reconstruction: Reconstruction) -> tuple[list[str], str | 
 def _why_not(statuses: list[str], reason: str | None) -> str:
     ended = ", ".join(f"{count} {status}" for status, count in sorted(Counter(statuses).items()))
     return f"no victim was scored ({ended}{': ' + reason if reason else ''})"
+
+
+def _further(x: Tensor, guess: Tensor, missing: str) -> tuple[Further, ...]:
+    """Return what the metrics of plug-ins say of pictures (N, C, H, W); one that fails has no score, and says why."""
+    found = []
+    for metric in further():
+        try:
+            with torch.random.fork_rng(devices=[]):
+                scores = metric.function(x.clone(), guess.clone()) if len(x) else x.new_zeros(0)
+            if tuple(scores.shape) != (len(x),) or not scores.isfinite().all():
+                raise ValueError(f"it gave {tuple(scores.shape)} scores, or some that are no number")
+            estimate = intervals.median(scores.double().tolist(), missing)
+        except Exception as error:  # somebody else's code may raise anything
+            estimate = Estimate(reason=f"the metric failed ({first_line(error)})")
+        found.append(Further(metric.name, estimate, metric.higher_leaks, metric.unit))
+    return tuple(found)
 
 
 def _orders(target: Tensor, drawn: Tensor, scored: Tensor, batch: int) -> Tensor:

@@ -16,7 +16,7 @@ from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.result.schema import Value
 from leakaudit.score.metrics import assign, psnr
-from leakaudit.work.progress import expired, within
+from leakaudit.work.progress import expired, while_tuning
 
 SLACK = 0.2  # dB that a shorter run may lose
 PARTS = (4, 2, 1)  # the lengths tried: the steps divided by these …
@@ -83,7 +83,7 @@ def tune(
                     continue
                 sized: dict[str, Any] = {} if length is None else {"steps": length}
                 fresh = torch.Generator(device=generator.device).manual_seed(seed)
-                with within("tuning"):
+                with while_tuning():
                     found[key] = quality(replace(choice, **sized), model, update, truth, fresh)
             scored.append((-found[key], i))
         return [choices[i] for _, i in sorted(scored)[:keep]] or choices[:keep]

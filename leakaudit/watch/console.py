@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -24,7 +24,7 @@ from leakaudit.judge.words import sentences
 from leakaudit.result import numbers
 from leakaudit.result.numbers import clock, percent, significant
 from leakaudit.result.plaintext import visible
-from leakaudit.work.progress import Monitor, Sight, harmless, paced
+from leakaudit.work.progress import Monitor, Sight, Work, harmless, paced
 
 if TYPE_CHECKING:
     from leakaudit.audit.plan import Plan
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 EVERY = 0.2  # seconds between looks at the work
 SHARE = 200  # drawing waits so many times as long as it took: it costs half a hundredth of the time
 WIDE = 60  # columns below which no bar is shown
-TUNING = "tuning: "  # how the loops of an attack begin that runs on the adversary's own records
+STARTING, NO_LOOP = Work("starting"), Work("")  # before the first piece, and before its first loop
 BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -49,7 +49,7 @@ def progress_monitor(console: Console | None = None, plan: Plan | None = None) -
     if not console.is_interactive or os.environ.get("CI"):
         yield _lines(console, plan)
         return
-    display = Display(console, _forecast(plan))
+    display = Display(console, _forecast(plan), plan=plan)
     live = Live(
         console=console,
         auto_refresh=False,
@@ -84,9 +84,13 @@ def _forecast(plan: Plan | None) -> Forecast | None:
     if plan is None:
         return None
     from leakaudit.audit.pieces import outline
+    from leakaudit.protocol.registry import UnknownName
     from leakaudit.watch.forecast import Forecast
 
-    return Forecast(outline(plan), plan.budget)
+    try:
+        return Forecast(outline(plan), plan.budget)
+    except UnknownName:  # the model's file, which is not read yet, may register it
+        return None
 
 
 @dataclass
@@ -95,24 +99,26 @@ class Display:
 
     console: Console
     forecast: Forecast | None = None
-    piece: str = "starting"
-    label: str = ""
+    piece: Work = STARTING
+    loop: Work = NO_LOOP
     done: int = 0
     total: int = 0
     since: float = 0.0  # when the present bar began
     sight: Sight | None = None
     history: list[float] = field(default_factory=list)  # medians of the losses since the present bar began
+    plan: Plan | None = None  # for the forecast, where what is ahead was not known at first
 
-    def show(self, label: str, done: int, total: int) -> None:
+    def show(self, work: Work, done: int, total: int) -> None:
         """Take in where the work is; a total of 0 begins a piece."""
         if total == 0:
-            self.piece, self.label, self.total, self.sight = visible(label), "", 0, None
+            self.piece, self.loop, self.total, self.sight = work, NO_LOOP, 0, None
             self.history = []
+            self.forecast = self.forecast or _forecast(self.plan)
             if self.forecast is not None:
-                self.forecast.begin(label)
+                self.forecast.begin(work)
             return
-        if label != self.label or done < self.done:
-            self.since, self.label = time.monotonic(), label
+        if work != self.loop or done < self.done:
+            self.since, self.loop = time.monotonic(), work
             self.history = []
         self.done, self.total = done, total
 
@@ -145,10 +151,10 @@ class Display:
 
     def _present(self, width: int, plain: bool) -> list[Text]:
         """Return the piece of work, its loop, and its losses."""
-        doing, sight = Text(self.piece, "cyan"), self.sight
+        doing, sight = Text(visible(str(self.piece)), "cyan"), self.sight
         if sight is not None and sight.victims:
             dot = "-" if plain else "·"
-            who = "rehearsal victim" if self.label.startswith(TUNING) else "victim"
+            who = "rehearsal victim" if self.loop.tuning else "victim"
             doing += Text(f" {dot} {sight.victims} {who}{'s' if sight.victims > 1 else ''}")
             if sight.running < sight.victims:
                 at = f"victim {sight.shown[0] + 1}" if len(sight.shown) == 1 == sight.running else f"{sight.running}"
@@ -162,8 +168,8 @@ class Display:
             line += Text(f"{self.done} of {self.total}")
             if 0 < self.done < self.total:
                 line += Text(f", {clock(took / self.done * (self.total - self.done))} left", "dim")
-            stage, _, loop = self.label.rpartition(": ")
-            lines.append(line + Text("  " + visible(stage if loop in self.piece else self.label), "dim"))
+            what = replace(self.loop, name="") if self.loop.name == self.piece.name else self.loop
+            lines.append(line + Text("  " + visible(str(what)), "dim"))
         if sight is not None and (finite := sorted(v for v in sight.losses if math.isfinite(v))):
             line = Text(f"  loss {significant(finite[0])}")
             if len(sight.losses) > 1:
@@ -193,39 +199,38 @@ def falling(values: list[float], width: int = 24) -> str:
 
 def _lines(console: Console, plan: Plan | None) -> Monitor:
     """Return a monitor for files and pipes: of an audit a line when a piece ended, of other work when one begins."""
-    told: set[str] = set()
+    begun: list[Work] = []  # pieces of an audit of which no line told yet
 
     def line(words: str) -> None:
         console.print(Text(visible(words)), soft_wrap=True)
 
-    def show(label: str, done: int, total: int) -> None:
-        if total == 0:
-            line(label)
+    def show(work: Work, done: int, total: int) -> None:
+        if total == 0 and plan is None:
+            line(str(work))
+        elif total == 0:
+            begun.append(work)
 
     def kept(result: AuditResult) -> None:
-        for label, seconds in result.timings.items():
-            if label in told or label == "total":
-                continue
-            told.add(label)
-            outcome = became(result, label)
+        while begun and (seconds := result.timings.get(str(begun[0]))) is not None:
+            work = begun.pop(0)
+            outcome = became(result, work)
             if outcome or seconds >= 1:  # to fit a defense that learns nothing is no news
-                line(f"{label}  {numbers.seconds(seconds)}" + (f", {outcome}" if outcome else ""))
+                line(f"{work}  {numbers.seconds(seconds)}" + (f", {outcome}" if outcome else ""))
 
-    return Monitor(show=harmless(show)) if plan is None else Monitor(kept=harmless(kept))
+    return Monitor(show=harmless(show), kept=harmless(kept))
 
 
-def became(result: AuditResult, label: str) -> str:
-    """Return in a few words what came of a piece of work, by its label; empty where there is nothing to say."""
-    spec, _, work = label.rpartition(": ")
-    row = next((d for d in result.defenses if d.spec == spec), None)
+def became(result: AuditResult, work: Work) -> str:
+    """Return in a few words what came of a piece of an audit's work; empty where there is nothing to say."""
+    row = next((d for d in result.defenses if d.spec == work.defense), None)
     if row is None:
         return ""
-    if work == "fit":
+    if work.name == "fit":
         return "" if row.attacks else "; ".join(sentences(row.why[:1]))
-    if work == "accuracy":
+    if work.name == "accuracy":
         value = row.accuracy.value
         return percent(value) if value is not None else row.accuracy.reason or ""
-    attack = next((a for a in row.attacks if a.name == work), None)
+    attack = next((a for a in row.attacks if a.name == work.name), None)
     if attack is None:
         return "not finished"
     found, labels = attack.identification, attack.label_accuracy.value

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from leakaudit.audit.pieces import Piece
+from leakaudit.work.progress import Work
 
 HEAVY = 2.0  # the weight from which a piece says how fast this machine is
 
@@ -22,7 +23,7 @@ class Forecast:
     pieces: tuple[Piece, ...]
     budget: float | None = None  # seconds
     now: Callable[[], float] = time.monotonic
-    took: dict[str, float] = field(default_factory=dict)  # seconds by label, of finished pieces
+    took: dict[Work, float] = field(default_factory=dict)  # seconds, of finished pieces
     present: Piece | None = None
     begun: float = 0.0
     since: float = 0.0  # when the present piece began
@@ -31,16 +32,16 @@ class Forecast:
     def __post_init__(self) -> None:
         self.begun = self.since = self.now()
 
-    def begin(self, label: str) -> None:
-        """Note that the piece of this label begins now, and so that the one before it ended."""
+    def begin(self, work: Work) -> None:
+        """Note that this piece of work begins now, and so that the one before it ended."""
         self.end()
-        self.present = next((p for p in self.pieces if p.label == label), None)
+        self.present = next((p for p in self.pieces if p.work == work), None)
         self.since = self.now()
 
     def end(self) -> None:
         """Note that the present piece ended."""
         if self.present is not None:
-            self.took[self.present.label] = self.now() - self.since
+            self.took[self.present.work] = self.now() - self.since
         self.present = None
 
     def elapsed(self) -> float:
@@ -49,22 +50,22 @@ class Forecast:
 
     def place(self) -> tuple[int, int]:
         """Return which defense is at work, counted from 1 (0 before the first), and of how many."""
-        specs = list(dict.fromkeys(p.defense for p in self.pieces))
-        return (specs.index(self.present.defense) + 1 if self.present else 0), len(specs)
+        specs = list(dict.fromkeys(p.work.defense for p in self.pieces))
+        return (specs.index(self.present.work.defense) + 1 if self.present else 0), len(specs)
 
     def expected(self, piece: Piece) -> float | None:
         """Return the seconds a piece may take, None where nothing is known yet."""
-        alike = [self.took[p.label] for p in self.pieces if p.work == piece.work and p.label in self.took]
-        if alike and piece.work != "fit":
+        alike = [self.took[p.work] for p in self.pieces if p.work.name == piece.work.name and p.work in self.took]
+        if alike and piece.work.name != "fit":
             return alike[-1]
         least = min(HEAVY, max((p.weight for p in self.pieces), default=0.0))
-        telling = [p for p in self.pieces if p.weight and p.weight >= least and p.label in self.took]
+        telling = [p for p in self.pieces if p.weight and p.weight >= least and p.work in self.took]
         weight = sum(p.weight for p in telling)
-        return piece.weight * sum(self.took[p.label] for p in telling) / weight if weight else None
+        return piece.weight * sum(self.took[p.work] for p in telling) / weight if weight else None
 
     def left(self) -> float | None:
         """Return the seconds that the rest may take, within the budget; None where nothing is known yet."""
-        ahead = [p for p in self.pieces if p.label not in self.took]
+        ahead = [p for p in self.pieces if p.work not in self.took]
         guesses = [self.expected(p) for p in ahead if p is not self.present]
         if self.present is not None:
             whole = self.expected(self.present)
@@ -80,7 +81,7 @@ class Forecast:
         whole = sum(p.weight for p in self.pieces)
         left = self.left()
         if left is None:
-            done = sum(p.weight for p in self.pieces if p.label in self.took) / whole if whole else 0.0
+            done = sum(p.weight for p in self.pieces if p.work in self.took) / whole if whole else 0.0
         else:
             done = self.elapsed() / max(1e-9, self.elapsed() + left)
         self.furthest = max(self.furthest, min(1.0, done))

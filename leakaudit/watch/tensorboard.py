@@ -23,7 +23,7 @@ from torch import Tensor
 from leakaudit.errors import UserError
 from leakaudit.result.plaintext import visible
 from leakaudit.result.schema import AttackResult, AuditResult, Images
-from leakaudit.work.progress import Monitor, Sight, harmless
+from leakaudit.work.progress import Monitor, Sight, Work, harmless
 
 EVERY, PICTURES_EVERY = 0.1, 2.0  # seconds between points of a curve, and between pictures
 
@@ -57,19 +57,18 @@ class Log:
     def __init__(self, writer: Any, pictures: bool) -> None:
         """`writer` is a `SummaryWriter`; `pictures` whether any picture may be written."""
         self.writer, self.pictures = writer, pictures
-        self.piece, self.label, self.step = "", "", 0
-        self.runs: dict[str, int] = {}  # how often each loop began in this piece of work
+        self.piece, self.loop, self.step = Work(""), Work(""), 0
+        self.runs: dict[Work, int] = {}  # how often each loop began in this piece of work
         self.looked = self.pictured = -math.inf  # when, on `time.monotonic`
         self.told: set[tuple[str, str]] = set()
 
-    def show(self, label: str, done: int, total: int) -> None:
+    def show(self, work: Work, done: int, total: int) -> None:
         """Take in where the work is."""
         if total == 0:
-            spec, _, work = label.rpartition(": ")
-            self.piece, self.label, self.step, self.runs = tag(spec, work) if spec else tag(label), "", 0, {}
-        elif label != self.label or done < self.step:
-            self.runs[label] = self.runs.get(label, 0) + 1
-            self.label, self.step = label, done
+            self.piece, self.loop, self.step, self.runs = work, Work(""), 0, {}
+        elif work != self.loop or done < self.step:
+            self.runs[work] = self.runs.get(work, 0) + 1
+            self.loop, self.step = work, done
             self.looked = self.pictured = -math.inf  # however short it is, every run of a loop has a point
         else:
             self.step = done
@@ -83,8 +82,9 @@ class Log:
 
     def look(self, sight: Sight) -> None:
         """Write the losses, and now and then the pictures."""
-        tuning, run = self.label.startswith("tuning: "), self.runs.get(self.label, 1)
-        name = self.piece if self.label.removeprefix("tuning: ") in self.piece else f"{self.piece}/{tag(self.label)}"
+        tuning, run = self.loop.tuning, self.runs.get(self.loop, 1)
+        inner = "" if self.loop.name == self.piece.name else str(self.loop)
+        name = tag(*filter(None, (self.piece.defense, self.piece.name, inner)))
         name += f"/run {run}" if run > 1 else ""
         finite = sorted(v for v in sight.losses if math.isfinite(v))
         group = "tuning" if tuning else "loss"

@@ -25,6 +25,18 @@ SHOWN = 8  # victims whose pictures are copied for a listener
 
 
 @dataclass(frozen=True)
+class Work:
+    """What a monitor is told of: a piece of work that begins, or a loop within it. As a string, what is shown of it."""
+
+    name: str  # of an audit's piece "fit", the attack's name, or "accuracy"; of a loop what `track` was given
+    defense: str = ""  # the spec of the defense whose piece it is; "" for loops and outside an audit
+    tuning: bool = False  # whether an attack is tuned on the adversary's own records
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in ("tuning" if self.tuning else "", self.defense, self.name) if part)
+
+
+@dataclass(frozen=True)
 class Sight:
     """What long work looks like now: its losses, and the pictures of a few victims. Copies, on the CPU.
 
@@ -45,7 +57,7 @@ See = Callable[[Callable[[], Sight]], None]  # gets what makes the sight, and ca
 class Monitor:
     """Where progress goes, and when the current piece of work must end."""
 
-    show: Callable[[str, int, int], None] = lambda label, done, total: None  # a total of 0 announces a piece of work
+    show: Callable[[Work, int, int], None] = lambda work, done, total: None  # a total of 0 announces a piece of work
     deadline: float | None = None  # seconds on `time.monotonic`
     see: See | None = None  # None: nobody looks, and `observe` does nothing
     kept: Callable[[AuditResult], None] = lambda result: None  # the result so far, after every finished piece
@@ -65,10 +77,10 @@ def monitored(monitor: Monitor) -> Iterator[None]:
 
 
 @contextmanager
-def within(stage: str) -> Iterator[None]:
-    """Show the enclosed loops as part of a stage: their labels become `stage: label`."""
+def while_tuning() -> Iterator[None]:
+    """Say of the enclosed loops that they tune an attack."""
     outer = _monitor.get()
-    with monitored(replace(outer, show=lambda label, i, n: outer.show(f"{stage}: {label}", i, n))):
+    with monitored(replace(outer, show=lambda work, i, n: outer.show(replace(work, tuning=True), i, n))):
         yield
 
 
@@ -81,9 +93,9 @@ def together(*monitors: Monitor) -> Monitor:
     """Return a monitor that tells each of these the same; the deadline is the first one's."""
     looking = [m.see for m in monitors if m.see is not None]
 
-    def show(label: str, done: int, total: int) -> None:
+    def show(work: Work, done: int, total: int) -> None:
         for m in monitors:
-            m.show(label, done, total)
+            m.show(work, done, total)
 
     def see(make: Callable[[], Sight]) -> None:
         for look in looking:
@@ -138,12 +150,13 @@ def expired() -> bool:
 
 def track(label: str, total: int) -> Iterator[int]:
     """Yield 0 … total−1, showing progress; stops early when the budget is spent (the caller sees fewer steps)."""
+    work = Work(label)
     for i in range(total):
         if expired():
             return
-        _monitor.get().show(label, i, total)
+        _monitor.get().show(work, i, total)
         yield i
-    _monitor.get().show(label, total, total)
+    _monitor.get().show(work, total, total)
 
 
 def observe(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.client import SharedUpdate, release, share
-from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.defense import Defense, chain
 from leakaudit.protocol.exposure import Exposure
 from leakaudit.protocol.gradients import Mode
+from leakaudit.protocol.registry import parse_defense
 from leakaudit.protocol.target import PixelModel, Records
 
 EVERYTHING = Exposure(buffers=True, defense=True, auxiliary=True, released=True)
@@ -61,6 +63,25 @@ def conv_model(shape: tuple[int, int, int] = (1, 8, 8), classes: int = 3, seed: 
     return PixelModel(network, [0.4] * c, [0.25] * c)
 
 
+def batchnorm_model(shape: tuple[int, int, int] = (1, 8, 8), classes: int = 3, seed: int = 0) -> PixelModel:
+    """A model whose BatchNorm keeps statistics that no single batch has."""
+    c, h, w = shape
+    network = seeded(
+        lambda: nn.Sequential(
+            nn.Conv2d(c, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.LeakyReLU(0.2),
+            nn.Flatten(),
+            nn.Linear(8 * h * w, classes),
+        ),
+        seed,
+    )
+    generator = torch.Generator().manual_seed(seed)
+    network[1].running_mean = torch.randn(8, generator=generator)  # type: ignore[index]
+    network[1].running_var = torch.rand(8, generator=generator) + 0.5  # type: ignore[index]
+    return PixelModel(network, [0.4] * c, [0.25] * c)
+
+
 def smooth_pictures(count: int, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
     """Return pictures with the low frequencies that a total-variation prior expects."""
     c, h, w = shape
@@ -72,6 +93,26 @@ def records(count: int, shape: tuple[int, int, int], classes: int, seed: int) ->
     generator = torch.Generator().manual_seed(seed)
     images = smooth_pictures(count, shape, generator)
     return Records(images, torch.randint(classes, (count,), generator=generator))
+
+
+def scene(attack: Attack, shape: tuple[int, int, int] = (1, 8, 8), batch: int = 1) -> tuple[PixelModel, SharedUpdate]:
+    """Return a model and what two clients share of it, as the attack `needs` them to do its work."""
+    needs = attack.needs
+    built = dense_model if needs.dense_input else batchnorm_model if needs.batchnorm else conv_model
+    model = built(shape)
+    parts = (
+        parse_defense(needs.defense) if needs.defense else Defense(),
+        Shifted() if needs.replaced_records else Defense(),
+    )
+    update = shared_update(
+        model,
+        records(2 * batch, shape, 3, seed=1),
+        defense=chain(*(part for part in parts if type(part) is not Defense)),
+        exposure=replace(EVERYTHING, labels="labels" in attack.requires),
+        batch_size=batch,
+        auxiliary=records(12, shape, 3, seed=2),
+    )
+    return model, update
 
 
 def shared_update(

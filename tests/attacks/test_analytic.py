@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attack_scenes import conv_model, dense_model, records, seeded, shared_update
 from torch import nn
 
 from leakaudit.attacks.analytic import Analytic
@@ -13,6 +12,7 @@ from leakaudit.protocol.exposure import Exposure
 from leakaudit.protocol.registry import parse_defense
 from leakaudit.protocol.target import PixelModel
 from leakaudit.score.metrics import psnr
+from tests.attacks.attack_scenes import conv_model, dense_model, records, seeded, shared_update
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32)], ids=["grey", "cifar"])

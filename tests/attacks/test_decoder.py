@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import pytest
 import torch
-from attack_scenes import EVERYTHING, Shifted, conv_model, records, shared_update
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,6 +19,7 @@ from leakaudit.protocol.labels import class_means
 from leakaudit.protocol.registry import parse_defense
 from leakaudit.protocol.target import Records
 from leakaudit.score.metrics import psnr
+from tests.attacks.attack_scenes import EVERYTHING, Shifted, conv_model, records, shared_update
 
 SHAPE = (3, 9, 8)
 

@@ -6,7 +6,6 @@ import dataclasses
 
 import pytest
 import torch
-from attack_scenes import conv_model, seeded, shared_update
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,6 +24,7 @@ from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.labels import hard
 from leakaudit.protocol.target import PixelModel, Records
+from tests.attacks.attack_scenes import conv_model, seeded, shared_update
 
 SHAPE, CANDIDATES, VICTIMS = (1, 16, 16), 10, 12
 MIXING: list[Defense] = [Mixup(classes=3), InstaHide(classes=3)]

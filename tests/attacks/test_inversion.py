@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from attack_scenes import EVERYTHING, conv_model, dense_model, records, seeded, shared_update
 from torch import nn
 
 from leakaudit.attacks._optimise import descend, fittest, roughness, rungs, total_variation
@@ -22,6 +21,7 @@ from leakaudit.protocol.gradients import Gradients
 from leakaudit.protocol.registry import parse_attack, parse_defense
 from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.score.metrics import assign, psnr
+from tests.attacks.attack_scenes import EVERYTHING, conv_model, dense_model, records, seeded, shared_update
 
 SHAPE = (1, 8, 8)
 

@@ -6,7 +6,6 @@ from collections import Counter
 
 import pytest
 import torch
-from attack_scenes import conv_model, dense_model, records, seeded, shared_update
 from torch import Tensor, nn
 
 from leakaudit.attacks._labels import counted_labels, infer_labels, one_label
@@ -14,6 +13,7 @@ from leakaudit.errors import NotApplicable
 from leakaudit.protocol.exposure import Exposure
 from leakaudit.protocol.registry import parse_attack, parse_defense
 from leakaudit.protocol.target import PixelModel, Records
+from tests.attacks.attack_scenes import conv_model, dense_model, records, seeded, shared_update
 
 SHAPE = (1, 8, 8)
 NOTHING = Exposure()

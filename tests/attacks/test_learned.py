@@ -7,8 +7,6 @@ import time
 
 import pytest
 import torch
-from attack_scenes import Shifted, conv_model, shared_update
-from test_decoder import SHAPE, Unrelated, by_class
 from torch.nn import functional as F
 
 from leakaudit.attacks._regression import fit_ridge
@@ -21,6 +19,8 @@ from leakaudit.protocol.labels import class_means
 from leakaudit.protocol.registry import parse_defense
 from leakaudit.protocol.target import Records
 from leakaudit.work.progress import Monitor, monitored
+from tests.attacks.attack_scenes import Shifted, conv_model, shared_update
+from tests.attacks.test_decoder import SHAPE, Unrelated, by_class
 
 VICTIMS, CANDIDATES = 8, 20
 PRIVATE, AUXILIARY = by_class(VICTIMS * CANDIDATES, 21), by_class(120, 22)

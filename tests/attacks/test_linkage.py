@@ -6,8 +6,6 @@ import dataclasses
 
 import pytest
 import torch
-from attack_scenes import Shifted, conv_model, records, shared_update
-from test_decoder import Unrelated
 from torch import Tensor, nn
 
 from leakaudit.attacks._linking import standard
@@ -19,6 +17,8 @@ from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.registry import parse_defense
 from leakaudit.protocol.target import Records
+from tests.attacks.attack_scenes import Shifted, conv_model, records, shared_update
+from tests.attacks.test_decoder import Unrelated
 
 SHAPE, CANDIDATES, VICTIMS = (1, 8, 8), 12, 6
 

@@ -6,7 +6,6 @@ import dataclasses
 
 import pytest
 import torch
-from attack_scenes import conv_model, dense_model, records, shared_update
 
 from leakaudit.attacks._labels import infer_labels
 from leakaudit.attacks.analytic import Analytic
@@ -24,6 +23,7 @@ from leakaudit.protocol.registry import parse_attack
 from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.score.identification import candidate_sets, identify
 from leakaudit.score.metrics import psnr
+from tests.attacks.attack_scenes import conv_model, dense_model, records, shared_update
 
 SHAPE = (1, 8, 8)
 VICTIMS = 4

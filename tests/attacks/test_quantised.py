@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attack_scenes import conv_model, records, seeded, shared_update
 from torch import nn
 
 from leakaudit.attacks.inverting_gradients import InvertingGradients
@@ -24,6 +23,7 @@ from leakaudit.protocol.gradients import Gradients
 from leakaudit.protocol.registry import parse_attack, parse_defense
 from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.score.metrics import psnr
+from tests.attacks.attack_scenes import conv_model, records, seeded, shared_update
 
 SHAPE = (3, 16, 16)
 

@@ -7,8 +7,6 @@ from typing import ClassVar
 
 import pytest
 import torch
-from attack_scenes import Shifted, conv_model, dense_model, records, shared_update
-from test_decoder import Unrelated
 from torch import Tensor
 
 from leakaudit.attacks._optimise import total_variation
@@ -22,6 +20,8 @@ from leakaudit.protocol.defense import Defense, chain
 from leakaudit.protocol.gradients import Gradients, mean_gradient
 from leakaudit.protocol.registry import parse_defense
 from leakaudit.score.metrics import psnr
+from tests.attacks.attack_scenes import Shifted, conv_model, dense_model, records, shared_update
+from tests.attacks.test_decoder import Unrelated
 
 SHAPE = (1, 8, 8)
 PRIVATE = records(4, SHAPE, 3, seed=1)

@@ -6,7 +6,6 @@ import dataclasses
 
 import pytest
 import torch
-from attack_scenes import Shifted, conv_model, records, shared_update
 from torch import Tensor
 
 from leakaudit.attacks.inverting_gradients import InvertingGradients
@@ -18,6 +17,7 @@ from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.score.metrics import psnr
+from tests.attacks.attack_scenes import Shifted, conv_model, records, shared_update
 
 SHAPE, CANDIDATES, VICTIMS = (1, 8, 8), 12, 6
 FLIPPED = ATS(chosen=(("invert", "contrast 0.6"), ("translate-x 0.15", "invert", "brightness 0.6")))

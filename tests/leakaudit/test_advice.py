@@ -13,6 +13,7 @@ from scipy import stats
 
 from leakaudit.judge.advice import FEWEST, Option, advise, loss, sentences
 from leakaudit.naming import Setting
+from leakaudit.protocol import registry
 from leakaudit.result.schema import AuditResult, DefenseResult, Estimate, Reason, Verdict, load
 from leakaudit.stats.intervals import mean
 
@@ -135,15 +136,19 @@ def test_none_names_the_nearest_and_what_to_try(golden: AuditResult) -> None:
         ("gaussian", {"std": 0.01}, "fail", STEADY, "gaussian with a higher std than 0.01 (more private)"),
         ("dp-sgd", {"noise_multiplier": 2.0}, "pass", (0.1, 0.12, 0.11), "a lower noise_multiplier than 2 (more acc"),
         ("qsgd", {"levels": 16}, "fail", STEADY, "qsgd with a lower levels than 16 (more private)"),
+        ("qsgd", {"levels": 1}, "fail", STEADY, None),  # nothing lies below one level
         ("obscure", {"rate": 0.0}, "fail", STEADY, None),  # nothing lies below a rate of 0
         ("obscure", {"rate": 0.0}, "pass", (0.1, 0.12, 0.11), "obscure with a higher rate than 0 (more accurate)"),
-        ("unheard-of", {"std": 0.01}, "fail", STEADY, None),  # which way it works is not known
+        ("clip", {"max_norm": 1.0}, "fail", STEADY, None),  # which way it works is not known
     ],
 )
 def test_which_way_to_turn_a_setting(
     golden: AuditResult, spec: str, settings: dict[str, Any], verdict: Verdict, runs: Any, expected: str | None
 ) -> None:
-    told = sentences(audit(golden, row(golden, spec, verdict, runs, settings)))
+    cls = registry.defenses()[spec]
+    made = replace(row(golden, spec, verdict, runs, settings), stronger=dict(cls.stronger), lowest=dict(cls.lowest))
+    assert not [s for s in sentences(audit(golden, replace(made, stronger={}))) if s.startswith("Next")]
+    told = sentences(audit(golden, made))
     following = [s for s in told if s.startswith("Next")]
     assert len(following) == (expected is not None)
     assert expected is None or expected in following[0]

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from rich.console import Console
 
 from leakaudit.audit.audit import audit
-from leakaudit.audit.pieces import Piece
+from leakaudit.audit.pieces import Piece, outline
 from leakaudit.audit.plan import Plan
 from leakaudit.result.numbers import clock
 from leakaudit.watch.console import Display, bar, became, falling, progress_monitor
 from leakaudit.watch.forecast import Forecast
-from leakaudit.work.progress import Sight, monitored, observe
+from leakaudit.work.progress import Sight, Work, monitored, observe
 from tests.leakaudit.audited import target
+from tests.leakaudit.results import attack, defense, lost, some
+from tests.leakaudit.results import result as made
 
-PIECES = (Piece("none", "dlg", 2.0), Piece("prune:sparsity=0.9", "dlg", 2.0))
+PIECES = (Piece(Work("dlg", "none"), 2.0), Piece(Work("dlg", "prune:sparsity=0.9"), 2.0))
 SIGHT = Sight(losses=(0.5, 0.25, 1.0), victims=16, running=3, shown=(0, 1, 2), images=torch.rand(3, 1, 8, 8))
 
 
@@ -53,8 +56,8 @@ def drawn(console: Console, display: Display) -> list[str]:
 
 def busy(console: Console) -> Display:
     display = Display(console, Forecast(PIECES))
-    display.show("prune:sparsity=0.9: dlg", 0, 0)
-    display.show("dlg", 10, 40)
+    display.show(PIECES[1].work, 0, 0)
+    display.show(Work("dlg"), 10, 40)
     for loss in (1.0, 0.1, 0.01):
         display.look(Sight((loss,), 1, 1))
     display.look(SIGHT)
@@ -82,12 +85,13 @@ def test_one_victim_after_another_is_named() -> None:
 
 def test_rehearsal_is_not_called_a_victim() -> None:
     display = busy(terminal())
-    display.show("tuning: dlg", 1, 4)
+    display.show(Work("dlg", tuning=True), 1, 4)
     display.look(SIGHT)
     text = "\n".join(drawn(display.console, display))
     assert "16 rehearsal victims" in text
-    assert "1 of 4, " in text
-    assert "tuning" in text
+    assert re.search(r"1 of 4, .* left  tuning$", text, re.MULTILINE)
+    display.show(Work("dlg: training", tuning=True), 1, 4)
+    assert "left  tuning: dlg: training" in "\n".join(drawn(display.console, display))
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 80])
@@ -105,7 +109,7 @@ def test_an_interrupt_leaves_the_terminal_as_it_was() -> None:
 
     def interrupted() -> None:
         with progress_monitor(console, Plan()) as monitor:
-            monitor.show("none: dlg", 0, 0)
+            monitor.show(Work("dlg", "none"), 0, 0)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -125,7 +129,7 @@ def test_where_lines_cannot_be_redrawn_there_are_no_control_codes(
     monkeypatch.setenv(name, value)
     console = Console(file=io.StringIO(), force_terminal=True, width=80)
     with progress_monitor(console, Plan()) as monitor, monitored(monitor):
-        monitor.show("none: dlg", 0, 0)
+        monitor.show(Work("dlg", "none"), 0, 0)
         observe(torch.rand(3), torch.rand(3, 1, 1, 8, 8))
     assert output(console) == ""
 
@@ -145,23 +149,51 @@ def test_a_file_gets_a_line_per_piece_with_time_and_outcome(short_battery: None)
     with progress_monitor(console, plan) as monitor, monitored(monitor):
         result = audit(target(), plan, keep=monitor.kept)
     lines = output(console).splitlines()
-    done = [label for label in result.timings if label != "total" and not label.endswith(": fit")]
-    assert len(lines) == len(done)
-    for label, line in zip(done, lines, strict=True):
-        assert re.fullmatch(rf"{label}  \d+\.\d s, .+", line)
-        assert line.endswith(became(result, label))
+    done = [piece.work for piece in outline(plan) if piece.work.name != "fit"]
+    for work, line in zip(done, lines, strict=True):
+        assert re.fullmatch(rf"{work}  \d+\.\d s, .+", line)
+        assert line.endswith(became(result, work))
     assert all(c.isprintable() for line in lines for c in line)
     assert re.search(r"none: inverting-gradients  \d+\.\d s, \d of 4 identified", lines[1])
     assert re.search(r"none: accuracy  \d+\.\d s, \d+\.\d%", "\n".join(lines))
-    assert became(result, "none: never") == "not finished"
-    assert became(result, "other: dlg") == ""
+    assert became(result, Work("never", "none")) == "not finished"
+    assert became(result, Work("dlg", "other")) == ""
+
+
+def test_names_may_hold_what_stands_between_them() -> None:
+    spec, found = "mine.py:Own:how=a: b", attack(some(1, 4), name="tuning: odd")
+    rows = defense(spec, found, lost("dlg", "failed", 1)), defense("mine.py:Own:how=a", attack(some(3, 4), name="b"))
+    pieces = [Work(a.name, row.spec) for row in rows for a in row.attacks]
+    result = made(*rows, timings={str(work): 2.0 for work in pieces[:2]} | {"total": 9.0})
+    console = Console(file=io.StringIO(), width=99)
+    with progress_monitor(console, Plan()) as monitor:
+        for work in (pieces[0], pieces[1], Work("never", spec)):
+            monitor.show(work, 0, 0)
+            monitor.show(Work(work.name), 1, 2)
+        monitor.kept(result)
+        monitor.kept(replace(result, timings=result.timings | {f"{spec}: never": 0.5}))
+    assert output(console).splitlines() == [
+        f"{spec}: tuning: odd  2.0 s, 1 of 4 identified",
+        f"{spec}: dlg  2.0 s, it crashed",
+        f"{spec}: never  0.5 s, not finished",
+    ]
+    display = Display(terminal(), Forecast(tuple(Piece(work, 2.0) for work in pieces)))
+    display.show(pieces[0], 0, 0)
+    display.show(Work("tuning: odd"), 1, 2)
+    display.look(SIGHT)
+    lines = drawn(display.console, display)
+    assert "defense 1 of 2" in lines[0]
+    assert lines[1].startswith(f"{spec}: tuning: odd · 16 victims, ")  # an attack of this name is not tuned by it
+    assert lines[2].rstrip().endswith("left")  # the loop is the piece's own: it is not named again
+    display.show(Work("odd"), 1, 2)
+    assert "left  odd" in "\n".join(drawn(display.console, display))
 
 
 def test_work_without_a_plan_tells_a_file_what_begins() -> None:
     console = Console(file=io.StringIO(), width=20)
     with progress_monitor(console) as monitor:
-        monitor.show("fitting [bold]the\x1b[31m obscurer, a long label", 0, 0)
-        monitor.show("inner", 1, 2)
+        monitor.show(Work("fitting [bold]the\x1b[31m obscurer, a long label"), 0, 0)
+        monitor.show(Work("inner"), 1, 2)
     assert output(console) == "fitting [bold]the\\x1b[31m obscurer, a long label\n"
 
 

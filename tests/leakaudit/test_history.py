@@ -91,14 +91,13 @@ def test_a_weakened_attack_breaks_the_line_it_draws(tmp_path: Path) -> None:
 
 
 def test_steps_that_an_attack_tunes_below_what_it_was_given_are_compared_by_what_it_was_given(tmp_path: Path) -> None:
-    """As scans store them: `steps` is among what was tuned, and what was asked is in the scan's settings."""
+    """As scans store them: `steps` is among what was tuned, and what was asked for stands beside."""
 
-    def scanned(hits: int, steps: int, attacks: str) -> AuditResult:
+    def scanned(hits: int, steps: int, asked: int) -> AuditResult:
         ran = replace(attack(some(hits), name="dlg"), settings={"steps": steps}, tuned={"steps": steps})
-        made = result(defense("obscure", ran))
-        return replace(made, settings=made.settings | {"attacks": attacks, "steps": 400})
+        return result(defense("obscure", replace(ran, asked={"steps": asked})))
 
-    runs = [scanned(39, 400, "dlg linkage"), scanned(39, 200, "dlg linkage"), scanned(0, 1, "dlg:steps=1 linkage")]
+    runs = [scanned(39, 400, 400), scanned(39, 200, 400), scanned(0, 1, 1)]
     points = read(store(tmp_path, *runs)).series[1].points
     assert [p.attacked for p in points] == ["", "", "dlg ran with other settings (steps asked for 400 there, 1 here)"]
 

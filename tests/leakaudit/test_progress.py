@@ -15,25 +15,36 @@ from leakaudit.audit.pieces import Piece, outline
 from leakaudit.audit.plan import Plan
 from leakaudit.result.schema import AuditResult, to_json
 from leakaudit.watch.forecast import Forecast
-from leakaudit.work.progress import Monitor, Sight, harmless, monitored, observe, paced, together, track, within
+from leakaudit.work.progress import (
+    Monitor,
+    Sight,
+    Work,
+    harmless,
+    monitored,
+    observe,
+    paced,
+    together,
+    track,
+    while_tuning,
+)
 from tests.leakaudit.audited import target
 
-DLG = Piece("none", "dlg", 1.0)
+DLG = Piece(Work("dlg", "none"), 1.0)
 
 
 class Watching:
     """A listener that looks at everything and spoils what it is given."""
 
     def __init__(self) -> None:
-        self.sights: list[tuple[str, Sight]] = []
-        self.label = ""
+        self.sights: list[tuple[Work, Sight]] = []
+        self.work = Work("")
         self.results: list[AuditResult] = []
 
-    def show(self, label: str, done: int, total: int) -> None:
-        self.label = label
+    def show(self, work: Work, done: int, total: int) -> None:
+        self.work = work
 
     def look(self, sight: Sight) -> None:
-        self.sights.append((self.label, sight))
+        self.sights.append((self.work, sight))
         if sight.images is not None:
             sight.images.fill_(0.5)
 
@@ -58,21 +69,22 @@ def test_a_watched_audit_gives_the_same_bytes_and_shows_every_kind_of_work(short
         watched = audit(target(), PLAN, keep=watching.monitor.kept)
     alone = audit(target(), PLAN)
     assert to_json(replace(watched, timings={})) == to_json(replace(alone, timings={}))
-    labels = {label.split(", seed")[0] for label, _ in watching.sights}
-    assert {"dlg", "inverting-gradients", "tuning: inverting-gradients", "training"} <= labels
-    assert any(label.startswith("decoder") or "decoder" in label for label in labels)
-    for label, sight in watching.sights:
-        if label.startswith("training"):
+    loops = {work for work, _ in watching.sights}
+    attack = Work("inverting-gradients")
+    assert {Work("dlg"), attack, replace(attack, tuning=True), Work("training, seed 1 of 1")} <= loops
+    assert any("decoder" in work.name for work in loops)
+    for work, sight in watching.sights:
+        if work.name.startswith("training"):
             assert (sight.victims, sight.images) == (0, None)
-        if label == "inverting-gradients":
+        if work == attack:
             assert sight.victims == 4
             assert len(sight.losses) == 4  # restarts are one victim
             assert sight.images is not None
             assert sight.images.shape == (4, 1, 8, 8)
-    one_by_one = [sight for label, sight in watching.sights if label == "dlg"]
+    one_by_one = [sight for work, sight in watching.sights if work == Work("dlg")]
     assert {s.shown for s in one_by_one} == {(0,), (1,), (2,), (3,)}
     assert {(s.victims, s.running) for s in one_by_one} == {(4, 1)}
-    assert {p.label for p in outline(PLAN)} == set(watched.timings) - {"total"}  # what was forecast is what was done
+    assert {str(p.work) for p in outline(PLAN)} | {"total"} == set(watched.timings)  # what was forecast was done
     assert len(watching.results) > len(PLAN.defenses)
     assert watching.results[-1].complete
 
@@ -156,47 +168,51 @@ def test_looks_are_spaced_and_monitors_add_up() -> None:
     assert together().see is None
 
 
-def test_a_stage_names_its_loops() -> None:
-    labels: list[tuple[str, int, int]] = []
-    with monitored(Monitor(show=lambda *words: labels.append(words))), within("tuning"):
-        list(track("attack", 1))
-    assert labels == [("tuning: attack", 0, 1), ("tuning: attack", 1, 1)]
+def test_loops_that_tune_are_known_as_such() -> None:
+    told: list[tuple[Work, int, int]] = []
+    with monitored(Monitor(show=lambda *words: told.append(words))):
+        with while_tuning():
+            list(track("attack", 1))
+        list(track("tuning: attack", 0))
+    tuned = Work("attack", tuning=True)
+    assert told == [(tuned, 0, 1), (tuned, 1, 1), (Work("tuning: attack"), 0, 0)]
+    assert [str(w) for w in (tuned, Work("dlg"), Work("dlg", "none"))] == ["tuning: attack", "dlg", "none: dlg"]
 
 
 def test_the_clock_hands_the_listener_on() -> None:
     watching = Watching()
     with monitored(watching.monitor), Clock(60.0, [DLG]).piece(DLG):
         observe(torch.tensor([1.0]))
-    assert [label for label, _ in watching.sights] == ["none: dlg"]
+    assert [work for work, _ in watching.sights] == [DLG.work]
 
 
 def test_an_outline_begins_with_the_control() -> None:
     pieces = outline(Plan(defenses=("obscure", "prune"), utility=False))
-    assert list(dict.fromkeys(p.defense for p in pieces)) == ["none", "obscure", "prune"]
-    assert not any(p.work == "accuracy" for p in pieces)
-    assert {p.weight for p in pieces if p.work == "fit"} == {0.0, 2.0}
+    assert list(dict.fromkeys(p.work.defense for p in pieces)) == ["none", "obscure", "prune"]
+    assert not any(p.work.name == "accuracy" for p in pieces)
+    assert {p.weight for p in pieces if p.work.name == "fit"} == {0.0, 2.0}
 
 
 def test_a_forecast_learns_from_what_work_took() -> None:
     now = [0.0]
-    pieces = tuple(Piece(d, w, weight) for d in ("none", "prune") for w, weight in (("dlg", 0.5), ("tuned", 2.0)))
+    pieces = tuple(Piece(Work(w, d), weight) for d in ("none", "prune") for w, weight in (("dlg", 0.5), ("tuned", 2.0)))
     forecast = Forecast(pieces, now=lambda: now[0])
     assert forecast.left() is None
     assert forecast.place() == (0, 2)
-    forecast.begin("none: dlg")
+    forecast.begin(Work("dlg", "none"))
     now[0] = 1.0
-    forecast.begin("none: tuned")
+    forecast.begin(Work("tuned", "none"))
     assert forecast.place() == (1, 2)
     assert forecast.left() is None  # a light piece does not say how fast the heavy ones are
     assert forecast.share() == pytest.approx(0.1)
     now[0] = 21.0
-    forecast.begin("prune: dlg")
+    forecast.begin(Work("dlg", "prune"))
     assert forecast.left() == pytest.approx(21.0)  # the same again
     assert forecast.share() == pytest.approx(0.5)
     now[0] = 31.0  # it takes longer than before
     assert forecast.left() == pytest.approx(20.0)
     share = forecast.share()
-    forecast.begin("prune: tuned")
+    forecast.begin(Work("tuned", "prune"))
     now[0] = 32.0
     assert forecast.place() == (2, 2)
     assert forecast.left() == pytest.approx(19.0)

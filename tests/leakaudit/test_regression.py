@@ -8,7 +8,7 @@ import pytest
 
 from leakaudit.compare.changes import Change, changes, paired_defenses
 from leakaudit.compare.comparable import differences, remarks
-from leakaudit.result.schema import AuditResult
+from leakaudit.result.schema import AuditResult, Value
 from tests.leakaudit.results import attack, defense, lost, result, some
 
 
@@ -136,16 +136,22 @@ def test_as_many_seeds_are_compared_as_both_have() -> None:
 
 
 def test_steps_that_an_attack_tunes_are_compared_by_what_it_was_given() -> None:
-    """As scans store them: `steps` is among what was tuned (all of them, or half), what was asked in the settings."""
+    """As scans store them: `steps` is among what was tuned (all of them, or half), what was asked for beside."""
 
-    def scanned(hits: int, steps: int, attacks: str) -> AuditResult:
+    def scanned(hits: int, steps: int, asked: dict[str, Value]) -> AuditResult:
         ran = replace(attack(some(hits), name="dlg"), settings={"steps": steps}, tuned={"steps": steps})
-        made = result(defense("clip", ran))
-        return replace(made, settings=made.settings | {"attacks": attacks, "steps": 400})
+        return result(defense("clip", replace(ran, asked=asked)))
 
-    strong = scanned(30, 400, "analytic dlg")
-    found = change(strong, scanned(0, 1, "analytic dlg:steps=1"), "identification")
+    strong = scanned(30, 400, {"steps": 400})
+    found = change(strong, scanned(0, 1, {"steps": 1}), "identification")
     assert found.attacks == ()
     assert "dlg ran with other settings (steps asked for 400 there, 1 here)" in found.lost[0]
-    assert change(strong, scanned(0, 200, "analytic dlg"), "identification").lost == ()
-    assert change(strong, scanned(0, 200, "analytic dlg:steps=400"), "identification").lost == ()
+    assert change(strong, scanned(0, 200, {"steps": 400}), "identification").lost == ()
+    assert change(strong, scanned(0, 200, {}), "identification").lost == ()  # an older result does not say
+
+
+def test_an_attack_that_tuned_and_one_that_could_not_are_not_the_same() -> None:
+    tuned = replace(attack(some(30), name="dlg"), settings={"tv": 0.1}, tuned={"tv": 0.1})
+    untuned = replace(attack(some(0), name="dlg"), settings={"tv": 0.1})
+    found = change(result(defense("clip", tuned)), result(defense("clip", untuned)), "identification")
+    assert "dlg ran with other settings (tuned there, not here)" in found.lost[0]

@@ -14,7 +14,7 @@ from leakaudit.audit.plan import Plan
 from leakaudit.errors import UserError
 from leakaudit.result.schema import Images
 from leakaudit.watch.tensorboard import Log, coloured, tag, tensorboard_monitor
-from leakaudit.work.progress import Sight, monitored
+from leakaudit.work.progress import Sight, Work, monitored
 from tests.leakaudit.audited import target
 
 
@@ -41,15 +41,15 @@ def sight(*losses: float) -> Sight:
 def test_losses_are_curves_of_their_own_for_every_run() -> None:
     written = Written()
     log = Log(written, pictures=True)
-    log.show("dp-sgd:noise_multiplier=1: dlg", 0, 0)
+    log.show(Work("dlg", "dp-sgd:noise_multiplier=1"), 0, 0)
     for step in (0, 5):
-        log.show("dlg", step, 10)
+        log.show(Work("dlg"), step, 10)
         log.look(sight(3.0, 1.0, 2.0))
-    log.show("dlg", 0, 10)
+    log.show(Work("dlg"), 0, 10)
     log.look(sight(4.0))
-    log.show("tuning: dlg", 2, 10)
+    log.show(Work("dlg", tuning=True), 2, 10)
     log.look(sight(float("nan"), 5.0))
-    log.show("training, seed 1 of 2", 3, 10)
+    log.show(Work("training, seed 1 of 2"), 3, 10)
     log.look(Sight((0.5,), 0, 0))
     name = "dp-sgd:noise_multiplier=1/dlg"
     assert written.scalars == [
@@ -63,6 +63,18 @@ def test_losses_are_curves_of_their_own_for_every_run() -> None:
         (f"loss/{name}/training, seed 1 of 2/best", 0.5, 3),
     ]
     assert [(n, step) for n, _, step in written.pictures] == [(f"victims/{name}", 0), (f"victims/{name}/run 2", 0)]
+
+
+def test_names_may_hold_what_stands_between_them() -> None:
+    written = Written()
+    log = Log(written, pictures=False)
+    log.show(Work("tuning: odd", "mine.py:Own:how=a: b"), 0, 0)
+    for loop in (Work("tuning: odd"), Work("tuning: odd", tuning=True), Work("odd")):
+        log.show(loop, 1, 2)
+        log.look(sight(0.5))
+    name = "mine.py:Own:how=a: b/tuning: odd"
+    tags = [f"loss/{name}/best", f"tuning/{name}/best", f"loss/{name}/odd/best"]
+    assert written.scalars == [(name, 0.5, 1) for name in tags]
 
 
 def test_a_tag_has_as_many_parts_as_it_was_given() -> None:

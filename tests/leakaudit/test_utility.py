@@ -16,7 +16,7 @@ from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.gradients import Gradients, fast_example_gradients, mean_gradient
 from leakaudit.protocol.target import PixelModel, Records, Target
 from leakaudit.score.utility import accuracy, majority, shared_update, steps_per_epoch, train, utility
-from leakaudit.work.progress import Monitor, monitored
+from leakaudit.work.progress import Monitor, Work, monitored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +198,7 @@ def test_a_spent_budget_is_a_reason_and_not_an_accuracy(target: Target) -> None:
     assert "after 0 of 6" in found.estimate.reason
     steps = 0
 
-    def show(label: str, done: int, total: int) -> None:
+    def show(work: Work, done: int, total: int) -> None:
         nonlocal steps
         steps += 1
         if steps == 10:

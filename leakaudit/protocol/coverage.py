@@ -1,0 +1,46 @@
+"""What of an exchange somebody could attack, and the sentence an audit says where nothing that ran did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Surface:
+    """One way to attack what is shared, by the name that an attack `covers`."""
+
+    name: str  # kebab-case
+    untested: str  # one sentence, for an audit in which no attack covered it
+    replaced_only: bool = False  # it is there only where a defense replaces records by a generator's
+
+
+SURFACES = (
+    Surface(
+        "generator-weights",
+        "What a generator's own weights remember of the records it was trained on: whoever holds the weights "
+        "may tell who was in the training set.",
+        replaced_only=True,
+    ),
+    Surface(
+        "batchnorm-statistics",
+        "BatchNorm statistics: the adversary may see them, but no attack that ran uses them.",
+    ),
+    Surface(
+        "generative-prior",
+        "Attacks with a pretrained generative prior (GAN or diffusion), which can beat the smoothness prior used here.",
+    ),
+    Surface("malicious-server", "A malicious server that changes the model (imprinting, trap weights, fishing)."),
+    Surface("several-rounds", "Averaging over several rounds of the same records."),
+    Surface("local-steps", "Updates after several local steps (FedAvg)."),
+    Surface("layer-by-layer", "Attacks that solve layer by layer (R-GAP, SPEAR, APRIL)."),
+)
+
+
+def uncovered(covered: Iterable[str], *, replaced: bool) -> tuple[str, ...]:
+    """Return the sentence of every surface that is not in `covered`, by name.
+
+    `replaced` says whether any defense replaced records by a generator's.
+    """
+    known = set(covered)
+    return tuple(s.untested for s in SURFACES if s.name not in known and (replaced or not s.replaced_only))

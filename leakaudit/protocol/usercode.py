@@ -1,0 +1,104 @@
+"""Running a user's Python file apart from our own modules, and saying what goes wrong there."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+from leakaudit.errors import UserError, first_line
+
+
+@contextmanager
+def importable(folder: Path) -> Iterator[None]:
+    """Let modules beside the user's file be imported, then forget them, so that two folders may each hold a helper.
+
+    Ours are imported as `leakaudit.attacks` and the like, so a user's `attacks.py` neither shadows nor is shadowed.
+    """
+    place, known = str(folder), set(sys.modules)
+    hidden = {n: m for n, m in sys.modules.items() if "." not in n and _is_other(m, folder / n)}
+    for name in hidden:
+        del sys.modules[name]
+    sys.path.insert(0, place)
+    try:
+        yield
+    finally:
+        if place in sys.path:
+            sys.path.remove(place)
+        for name in [n for n in sys.modules if n not in known and not n.startswith(("leakaudit", "_leakaudit"))]:
+            file = getattr(sys.modules[name], "__file__", None)
+            if file and Path(file).is_relative_to(folder) and not _is_installed(file):
+                del sys.modules[name]
+        sys.modules.update(hidden)
+
+
+def _is_other(module: ModuleType, beside: Path) -> bool:
+    """Whether a loaded top-level module of an earlier folder has the name of one in the user's folder."""
+    file = getattr(module, "__file__", None)
+    return bool(
+        file
+        and not _is_installed(file)
+        and module.__name__ not in ("__main__", "leakaudit")
+        and (beside.with_suffix(".py").is_file() or (beside / "__init__.py").is_file())
+        and not Path(file).is_relative_to(beside.parent)
+    )
+
+
+def _is_installed(file: str) -> bool:
+    places = [sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return any(file.startswith(place) for place in places)
+
+
+def import_file(path: Path, wanted: str) -> ModuleType:
+    """Run a Python file and return it as a module under a name of its own; `wanted` says what it is read for.
+
+    Raises UserError naming the file and, where known, the line.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give the .py file in it that {wanted}.")
+    if not path.is_file():
+        raise UserError(f"no such file: {path}; give a .py file that {wanted}.")
+    private = f"_leakaudit_{abs(hash((path.resolve(), wanted))):x}"  # one file may be read for two things
+    spec = importlib.util.spec_from_file_location(private, path.resolve())
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file: give a .py file that {wanted}.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[private] = module  # dataclasses and typing look their module up there
+    try:
+        with importable(path.resolve().parent):
+            spec.loader.exec_module(module)
+    except UserError as error:
+        sys.modules.pop(private, None)
+        raise UserError(f"{path}: {error}") from error
+    except (Exception, SystemExit) as error:
+        sys.modules.pop(private, None)
+        raise import_error(str(path), error) from error
+    return module
+
+
+def import_error(name: str, error: BaseException) -> UserError:
+    """Return what to say of an error that came up while the file or module `name` was imported."""
+    if isinstance(error, SyntaxError):
+        other = f" in {error.filename}" if error.filename and Path(error.filename).name != Path(name).name else ""
+        line = "" if error.lineno is None else f", line {error.lineno}"
+        return UserError(f"{name}{line}: {error.msg}{other} ({type(error).__name__}): mend that.")
+    if isinstance(error, SystemExit):
+        mend = "put what a script does under `if __name__ == '__main__':`"
+        return UserError(f"{name}{line_of(error)} exits while it is imported: {mend}.")
+    return UserError(f"{name}{line_of(error)} fails while it is imported ({first_line(error)}): mend that.")
+
+
+def line_of(error: BaseException) -> str:
+    """Return ", line N" (", line N of file" elsewhere) of the deepest frame in the user's own code, or nothing."""
+    ours = str(Path(__file__).resolve().parents[1])
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename.endswith(".py") and not _is_installed(frame.filename) and not frame.filename.startswith(ours)
+    ]
+    return f", line {frames[-1].lineno} of {Path(frames[-1].filename).name}" if frames else ""
