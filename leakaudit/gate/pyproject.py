@@ -9,14 +9,13 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import tomlkit
-from tomlkit.exceptions import TOMLKitError
-from tomlkit.items import AoT, Comment, Table
+from typing import TYPE_CHECKING, Any
 
 from leakaudit.errors import UserError
 from leakaudit.result.plaintext import visible
+
+if TYPE_CHECKING:
+    from tomlkit.items import Comment
 
 FILE = Path("pyproject.toml")
 BY_HAND = (
@@ -58,6 +57,8 @@ def read(path: Path = FILE) -> Configuration:
 
 def toml(value: Any) -> str:
     """Return a string, number, truth or list of them as TOML."""
+    import tomlkit  # late, here and below: every command reads the table, and `init` alone writes it
+
     if isinstance(value, list):
         return "[" + ", ".join(map(toml, value)) + "]"
     return tomlkit.item(visible(value) if isinstance(value, str) else value).as_string()
@@ -92,9 +93,12 @@ def inserted(existing: str, block: str, force: bool = False) -> str:
 
 
 def _replaced(existing: str, block: str, newline: str) -> str:
-    document: Any = tomlkit.parse(existing)
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
     place = tomlkit.table().append("block-of-leakaudit", 0)
     try:
+        document: Any = tomlkit.parse(existing)
         above = "".join(reversed([item.as_string() for item in _comments_at_end(document["tool"]["leakaudit"])]))
         document["tool"]["leakaudit"] = place
     except (TOMLKitError, ValueError, TypeError) as error:  # an inline table holds no other
@@ -106,6 +110,8 @@ def _replaced(existing: str, block: str, newline: str) -> str:
 
 def _comments_at_end(item: Any) -> Iterator[Comment]:
     """Yield the comments that a table ends with, the last one first; TOML counts them in, whatever they speak of."""
+    from tomlkit.items import AoT, Comment, Table
+
     while isinstance(item, AoT | Table):
         body = item.body if isinstance(item, AoT) else [each for _, each in item.value.body]
         if not body:

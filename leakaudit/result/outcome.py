@@ -9,7 +9,8 @@ from typing import Literal
 
 from cattrs.preconf.json import make_converter
 
-from leakaudit.result.files import leave_out, structured, text_of
+from leakaudit.result.files import text_of
+from leakaudit.result.jsonfile import leave_out, structured
 from leakaudit.result.schema import VALUES_LATER, Estimate, Mend, Reason, Value, Verdict, Waiver
 
 SCHEMA = "leakaudit.gate/1"

@@ -16,7 +16,8 @@ from cattrs.preconf.json import make_converter
 
 from leakaudit.errors import UserError
 from leakaudit.naming import Setting
-from leakaudit.result.files import leave_out, structured, text_of
+from leakaudit.result.files import text_of
+from leakaudit.result.jsonfile import leave_out, structured
 
 SCHEMA = "leakaudit.result/1"
 

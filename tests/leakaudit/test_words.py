@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import datetime as dt
-from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -189,15 +188,12 @@ def test_a_check_speaks_the_language_of_who_shows_it() -> None:
     assert (sentence_of_check(check), mend_of_check(check)) == (check.message, check.mend)
 
 
-BANNED: dict[str, Callable[[ast.AST], bool]] = {
-    "the module re": lambda n: isinstance(n, ast.Import) and any(alias.name == "re" for alias in n.names),
-}
-
-
-@pytest.mark.parametrize("folder", ["leakaudit/judge", "leakaudit/gate", "leakaudit/testing.py"])
-def test_nobody_looks_for_a_pattern_in_a_sentence(folder: str) -> None:
-    place = ROOT / folder
-    for file in [place] if place.is_file() else sorted(place.glob("*.py")):
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        for what, is_it in BANNED.items():
-            assert not any(is_it(node) for node in ast.walk(tree)), f"{file} uses {what}"
+@pytest.mark.parametrize("place", ["leakaudit/judge", "leakaudit/gate", "leakaudit/testing.py"])
+def test_nobody_looks_for_a_pattern_in_a_sentence(place: str) -> None:
+    files = [ROOT / place] if place.endswith(".py") else sorted((ROOT / place).glob("*.py"))
+    assert files
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            told = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            told += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert "re" not in told, f"{file}:{node.lineno}"
