@@ -85,7 +85,7 @@ class Missing:
 
     def number(self, attack: AttackResult, spec: str) -> int:
         """Return the number of the item that tells why `attack` has no scores on `spec`."""
-        why = ranking.remarks(attack) or "no reason was recorded."
+        why = ranking.how_it_ended(attack) or "no reason was recorded."
         key = (attack.name, ranking.statuses(attack), why)
         self.specs.setdefault(key, []).append(spec)
         return list(self.specs).index(key) + 1
@@ -195,7 +195,7 @@ def _attack_row(
     for score in columns if done else ():
         cells.append(_cell(score, getattr(attack, score.field), notes))
         cells += [Cell(chance)] if score.name == "identification" else []
-    note = notes.number(ranking.remarks(attack)) if done else None
+    note = notes.number(ranking.how_it_ended(attack)) if done else None
     unscored = None if done else missing.number(attack, spec)
     return AttackRow(attack, worst, f"{done} of {of}", ranking.statuses(attack), tuple(cells), note, unscored)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING
 
-from leakaudit.gate.waivers import expired
+from leakaudit.gate.waivers import is_over
 from leakaudit.judge import ranking
 from leakaudit.judge.verdict import UNFINISHED, reasons_of
 from leakaudit.judge.words import brief, grouped, notes_of, sentence
@@ -90,7 +90,7 @@ def summary(result: AuditResult, console: Console) -> None:
     for waiver in result.waivers:
         where = ", ".join([waiver.defense, *([f"attack {waiver.attack}"] if waiver.attack != "*" else [])])
         by = f" by {waiver.by}" if waiver.by else ""
-        over = "waiver, expired" if expired(waiver, dt.date.today()) else "waiver"
+        over = "waiver, expired" if is_over(waiver, dt.date.today()) else "waiver"
         line(f"{over}: {waiver.rule} on {where}, until {waiver.expires}{by}: {waiver.reason}", "yellow", hanging=2)
 
 
@@ -179,7 +179,7 @@ def _unscored(result: AuditResult) -> dict[tuple[str, str], list[str]]:
         named = {reason.attack for reason in shown if reason.id == UNFINISHED}
         for attack in defense.attacks:
             if ranking.scored(attack)[0] == 0 and not (attack.reason and attack.name in named):
-                why = f"{ranking.statuses(attack)}: {ranking.remarks(attack) or 'no reason was recorded'}"
+                why = f"{ranking.statuses(attack)}: {ranking.how_it_ended(attack) or 'no reason was recorded'}"
                 found.setdefault((attack.name, why), []).append(defense.spec)
     return found
 

@@ -26,7 +26,7 @@ from leakaudit.protocol.plugins import failures
 from leakaudit.protocol.registry import attacks, defenses, parse_attack
 from leakaudit.protocol.target import Records, Target
 from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Estimate, Finding, Reason, Waiver
-from leakaudit.score.diagnosis import concluded, inspected
+from leakaudit.score.diagnosis import compare_with_control, inspected
 from leakaudit.score.metrics import further
 from leakaudit.score.standin import SENTENCE
 from leakaudit.score.utility import Utility, majority, utility
@@ -116,7 +116,7 @@ def _audit_defense(course: Course, spec: str, defense: Defense, keep_learned: Ke
         yield
     row = _row(scene, spec, subject.defense, requested, results, before, outcome)
     course.rows[spec] = row
-    course.noticed[spec] = (*findings, *concluded(row, course.rows["none"], outcome, plan.batch_size))
+    course.noticed[spec] = (*findings, *compare_with_control(row, course.rows["none"], outcome, plan.batch_size))
     yield
 
 

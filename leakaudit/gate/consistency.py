@@ -11,7 +11,7 @@ from dataclasses import replace
 from glob import escape
 
 from leakaudit.gate.assertions import Rule
-from leakaudit.gate.decision import concluded
+from leakaudit.gate.decision import conclude
 from leakaudit.gate.thresholds import judge_rule
 from leakaudit.judge.verdict import overall, rejudge
 from leakaudit.judge.words import sentences
@@ -64,7 +64,7 @@ def outcome_doubts(outcome: Outcome, result: AuditResult | None = None) -> tuple
 
     With the `result` it judges, checks of thresholds are judged again. Comparisons are not: that takes the baseline.
     """
-    given, reasons = concluded(outcome.checks, outcome.waivers)
+    given, reasons = conclude(outcome.checks, outcome.waivers)
     found = []
     if _better(outcome.verdict, given):
         why = reasons[0] if reasons else "no reason is given."

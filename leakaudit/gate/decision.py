@@ -13,7 +13,7 @@ from leakaudit.compare.comparable import differences, remarks
 from leakaudit.errors import UserError
 from leakaudit.gate.assertions import PRESETS, Assertions, RegressionRule, Rule
 from leakaudit.gate.losses import judge_change
-from leakaudit.gate.thresholds import deciding, doubts, judge_rule, uncontrolled, without
+from leakaudit.gate.thresholds import deciding, judge_rule, uncontrolled, why_no_pass, without
 from leakaudit.gate.waivers import in_force, names_attack, states
 from leakaudit.judge.facts import facts_of
 from leakaudit.judge.findings import mend
@@ -54,7 +54,7 @@ def gate(
         notes = (*remarks(baseline, result), *_renamed(result, baseline), *_unseen(result, baseline))
     checks = _unique([*found, *(_waived(result, None, check, waivers, today) for check in rest)])
     standing = states(waivers, checks, today)
-    verdict, reasons = concluded(checks, standing)
+    verdict, reasons = conclude(checks, standing)
     return Outcome(
         source=source,
         verdict=verdict,
@@ -202,7 +202,7 @@ def _waived(result: AuditResult, rule: Rule | None, check: Check, waivers: Seque
     own = deciding(row, rule) if SCORES[rule.metric].field else frozenset()
     narrowed = replace(rule, defense=escape(check.defense))  # a spec is no pattern
     again = judge_rule(without(result, check.defense, accepted), narrowed)
-    alone = bool(own) and own <= accepted and not doubts(result)  # it speaks of nothing but what was accepted
+    alone = bool(own) and own <= accepted and not why_no_pass(result)  # it speaks of nothing but what was accepted
     good = alone or all(c.status == "pass" for c in again)
     return replace(check, waiver=force[0]) if good else check
 
@@ -216,7 +216,7 @@ def _unique(checks: Sequence[Check]) -> list[Check]:
     return found
 
 
-def concluded(checks: Sequence[Check], waivers: Sequence[WaiverState]) -> tuple[Verdict, tuple[str, ...]]:
+def conclude(checks: Sequence[Check], waivers: Sequence[WaiverState]) -> tuple[Verdict, tuple[str, ...]]:
     """Return the verdict that follows from checks and waivers, with its reasons: what no waiver covers decides."""
     late = [
         f"The waiver for {w.waiver.rule} ({w.waiver.reason}) expired on {w.waiver.expires}: mend its cause or renew it."

@@ -175,7 +175,7 @@ def _scores(result: AuditResult, defense: DefenseResult, rule: Rule) -> Check:
         todo = Mend("run-to-end")
     names = tuple(a.name for a, _ in deciding) if status != "pass" else ()
     message = f"{defense.spec}: {words}{also}."
-    why = doubts(result) if status == "pass" else ()
+    why = why_no_pass(result) if status == "pass" else ()
     if why:
         status, message = "inconclusive", f"{message} {' '.join(sentences(why))}"
         todo = _more_evidence(result, defense, rule)
@@ -205,7 +205,7 @@ def _named(defense: DefenseResult, rule: Rule) -> list[AttackResult]:
     return [a for a in named if not kinds or a.kind in kinds]
 
 
-def doubts(result: AuditResult) -> tuple[Reason, ...]:
+def why_no_pass(result: AuditResult) -> tuple[Reason, ...]:
     """Return why no score of this audit may pass, whatever it is: the reasons that hold for its verdict as well."""
     why = unsupported(str(result.settings.get("battery", "")), bool(result.exposure.get("model_control")))
     return (*map(Reason, why), *uncontrolled(result))

@@ -43,7 +43,7 @@ def _waiver(block: Any) -> Waiver:
     return Waiver(expires=expires, **words)
 
 
-def expired(waiver: Waiver, today: dt.date) -> bool:
+def is_over(waiver: Waiver, today: dt.date) -> bool:
     """Return whether the waiver's last day is over; one that nobody can read is."""
     try:
         return dt.date.fromisoformat(waiver.expires) < today
@@ -53,7 +53,7 @@ def expired(waiver: Waiver, today: dt.date) -> bool:
 
 def in_force(waivers: Sequence[Waiver], rule: str, defense: str, today: dt.date) -> tuple[Waiver, ...]:
     """Return the waivers that hold today for a rule on a defense, those for every attack first."""
-    found = [w for w in waivers if not expired(w, today) and _names(w, rule, defense)]
+    found = [w for w in waivers if not is_over(w, today) and _names(w, rule, defense)]
     return tuple(sorted(found, key=lambda w: w.attack != "*"))
 
 
@@ -67,7 +67,7 @@ def states(waivers: Sequence[Waiver], checks: Sequence[Check], today: dt.date) -
     found = []
     for w in waivers:
         matched = tuple(c.id for c in checks if c.waiver is not None and _names(w, c.rule, c.defense))
-        state = WaiverState(w, "expired" if expired(w, today) else "in-force" if matched else "unused", matched)
+        state = WaiverState(w, "expired" if is_over(w, today) else "in-force" if matched else "unused", matched)
         found.append(state)
     return tuple(found)
 

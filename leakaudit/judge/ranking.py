@@ -21,7 +21,7 @@ def statuses(attack: AttackResult) -> str:
     return ", ".join(f"{n} {s}" for n, s in counted) or "no victims"
 
 
-def remarks(attack: AttackResult) -> str:
+def how_it_ended(attack: AttackResult) -> str:
     """Return why not every victim was scored and how the attack ran, as far as there is something to say."""
     notes = notes_of(attack)
     if not notes:

@@ -57,7 +57,7 @@ def inspected(spec: str, defense: Defense, target: Target, released: Records, se
     return tuple(found)
 
 
-def concluded(
+def compare_with_control(
     row: DefenseResult, control: DefenseResult, outcome: Utility | None, batch_size: int
 ) -> tuple[Finding, ...]:
     """Check the row of a defense that was attacked and trained with, beside the undefended `control`."""

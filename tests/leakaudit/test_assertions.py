@@ -81,8 +81,8 @@ def block(**changes: Any) -> dict[str, Any]:
 def test_waivers_take_days_in_either_form() -> None:
     first, second = waivers.parse([block(), block(expires="2027-01-31", by="dpo")])
     assert first.expires == second.expires == "2027-01-31"
-    assert not waivers.expired(first, dt.date(2027, 1, 31))
-    assert waivers.expired(first, dt.date(2027, 2, 1))
+    assert not waivers.is_over(first, dt.date(2027, 1, 31))
+    assert waivers.is_over(first, dt.date(2027, 2, 1))
 
 
 @pytest.mark.parametrize(

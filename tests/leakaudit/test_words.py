@@ -13,7 +13,7 @@ import pytest
 from leakaudit.errors import UserError
 from leakaudit.gate.assertions import PRESETS
 from leakaudit.gate.consistency import doubts, outcome_doubts
-from leakaudit.gate.decision import concluded, gate
+from leakaudit.gate.decision import conclude, gate
 from leakaudit.gate.thresholds import mend_of_check, sentence_of_check
 from leakaudit.judge import findings, words
 from leakaudit.judge.advice import advise
@@ -89,7 +89,7 @@ def decided(made: AuditResult, outcome: Outcome | None) -> list[object]:
         again = gate(made, preset, today=dt.date(2026, 11, 26))
         told += [(c.id, c.status, c.level, c.attack, c.todo) for c in again.checks] + [again.verdict]
     if outcome is not None:
-        told += [outcome.verdict, EXIT[outcome.verdict], concluded(outcome.checks, outcome.waivers)[0]]
+        told += [outcome.verdict, EXIT[outcome.verdict], conclude(outcome.checks, outcome.waivers)[0]]
         told += [(c.id, c.status, c.waiver is not None) for c in outcome.checks]
         told.append(len(outcome_doubts(outcome)))
     return told
