@@ -11,6 +11,7 @@ from leakaudit.audit.audit import audit
 from leakaudit.audit.plan import Plan
 from leakaudit.errors import UserError
 from leakaudit.load.loading import target_from_objects
+from leakaudit.naming import Setting
 from leakaudit.result.schema import AuditResult
 from leakaudit.work.progress import monitored
 from leakaudit.work.quantities import parse, seconds
@@ -28,8 +29,8 @@ def scan(  # noqa: PLR0913 - the public surface
     std: Any = None,
     classes: Sequence[str] | None = None,
     device: str = "auto",
-    checkpoint: Path | None = None,
-    lpips_weights: Path | None = None,
+    checkpoint: Path | str | None = None,
+    lpips_weights: Path | str | None = None,
     progress: bool = False,
     **settings: Any,
 ) -> AuditResult:
@@ -52,7 +53,7 @@ def scan(  # noqa: PLR0913 - the public surface
     attacks, budget = settings.get("attacks", ()), settings.get("budget")
     settings["attacks"] = (attacks,) if isinstance(attacks, str) else tuple(attacks)
     settings["budget"] = seconds(budget) if isinstance(budget, str) else budget
-    memory = settings.get("memory")
+    memory, weights = settings.get("memory"), _weights(lpips_weights)
     settings["memory"] = parse(memory) if isinstance(memory, str) else memory
     if not isinstance(defense, str | list | tuple):
         raise UserError(f"defense takes a spec or several, not {defense!r}.")
@@ -67,12 +68,18 @@ def scan(  # noqa: PLR0913 - the public surface
         std=std,
         classes=classes,
         device=device,
-        checkpoint=checkpoint,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
         seed=plan.seed,
     )
     if not progress:
-        return audit(target, plan, lpips_weights=lpips_weights, command="leakaudit.scan(...)")
+        return audit(target, plan, lpips_weights=weights, command="leakaudit.scan(...)")
     from leakaudit.watch.console import progress_monitor
 
     with progress_monitor(plan=plan) as monitor, monitored(monitor):
-        return audit(target, plan, lpips_weights=lpips_weights, keep=monitor.kept, command="leakaudit.scan(...)")
+        return audit(target, plan, lpips_weights=weights, keep=monitor.kept, command="leakaudit.scan(...)")
+
+
+def _weights(given: Path | str | None) -> Path | None:
+    if given is not None and not Path(given).is_file():
+        raise UserError(Setting("lpips_weights"), f" {given}: no such file.")
+    return None if given is None else Path(given)

@@ -168,7 +168,7 @@ def _refuse_unlike(baseline: AuditResult, wanted: dict[str, Any]) -> None:
     from leakaudit.errors import UserError
 
     checked = {f.name for f in fields(Plan)} - {"defenses", "attacks", "budget", "memory"}
-    other = unlike(baseline.settings, Plan(**{k: v for k, v in wanted.items() if k in checked}).settings())
+    other = unlike(baseline.settings, Plan(**{k: v for k, v in wanted.items() if k in checked}).settings(), as_argument)
     if other:
         raise UserError(f"the baseline cannot be compared with this test: {'; '.join(other)}. Audit with its settings.")
 

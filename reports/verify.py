@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Literal
 
@@ -110,8 +109,8 @@ def _excerpt(line: str, other: str) -> str:
     """Return a line, cut to where it differs from the other."""
     if not line:
         return "nothing"
-    block = SequenceMatcher(None, line[:2000], other[:2000], autojunk=False).find_longest_match()
-    start = 0 if block.a else max(0, block.size - SHOWN // 3)
+    same = next((i for i, (a, b) in enumerate(zip(line, other, strict=False)) if a != b), min(len(line), len(other)))
+    start = max(0, same - SHOWN // 3)
     cut = line[start : start + SHOWN]
     words = "".join(c if c.isprintable() else " " for c in cut)
     return f"“{'…' if start else ''}{words}{'…' if len(line) > start + SHOWN else ''}”"

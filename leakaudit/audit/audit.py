@@ -163,7 +163,7 @@ def _row(
     outcome: Utility | None,
 ) -> DefenseResult:
     plan = scene.plan
-    skipped = Estimate(reason="not measured yet" if plan.utility else "switched off with --no-utility")
+    skipped = Estimate(reason="not measured yet" if plan.utility else "training runs were switched off")
     outcome = outcome or Utility((), skipped, 0.0, 0, 0)
     control = next((r.attacks for r in before if r.spec == "none"), tuple(results))
     verdict, why = judge(

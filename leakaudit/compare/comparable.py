@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from leakaudit.naming import Setting, Spell, as_option
 from leakaudit.result.schema import AuditResult, Value
 
 # A key, and what it is called in a sentence. What is not here may differ: the code and the weights under test, how many
@@ -19,19 +20,19 @@ DATA = {
     "victims": "which records are attacked",
     "candidates": "the candidates they are laid beside",
 }
-MEASUREMENT = {
-    "seed": "--seed",
-    "records": "--records",
-    "batch_size": "--batch-size",
-    "candidates": "--candidates",
-    "mode": "--mode",
-    "exposure": "--exposure",
+MEASUREMENT = {  # empty: a setting of its own, spelled as the surface has it
+    "seed": "",
+    "records": "",
+    "batch_size": "",
+    "candidates": "",
+    "mode": "",
+    "exposure": "",
     "battery": "battery",
-    "steps": "steps of an attack",
-    "restarts": "restarts of an attack",
-    "tuning_victims": "records an attack is tuned on",
-    "decoder_steps": "steps of a decoder",
-    "epochs": "epochs of training",
+    "steps": "number of steps of an attack",
+    "restarts": "number of restarts of an attack",
+    "tuning_victims": "number of records an attack is tuned on",
+    "decoder_steps": "number of steps of a decoder",
+    "epochs": "",
     "training_batch_size": "batch size of training",
 }
 VERSIONS = ("leakaudit", "torch", "numpy", "device", "threads")
@@ -63,9 +64,9 @@ def unlike_target(before: AuditResult, target: dict[str, Value], hashes: dict[st
     return (*_unequal(before.target, target, SHAPE), *(f"{name} are others" for name in changed))
 
 
-def unlike(before: dict[str, Value], after: dict[str, Value]) -> tuple[str, ...]:
-    """Return a clause for every setting of a scan that makes it another measurement."""
-    return tuple(_unequal(before, after, MEASUREMENT))
+def unlike(before: dict[str, Value], after: dict[str, Value], spell: Spell = as_option) -> tuple[str, ...]:
+    """Return a clause for every setting of a scan that makes it another measurement, settings spelled by `spell`."""
+    return tuple(_unequal(before, after, MEASUREMENT, spell))
 
 
 def remarks(before: AuditResult, after: AuditResult) -> tuple[str, ...]:
@@ -75,11 +76,13 @@ def remarks(before: AuditResult, after: AuditResult) -> tuple[str, ...]:
     return (f"Not measured with the same tools ({'; '.join(other)}): a change may be theirs.",) if other else ()
 
 
-def _unequal(before: dict[str, Value], after: dict[str, Value], names: dict[str, str]) -> list[str]:
+def _unequal(
+    before: dict[str, Value], after: dict[str, Value], names: dict[str, str], spell: Spell = as_option
+) -> list[str]:
     found = []
     for key, name in names.items():
         if before.get(key) != after.get(key):
-            what = name if name.startswith("--") else f"the {name}"
+            what = f"the {name}" if name else spell(Setting(key))
             found.append(f"{what} is {_word(before.get(key))} there and {_word(after.get(key))} here")
     return found
 

@@ -170,8 +170,8 @@ def _training(result: AuditResult, rows: Sequence[DefenseResult]) -> Training:
     wanted = max([LEAST_SEEDS, *(n for n in needed.values() if n is not None)])
     if wanted <= had:
         return Training(open=tuple(unsettled))
-    what = f"take {LEAST_SEEDS} to be compared" if wanted == LEAST_SEEDS else f"rule out {loss} at the spread measured"
-    return Training(wanted, f"{wanted} training runs of each defense, not {had}: that many {what}.", tuple(unsettled))
+    why = "fewer cannot be compared" if wanted == LEAST_SEEDS else f"that many rule out {loss} at the spread measured"
+    return Training(wanted, f"{wanted} training runs of each defense, not {had}: {why}.", tuple(unsettled))
 
 
 def _regression(training: Training) -> list[str]:

@@ -17,7 +17,7 @@ from leakaudit.judge.advice import FEWEST, loss
 from leakaudit.judge.conclusions import TOLD
 from leakaudit.judge.facts import control_in, facts_of
 from leakaudit.judge.findings import mend
-from leakaudit.judge.verdict import reasons_of, rejudge
+from leakaudit.judge.verdict import UNFINISHED, reasons_of, rejudge
 from leakaudit.judge.words import grouped, sentences
 from leakaudit.naming import Setting, Spell, as_option
 from leakaudit.result.outcome import Check
@@ -40,7 +40,7 @@ from leakaudit.result.schema import (
     Verdict,
 )
 from leakaudit.result.scores import SCORES, of_attacks
-from leakaudit.stats.intervals import mean, rate, records_needed
+from leakaudit.stats.intervals import mean, rate
 
 MOST = 1_000_000  # records or seeds beyond which nobody is told to go
 
@@ -104,8 +104,12 @@ def _identification(result: AuditResult, defense: DefenseResult, rule: Rule) -> 
     open_ = [f.attack for f in known if f.asked and _high(f.attack) > rule.threshold]
     deciding = {"fail": leaking, "inconclusive": open_, "pass": scored}[verdict]
     worst = max(deciding or scored, key=lambda a: (a.identification.value or 0.0, _high(a)), default=None)
-    told = grouped(reasons)[: TOLD if verdict == "inconclusive" else 1]
-    mends = {"fail": Mend("strengthen"), "inconclusive": _more_evidence(result, defense, rule), "pass": None}
+    told = grouped(reasons)
+    names = [a.name for a in deciding]
+    if verdict == "fail" and worst is not None:  # told is the attack that the measured share is of
+        told, names = ([g for g in told if g[0].attack == worst.name] or told)[:1], [worst.name, *names]
+    told = told[: TOLD if verdict == "inconclusive" else 1]
+    mends = {"fail": Mend("strengthen"), "inconclusive": _more_evidence(result, reasons), "pass": None}
     check = _check(
         rule,
         defense.spec,
@@ -114,7 +118,7 @@ def _identification(result: AuditResult, defense: DefenseResult, rule: Rule) -> 
         mends[verdict],
         measured=worst.identification if worst else Estimate(reason="no attack was scored"),
         attack=worst.name if worst else "",
-        evidence={"attacks": ", ".join(dict.fromkeys(a.name for a in deciding))} if verdict != "pass" else {},
+        evidence={"attacks": ", ".join(dict.fromkeys(names))} if verdict != "pass" else {},
     )
     check = replace(check, why=tuple(reason for together in told for reason in together))
     return replace(check, message=sentence_of_check(check))
@@ -125,7 +129,7 @@ def sentence_of_check(check: Check, spell: Spell = as_option) -> str:
     if not check.why:
         return check.message
     attacks = str(check.evidence.get("attacks") or "").split(", ")
-    also = f" So did {', '.join(attacks[1:])}." if check.status == "fail" and attacks[1:] else ""
+    also = f" It fails against {', '.join(attacks[1:])}, too." if check.status == "fail" and attacks[1:] else ""
     return f"{check.defense}: {' '.join(sentences(check.why, spell))}{also}"
 
 
@@ -134,16 +138,21 @@ def mend_of_check(check: Check, spell: Spell = as_option) -> str:
     return mend(check.todo, spell) if check.todo else check.mend
 
 
-def _more_evidence(result: AuditResult, defense: DefenseResult, rule: Rule) -> Mend:
+def _more_evidence(result: AuditResult, reasons: Sequence[Reason]) -> Mend:
+    """Return what would settle an undecided check: by what its reasons need, all of them and not those told alone."""
     if result.settings.get("battery") == "quick":
         return Mend("not-quick")
-    shares = [a.identification for a in defense.attacks if a.identification.value is not None]
-    worst = max((e.value or 0.0 for e in shares), default=0.0)
-    needed = records_needed(rule.threshold, worst)
-    fewest = min((e.n for e in shares), default=0)
-    if shares and needed is not None and fewest < needed <= MOST:
-        return Mend("more-records", (Setting("records", _rounded(result, needed)),))
-    return Mend("measure")
+    doubts = [r for r in reasons if r.id not in ("overfitted", UNFINISHED) or r.facts.get("weight")]
+    open_ = [r for r in doubts if r.id == "may-exceed-limit"]
+    needed = [int(need.value or 0) for r in open_ for need in r.needs if need.name == "records"]
+    least = [int(r.facts["least"] or 0) for r in doubts if r.id == "too-few-scored"]
+    if len(open_) + len(least) < len(doubts):  # more records alone settle nothing
+        return Mend("measure")
+    if len(needed) < len(open_) or max(needed, default=0) > MOST:
+        return Mend("strengthen")
+    if needed:
+        return Mend("more-records", (Setting("records", _rounded(result, max(needed))),))
+    return Mend("enough-records", (Setting("records", _rounded(result, max(least))),)) if least else Mend("measure")
 
 
 def _rounded(result: AuditResult, records: int) -> int:
@@ -178,7 +187,7 @@ def _scores(result: AuditResult, defense: DefenseResult, rule: Rule) -> Check:
     why = why_no_pass(result) if status == "pass" else ()
     if why:
         status, message = "inconclusive", f"{message} {' '.join(sentences(why))}"
-        todo = _more_evidence(result, defense, rule)
+        todo = _more_evidence(result, why)
     return _check(
         rule,
         defense.spec,
@@ -254,25 +263,28 @@ def _accuracy(result: AuditResult, defense: DefenseResult, rule: Rule) -> Check:
     known = defense.accuracy
     if defense.accuracies:
         known = mean(defense.accuracies, (0.0, 1.0), least=resolution(result))
-    return _utility(defense, rule, known)
+    return _utility(result, defense, rule, known)
 
 
 def _accuracy_loss(result: AuditResult, defense: DefenseResult, rule: Rule) -> Check:
-    return _utility(defense, rule, loss(result, defense))
+    return _utility(result, defense, rule, loss(result, defense))
 
 
-def _utility(defense: DefenseResult, rule: Rule, estimate: Estimate) -> Check:
+def _utility(result: AuditResult, defense: DefenseResult, rule: Rule, estimate: Estimate) -> Check:
     name = _title(rule)
     if estimate.value is None:
         message = (
             f"{defense.spec}: {name} was not measured ({(estimate.reason or 'no reason was recorded').rstrip('.')})."
         )
-        train = Mend("train", (Setting("seeds", FEWEST),))
-        return _check(rule, defense.spec, "inconclusive", message, train, measured=estimate)
+        todo = Mend("train", (Setting("seeds", FEWEST),))
+        if result.settings.get("utility"):  # it was trained: a training broke off, or the control learned nothing
+            trained = [defense, *filter(None, [result.control()])]
+            todo = Mend("train-to-end" if any(d.accuracy.value is None for d in trained) else "train-control")
+        return _check(rule, defense.spec, "inconclusive", message, todo, measured=estimate)
     status = _side(estimate, rule)
     message = f"{defense.spec}: {name} is {_shown(estimate, rule)}, {_against(rule)}."
-    todo = _todo(status, "costs-less", _settles(estimate, rule, "seeds"))
-    return _check(rule, defense.spec, status, message, todo, measured=estimate)
+    what = _todo(status, "costs-less", _settles(estimate, rule, "seeds"))
+    return _check(rule, defense.spec, status, message, what, measured=estimate)
 
 
 def _todo(status: Verdict, failed: str, open_: Mend) -> Mend | None:

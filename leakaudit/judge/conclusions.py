@@ -74,8 +74,8 @@ def _of_audit(result: AuditResult) -> list[Finding]:
         found.append(Finding("control-does-not-leak", "warning", message, {"defense": control.spec, "guess": floor}))
     elif not seen.works:
         message = (
-            "The attacks do not beat guessing on the undefended model, so their failure elsewhere proves nothing: the "
-            f"most telling, {best.name}, identifies {_share(best.identification)}; a guess {percent(floor)}."
+            "No attack is shown to beat guessing on the undefended model, so no failure elsewhere proves anything: "
+            f"the most telling, {best.name}, identifies {_share(best.identification)}; a guess {percent(floor)}."
         )
         evidence = _evidence(control.spec, best, best.identification, None) | {"guess": floor}
         found.append(Finding("control-does-not-leak", "warning", message, evidence))

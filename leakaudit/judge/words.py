@@ -160,7 +160,7 @@ REASONS: dict[str, Callable[[Reason, Spell], Words]] = {
         "No attack could be scored on the undefended model, so nothing shows that these attacks work at all."
     ),
     "control-does-not-leak": _plain(
-        "The attacks do not beat guessing on the undefended model, so their failure here proves nothing."
+        "No attack is shown to beat guessing on the undefended model, so attacks that fail here prove nothing."
     ),
     "no-adaptive-attack": _plain(
         "No attack built against this defense was scored, so it has not been tested in earnest."
@@ -187,7 +187,6 @@ REASONS: dict[str, Callable[[Reason, Spell], Words]] = {
     "stored": _stored,
 }
 _LEAK: dict[str, Callable[[Reason], str]] = {LEAKS[0]: _identified, LEAKS[1]: _rebuilt}
-IDS = (*LEAKS, *REASONS)
 
 
 def notes_of(attack: AttackResult) -> tuple[str, ...]:

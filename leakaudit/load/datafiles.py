@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from leakaudit.errors import UserError, first_line
 from leakaudit.load.datasets import Pixels
+from leakaudit.naming import Setting
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 ARRAY_KEYS = (("x_train", "y_train"), ("x", "y"), ("images", "labels"), ("x_test", "y_test"))
@@ -110,7 +111,7 @@ def load_checkpoint(network: nn.Module, path: Path) -> None:
     `model_state_dict`; a prefix common to all its keys (`module.`, `model.`) is dropped where the network has none.
     """
     if not path.is_file():
-        raise UserError(f"no such checkpoint: {path}; give --checkpoint a .safetensors or a torch file.")
+        raise UserError(f"no such checkpoint: {path}; give ", Setting("checkpoint"), " a .safetensors or a torch file.")
     state = _unprefixed(_read_state(path), set(network.state_dict()))
     own = network.state_dict(keep_vars=True)
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]

@@ -52,10 +52,10 @@ def raise_on_errors(findings: Sequence[Finding]) -> None:
 SENTENCES: dict[str, tuple[str, ...]] = {
     "setting-range": ("{--batch-size} and {--records} must be at least 1.",),
     "batch-larger-than-data": (
-        "{--batch-size=} is more than the {private} private records: give less or more train_data.",
+        "{--batch-size=} is more than the {private} private records: give a smaller one, or more train_data.",
     ),
     "too-few-records": (
-        "{--records=} is more than the {private} private records: give less or more train_data.",
+        "{--records=} is more than the {private} private records: give fewer, or more train_data.",
         "{--records=} does not fill one batch of {batch_size}: give at least as many.",
     ),
     "memory": ("one gradient on {batch_size} record(s) does not fit the memory of {device}: give {--device cpu}.",),

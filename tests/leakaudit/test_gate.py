@@ -53,6 +53,43 @@ def test_too_little_evidence_says_how_many_records_it_takes() -> None:
     assert only(enough).status == "pass"
 
 
+def test_too_few_records_are_asked_for_even_where_the_rate_so_far_is_too_high() -> None:
+    said = judged(result(defense("clip", attack(some(2, 4)))), {"identification": {"max": 0.25}})
+    assert only(said).status == "inconclusive"
+    assert "at least 13" in only(said).message
+    assert "--records 13" in only(said).mend
+
+
+def test_a_failure_tells_of_the_attack_whose_share_it_measures() -> None:
+    made = result(defense("clip", attack(some(22), name="dlg"), attack(some(40)), attack(some(30), name="idlg")))
+    said = only(judged(made, {"identification": {"max": 0.25}}))
+    assert said.status == "fail"
+    assert (said.attack, said.measured.value) == ("linkage", 1.0)
+    assert "linkage picked" in said.message
+    assert "40 of 40" in said.message
+    assert said.message.endswith("It fails against dlg, idlg, too.")
+    assert said.evidence["attacks"] == "linkage, dlg, idlg"
+
+
+@pytest.mark.parametrize(
+    ("utility", "control", "runs", "asked"),
+    [
+        (False, (), (), "without --no-utility"),
+        (True, (0.1, 0.1, 0.1), (0.1, 0.1, 0.1), "clearly above chance"),
+        (True, (0.8, 0.8, 0.8), (), "what the reason names"),
+        (True, (), (0.8, 0.8, 0.8), "what the reason names"),
+    ],
+)
+def test_accuracy_that_was_not_measured_is_mended_where_it_went_wrong(
+    utility: bool, control: tuple[float, ...], runs: tuple[float, ...], asked: str
+) -> None:
+    rows = defense("none", attack([True] * 40), accuracies=control), defense("clip", attack(some(0)), accuracies=runs)
+    made = result(*rows)
+    said = only(judged(replace(made, settings={**made.settings, "utility": utility}), {"accuracy-loss": {"max": 0.1}}))
+    assert said.status == "inconclusive"
+    assert asked in said.mend
+
+
 def test_a_quick_audit_never_passes() -> None:
     made = result(defense("clip", attack(some(0))), settings={"battery": "quick"})
     said = judged(made, {"identification": {"max": 0.25}})

@@ -85,7 +85,7 @@ def test_accuracy_is_asserted_at_its_lower_bound_and_only_above_chance() -> None
     assert "accuracy = { min" not in wide
     assert "not clearly above chance" in wide
     assert "too few seeds" in start(scanned(accuracies=(0.8,)), {}, TODAY).block
-    assert "switched off with --no-utility" in start(scanned(accuracies=()), {}, TODAY).block
+    assert "training runs were switched off" in start(scanned(accuracies=()), {}, TODAY).block
 
 
 def test_only_what_is_private_enough_is_gated() -> None:

@@ -142,7 +142,7 @@ def test_a_baseline_of_other_settings_is_refused_before_the_scan(
     asked = scanned(monkeypatch, passing)
     for setting, value in (("seed", 7), ("batch_size", 2), ("records", 16)):
         other = replace(passing, settings={**passing.settings, setting: value})
-        with pytest.raises(UserError, match=f"is {value} there and"):
+        with pytest.raises(UserError, match=f" {setting} is {value} there and"):
             assert_private(model, DATA, defense="gaussian:std=100", baseline=other)
     assert asked == {}
     other = replace(passing, hashes={**passing.hashes, "private": "0"})
@@ -186,6 +186,8 @@ def test_accuracy_is_measured_where_it_is_asked_for(passing: AuditResult, monkey
         ({"output": "/dev/null/x"}, "cannot write to output /dev/null/x"),
         ({"budget": "soon"}, "^budget takes a time"),
         ({"baseline": "missing.json"}, "missing.json"),
+        ({"lpips_weights": "missing.pth"}, r"^lpips_weights missing\.pth: no such file"),
+        ({"checkpoint": "missing.pth"}, r"missing\.pth; give checkpoint a"),
         ({"defense": "obscur"}, "did you mean"),
         ({"recrods": 4}, "recrods"),
     ],

@@ -22,7 +22,7 @@ from leakaudit.judge.verdict import LEAKS, UNFINISHED, overall, reasons_of, reju
 from leakaudit.naming import Setting, as_argument, as_option, said, worded
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.rules import EXIT
-from leakaudit.result.schema import AuditResult, Reason, Waiver, load
+from leakaudit.result.schema import AttackResult, AuditResult, Mend, Reason, Waiver, load
 from tests.leakaudit.results import attack, defense, lost, result, some
 from tests.outcomes import every
 
@@ -186,6 +186,21 @@ def test_a_check_speaks_the_language_of_who_shows_it() -> None:
     ):
         assert wanted in tell(check, spell)
     assert (sentence_of_check(check), mend_of_check(check)) == (check.message, check.mend)
+
+
+def test_what_would_settle_a_check_goes_by_all_of_its_reasons() -> None:
+    def todo(*attacks: AttackResult, **changes: object) -> Mend | None:
+        made = result(defense("gaussian", *attacks), **changes)
+        return next(c for c in gate(made, PRESETS["strict"]).checks if c.rule == "identification").todo
+
+    once, twice = attack(some(1)), attack(some(2), name="masked")
+    made = result(defense("gaussian", once, twice))
+    wanted = [reason.needs[0] for reason in rejudge(made, made.defenses[1], 0.1)[1]]
+    assert todo(once, twice) == Mend("more-records", (max(wanted, key=lambda need: int(need.value or 0)),))
+    assert todo(attack(some(0, 4))) == Mend("enough-records", (Setting("records", 36),))
+    assert todo(attack(some(1), role="standard")) == Mend("measure")  # no number of records is an adaptive attack
+    assert todo(attack(some(5))) == Mend("strengthen")  # above the limit, and not yet shown to be
+    assert todo(once, settings={"battery": "quick"}) == Mend("not-quick")
 
 
 @pytest.mark.parametrize("place", ["leakaudit/judge", "leakaudit/gate", "leakaudit/testing.py"])

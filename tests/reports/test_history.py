@@ -64,7 +64,7 @@ def test_every_number_is_in_the_table(history: History) -> None:
         assert f"{100 * (e.value or 0):g}%" in page
         assert f"{100 * (e.high or 0):.1f}".removesuffix(".0") in page
     assert "72%" in page
-    assert "accuracy not measured: switched off with --no-utility" in page
+    assert "accuracy not measured: training runs were switched off" in page
     assert "Run 3 is not comparable with run 2 (“there”): --seed is 0 there and 1 here." in page
 
 

@@ -227,3 +227,10 @@ def test_the_exit_code_says_it(stored: tuple[Path, Path], change: tuple[str, str
 def test_the_difference_is_cut_to_where_it_is() -> None:
     line = "x" * 5000
     assert len(module._difference(line + "a", line + "b")) < 600
+
+
+def test_a_difference_within_a_line_is_shown_not_what_comes_before_it() -> None:
+    before, after = "word " * 40, " more" * 400
+    said = module._difference(f"{before}11 of 16{after}", f"{before}12 of 16{after}")
+    assert "11 of 16" in said
+    assert "12 of 16" in said
