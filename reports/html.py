@@ -101,6 +101,7 @@ def _context(result: AuditResult, outcome: Outcome | None) -> dict[str, Any]:
         "severity": html_findings.TITLES,
         "severity_meaning": html_findings.MEANINGS,
         "figure": {size: figures.frontier(result, size) for size in figures.SIZES},
+        "drawn": [point.key for point in figures.points(result)],
         "advice": told,
         "tables": tables,
         "rows": tables.rows,

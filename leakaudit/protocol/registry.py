@@ -161,7 +161,8 @@ def _parse(spec: str, kind: str) -> Any:
 def _named(name: str, kind: str) -> type[Any]:
     known: dict[str, type[Any]] = dict(attacks() if kind == "attack" else defenses())
     if name not in known:
-        hint, lost = _suggest(name, list(known)), "".join(f" {failure}" for failure in plugins.failures())
+        hint, (first, *others) = _suggest(name, list(known)), plugins.failures() or ("",)
+        lost = f" {first}" + (f" So were {len(others)} more." if others else "") if first else ""
         raise UnknownName(f"unknown {kind} {name!r}{hint}; see `leakaudit list {kind}s`.{lost}")
     return known[name]
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leakaudit.reports import figures
+from leakaudit.reports import figures, view
 from leakaudit.reports.drawing import Box, Drawing, Line, Panel, percents, ticks
 from leakaudit.reports.html import render
 from leakaudit.result.schema import AuditResult, Estimate
@@ -128,6 +128,11 @@ def test_every_point_has_a_label_and_no_word_lies_on_another_or_on_a_mark(
 def test_labels_that_are_letters_are_told_beside_the_figure(golden: AuditResult) -> None:
     assert '<ul class="keys only-narrow">' in render(crowd(golden, 2))
     assert '<ul class="keys">' in render(crowd(golden, 30))
+    keys = render(golden).partition('<ul class="keys')[2].partition("</ul>")[0].splitlines()
+    drawn = {point.key for point in figures.points(golden)}
+    told = {line[4]: "(not drawn)" in line for line in keys if line.startswith("<li>")}
+    assert told == {view.key(i): view.key(i) not in drawn for i in range(len(golden.defenses))}
+    assert set(told.values()) == {True, False}
 
 
 def test_mathematics_and_markup_in_a_label_stay_text(golden: AuditResult) -> None:
