@@ -118,6 +118,12 @@ def test_the_reading_half_needs_no_torch(wing: str) -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert (run.returncode, run.stdout.strip()) == (0, ""), run.stderr
+    for name in names:  # nor when it is called
+        tree = ast.parse(SOURCES[name.removeprefix("leakaudit.")].read_text(encoding="utf-8"))
+        nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+        told = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        told |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+        assert not {each.split(".")[0] for each in told} & {"torch", "torchvision", "skimage"}, name
 
 
 @pytest.mark.parametrize("wing", [*WINGS, *PLUGINS])
@@ -156,7 +162,7 @@ def test_no_function_is_longer_than_can_be_read_at_once() -> None:
         f"{name}:{node.name}": (node.end_lineno or 0) - node.lineno + 1
         for name, file in SOURCES.items()
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        if isinstance(node, ast.FunctionDef)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
     assert {name for name, lines in lengths.items() if lines > LONGEST_FUNCTION} == LONG
 

@@ -25,10 +25,11 @@ import pytest
 from leakaudit.compare.changes import Change
 from leakaudit.gate import assertions
 from leakaudit.gate.decision import compare, gate
+from leakaudit.judge.verdict import overall, rejudge
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.outcome import to_json as gate_json
 from leakaudit.result.plaintext import visible
-from leakaudit.result.schema import AuditResult, Estimate, Further, Guarantee, Waiver, from_json, load, to_json
+from leakaudit.result.schema import AuditResult, Estimate, Further, Guarantee, Reason, Waiver, from_json, load, to_json
 from tests.hostile import LONG, PAYLOADS, Slots, kinds_of_string, names
 
 GOLDEN = Path(__file__).parent / "golden" / "result-1.json"
@@ -48,16 +49,26 @@ def scene() -> tuple[AuditResult, Outcome, Changes]:
     golden = load(GOLDEN)
     environment = golden.environment | {"command": "leakaudit scan model.py", "commit": "abc"}
     result = replace(golden, environment=environment, hashes=hashes, waivers=waivers, stand_in="a cat")
-    sure = (Guarantee("a theorem", "proven", "nothing"), Guarantee("the rest", "not-bounded"))
+    sure = (Guarantee("a theorem", "proven", "nothing", states=("a fact",)), Guarantee("the rest", "not-bounded"))
     measured = (
         Further("sharpness", Estimate(0.5, 0.4, 0.6, 3), True, "dB"),
         Further("x", Estimate(reason="it failed"), True),
     )
+    known: dict[str, Any] = {"further": measured, "asked": {"steps": 3}}
+    doubt: dict[str, Any] = {"overfitted": "twice"}  # where no line of the terminal grows too long for it
+    stored = Reason("stored", facts={"told": "It is (said) so."})  # beside those of the verdict
     defenses = tuple(
-        replace(d, guarantees=sure, attacks=tuple(replace(a, further=measured) for a in d.attacks))
+        replace(
+            d,
+            guarantees=sure,
+            attacks=tuple(replace(a, **known, doubts={} if a.reason else doubt) for a in d.attacks),
+            why=(*rejudge(golden, d)[1], stored, Reason("of-a-later-version", attack="dlg", facts={"told": "more"})),
+            stronger={"std": 1},
+            lowest={"std": 0.5},
+        )
         for d in result.defenses
     )
-    result = replace(result, images="redacted", defenses=defenses)
+    result = replace(result, images="redacted", defenses=defenses, why=(*overall(defenses)[1], stored))
     asked = assertions.parse({})
     outcome = gate(result, asked, baseline=result, waivers=waivers, source="result.json", baseline_source="main.json")
     waived = [replace(c, waiver=waivers[0]) if c.status == "fail" else c for c in outcome.checks[:3]]

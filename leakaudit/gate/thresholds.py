@@ -14,11 +14,11 @@ from typing import Any
 
 from leakaudit.gate.assertions import Rule
 from leakaudit.judge.advice import FEWEST, loss
-from leakaudit.judge.conclusions import TOLD
+from leakaudit.judge.conclusions import foremost, judged_at
 from leakaudit.judge.facts import control_in, facts_of
 from leakaudit.judge.findings import mend
-from leakaudit.judge.verdict import UNFINISHED, reasons_of, rejudge
-from leakaudit.judge.words import grouped, sentences
+from leakaudit.judge.verdict import UNFINISHED
+from leakaudit.judge.words import sentences
 from leakaudit.naming import Setting, Spell, as_option
 from leakaudit.result.outcome import Check
 from leakaudit.result.rules import (
@@ -94,9 +94,7 @@ def _harmless(attack: AttackResult) -> AttackResult:
 
 def _identification(result: AuditResult, defense: DefenseResult, rule: Rule) -> Check:
     """Judge as the audit judges, by the rules of `leakaudit.judge.verdict`, at the rule's limit."""
-    verdict, reasons = rejudge(result, defense, rule.threshold)
-    if not defense.attacks:  # it could not be applied; its own reason says why
-        reasons = (*reasons_of(result, defense), *reasons)
+    verdict, reasons = judged_at(result, defense, rule.threshold)
     limit = max(rule.threshold, guessing(result.chance_identification, result.baselines))
     known = [facts_of(a, limit, result.baselines) for a in defense.attacks]
     scored = [f.attack for f in known if f.attack.identification.value is not None]
@@ -104,11 +102,7 @@ def _identification(result: AuditResult, defense: DefenseResult, rule: Rule) -> 
     open_ = [f.attack for f in known if f.asked and _high(f.attack) > rule.threshold]
     deciding = {"fail": leaking, "inconclusive": open_, "pass": scored}[verdict]
     worst = max(deciding or scored, key=lambda a: (a.identification.value or 0.0, _high(a)), default=None)
-    told = grouped(reasons)
-    names = [a.name for a in deciding]
-    if verdict == "fail" and worst is not None:  # told is the attack that the measured share is of
-        told, names = ([g for g in told if g[0].attack == worst.name] or told)[:1], [worst.name, *names]
-    told = told[: TOLD if verdict == "inconclusive" else 1]
+    names = [worst.name, *(a.name for a in deciding)] if verdict == "fail" and worst else [a.name for a in deciding]
     mends = {"fail": Mend("strengthen"), "inconclusive": _more_evidence(result, reasons), "pass": None}
     check = _check(
         rule,
@@ -120,7 +114,7 @@ def _identification(result: AuditResult, defense: DefenseResult, rule: Rule) -> 
         attack=worst.name if worst else "",
         evidence={"attacks": ", ".join(dict.fromkeys(names))} if verdict != "pass" else {},
     )
-    check = replace(check, why=tuple(reason for together in told for reason in together))
+    check = replace(check, why=foremost(verdict, reasons, check.attack))
     return replace(check, message=sentence_of_check(check))
 
 

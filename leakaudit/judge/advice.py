@@ -110,9 +110,9 @@ def _option(result: AuditResult, defense: DefenseResult, limit: float | None) ->
         elif known and (cost.low or 0.0) > limit:
             judged = "fail"
     identified = attack.identification if attack else Estimate(reason="no attack was scored")
-    needs = [need for reason in reasons_of(result, defense) for need in reason.needs if need.name == "records"]
-    most = max(needs, key=lambda need: int(need.value or 0), default=None)
-    wanted = f": about {most.value} records would settle it ({as_option(most)})" if most else ""
+    needs = [need.value for reason in reasons_of(result, defense) for need in reason.needs if need.name == "records"]
+    most = max((value for value in needs if isinstance(value, int)), default=None)
+    wanted = f": about {most} records would settle it ({as_option(Setting('records', most))})" if most else ""
     return Option(defense.spec, defense.verdict, wanted, identified, cost, judged)
 
 

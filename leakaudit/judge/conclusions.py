@@ -28,11 +28,12 @@ from leakaudit.result.schema import (
     Reason,
     Severity,
     Value,
+    Verdict,
     Waiver,
 )
 
 __all__ = ["RULES", "conclusions", "describe"]
-TOLD = 3  # reasons that an undecided check of identification tells: doubts differ, and each wants its own mend
+TOLD = 3  # sentences of an undecided check of identification: doubts differ, and each wants its own mend
 # What the audit says of a defense that the gate's check of identification judges again, by the same rules.
 VERDICT = ("identification-above-limit", "reconstruction-close", "leak-found", "undecided", "attack-not-scored")
 
@@ -51,11 +52,10 @@ def conclusions(result: AuditResult, outcome: Outcome | None = None) -> tuple[Fi
     if outcome is not None:
         found += _waivers(outcome)
     kept: list[Finding] = []
-    for finding in found:
-        if finding not in kept:
+    for finding in sorted(found, key=lambda f: SEVERITIES.index(f.severity)):  # of two that say the same the worse
+        if not any(_same(finding, other) for other in kept):
             kept.append(finding)
-    mended = [f if f.mend or f.severity == "info" else replace(f, mend=mend_of(f.id)) for f in kept]
-    return tuple(sorted(mended, key=lambda f: SEVERITIES.index(f.severity)))
+    return tuple(f if f.mend or f.severity == "info" else replace(f, mend=mend_of(f.id)) for f in kept)
 
 
 def _of_audit(result: AuditResult) -> list[Finding]:
@@ -206,13 +206,43 @@ def repeats(check: Check, finding: Finding) -> bool:
     return same and (not check.finding or check.finding == finding.evidence)
 
 
+def judged_at(result: AuditResult, defense: DefenseResult, limit: float) -> tuple[Verdict, tuple[Reason, ...]]:
+    """Return the verdict at a limit on identification, with its reasons."""
+    verdict, reasons = rejudge(result, defense, limit)
+    if not defense.attacks:  # it could not be applied; its own reason says why
+        reasons = (*reasons_of(result, defense), *reasons)
+    return verdict, reasons
+
+
+def foremost(verdict: Verdict, reasons: Iterable[Reason], worst: str) -> tuple[Reason, ...]:
+    """Return the reasons that a check of identification tells: of a failed one those of the `worst` attack."""
+    groups = grouped(reasons)
+    if verdict == "fail":
+        groups = [group for group in groups if group[0].attack == worst] or groups
+    told = groups[: TOLD if verdict == "inconclusive" else 1]
+    return tuple(reason for together in told for reason in together)
+
+
 def reasons_told(result: AuditResult, check: Check) -> tuple[Reason, ...]:
     """Return the reasons that a check of identification tells; those of an older outcome are found by judging again."""
     row = next((d for d in result.defenses if d.spec == check.defense), None)
     if check.why or check.rule != "identification" or check.pattern or check.threshold is None or row is None:
         return check.why
-    verdict, reasons = rejudge(result, row, check.threshold)
-    return reasons[:TOLD] if verdict == check.status else ()
+    verdict, reasons = judged_at(result, row, check.threshold)
+    return foremost(verdict, reasons, check.attack) if verdict == check.status else ()
+
+
+def _essence(reasons: Iterable[Reason]) -> tuple[Reason, ...]:
+    """Return what reasons say, whatever an attack told of itself, and the limit above which it may hide a leak."""
+    spoken = [replace(r, limit=None) if r.id == UNFINISHED else r for r in reasons]
+    return tuple(replace(r, facts={k: v for k, v in r.facts.items() if not r.attack or k != "told"}) for r in spoken)
+
+
+def _same(finding: Finding, other: Finding) -> bool:
+    """Return whether two findings say the same: of two checks with another limit or level, by their reasons."""
+    names = ("defense", "attack", "waived")
+    alike = finding.id == other.id and all(finding.evidence.get(n) == other.evidence.get(n) for n in names)
+    return finding == other or (alike and bool(finding.why) and _essence(finding.why) == _essence(other.why))
 
 
 def _severity(check: Check) -> Severity:
@@ -241,7 +271,7 @@ def _retold(finding: Finding, checks: Iterable[Check], told: Mapping[str, Sequen
             return True
         if not _judges(check, finding) or repeats(check, finding):
             continue
-        if any(reason in told[check.id] for reason in finding.why):
+        if any(reason in _essence(told[check.id]) for reason in _essence(finding.why)):
             return True
         deciding = str(check.evidence.get("attacks") or check.attack).split(", ")
         if check.status == "fail" and finding.severity == "error" and attack in deciding:

@@ -33,6 +33,7 @@ from leakaudit.result.schema import (
 from leakaudit.stats.intervals import records_needed
 
 UNFINISHED = "attack-unfinished"
+DOUBT = "doubt"  # that an attack has of itself; which one is a fact, so that no plug-in's id is taken for one of ours
 LEAKS = ("identification-above-limit", "reconstruction-close")
 CONTROL = ("control-not-scored", "control-does-not-leak")
 
@@ -70,7 +71,7 @@ def judge(
         *_doubts_about_size(known, chance_identification, max_identification, min_records),
     ]
     rest = [note for name, note in notes.items() if name not in missed]  # a doubt says what its note would
-    rest += [_reason(a, id_, facts={"told": text}) for a in attacks for id_, text in a.doubts.items()]
+    rest += [_reason(a, DOUBT, facts={"doubt": name, "told": told}) for a in attacks for name, told in a.doubts.items()]
     if doubts:
         return "inconclusive", (*doubts, *rest)
     return "pass", (*_clean(attacks, control, max_identification), *rest)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
-from leakaudit.judge.verdict import LEAKS, UNFINISHED
+from leakaudit.judge.verdict import DOUBT, LEAKS, UNFINISHED
 from leakaudit.naming import Spell, as_option
 from leakaudit.result.numbers import decibels, percent
 from leakaudit.result.schema import AttackResult, Estimate, Reason
@@ -43,9 +43,10 @@ def brief(reasons: Sequence[Reason]) -> str:
 
 def _told(reasons: Sequence[Reason], spell: Spell) -> Words:
     first = reasons[0]
-    if first.id in LEAKS:
-        return _leaks(reasons)
-    return REASONS.get(first.id, _unheard_of)(first, spell)
+    try:
+        return _leaks(reasons) if first.id in LEAKS else REASONS.get(first.id, _unheard_of)(first, spell)
+    except (KeyError, OverflowError):  # a stored one lacks a fact that its words name, or holds one that none can be
+        return _unheard_of(first, spell)
 
 
 def _leaks(reasons: Sequence[Reason]) -> Words:
@@ -134,7 +135,10 @@ def _control(r: Reason, _: Spell) -> Words:
 
 
 def _doubt(r: Reason, _: Spell) -> Words:
-    return f"The attack {r.attack} {DOUBTS[r.id]}", f": {r.facts['told']}."
+    name, told = str(r.facts["doubt"]), r.facts["told"]
+    if name in DOUBTS:
+        return f"The attack {r.attack} {DOUBTS[name]}", f": {told}."
+    return f"A doubt of the attack {r.attack}: {name}", f" ({told})."
 
 
 def _stored(r: Reason, _: Spell) -> Words:
@@ -143,9 +147,9 @@ def _stored(r: Reason, _: Spell) -> Words:
 
 
 def _unheard_of(r: Reason, _: Spell) -> Words:
-    """Return words for a reason of a plug-in or of a later version: its id, and what it says of itself."""
-    about, told = f" of the attack {r.attack}" if r.attack else "", r.facts.get("told")
-    return f"A doubt{about}: {r.id}", f" ({told})." if told else "."
+    """Return words for a reason that has none here, of a plug-in or another version: its id, what it says of itself."""
+    about, told = f" the attack {r.attack}" if r.attack else " the verdict", r.facts.get("told")
+    return f"A reason about{about}: {r.id}", f" ({told})." if told else "."
 
 
 def _plain(text: str) -> Callable[[Reason, Spell], Words]:
@@ -174,7 +178,7 @@ REASONS: dict[str, Callable[[Reason, Spell], Words]] = {
     "limit-of-nothing": _plain("No number of records can show that identification never happens: allow more than 0%."),
     "too-few-scored": _too_few,
     "may-exceed-limit": _may_exceed,
-    **dict.fromkeys(DOUBTS, _doubt),
+    DOUBT: _doubt,
     "within-limit": _within,
     "control-leaks": _control,
     "quick-battery": _plain(

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from leakaudit.gate.assertions import PRESETS, parse
 from leakaudit.gate.decision import gate
 from leakaudit.judge.conclusions import RULES, conclusions
 from leakaudit.judge.findings import MENDS, OTHERWISE, describe, mend_of
 from leakaudit.judge.verdict import rejudge
 from leakaudit.load import preflight
-from leakaudit.result.schema import AuditResult, DefenseResult, Estimate, Finding, Reason, load
+from leakaudit.result.outcome import Outcome
+from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Estimate, Finding, Reason, load
 from leakaudit.score import diagnosis
+from tests.leakaudit.results import attack, defense, lost, result, some
 from tests.outcomes import LEAKY, OPEN, SAFE, WAIVER, check, every, outcome
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "result-1.json"
@@ -88,7 +91,7 @@ def test_what_is_undecided_are_the_reasons_of_the_verdict(golden: AuditResult) -
     kept = (Reason("no-adaptive-attack"), Reason("heard-of-later", facts={"told": "x"}))
     (first, second) = by_id(conclusions(with_defense(golden, OPEN, why=kept)), "undecided", OPEN)
     assert first.message.endswith("has not been tested in earnest.")
-    assert second.message == f"{OPEN}: A doubt: heard-of-later (x)."
+    assert second.message == f"{OPEN}: A reason about the verdict: heard-of-later (x)."
 
 
 def test_a_reason_that_names_an_attack_without_score_is_not_said_twice(golden: AuditResult) -> None:
@@ -251,3 +254,38 @@ def test_ids_of_the_gate_are_described_by_their_rule() -> None:
     assert RULES["label-stuffing"] in describe("gate-finding-label-stuffing")
     assert "odd-rule" in describe("gate-odd-rule")
     assert mend_of("gate-odd-rule")
+
+
+def _gated(*attacks: AttackResult, old: bool = False) -> tuple[AuditResult, Outcome]:
+    """Return a result with one defense, and what the strict gate says of it: without values, as an older one did."""
+    made = result(defense("obscure", *attacks))
+    rows = tuple(replace(d, verdict=v, why=why) for d in made.defenses for v, why in [rejudge(made, d)])
+    made = replace(made, defenses=rows)
+    outcome = gate(made, PRESETS["strict"])
+    checks = tuple(replace(c, why=(), todo=None, finding={}) for c in outcome.checks) if old else outcome.checks
+    return made, replace(outcome, checks=checks)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_check_hides_no_more_than_it_tells(old: bool) -> None:
+    made, outcome = _gated(attack(some(30)), lost("dlg", "failed", 40), old=old)
+    assert [f.id for f in conclusions(made, outcome) if f.severity == "error"] == [
+        "gate-identification",
+        "attack-not-scored",
+    ]
+
+
+def test_what_is_unfinished_is_said_once_where_the_gate_allows_less() -> None:
+    cut = replace(attack(some(0, 30)), statuses={"converged": 30, "failed": 10})
+    made, outcome = _gated(attack(some(0, 200), name="dlg"), cut)
+    found = [f for f in conclusions(made, outcome) if any(r.id == "attack-unfinished" for r in f.why)]
+    assert [f.id for f in found] == ["gate-identification"]
+    assert [r.limit for d in made.defenses for r in d.why if r.id == "attack-unfinished"] == [0.25]
+
+
+def test_of_two_checks_that_say_the_same_the_worse_is_a_finding() -> None:
+    made, _ = _gated(attack(some(0), psnr=[30.0] * 40))
+    rules = parse({"identification": [{"max": 0.2, "level": "warn"}, {"max": 0.25}], "preset": "none"})
+    assert [check.level for check in gate(made, rules).checks] == ["warn", "error"]
+    found = by_id(conclusions(made, gate(made, rules)), "gate-identification")
+    assert [f.severity for f in found] == ["error"]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from leakaudit.errors import UserError
-from leakaudit.gate.assertions import PRESETS
+from leakaudit.gate.assertions import PRESETS, parse
 from leakaudit.gate.consistency import doubts, outcome_doubts
 from leakaudit.gate.decision import conclude, gate
 from leakaudit.gate.thresholds import mend_of_check, sentence_of_check
@@ -22,7 +22,16 @@ from leakaudit.judge.verdict import LEAKS, UNFINISHED, overall, reasons_of, reju
 from leakaudit.naming import Setting, as_argument, as_option, said, worded
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.rules import EXIT
-from leakaudit.result.schema import AttackResult, AuditResult, Mend, Reason, Waiver, load
+from leakaudit.result.schema import (
+    AttackResult,
+    AuditResult,
+    Estimate,
+    Finding,
+    Mend,
+    Reason,
+    Waiver,
+    load,
+)
 from tests.leakaudit.results import attack, defense, lost, result, some
 from tests.outcomes import every
 
@@ -31,9 +40,27 @@ GOLDEN = ROOT / "tests" / "golden" / "result-1.json"
 # Fields that hold sentences, and keys of facts and evidence that do.
 SENTENCES = {"reasons", "message", "mend", "reason", "notes", "statement", "assumes", "assumptions", "not_tested"}
 SENTENCES |= {"description", "told"}
+ASKED = {
+    "strict": PRESETS["strict"],
+    "recommended": PRESETS["recommended"],
+    "scores": parse({"psnr": {"max": 20}, "ssim": {"max": 0.5, "attack": "dlg"}, "accuracy": {"min": 0.5}}),
+}
 
 
-def reworded(value: Any, word: str = "Lorem ipsum", field: str = "") -> Any:
+def spoken() -> str:
+    """Return every text that the judging half holds, as one: whatever word it looks for in a sentence is in here."""
+    files = [
+        file for wing in ("result", "judge", "compare", "gate") for file in (ROOT / "leakaudit" / wing).glob("*.py")
+    ]
+    nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    return " ".join(sorted({n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}))
+
+
+# Of no word that anybody looks for, and of all of them.
+OTHERS = {"none": "Lorem ipsum", "all": spoken()}
+
+
+def reworded(value: Any, word: str, field: str = "") -> Any:
     """Return a value in which every sentence is another one."""
     if is_dataclass(value) and not isinstance(value, type):
         kept = {f.name: reworded(getattr(value, f.name), word, f.name) for f in fields(value)}
@@ -60,12 +87,20 @@ def scenes() -> dict[str, tuple[AuditResult, Outcome | None]]:
         "few": defense("gaussian", attack(some(0, 4))),
         "crashed": defense("gaussian", lost("linkage", "out-of-memory", 40)),
         "bound": defense("obscure", attack(some(0)), attack(some(30), role="bound"), replaces_records=True),
+        "inapplicable": defense("obscure", attack(some(0)), lost("dlg", "not-applicable", 40, role="standard")),
+        "broken": defense("obscure", attack(some(0)), lost("dlg", "failed", 40, role="standard")),
+        "mute": defense("gaussian", lost("dlg", "not-applicable", 40, "it needs another model")),
     }
+    noticed = (
+        Finding("label-stuffing", "error", "It was noticed.", {"defense": "obscure"}),
+        Finding("label-stuffing", "error", "It was noticed again.", {"defense": "obscure", "share": 0.5}),
+        Finding("memory", "warning", "It is little."),
+    )
     today = dt.date(2026, 11, 26)
     waiver = Waiver("identification", "Accepted.", "2027-01-01", "obscure", "linkage", "me")
     for name, row in rows.items():
         for old in (False, True):
-            made = result(row)
+            made = replace(result(row), findings=noticed if name == "held" else ())
             told = [(d, *rejudge(made, d)) for d in made.defenses]
             judged = tuple(
                 replace(d, verdict=v, reasons=words.sentences(why), why=() if old else why) for d, v, why in told
@@ -75,19 +110,23 @@ def scenes() -> dict[str, tuple[AuditResult, Outcome | None]]:
             made = replace(made, why=() if old else why)
             outcome = gate(made, PRESETS["strict"], waivers=(waiver,), today=today)
             found[f"{name}{', old' if old else ''}"] = (made, outcome)
-    return found
+    weak = result(defense("none", attack(some(0))), defense("obscure", attack(some(0))))
+    rows_ = tuple(replace(d, verdict="inconclusive", why=rejudge(weak, d)[1]) for d in weak.defenses)
+    found["weak control"] = (replace(weak, defenses=rows_, verdict="inconclusive"), None)
+    leaky, _ = found["leaks, old"]
+    forged = tuple(replace(d, verdict="pass", reasons=("measured",)) for d in leaky.defenses)
+    return found | {"forged": (replace(leaky, defenses=forged, verdict="pass"), None)}
 
 
 def decided(made: AuditResult, outcome: Outcome | None) -> list[object]:
     """Return all that anybody acts on: ids, severities, verdicts, exit codes, what is doubted, what is advised."""
     told: list[object] = [made.verdict, EXIT[made.verdict], len(doubts(made)), advise(made).found]
     told += [(d.spec, d.verdict, [r.id for r in reasons_of(made, d)]) for d in made.defenses if d.why]
-    told += [
-        (f.id, f.severity, f.evidence.get("defense"), f.evidence.get("attack")) for f in conclusions(made, outcome)
-    ]
-    for preset in PRESETS.values():
-        again = gate(made, preset, today=dt.date(2026, 11, 26))
-        told += [(c.id, c.status, c.level, c.attack, c.todo) for c in again.checks] + [again.verdict]
+    told += [*_listed(made, None), *_listed(made, outcome)]
+    waivers = [state.waiver for state in outcome.waivers] if outcome else []
+    for asked in ASKED.values():
+        again = gate(made, asked, waivers=waivers, today=dt.date(2026, 11, 26))
+        told += [(c.id, c.status, c.level, c.attack, c.todo, c.waiver is None) for c in again.checks] + [again.verdict]
     if outcome is not None:
         told += [outcome.verdict, EXIT[outcome.verdict], conclude(outcome.checks, outcome.waivers)[0]]
         told += [(c.id, c.status, c.waiver is not None) for c in outcome.checks]
@@ -95,21 +134,32 @@ def decided(made: AuditResult, outcome: Outcome | None) -> list[object]:
     return told
 
 
+def _listed(made: AuditResult, outcome: Outcome | None) -> list[object]:
+    """Return the findings without their words."""
+    return [
+        (f.id, f.severity, f.evidence.get("defense"), f.evidence.get("attack"), findings.accepted(f))
+        for f in conclusions(made, outcome)
+    ]
+
+
 SCENES = scenes()
 
 
+@pytest.mark.parametrize("word", OTHERS)
 @pytest.mark.parametrize("name", SCENES)
-def test_other_words_change_nothing_that_is_decided(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, outcome = SCENES[name]
-    before = decided(made, outcome)
-    other, said_otherwise = reworded(made), reworded(outcome)
+def test_other_words_change_nothing_that_is_decided(name: str, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (made, outcome), text = SCENES[name], OTHERS[word]
+    before, listed = decided(made, outcome), _listed(made, outcome)
+    other, said_otherwise = reworded(made, text), reworded(outcome, text)
     assert other != made
     assert decided(other, said_otherwise) == before
+    assert _listed(other, outcome) == _listed(made, said_otherwise) == listed  # of one of them alone
     # The same where the tables of words are others.
-    monkeypatch.setattr(words, "REASONS", dict.fromkeys(words.REASONS, lambda *_: ("Lorem", " ipsum.")))
-    monkeypatch.setattr(words, "_LEAK", dict.fromkeys(words._LEAK, lambda _: "dolor"))
+    monkeypatch.setattr(words, "REASONS", dict.fromkeys(words.REASONS, lambda *_: (text, " ipsum.")))
+    monkeypatch.setattr(words, "_LEAK", dict.fromkeys(words._LEAK, lambda _: text))
+    plain = text.replace("{", "").replace("}", "")  # braces name a setting
     for table in ("MENDS", "GATE_MENDS", "RULES"):
-        monkeypatch.setattr(findings, table, dict.fromkeys(getattr(findings, table), "Sit amet."))
+        monkeypatch.setattr(findings, table, dict.fromkeys(getattr(findings, table), plain))
     assert decided(made, outcome) == before
 
 
@@ -134,7 +184,35 @@ def test_every_reason_that_a_verdict_gives_has_words_that_end_and_a_brief_form()
 
 def test_a_reason_that_nobody_here_knows_is_told_and_does_not_crash() -> None:
     told = words.sentences((Reason("of-a-later-version", attack="dlg", facts={"told": "more is known"}),))
-    assert told == ("A doubt of the attack dlg: of-a-later-version (more is known).",)
+    assert told == ("A reason about the attack dlg: of-a-later-version (more is known).",)
+
+
+@pytest.mark.parametrize("identifier", [*LEAKS, *words.REASONS])
+def test_a_stored_reason_without_the_facts_that_its_words_name_is_told(identifier: str) -> None:
+    huge = Estimate(1e308, 1e308, 1e308, 10**9)
+    for reason in (Reason(identifier), Reason(identifier, attack="dlg", measured=huge, limit=1e308)):
+        (told,) = words.sentences((reason,))
+        assert told.endswith(".")
+        assert words.brief((reason,))
+
+
+@pytest.mark.parametrize("name", ["overfitted", *LEAKS, UNFINISHED, "control-not-scored", "stored", "of-a-plug-in"])
+def test_no_doubt_that_an_attack_names_is_taken_for_a_reason_of_the_verdict(name: str) -> None:
+    plain, doubted = (
+        result(defense("obscure", replace(attack(some(0)), doubts=doubts_))) for doubts_ in ({}, {name: "see"})
+    )
+    (verdict, why), (same, more) = (rejudge(made, made.defenses[1]) for made in (plain, doubted))
+    assert (same, more[: len(why)]) == (verdict, why)
+    (doubt,) = more[len(why) :]
+    assert "The attack linkage" in words.sentence((doubt,)) or name in words.sentence((doubt,))
+    assert "see" in words.sentence((doubt,))
+
+
+def test_advice_bears_needs_that_are_no_counts() -> None:
+    made = result(defense("gaussian", attack(some(1))))
+    odd = tuple(Reason("may-exceed-limit", needs=(Setting("records", value),)) for value in ("many", None, 7.5))
+    rows = tuple(replace(d, verdict="inconclusive", why=odd) for d in made.defenses)
+    assert [o.leakage_needs for o in advise(replace(made, defenses=rows)).options] == [""]
 
 
 SPELLED = [
