@@ -9,9 +9,8 @@ from typing import Any
 
 from leakaudit.audit.audit import audit
 from leakaudit.audit.plan import Plan
-from leakaudit.errors import UserError
+from leakaudit.errors import Setting, UserError
 from leakaudit.load.loading import target_from_objects
-from leakaudit.naming import Setting
 from leakaudit.result.schema import AuditResult
 from leakaudit.work.progress import monitored
 from leakaudit.work.quantities import parse, seconds

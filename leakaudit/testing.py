@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leakaudit.naming import as_argument
+from leakaudit.errors import as_argument
 
 if TYPE_CHECKING:
     from leakaudit.result.outcome import Outcome

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from leakaudit.audit.plan import Plan, attacks_for
-from leakaudit.errors import UserError
-from leakaudit.naming import Setting
+from leakaudit.errors import Setting, UserError
 from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.defense import Defense, replaces_records
 from leakaudit.protocol.registry import parse_defense

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from leakaudit.errors import UserError
-from leakaudit.naming import worded
+from leakaudit.errors import UserError, worded
 from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.coverage import uncovered
 from leakaudit.protocol.defense import Defense, parts_of

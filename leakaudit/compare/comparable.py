@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from leakaudit.naming import Setting, Spell, as_option
+from leakaudit.errors import Setting, Spell, as_option
 from leakaudit.result.schema import AuditResult, Value
 
 # A key, and what it is called in a sentence. What is not here may differ: the code and the weights under test, how many

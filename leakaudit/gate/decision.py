@@ -10,7 +10,7 @@ from glob import escape
 
 from leakaudit.compare.changes import Change, changes, paired_defenses
 from leakaudit.compare.comparable import differences, remarks
-from leakaudit.errors import UserError
+from leakaudit.errors import Setting, UserError
 from leakaudit.gate.assertions import PRESETS, Assertions, RegressionRule, Rule
 from leakaudit.gate.losses import judge_change
 from leakaudit.gate.thresholds import deciding, judge_rule, uncontrolled, why_no_pass, without
@@ -18,7 +18,6 @@ from leakaudit.gate.waivers import in_force, names_attack, states
 from leakaudit.judge.facts import facts_of
 from leakaudit.judge.findings import mend
 from leakaudit.judge.words import sentences
-from leakaudit.naming import Setting
 from leakaudit.result.outcome import Check, Outcome, WaiverState
 from leakaudit.result.rules import SEVERITIES, judged
 from leakaudit.result.schema import AuditResult, Finding, Mend, Severity, Verdict, Waiver, digest

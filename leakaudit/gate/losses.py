@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from leakaudit.compare.changes import LEAST_PSNR, Change
+from leakaudit.errors import Setting
 from leakaudit.gate.assertions import RegressionRule
 from leakaudit.judge.findings import mend
-from leakaudit.naming import Setting
 from leakaudit.result.numbers import decibels, points, shift
 from leakaudit.result.outcome import Check
 from leakaudit.result.schema import Mend, Value, Verdict

@@ -12,6 +12,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
+from leakaudit.errors import Setting, Spell, as_option
 from leakaudit.gate.assertions import Rule
 from leakaudit.judge.advice import FEWEST, loss
 from leakaudit.judge.conclusions import foremost, judged_at
@@ -19,7 +20,6 @@ from leakaudit.judge.facts import control_in, facts_of
 from leakaudit.judge.findings import mend
 from leakaudit.judge.verdict import UNFINISHED
 from leakaudit.judge.words import sentences
-from leakaudit.naming import Setting, Spell, as_option
 from leakaudit.result.outcome import Check
 from leakaudit.result.rules import (
     guessing,

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from leakaudit.errors import Setting, as_option
 from leakaudit.judge.ranking import worst
 from leakaudit.judge.verdict import reasons_of
-from leakaudit.naming import Setting, as_option
 from leakaudit.result.numbers import interval, percent, points
 from leakaudit.result.rules import resolution, worst_verdict
 from leakaudit.result.schema import AuditResult, DefenseResult, Estimate, Verdict

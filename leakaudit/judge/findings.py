@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
-from leakaudit.naming import Spell, as_option, said, worded
+from leakaudit.errors import Spell, as_option, said, worded
 from leakaudit.result.schema import Finding, Mend
 from leakaudit.result.scores import of_rule
 
@@ -63,7 +63,7 @@ ASKED: dict[str, str] = {
 
 CAUSE = "Find the change that caused it; if it is meant, store this result as the new baseline."
 
-# What to do, by the id of a finding or of a mend. Settings are written as `leakaudit.naming.worded` reads them.
+# What to do, by the id of a finding or of a mend. Settings are written as `leakaudit.errors.worded` reads them.
 MENDS: dict[str, str] = {
     "identification-above-limit": "Choose a stronger setting of this defense or another defense, and scan again.",
     "reconstruction-close": "Choose a stronger setting of this defense or another defense, and scan again.",

@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from leakaudit.errors import Setting
 from leakaudit.judge.facts import Facts, control_of, facts_of
-from leakaudit.naming import Setting
 from leakaudit.result.rules import SHARP, VERDICTS, beats, guessing, most_successful, unsupported
 from leakaudit.result.schema import (
     AttackResult,

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
+from leakaudit.errors import Spell, as_option
 from leakaudit.judge.verdict import DOUBT, LEAKS, UNFINISHED
-from leakaudit.naming import Spell, as_option
 from leakaudit.result.numbers import decibels, percent
 from leakaudit.result.schema import AttackResult, Estimate, Reason
 

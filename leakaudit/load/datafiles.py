@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from leakaudit.errors import UserError, first_line
+from leakaudit.errors import Setting, UserError, first_line
 from leakaudit.load.datasets import Pixels
-from leakaudit.naming import Setting
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 ARRAY_KEYS = (("x_train", "y_train"), ("x", "y"), ("images", "labels"), ("x_test", "y_test"))

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from leakaudit.errors import UserError, first_line
-from leakaudit.naming import Setting, said, worded
+from leakaudit.errors import Setting, UserError, first_line, said, worded
 from leakaudit.protocol.gradients import Mode, in_mode, parameters_of
 from leakaudit.protocol.target import Records, Target
 from leakaudit.result.rules import SEVERITIES

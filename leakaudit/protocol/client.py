@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leakaudit.errors import UserError
-from leakaudit.naming import worded
+from leakaudit.errors import UserError, worded
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.exposure import Exposure
 from leakaudit.protocol.gradients import (

@@ -6,8 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from leakaudit.errors import UserError
-from leakaudit.naming import Setting
+from leakaudit.errors import Setting, UserError
 
 
 def check_writable(path: Path, option: str = "--output") -> None:

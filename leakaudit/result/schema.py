@@ -14,8 +14,7 @@ from typing import Literal
 
 from cattrs.preconf.json import make_converter
 
-from leakaudit.errors import UserError
-from leakaudit.naming import Setting
+from leakaudit.errors import Setting, UserError
 from leakaudit.result.files import text_of
 from leakaudit.result.jsonfile import leave_out, structured
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from leakaudit.errors import UserError
-from leakaudit.naming import Setting
+from leakaudit.errors import Setting, UserError
 
 UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 

@@ -8,10 +8,10 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from leakaudit.errors import said as said_of
+from leakaudit.errors import worded
 from leakaudit.judge.conclusions import conclusions
 from leakaudit.judge.findings import GATE_MENDS, MENDS, OTHERWISE, accepted, mend_of, unused_mend
-from leakaudit.naming import said as said_of
-from leakaudit.naming import worded
 from leakaudit.reports import gate_terminal, junit, markdown, sarif
 from leakaudit.result.outcome import WaiverState
 from leakaudit.result.schema import Waiver

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from leakaudit.errors import UserError
+from leakaudit.errors import Setting, UserError, as_argument, as_option, said, worded
 from leakaudit.gate.assertions import PRESETS, parse
 from leakaudit.gate.consistency import doubts, outcome_doubts
 from leakaudit.gate.decision import conclude, gate
@@ -19,7 +19,6 @@ from leakaudit.judge import findings, words
 from leakaudit.judge.advice import advise
 from leakaudit.judge.conclusions import conclusions
 from leakaudit.judge.verdict import LEAKS, UNFINISHED, overall, reasons_of, rejudge
-from leakaudit.naming import Setting, as_argument, as_option, said, worded
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.rules import EXIT
 from leakaudit.result.schema import (
