@@ -57,7 +57,7 @@ def worded(template: str, needs: Iterable[Setting] = (), **facts: object) -> tup
         if name is not None and name.startswith("--"):
             flag, _, value = name.removesuffix("=").partition(" ")
             setting = FLAGS.get(flag) or Setting(flag[2:].replace("-", "_"), value or None)
-            parts.append(known[setting.name] if name.endswith("=") else setting)
+            parts.append(known.get(setting.name, setting) if name.endswith("=") else setting)
         elif name is not None:
             parts.append(format(facts[name], form or ""))
     return tuple(parts)

@@ -16,7 +16,7 @@ from leakaudit.gate.losses import judge_change
 from leakaudit.gate.thresholds import deciding, judge_rule, uncontrolled, why_no_pass, without
 from leakaudit.gate.waivers import in_force, names_attack, states
 from leakaudit.judge.facts import facts_of
-from leakaudit.judge.findings import mend
+from leakaudit.judge.findings import MENDS, mend
 from leakaudit.judge.words import sentences
 from leakaudit.result.outcome import Check, Outcome, WaiverState
 from leakaudit.result.rules import SEVERITIES, judged
@@ -110,7 +110,8 @@ def _findings(result: AuditResult, least: Severity | None) -> list[Check]:
 
 def _finding(finding: Finding) -> Check:
     defense = str(finding.evidence.get("defense") or "")
-    check = _plain(f"finding-{finding.id}", defense, "fail", finding.message, Mend("mend-finding"))
+    todo = Mend(finding.id if finding.id in MENDS else "mend-finding")
+    check = _plain(f"finding-{finding.id}", defense, "fail", finding.message, todo)
     check = replace(check, finding=finding.evidence)
     return replace(check, mend=finding.mend, todo=None) if finding.mend else check
 

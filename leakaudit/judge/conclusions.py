@@ -12,7 +12,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from leakaudit.judge.facts import control_in, facts_of
-from leakaudit.judge.findings import RULES, describe, mend_of, unused_mend
+from leakaudit.judge.findings import MENDS, RULES, describe, mend, mend_of, unused_mend
 from leakaudit.judge.ranking import statuses
 from leakaudit.judge.verdict import CONTROL, UNFINISHED, reasons_of, rejudge
 from leakaudit.judge.words import grouped, sentence
@@ -25,6 +25,7 @@ from leakaudit.result.schema import (
     DefenseResult,
     Estimate,
     Finding,
+    Mend,
     Reason,
     Severity,
     Value,
@@ -55,7 +56,13 @@ def conclusions(result: AuditResult, outcome: Outcome | None = None) -> tuple[Fi
     for finding in sorted(found, key=lambda f: SEVERITIES.index(f.severity)):  # of two that say the same the worse
         if not any(_same(finding, other) for other in kept):
             kept.append(finding)
-    return tuple(f if f.mend or f.severity == "info" else replace(f, mend=mend_of(f.id)) for f in kept)
+    return tuple(f if f.mend or f.severity == "info" else _mended(f) for f in kept)
+
+
+def _mended(finding: Finding) -> Finding:
+    """Return a finding with what to do about it."""
+    todo = Mend(finding.id) if finding.id in MENDS else None
+    return replace(finding, mend=mend(todo) if todo else mend_of(finding.id), todo=todo)
 
 
 def _of_audit(result: AuditResult) -> list[Finding]:
@@ -193,7 +200,9 @@ def _gate(checks: Iterable[Check], own: Sequence[Finding], told: Mapping[str, tu
         message = check.message if check.defense in check.message else f"{check.defense}: {check.message}"
         if check.waiver:
             message, evidence = _accepted(message, evidence, check.waiver)
-        found.append(Finding(f"gate-{check.rule}", _severity(check), message, evidence, check.mend, told[check.id]))
+        found.append(
+            Finding(f"gate-{check.rule}", _severity(check), message, evidence, check.mend, told[check.id], check.todo)
+        )
     return found
 
 
@@ -313,8 +322,8 @@ def _waivers(outcome: Outcome) -> list[Finding]:
             found.append(Finding("waiver-expired", "error", message, evidence))
         elif state.state == "unused":
             message = f"The waiver of {what} until {waiver.expires} matches no check (reason given: {waiver.reason})."
-            mend = unused_mend(waiver.rule, (check.rule for check in outcome.checks))
-            found.append(Finding("waiver-unused", "info", message, evidence, mend))
+            told = unused_mend(waiver.rule, (check.rule for check in outcome.checks))
+            found.append(Finding("waiver-unused", "info", message, evidence, told))
     return found
 
 

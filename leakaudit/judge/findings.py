@@ -181,8 +181,8 @@ def mend_of(identifier: str) -> str:
 
 
 def mend(wanted: Mend, spell: Spell = as_option) -> str:
-    """Return one sentence on what to do, with its settings as `spell` has them."""
-    return said(worded(MENDS[wanted.id], wanted.needs), spell)
+    """Return one sentence on what to do, with its settings as `spell` has them; for an id of a later version any."""
+    return said(worded(MENDS.get(wanted.id, OTHERWISE), wanted.needs), spell)
 
 
 def _template(identifier: str) -> str:

@@ -15,6 +15,7 @@ from leakaudit.protocol.exposure import Exposure
 
 BASES: dict[str, type[Any]] = {"attack": Attack, "defense": Defense}
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+TAKEN = ("fit", "accuracy")  # what an audit calls its other pieces of work
 
 
 def flaw(cls: Any, kind: str) -> str | None:
@@ -41,6 +42,8 @@ def flaw(cls: Any, kind: str) -> str | None:
 
 
 def _of_attack(cls: Any, settings: set[str]) -> str | None:
+    if cls.name in TAKEN:
+        return f"{cls.name!r} is what an audit calls another piece of its work: give it another name"
     if cls.kind not in get_args(Kind):
         return f"its `kind` must be one of {', '.join(get_args(Kind))}, not {cls.kind!r}"
     doing, of = ("link", Attack.link) if cls.kind == "linkage" else ("__call__", Attack.__call__)

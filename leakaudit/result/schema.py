@@ -71,6 +71,7 @@ class Finding:
     evidence: dict[str, Value] = field(default_factory=dict)
     mend: str = ""  # what to do about it, one sentence
     why: tuple[Reason, ...] = ()  # the reasons of a verdict that it tells
+    todo: Mend | None = None  # the mend as values, where it is one of ours
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,7 @@ _converter = leave_out(
         AttackResult: ("notes", "doubts", "asked", "further"),
         Guarantee: ("states",),
         DefenseResult: ("guarantees", "why", "stronger", "lowest"),
-        Finding: ("mend", "why"),
+        Finding: ("mend", "why", "todo"),
         AuditResult: ("hashes", "waivers", "why", "stand_in"),
     },
 )
@@ -259,20 +260,24 @@ def to_json(result: AuditResult) -> str:
 def from_json(text: str, source: str = "result.json") -> AuditResult:
     """Read a result of version 1. Raises UserError naming `source` when it is none."""
     result = structured(text, source, SCHEMA, AuditResult, _converter, "a result.json written by a scan")
-    for where, estimate in _estimates(result):
+    for where, estimate, share in _estimates(result):
         ends = [v for v in (estimate.low, estimate.value, estimate.high) if v is not None]
-        if estimate.n < 0 or ends != sorted(ends):
+        if estimate.n < 0 or ends != sorted(ends) or (share and ends and not 0 <= ends[0] <= ends[-1] <= 1):
             raise UserError(f"{source} holds an estimate that none can be ({where}: {estimate}): scan again.")
     return result
 
 
-def _estimates(result: AuditResult) -> list[tuple[str, Estimate]]:
-    """Return every estimate of the defenses with where it stands."""
-    found = [(d.spec, d.accuracy) for d in result.defenses]
+def _estimates(result: AuditResult) -> list[tuple[str, Estimate, bool]]:
+    """Return every estimate with where it stands, and whether it is of a share."""
+    found = [(d.spec, d.accuracy, True) for d in result.defenses]
+    found += [(f"the guess {b.name}", b.identification, True) for b in result.baselines]
     for d in result.defenses:
         for a in d.attacks:
-            parts = (a.identification, a.psnr, a.ssim, a.lpips, a.r2, a.psnr_released, a.label_accuracy)
-            found += [(f"{a.name} on {d.spec}", part) for part in (*parts, *(f.estimate for f in a.further))]
+            where, parts = f"{a.name} on {d.spec}", (a.psnr, a.ssim, a.lpips, a.r2, a.psnr_released)
+            found += [(where, share, True) for share in (a.identification, a.label_accuracy)]
+            found += [(where, part, False) for part in (*parts, *(f.estimate for f in a.further))]
+    told = [reason for d in result.defenses for reason in d.why]
+    found += [(f"a reason, {r.id}", r.measured, False) for r in (*told, *result.why) if r.measured]
     return found
 
 

@@ -221,6 +221,8 @@ def test_an_estimate_that_none_can_be_is_refused(call: Run) -> None:
     text = to_json(leaking(0))
     Path("r.json").write_text(text.replace('"n": 40', '"n": -40'))
     sentence(call("gate", "r.json"), "r.json", "estimate")
+    Path("r.json").write_text(text.replace('"high": 1.0', '"high": 1e+308'))
+    sentence(call("gate", "r.json"), "r.json", "estimate")
     Path("r.json").write_text(text.replace('"chance_accuracy": 0.1', '"chance_accuracy": 1e999'))
     sentence(call("gate", "r.json"), "r.json", "JSON")
 

@@ -114,6 +114,7 @@ def test_a_file_that_was_changed_is_read_again(tmp_path: Path) -> None:
         (attack(decorator="").replace("@dataclass(frozen=True, kw_only=True)", ""), "Mine", "it is no dataclass"),
         (attack("labels"), "Mine", "'labels' is that of leakaudit itself; give it a name of its own"),
         (attack("Not A Name"), "Mine", "words in small letters"),
+        (attack("accuracy"), "Mine", "'accuracy' is what an audit calls another piece of its work"),
         (attack().replace("guesses: int = 1", "guesses: int"), "Mine", "its setting 'guesses' has no default"),
         (attack().replace("guesses: int = 1", "time_weight: int = 1"), "Mine", "give the setting another name"),
         (attack() + "    covers: ClassVar = frozenset({'batchnorm'})\n", "Mine", "its `covers` names 'batchnorm'"),
