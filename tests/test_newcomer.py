@@ -46,7 +46,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from leakaudit.attacks.inverting_gradients import InvertingGradients, Match
 from leakaudit.engine import matching as engine
 from leakaudit.errors import NotApplicable
-from leakaudit.protocol.attack import Needs
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import PixelModel
@@ -61,8 +60,6 @@ class Overriding(InvertingGradients):
     summary: ClassVar[str] = "inverting gradients, with features whose statistics are those of BatchNorm"
     source: ClassVar[str] = "Yin et al. 2021 (GradInversion)"
     requires: ClassVar[frozenset[str]] = frozenset({"buffers"})
-    covers: ClassVar[frozenset[str]] = frozenset({"batchnorm-statistics"})
-    needs: ClassVar[Needs] = Needs(batchnorm=True)
 
     weight: float = 1e-3
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from leakaudit.errors import UserError, worded
 from leakaudit.protocol.attack import Attack
-from leakaudit.protocol.coverage import uncovered
+from leakaudit.protocol.coverage import covered_by, uncovered
 from leakaudit.protocol.defense import Defense, parts_of
 from leakaudit.protocol.exposure import Exposure, preset
 from leakaudit.protocol.registry import attacks, parse_attack
@@ -215,7 +215,7 @@ def not_tested(rows: Sequence[DefenseResult]) -> tuple[str, ...]:
     tried = {attack.name for row in rows for attack in row.attacks}
     ran = {attack.name for row in rows for attack in row.attacks if scored_victims(attack)}
     left = [name for name in known if name not in tried]
-    covered = {surface for name in ran if name in known for surface in known[name].covers}
+    covered = {surface for name in ran if name in known for surface in covered_by(known[name])}
     return (
         *((f"Attacks known here but not run in this scan: {', '.join(left)}.",) if left else ()),
         *uncovered(covered, replaced=any(row.replaces_records for row in rows)),

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from leakaudit.protocol.attack import Attack
 
 
 @dataclass(frozen=True)
@@ -12,6 +16,7 @@ class Surface:
 
     name: str  # kebab-case
     untested: str  # one sentence, for an audit in which no attack covered it
+    fact: str = ""  # of `Exposure`: an attack that requires it is one on this surface
     replaced_only: bool = False  # it is there only where a defense replaces records by a generator's
 
 
@@ -25,16 +30,26 @@ SURFACES = (
     Surface(
         "batchnorm-statistics",
         "BatchNorm statistics: the adversary may see them, but no attack that ran uses them.",
+        fact="buffers",
     ),
     Surface(
         "generative-prior",
         "Attacks with a pretrained generative prior (GAN or diffusion), which can beat the smoothness prior used here.",
     ),
-    Surface("malicious-server", "A malicious server that changes the model (imprinting, trap weights, fishing)."),
+    Surface(
+        "malicious-server",
+        "A malicious server that changes the model (imprinting, trap weights, fishing).",
+        fact="model_control",
+    ),
     Surface("several-rounds", "Averaging over several rounds of the same records."),
     Surface("local-steps", "Updates after several local steps (FedAvg)."),
     Surface("layer-by-layer", "Attacks that solve layer by layer (R-GAP, SPEAR, APRIL)."),
 )
+
+
+def covered_by(attack: type[Attack]) -> frozenset[str]:
+    """Return the names of the surfaces that an attack is on: those it declares, and those whose facts it requires."""
+    return attack.covers | {s.name for s in SURFACES if s.fact in attack.requires}
 
 
 def uncovered(covered: Iterable[str], *, replaced: bool) -> tuple[str, ...]:

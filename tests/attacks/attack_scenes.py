@@ -98,7 +98,8 @@ def records(count: int, shape: tuple[int, int, int], classes: int, seed: int) ->
 def scene(attack: Attack, shape: tuple[int, int, int] = (1, 8, 8), batch: int = 1) -> tuple[PixelModel, SharedUpdate]:
     """Return a model and what two clients share of it, as the attack `needs` them to do its work."""
     needs = attack.needs
-    built = dense_model if needs.dense_input else batchnorm_model if needs.batchnorm else conv_model
+    batchnorm = needs.batchnorm or "buffers" in attack.requires  # whoever asks for its statistics needs some
+    built = dense_model if needs.dense_input else batchnorm_model if batchnorm else conv_model
     model = built(shape)
     parts = (
         parse_defense(needs.defense) if needs.defense else Defense(),
