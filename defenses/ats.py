@@ -96,7 +96,7 @@ class ATS(Defense):
         """Search. Costs one pass and `pictures`·(`points` + 1) gradients of one record per useful candidate."""
         device = target.device
         order = torch.randperm(len(target.private), generator=generator, device=generator.device)
-        records = _to(target.private[order[:PROBES].to(target.private.labels.device)], device)
+        records = target.private[order[:PROBES].to(target.private.labels.device)].to(device)
         shown = records[: self.pictures]
         noise = torch.rand(shown.images.shape, generator=generator, device=generator.device).to(device)
         names = list(library())
@@ -135,7 +135,3 @@ class ATS(Defense):
         if self.score is not None:
             stated["privacy score (mean cosine along the path)"] = round(self.score, 4)
         return stated
-
-
-def _to(records: Records, device: torch.device) -> Records:
-    return Records(records.images.to(device), records.labels.to(device))

@@ -110,7 +110,7 @@ class Obscure(Defense):
             )
         classes, device = len(target.classes), target.device
         grid = grid_of(*target.input_shape[1:])
-        private = records_on_grid(_on(target.private, device), grid)
+        private = records_on_grid(target.private.to(device), grid)
         references = [
             train_reference(
                 private,
@@ -124,7 +124,7 @@ class Obscure(Defense):
             for number, widths in enumerate(WIDTHS, 1)
         ]
         if self.public:
-            shown = records_on_grid(_on(target.auxiliary, device), grid)[:MOST]
+            shown = records_on_grid(target.auxiliary.to(device), grid)[:MOST]
         else:
             shown = self._drawn(private, classes, references, generator)
         pictures = (shown.images * 255).round() / 255  # as they are stored
@@ -133,7 +133,7 @@ class Obscure(Defense):
         obscurer, nats = with_rate(
             lambda slope: Obscurer(pictures, labels, slope=slope, mirror=self.mirror), private, self.rate
         )
-        test = records_on_grid(_on(target.test, device), grid)
+        test = records_on_grid(target.test.to(device), grid)
         learned = {
             **{f"accuracy of reference {n} on the test records": right(r, test) for n, r in enumerate(references, 1)},
             "pictures whose likeliest class is the one they were drawn for": float(
@@ -231,7 +231,3 @@ class Obscure(Defense):
         file = directory / f"{self.name}.safetensors"
         self.obscurer.save(file, self.card)
         return [file]
-
-
-def _on(records: Records, device: torch.device) -> Records:
-    return Records(records.images.to(device), records.labels.to(device))

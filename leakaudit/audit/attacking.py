@@ -113,7 +113,7 @@ def _share(
         return share(
             model,
             scene.target.loss,
-            Records(records.images.to(device), records.labels.to(device)),
+            records.to(device),
             subject.defense,
             exposure,
             batch_size=scene.plan.batch_size,

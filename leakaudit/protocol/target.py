@@ -31,6 +31,10 @@ class Records:
         picked = index if isinstance(index, Tensor | slice) else torch.as_tensor(list(index), dtype=torch.long)
         return Records(self.images[picked], self.labels[picked])
 
+    def to(self, device: torch.device) -> Records:
+        """Return the same records on a device."""
+        return Records(self.images.to(device), self.labels.to(device))
+
 
 class PixelModel(nn.Module):
     """A classifier that takes pictures in [0, 1] and normalises them itself: logits = network((x − mean) / std).
