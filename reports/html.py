@@ -151,7 +151,10 @@ def _controls(result: AuditResult) -> str:
         return "No undefended control was measured, so nothing shows that these attacks work on this model at all."
     seen = control_in(result)
     if seen.best is None:
-        return "No attack could be scored on the undefended model, so a low score elsewhere proves nothing."
+        return (
+            "No attack that identifies records could be scored on the undefended model, so a low score elsewhere "
+            "proves nothing."
+        )
     attack, share = seen.best, seen.best.identification
     spread = f" ({numbers.interval(share)})" if numbers.interval(share) else ""
     told = (

@@ -77,7 +77,7 @@ def _of_audit(result: AuditResult) -> list[Finding]:
     seen = control_in(result)
     floor, best = seen.floor, seen.best
     if best is None:
-        message = "No attack could be scored on the undefended model, so nothing shows that these attacks work at all."
+        message = sentence((Reason(seen.doubt),))
         found.append(Finding("control-does-not-leak", "warning", message, {"defense": control.spec, "guess": floor}))
     elif not seen.works:
         message = (

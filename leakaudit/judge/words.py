@@ -161,7 +161,8 @@ DOUBTS = {"overfitted": "overfitted its training pairs"}  # of an attack, by id
 REASONS: dict[str, Callable[[Reason, Spell], Words]] = {
     UNFINISHED: _unfinished,
     "control-not-scored": _plain(
-        "No attack could be scored on the undefended model, so nothing shows that these attacks work at all."
+        "No attack that identifies records could be scored on the undefended model, so nothing shows that these "
+        "attacks work at all."
     ),
     "control-does-not-leak": _plain(
         "No attack is shown to beat guessing on the undefended model, so attacks that fail here prove nothing."
@@ -173,7 +174,7 @@ REASONS: dict[str, Callable[[Reason, Spell], Words]] = {
         "No attack was scored that is handed the replaced records themselves, so nothing bounds what an update made "
         "from them reveals."
     ),
-    "no-attack-scored": _plain("No attack was scored on this defense."),
+    "no-attack-scored": _plain("No attack that identifies records was scored on this defense."),
     "guess-above-limit": _guess,
     "limit-of-nothing": _plain("No number of records can show that identification never happens: allow more than 0%."),
     "too-few-scored": _too_few,
