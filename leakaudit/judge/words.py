@@ -51,29 +51,28 @@ def _told(reasons: Sequence[Reason], spell: Spell) -> Words:
 
 def _leaks(reasons: Sequence[Reason]) -> Words:
     first = reasons[0]
-    did = " and ".join(_LEAK[reason.id](reason) for reason in reasons)
+    (head, detail), *others = (_LEAK[reason.id](reason) for reason in reasons)
+    rest = detail + "".join(f" and {did}{more}" for did, more in others)
     if first.role == "bound":
-        return (
-            f"Bound only: handed the replaced records themselves, {first.attack} {did}; from an update alone it may be "
-            "less.",
-            "",
-        )
-    return f"The attack {first.attack} {did}.", ""
+        who = f"Bound only: handed the replaced records themselves, {first.attack}"
+        return f"{who} {head}", f"{rest}; from an update alone it may be less."
+    return f"The attack {first.attack} {head}", f"{rest}."
 
 
-def _identified(r: Reason) -> str:
+def _identified(r: Reason) -> Words:
     e = _measured(r)
     return (
         f"picked the right one of {r.facts['candidates']} candidates of the same class for "
-        f"{round((e.value or 0.0) * e.n)} of {e.n} records (at least {percent(e.low or 0.0)} with 95% confidence; "
-        f"allowed {percent(r.limit or 0.0)})"
+        f"{round((e.value or 0.0) * e.n)} of {e.n} records",
+        f" (at least {percent(e.low or 0.0)} with 95% confidence; allowed {percent(r.limit or 0.0)})",
     )
 
 
-def _rebuilt(r: Reason) -> str:
+def _rebuilt(r: Reason) -> Words:
     return (
-        f"rebuilds pictures far closer to the private ones (median {decibels(_measured(r).value or 0.0)}) than a "
-        f"guess without the update ({decibels(_number(r, 'guess'))})"
+        "rebuilds pictures far closer to the private ones",
+        f" (median {decibels(_measured(r).value or 0.0)}) than a guess without the update "
+        f"({decibels(_number(r, 'guess'))})",
     )
 
 
@@ -191,7 +190,7 @@ REASONS: dict[str, Callable[[Reason, Spell], Words]] = {
     "interrupted": _plain("The audit did not finish: what is here was measured, the rest was not."),
     "stored": _stored,
 }
-_LEAK: dict[str, Callable[[Reason], str]] = {LEAKS[0]: _identified, LEAKS[1]: _rebuilt}
+_LEAK: dict[str, Callable[[Reason], Words]] = {LEAKS[0]: _identified, LEAKS[1]: _rebuilt}
 
 
 def notes_of(attack: AttackResult) -> tuple[str, ...]:

@@ -155,7 +155,7 @@ def test_other_words_change_nothing_that_is_decided(name: str, word: str, monkey
     assert _listed(other, outcome) == _listed(made, said_otherwise) == listed  # of one of them alone
     # The same where the tables of words are others.
     monkeypatch.setattr(words, "REASONS", dict.fromkeys(words.REASONS, lambda *_: (text, " ipsum.")))
-    monkeypatch.setattr(words, "_LEAK", dict.fromkeys(words._LEAK, lambda _: text))
+    monkeypatch.setattr(words, "_LEAK", dict.fromkeys(words._LEAK, lambda _: (text, "")))
     plain = text.replace("{", "").replace("}", "")  # braces name a setting
     for table in ("MENDS", "GATE_MENDS", "RULES"):
         monkeypatch.setattr(findings, table, dict.fromkeys(getattr(findings, table), plain))
@@ -170,6 +170,7 @@ def test_every_reason_that_a_verdict_gives_has_words_that_end_and_a_brief_form()
                 met |= {reason.id for reason in group}
                 assert words.sentence(group).endswith(".")
                 assert words.sentence(group).startswith(words.brief(group))
+                assert "(" not in words.brief(group)
     assert met >= {
         *LEAKS,
         UNFINISHED,
