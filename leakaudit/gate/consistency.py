@@ -90,8 +90,8 @@ def _judged_again(check: Check, result: AuditResult) -> list[str]:
     """Return in which way a check of a threshold is better than the result makes it."""
     if check.rule not in (score.name for score in assertable()) or check.threshold is None or not check.direction:
         return []
-    _, _, pattern = check.id.partition(f"/{check.defense}")[0].partition(":")
-    rule = Rule(check.rule, check.direction, check.threshold, check.level, pattern or None, escape(check.defense))
+    pattern = check.pattern or None
+    rule = Rule(check.rule, check.direction, check.threshold, check.level, pattern, escape(check.defense))
     row = next((d for d in result.defenses if d.spec == check.defense), None)
     if row is None:
         return [] if check.status != "pass" else [f"The check {check.id} is a pass on a defense that has no row."]

@@ -18,7 +18,7 @@ from leakaudit.judge.advice import FEWEST, loss
 from leakaudit.judge.conclusions import foremost, judged_at
 from leakaudit.judge.facts import control_in, facts_of
 from leakaudit.judge.findings import mend
-from leakaudit.judge.verdict import UNFINISHED
+from leakaudit.judge.verdict import DOUBT, UNFINISHED
 from leakaudit.judge.words import sentences
 from leakaudit.result.outcome import Check
 from leakaudit.result.rules import (
@@ -136,7 +136,7 @@ def _more_evidence(result: AuditResult, reasons: Sequence[Reason]) -> Mend:
     """Return what would settle an undecided check: by what its reasons need, all of them and not those told alone."""
     if result.settings.get("battery") == "quick":
         return Mend("not-quick")
-    doubts = [r for r in reasons if r.id not in ("overfitted", UNFINISHED) or r.facts.get("weight")]
+    doubts = [r for r in reasons if r.id not in (DOUBT, UNFINISHED) or r.facts.get("weight")]
     open_ = [r for r in doubts if r.id == "may-exceed-limit"]
     needed = [int(need.value or 0) for r in open_ for need in r.needs if need.name == "records"]
     least = [int(r.facts["least"] or 0) for r in doubts if r.id == "too-few-scored"]

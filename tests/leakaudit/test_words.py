@@ -275,6 +275,8 @@ def test_what_would_settle_a_check_goes_by_all_of_its_reasons() -> None:
     made = result(defense("gaussian", once, twice))
     wanted = [reason.needs[0] for reason in rejudge(made, made.defenses[1], 0.1)[1]]
     assert todo(once, twice) == Mend("more-records", (max(wanted, key=lambda need: int(need.value or 0)),))
+    noted = replace(once, doubts={"overfitted": "on its own pairs"})
+    assert todo(noted) == todo(once) != Mend("measure")  # what an attack doubts of itself is no reason for the verdict
     assert todo(attack(some(0, 4))) == Mend("enough-records", (Setting("records", 36),))
     assert todo(attack(some(1), role="standard")) == Mend("measure")  # no number of records is an adaptive attack
     assert todo(attack(some(5))) == Mend("strengthen")  # above the limit, and not yet shown to be
