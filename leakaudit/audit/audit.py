@@ -91,21 +91,21 @@ def _audit_defense(course: Course, spec: str, defense: Defense, keep_learned: Ke
     """Audit one defense; its row stands in the course, more complete each time this yields."""
     scene, plan, before = course.scene, course.scene.plan, list(course.rows.values())
     requested = spec in plan.defenses or set(plan.defenses) <= {"none"}
-    fit, *pieces = pieces_of(spec, defense, plan)
+    fit, *planned = pieces_of(spec, defense, plan)
     try:
         with course.clock.piece(fit):
             subject, findings = _fitted(course, spec, defense, keep_learned)
     except UserError:
         raise
     except Exception as error:  # a user's model may raise anything while a generator is fitted around it
-        course.clock.skip(pieces)
+        course.clock.skip(planned)
         course.rows[spec] = _broken(spec, defense, requested, first_line(error))
         yield
         return
 
     results: list[AttackResult] = []
     outcome = None
-    for piece in pieces:
+    for piece in pieces_of(spec, subject.defense, plan)[1:]:  # its attacks are those of what fitting made of it
         with course.clock.piece(piece):
             if piece.attack is None:
                 outcome = _accuracy(scene, subject.defense, subject.released)

@@ -121,6 +121,25 @@ def test_a_defense_that_cannot_be_applied_is_shown_and_inconclusive(registered: 
     assert result.verdict in ("inconclusive", "fail")
 
 
+def test_the_attacks_on_a_defense_are_those_of_what_fitting_made_of_it(registered: Any) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Fitted(Defense):
+        name = "fitted"
+        adaptive = ("linkage",)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Unfitted(Defense):
+        name = "unfitted"
+
+        def fit(self, target: Any, generator: torch.Generator) -> Defense:
+            return Fitted()
+
+    registered("defenses", Unfitted)
+    result = leakaudit.scan(network(), data(), defense="unfitted", utility=False, **FAST)
+    roles = {a.name: a.role for a in row(result, "unfitted").attacks}
+    assert roles == {"inverting-gradients": "standard", "linkage": "adaptive"}
+
+
 def test_what_an_attack_sees_does_not_hold_the_truth(registered: Any) -> None:
     """Run a spying attack through the whole audit: nothing it can reach equals a victim's picture."""
     private = data()
