@@ -42,6 +42,8 @@ class SharedUpdate:
     defense: Defense | None = None  # if exposed
     auxiliary: Records | None = None  # if exposed
     released: Tensor | None = None  # (V, B, C, H, W) what a data-replacing defense put in place, if exposed (the bound)
+    released_labels: Tensor | None = None  # (V, B), or probabilities (V, B, classes), beside them
+    candidate_labels: Tensor | None = None  # (V, M) of the records in the line-ups, where attacks link
 
     @property
     def victims(self) -> int:
@@ -134,4 +136,5 @@ def share(  # noqa: PLR0913 - all that an update depends on
         defense=defense if exposure.defense else None,
         auxiliary=auxiliary if exposure.auxiliary else None,
         released=images.clone() if exposure.released else None,
+        released_labels=labels.clone() if exposure.released else None,
     )

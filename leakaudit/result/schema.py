@@ -102,6 +102,7 @@ class RecordScore:
     identified: bool | None = None
     rank: int | None = None  # of the true record among the candidates, 1 is nearest
     guessed_label: str | None = None
+    exact: bool | None = None  # rebuilt, or confirmed among the candidates, beyond doubt
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,9 @@ class AttackResult:
     doubts: dict[str, Value] = field(default_factory=dict)  # by kebab id, what makes its scores weaker than they look
     asked: dict[str, Value] = field(default_factory=dict)  # the settings in `tuned` before; empty in older results
     further: tuple[Further, ...] = ()  # by metrics of plug-ins
+    swapped: Estimate = field(default_factory=Estimate)  # median PSNR of what it drew for others of the class, dB
+    gain: Estimate = field(default_factory=Estimate)  # median of PSNR less the best guess, record by record, dB
+    exact: int = 0  # records that it rebuilt or confirmed exactly
 
 
 @dataclass(frozen=True)
@@ -167,6 +171,31 @@ class Guarantee:
     identification: float | None = None  # where that bounds it: how often a record is picked out of `candidates`
     candidates: int = 0
     states: tuple[str, ...] = ()  # names of the defense's facts that the statement says already
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What the audit found out about a defense by trying it, whatever the defense says of itself."""
+
+    changes: tuple[str, ...] = ()  # what of an exchange differs from an undefended one, by name (`protocol.stages`)
+    independent: bool | None = None  # all that is shared is the same, bit for bit, whichever record of a class it is of
+    strength: float | None = None  # share of its strength at which an attack was seen to work; None: at none
+    weakened: Estimate = field(default_factory=Estimate)  # what that attack identified there
+    union: Estimate = field(default_factory=Estimate)  # share of the victims' records that any attack identified
+    union_guess: float = 0.0  # what guessing as often would
+    by_class: dict[str, Estimate] = field(default_factory=dict)  # the union by class
+    tenth: Estimate = field(default_factory=Estimate)  # the union among the tenth of records most often identified
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What shows that the audit could have found a leak, and what was done to weaken it."""
+
+    canary: Verdict | None = None  # of a planted leak, audited by the same code: anything but fail discredits a pass
+    canary_told: str = ""  # what happened there
+    auxiliary: Estimate = field(default_factory=Estimate)  # AUC of a classifier telling auxiliary from private records
+    lowered: tuple[str, ...] = ()  # attacks that were given less effort than the battery gives
+    left_out: tuple[str, ...] = ()  # attacks of the battery that did not run
 
 
 @dataclass(frozen=True)
@@ -187,6 +216,7 @@ class DefenseResult:
     why: tuple[Reason, ...] = ()  # the reasons as values; empty in older results, which are judged again
     stronger: dict[str, int] = field(default_factory=dict)  # which way a setting makes it more private, 1 or -1
     lowest: dict[str, float] = field(default_factory=dict)  # the lowest value of such a setting, where it is not 0
+    examined: Examined | None = None  # None in results from before it was
 
 
 @dataclass(frozen=True)
@@ -225,6 +255,7 @@ class AuditResult:
     hashes: dict[str, str] = field(default_factory=dict)  # SHA-256 by what it is of: model, private, victims, ...
     waivers: tuple[Waiver, ...] = ()  # those configured when the audit ran
     why: tuple[Reason, ...] = ()  # the reasons as values; empty in older results
+    controls: Controls | None = None  # None in results from before there were any
     stand_in: str = ""  # where pictures are redacted: the public picture drawn in their place, and what was done to it
     schema: str = SCHEMA
 
@@ -243,11 +274,14 @@ _converter = leave_out(
     make_converter(),
     VALUES_LATER
     | {
-        AttackResult: ("notes", "doubts", "asked", "further"),
+        RecordScore: ("exact",),
+        AttackResult: ("notes", "doubts", "asked", "further", "swapped", "gain", "exact"),
         Guarantee: ("states",),
-        DefenseResult: ("guarantees", "why", "stronger", "lowest"),
+        Examined: tuple(f.name for f in fields(Examined)),
+        Controls: tuple(f.name for f in fields(Controls)),
+        DefenseResult: ("guarantees", "why", "stronger", "lowest", "examined"),
         Finding: ("mend", "why", "todo"),
-        AuditResult: ("hashes", "waivers", "why", "stand_in"),
+        AuditResult: ("hashes", "waivers", "why", "stand_in", "controls"),
     },
 )
 
