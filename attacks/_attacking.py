@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import ParamSpec
 
 import torch
@@ -52,17 +53,56 @@ def failed(update: SharedUpdate, status: Status, reason: str) -> Reconstruction:
     )
 
 
+def told_nothing(update: SharedUpdate, found: Reconstruction) -> Reconstruction:
+    """Return what was found, but where an update of zeros made an attack diverge: there it ends at grey, and says so.
+
+    Such an update tells nothing of its records, and an objective that is undefined at zero does not make that a
+    failure. What an attack draws without diverging (the mean of a class, the least rough picture) stays.
+    """
+    zero = torch.stack([~g.reshape(len(g), -1).any(1) for g in update.gradients]).all(0).tolist()
+    statuses: tuple[Status, ...] = tuple(
+        "converged" if z and s == "diverged" else s for z, s in zip(zero, found.statuses, strict=True)
+    )
+    changed = [v for v, (s, was) in enumerate(zip(statuses, found.statuses, strict=True)) if s != was]
+    if not changed:
+        return found
+    images, linkage = found.images, found.linkage
+    if images is not None:
+        images = images.clone()
+        images[changed] = 0.5
+    if linkage is not None:
+        linkage = linkage.clone()
+        linkage[changed] = 0.0
+    objective = found.objective.clone()
+    objective[changed] = 0.0
+    note = (
+        f"{len(changed)} of {update.victims} updates are zero in every entry and tell nothing: grey is given for them."
+    )
+    return replace(
+        found,
+        images=images,
+        linkage=linkage,
+        objective=objective,
+        statuses=statuses,
+        reason=reason_of(statuses),  # none where all the others converged
+        notes=(*found.notes, note),
+    )
+
+
 def memory_safe(call: Callable[P, Reconstruction]) -> Callable[P, Reconstruction]:
-    """Turn running out of memory inside an attack (self, model, update, …) into the status `out-of-memory`."""
+    """Turn running out of memory inside an attack (self, model, update, …) into the status `out-of-memory`.
+
+    Every attack goes through here, so this is also where an update of zeros is seen (`told_nothing`).
+    """
 
     @functools.wraps(call)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> Reconstruction:
+        update = next(a for a in (*args, *kwargs.values()) if isinstance(a, SharedUpdate))
         try:
-            return call(*args, **kwargs)
+            return told_nothing(update, call(*args, **kwargs))
         except (MemoryError, RuntimeError) as error:
             if not exhausted(error):
                 raise
-            update = next(a for a in (*args, *kwargs.values()) if isinstance(a, SharedUpdate))
             return failed(update, "out-of-memory", f"out of memory at {update.victims} victims of {update.batch_size}")
 
     return guarded

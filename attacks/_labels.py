@@ -1,4 +1,4 @@
-"""Label inference: the classes in a batch, read off the gradient of the last dense layer."""
+"""Label inference: the classes in a batch, read off the gradient of the layer that all logits pass through."""
 
 from __future__ import annotations
 
@@ -8,21 +8,43 @@ import torch
 from torch import Tensor, nn
 
 from leakaudit.attacks._attacking import client_mode
+from leakaudit.engine import head as engine_head
 from leakaudit.engine import matching as engine
-from leakaudit.engine.dense import dense_in_use
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.client import SharedUpdate
-from leakaudit.protocol.gradients import mean_gradient, parameters_of
+from leakaudit.protocol.gradients import Gradients, mean_gradient, parameters_of
 from leakaudit.protocol.target import PixelModel
+
+EXACT = 0.05  # of entries, by which a label's predicted gradient may miss one that nothing was done to
+_TOGETHER = 32  # labels whose slopes are held at once
+_SHOWN = 16  # probe pictures of a class, for its mean gradient
+_VALUES = 2**25  # most numbers in the mean gradients of all classes: 128 MB
+ALIKE = 0.5  # the least cosine between a head's gradient and that of its likeliest label, for it to be believed
 
 
 @dataclass(frozen=True)
 class Head:
-    """The dense layer whose output is the logits: where its gradients stand in the update, and the mean input (D,)."""
+    """The layer that all logits pass through: where its gradients stand in the update, and its mean input (D,).
+
+    Its weight's gradient, flattened to (O, D), is δ·hᵀ for one record, and its bias's δ: the slope of the loss in its
+    output. `at.plain` says that δ is p − e_y, as where its output are the logits.
+    """
 
     weight: int
     bias: int | None
     features: Tensor
+    at: engine_head.Head
+
+    @property
+    def by_class(self) -> bool:
+        """Whether it has one output for each class, of which the true one's slope is the odd one out."""
+        return self.at.direct or self.at.scale is not None
+
+    def gradients(self, update: Gradients) -> tuple[Tensor, Tensor | None]:
+        """Return its gradients in an update, (V, O, D) and (V, O), or without V; zeros for what is not finite."""
+        weight = update[self.weight].nan_to_num(0, 0, 0)
+        start = 1 if weight.dim() > self.at.layer.weight.dim() else 0
+        return weight.flatten(start + 1), None if self.bias is None else update[self.bias].nan_to_num(0, 0, 0)
 
 
 def probe_pictures(update: SharedUpdate, generator: torch.Generator, device: torch.device, most: int = 256) -> Tensor:
@@ -35,18 +57,18 @@ def probe_pictures(update: SharedUpdate, generator: torch.Generator, device: tor
     return torch.rand((count, *update.input_shape), generator=generator, device=generator.device).to(device)
 
 
-def find_head(model: PixelModel, update: SharedUpdate, pictures: Tensor) -> tuple[Head | None, Tensor]:
-    """Return the dense layer whose output is the logits, or None, and the mean softmax (K,) over `pictures`."""
-    with torch.no_grad():
-        logits, layers = dense_in_use(model, pictures)
-    softmax = logits.softmax(1).mean(0)
+def find_head(model: PixelModel, update: SharedUpdate, pictures: Tensor, *, by_class: bool = False) -> Head | None:
+    """Return the layer that all logits of `pictures` pass through (`leakaudit.engine.head`), or None.
+
+    With `by_class` only one whose rows belong to the classes.
+    """
+    found, _ = engine_head.find(model, update.loss, pictures)
+    if found is None:
+        return None
     place = {id(p): i for i, p in enumerate(parameters_of(model)[1])}
-    for layer, given in ((use.layer, use.given) for use in reversed(layers)):
-        same = layer.out_features == logits.shape[1] and id(layer.weight) in place
-        if same and torch.allclose(nn.functional.linear(given, layer.weight, layer.bias), logits, atol=1e-5):
-            bias = place.get(id(layer.bias)) if layer.bias is not None else None
-            return Head(place[id(layer.weight)], bias, given.mean(0)), softmax
-    return None, softmax
+    bias = place.get(id(found.layer.bias)) if found.layer.bias is not None else None
+    head = Head(place[id(found.layer.weight)], bias, found.features, found)
+    return head if head.by_class or not by_class else None
 
 
 def one_label(weight: Tensor, bias: Tensor | None, features: Tensor) -> Tensor:
@@ -95,49 +117,155 @@ def soft_labels(model: PixelModel, update: SharedUpdate, generator: torch.Genera
     Every row of the head's gradient is (p_k − ỹ_k)·h, and its bias is p_k − ỹ_k: so h is the gradient's row over that
     of the bias, the logits are known with it, and ỹ = softmax(Wh + b) − ∂b exactly. What a later stage changed may
     leave the simplex, and is brought back by cutting below 0 and scaling. Raises NotApplicable for more than one record
-    per update, and where no dense layer with a bias that is trained gives the logits.
+    per update, and where no layer with a bias that is trained gives what the loss sees as the logits.
     """
     if update.batch_size != 1:
         raise NotApplicable(f"a mixed label is read off one record per update, here there are {update.batch_size}")
     with client_mode(model, update, generator):
-        head, _ = find_head(model, update, probe_pictures(update, generator, next(model.parameters()).device, 8))
-    if head is None or head.bias is None:
+        head = find_head(model, update, probe_pictures(update, generator, next(model.parameters()).device, 8))
+    if head is None or head.bias is None or not (head.at.plain or head.at.direct):
         raise NotApplicable("no dense layer with a bias gives the logits, so a mixed label cannot be read off")
-    parameters = parameters_of(model)[1]
-    own, offset = parameters[head.weight].detach().double(), parameters[head.bias].detach().double()
-    slope = update.gradients[head.bias].nan_to_num(0, 0, 0).double()
-    rows = update.gradients[head.weight].nan_to_num(0, 0, 0).double()
-    given = torch.einsum("vk,vkd->vd", slope, rows) / slope.square().sum(1, keepdim=True).clamp_min(1e-300)
-    found = ((given @ own.T + offset).softmax(1) - slope).clamp_min(0)
+    rows, slope = head.gradients(update.gradients)
+    assert slope is not None
+    found = (head.at.given(input_of(rows, slope)).softmax(1) - slope.double()).clamp_min(0)
     return (found / found.sum(1, keepdim=True).clamp_min(1e-12)).float()[:, None]
+
+
+def input_of(rows: Tensor, slope: Tensor) -> Tensor:
+    """Return a head's inputs (V, D) from its gradients (V, O, D) and (V, O): least squares over ∂W_k = ∂b_k·h."""
+    rows, slope = rows.double(), slope.double()
+    return torch.einsum("vk,vkd->vd", slope, rows) / slope.square().sum(1, keepdim=True).clamp_min(1e-300)
 
 
 def infer_labels(model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Tensor:
     """Return the labels (V, B) inferred from the update.
 
-    One record: `one_label`. More: `counted_labels`, with the mean softmax p̄ of the model on auxiliary pictures if
-    exposed, else on random ones; a head without bias has ∂b_k estimated as ⟨∂W_k, h̄⟩ / ‖h̄‖². Where no dense layer
-    gives the logits, one record's label is the class whose gradient on probe pictures points most along the update,
-    and more records raise NotApplicable.
+    One record: `one_label` where the loss sees the head's output as logits, else `fitted_labels` through what follows
+    the head. More: `counted_labels`, with the mean softmax p̄ of the model on auxiliary pictures if exposed, else on
+    random ones; a head without bias has ∂b_k estimated as ⟨∂W_k, h̄⟩ / ‖h̄‖². Where no layer is a head, one record's
+    label is the class whose gradient on probe pictures points most along the update, and those of more are guessed
+    jointly (`matched_labels`), which is weaker.
     """
     device = next(model.parameters()).device
     pictures = probe_pictures(update, generator, device)
     with client_mode(model, update, generator):
-        head, softmax = find_head(model, update, pictures)
-        if head is None and update.batch_size > 1:
-            raise NotApplicable("no dense layer gives the logits, so the labels of a batch cannot be counted")
+        head = find_head(model, update, pictures)
+        if update.batch_size > 1:
+            return _of_batches(model, update, head, pictures)
         if head is None:
             return _best_matching_class(model, update, pictures[:4])
-    weights = update.gradients[head.weight].nan_to_num(0, 0, 0)
-    biases = None if head.bias is None else update.gradients[head.bias].nan_to_num(0, 0, 0)
-    if update.batch_size == 1:
-        rows = [
-            one_label(w, None if biases is None else biases[v], head.features) for v, w in enumerate(weights.unbind())
-        ]
-        return torch.stack(rows)[:, None]
+        if not head.at.plain:
+            return fitted_labels(model, update, head, pictures)
+    weights, biases = head.gradients(update.gradients)
+    rows = [one_label(w, None if biases is None else biases[v], head.features) for v, w in enumerate(weights.unbind())]
+    return torch.stack(rows)[:, None]
+
+
+def fitted_labels(model: PixelModel, update: SharedUpdate, head: Head, pictures: Tensor) -> Tensor:
+    """Return the labels (V, 1) of one record each, from a head that something follows: a Softmax, a temperature.
+
+    The head's input is h = ∂W/∂b, so its output and with it the slope under every label are known: the label is the one
+    whose slopes equal ∂b, entry by entry, for a confident net's differ by orders of magnitude. Where none does, since
+    the update was defended or h is not known, it is `one_label` for a head with the slopes of cross-entropy, the least
+    entry of ∂b for one that is `signed`, else the class whose slopes point most along ∂b, else that whose whole
+    gradient does.
+    """
+    weights, biases = head.gradients(update.gradients)
+    if biases is None or not head.at.pooled:
+        if head.by_class:
+            return torch.stack([one_label(w, None, head.features) for w in weights])[:, None]
+        told = torch.zeros(update.victims, device=weights.device, dtype=torch.bool)
+        if biases is not None and head.at.signed:
+            told = biases.amin(1) < 0  # else nothing of the true class passed its activation
+        whole = told if bool(told.all()) else _best_matching_class(model, update, pictures[:4])[:, 0]
+        return whole[:, None] if biases is None else torch.where(told, biases.argmin(1), whole)[:, None]
+    outputs = head.at.given(input_of(weights, biases)).nan_to_num(0, 0, 0)
+    shape, wanted = update.input_shape, biases.double()
+    misses, cosines = [], []
+    for start in range(0, update.classes, _TOGETHER):
+        some = range(start, min(start + _TOGETHER, update.classes))
+        for found_slope in engine_head.slopes(model, update.loss, head.at, outputs, shape, some):
+            slope = found_slope.double()
+            gap = (slope - wanted) / (slope.abs() + wanted.abs()).clamp_min(1e-30)
+            misses.append(gap.square().mean(1))
+            cosines.append(nn.functional.cosine_similarity(slope, wanted, eps=1e-30))
+    missed, exact = torch.stack(misses, 1).min(1)
+    alike, near = torch.stack(cosines, 1).max(1)
+    settled = missed < EXACT**2
+    found = torch.where(settled, exact, near)
+    if head.by_class:
+        rough = [one_label(w, b, head.features) for w, b in zip(weights, biases, strict=True)]
+        found = torch.where(settled, exact, torch.stack(rough))
+    elif not bool((settled | (alike > ALIKE)).all()):
+        whole = _best_matching_class(model, update, pictures[:4])[:, 0]
+        found = torch.where(settled | (alike > ALIKE), found, whole)
+    return found[:, None]
+
+
+def _of_batches(model: PixelModel, update: SharedUpdate, head: Head | None, pictures: Tensor) -> Tensor:
+    """Return the labels (V, B) of batches, counted by the head's gradient or guessed jointly."""
+    if head is None or not head.by_class:
+        return matched_labels(model, update, head, pictures)
+    weights, biases = head.gradients(update.gradients)
     if biases is None:
         biases = weights @ head.features / head.features.square().sum().clamp_min(1e-12)
-    return torch.stack([counted_labels(softmax - b, update.batch_size) for b in biases])
+    balance = head.at.balance if head.at.balance is not None else head.at.outputs.softmax(1).mean(0)
+    return torch.stack([counted_labels(balance - b / (head.at.scale or 1.0), update.batch_size) for b in biases])
+
+
+def matched_labels(model: PixelModel, update: SharedUpdate, head: Head | None, pictures: Tensor) -> Tensor:
+    """Return the labels (V, B), ascending, whose mean gradient on probe pictures points most along the update.
+
+    A batch's gradient is the sum of its classes' own, here of auxiliary pictures of the class if exposed, else of
+    `pictures` (N, C, H, W) under its label; of the head alone where there is one. Labels are added one by one and then
+    exchanged while that helps: weaker than counting, for the private pictures' own gradients are not the classes'.
+    """
+    parameters = parameters_of(model)[1]
+    places = list(range(len(parameters)))
+    if head is not None:
+        places = [i for i in (head.weight, head.bias) if i is not None]
+    while len(places) > 1 and sum(parameters[i].numel() for i in places) * update.classes > _VALUES:
+        places = places[1:]  # the last layers tell most of the label
+    chosen = [parameters[i] for i in places]
+    rows = []
+    for k in range(update.classes):
+        shown = pictures[:_SHOWN]
+        if update.auxiliary is not None and bool((update.auxiliary.labels == k).any()):
+            shown = update.auxiliary.images[update.auxiliary.labels == k][:_SHOWN].to(pictures.device)
+        label = torch.full((len(shown),), k, device=pictures.device)
+        found = torch.autograd.grad(update.loss(model(shown), label), chosen, allow_unused=True)
+        flat = [torch.zeros_like(p) if g is None else g for p, g in zip(chosen, found, strict=True)]
+        rows.append(torch.cat([g.flatten() for g in flat]).nan_to_num(0, 0, 0))
+    basis = torch.stack(rows)
+    shared = torch.cat([update.gradients[i].nan_to_num(0, 0, 0).flatten(1) for i in places], 1)
+    inner, along = (basis @ basis.T).double(), (shared @ basis.T).double()
+    return torch.stack([_composed(inner, a, update.batch_size) for a in along])
+
+
+def _composed(inner: Tensor, along: Tensor, size: int) -> Tensor:
+    """Return `size` classes, ascending, whose sum of rows has the largest cosine with a vector.
+
+    `inner` (K, K) are the rows' products with each other, `along` (K,) those with the vector.
+    """
+    unit = torch.eye(len(along), device=along.device, dtype=along.dtype)
+
+    def cosines(counts: Tensor) -> Tensor:
+        return (counts @ along) / ((counts @ inner) * counts).sum(1).clamp_min(1e-300).sqrt()
+
+    counts = torch.zeros_like(along)
+    for _ in range(size):
+        counts = counts + unit[int(cosines(counts + unit).argmax())]
+    for _ in range(4 * size):
+        best, left = cosines(counts[None])[0], counts
+        for k in counts.nonzero().flatten().tolist():
+            others = counts - unit[k] + unit
+            values = cosines(others)
+            if values.max() > best * (1 + 1e-9) + 1e-12:
+                best, left = values.max(), others[int(values.argmax())]
+        if left is counts:
+            break
+        counts = left
+    return torch.arange(len(counts), device=counts.device).repeat_interleave(counts.long())
 
 
 def _best_matching_class(model: PixelModel, update: SharedUpdate, pictures: Tensor) -> Tensor:

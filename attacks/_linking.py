@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -68,16 +70,40 @@ def sum_of(scores: Scores, names: tuple[str, ...]) -> Tensor:
     return torch.stack([standard(scores[name]) for name in names or scores]).sum(0)
 
 
-def most_trusted(rehearsed: list[tuple[Scores, Tensor]]) -> tuple[str, ...]:
+MARGIN = 0.1  # of a mean reciprocal rank, by which another score must do better than what is preferred
+
+
+def most_trusted(
+    rehearsed: list[tuple[Scores, Tensor]], preferred: Sequence[tuple[str, ...]] = ((),)
+) -> tuple[str, ...]:
     """Return the names of the scores to add up: the one that finds most auxiliary records, or all, given as no names.
 
     `rehearsed` holds scores (N, M) with the position (N,) of the truth. What counts is the mean reciprocal rank: as
-    many firsts as possible, and ties settled by the seconds; the sum of all wins a tie.
+    many firsts as possible, and ties settled by the seconds. Sums that are `preferred`, by default that of all, win a
+    tie; where several are, any other must do better by `MARGIN` than the first.
     """
     found: dict[tuple[str, ...], float] = {}
     for scores, position in rehearsed:
-        for names in ((), *((name,) for name in scores)):
-            total = sum_of(scores, names)
-            rank = (total > total.gather(1, position[:, None])).sum(1)
+        for names in dict.fromkeys((*preferred, *((name,) for name in scores))):
+            total = sum_of(scores, names).nan_to_num(-torch.inf)
+            true = total.gather(1, position[:, None])
+            rank = (total >= true).sum(1) - 1  # what ties with the truth tells nothing
             found[names] = found.get(names, 0.0) + float((1 / (1 + rank)).sum())
-    return max(found, key=lambda names: found[names]) if found else ()
+    if not found:
+        return ()
+    best, first = max(found, key=lambda names: found[names]), preferred[0]
+    asked = sum(len(position) for _, position in rehearsed)
+    return first if len(preferred) > 1 and found[best] < found[first] + MARGIN * asked else best
+
+
+def distinct(candidates: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the distinct pictures (U, C, H, W) of line-ups (N, M, C, H, W), and which of them each is, (N, M).
+
+    Line-ups of a class overlap, and so do those of several views of a record: replacing a picture once is enough.
+    """
+    flat = candidates.flatten(0, 1)
+    known: dict[int, int] = {}
+    places = [known.setdefault(hash(picture.numpy().tobytes()), i) for i, picture in enumerate(flat.cpu())]
+    order = {first: place for place, first in enumerate(known.values())}
+    found = torch.tensor([order[first] for first in places], device=flat.device)
+    return flat[list(order)], found.view(candidates.shape[:2])

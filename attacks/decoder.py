@@ -176,6 +176,7 @@ class TwoStageDecoder(InvertingGradients):
     requires: ClassVar[frozenset[str]] = frozenset({"defense", "auxiliary"})
     grid: ClassVar[Mapping[str, tuple[float, ...]]] = {}
     needs: ClassVar[Needs] = Needs(replaced_records=True)
+    examines: ClassVar[frozenset[str]] = frozenset({"records"})
     effort: ClassVar[tuple[Effort, ...]] = ("steps", "restarts", "decoder_steps")
 
     decoder_steps: int = 400
@@ -214,6 +215,7 @@ class ReleasedDecoder(Attack):
     source: ClassVar[str] = "data-processing inequality; Wu et al. 2023"
     requires: ClassVar[frozenset[str]] = frozenset({"defense", "auxiliary", "released"})
     needs: ClassVar[Needs] = Needs(replaced_records=True)
+    examines: ClassVar[frozenset[str]] = frozenset({"records"})
     effort: ClassVar[tuple[Effort, ...]] = ("decoder_steps",)
     time_weight: ClassVar[float] = 2.0
 

@@ -68,6 +68,7 @@ class Expectation(InvertingGradients):
     requires: ClassVar[frozenset[str]] = frozenset({"defense"})
     grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"tv": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1), "fall": (1.0, 10.0)}
     needs: ClassVar[Needs] = Needs(defense="gaussian")
+    examines: ClassVar[frozenset[str]] = frozenset({"examples", "update"})
 
     draws: int = 2
     tv: float = 3e-2

@@ -74,8 +74,7 @@ class Reader:
     def label(self, gradient: Gradients) -> Tensor:
         """Return the label () read off the head of an update of one record."""
         assert self.head is not None
-        bias = None if self.head.bias is None else gradient[self.head.bias]
-        return one_label(gradient[self.head.weight], bias, self.head.features)
+        return one_label(*self.head.gradients(gradient), self.head.features)
 
     def __call__(self, gradient: Gradients, label: Tensor) -> Rows:
         """Return the rows (F,) of an update, each tensor (*parameter.shape), under label ()."""
@@ -83,17 +82,18 @@ class Reader:
         found = {"update": torch.cat(parts)}
         if self.head is not None:
             factors = {"head by class": self.factors[label]}
-            if self.head.bias is not None:
-                factors["head by bias"] = gradient[self.head.bias]
+            weight, bias = self.head.gradients(gradient)
+            if bias is not None:
+                factors["head by bias"] = bias
             for name, factor in factors.items():
-                given = factor @ gradient[self.head.weight] / factor.square().sum().clamp_min(1e-12)
+                given = factor @ weight / factor.square().sum().clamp_min(1e-12)
                 found[name] = folded(given, self.signs[-1], FEATURES)
         return found
 
 
 def reader_for(model: PixelModel, update: SharedUpdate, shown: Records, generator: torch.Generator) -> Reader:
     """Return a reader for updates of this model; `shown` are auxiliary records as the defense replaced them."""
-    head, _ = find_head(model, update, shown.images[:64])
+    head = find_head(model, update, shown.images[:64], by_class=True)
     sizes = [g[0].numel() for g in update.gradients]
     lengths = [*sizes, 0 if head is None else int(head.features.numel())]
     drawn = [torch.randint(2, (n,), generator=generator, device=generator.device) for n in lengths]
@@ -355,6 +355,7 @@ class LearnedInversion(Attack):
     source: ClassVar[str] = "Wu et al. 2023 (Learning to Invert)"
     requires: ClassVar[frozenset[str]] = frozenset({"defense", "auxiliary"})
     needs: ClassVar[Needs] = Needs(one_record=True)
+    examines = frozenset({"anything"})
     effort: ClassVar[tuple[Effort, ...]] = ("decoder_steps",)
     time_weight: ClassVar[float] = 2.0
 
@@ -382,9 +383,8 @@ class LearnedInversion(Attack):
             reader, lesson = updates_of(model, update, defense, auxiliary, self.pairs, self.draws, generator, self.name)
         if lesson is None:
             return failed(update, "budget", "the time budget was spent before enough auxiliary updates were seen")
-        inversion = learn(
-            lesson, reader.widths, update.classes, generator, steps=self.decoder_steps, label=f"{self.name}: training"
-        )
+        label = f"{self.name}: training"
+        inversion = learn(lesson, reader.widths, update.classes, generator, steps=self.decoder_steps, label=label)
         each = [tuple(g[v] for g in update.gradients) for v in range(update.victims)]
         rows = stacked_rows([reader(g, label) for g, label in zip(each, labels[:, 0], strict=True)])
         ended: Status = "budget" if expired() else "converged"

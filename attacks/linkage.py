@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from leakaudit.attacks._attacking import client_mode, memory_safe
 from leakaudit.attacks._labels import known_labels
-from leakaudit.attacks._linking import Scores, known_defense, linked, most_trusted, similarity, sum_of
+from leakaudit.attacks._linking import Scores, distinct, known_defense, linked, most_trusted, similarity, sum_of
 from leakaudit.engine.dense import dense_in_use
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.attack import Attack, Kind, Needs, Reconstruction
@@ -148,19 +148,6 @@ def features_of(model: PixelModel, defense: Defense, pictures: Tensor) -> Featur
     return found
 
 
-def distinct(candidates: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the distinct pictures (U, C, H, W) of line-ups (N, M, C, H, W), and which of them each is, (N, M).
-
-    Line-ups of a class overlap, and so do those of several views of a record: replacing a picture once is enough.
-    """
-    flat = candidates.flatten(0, 1)
-    known: dict[int, int] = {}
-    places = [known.setdefault(hash(picture.numpy().tobytes()), i) for i, picture in enumerate(flat.cpu())]
-    order = {first: place for place, first in enumerate(known.values())}
-    found = torch.tensor([order[first] for first in places], device=flat.device)
-    return flat[list(order)], found.view(candidates.shape[:2])
-
-
 def released_scores(private: Features, replaced: Features, released: Features) -> Scores:
     """Return named scores (N, M) of M candidates for N released pictures x̃, larger is likelier.
 
@@ -188,6 +175,7 @@ class ReleasedLinkage(_Linking):
     source: ClassVar[str] = "formulated here: nearest candidate in feature space"
     requires: ClassVar[frozenset[str]] = frozenset({"defense", "auxiliary", "released"})
     needs: ClassVar[Needs] = Needs(one_record=True, replaced_records=True)
+    examines: ClassVar[frozenset[str]] = frozenset({"records"})
 
     draws: int = 8
     rehearsals: int = 500

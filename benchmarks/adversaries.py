@@ -119,9 +119,9 @@ class Opponents:
     def own_line_up(self) -> CandidateSets:
         """The line-ups of the attacker's records, as long: what is missing is filled with the first ones again."""
         victims, generator = torch.arange(self.held), generator_for(self.seed, "own candidates")
-        size = self.private_line_up.size
+        size = self.private_line_up.columns
         found = candidate_sets(self.target.auxiliary, victims, self.target.test[:0], size, generator)
-        return replace(found, indices=found.indices[:, torch.arange(size) % found.size])
+        return replace(found, indices=found.indices[:, torch.arange(size) % found.columns])
 
     def attacks(self) -> list[tuple[Attack, str]]:
         """Return every attack with its role: the standard ones and all of the defense's adaptive ones."""
@@ -299,8 +299,14 @@ def joined(updates: list[SharedUpdate]) -> SharedUpdate:
     """Return all victims of several stacks as one, in order."""
     columns = zip(*(update.gradients for update in updates), strict=True)
     shown = [update.released for update in updates if update.released is not None]
-    gradients = tuple(torch.cat(column) for column in columns)
-    return replace(updates[0], gradients=gradients, released=torch.cat(shown) if shown else None, buffers=None)
+    told = [update.released_labels for update in updates if update.released_labels is not None]
+    return replace(
+        updates[0],
+        gradients=tuple(torch.cat(column) for column in columns),
+        released=torch.cat(shown) if shown else None,
+        released_labels=torch.cat(told) if told else None,
+        buffers=None,
+    )
 
 
 def pooled(guess: Reconstruction, records: int) -> Reconstruction:
@@ -323,6 +329,7 @@ def pooled(guess: Reconstruction, records: int) -> Reconstruction:
         objective=apart(guess.objective).mean(0),
         statuses=tuple(next((s for s in statuses if s not in done), statuses[0]) for statuses in ended),
         linkage=linkage,
+        certain=None,  # of one view alone
     )
 
 
@@ -340,6 +347,7 @@ def part_of(guess: Reconstruction, rows: Sequence[int]) -> Reconstruction:
         objective=guess.objective[index],
         statuses=tuple(guess.statuses[i] for i in index.tolist()),
         linkage=cut(guess.linkage),
+        certain=cut(guess.certain),
     )
 
 
@@ -351,6 +359,7 @@ def above_guessing(result: AttackResult) -> float | None:
     ranks = [record.rank for record in result.records if record.rank is not None]
     if not ranks:
         return None
-    guessed = 1 / torch.arange(1, result.candidates + 1, dtype=torch.float64)
-    gap = sum(1 / rank for rank in ranks) / len(ranks) - float(guessed.mean())
-    return float(gap / (float(guessed.std(correction=0)) / len(ranks) ** 0.5))
+    sizes = [r.candidates or result.candidates for r in result.records if r.rank is not None]
+    guessed = [1 / torch.arange(1, size + 1, dtype=torch.float64) for size in sizes]
+    gap = sum(1 / rank for rank in ranks) - sum(float(g.mean()) for g in guessed)
+    return gap / sum(float(g.var(correction=0)) for g in guessed) ** 0.5

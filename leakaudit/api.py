@@ -23,6 +23,7 @@ def scan(  # noqa: PLR0913 - the public surface
     defense: str | Sequence[str] = (),
     test_data: Any = None,
     auxiliary_data: Any = None,
+    groups: Any = None,
     loss: Any = None,
     mean: Any = None,
     std: Any = None,
@@ -36,14 +37,12 @@ def scan(  # noqa: PLR0913 - the public surface
     """Audit a classifier and return the result.
 
     `model` is a `torch.nn.Module` (or a zero-argument callable that builds one) giving logits (N, classes);
-    `train_data` a Dataset or DataLoader of (picture, label). Pictures come as the model takes them; with
-    `mean` and `std` given, pixel = value · std + mean lies in [0, 1]. `defense` is one spec or several;
-    `settings` are those of `leakaudit.audit.plan.Plan` (records, batch_size, attacks, battery, seed, ...); `budget`
-    takes seconds or "10m", `memory` bytes or "4GB".
-    Raises UserError on bad input.
+    `train_data` a Dataset or DataLoader of (picture, label). Pictures come as the model takes them; with `mean` and
+    `std`, pixel = value · std + mean lies in [0, 1]. `groups`: whose each record is, ids in the order of `train_data`
+    (or a dict by data name). `defense` is one spec or several; `settings` are those of `leakaudit.audit.plan.Plan`;
+    `budget` takes seconds or "10m", `memory` bytes or "4GB". Raises UserError on bad input.
 
-    >>> result = leakaudit.scan(model, train_data, defense=["prune:sparsity=0.99", "obscure"], battery="quick")
-    >>> result.verdict
+    >>> leakaudit.scan(model, train_data, defense=["prune:sparsity=0.99", "obscure"], battery="quick").verdict
     """
     unknown = sorted(set(settings) - {f.name for f in fields(Plan)} | set(settings) & {"defenses"})
     if unknown:
@@ -62,6 +61,7 @@ def scan(  # noqa: PLR0913 - the public surface
         train_data,
         test_data=test_data,
         auxiliary_data=auxiliary_data,
+        groups=groups,
         loss=loss,
         mean=mean,
         std=std,

@@ -138,7 +138,7 @@ def _check(
         raise UserError(f"defense={defense!r} names none: give one or several, or 'none' to audit the bare model.")
     if battery == "quick" and not allow_inconclusive:
         raise UserError(
-            "assert_private(battery='quick') can never pass: a quick battery is a first look. Use 'standard', or "
+            "assert_private(battery='quick') is a first look, which can pass only what is proven. Use 'standard', or "
             "allow_inconclusive=True to fail on what leaks and let the rest go."
         )
     loss = max_accuracy_loss

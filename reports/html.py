@@ -12,7 +12,17 @@ from typing import Any
 from leakaudit.gate.consistency import doubts, outcome_doubts, unaudited
 from leakaudit.judge import advice
 from leakaudit.judge.facts import control_in
-from leakaudit.reports import figures, html_findings, html_galleries, html_rows, html_text, mapping, steps, view
+from leakaudit.reports import (
+    examined,
+    figures,
+    html_findings,
+    html_galleries,
+    html_rows,
+    html_text,
+    mapping,
+    steps,
+    view,
+)
 from leakaudit.reports.html_galleries import png_size
 from leakaudit.reports.html_source import fingerprint
 from leakaudit.reports.standing import bound_of
@@ -106,6 +116,9 @@ def _context(result: AuditResult, outcome: Outcome | None) -> dict[str, Any]:
         "tables": tables,
         "rows": tables.rows,
         "bounded": any(bound_of(defense) is not None for defense in result.defenses),
+        "tried": examined.tried(result),
+        "tried_columns": examined.COLUMNS,
+        "shown_controls": examined.controls(result),
         "training": view.training(result),
         "galleries": html_galleries.galleries(result),
         "controls": _controls(result),

@@ -30,6 +30,7 @@ MEASURED = {  # by findings of the audit: a score
     "control-does-not-leak": "identification",
     "undefended-leaks": "identification",
     "reconstruction-close": "psnr",
+    "labels-leak": "label-accuracy",
 }
 WORDS = {
     "measured": "measured",

@@ -9,6 +9,7 @@ from leakaudit.judge import ranking
 from leakaudit.reports import view
 from leakaudit.reports.standing import Standing, bound_text, further_facts, standing
 from leakaudit.result import numbers
+from leakaudit.result.rules import chance_of
 from leakaudit.result.schema import AttackResult, AuditResult, Baseline, DefenseResult, Estimate
 from leakaudit.result.scores import SCORES, Score, of_attacks
 
@@ -175,9 +176,8 @@ def _columns(result: AuditResult) -> tuple[list[Score], list[str]]:
         estimates: list[Estimate] = [getattr(a, score.field) for a in attacks]
         if any(e.value is not None for e in estimates) or not attacks:
             shown.append(score)
-        else:
-            reasons = dict.fromkeys(e.reason.rstrip(".") for e in estimates if e.reason)
-            absent.append(f"{score.heading} is not shown: {'; '.join(reasons) or 'no attack has one'}.")
+        elif reasons := dict.fromkeys(e.reason.rstrip(".") for e in estimates if e.reason):
+            absent.append(f"{score.heading} is not shown: {'; '.join(reasons)}.")  # an older result gives no reason
     return shown, absent
 
 
@@ -190,7 +190,8 @@ def _attack_row(
     attack: AttackResult, worst: bool, columns: Sequence[Score], notes: Notes, missing: Missing, spec: str
 ) -> AttackRow:
     done, of = ranking.scored(attack)
-    chance = numbers.percent(1 / attack.candidates) if attack.candidates else numbers.DASH
+    guess = chance_of(attack)
+    chance = numbers.DASH if guess is None else numbers.percent(guess)
     cells: list[Cell] = []
     for score in columns if done else ():
         cells.append(_cell(score, getattr(attack, score.field), notes))

@@ -16,7 +16,7 @@ from leakaudit.errors import UserError
 from leakaudit.judge import ranking
 from leakaudit.judge.conclusions import conclusions, repeats
 from leakaudit.judge.findings import accepted, unused_mend
-from leakaudit.reports import view
+from leakaudit.reports import examined, view
 from leakaudit.reports.markdown_text import code, item, literal, row, table
 from leakaudit.result import numbers
 from leakaudit.result.outcome import Check, Outcome
@@ -66,7 +66,7 @@ def render(
     sections = [_verdict(result, outcome)]
     if outcome is not None:
         sections += [_checks(outcome), _to_do(outcome)]
-    sections += [_findings(result, outcome), _defenses(result), _further(result)]
+    sections += [_findings(result, outcome), _defenses(result), _tried(result), _further(result)]
     if comparison is not None:
         sections.append(_comparison(comparison))
     elif outcome is not None:
@@ -244,6 +244,22 @@ def _defenses(result: AuditResult) -> Section:
     if not rows:
         return Section(())
     return Section(("### Defenses", "", *table(*shown, right=len(shown) - 2)), rows, ("", *notes))
+
+
+def _tried(result: AuditResult) -> Section:
+    """Return what the audit found out by trying, whatever the defenses say of themselves."""
+    rows = tuple(
+        row(code(t.spec), *map(_told, (t.changes, t.works, t.union, t.tenth, t.classes, t.exact)))
+        for t in examined.tried(result)
+    )
+    controls = tuple(f"- {name}: {literal(told, FINDING)}" for name, told in examined.controls(result))
+    head = (*table("Defense", *examined.COLUMNS),) if rows else ()
+    tail = (*([""] if rows and controls else []), *controls)
+    return Section(("### What the audit tried itself", "", *head), rows, tail) if rows or controls else Section(())
+
+
+def _told(cell: examined.Told) -> str:
+    return literal(cell.text) + (f" <sub>{literal(cell.under)}</sub>" if cell.under else "")
 
 
 def _further(result: AuditResult) -> Section:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from leakaudit.gate.waivers import is_over
 from leakaudit.judge import ranking
+from leakaudit.judge.findings import mend_of
 from leakaudit.judge.verdict import UNFINISHED, reasons_of
 from leakaudit.judge.words import brief, grouped, notes_of, sentence
-from leakaudit.reports import view
+from leakaudit.reports import examined, view
 from leakaudit.reports.standing import in_brief
 from leakaudit.result import numbers
 from leakaudit.result.plaintext import visible
@@ -76,17 +77,18 @@ def summary(result: AuditResult, console: Console) -> None:
             line(said if first == defense.spec else f"{brief(together)}, as under {first}.", indent=2)
         if len(why) > REASONS:
             line(f"{len(why) - REASONS} more in the report", "dim", indent=2)
-        if stands := in_brief(result, defense):
-            line(stands, "dim", indent=2)
+        for words in filter(None, (in_brief(result, defense), examined.in_brief(defense))):
+            line(words, "dim", indent=2)
     for (attack, ended), specs in _unscored(result).items():
         line(f"not scored: {attack} on {', '.join(specs)} ({ended})", "yellow", hanging=2)
     for (attack, what), specs in _noted(result).items():
         line(f"note: {attack} on {', '.join(specs)} {what}", "dim", hanging=2)
+    for name, words in examined.controls(result):
+        line(f"{name}: {words}", "dim", hanging=2)
     for finding in result.findings:
         if finding.severity != "info":
             line(f"{finding.severity}: {finding.message}", "yellow", hanging=2)
-            if finding.mend:
-                line(f"mend: {finding.mend}", indent=2, hanging=2)
+            line(f"mend: {finding.mend or mend_of(finding.id)}", indent=2, hanging=2)
     for waiver in result.waivers:
         where = ", ".join([waiver.defense, *([f"attack {waiver.attack}"] if waiver.attack != "*" else [])])
         by = f" by {waiver.by}" if waiver.by else ""

@@ -11,7 +11,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from leakaudit.result.schema import Controls, Estimate, Examined
+
 T = TypeVar("T")
+TOLD, UNKNOWN = Estimate(0.5, 0.4, 0.6, 3), Estimate(reason="nobody was asked")
+EXAMINED = Examined(("gradients",), True, 0.25, TOLD, TOLD, 0.1, dict.fromkeys("ab", TOLD), UNKNOWN)
+CONTROLLED = Controls("fail", "it leaked", UNKNOWN, ("dlg",), ("linkage",))
 
 MARKUP = (
     "<script>alert(1)</script>\"><img src=x onerror=alert(2)>'/><svg/onload=alert(3)>{{7*7}}{%if 1%}{#c#}"
@@ -86,9 +91,12 @@ class Slots:
         for key, item in value.items():
             named = f"{path}.{key}"
             filled[key] = self.text(named) if isinstance(item, str) and self.wanted(named) else item
+            if is_dataclass(hint):
+                filled[key] = self.fill(item, f"{path}.{{}}")
         if self.wanted(f"{path}{{}}"):
             takes_text = hint is str or str in get_args(hint)
-            filled[self.text(f"{path}{{key}}")] = self.text(f"{path}{{value}}") if takes_text else 1
+            other = next(iter(value.values()), hint()) if is_dataclass(hint) else 1
+            filled[self.text(f"{path}{{key}}")] = self.text(f"{path}{{value}}") if takes_text else other
         return filled
 
 

@@ -30,7 +30,7 @@ from leakaudit.result.outcome import Outcome
 from leakaudit.result.outcome import to_json as gate_json
 from leakaudit.result.plaintext import visible
 from leakaudit.result.schema import AuditResult, Estimate, Further, Guarantee, Reason, Waiver, from_json, load, to_json
-from tests.hostile import LONG, PAYLOADS, Slots, kinds_of_string, names
+from tests.hostile import CONTROLLED, EXAMINED, LONG, PAYLOADS, Slots, kinds_of_string, names
 
 GOLDEN = Path(__file__).parent / "golden" / "result-1.json"
 ROUNDS: dict[str, Callable[[str], bool]] = {"texts": lambda path: not names(path), "names": names, "all": bool}
@@ -47,8 +47,8 @@ def scene() -> tuple[AuditResult, Outcome, Changes]:
         Waiver("nothing", "unused", "2031-01-01"),
     )
     golden = load(GOLDEN)
-    environment = golden.environment | {"command": "leakaudit scan model.py", "commit": "abc"}
-    result = replace(golden, environment=environment, hashes=hashes, waivers=waivers, stand_in="a cat")
+    made = golden.environment | {"command": "leakaudit scan model.py", "commit": "abc"}
+    result = replace(golden, environment=made, hashes=hashes, waivers=waivers, stand_in="a cat", controls=CONTROLLED)
     sure = (Guarantee("a theorem", "proven", "nothing", states=("a fact",)), Guarantee("the rest", "not-bounded"))
     measured = (
         Further("sharpness", Estimate(0.5, 0.4, 0.6, 3), True, "dB"),
@@ -65,6 +65,7 @@ def scene() -> tuple[AuditResult, Outcome, Changes]:
             why=(*rejudge(golden, d)[1], stored, Reason("of-a-later-version", attack="dlg", facts={"told": "more"})),
             stronger={"std": 1},
             lowest={"std": 0.5},
+            examined=EXAMINED,
         )
         for d in result.defenses
     )

@@ -244,9 +244,6 @@ def test_an_adaptive_attack_in_a_battery_runs_once_whatever_names_it(spec: str) 
 
     attack: Attack = registry.parse_attack(spec)
     pairs = attacks_for(Paired(), Plan(attacks=(f"{spec}:steps=7", "labels")).effort())
-    assert [(a.name, role) for a, role in pairs] == [
-        (attack.name, "adaptive"),
-        ("labels", "standard"),
-        ("linkage", "adaptive"),
-    ]
+    named = [(a.name, role) for a, role in pairs if not type(a).examines]
+    assert named == [(attack.name, "adaptive"), ("labels", "standard"), ("linkage", "adaptive")]
     assert pairs[0][0].steps == 7  # type: ignore[attr-defined]

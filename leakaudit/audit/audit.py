@@ -3,35 +3,52 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import torch
 
 from leakaudit.audit import fingerprint
-from leakaudit.audit.attacking import Subject, attacked
+from leakaudit.audit.attacking import attacked
+from leakaudit.audit.canary import canary
 from leakaudit.audit.clock import Clock
-from leakaudit.audit.pieces import chosen, outline, pieces_of
-from leakaudit.audit.plan import TRAINING_BATCH, Plan, assumptions, not_tested
-from leakaudit.audit.provenance import describe, exposed, settings
+from leakaudit.audit.examine import Subject, examine
+from leakaudit.audit.pieces import WEAKENED, chosen, outline, pieces_of
+from leakaudit.audit.plan import TRAINING_BATCH, Plan, assumptions, left_out, lowered, not_tested
+from leakaudit.audit.provenance import describe, settings
+from leakaudit.audit.provenance import exposed as exposed_facts
 from leakaudit.audit.scene import Scene, set_scene
+from leakaudit.audit.weaker import seen_weakened
 from leakaudit.errors import UserError, first_line
-from leakaudit.judge.verdict import capped, judge, overall
+from leakaudit.judge.caps import FAR_OFF, capped, caps
+from leakaudit.judge.exposed import exposed
+from leakaudit.judge.verdict import Case, errors_of, judge, overall
 from leakaudit.judge.words import sentences
-from leakaudit.protocol.client import release
 from leakaudit.protocol.defense import Defense, replaces_records
-from leakaudit.protocol.exposure import preset
 from leakaudit.protocol.plugins import failures
 from leakaudit.protocol.registry import attacks, defenses, parse_attack
+from leakaudit.protocol.stages import CHANGES
 from leakaudit.protocol.target import Records, Target
-from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Estimate, Finding, Reason, Waiver
+from leakaudit.result.schema import (
+    AttackResult,
+    AuditResult,
+    Controls,
+    DefenseResult,
+    Estimate,
+    Examined,
+    Finding,
+    Reason,
+    Verdict,
+    Waiver,
+)
 from leakaudit.score.diagnosis import compare_with_control, inspected
 from leakaudit.score.metrics import further
 from leakaudit.score.standin import SENTENCE
 from leakaudit.score.utility import Utility, majority, utility
 from leakaudit.work.progress import expired
-from leakaudit.work.seeding import generator_for
+from leakaudit.work.seeding import generator_for, seeded
 
 Keep = Callable[[AuditResult], None]
 KeepLearned = Callable[[str, Defense], None]
@@ -59,10 +76,37 @@ def audit(
     for spec in plan.effort().attacks:
         parse_attack(spec)
     scene = set_scene(target, plan, lpips_weights, command, waivers)
-    course = Course(
-        replace(scene, findings=(*scene.findings, *findings, *_left_out())), Clock(plan.budget, outline(plan))
-    )
-    complete = True
+    interrupted = False
+    try:
+        verdict, told = _canary(plan.seed)
+    except KeyboardInterrupt:
+        verdict, told, interrupted = None, "", True
+    controls = Controls(verdict, told, scene.told_apart, lowered(plan), left_out(plan))
+    scene = replace(scene, findings=(*scene.findings, *findings, *_left_out()))
+    course = Course(scene, Clock(plan.budget, outline(plan)), controls)
+    return run(course, () if interrupted else asked, keep, keep_learned, complete=not interrupted)
+
+
+@cache
+def _canary(seed: int) -> tuple[Verdict, str]:
+    """Audit what is planted, once in a process for each seed: the code does not change between scans."""
+    return canary(seed, examined)
+
+
+def examined(scene: Scene, asked: Sequence[tuple[str, Defense]]) -> AuditResult:
+    """Audit defenses in a scene, without a time budget: what is planted, say."""
+    return run(Course(scene, Clock(None, ()), Controls()), asked)
+
+
+def run(
+    course: Course,
+    asked: Sequence[tuple[str, Defense]],
+    keep: Keep | None = None,
+    keep_learned: KeepLearned | None = None,
+    *,
+    complete: bool = True,
+) -> AuditResult:
+    """Audit defenses by their specs, the control first, and return the result; an interrupt leaves it incomplete."""
     try:
         for spec, defense in asked:
             for _ in _audit_defense(course, spec, defense, keep_learned):
@@ -82,15 +126,24 @@ class Course:
 
     scene: Scene
     clock: Clock
+    controls: Controls
     rows: dict[str, DefenseResult] = field(default_factory=dict)
     noticed: dict[str, tuple[Finding, ...]] = field(default_factory=dict)
     learned: dict[str, str] = field(default_factory=dict)  # the hash of what a fitted defense learned
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What is measured of a defense beside the attacks on it."""
+
+    outcome: Utility | None = None
+    strength: float | None = None
+    weakened: Estimate = field(default_factory=lambda: Estimate(reason="it was not tried"))
+
+
 def _audit_defense(course: Course, spec: str, defense: Defense, keep_learned: KeepLearned | None) -> Iterator[None]:
     """Audit one defense; its row stands in the course, more complete each time this yields."""
-    scene, plan, before = course.scene, course.scene.plan, list(course.rows.values())
-    requested = spec in plan.defenses or set(plan.defenses) <= {"none"}
+    scene, plan = course.scene, course.scene.plan
     fit, *planned = pieces_of(spec, defense, plan)
     try:
         with course.clock.piece(fit):
@@ -99,41 +152,61 @@ def _audit_defense(course: Course, spec: str, defense: Defense, keep_learned: Ke
         raise
     except Exception as error:  # a user's model may raise anything while a generator is fitted around it
         course.clock.skip(planned)
-        course.rows[spec] = _broken(spec, defense, requested, first_line(error))
+        course.rows[spec] = _broken(spec, defense, requested(spec, plan), first_line(error))
         yield
         return
 
     results: list[AttackResult] = []
-    outcome = None
-    for piece in pieces_of(spec, subject.defense, plan)[1:]:  # its attacks are those of what fitting made of it
+    measured = Measured()
+    course.noticed[spec] = findings
+    # Its attacks are those of what fitting made of it, and of what it was seen to change.
+    for piece in pieces_of(spec, subject.defense, plan, subject.changes)[1:]:
         with course.clock.piece(piece):
-            if piece.attack is None:
+            if piece.role == WEAKENED:
+                strength, found = seen_weakened(scene, subject, results)
+                measured = replace(measured, strength=strength, weakened=found)
+            elif piece.attack is None:
                 outcome = _accuracy(scene, subject.defense, subject.released)
-                continue
-            results.append(attacked(scene, subject, piece.attack, piece.role))
-        course.rows[spec] = _row(scene, spec, subject.defense, requested, results, before, None)
-        course.noticed[spec] = findings
+                measured = replace(measured, outcome=outcome)
+            else:
+                results.append(attacked(scene, subject, piece.attack, piece.role))
+        course.rows[spec] = _row(course, subject, results, measured)
         yield
-    row = _row(scene, spec, subject.defense, requested, results, before, outcome)
-    course.rows[spec] = row
-    course.noticed[spec] = (*findings, *compare_with_control(row, course.rows["none"], outcome, plan.batch_size))
+    row = _row(course, subject, results, measured)
+    more = compare_with_control(row, course.rows.get("none", row), measured.outcome, plan.batch_size)
+    course.noticed[spec] = (*findings, *more)
+    course.rows[spec] = _row(course, subject, results, measured)  # an error that was noticed blocks a pass
     yield
 
 
 def _fitted(
     course: Course, spec: str, defense: Defense, keep_learned: KeepLearned | None
 ) -> tuple[Subject, tuple[Finding, ...]]:
-    """Fit a defense and pass the private records through it; return it, and what is odd about what it made of them."""
-    target, seed, replaces = course.scene.target, course.scene.plan.seed, replaces_records(defense)
-    fitted = defense.fit(target, generator_for(seed, spec, "fit"))
-    if replaces and expired():
+    """Fit a defense and try it; return it with what it changes, and what is odd about what it made of the records."""
+    target, seed = course.scene.target, course.scene.plan.seed
+    with seeded(seed, spec, "fit"):  # for those that draw from a global generator
+        fitted = defense.fit(target, generator_for(seed, spec, "fit"))
+    if replaces_records(defense) and expired():
         raise RuntimeError("the time budget ended its training early, so what it would hide is not known")
     if (found := fingerprint.of_defense(fitted)) is not None:
         course.learned[f"defense:{spec}"] = found
     if keep_learned is not None:
         keep_learned(spec, fitted)
-    released = release(fitted, target.private, generator_for(seed, spec, "release"))
-    return Subject(spec, fitted, released), inspected(spec, fitted, target, released, seed) if replaces else ()
+    subject = examine(course.scene, spec, fitted)
+    odd = inspected(spec, fitted, _beside_strangers(course.scene), subject.released, seed) if subject.replaced else ()
+    return subject, odd
+
+
+def _beside_strangers(scene: Scene) -> Target:
+    """Return the target with strangers of the private records' kind in place of auxiliary ones that are of another.
+
+    A check for copies asks whether released pictures lie nearer to private records than to strangers: to records of
+    another kind anything does. Half of the test records then are the strangers, and the other half stand for the test.
+    """
+    target = scene.target
+    if (scene.told_apart.low or 0.0) < FAR_OFF or len(target.test) < 4:
+        return target
+    return replace(target, auxiliary=target.test[::2], test=target.test[1::2])
 
 
 def _accuracy(scene: Scene, defense: Defense, released: Records) -> Utility:
@@ -153,46 +226,63 @@ def _accuracy(scene: Scene, defense: Defense, released: Records) -> Utility:
         return Utility((), Estimate(reason=reason), majority(scene.target.test), 0, effort.epochs)
 
 
-def _row(
-    scene: Scene,
-    spec: str,
-    defense: Defense,
-    requested: bool,
-    results: list[AttackResult],
-    before: list[DefenseResult],
-    outcome: Utility | None,
-) -> DefenseResult:
-    plan = scene.plan
+def _row(course: Course, subject: Subject, results: list[AttackResult], measured: Measured) -> DefenseResult:
+    scene, plan, spec, defense = course.scene, course.scene.plan, subject.spec, subject.defense
     skipped = Estimate(reason="not measured yet" if plan.utility else "training runs were switched off")
-    outcome = outcome or Utility((), skipped, 0.0, 0, 0)
-    control = next((r.attacks for r in before if r.spec == "none"), tuple(results))
-    verdict, why = judge(
-        results,
-        control,
-        chance_identification=scene.candidates.chance,
-        max_identification=plan.max_identification,
-        is_control=spec == "none",
-        replaces_records=replaces_records(defense),
-        baselines=scene.baselines,
-    )
-    verdict, why = capped(verdict, why, plan.battery, preset(plan.exposure).model_control)
+    outcome = measured.outcome or Utility((), skipped, 0.0, 0, 0)
+    control = course.rows["none"].attacks if spec != "none" and "none" in course.rows else tuple(results)
     run = (len(scene.target.private), TRAINING_BATCH, outcome.steps)
+    guarantees = defense.guarantees(*run, scene.candidates.size)
+    examined = Examined(
+        changes=tuple(name for name in CHANGES if name in subject.changes),
+        independent=subject.independent,
+        repeats=subject.repeats,
+        strength=measured.strength,
+        weakened=measured.weakened,
+        **exposed(results, scene.candidates.chance, scene.baselines)._asdict(),
+    )
+    verdict, why = judge(
+        Case(
+            attacks=results,
+            control=control,
+            baselines=scene.baselines,
+            chance=scene.candidates.chance,
+            limit=plan.max_identification,
+            is_control=spec == "none",
+            replaces_records=subject.replaced,
+            examined=examined,
+            guarantees=guarantees,
+            errors=errors_of(spec, course.noticed.get(spec, ())),
+        )
+    )
+    verdict, why = capped(verdict, why, _caps(course))
     return DefenseResult(
         spec=spec,
         settings=settings(defense),
         facts=dict(defense.facts(*run)),
-        replaces_records=replaces_records(defense),
+        replaces_records=subject.replaced,
         attacks=tuple(results),
         accuracy=outcome.estimate,
         accuracies=outcome.accuracies,
         verdict=verdict,
         reasons=sentences(why),
         why=why,
-        requested=requested,
-        guarantees=defense.guarantees(*run, scene.candidates.size),
+        requested=requested(spec, plan),
+        guarantees=guarantees,
         stronger=dict(defense.stronger),
         lowest=dict(defense.lowest),
+        examined=examined,
     )
+
+
+def requested(spec: str, plan: Plan) -> bool:
+    """Return whether a defense was asked for; the control is where nothing else was."""
+    return spec in plan.defenses or set(plan.defenses) <= {"none"}
+
+
+def _caps(course: Course) -> tuple[Reason, ...]:
+    scene = course.scene
+    return caps(scene.plan.settings(), exposed_facts(scene.exposure), course.controls, scene.findings)
 
 
 def _broken(spec: str, defense: Defense, requested: bool, told: str) -> DefenseResult:
@@ -219,7 +309,7 @@ def _result(course: Course, *, complete: bool) -> AuditResult:
     counts = torch.bincount(target.test.labels, minlength=1)
     return AuditResult(
         target=describe(target),
-        exposure={"preset": plan.exposure, **{k: bool(v) for k, v in exposed(scene.exposure).items()}},
+        exposure={"preset": plan.exposure, **{k: bool(v) for k, v in exposed_facts(scene.exposure).items()}},
         assumptions=assumptions(target, plan, scene.exposure),
         findings=(*scene.findings, *(finding for found in course.noticed.values() for finding in found)),
         baselines=scene.baselines,
@@ -236,6 +326,7 @@ def _result(course: Course, *, complete: bool) -> AuditResult:
         hashes=scene.hashes | course.learned,
         waivers=scene.waivers,
         images=plan.images,
+        controls=course.controls,
         stand_in=SENTENCE if plan.images == "redacted" else "",
         complete=complete,
         timings=dict(clock.timings) | {"total": round(time.monotonic() - clock.started, 3)},

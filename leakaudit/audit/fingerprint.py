@@ -76,6 +76,8 @@ def of_candidates(candidates: CandidateSets) -> str:
     state = hashlib.sha256()
     _add(state, candidates.indices.long())
     _add(state, candidates.position.long())
+    if bool((candidates.sizes != candidates.columns).any()):
+        _add(state, candidates.sizes.long())
     return state.hexdigest()
 
 

@@ -11,7 +11,8 @@ from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.coverage import covered_by, uncovered
 from leakaudit.protocol.defense import Defense, parts_of
 from leakaudit.protocol.exposure import Exposure, preset
-from leakaudit.protocol.registry import attacks, parse_attack
+from leakaudit.protocol.registry import attacks, parse_attack, settings_values
+from leakaudit.protocol.stages import ANYTHING, declared
 from leakaudit.protocol.target import Target
 from leakaudit.result.adversary import GRANTED
 from leakaudit.result.rules import scored_victims
@@ -32,14 +33,17 @@ class Battery:
     decoder_steps: int  # of the decoders trained against data-replacing defenses
 
 
+_ALL = ("analytic", "peeling", "labels", "dlg", "idlg", "inverting-gradients", "linkage")
+
 BATTERIES: dict[str, Battery] = {
-    "quick": Battery(("analytic", "labels", "inverting-gradients", "linkage"), 150, 1, 1, 5, 4, 200),
-    "standard": Battery(("analytic", "labels", "dlg", "idlg", "inverting-gradients", "linkage"), 400, 1, 3, 15, 4, 600),
-    "full": Battery(("analytic", "labels", "dlg", "idlg", "inverting-gradients", "linkage"), 1200, 4, 5, 30, 8, 1500),
+    "quick": Battery(("analytic", "peeling", "labels", "inverting-gradients", "linkage"), 150, 1, 1, 5, 4, 200),
+    "standard": Battery(_ALL, 400, 1, 3, 15, 4, 600),
+    "full": Battery(_ALL, 1200, 4, 5, 30, 8, 1500),
 }
 
 
 APART = {"apart": True}  # marks a setting of how it is shown or how long it may take: it changes no measurement
+EFFORT = ("steps", "restarts", "decoder_steps", "undo_steps", "draws", "pairs", "rehearsals")  # less of it is weaker
 TRAINING_BATCH = 32  # records in each shared update of the training runs that measure accuracy
 
 
@@ -142,20 +146,55 @@ def with_effort(attack: Attack, spec: str, effort: Battery) -> Attack:
     return replace(attack, **left) if left else attack
 
 
-def attacks_for(defense: Defense, effort: Battery) -> list[tuple[Attack, str]]:
-    """Return (attack, role) pairs for one defense: the battery, then every part's adaptive attacks, each once.
+def attacks_for(defense: Defense, effort: Battery, changes: frozenset[str] | None = None) -> list[tuple[Attack, str]]:
+    """Return (attack, role) pairs for one defense, each attack once: the battery's, the examiners, the defense's own.
 
-    A defense's adaptive attack that is already in the battery is run once and counts as adaptive.
+    Examiners are the attacks that `examine` what the defense was seen to change (`changes`, names of
+    `stages.CHANGES`; as its code declares it where it was not tried yet); what a defense names as its `adaptive`
+    attacks is added to them. Both count as adaptive where there is a defense. One that is in the battery too is run
+    once.
     """
+    seen = (declared(defense) if changes is None else changes) | {ANYTHING}
     chosen = [with_effort(parse_attack(spec), spec, effort) for spec in effort.attacks]
+    names = [name for name, cls in attacks().items() if cls.examines & seen]
+    found = [with_effort(parse_attack(name), name, effort) for name in names]
     own = [with_effort(_adaptive(part, spec), spec, effort) for part in parts_of(defense) for spec in part.adaptive]
-    adaptive = {attack.name: attack for attack in own}
-    names = {attack.name for attack in chosen}
+    adaptive = {attack.name: attack for attack in (*found, *own)}
+    defended = bool(own) or len(seen) > 1
     pairs = []
-    for attack in (*chosen, *(attack for name, attack in adaptive.items() if name not in names)):
-        standard = "adaptive" if attack.name in adaptive else "standard"
+    there = {attack.name for attack in chosen}
+    for attack in (*chosen, *(attack for name, attack in adaptive.items() if name not in there)):
+        standard = "adaptive" if defended and attack.name in adaptive else "standard"
         pairs.append((attack, "bound" if "released" in attack.requires else standard))
     return pairs
+
+
+def lowered(plan: Plan) -> tuple[str, ...]:
+    """Return the attacks, of those that every audit like this runs, whose specs may make them weaker.
+
+    That is less effort than the battery gives or than they have by themselves, or any other setting of one's own.
+    """
+    base = BATTERIES[plan.battery]
+    always = {split(spec)[0] for spec in base.attacks} | {name for name, cls in attacks().items() if cls.examines}
+    found = []
+    for spec in plan.attacks:
+        attack = parse_attack(spec)
+        usual = settings_values(with_effort(type(attack)(), attack.name, base))
+        own = settings_values(with_effort(attack, spec, base))
+        changed = [name for name in own if own[name] != usual[name]]
+        if attack.name in always and any(name not in EFFORT or _less(own[name], usual[name]) for name in changed):
+            found.append(attack.name)
+    return tuple(found)
+
+
+def _less(value: Value, usual: Value) -> bool:
+    return not (isinstance(value, int | float) and isinstance(usual, int | float) and value >= usual)
+
+
+def left_out(plan: Plan) -> tuple[str, ...]:
+    """Return the attacks of the battery that a plan does not run."""
+    names = {parse_attack(spec).name for spec in plan.effort().attacks}
+    return tuple(spec for spec in BATTERIES[plan.battery].attacks if split(spec)[0] not in names)
 
 
 def _adaptive(defense: Defense, spec: str) -> Attack:

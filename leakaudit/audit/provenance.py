@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
+from leakaudit.load.units import count_units
 from leakaudit.protocol.defense import Defense, parts_of
 from leakaudit.protocol.exposure import Exposure
 from leakaudit.protocol.registry import settings_values
-from leakaudit.protocol.target import Target
+from leakaudit.protocol.target import Target, shared_parameters
 from leakaudit.result.adversary import GRANTED
 from leakaudit.result.schema import Value
 from leakaudit.version import __version__
@@ -34,16 +35,19 @@ def exposed(exposure: Exposure) -> dict[str, Any]:
 
 
 def describe(target: Target) -> dict[str, Value]:
-    """Return what was audited."""
+    """Return what was audited; `private_units` where several private records are of one unit."""
+    units = None if target.private.units is None else count_units(target.private.units)
     return {
         "name": target.name,
         "model": type(target.model.network).__name__,
         "parameters": sum(p.numel() for p in target.model.parameters()),
+        "shared_parameters": shared_parameters(target.model)[0],
         "input_shape": "×".join(map(str, target.input_shape)),
         "classes": len(target.classes),
         "private_records": len(target.private),
         "test_records": len(target.test),
         "auxiliary_records": len(target.auxiliary),
+        **({} if units is None or units == len(target.private) else {"private_units": units}),
     }
 
 

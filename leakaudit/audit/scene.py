@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,15 +12,20 @@ from leakaudit.audit import fingerprint
 from leakaudit.audit.plan import Plan
 from leakaudit.audit.provenance import environment
 from leakaudit.load.preflight import preflight, raise_on_errors
+from leakaudit.load.units import count_units, with_units
 from leakaudit.protocol.exposure import Exposure, preset
 from leakaudit.protocol.target import Target
 from leakaudit.result.rounding import coarse_baseline
-from leakaudit.result.schema import Baseline, Finding, Value, Waiver
+from leakaudit.result.schema import Baseline, Estimate, Finding, Value, Waiver
 from leakaudit.score import standin
 from leakaudit.score.baselines import baselines, mean_pictures
 from leakaudit.score.identification import CandidateSets, candidate_sets
 from leakaudit.score.metrics import MetricFunction, lpips_metric
+from leakaudit.score.twosample import auxiliary_findings
 from leakaudit.work.seeding import generator_for
+
+MOST = 64  # victims that attacks which link are asked about
+ROOM = 2**27  # numbers in their updates: half a gigabyte
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,13 @@ class Scene:
     exposure: Exposure
     victims: Tensor  # indices of the victims' records in `target.private`, V·B of them
     candidates: CandidateSets
+    asked: Tensor  # indices of the victims' records and of further ones, which only attacks that link are asked about
+    line_ups: CandidateSets  # of those; the first are `candidates`
     means: Tensor  # (V·B, C, H, W): the mean of the record's class
     rehearsal: Tensor  # indices of the auxiliary records that play victim while an attack is tuned
     lpips: MetricFunction | str
     baselines: tuple[Baseline, ...]
+    told_apart: Estimate  # AUC of a classifier that tells auxiliary from private records
     findings: tuple[Finding, ...]
     environment: dict[str, Value]
     hashes: dict[str, str]
@@ -46,6 +54,7 @@ def set_scene(
     target: Target, plan: Plan, lpips_weights: Path | None, command: str, waivers: tuple[Waiver, ...]
 ) -> Scene:
     """Check the target, and draw who is attacked and among whom. Raises UserError on what cannot be audited."""
+    target = with_units(target)
     findings = preflight(
         target, mode=plan.mode, batch_size=plan.batch_size, records=plan.records, candidates=plan.candidates
     )
@@ -53,8 +62,7 @@ def set_scene(
     if plan.images == "redacted":
         standin.picture(target.input_shape)  # it must not be missing only once the first attack is done
     exposure = preset(plan.exposure)
-    order = torch.randperm(len(target.private), generator=generator_for(plan.seed, "victims"))
-    victims = order[: plan.records]
+    victims = _victims(target, plan)
     candidates = candidate_sets(
         target.private,
         victims,
@@ -63,6 +71,13 @@ def set_scene(
         generator_for(plan.seed, "candidates"),
         batch_size=plan.batch_size,
     )
+    asked, line_ups = _further(target, plan, victims, candidates)
+    told = Estimate(reason="auxiliary records are not exposed")
+    odd: tuple[Finding, ...] = ()
+    if exposure.auxiliary:
+        told, odd = auxiliary_findings(target, generator_for(plan.seed, "auxiliary"), _both_units(target))
+    findings = (*findings, *_without_line_up(candidates), *odd)
+    target = replace(target, notes=(*target.notes, *_of_units(target, victims)))
     truth = target.private[victims]
     wanted = plan.effort().tuning_victims * plan.batch_size
     rehearsal = torch.randperm(len(target.auxiliary), generator=generator_for(plan.seed, "rehearsal"))[:wanted]
@@ -83,12 +98,108 @@ def set_scene(
         exposure=exposure,
         victims=victims,
         candidates=candidates,
+        asked=asked,
+        line_ups=line_ups,
         means=mean_pictures(target.auxiliary, truth.labels),
         rehearsal=rehearsal,
         lpips=lpips,
         baselines=guesses if plan.images == "full" else tuple(map(coarse_baseline, guesses)),
+        told_apart=told,
         findings=findings,
         environment=versions,
         hashes=fingerprint.of_scan(target, victims, candidates, plan.settings(), versions),
         waivers=waivers,
     )
+
+
+def _victims(target: Target, plan: Plan) -> Tensor:
+    """Draw the victims' records, each of another unit as long as there are any: intervals are over units."""
+    order = torch.randperm(len(target.private), generator=generator_for(plan.seed, "victims"))
+    if target.private.units is None:
+        return order[: plan.records]
+    met: dict[int, int] = {}
+    turns = []
+    for unit in target.private.units[order].tolist():
+        met[unit] = met.get(unit, 0) + 1
+        turns.append(met[unit])
+    return order[torch.tensor(turns).argsort(stable=True)][: plan.records]
+
+
+def _further(target: Target, plan: Plan, victims: Tensor, candidates: CandidateSets) -> tuple[Tensor, CandidateSets]:
+    """Return the victims and further ones, up to `MOST`, who stand in the line-ups already, with their line-ups.
+
+    Attacks that link replay every candidate anyway, so that another victim among them costs one update. Each is of
+    another unit, and no record of a batch of several.
+    """
+    room = min(MOST, ROOM // sum(p.numel() for p in target.model.parameters())) - len(victims)
+    if plan.batch_size > 1 or room <= 0:
+        return victims, candidates
+    units = target.private.units
+    of = list(range(len(target.private))) if units is None else units.tolist()
+    of = [unit if unit >= 0 else -2 - i for i, unit in enumerate(of)]
+    taken = {of[i] for i in victims.tolist()}
+    generator = generator_for(plan.seed, "further")
+    more: list[int] = []
+    rows: list[list[int]] = []
+    places: list[int] = []
+    sizes: list[int] = []
+    shuffled = [row[torch.randperm(n, generator=generator)].tolist() for row, n in _line_ups(candidates)]
+    for turn in range(candidates.columns):
+        for row in shuffled:
+            if turn >= len(row) or row[turn] >= len(target.private) or of[row[turn]] in taken or len(more) >= room:
+                continue
+            order = [row[i] for i in torch.randperm(len(row), generator=generator).tolist()]  # it stands anywhere
+            taken.add(of[row[turn]])
+            more.append(row[turn])
+            rows.append([order[i % len(order)] for i in range(candidates.columns)])
+            places.append(order.index(row[turn]))
+            sizes.append(len(row))
+    every = CandidateSets(
+        candidates.pictures,
+        torch.cat([candidates.indices, torch.tensor(rows, dtype=torch.long).reshape(-1, candidates.columns)]),
+        torch.cat([candidates.position, torch.tensor(places, dtype=torch.long)]),
+        torch.cat([candidates.sizes, torch.tensor(sizes, dtype=torch.long)]),
+        candidates.labels,
+    )
+    return torch.cat([victims, torch.tensor(more, dtype=torch.long)]), every
+
+
+def _line_ups(candidates: CandidateSets) -> list[tuple[Tensor, int]]:
+    """Return the line-ups that there are, each row with its size."""
+    pairs = zip(candidates.indices, candidates.sizes.tolist(), strict=True)
+    return [(row, size) for row, size in pairs if size >= 2]
+
+
+def _both_units(target: Target) -> tuple[Tensor, Tensor] | None:
+    """Return the units of private and auxiliary records, each record without one by itself; None if unknown."""
+    sides = target.private, target.auxiliary
+    if any(side.units is None for side in sides):
+        return None
+    ours, theirs = (side.units for side in sides if side.units is not None)
+    both = torch.cat([ours, theirs])
+    both = torch.where(both < 0, int(both.max()) + 1 + torch.arange(len(both)), both)
+    return both[: len(ours)], both[len(ours) :]
+
+
+def _of_units(target: Target, victims: Tensor) -> tuple[str, ...]:
+    """Say of how many units the victims are, where some unit of the private records has several."""
+    units = target.private.units
+    if units is None or count_units(units) == len(units):
+        return ()
+    of = count_units(units[victims])
+    return (
+        f"The {len(units)} private records are of {count_units(units)} units (persons, sites), the {len(victims)} "
+        f"attacked ones of {of}; a line-up holds one record per unit, and the unit is what is identified."
+        + (" Several records of one unit are not independent: intervals are wider than shown." * (of < len(victims))),
+    )
+
+
+def _without_line_up(candidates: CandidateSets) -> tuple[Finding, ...]:
+    alone, records = int((~candidates.lined).sum()), len(candidates)
+    if not alone:
+        return ()
+    message = (
+        f"{alone} of the {records} attacked records {'has' if alone == 1 else 'have'} no line-up, for want of another "
+        f"unit of the class in train_data and test_data: identification is measured on the other {records - alone}."
+    )
+    return (Finding("no-line-up", "warning", message, {"records": alone, "of": records}),)

@@ -53,11 +53,13 @@ def doctor(
     from rich.console import Console
     from rich.markup import escape
 
+    from leakaudit.judge.findings import mend_of
     from leakaudit.load.loading import load_target
     from leakaudit.load.preflight import preflight
+    from leakaudit.load.units import with_units
     from leakaudit.result.plaintext import visible
 
-    loaded = load_target(target, data=data, checkpoint=checkpoint, device=device, seed=seed)
+    loaded = with_units(load_target(target, data=data, checkpoint=checkpoint, device=device, seed=seed))
     findings = preflight(loaded, mode=mode.value, batch_size=batch_size, records=records, costs=True)
     console = Console()
 
@@ -75,6 +77,8 @@ def doctor(
     for finding in findings:
         mark = f"[{colours[finding.severity]}]{finding.severity:<7}[/]"
         console.print(f"{mark} {shown(finding.message)} [dim]({finding.id})[/]", highlight=False)
+        if finding.severity != "info":
+            console.print(f"[dim]mend   [/] {shown(finding.mend or mend_of(finding.id))}", highlight=False)
     for note in loaded.notes:
         console.print(f"[dim]note   [/] {shown(note)}", highlight=False)
     if any(finding.severity == "error" for finding in findings):

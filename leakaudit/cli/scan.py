@@ -38,7 +38,7 @@ app = typer.Typer(
     name="leakaudit",
     help="What can somebody who sees a shared gradient rebuild of the data behind it, and what does preventing that "
     "cost in accuracy?\n\n\b\n"
-    "  leakaudit demo                             a face out of a gradient, in a minute\n"
+    "  leakaudit demo                             a face out of a gradient, in minutes\n"
     "  leakaudit scan model.py --defense obscure  audit your model\n"
     "  leakaudit obscure fit model.py             a generator that puts drawn pictures in your records' place\n"
     "  leakaudit doctor model.py                  check the set-up before a long run",
@@ -109,12 +109,12 @@ def scan(  # noqa: PLR0913 - a command: its options
             "--attack",
             "-a",
             help="Replace the battery's attacks: name[:setting=value…], or path.py:Class for one of your own; repeat. "
-            "A defense's adaptive attacks always run.",
+            "What the audit chooses for a defense runs all the same; with others left out nothing is a pass.",
         ),
     ] = None,
     data: Data = None,
     checkpoint: Checkpoint = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A short battery: a first look, which never passes.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A short first look: passes only what is proven.")] = False,
     full: Annotated[bool, typer.Option("--full", help="A long battery: more iterations, restarts and seeds.")] = False,
     budget: Annotated[
         str | None,
@@ -132,7 +132,8 @@ def scan(  # noqa: PLR0913 - a command: its options
     batch_size: Annotated[int, typer.Option("--batch-size", help="Records in one shared update.")] = 1,
     candidates: Annotated[int, typer.Option("--candidates", help="Same-class candidates per identification.")] = 100,
     max_identification: Annotated[
-        float, typer.Option("--max-identification", help="Pass needs every attack's upper bound at or below this.")
+        float,
+        typer.Option("--max-identification", help="Pass needs upper bounds at or below this, but for chance hits."),
     ] = 0.25,
     max_accuracy_loss: Annotated[
         float,
@@ -141,7 +142,9 @@ def scan(  # noqa: PLR0913 - a command: its options
         ),
     ] = 0.1,
     mode: Annotated[Mode, typer.Option("--mode", help="The client's mode: eval or train.")] = Mode.eval,
-    exposure: Annotated[Preset, typer.Option("--exposure", help="What the adversary knows.")] = Preset.adaptive,
+    exposure: Annotated[
+        Preset, typer.Option("--exposure", help="What the adversary knows. A pass takes adaptive.")
+    ] = Preset.adaptive,
     no_utility: Annotated[
         bool, typer.Option("--no-utility", help="Do not measure accuracy (no training runs).")
     ] = False,
@@ -221,7 +224,7 @@ def scan(  # noqa: PLR0913 - a command: its options
 
 
 @app.command(
-    short_help="The same on embedded pictures, in a minute or two.",
+    short_help="The same on embedded pictures, in two or three minutes.",
     epilog=examples("leakaudit demo", "leakaudit demo -o faces --seed 1", "leakaudit demo --quiet --images none"),
 )
 def demo(

@@ -13,6 +13,7 @@ from glob import escape
 from leakaudit.gate.assertions import Rule
 from leakaudit.gate.decision import conclude
 from leakaudit.gate.thresholds import judge_rule
+from leakaudit.judge.exposed import exposed
 from leakaudit.judge.verdict import overall, rejudge
 from leakaudit.judge.words import sentences
 from leakaudit.result.numbers import plain
@@ -50,7 +51,8 @@ def doubts(result: AuditResult) -> tuple[str, ...]:
         found.append(f"The verdict of the audit is {result.verdict}; {so} {whole} {_rules(result)}.")
     rounded = result.images != "full"  # medians were rounded apart from the records they are of
     for defense in result.defenses:
-        found += [f"{defense.spec}: {what}{_elsewhere(result)}." for what in _trained(result, defense)]
+        own = (*_trained(result, defense), *_examined(result, defense))
+        found += [f"{defense.spec}: {what}{_elsewhere(result)}." for what in own]
         for attack in defense.attacks:
             told = f"On {defense.spec}, {attack.name}"
             found += [f"{told}: {what}{_elsewhere(result)}." for what in _numbers(attack, rounded)]
@@ -143,11 +145,30 @@ def _numbers(attack: AttackResult, rounded: bool) -> list[str]:
             f"its stored share identified, {_told(attack.identification)}, is not that of its records, of which "
             f"{sum(asked)} of {len(asked)} are identified ({_told(rate(sum(asked), len(asked)))})"
         )
+    if attack.exact != sum(r.exact is True for r in attack.records):
+        found.append("its stored count of exact records is not that of its records")
     held = steps(RecordScore)  # of the scores that a record has, with how coarse they may be
     for score in (s for s in of_attacks() if s.limits and s.field in held):
         values = [v for v in (getattr(r, score.field) for r in attack.records) if v is not None]
         if not _equal(getattr(attack, score.field), median(values), held[score.field] if rounded else CLOSE):
             found.append(f"its stored {score.title} is not the median of its records’, or its interval is not theirs")
+    return found
+
+
+def _examined(result: AuditResult, defense: DefenseResult) -> list[str]:
+    """Return what was examined of a defense that the records of its attacks do not give."""
+    stored = defense.examined
+    if stored is None or not stored.union.n:
+        return []
+    given = exposed(defense.attacks, result.chance_identification, result.baselines)
+    found = []
+    if not _equal(stored.union, given.union):
+        found.append("its stored share identified by any attack is not that of the records of its attacks")
+    names = stored.by_class.keys() | given.by_class.keys()
+    if any(not _equal(stored.by_class.get(n, Estimate()), given.by_class.get(n, Estimate())) for n in names):
+        found.append("its stored shares by class are not those of the records of its attacks")
+    if not _equal(stored.tenth, given.tenth):
+        found.append("its stored share of the most exposed tenth is not that of the records of its attacks")
     return found
 
 

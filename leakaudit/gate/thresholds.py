@@ -15,6 +15,7 @@ from typing import Any
 from leakaudit.errors import Setting, Spell, as_option
 from leakaudit.gate.assertions import Rule
 from leakaudit.judge.advice import FEWEST, loss
+from leakaudit.judge.caps import caps_of
 from leakaudit.judge.conclusions import foremost, judged_at
 from leakaudit.judge.facts import control_in, facts_of
 from leakaudit.judge.findings import mend
@@ -26,7 +27,6 @@ from leakaudit.result.rules import (
     judged,
     resolution,
     scored_statuses,
-    unsupported,
     worst_verdict,
 )
 from leakaudit.result.schema import (
@@ -210,8 +210,7 @@ def _named(defense: DefenseResult, rule: Rule) -> list[AttackResult]:
 
 def why_no_pass(result: AuditResult) -> tuple[Reason, ...]:
     """Return why no score of this audit may pass, whatever it is: the reasons that hold for its verdict as well."""
-    why = unsupported(str(result.settings.get("battery", "")), bool(result.exposure.get("model_control")))
-    return (*map(Reason, why), *uncontrolled(result))
+    return (*caps_of(result), *uncontrolled(result))
 
 
 def uncontrolled(result: AuditResult) -> tuple[Reason, ...]:

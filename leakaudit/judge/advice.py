@@ -13,7 +13,7 @@ from typing import Literal
 
 from leakaudit.errors import Setting, as_option
 from leakaudit.judge.ranking import worst
-from leakaudit.judge.verdict import reasons_of
+from leakaudit.judge.verdict import DOUBT, UNFINISHED, reasons_of
 from leakaudit.result.numbers import interval, percent, points
 from leakaudit.result.rules import resolution, worst_verdict
 from leakaudit.result.schema import AuditResult, DefenseResult, Estimate, Verdict
@@ -110,8 +110,11 @@ def _option(result: AuditResult, defense: DefenseResult, limit: float | None) ->
         elif known and (cost.low or 0.0) > limit:
             judged = "fail"
     identified = attack.identification if attack else Estimate(reason="no attack was scored")
-    needs = [need.value for reason in reasons_of(result, defense) for need in reason.needs if need.name == "records"]
-    most = max((value for value in needs if isinstance(value, int)), default=None)
+    told = reasons_of(result, defense)
+    doubts = [r for r in told if r.id not in (DOUBT, UNFINISHED) or r.facts.get("weight")]
+    needs = [need.value for reason in doubts for need in reason.needs if need.name == "records"]
+    settled = all(r.needs or r.id == "too-few-scored" for r in doubts)  # by records alone: other doubts stay
+    most = max((value for value in needs if isinstance(value, int) and settled), default=None)
     wanted = f": about {most} records would settle it ({as_option(Setting('records', most))})" if most else ""
     return Option(defense.spec, defense.verdict, wanted, identified, cost, judged)
 
@@ -182,7 +185,7 @@ def _nothing(result: AuditResult, options: Sequence[Option], limit: float | None
 def _quick(result: AuditResult) -> tuple[str, ...]:
     if result.settings.get("battery") != "quick":
         return ()
-    return ("A quick battery never passes: run the scan with the standard one for an answer.",)
+    return ("A quick battery passes only what is proven: run the scan with the standard one for an answer.",)
 
 
 def _open(result: AuditResult, unclear: Iterable[Option], limit: float | None) -> tuple[str, ...]:

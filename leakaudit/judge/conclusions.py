@@ -15,7 +15,7 @@ from leakaudit.judge.facts import control_in, facts_of
 from leakaudit.judge.findings import MENDS, RULES, describe, mend, mend_of, unused_mend
 from leakaudit.judge.ranking import statuses
 from leakaudit.judge.verdict import CONTROL, UNFINISHED, reasons_of, rejudge
-from leakaudit.judge.words import grouped, sentence
+from leakaudit.judge.words import grouped, sentence, singled_out
 from leakaudit.result.numbers import decibels, percent
 from leakaudit.result.outcome import Check, Outcome
 from leakaudit.result.rules import SEVERITIES, SHARP, guessing, judged, worst_severity
@@ -34,6 +34,7 @@ from leakaudit.result.schema import (
 )
 
 __all__ = ["RULES", "conclusions", "describe"]
+OF_ALL = ("known-exactly", "union-above-limit", "class-above-limit")  # ids of reasons that are findings of their own
 TOLD = 3  # sentences of an undecided check of identification: doubts differ, and each wants its own mend
 # What the audit says of a defense that the gate's check of identification judges again, by the same rules.
 VERDICT = ("identification-above-limit", "reconstruction-close", "leak-found", "undecided", "attack-not-scored")
@@ -99,14 +100,15 @@ def _of_audit(result: AuditResult) -> list[Finding]:
 def _of_defense(result: AuditResult, defense: DefenseResult) -> list[Finding]:
     """Return what leaked under a defense, what is open, and which of its numbers are missing."""
     counted = defense in judged(result)
-    found = _leaks(result, defense) if counted else []
+    reasons = reasons_of(result, defense)
+    found = [*_leaks(result, defense), *_of_all(defense, reasons)] if counted else []
     if counted and defense.verdict == "fail" and not found:
         about: dict[str, Value] = {"defense": defense.spec}
         found = [
             Finding("leak-found", "error", f"{defense.spec}: {sentence(why)}", about, why=why)
-            for why in grouped(reasons_of(result, defense))
+            for why in grouped(reasons)
         ] or [Finding("leak-found", "error", f"{defense.spec}: The audit failed it and gave no reason.", about)]
-    reasons = reasons_of(result, defense)
+    found += _labels(result, defense)
     unscored = [finding for a in defense.attacks if (finding := _unscored(defense, a, counted, reasons))]
     found += unscored
     if counted and defense.verdict == "inconclusive":
@@ -121,6 +123,37 @@ def _of_defense(result: AuditResult, defense: DefenseResult) -> list[Finding]:
     return found
 
 
+def _of_all(defense: DefenseResult, reasons: Iterable[Reason]) -> list[Finding]:
+    """Return what all attacks together show: records known exactly, and a union above the limit."""
+    about: dict[str, Value] = {"defense": defense.spec}
+    return [
+        Finding(r.id, "error", f"{defense.spec}: {sentence((r,))}", about | r.facts, why=(r,))
+        for r in reasons
+        if r.id in OF_ALL
+    ]
+
+
+def _labels(result: AuditResult, defense: DefenseResult) -> list[Finding]:
+    """Return that labels leak, where an attack infers more of them than the commonest class makes up."""
+    scored = [a for a in defense.attacks if a.kind == "labels" and a.label_accuracy.value is not None]
+    told = max(scored, key=lambda a: a.label_accuracy.low or 0.0, default=None)
+    if defense.examined is None or told is None or (told.label_accuracy.low or 0.0) <= result.chance_accuracy:
+        return []
+    measured = told.label_accuracy
+    message = (
+        f"{defense.spec}: the attack {told.name} reads {percent(measured.value or 0.0)} of the labels off the updates "
+        f"(at least {percent(measured.low or 0.0)} with 95% confidence; the commonest class makes up "
+        f"{percent(result.chance_accuracy)})."
+    )
+    evidence = _evidence(defense.spec, told, measured, None) | {"guess": result.chance_accuracy}
+    return [Finding("labels-leak", "info", message, evidence)]
+
+
+def _line_up(attack: AttackResult) -> str:
+    """Return how many candidates there are, the median where line-ups differ."""
+    return f"a median of {attack.candidates}" if any(r.candidates for r in attack.records) else str(attack.candidates)
+
+
 def _leaks(result: AuditResult, defense: DefenseResult) -> list[Finding]:
     """Return one finding for each attack that identifies too many records, and for each that rebuilds them."""
     floor = guessing(result.chance_identification, result.baselines)
@@ -131,9 +164,10 @@ def _leaks(result: AuditResult, defense: DefenseResult) -> list[Finding]:
         a = known_of.attack
         bound = "; it was handed the replaced records, from an update alone it may be less" if a.role == "bound" else ""
         if known_of.identifies:
+            did = singled_out(a.kind if defense.examined else "", _line_up(a))
             message = (
-                f"{defense.spec}: the attack {a.name} picked the right one of {a.candidates} candidates of the same "
-                f"class for {_share(a.identification)}, more than the {percent(limit)} allowed{bound}."
+                f"{defense.spec}: the attack {a.name} {did} {_share(a.identification)}, more than the {percent(limit)} "
+                f"allowed{bound}."
             )
             evidence = _evidence(defense.spec, a, a.identification, limit) | {"candidates": a.candidates}
             found.append(Finding("identification-above-limit", "error", message, evidence))
@@ -184,7 +218,9 @@ def _undecided(result: AuditResult, defense: DefenseResult, reasons: Sequence[Re
         if attack is not None:
             evidence = _evidence(defense.spec, attack, attack.identification, result.max_identification)
         text = f"{defense.spec}: {sentence((reason,))}"
-        found.append(Finding("undecided", "warning", text, evidence, why=(reason,)))
+        todo = Mend(reason.id) if reason.id in MENDS else None
+        told = mend(todo) if todo else ""
+        found.append(Finding("undecided", "warning", text, evidence, told, why=(reason,), todo=todo))
     return found
 
 

@@ -2,30 +2,43 @@
 
 The rules, in this order. Identification is judged on the bounds of its 95 % interval, never on its value.
 
-1. Fail: an attack identifies more than allowed even at the lower bound; or the median reconstruction is at least 3 dB
-   closer than the best guess without an update even at the lower bound. 3 dB is half the squared error: of what sets a
-   record apart from its class's average picture, half was recovered.
-2. Inconclusive: without the defense the attacks do not beat chance, or a guess that never saw the update; no adaptive
-   attack was scored; an attack was not scored, or could have exceeded the limit on the victims where it failed or ran
-   out of time; too few records or candidates. Two kinds of attack may stay without a score: those that do not apply,
-   and standard ones that were seen not to work on the undefended model. One that crashed there was not seen.
-3. Pass: what is left. Every attack's upper bound is within the limit.
+1. Fail: an attack, or the union of all, identifies more than allowed even at the lower bound; or the median
+   reconstruction is at least 3 dB closer than the best guess without that update even at the lower bound (3 dB is half
+   the squared error: of what sets a record apart from its class's average picture, half was recovered); or a record is
+   rebuilt or confirmed exactly.
+2. Pass by proof: all that is shared was the same, bit for bit, whichever record was behind it (`judge.proof`), and
+   `replay` agrees.
+3. Inconclusive: on the undefended model no attack exceeds the limit, or none was seen to work on a weakened defense; of
+   a family of attacks none was scored; an attack was not scored, overfitted, or could have exceeded the limit on the
+   victims where it failed or ran out of time; too few records or candidates; a check found an error. Two kinds of
+   attack may stay without a score: those that do not apply, and standard ones that were seen not to work on the
+   undefended model. One that crashed there was not seen.
+4. Pass: what is left. `replay`'s upper bound is within the limit, and so is every other attack's, unless its hits are
+   what as many guesses bring.
+
+What the audit as a whole cannot support is no pass (`judge.caps`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from leakaudit.errors import Setting
+from leakaudit.judge.caps import capped, caps_of
+from leakaudit.judge.exposed import exact, exposed
 from leakaudit.judge.facts import Facts, control_of, facts_of
-from leakaudit.result.rules import SHARP, VERDICTS, beats, guessing, most_successful, unsupported
+from leakaudit.judge.proof import INDEPENDENT, REPLAY, by_chance, proved, within
+from leakaudit.result.rules import SHARP, VERDICTS, beats, guessing, identifies, most_successful
 from leakaudit.result.schema import (
     AttackResult,
     AuditResult,
     Baseline,
     DefenseResult,
     Estimate,
+    Examined,
+    Finding,
+    Guarantee,
     Reason,
     Value,
     Verdict,
@@ -34,47 +47,60 @@ from leakaudit.stats.intervals import records_needed
 
 UNFINISHED = "attack-unfinished"
 DOUBT = "doubt"  # that an attack has of itself; which one is a fact, so that no plug-in's id is taken for one of ours
+BLOCKING = ("overfitted",)  # doubts that leave a leak possible
 LEAKS = ("identification-above-limit", "reconstruction-close")
 CONTROL = ("control-not-scored", "control-does-not-leak")
+FAMILIES = ("reconstruction", "linkage")  # of attacks, by kind: one of each must have been scored
+LEAST = 8  # records, whatever the limit
 
 
-def judge(
-    attacks: Sequence[AttackResult],
-    control: Sequence[AttackResult],
-    baselines: Sequence[Baseline] = (),
-    *,
-    chance_identification: float,
-    max_identification: float,
-    min_records: int = 8,
-    is_control: bool = False,
-    replaces_records: bool = False,
-) -> tuple[Verdict, tuple[Reason, ...]]:
-    """Judge one defense by its `attacks`, by `control`, the attacks on the undefended model, and by the `baselines`.
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What one defense is judged by."""
 
-    `is_control` when the undefended row itself is judged: it needs no adaptive attack. `replaces_records` when the
-    defense replaces records: then an attack handed the replaced ones (role `bound`) must have been scored for a pass.
-    """
-    floor = guessing(chance_identification, baselines)
-    known = [facts_of(a, max(max_identification, floor), baselines) for a in attacks]
-    # A standard attack that does not apply says nothing of the defense: its row in the tables is enough.
-    open_ = [f for f in known if f.unfinished and not (f.attack.role == "standard" and f.inapplicable)]
+    attacks: Sequence[AttackResult]
+    control: Sequence[AttackResult]  # the attacks on the undefended model
+    baselines: Sequence[Baseline] = ()
+    chance: float  # of identification
+    limit: float
+    is_control: bool = False  # the undefended row itself is judged: it needs no adaptive attack
+    replaces_records: bool = False  # then an attack handed the replaced ones (role `bound`) must have been scored
+    examined: Examined | None = None  # what was found out by trying it; None in older results, judged as they were
+    guarantees: Sequence[Guarantee] = ()
+    errors: Sequence[str] = ()  # ids of the errors that were noticed of this defense
+    least: int = LEAST  # records that must be scored, whatever the limit
+
+
+def judge(case: Case) -> tuple[Verdict, tuple[Reason, ...]]:
+    """Return the verdict on one defense, with its reasons."""
+    floor = guessing(case.chance, case.baselines)
+    known = [facts_of(a, max(case.limit, floor), case.baselines) for a in case.attacks]
+    # An attack that does not apply says nothing of the defense: its row in the tables is enough.
+    silent = ("standard",) if case.examined is None else ("standard", "adaptive", "bound")
+    open_ = [f for f in known if f.unfinished and not (f.attack.role in silent and f.inapplicable)]
     notes = {f.attack.name: _unfinished(f) for f in open_}
-    leaks = _leaks(known, max_identification, baselines)
+    leaks = _leaks(case, known)
     if leaks:
         return "fail", (*leaks, *notes.values())
-    missed = _doubts_about_scores(open_, control, floor, max_identification)
-    seen = control_of(control, floor)
-    doubts = [
-        *([Reason(seen.doubt)] if seen.doubt else []),
-        *_doubts_about_coverage(attacks, is_control, replaces_records),
-        *missed.values(),
-        *_doubts_about_size(known, chance_identification, max_identification, min_records),
-    ]
+    missed = _doubts_about_scores(open_, case.control, floor, case.limit)
     rest = [note for name, note in notes.items() if name not in missed]  # a doubt says what its note would
-    rest += [_reason(a, DOUBT, facts={"doubt": name, "told": told}) for a in attacks for name, told in a.doubts.items()]
+    rest += _own_doubts(case, blocking=False)
+    errors = [Reason("error-noticed", facts={"finding": name}) for name in dict.fromkeys(case.errors)]
+    proofs = proved(case.attacks, case.baselines, case.examined, case.guarantees, case.chance, case.limit)
+    independent = any(proof.id == INDEPENDENT for proof in proofs)
+    if independent and not errors:
+        return "pass", proofs
+    doubts = [
+        *_doubts_about_control(case, floor),
+        *_doubts_about_coverage(case),
+        *missed.values(),
+        *([] if proofs else _doubts_about_size(case, known)),
+        *_own_doubts(case, blocking=True),
+        *errors,
+    ]
     if doubts:
         return "inconclusive", (*doubts, *rest)
-    return "pass", (*_clean(attacks, control, max_identification), *rest)
+    return "pass", (*proofs, *_clean(case), *rest)
 
 
 def rejudge(
@@ -82,27 +108,29 @@ def rejudge(
 ) -> tuple[Verdict, tuple[Reason, ...]]:
     """Judge a stored defense again by the rules of this version, at another `limit` on identification if one is given.
 
-    What the audit as a whole cannot support is no pass here either (`rules.unsupported`).
+    What the audit as a whole cannot support is no pass here either (`judge.caps`).
     """
     control = result.control()
     verdict, reasons = judge(
-        defense.attacks,
-        control.attacks if control else (),
-        result.baselines,
-        chance_identification=result.chance_identification,
-        max_identification=result.max_identification if limit is None else limit,
-        is_control=defense.spec == "none",
-        replaces_records=defense.replaces_records,
+        Case(
+            attacks=defense.attacks,
+            control=control.attacks if control else (),
+            baselines=result.baselines,
+            chance=result.chance_identification,
+            limit=result.max_identification if limit is None else limit,
+            is_control=defense.spec == "none",
+            replaces_records=defense.replaces_records,
+            examined=defense.examined,
+            guarantees=defense.guarantees,
+            errors=errors_of(defense.spec, result.findings) if defense.examined else (),
+        )
     )
-    return capped(verdict, reasons, str(result.settings.get("battery", "")), bool(result.exposure.get("model_control")))
+    return capped(verdict, reasons, caps_of(result))
 
 
-def capped(
-    verdict: Verdict, reasons: tuple[Reason, ...], battery: str, model_control: bool
-) -> tuple[Verdict, tuple[Reason, ...]]:
-    """Turn a pass that a scan of this kind cannot support into `inconclusive`, with the reason first."""
-    why = tuple(map(Reason, unsupported(battery, model_control)))
-    return ("inconclusive", (*why, *reasons)) if verdict == "pass" and why else (verdict, reasons)
+def errors_of(spec: str, findings: Iterable[Finding]) -> tuple[str, ...]:
+    """Return the ids of the errors that were noticed of a defense."""
+    return tuple(f.id for f in findings if f.severity == "error" and f.evidence.get("defense") == spec)
 
 
 def reasons_of(result: AuditResult, defense: DefenseResult) -> tuple[Reason, ...]:
@@ -152,27 +180,76 @@ def _reason(
     return Reason(identifier, "", attack.name, attack.role, measured, limit, needs, facts or {})
 
 
-def _leaks(known: Sequence[Facts], allowed: float, baselines: Sequence[Baseline]) -> list[Reason]:
-    """Return one reason for each attack that identifies too many records, and for each that rebuilds them too well."""
-    guess = max((b.psnr.value for b in baselines if b.psnr.value is not None), default=0.0)
+def _leaks(case: Case, known: Sequence[Facts]) -> list[Reason]:
+    """Return one reason for each attack that identifies too many records, and for each that rebuilds them too well.
+
+    Then for the union of all, where none does alone, and for records known exactly. Where all that is shared does not
+    depend on the record, what is handed replaced records bounds nothing, and a close picture tells of the class.
+    """
+    guess = max((b.psnr.value for b in case.baselines if b.psnr.value is not None), default=0.0)
+    blank = case.examined is not None and case.examined.independent is True
     found = []
     for f in known:
+        if blank and f.attack.role == "bound":
+            continue
         if f.identifies:
             a = f.attack
-            found.append(_reason(a, LEAKS[0], a.identification, allowed, facts={"candidates": a.candidates}))
-        if f.rebuilds:
+            facts: dict[str, Value] = {"candidates": a.candidates, "kind": a.kind}
+            found.append(_reason(a, LEAKS[0], a.identification, case.limit, facts=facts))
+        if f.rebuilds and not blank:
             found.append(_reason(f.attack, LEAKS[1], f.attack.psnr, guess + SHARP, facts={"guess": guess}))
+    if case.examined is None:
+        return found
+    together = exposed(case.attacks, case.chance, case.baselines)
+    if not found and (together.union.low or 0.0) > max(case.limit, together.union_guess):
+        found.append(Reason("union-above-limit", measured=together.union, limit=case.limit))
+    worst = max(together.by_class.items(), key=lambda pair: pair[1].low or 0.0, default=("", Estimate()))
+    if not found and (worst[1].low or 0.0) > max(case.limit, together.union_guess):
+        found.append(Reason("class-above-limit", measured=worst[1], limit=case.limit, facts={"class": worst[0]}))
+    exactly = exact(case.attacks)
+    if exactly.rebuilt or exactly.confirmed:
+        facts = {"rebuilt": len(exactly.rebuilt), "confirmed": len(exactly.confirmed), "asked": together.union.n}
+        found.append(Reason("known-exactly", facts=facts))
     return found
 
 
-def _doubts_about_coverage(attacks: Sequence[AttackResult], is_control: bool, replaces_records: bool) -> list[Reason]:
-    roles = {a.role for a in attacks if a.kind != "labels" and a.identification.n}
+def _doubts_about_control(case: Case, floor: float) -> list[Reason]:
+    """Return why failures prove nothing: nothing leaks undefended, or nothing was seen to work through the defense."""
+    seen, examined = control_of(case.control, floor), case.examined
+    if seen.doubt:
+        return [Reason(seen.doubt)]
+    found = []
+    if examined is not None and seen.best is not None and not identifies(seen.best, case.limit):
+        best = seen.best
+        found.append(_reason(best, "control-within-limit", best.identification, case.limit))
+    if examined is not None and examined.repeats is False:
+        found.append(Reason("does-not-repeat"))
+    if examined is not None and examined.changes and examined.strength is None and not case.is_control:
+        found.append(Reason("not-seen-weakened", measured=examined.weakened, limit=case.limit))
+    return found
+
+
+def _doubts_about_coverage(case: Case) -> list[Reason]:
+    scored = [a for a in case.attacks if a.kind != "labels" and a.identification.n]
     doubts = []
-    if not is_control and "adaptive" not in roles:
+    if not case.is_control and not any(a.role == "adaptive" for a in scored):
         doubts.append(Reason("no-adaptive-attack"))
-    if replaces_records and "bound" not in roles:
+    if case.replaces_records and not any(a.role == "bound" for a in scored):
         doubts.append(Reason("no-bound"))
+    for kind in FAMILIES if case.examined is not None and scored else ():
+        if not any(a.kind == kind and a.role != "bound" for a in scored):
+            doubts.append(Reason("no-family", facts={"family": kind}))
     return doubts
+
+
+def _own_doubts(case: Case, *, blocking: bool) -> list[Reason]:
+    """Return what attacks doubt of themselves: what blocks a pass, or what is only told."""
+    return [
+        _reason(a, DOUBT, facts={"doubt": name, "told": told})
+        for a in case.attacks
+        for name, told in a.doubts.items()
+        if (case.examined is not None and name in BLOCKING) is blocking
+    ]
 
 
 def _doubts_about_scores(
@@ -222,22 +299,23 @@ def _useless(a: AttackResult, control: AttackResult | None, floor: float) -> boo
     return (known.worst_case(known.lost - seen).low or 0.0) <= floor
 
 
-def _doubts_about_size(known: Sequence[Facts], chance: float, allowed: float, min_records: int) -> list[Reason]:
-    scored = [f for f in known if f.attack.identification.value is not None]
+def _doubts_about_size(case: Case, known: Sequence[Facts]) -> list[Reason]:
+    scored, allowed = [f for f in known if f.attack.identification.value is not None], case.limit
     if not scored:
         return [Reason("no-attack-scored")]
-    if chance > allowed:
-        return [Reason("guess-above-limit", limit=allowed, facts={"guess": chance})]
+    if case.chance > allowed:
+        return [Reason("guess-above-limit", limit=allowed, facts={"guess": case.chance})]
     needed = records_needed(allowed)
     if needed is None:
         return [Reason("limit-of-nothing", limit=allowed)]
-    fewest, least = min(f.attack.identification.n for f in scored), max(needed, min_records)
+    fewest, least = min(f.attack.identification.n for f in scored), max(needed, case.least)
     if fewest < least:
         return [Reason("too-few-scored", limit=allowed, facts={"scored": fewest, "least": least})]
+    settled = any(f.attack.name == REPLAY and within(f.attack, allowed) for f in scored)
     return [
         _reason(f.attack, "may-exceed-limit", f.attack.identification, allowed, _what_settles(f, allowed))
         for f in scored
-        if f.attack.identification.high is None or f.attack.identification.high > allowed
+        if not within(f.attack, allowed) and not (settled and by_chance(f.attack, case.baselines, len(scored)))
     ]
 
 
@@ -253,12 +331,16 @@ def _what_settles(f: Facts, allowed: float) -> tuple[Setting, ...]:
     return (Setting("records", -(-needed * max(total, n) // (n * batch)) * batch),)
 
 
-def _clean(attacks: Sequence[AttackResult], control: Sequence[AttackResult], allowed: float) -> list[Reason]:
-    highest = max(a.identification.high or 0.0 for a in attacks if a.identification.value is not None)
-    worst, before = most_successful(attacks), most_successful(control)
+def _clean(case: Case) -> list[Reason]:
+    scored = [a for a in case.attacks if a.identification.value is not None]
+    shown = [a for a in scored if within(a, case.limit)]
+    lucky = [a.name for a in scored if a not in shown]
+    worst, before = most_successful(shown or scored), most_successful(case.control)
     assert worst is not None
     assert before is not None  # without one there is no pass
+    facts: dict[str, Value] = {"highest": max(a.identification.high or 0.0 for a in shown or scored)}
+    facts |= {"lucky": ", ".join(lucky)} if lucky else {}
     return [
-        _reason(worst, "within-limit", worst.identification, allowed, facts={"highest": highest}),
+        _reason(worst, "within-limit", worst.identification, case.limit, facts=facts),
         _reason(before, "control-leaks", before.identification),
     ]

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
 from leakaudit.errors import Spell, as_option
+from leakaudit.judge.proof import INDEPENDENT
 from leakaudit.judge.verdict import DOUBT, LEAKS, UNFINISHED
 from leakaudit.result.numbers import decibels, percent
-from leakaudit.result.schema import AttackResult, Estimate, Reason
+from leakaudit.result.schema import AttackResult, Estimate, Reason, Value
 
 Words = tuple[str, str]  # what is said, and the detail that a brief version leaves out
 
@@ -59,11 +60,22 @@ def _leaks(reasons: Sequence[Reason]) -> Words:
     return f"The attack {first.attack} {head}", f"{rest}."
 
 
+def singled_out(kind: str, candidates: Value) -> str:
+    """Return what an attack of this kind did to records that it identified, up to `for`: rebuild or confirm them.
+
+    Results from before the two were kept apart have no kind here, and the words that they had.
+    """
+    did = {"linkage": "confirmed which of", "reconstruction": "rebuilt enough to tell which of"}.get(kind)
+    if did is None:
+        return f"picked the right one of {candidates} candidates of the same class for"
+    return f"{did} {candidates} candidates of the same class it was for"
+
+
 def _identified(r: Reason) -> Words:
     e = _measured(r)
     return (
-        f"picked the right one of {r.facts['candidates']} candidates of the same class for "
-        f"{round((e.value or 0.0) * e.n)} of {e.n} records",
+        f"{singled_out(str(r.facts.get('kind', '')), r.facts['candidates'])} {round((e.value or 0.0) * e.n)} of {e.n} "
+        "records",
         f" (at least {percent(e.low or 0.0)} with 95% confidence; allowed {percent(r.limit or 0.0)})",
     )
 
@@ -121,10 +133,12 @@ def _guess(r: Reason, _: Spell) -> Words:
 
 def _within(r: Reason, _: Spell) -> Words:
     handed = ", handed the replaced records" if r.role == "bound" else ""
+    lucky = f"; what {r.facts['lucky']} hit, guesses hit too" if r.facts.get("lucky") else ""
     return (
-        f"No attack identified more than {percent(_number(r, 'highest'))} of the records with 95% confidence",
+        f"No attack identified more than {percent(_number(r, 'highest'))} of the records with 95% confidence"
+        f"{', chance hits apart' if lucky else ''}",
         f" (allowed {percent(r.limit or 0.0)}; the most successful was {r.attack}{handed}, "
-        f"{percent(_measured(r).value or 0.0)}).",
+        f"{percent(_measured(r).value or 0.0)}{lucky}).",
     )
 
 
@@ -138,6 +152,70 @@ def _doubt(r: Reason, _: Spell) -> Words:
     if name in DOUBTS:
         return f"The attack {r.attack} {DOUBTS[name]}", f": {told}."
     return f"A doubt of the attack {r.attack}: {name}", f" ({told})."
+
+
+def _union(r: Reason, _: Spell) -> Words:
+    e = _measured(r)
+    return (
+        f"All attacks together identified {round((e.value or 0.0) * e.n)} of {e.n} records",
+        f" (at least {percent(e.low or 0.0)} with 95% confidence; allowed {percent(r.limit or 0.0)}).",
+    )
+
+
+def _exactly(r: Reason, _: Spell) -> Words:
+    rebuilt, confirmed = r.facts["rebuilt"], r.facts["confirmed"]
+    known = [(n, how) for how, n in (("rebuilt", rebuilt), ("confirmed", confirmed)) if n]
+    did = " and ".join(f"{n} {'' if i else 'was ' if n == 1 else 'were '}{how}" for i, (n, how) in enumerate(known))
+    return f"Of {r.facts['asked']} records, {did} exactly", f" ({'; '.join(HOW[how] for _, how in known)})."
+
+
+def _control_within(r: Reason, _: Spell) -> Words:
+    e = _measured(r)
+    return (
+        f"The strongest attack on the undefended model, {r.attack}, is not shown to exceed the limit",
+        f" (at least {percent(e.low or 0.0)} with 95% confidence, the limit is {percent(r.limit or 0.0)}): one as weak "
+        "against a defense shows nothing.",
+    )
+
+
+def _not_weakened(r: Reason, _: Spell) -> Words:
+    e = _measured(r)
+    if e.value is None:
+        why = f" ({e.reason.rstrip('.')})" if e.reason else ""
+        return (
+            f"It was not found out whether an attack works through this defense with its strength turned down{why}.",
+            "",
+        )
+    found = f": at most {percent(e.value)} of the records were identified"
+    return f"No attack was seen to work through this defense even with its strength turned down{found}.", ""
+
+
+def _family(r: Reason, _: Spell) -> Words:
+    what = "picks a record out of others" if r.facts["family"] == "linkage" else "draws pictures"
+    return f"No attack that {what} was scored: none applies here, or none ended.", ""
+
+
+def _independent(r: Reason, _: Spell) -> Words:
+    e = _measured(r)
+    return (
+        "All that is shared was the same, bit for bit, whichever record of its class was behind it: nothing but the "
+        "class can be told from it",
+        f" (tried under many seeds; {r.attack} agrees, {round((e.value or 0.0) * e.n)} of {e.n} records, as guessing "
+        "would).",
+    )
+
+
+def _proven(r: Reason, _: Spell) -> Words:
+    e = _measured(r)
+    return (
+        f"It is proven that at most {percent(_number(r, 'bound'))} of the records can be picked out of "
+        f"{r.facts['candidates']}, if what the proof assumes holds",
+        f" ({r.facts['assumes']}); {r.attack} agrees, {round((e.value or 0.0) * e.n)} of {e.n} records.",
+    )
+
+
+def _listed(text: str) -> Callable[[Reason, Spell], Words]:
+    return lambda r, _: (text.format(r.facts["attacks"]), "")
 
 
 def _stored(r: Reason, _: Spell) -> Words:
@@ -155,6 +233,10 @@ def _plain(text: str) -> Callable[[Reason, Spell], Words]:
     return lambda _, __: (text, "")
 
 
+HOW = {
+    "rebuilt": "a picture closer than an eye can tell, far beyond any guess",
+    "confirmed": "what was shared is theirs to the last digits, and no other candidate's",
+}
 DOUBTS = {"overfitted": "overfitted its training pairs"}  # of an attack, by id
 # By id of a reason, its words. An id that is not here has none: `stored` is what another version said.
 REASONS: dict[str, Callable[[Reason, Spell], Words]] = {
@@ -179,11 +261,39 @@ REASONS: dict[str, Callable[[Reason, Spell], Words]] = {
     "too-few-scored": _too_few,
     "may-exceed-limit": _may_exceed,
     DOUBT: _doubt,
+    "union-above-limit": _union,
+    "class-above-limit": lambda r, s: (f"Of the class {r.facts['class']}: {_union(r, s)[0]}", _union(r, s)[1]),
+    "does-not-repeat": _plain(
+        "What this defense makes of a record is not the same again under the same seed: it keeps a state, or draws "
+        "what no seed governs, so that trying it on candidates tells little."
+    ),
+    "known-exactly": _exactly,
+    "control-within-limit": _control_within,
+    "not-seen-weakened": _not_weakened,
+    "no-family": _family,
+    "error-noticed": lambda r, _: ("A check of this defense found an error", f" ({r.facts['finding']})."),
+    INDEPENDENT: _independent,
+    "proven": _proven,
     "within-limit": _within,
     "control-leaks": _control,
     "quick-battery": _plain(
-        "Nothing leaked in the quick battery, which is a first look: a pass needs the standard one."
+        "Nothing leaked in the quick battery, which is a first look: a pass needs the standard one, or a proof."
     ),
+    "weak-adversary": _plain(
+        "The adversary of this scan does not know the defense, or owns no records: a pass needs the adaptive one, "
+        "which does."
+    ),
+    "effort-lowered": _listed("Less effort than the battery's was given to: {}."),
+    "attacks-left-out": _listed("Attacks of the battery did not run: {}."),
+    "canary-missed": lambda r, _: (
+        "A leak that the audit plants in every scan was not found, so that it cannot be relied upon",
+        f" ({r.facts['told']}).",
+    ),
+    "auxiliary-differs": _plain(
+        "The adversary's own records are of another kind than the private ones, so that attacks which learn on them "
+        "prove little."
+    ),
+    "auxiliary-few": _plain("The adversary owns too few records, so that attacks which learn on them prove little."),
     "malicious-server": _plain("No attack here uses a malicious server's power to change the model."),
     "not-applied": lambda r, _: (f"the defense could not be applied: {r.facts['told']}", ""),
     "nothing-audited": _plain("No requested defense was audited to the end."),

@@ -91,6 +91,11 @@ def is_data(data: Any) -> bool:
     return readable and not isinstance(data, str | bytes | Mapping | type)
 
 
+def is_stream(data: Any) -> bool:
+    """Return whether a dataset can only be iterated, so that its length is not known before."""
+    return _length(_underlying(data)) is None
+
+
 def _underlying(data: Any) -> Any:
     """Return what is read in place of `data`: the dataset of a loader that yields all of it, in whatever order."""
     if _is_pair(data):

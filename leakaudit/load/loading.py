@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from leakaudit.errors import UserError, first_line
 from leakaudit.load.datafiles import load_checkpoint, read_data
-from leakaudit.load.datasets import Item, classes_of, divide, is_data
+from leakaudit.load.datasets import Item, classes_of, divide, is_data, is_stream
+from leakaudit.load.groups import Ids, check_lengths, read_groups, units_of
 from leakaudit.load.modelfile import is_factory, read_spec, resolve
 from leakaudit.load.records import fingerprints, one_size, per_channel, to_records, without
 from leakaudit.protocol.gradients import in_mode
 from leakaudit.protocol.labels import expected_loss
-from leakaudit.protocol.target import LossFunction, PixelModel, Records, Target
+from leakaudit.protocol.target import LossFunction, PixelModel, Records, Target, common_tensors, own_copy
 from leakaudit.protocol.usercode import importable
 from leakaudit.result.numbers import percent
 
@@ -38,10 +39,11 @@ def load_target(
 ) -> Target:
     """Load what a scan audits from `model.py`, `package.module`, or either followed by `:factory`.
 
-    The module gives `model` and `train_data`, optionally `test_data`, `auxiliary_data`, `loss`, `mean`, `std`,
-    `classes` and `device`, each an object or a zero-argument callable; `factory` replaces `model`. `data` (a folder of
-    class folders or an .npz) replaces all three data names, `checkpoint` the weights. At most `limit` records are read
-    per role. The same seed gives the same target. Raises UserError naming the file, the name and the mend.
+    The module gives `model` and `train_data`, optionally `test_data`, `auxiliary_data`, `groups`, `loss`, `mean`,
+    `std`, `classes` and `device`, each an object or a zero-argument callable; `factory` replaces `model`. `data` (a
+    folder of class folders or an .npz) replaces all three data names and `groups`, `checkpoint` the weights. At most
+    `limit` records are read per role. The same seed gives the same target. Raises UserError naming the file, the name
+    and the mend.
     """
     file = read_spec(spec, seed)
     values = dict(file.values)
@@ -54,7 +56,7 @@ def load_target(
             if "model" not in values:
                 raise UserError("it defines no `model`: set model to a torch.nn.Module or a function that returns one.")
             if data is not None:
-                values |= {"train_data": train, "test_data": test, "auxiliary_data": None}
+                values |= {"train_data": train, "test_data": test, "auxiliary_data": None, "groups": None}
             elif "train_data" not in values:
                 raise UserError("it defines no `train_data`: set it to a Dataset or DataLoader, or give --data.")
             chosen = resolve(auto, "device", seed) if auto is not None else device
@@ -105,6 +107,7 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
     *,
     test_data: Any = None,
     auxiliary_data: Any = None,
+    groups: Any = None,
     loss: Any = None,
     mean: Any = None,
     std: Any = None,
@@ -120,19 +123,22 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
 
     `train_data`, `test_data`, `auxiliary_data`: Dataset or DataLoader of (image, label) or dicts, in the model's input
     space, pixel = x·std + mean in [0, 1]; PIL pictures and uint8 arrays are taken as pixels. Missing test and auxiliary
-    data are held out of `train_data` (20 % and 25 %). `loss(logits, labels)` gives a scalar, cross-entropy by default.
+    data are held out of `train_data` (20 % and 25 %). `groups`: whose each record is (a person, a site), as hashable
+    ids in the order of `train_data`, or a dict of such by data name; None as an id: not known. `loss(logits, labels)`
+    gives a scalar, cross-entropy by default.
     Records stay on the CPU; the model goes to `device`. Raises UserError with what is wrong and the mend.
     """
     if limit < 3:
         raise UserError(f"limit is {limit}: read at least 3 records per role.")
     where = _device(device)
-    network, factory = _network(model, factory, checkpoint, seed)
+    network, factory, told = _network(model, factory, checkpoint, seed)
     given = {"train_data": train_data, "test_data": test_data, "auxiliary_data": auxiliary_data}
     data = {role: resolve(value, role, seed) for role, value in given.items() if value is not None}
     means, stds = (per_channel(resolve(v, n, seed), n, d) for v, n, d in ((mean, "mean", 0.0), (std, "std", 1.0)))
-    items, notes = _read(data, limit, seed)
+    items, units, notes = _read(data, read_groups(resolve(groups, "groups", seed), data), limit, seed)
     shape = one_size([(_named(role, data), found) for role, found in items.items()])
     records = {r: to_records(i, shape, means, stds, _named(r, data), torch.device("cpu")) for r, i in items.items()}
+    records = {role: replace(found, units=units.get(role)) for role, found in records.items()}
     pixel_model = PixelModel(network, means, stds).to(where)
     logits = _probe(pixel_model, records["train_data"][:1])
     width = int(logits.shape[1])
@@ -149,7 +155,7 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
         test=test,
         auxiliary=auxiliary,
         classes=_classes(resolve(classes, "classes", seed), width, data["train_data"]),
-        notes=(*notes, *dropped),
+        notes=(*told, *notes, *dropped),
         held_out=tuple(role for role in HELD_OUT if role not in data),
         factory=factory,
     )
@@ -170,24 +176,21 @@ def _device(device: Any) -> torch.device:
 
 def _network(
     model: Any, factory: Callable[[], nn.Module] | None, checkpoint: Path | None, seed: int
-) -> tuple[nn.Module, Callable[[], nn.Module] | None]:
-    """Return a network of our own with finite float32 weights, and the constructor where the user gave one."""
+) -> tuple[nn.Module, Callable[[], nn.Module] | None, list[str]]:
+    """Return a network of our own with finite float32 weights, the constructor where the user gave one, and notes."""
     built = is_factory(model)
     if built and factory is None:
         factory = model
-    network = resolve(model, "model", seed)
-    if not isinstance(network, nn.Module):
+    given = resolve(model, "model", seed)
+    if not isinstance(given, nn.Module):
         source = "what model() returned is" if built else "`model` is"
         raise UserError(
-            f"{source} {_kind(network)}, not a torch.nn.Module: give a classifier or a function that returns one."
+            f"{source} {_kind(given)}, not a torch.nn.Module: give a classifier or a function that returns one."
         )
-    if not built:
-        try:
-            network = copy.deepcopy(network)
-        except Exception as error:  # user modules may hold anything
-            raise UserError(
-                f"`model` cannot be copied ({first_line(error)}): give a function that returns the model instead."
-            ) from error
+    network, failure = own_copy(given)
+    if failure is not None and not built:
+        raise UserError(f"`model` {failure}: give a function that returns the model instead.")
+    notes = _given_again(model, given, failure, seed) if built else []
     if checkpoint is not None:
         load_checkpoint(network, checkpoint)
     parameters = list(network.named_parameters())
@@ -197,7 +200,31 @@ def _network(
     if odd is not None:
         dtype = str(network.get_parameter(odd).dtype).removeprefix("torch.")
         raise UserError(f"the parameter {odd!r} of `model` is {dtype}, not float32: call model.float().")
-    return network, factory
+    return network, factory, notes
+
+
+def _given_again(model: Any, first: nn.Module, failure: str | None, seed: int) -> list[str]:
+    """Call the user's function once more: say where it gives the same network, or the same layers, as the first time.
+
+    Every audit works on copies; what cannot be copied (`failure` says why) must be new at every call, or UserError.
+    """
+    try:
+        again = resolve(model, "model", seed)
+    except UserError:  # training runs will say so
+        return []
+    common = common_tensors(again, first) if isinstance(again, nn.Module) else 0
+    if not common:
+        return []
+    if failure is not None:
+        raise UserError(f"model() returns the same layers at every call, and they {failure}: build new ones in it.")
+    total = sum(t.numel() for t in (*first.parameters(), *first.buffers()))
+    what = "the same network" if again is first else "a network around the same layers"
+    if common < total:
+        what = f"a network with layers of the last one ({common:,} of {total:,} numbers are the same)"
+    return [
+        f"model() returned {what} at its second call: the audit works on copies, and every training run starts from a "
+        "copy of it as given."
+    ]
 
 
 def _kind(value: Any) -> str:
@@ -217,8 +244,10 @@ def _named(role: str, data: dict[str, Any]) -> str:
     return role if role in data else f"train_data (the part held out as {role})"
 
 
-def _read(data: dict[str, Any], limit: int, seed: int) -> tuple[dict[str, list[Item]], list[str]]:
-    """Read all three roles, holding out of train_data what is not given."""
+def _read(
+    data: dict[str, Any], groups: dict[str, Ids], limit: int, seed: int
+) -> tuple[dict[str, list[Item]], dict[str, Tensor], list[str]]:
+    """Read all three roles, holding out of train_data what is not given; with the units that `groups` gives, if any."""
     for role, source in data.items():
         if not is_data(source):
             raise UserError(f"`{role}` is {_kind(source)}: give a Dataset or DataLoader of (image, label) pairs.")
@@ -227,8 +256,10 @@ def _read(data: dict[str, Any], limit: int, seed: int) -> tuple[dict[str, list[I
     plan += [(role, [role], [1.0]) for role in HELD_OUT if role in data]
     items: dict[str, list[Item]] = {}
     notes: list[str] = []
+    counts: dict[str, int] = {}
     for source, roles, shares in plan:
         parts, count = divide(data[source], shares, name=source, limit=limit, seed=seed)
+        counts[source] = count
         items |= dict(zip(roles, parts, strict=True))
         read = sum(map(len, parts))
         if read < count:
@@ -239,7 +270,10 @@ def _read(data: dict[str, Any], limit: int, seed: int) -> tuple[dict[str, list[I
                 f"No {role} was given: {len(items[role])} records ({percent(share)} of train_data) were held out "
                 f"{purpose}."
             )
-    return {role: items[role] for role in ROLES}, notes
+    check_lengths(groups, {source: (count, not is_stream(data[source])) for source, count in counts.items()})
+    items = {role: items[role] for role in ROLES}
+    sources = {role: role if role in data else "train_data" for role in ROLES}
+    return items, units_of(groups, items, sources) if groups else {}, notes
 
 
 def _disjoint(records: dict[str, Records]) -> tuple[Records, Records, Records, list[str]]:

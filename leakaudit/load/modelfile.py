@@ -17,7 +17,7 @@ from leakaudit.errors import UserError, first_line
 from leakaudit.protocol.usercode import import_error, import_file, line_of
 from leakaudit.work.seeding import seeded
 
-NAMES = ("model", "train_data", "test_data", "auxiliary_data", "loss", "mean", "std", "classes", "device")
+NAMES = ("model", "train_data", "test_data", "auxiliary_data", "groups", "loss", "mean", "std", "classes", "device")
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,19 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
+from leakaudit.engine.head import find
 from leakaudit.errors import Setting, UserError, first_line, said, worded
+from leakaudit.load.chances import chances
 from leakaudit.protocol.gradients import Mode, in_mode, parameters_of
-from leakaudit.protocol.target import Records, Target
+from leakaudit.protocol.target import Records, Target, shared_parameters
 from leakaudit.result.rules import SEVERITIES
 from leakaudit.result.schema import Finding, Value
 from leakaudit.work.quantities import readable
 from leakaudit.work.seeding import seeded
 
 SMALL_GRADIENT = 1e-6  # of the whole update's Euclidean norm; float32 matching objectives drown below it
+PROBES = 8  # pictures on which it is looked how labels are told
 DOUBLE_BACKWARD = 2.75  # times a training step: the middle of the 2.5–3 measured on common networks
 
 
@@ -32,11 +34,13 @@ def preflight(
     too; that is off by default because a result must not differ between equal runs. Errors come first.
     """
     findings = [*_counts(target, batch_size, records, candidates), *_values(target), *_weights(target)]
-    findings += _modules(target, mode, batch_size)
+    findings += [*_frozen(target), *_modules(target, mode, batch_size)]
     if not any(finding.severity == "error" for finding in findings):
         found = _gradient(target, mode, batch_size, records, costs)
         worse = {finding.id for finding in found if finding.severity == "error"}
         findings = [finding for finding in findings if finding.id not in worse] + found
+        if not worse:
+            findings += [*chances(target, mode), *_labels(target, mode)]
     return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
 
 
@@ -98,20 +102,47 @@ def _counts(target: Target, batch_size: int, records: int, candidates: int) -> l
         used = records // batch_size * batch_size
         message = f"--records {records} is no multiple of --batch-size {batch_size}: {used} records are attacked."
         findings.append(_warning("records-not-used", message, records=records, used=used))
-    pool = torch.bincount(torch.cat([target.private.labels, target.test.labels]), minlength=len(target.classes))
+    pool = _units_by_class(target)
     present = torch.bincount(target.private.labels, minlength=len(target.classes)) > 0
     smallest = int(pool[present].min())
     label = target.classes[int(torch.where(present, pool, pool.max() + 1).argmin())]
+    whose = "records" if target.private.units is None else "records of different units"
     if smallest < 2:
-        message = f"class {label!r} has one record in train_data and test_data together: nothing to tell it from."
+        message = (
+            f"class {label!r} has one record (or one person's) in train_data and test_data together: nothing to tell "
+            "it from, so that identification cannot be measured there."
+        )
         findings.append(_warning("few-candidates", message, candidates=candidates, smallest=smallest))
     elif smallest < candidates:
         message = (
-            f"class {label!r} has {smallest} records in train_data and test_data together, fewer than the {candidates} "
-            "candidates asked for: the line-ups may be smaller, and a guess right more often."
+            f"class {label!r} has {smallest} {whose} in train_data and test_data together, fewer than the {candidates} "
+            "candidates asked for: its line-ups are smaller, and a guess right more often there."
         )
         findings.append(_warning("few-candidates", message, candidates=candidates, smallest=smallest))
-    return findings
+    return findings + _several(target)
+
+
+def _units_by_class(target: Target) -> Tensor:
+    """Return how many units each class has in private and test records together: the largest line-up it can have."""
+    labels = torch.cat([target.private.labels, target.test.labels])
+    if target.private.units is not None and target.test.units is not None:
+        units = torch.cat([target.private.units, target.test.units])
+        pairs = set(zip(labels.tolist(), units.tolist(), strict=True))
+        labels = torch.tensor([label for label, unit in pairs if unit >= 0] + labels[units < 0].tolist())
+    return torch.bincount(labels, minlength=len(target.classes))
+
+
+def _several(target: Target) -> list[Finding]:
+    """Say that clusters of near-duplicates were found and are taken as units."""
+    if not target.near_duplicates:
+        return []
+    clusters, held = target.near_duplicates
+    message = (
+        f"{clusters} cluster{'s' * (clusters != 1)} of near-duplicates hold {held} of the private and test records: "
+        "each counts as one unit (say, one person), and the unit is what is looked for. `groups` in model.py says "
+        "better whose each record is."
+    )
+    return [Finding("near-duplicates", "info", message, {"clusters": clusters, "records": held})]
 
 
 def _roles(target: Target) -> tuple[tuple[str, Records], ...]:
@@ -190,14 +221,37 @@ def _modules(target: Target, mode: str, batch_size: int) -> list[Finding]:
             "few real clients do: use --mode eval or a larger --batch-size."
         )
         findings.append(_warning("batchnorm-single-record", message, layers=len(norms)))
-    dropouts = [m for m in target.model.modules() if isinstance(m, _DropoutNd) and m.p > 0]
-    if mode == "train" and dropouts:
-        message = (
-            f"{len(dropouts)} dropout layers draw masks in train mode that attacks do not know: what they fail to "
-            "rebuild here a dropout-aware attack may, so scan with --mode eval too."
-        )
-        findings.append(_warning("dropout-train-mode", message, layers=len(dropouts)))
     return findings
+
+
+def _frozen(target: Target) -> list[Finding]:
+    shared, total = shared_parameters(target.model)
+    if shared == total:
+        return []
+    message = f"{shared:,} of {total:,} parameters are shared, the rest is frozen and stays as it is in training runs."
+    return [Finding("frozen-parameters", "info", message, {"shared": shared, "parameters": total})]
+
+
+def _labels(target: Target, mode: str) -> list[Finding]:
+    """Say how the labels of an update will be told, where it is not read off a last layer that gives the logits."""
+    pictures = target.auxiliary.images if len(target.auxiliary) >= PROBES else target.private.images
+    client_mode: Mode = "train" if mode == "train" else "eval"
+    try:
+        with seeded(0, "head"), in_mode(target.model, client_mode):
+            head, _ = find(target.model, target.loss, pictures[:PROBES].to(target.device))
+    except Exception:  # user code may raise anything, and labels that cannot be told are found out by who needs them
+        return []
+    if head is not None and head.plain and head.direct:
+        return []
+    if head is not None:
+        kind = type(head.layer).__name__
+        message = f"labels are read off the gradient of {head.name!r} ({kind}) and through what follows it."
+        return [Finding("head-followed", "info", message, {"layer": head.name})]
+    message = (
+        "no layer was found that all logits pass through, so labels are guessed: that of one record by the class whose "
+        "gradient fits best, those of a batch jointly. Attacks that need labels are weaker than on other models."
+    )
+    return [_warning("no-head", message)]
 
 
 def _untrained(norm: nn.Module) -> bool:

@@ -36,6 +36,7 @@ class Reconstruction:
     linkage: Tensor | None = None
     notes: tuple[str, ...] = ()
     doubts: Mapping[str, str] = field(default_factory=dict)
+    certain: Tensor | None = None  # (V,) bool, of linkage attacks: the first choice replays to the last digits
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class Attack:
     needs: ClassVar[Needs] = Needs()
     effort: ClassVar[tuple[Effort, ...]] = ()  # its settings that a battery sets, where its spec leaves them open
     time_weight: ClassVar[float] = 0.5  # share of a time budget: 2 where it tunes or trains a network
+    examines: ClassVar[frozenset[str]] = frozenset()  # names of `stages.CHANGES` on which it always runs
+    asks: ClassVar[int] = 0  # linkage: victims it is asked about at least, where line-ups hold as many private records
     closed_form: ClassVar[bool] = False  # it is solved at once, so no time budget can end it early
 
     def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:

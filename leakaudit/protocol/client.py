@@ -43,6 +43,7 @@ class SharedUpdate:
     auxiliary: Records | None = None  # if exposed
     released: Tensor | None = None  # (V, B, C, H, W) what a data-replacing defense put in place, if exposed (the bound)
     released_labels: Tensor | None = None  # (V, B), or probabilities (V, B, classes), beside them
+    places: tuple[int, ...] | None = None  # which record of its batch each victim is asked about, where attacks link
     candidate_labels: Tensor | None = None  # (V, M) of the records in the line-ups, where attacks link
 
     @property
@@ -83,6 +84,24 @@ def release(defense: Defense, records: Records, generator: torch.Generator) -> R
     return Records(images.detach().clamp(0, 1), labels.detach())
 
 
+def sent(
+    model: PixelModel,
+    loss: LossFunction,
+    images: Tensor,
+    labels: Tensor,
+    defense: Defense,
+    mode: Mode,
+    generator: torch.Generator,
+) -> tuple[Gradients, dict[str, Tensor]]:
+    """Return what leaves one client for records (B, ...) after `release`: the update, and the buffers after it.
+
+    The model is as it was afterwards.
+    """
+    with in_mode(model, mode):
+        gradients = defended_gradient(model, loss, images, labels, defense, generator)
+        return gradients, {n: b.detach().clone() for n, b in model.named_buffers() if b.is_floating_point()}
+
+
 def share(  # noqa: PLR0913 - all that an update depends on
     model: PixelModel,
     loss: LossFunction,
@@ -108,20 +127,20 @@ def share(  # noqa: PLR0913 - all that an update depends on
     updates: list[Gradients] = []
     buffers: list[dict[str, Tensor]] = []
     for x, y in zip(images, labels, strict=True):
-        with in_mode(model, mode):
-            try:
-                updates.append(defended_gradient(model, loss, x, y, defense, generator))
-            except (ValueError, RuntimeError) as error:
-                if mode == "train" and "more than 1 value per channel" in str(error):
-                    raise UserError(
-                        *worded(
-                            "BatchNorm cannot run in train mode on {records} record(s) of this size: use {--mode eval} "
-                            "or a larger {--batch-size}.",
-                            records=batch_size,
-                        )
-                    ) from error
-                raise
-            buffers.append({n: b.detach().clone() for n, b in model.named_buffers() if b.is_floating_point()})
+        try:
+            gradients, statistics = sent(model, loss, x, y, defense, mode, generator)
+        except (ValueError, RuntimeError) as error:
+            if mode == "train" and "more than 1 value per channel" in str(error):
+                raise UserError(
+                    *worded(
+                        "BatchNorm cannot run in train mode on {records} record(s) of this size: use {--mode eval} "
+                        "or a larger {--batch-size}.",
+                        records=batch_size,
+                    )
+                ) from error
+            raise
+        updates.append(gradients)
+        buffers.append(statistics)
     return SharedUpdate(
         gradients=tuple(torch.stack(column) for column in zip(*updates, strict=True)),
         names=names,

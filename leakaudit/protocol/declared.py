@@ -12,10 +12,11 @@ from leakaudit.protocol.attack import Attack, Effort, Kind, Needs
 from leakaudit.protocol.coverage import SURFACES
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.exposure import Exposure
+from leakaudit.protocol.stages import ANYTHING, CHANGES
 
 BASES: dict[str, type[Any]] = {"attack": Attack, "defense": Defense}
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-TAKEN = ("fit", "accuracy")  # what an audit calls its other pieces of work
+TAKEN = ("fit", "weakened", "accuracy")  # what an audit calls its other pieces of work
 
 
 def flaw(cls: Any, kind: str) -> str | None:
@@ -55,6 +56,7 @@ def _of_attack(cls: Any, settings: set[str]) -> str | None:
     return (
         _unknown("requires", cls.requires, facts)
         or _unknown("covers", cls.covers, (s.name for s in SURFACES))
+        or _unknown("examines", cls.examines, (ANYTHING, *CHANGES))
         or _unknown("grid", cls.grid, settings)
         or _unknown("effort", cls.effort, settings & set(get_args(Effort)))
     )

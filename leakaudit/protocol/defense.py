@@ -82,6 +82,11 @@ class Defense:
         return None
 
     @property
+    def has_record_stage(self) -> bool:
+        """Whether it may replace records: it says so, or has a record stage of its own."""
+        return self.replaces_records or type(self).transform_records is not Defense.transform_records
+
+    @property
     def needs_example_gradients(self) -> bool:
         """Whether the per-example stage is overridden, and so whether the client must compute those gradients."""
         return type(self).transform_example_gradients is not Defense.transform_example_gradients
@@ -216,5 +221,8 @@ def parts_of(defense: Defense) -> tuple[Defense, ...]:
 
 
 def replaces_records(defense: Defense) -> bool:
-    """Return whether any part replaces the private records."""
-    return any(part.replaces_records for part in parts_of(defense))
+    """Return whether any part may replace the private records: it says so, or has a record stage of its own.
+
+    Whether it does is seen by comparing what that stage gives with what it was given (`protocol.stages`).
+    """
+    return any(part.has_record_stage for part in parts_of(defense))

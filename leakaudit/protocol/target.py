@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from leakaudit.errors import first_line
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -18,22 +21,26 @@ LossFunction = Callable[[Tensor, Tensor], Tensor]
 class Records:
     """Labelled pictures: `images` (N, C, H, W) float32 in [0, 1] and integer `labels` (N,).
 
-    Released records may carry probabilities (N, classes) instead (`leakaudit.protocol.labels`).
+    Released records may carry probabilities (N, classes) instead (`leakaudit.protocol.labels`). `units` (N,) says whose
+    they are: records of one unit of privacy (a person, a site) carry the same number, −1 where it is not known.
     """
 
     images: Tensor
     labels: Tensor
+    units: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.labels.shape[0])
 
     def __getitem__(self, index: Tensor | Sequence[int] | slice) -> Records:
         picked = index if isinstance(index, Tensor | slice) else torch.as_tensor(list(index), dtype=torch.long)
-        return Records(self.images[picked], self.labels[picked])
+        units = self.units
+        return Records(self.images[picked], self.labels[picked], None if units is None else units[picked])
 
     def to(self, device: torch.device) -> Records:
         """Return the same records on a device."""
-        return Records(self.images.to(device), self.labels.to(device))
+        units = None if self.units is None else self.units.to(device)
+        return Records(self.images.to(device), self.labels.to(device), units)
 
 
 class PixelModel(nn.Module):
@@ -90,6 +97,7 @@ class Target:
     held_out: tuple[str, ...] = ()  # the roles (`auxiliary_data`, …) that were not given and are a part of train_data
     factory: Callable[[], nn.Module] | None = field(default=None, repr=False)  # the user's own constructor, if given
     folder: Path | None = field(default=None, repr=False)  # where the user's code lies, if it was read from a file
+    near_duplicates: tuple[int, int] | None = None  # clusters found among private and test records, and what they hold
     given: Mapping[str, str] = field(default_factory=dict)  # what it was read from: target, data, checkpoint, …
 
     @property
@@ -104,27 +112,95 @@ class Target:
         return next(self.model.parameters()).device
 
     def fresh(self, seed: int) -> PixelModel:
-        """Return a newly initialised model for a training run: the user's factory if given, else `reinitialised`."""
+        """Return a new model for a training run: a copy of what the user's factory gives, else `reinitialised`.
+
+        It is a copy since a factory may return the same network, or the same layers, at every call. Raises ValueError
+        where the factory returned layers that are in use already and cannot be copied.
+        """
         if self.factory is None:
             return reinitialised(self.model, seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = self.factory()
-        fresh = copy.deepcopy(self.model)
-        fresh.network = network.to(self.device)
+            given = self.factory()
+        network, failure = own_copy(given)
+        if failure is not None and common_tensors(given, self.model):
+            raise ValueError(f"the model's function returned layers that are in use already and {failure}")
+        fresh = PixelModel(network.to(self.device)).to(self.device)
+        fresh.mean, fresh.std = self.model.mean.clone(), self.model.std.clone()
         return fresh
+
+
+def own_copy(network: nn.Module) -> tuple[nn.Module, str | None]:
+    """Return a copy that shares no tensor with `network`; else the network itself, and why it cannot be copied."""
+    try:
+        copied = copy.deepcopy(network)
+    except Exception as error:  # user modules may hold anything
+        return network, f"cannot be copied ({first_line(error)})"
+    if common_tensors(copied, network):
+        return network, "cannot be copied (its copies share its tensors)"
+    return copied, None
+
+
+def common_tensors(one: nn.Module, other: nn.Module) -> int:
+    """Return how many numbers of `one`'s parameters and buffers lie where those of `other` lie."""
+    taken = {_place(t) for t in (*other.parameters(), *other.buffers())}
+    return sum(t.numel() for t in (*one.parameters(), *one.buffers()) if _place(t) in taken)
+
+
+def _place(tensor: Tensor) -> tuple[str, int]:
+    if isinstance(tensor, UninitializedParameter | UninitializedBuffer) or not tensor.numel():
+        return "", id(tensor)  # it has no memory yet
+    return str(tensor.device), tensor.untyped_storage().data_ptr()
+
+
+def shared_parameters(model: nn.Module) -> tuple[int, int]:
+    """Return how many numbers of the parameters are trained, and so shared, and how many there are."""
+    counts = [(p.numel() if p.requires_grad else 0, p.numel()) for p in model.parameters()]
+    return sum(shared for shared, _ in counts), sum(each for _, each in counts)
 
 
 def reinitialised(model: PixelModel, seed: int) -> PixelModel:
     """Return a copy with fresh weights: every module's own `reset_parameters`, under `seed`.
 
-    Parameters that no module resets (class tokens, positional embeddings) keep their values.
+    Parameters that no module resets (class tokens, positional embeddings) keep their values, and so does all that is
+    frozen (`requires_grad` is False), with the statistics of its BatchNorm layers (`_kept_buffers`).
     """
     fresh = copy.deepcopy(model)
+    frozen = [
+        (module, name, p)
+        for module in fresh.modules()
+        for name, p in module._parameters.items()
+        if p is not None and not p.requires_grad
+    ]
+    buffers = _kept_buffers(fresh) if frozen else []
+    kept = [(place, name, tensor, tensor.detach().clone()) for place, name, tensor in frozen]
+    held = [(place, name, tensor, tensor.detach().clone()) for place, name, tensor in buffers]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for module in fresh.modules():
             reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
             if callable(reset):
                 reset()
+    with torch.no_grad():
+        # A reset may fill a tensor or put another in its place, and may reach into the layers below its own.
+        for module, name, parameter, value in kept:
+            module._parameters[name] = parameter
+            parameter.copy_(value)
+        for module, name, buffer, value in held:
+            module._buffers[name] = buffer
+            buffer.copy_(value)
     return fresh
+
+
+def _kept_buffers(model: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
+    """Return the buffers that a fresh start leaves: those of modules of which a parameter is frozen.
+
+    A module without parameters (BatchNorm with affine=False) holds statistics of what the layer before it gives: it
+    goes with the last module before it, in the order of registration, that has parameters.
+    """
+    found, frozen = [], False
+    for module in model.modules():
+        own = [p for p in module._parameters.values() if p is not None]
+        frozen = any(not p.requires_grad for p in own) if own else frozen
+        found += [(module, name, b) for name, b in module._buffers.items() if frozen and b is not None]
+    return found

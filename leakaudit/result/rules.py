@@ -46,6 +46,17 @@ def guessing(chance: float, baselines: Iterable[Baseline]) -> float:
     return max([chance, *(b.identification.value or 0.0 for b in baselines)])
 
 
+def chance_of(attack: AttackResult) -> float | None:
+    """Return the share that guessing identifies of the records an attack was scored on, None where it was on none.
+
+    1/M; where line-ups differ in size, the mean over them.
+    """
+    sizes = [r.candidates for r in attack.records if r.candidates]
+    if sizes:
+        return sum(1 / size for size in sizes) / len(sizes)
+    return 1 / attack.candidates if attack.candidates else None
+
+
 def beats(attack: AttackResult, floor: float) -> bool:
     """Return whether an attack identifies more than `floor` even at its lower bound."""
     return attack.identification.low is not None and attack.identification.low > floor
@@ -80,17 +91,15 @@ def identifies(attack: AttackResult, limit: float) -> bool:
 
 
 def rebuilds(attack: AttackResult, baselines: Iterable[Baseline]) -> bool:
-    """Return whether an attack's pictures are `SHARP` closer than every baseline's even at the lower bound."""
-    known = max((b.psnr.value for b in baselines if b.psnr.value is not None), default=None)
-    return known is not None and attack.psnr.low is not None and attack.psnr.low >= known + SHARP
+    """Return whether an attack's pictures are `SHARP` closer than every baseline's even at the lower bound.
 
-
-def unsupported(battery: str, model_control: bool) -> tuple[str, ...]:
-    """Return why an audit cannot pass whatever its attacks found, by the ids of the reasons.
-
-    It was a first look, or left out what was exposed.
+    Where it is known, the gain record by record must be as large, too: above the best of all guesses for that record,
+    what a defense puts in place of any record of the class and what the attack draws for other victims among them.
     """
-    return (*(("quick-battery",) if battery == "quick" else ()), *(("malicious-server",) if model_control else ()))
+    known = max((b.psnr.value for b in baselines if b.psnr.value is not None), default=None)
+    if known is None or attack.psnr.low is None or attack.psnr.low < known + SHARP:
+        return False
+    return attack.gain.value is None or (attack.gain.low is not None and attack.gain.low >= SHARP)
 
 
 def judged(result: AuditResult) -> tuple[DefenseResult, ...]:

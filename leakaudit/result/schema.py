@@ -103,6 +103,7 @@ class RecordScore:
     rank: int | None = None  # of the true record among the candidates, 1 is nearest
     guessed_label: str | None = None
     exact: bool | None = None  # rebuilt, or confirmed among the candidates, beyond doubt
+    candidates: int | None = None  # size of its own line-up, where the records' line-ups differ in size
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class AttackResult:
     statuses: dict[str, int]  # how many victims ended how
     reason: str | None  # why, where not all converged
     identification: Estimate  # share of records identified among the candidates
-    candidates: int  # M, the size of a candidate set; 0 where identification was not scored
+    candidates: int  # M, the (median) size of a candidate set; 0 where identification was not scored
     psnr: Estimate  # median over records, dB; after optimal assignment; against x
     ssim: Estimate
     lpips: Estimate
@@ -185,6 +186,7 @@ class Examined:
     union_guess: float = 0.0  # what guessing as often would
     by_class: dict[str, Estimate] = field(default_factory=dict)  # the union by class
     tenth: Estimate = field(default_factory=Estimate)  # the union among the tenth of records most often identified
+    repeats: bool | None = None  # what is shared of a record is the same again under the same seed
 
 
 @dataclass(frozen=True)
@@ -274,7 +276,7 @@ _converter = leave_out(
     make_converter(),
     VALUES_LATER
     | {
-        RecordScore: ("exact",),
+        RecordScore: ("exact", "candidates"),
         AttackResult: ("notes", "doubts", "asked", "further", "swapped", "gain", "exact"),
         Guarantee: ("states",),
         Examined: tuple(f.name for f in fields(Examined)),
@@ -305,9 +307,15 @@ def _estimates(result: AuditResult) -> list[tuple[str, Estimate, bool]]:
     """Return every estimate with where it stands, and whether it is of a share."""
     found = [(d.spec, d.accuracy, True) for d in result.defenses]
     found += [(f"the guess {b.name}", b.identification, True) for b in result.baselines]
+    if result.controls:
+        found.append(("the test of the auxiliary records", result.controls.auxiliary, True))
     for d in result.defenses:
+        if d.examined:
+            shares = (d.examined.weakened, d.examined.union, d.examined.tenth, *d.examined.by_class.values())
+            found += [(f"what was examined of {d.spec}", share, True) for share in shares]
         for a in d.attacks:
-            where, parts = f"{a.name} on {d.spec}", (a.psnr, a.ssim, a.lpips, a.r2, a.psnr_released)
+            parts = (a.psnr, a.ssim, a.lpips, a.r2, a.psnr_released, a.swapped, a.gain)
+            where = f"{a.name} on {d.spec}"
             found += [(where, share, True) for share in (a.identification, a.label_accuracy)]
             found += [(where, part, False) for part in (*parts, *(f.estimate for f in a.further))]
     told = [reason for d in result.defenses for reason in d.why]

@@ -144,6 +144,26 @@ _ALL = (
         step=0.5,
     ),
     Score(
+        "swapped",  # the null of the attack itself
+        "PSNR of what it drew for others of the class",
+        "PSNR for others",
+        field="swapped",
+        unit="dB",
+        digits=1,
+        kinds=_PICTURES,
+        step=0.5,
+    ),
+    Score(
+        "gain",  # record by record: guesses without the update, and the swapped null
+        "PSNR above the best guess for the record",
+        "PSNR above guesses",
+        field="gain",
+        unit="dB",
+        digits=1,
+        kinds=_PICTURES,
+        step=0.5,
+    ),
+    Score(
         "label-accuracy",
         "label accuracy",
         "Labels",

@@ -45,23 +45,35 @@ def baselines(
     Guesses are paired within batches of `batch_size` as reconstructions are, so that what pairing alone gives is in the
     baseline too. Without auxiliary records the two that need them are reported as not measured.
     """
+    drawn = guesses(truth, auxiliary, generator)
+    return tuple(_score(name, drawn.get(name), truth, candidates, lpips, batch_size) for name in DESCRIPTIONS)
+
+
+def guesses(truth: Records, auxiliary: Records, generator: torch.Generator) -> dict[str, Tensor]:
+    """Return the pictures (N, C, H, W) that the baselines guess for N records, by name; all but noise need auxiliary.
+
+    The same generator state gives those that `baselines` scores.
+    """
     device = truth.images.device
-    noise = torch.rand(truth.images.shape, generator=generator, device=generator.device).to(device)
-    guesses: dict[str, Tensor | None] = {"random": noise, "class-mean": None, "prior": None}
+    drawn = {"random": torch.rand(truth.images.shape, generator=generator, device=generator.device).to(device)}
     if len(auxiliary):
-        guesses["class-mean"] = mean_pictures(auxiliary, truth.labels).to(device)
-        guesses["prior"] = _others(auxiliary, truth.labels, generator).to(device)
-    return tuple(_score(name, guess, truth, candidates, lpips, batch_size) for name, guess in guesses.items())
+        drawn["class-mean"] = mean_pictures(auxiliary, truth.labels).to(device)
+        drawn["prior"] = auxiliary.images[others_of_class(auxiliary, truth.labels, generator)].to(device)
+    return drawn
 
 
-def _others(auxiliary: Records, labels: Tensor, generator: torch.Generator) -> Tensor:
+def others_of_class(auxiliary: Records, labels: Tensor, generator: torch.Generator) -> Tensor:
+    """Return for each of N labels the index (N,) of an auxiliary record drawn from its class, from all if it has none.
+
+    Raises RuntimeError where there is no auxiliary record.
+    """
+    known = auxiliary.labels
     drawn = []
-    for label in labels:
-        same = (auxiliary.labels == label).nonzero()[:, 0]
-        pool = same if len(same) else torch.arange(len(auxiliary), device=auxiliary.labels.device)
-        pick = int(torch.randint(len(pool), (1,), generator=generator, device=generator.device))
-        drawn.append(auxiliary.images[pool[pick]])
-    return torch.stack(drawn)
+    for label in labels.to(known.device):
+        same = (known == label).nonzero()[:, 0]
+        pool = same if len(same) else torch.arange(len(auxiliary), device=known.device)
+        drawn.append(pool[int(torch.randint(len(pool), (1,), generator=generator, device=generator.device))])
+    return torch.stack(drawn) if drawn else known.new_zeros(0)
 
 
 def _score(
@@ -79,8 +91,8 @@ def _score(
     batches = [slice(start, start + batch_size) for start in range(0, len(x), batch_size)]
     guess = torch.cat([guess[b][assign(x[b], guess[b])] for b in batches])
     identification = Estimate(reason="fewer than two candidates of the class")
-    if candidates.size >= 2:
-        _, hits = identify(candidates, guess)
+    if candidates.lined.any():
+        _, hits = identify(candidates[candidates.lined], guess[candidates.lined])
         identification = intervals.rate(int(hits.sum()), len(hits))
     perceptual = Estimate(reason=lpips) if isinstance(lpips, str) else intervals.median(lpips(x, guess).tolist())
     return Baseline(

@@ -232,8 +232,10 @@ def exceeded(
 ) -> tuple[Finding, ...]:
     """Return `bound-exceeded` where attacks pick out more records than a proven bound allows: an assumption is wrong.
 
-    By the exact binomial probability of as many hits, `UNLIKELY` over all attacks together. A batch's pictures are
-    paired with its records before they are scored, which helps a guess too, so only batches of one are compared.
+    By the exact probability of as many hits, `UNLIKELY` over all attacks together. A bound b for M candidates is taken
+    as b·M/m for a record with a line-up of m < M, which is at least what holds there, and as b for a larger one. A
+    batch's pictures are paired with its records before they are scored, which helps a guess too, so only batches of
+    one are compared.
     """
     scored = [a for a in attacks if a.identification.value is not None and a.identification.n]
     found = []
@@ -242,7 +244,9 @@ def exceeded(
             continue
         for a in scored:
             hits, n = round((a.identification.value or 0.0) * a.identification.n), a.identification.n
-            if a.candidates == each.candidates and _tail(hits, n, each.identification) < UNLIKELY / len(scored):
+            sizes = [r.candidates for r in a.records if r.candidates] or [each.candidates] * n
+            shares = [min(1.0, each.identification * max(1.0, each.candidates / size)) for size in sizes]
+            if a.candidates == each.candidates and _tail(hits, shares) < UNLIKELY / len(scored):
                 message = (
                     f"{spec}: the attack {a.name} identified {hits} of {n} records, more than is proven possible "
                     f"({percent(each.identification)} of {each.candidates} candidates): something the proof assumes "
@@ -289,6 +293,9 @@ def _near(pictures: Tensor, others: Tensor) -> Tensor:
     return nearest(ours, theirs, mirrored=True, exact=True)
 
 
-def _tail(hits: int, n: int, share: float) -> float:
-    """Return the probability of `hits` or more of n at a rate of `share`."""
-    return math.fsum(math.comb(n, k) * share**k * (1 - share) ** (n - k) for k in range(hits, n + 1))
+def _tail(hits: int, shares: Sequence[float]) -> float:
+    """Return the probability of `hits` or more where each record is hit with its own share (Poisson-binomial)."""
+    chances = np.ones(1)  # of 0, 1, … hits among the records so far
+    for share in shares:
+        chances = np.convolve(chances, [1 - share, share])
+    return math.fsum(chances[hits:])

@@ -12,27 +12,59 @@ from leakaudit.protocol.target import Records
 
 @dataclass(frozen=True)
 class CandidateSets:
-    """A line-up per victim record: `indices` (N, M) into `pictures` (P, C, H, W); the truth is at `position` (N,)."""
+    """A line-up per victim record: `indices` (N, M) into `pictures` (P, C, H, W); the truth is at `position` (N,).
+
+    The first `sizes` (N,) of the M columns are the line-up; a shorter one is repeated from its start to fill the row.
+    A record whose size is 1 has no line-up: nobody else could be meant. `labels` (P,) are those of `pictures`.
+    """
 
     pictures: Tensor
     indices: Tensor
     position: Tensor
+    sizes: Tensor
+    labels: Tensor
 
     @property
-    def size(self) -> int:
-        """M, the number of candidates of every record; below 2 nothing can be identified."""
+    def columns(self) -> int:
+        """M, the size of the largest line-up."""
         return int(self.indices.shape[1])
 
     @property
+    def lined(self) -> Tensor:
+        """Which records (N,) have a line-up at all: what identification is scored on."""
+        return self.sizes >= 2
+
+    @property
+    def size(self) -> int:
+        """The median size of the line-ups that there are (of two middle ones the smaller), 1 where there is none."""
+        sizes = self.sizes[self.lined]
+        return int(sizes.median()) if len(sizes) else 1
+
+    @property
     def chance(self) -> float:
-        """1/M, the rate of somebody who guesses."""
-        return 1 / self.size
+        """The rate of somebody who guesses: the mean of 1/size over the line-ups that there are."""
+        sizes = self.sizes[self.lined]
+        return float((1 / sizes.double()).mean()) if len(sizes) else 1.0
 
     def __len__(self) -> int:
         return int(self.indices.shape[0])
 
     def __getitem__(self, rows: Tensor | slice) -> CandidateSets:
-        return CandidateSets(self.pictures, self.indices[rows], self.position[rows])
+        return CandidateSets(self.pictures, self.indices[rows], self.position[rows], self.sizes[rows], self.labels)
+
+    def shortened(self, size: int) -> CandidateSets:
+        """Return line-ups of the truth and those next to it, at most `size` candidates, the truth where it falls."""
+        rows, places = [], []
+        for row, position, length in zip(self.indices, self.position.tolist(), self.sizes.tolist(), strict=True):
+            kept = min(size, length)
+            start = min(max(0, position - position * kept // max(1, length)), length - kept)
+            rows.append(row[start : start + kept])
+            places.append(position - start)
+        columns = max(map(len, rows), default=1)
+        filled = [row[torch.arange(columns) % len(row)] for row in rows]
+        sizes = torch.tensor([len(row) for row in rows], dtype=torch.long)
+        position = torch.tensor(places, dtype=torch.long)
+        return CandidateSets(self.pictures, torch.stack(filled), position, sizes, self.labels)
 
     def first_of_each(self, batch_size: int) -> CandidateSets:
         """Return the line-ups of each victim's first record: what linkage attacks are asked about."""
@@ -41,6 +73,10 @@ class CandidateSets:
     def images(self, rows: Tensor | slice = slice(None)) -> Tensor:
         """Return the candidates (n, M, C, H, W) of some rows: everything at once can be large."""
         return self.pictures[self.indices[rows]]
+
+    def image_labels(self, rows: Tensor | slice = slice(None)) -> Tensor:
+        """Return the candidates' own labels (n, M) of some rows."""
+        return self.labels[self.indices[rows]]
 
 
 def candidate_sets(
@@ -54,31 +90,52 @@ def candidate_sets(
 ) -> CandidateSets:
     """Draw a line-up for each of the victim records `private[victims]`, victims (N,) in batches of `batch_size`.
 
-    Each holds the record at a random position and M − 1 distinct distractors of its class from the other private
-    records and `pool` (disjoint from them). Exact copies of the record are no distractors, nor are records of its own
-    batch: to find one of those is a hit as well. M is the largest number ≤ `size` that every record can have, so
-    that chance is 1/M for all.
+    Each holds the record, which stands for its unit of privacy (`Records.units`), at a random position among
+    distractors of its class from the other private records and `pool` (disjoint from them): one record of each other
+    unit, at most `size` − 1 of them. Exact copies count as one unit. Records of the units of its own batch are no
+    distractors: to find one of those is a hit as well. A class with few units has a short line-up, and no other class.
     """
     pictures = torch.cat([private.images, pool.images])
-    labels = torch.cat([private.labels, pool.labels]).tolist()
+    labels = torch.cat([private.labels, pool.labels])
     content = [hash(picture.numpy().tobytes()) for picture in pictures.cpu()]
-    by_class: dict[int, dict[int, int]] = {}
-    for index, (label, key) in enumerate(zip(labels, content, strict=True)):
-        by_class.setdefault(label, {}).setdefault(key, index)  # one index per distinct picture
-    records = victims.tolist()
-    distractors: list[list[int]] = []
+    units = _units(private, pool, content)
+    by_class = _one_of_each(labels.tolist(), content, units)
+    records, rows, positions = victims.tolist(), [], []
     for row, record in enumerate(records):
         start = row // batch_size * batch_size
-        batch = {content[i] for i in records[start : start + batch_size]}
-        distractors.append([i for key, i in by_class[labels[record]].items() if key not in batch])
-    feasible = min([size, *(len(found) + 1 for found in distractors)])
-    rows, positions = [], []
-    for record, found in zip(records, distractors, strict=True):
-        drawn = torch.randperm(len(found), generator=generator, device=generator.device)[: feasible - 1].tolist()
-        position = int(torch.randint(feasible, (1,), generator=generator, device=generator.device))
+        batch = records[start : start + batch_size]
+        theirs, shown = {units[i] for i in batch}, {content[i] for i in batch}
+        others = by_class[int(labels[record])]
+        found = [i for i in others if units[i] not in theirs and content[i] not in shown]
+        drawn = torch.randperm(len(found), generator=generator, device=generator.device)[: size - 1].tolist()
+        position = int(torch.randint(len(drawn) + 1, (1,), generator=generator, device=generator.device))
         rows.append([*(found[i] for i in drawn[:position]), record, *(found[i] for i in drawn[position:])])
         positions.append(position)
-    return CandidateSets(pictures, torch.tensor(rows).reshape(len(records), feasible), torch.tensor(positions).long())
+    columns = max(map(len, rows), default=1)
+    filled = [[row[i % len(row)] for i in range(columns)] for row in rows]
+    indices = torch.tensor(filled, dtype=torch.long).reshape(len(rows), columns)
+    sizes = torch.tensor([len(row) for row in rows], dtype=torch.long)
+    return CandidateSets(pictures, indices, torch.tensor(positions, dtype=torch.long), sizes, labels)
+
+
+def _units(private: Records, pool: Records, content: list[int]) -> list[tuple[str, int]]:
+    """Return the unit of every record; where none is known it is that of its exact copies."""
+    known = [-1] * len(content)
+    for records, start in ((private, 0), (pool, len(private))):
+        if records.units is not None:
+            known[start : start + len(records)] = records.units.tolist()
+    return [("unit", unit) if unit >= 0 else ("picture", key) for unit, key in zip(known, content, strict=True)]
+
+
+def _one_of_each(labels: list[int], content: list[int], units: list[tuple[str, int]]) -> dict[int, list[int]]:
+    """Return by class one record of each unit, the first, no two of them the same picture."""
+    chosen: dict[int, list[int]] = {}
+    taken: set[tuple[int, object]] = set()
+    for index, (label, key, unit) in enumerate(zip(labels, content, units, strict=True)):
+        if (label, key) not in taken and (label, unit) not in taken:
+            chosen.setdefault(label, []).append(index)
+            taken |= {(label, key), (label, unit)}
+    return chosen
 
 
 def identify(candidates: CandidateSets, guess: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,17 +144,21 @@ def identify(candidates: CandidateSets, guess: Tensor) -> tuple[Tensor, Tensor]:
         -(candidates.images(slice(i, i + 1))[0].to(guess.device) - guess[i]).square().flatten(1).mean(1)
         for i in range(len(candidates))
     ]
-    stacked = torch.stack(scores) if scores else guess.new_zeros(0, candidates.size)
-    return identify_by_scores(stacked.cpu(), candidates.position)
+    stacked = torch.stack(scores) if scores else guess.new_zeros(0, candidates.columns)
+    return identify_by_scores(stacked.cpu(), candidates.position, candidates.sizes)
 
 
-def identify_by_scores(scores: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+def identify_by_scores(scores: Tensor, position: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return (rank (N,), identified (N,)) of the truth at `position` (N,) by `scores` (N, M), larger is likelier.
 
+    Of `sizes` (N,) only so many of the first columns are looked at: what fills a shorter line-up is no candidate.
     Ties go to the lower index. The position is uniformly random, so that gives an attacker who cannot tell candidates
     apart exactly chance, and needs no random numbers. NaN ranks last.
     """
     scores = torch.where(scores.isnan(), torch.full_like(scores, -torch.inf), scores)
+    if sizes is not None:
+        beyond = torch.arange(scores.shape[1], device=scores.device)[None] >= sizes.to(scores.device)[:, None]
+        scores = scores.masked_fill(beyond, -torch.inf)
     true = scores.gather(1, position[:, None])
     before = torch.arange(scores.shape[1], device=scores.device)[None] < position[:, None]
     rank = 1 + (scores > true).sum(1) + ((scores == true) & before).sum(1)

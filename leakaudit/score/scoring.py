@@ -16,14 +16,16 @@ from leakaudit.protocol.registry import settings_values
 from leakaudit.protocol.target import Records
 from leakaudit.result.rounding import coarse, coarse_record
 from leakaudit.result.rules import STATUSES, scored_statuses
-from leakaudit.result.schema import AttackResult, Estimate, Further, Images, Picture, RecordScore, Value
-from leakaudit.score import standin
+from leakaudit.result.schema import AttackResult, Estimate, Further, Images, RecordScore, Value
+from leakaudit.score import nulls
 from leakaudit.score.identification import CandidateSets, identify, identify_by_scores
+from leakaudit.score.labelling import labels_found
 from leakaudit.score.metrics import METRICS, MetricFunction, assign, further, mse, psnr
-from leakaudit.score.pictures import encode
+from leakaudit.score.pictures import gallery as pictures_of
 from leakaudit.stats import intervals
 
 NO_PICTURE = Estimate(reason="the attack draws no picture")
+NO_OTHERS = "no other victim's record is of the same class"
 NOT_REPLACED = Estimate(reason="the defense does not replace records")
 
 
@@ -38,12 +40,19 @@ class Truth:
     class_means: Tensor  # (V·B, C, H, W), of the same records
     lpips: MetricFunction | str  # or why there is none
     batch_size: int | None = None  # None: V is as many as an attack has statuses
+    guesses: Tensor | None = None  # (G, V·B, C, H, W), what can be drawn without an update, besides the class means
+    units: Tensor | None = None  # (V·B,) which person, say, each record is of; None where each is its own
 
     def shape(self, reconstruction: Reconstruction) -> tuple[int, int]:
         """Return V and B."""
         count = len(self.records)
         victims = count // self.batch_size if self.batch_size else max(1, len(reconstruction.statuses))
         return victims, count // victims
+
+    def known(self) -> Tensor:
+        """Return all that can be drawn without an update, class means included (G, V·B, C, H, W)."""
+        means = self.class_means[None].to(self.records.images)
+        return means if self.guesses is None else torch.cat([means, self.guesses.to(means)])
 
     def name_of(self, label: int) -> str:
         """Return the name of a class."""
@@ -58,10 +67,15 @@ class Drawn:
     guess: Tensor | None = None  # (V·B, C, H, W)
     r2: Estimate = NO_PICTURE
     psnr_released: Estimate = NO_PICTURE
+    swapped: Estimate = NO_PICTURE
+    gain: dict[int, float] = field(default_factory=dict)  # dB by record
 
-    def median(self, name: str, missing: str) -> Estimate:
-        """Return the median of a score over the records that have it."""
-        return intervals.median(list(self.columns.get(name, {}).values()), missing)
+    def estimates(self, missing: str, no_lpips: str) -> dict[str, Any]:
+        """Return the estimates over the records that have them, by field; medians, but of R²."""
+        reasons = {"psnr": missing, "ssim": missing, "lpips": no_lpips}
+        found = {n: intervals.median(list(self.columns.get(n, {}).values()), reasons[n]) for n in reasons}
+        gain = intervals.median(list(self.gain.values()), missing)
+        return found | {"r2": self.r2, "swapped": self.swapped, "gain": gain}
 
 
 def score(
@@ -76,33 +90,35 @@ def score(
     """Score one attack on V victims of B records each.
 
     Pictures are paired within each batch before scoring: with the private records for every score but `psnr_released`,
-    with the released ones for that one. Only victims whose status is in `scored_statuses` are scored; the others are in
-    no numerator and no denominator, and `n` shows it. A linkage attack is judged on each victim's first record, whose
-    line-up it is asked about (`CandidateSets.first_of_each`). What is no `Reconstruction`, or not one of these V
-    victims of B records, has no score: every victim is `failed`. `images` says whether the gallery holds the pictures,
-    stand-ins of the same PSNR, or none; without the pictures the scores are rounded (`leakaudit.result.rounding`).
+    with the released ones for that one. Victims without a status in `scored_statuses`, and in identification records
+    without a line-up, are in no numerator and no denominator. A linkage attack is judged on each victim's first record,
+    whose line-up it is asked about. What is no `Reconstruction`, or not one of these V victims of B records, has no
+    score: every victim is `failed`. `images` says whether the gallery holds the pictures, stand-ins of the same PSNR,
+    or none; without the pictures the scores are rounded (`leakaudit.result.rounding`).
     """
+    size = truth.batch_size or 1
     if not isinstance(reconstruction, Reconstruction):
         wrong = f"the attack returned a {type(reconstruction).__name__}, not a Reconstruction"
-        return failed(attack, role, tuned, len(truth.records) // (truth.batch_size or 1), "failed", wrong)
+        return failed(attack, role, tuned, len(truth.records) // size, "failed", wrong)
+    if attack.kind == "linkage":  # it is asked about every record by itself
+        truth = replace(truth, batch_size=1)
     victims, batch = truth.shape(reconstruction)
-    mismatch = _mismatch(attack, reconstruction, victims, batch, truth.records, truth.candidates.size)
+    mismatch = _mismatch(attack, reconstruction, victims, batch, truth.records, truth.candidates.columns)
     if mismatch is not None:
         return failed(attack, role, tuned, victims, "failed", f"the attack returned {mismatch}")
     statuses, broken = _checked_statuses(reconstruction)
-    scored = torch.tensor([s in scored_statuses(attack.kind) for s in statuses], dtype=torch.bool)
-    rows = scored.repeat_interleave(batch).nonzero()[:, 0]
-    missing = _why_not(statuses, reconstruction.reason)
-    order, drawn = torch.arange(victims * batch), Drawn()
+    scored = torch.tensor([s in scored_statuses(attack.kind) for s in statuses])
+    rows, order, drawn = scored.repeat_interleave(batch).nonzero()[:, 0], torch.arange(victims * batch), Drawn()
+    missing, x = _why_not(statuses, reconstruction.reason), truth.records.images
     if reconstruction.images is not None:
-        pictures = reconstruction.images.detach().to(truth.records.images).flatten(0, 1).clamp(0, 1)
-        order = _orders(truth.records.images, pictures, scored, batch)
+        pictures = reconstruction.images.detach().to(x).flatten(0, 1).clamp(0, 1)
+        order = _orders(x, pictures, scored, batch)
         drawn = _drawn(truth, pictures, order, scored, batch, missing)
     rank, hit = _identified(attack, reconstruction, truth.candidates, drawn.guess, rows, scored, batch)
-    guessed, label_accuracy = _labels(reconstruction.labels, truth.records.labels, scored, order, batch, missing)
-    columns: dict[str, Mapping[int, Any]] = {**drawn.columns, "rank": rank, "identified": hit}
-    records = _records(truth, statuses, guessed, columns)
-    records = records if images == "full" else tuple(map(coarse_record, records))
+    exact = _exact(reconstruction, drawn, hit, batch)
+    guessed, label_accuracy = labels_found(reconstruction.labels, truth.records.labels, scored, order, batch, missing)
+    columns = {**drawn.columns, **_looked(truth.candidates, rank, hit), "exact": exact}
+    records = tuple(_placed(r, max(1, size // batch), images) for r in _records(truth, statuses, guessed, columns))
     identification = _identification(attack, truth.candidates, hit, missing)
     no_picture = missing if drawn.guess is not None else str(NO_PICTURE.reason)
     result = replace(
@@ -111,17 +127,15 @@ def score(
         reason="; ".join(filter(None, [reconstruction.reason, broken])) or None,
         identification=identification,
         candidates=truth.candidates.size if identification.value is not None else 0,
-        psnr=drawn.median("psnr", no_picture),
-        ssim=drawn.median("ssim", no_picture),
-        lpips=drawn.median("lpips", truth.lpips if isinstance(truth.lpips, str) else no_picture),
-        r2=drawn.r2,
+        **drawn.estimates(no_picture, truth.lpips if isinstance(truth.lpips, str) else no_picture),
         psnr_released=drawn.psnr_released if truth.released is not None else NOT_REPLACED,
         label_accuracy=label_accuracy,
+        exact=sum(exact.values()),
         records=records,
-        gallery=_gallery(records, truth, drawn.guess, images, gallery),
+        gallery=pictures_of(records, x, truth.released, drawn.guess, images, gallery),
         notes=tuple(map(str, reconstruction.notes)),
         doubts={str(name): str(told) for name, told in reconstruction.doubts.items()},
-        further=() if drawn.guess is None else _further(truth.records.images[rows], drawn.guess[rows], missing),
+        further=() if drawn.guess is None else _further(x[rows], drawn.guess[rows], missing),
     )
     return result if images == "full" else coarse(result)
 
@@ -148,6 +162,8 @@ def failed(
         r2=nothing,
         psnr_released=nothing,
         label_accuracy=nothing,
+        swapped=nothing,
+        gain=nothing,
     )
 
 
@@ -165,6 +181,7 @@ def _mismatch(
     shapes = {"images": (victims, batch, *truth.images.shape[1:]), "labels": (victims, batch)}
     if attack.kind == "linkage":
         shapes["linkage"] = (victims, candidates)
+    shapes["certain"] = (victims,)
     for name, shape in shapes.items():
         value: object = getattr(claimed, name)
         if value is None:
@@ -173,7 +190,8 @@ def _mismatch(
             return f"{name} that are a {type(value).__name__}, not a tensor"
         if tuple(value.shape) != shape:
             return f"{name} of shape {tuple(value.shape)} where {shape} was asked for"
-        if value.is_complex() or (name == "labels" and value.is_floating_point()):
+        whole = name == "labels" and value.is_floating_point()
+        if value.is_complex() or whole or (name == "certain" and value.dtype != torch.bool):
             return f"{name} of type {value.dtype}"
     return None
 
@@ -190,6 +208,12 @@ def _checked_statuses(reconstruction: Reconstruction) -> tuple[list[str], str | 
                 statuses[v] = "diverged"
                 found += 1
     return statuses, f"{found} victim(s) ended in values that are not finite" if found else None
+
+
+def _placed(score: RecordScore, batch: int, images: Images) -> RecordScore:
+    """Return the score of a record that was asked about by itself under its place in its victim's batch."""
+    placed = score if batch == 1 else replace(score, victim=score.victim // batch, record=score.victim % batch)
+    return placed if images == "full" else coarse_record(placed)
 
 
 def _why_not(statuses: list[str], reason: str | None) -> str:
@@ -244,12 +268,26 @@ def _drawn(truth: Truth, pictures: Tensor, order: Tensor, scored: Tensor, batch:
     functions = METRICS if isinstance(truth.lpips, str) else METRICS | {"lpips": truth.lpips}
     columns = {name: _column(rows, function(x, seen)) for name, function in functions.items()}
     r2 = _explained(x, seen, truth.class_means[rows].to(x), missing)
+    victims = torch.arange(len(guess)) // batch
+    null = nulls.swapped(truth.records.images, guess, truth.records.labels, victims, rows, truth.units)
+    gain = nulls.gained(columns["psnr"], nulls.best_guess(truth.records.images, truth.known(), batch), null)
+    done = Drawn(columns, guess, r2, swapped=intervals.median(list(null.values()), NO_OTHERS), gain=gain)
     if truth.released is None:
-        return Drawn(columns, guess, r2)
+        return done
     replaced = truth.released.images
     theirs = pictures[_orders(replaced, pictures, scored, batch)]
     columns["psnr_released"] = _column(rows, psnr(replaced[rows], theirs[rows]))
-    return Drawn(columns, guess, r2, intervals.median(list(columns["psnr_released"].values()), missing))
+    return replace(done, psnr_released=intervals.median(list(columns["psnr_released"].values()), missing))
+
+
+def _exact(claimed: Reconstruction, drawn: Drawn, hit: dict[int, bool], batch: int) -> dict[int, bool]:
+    """Return by record whether it was rebuilt, or by a linkage attack confirmed, beyond doubt; empty where unknown."""
+    if drawn.guess is not None:
+        return nulls.exactly(drawn.columns["psnr"], drawn.gain, hit)
+    if claimed.certain is None or claimed.linkage is None:
+        return {}
+    sure = claimed.certain.tolist()
+    return {row: found and sure[row // batch] for row, found in hit.items()}
 
 
 def _records(
@@ -272,11 +310,20 @@ def _records(
 
 
 def _identification(attack: Attack, candidates: CandidateSets, hit: dict[int, bool], missing: str) -> Estimate:
-    if candidates.size < 2:
+    if not candidates.lined.any():
         return Estimate(reason="fewer than two candidates of the class")
     if attack.kind == "labels":
         return Estimate(reason="an attack on labels draws no picture")
     return intervals.rate(sum(hit.values()), len(hit), missing)
+
+
+def _looked(
+    candidates: CandidateSets, rank: Mapping[int, int], hit: Mapping[int, bool]
+) -> dict[str, Mapping[int, Any]]:
+    """Return what is known of the records that were looked for, by field; where line-ups differ, the size of each."""
+    sizes = candidates.sizes.tolist()
+    own = {i: sizes[i] for i in hit} if len(set(sizes)) > 1 else {}
+    return {"rank": rank, "identified": hit, "candidates": own}
 
 
 def _identified(
@@ -288,87 +335,17 @@ def _identified(
     scored: Tensor,
     batch: int,
 ) -> tuple[dict[int, int], dict[int, bool]]:
-    if candidates.size < 2:
-        return {}, {}
+    """Return each record's rank and whether it is first, of those that were looked for and have a line-up."""
+    lined = candidates.lined
     if attack.kind == "linkage" and reconstruction.linkage is not None:
-        victims = scored.nonzero()[:, 0]
+        victims = (scored & lined[::batch]).nonzero()[:, 0]
         asked = victims * batch
-        rank, hit = identify_by_scores(reconstruction.linkage.detach().cpu()[victims], candidates.position[asked])
+        scores = reconstruction.linkage.detach().cpu()[victims]
+        rank, hit = identify_by_scores(scores, candidates.position[asked], candidates.sizes[asked])
     elif guess is not None:
-        asked = rows
-        rank, hit = identify(candidates[rows], guess[rows])
+        asked = rows[lined[rows]]
+        rank, hit = identify(candidates[asked], guess[asked])
     else:
         return {}, {}
     where = asked.tolist()
     return dict(zip(where, rank.tolist(), strict=True)), dict(zip(where, hit.tolist(), strict=True))
-
-
-def _labels(
-    claimed: Tensor | None, labels: Tensor, scored: Tensor, order: Tensor, batch: int, missing: str
-) -> tuple[dict[int, int], Estimate]:
-    """Return each record's guessed label and the share of labels found; a batch's labels are an unordered bag.
-
-    Pictures carry their own labels along; without pictures a record gets its label if the bag holds it.
-    """
-    if claimed is None:
-        return {}, Estimate(reason="the attack guesses no labels")
-    guesses = claimed.detach().cpu().flatten()[order].tolist()
-    truth = labels.tolist()
-    guessed: dict[int, int] = {}
-    hits = n = 0
-    for v in scored.nonzero()[:, 0].tolist():
-        part = range(v * batch, (v + 1) * batch)
-        bag = Counter(guesses[i] for i in part)
-        common = bag & Counter(truth[i] for i in part)
-        hits, n = hits + common.total(), n + batch
-        aligned = not torch.equal(order[part.start : part.stop], torch.arange(part.start, part.stop))
-        guessed |= {i: guesses[i] for i in part} if aligned else _from_bag(bag, [(i, truth[i]) for i in part])
-    return guessed, intervals.rate(hits, n, missing)
-
-
-def _from_bag(bag: Counter[int], wanted: list[tuple[int, int]]) -> dict[int, int]:
-    left = bag.copy()
-    given: dict[int, int] = {}
-    for i, label in wanted:
-        if left[label]:
-            left[label] -= 1
-            given[i] = label
-    rest = iter(sorted(left.elements()))
-    return given | {i: next(rest) for i, _ in wanted if i not in given}
-
-
-def _gallery(
-    records: tuple[RecordScore, ...], truth: Truth, guess: Tensor | None, images: Images, size: int
-) -> tuple[Picture, ...]:
-    """Return the `size` most leaking records by PSNR, worst first.
-
-    Redacted, their pictures follow from the scores, the positions and the shape alone: no private pixel is looked at.
-    """
-    if guess is None:
-        return ()
-    shown = [(i, r) for i, r in enumerate(records) if r.psnr is not None]
-    shown.sort(key=lambda pair: (-(pair[1].psnr or 0.0), pair[0]))
-    channels, height, width = truth.records.images.shape[1:]
-    pictures: list[Picture] = []
-    for i, r in shown[:size]:
-        original = released_ = drawn = None
-        if images == "full":
-            original, drawn = truth.records.images[i], guess[i]
-            released_ = truth.released.images[i] if truth.released is not None else None
-        elif images == "redacted":
-            original = standin.picture((channels, height, width))
-            drawn = standin.degraded((channels, height, width), r.psnr or 0.0, r.victim, r.record)
-        pictures.append(
-            Picture(
-                victim=r.victim,
-                record=r.record,
-                label=r.label,
-                original=encode(original),
-                shared=encode(released_),
-                reconstruction=encode(drawn),
-                psnr=r.psnr,
-                ssim=r.ssim,
-                identified=r.identified,
-            )
-        )
-    return tuple(pictures)

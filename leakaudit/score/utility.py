@@ -13,7 +13,7 @@ from leakaudit.protocol.client import defended_gradient, release
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.gradients import Gradients, Mode, fast_example_gradients, parameters_of
 from leakaudit.protocol.labels import hard
-from leakaudit.protocol.target import LossFunction, PixelModel, Records, Target
+from leakaudit.protocol.target import LossFunction, PixelModel, Records, Target, shared_parameters
 from leakaudit.result.schema import Estimate
 from leakaudit.stats import intervals
 from leakaudit.work.progress import observe, track
@@ -22,6 +22,7 @@ from leakaudit.work.seeding import derive, generator_for
 Update = Callable[[Tensor, Tensor], Gradients]
 
 PEAK_RATE = 2e-3  # Adam's, reached after a tenth of the steps, then a cosine down to 0
+FEW_RATE = 2e-2  # where most of the parameters are frozen: a head on fixed features takes and needs ten times that
 
 
 @dataclass(frozen=True)
@@ -103,14 +104,17 @@ def train(  # noqa: PLR0913 - all that a training run depends on
     """Train `model` in place with the server's Adam; return the number of steps taken (fewer when the time is up).
 
     `update(images, labels)` gives each step's gradients, by default the plain mean gradient. Adam divides the
-    gradient's scale out, so a defense that only rescales (a clip) is not punished for it, and one rate serves them all.
+    gradient's scale out, so a defense that only rescales (a clip) is not punished for it, and one rate serves them all
+    (`FEW_RATE` where most parameters are frozen).
     `renew(epoch)` gives the records of every epoch but the first, as many again. Records of an epoch that do not fill a
     batch are left out. The global random state, which dropout draws
     from, is seeded and restored.
     """
     _, parameters = parameters_of(model)
     gradients = update or shared_update(model, loss, Defense(), torch.Generator())
-    optimiser = torch.optim.Adam(parameters, lr=PEAK_RATE)
+    trained, present = shared_parameters(model)
+    rate = PEAK_RATE if 2 * trained > present else FEW_RATE
+    optimiser = torch.optim.Adam(parameters, lr=rate)
     device = parameters[0].device
     per_epoch = steps_per_epoch(len(records), batch_size)
     size = min(batch_size, len(records))
@@ -132,7 +136,7 @@ def train(  # noqa: PLR0913 - all that a training run depends on
             for parameter, gradient in zip(parameters, found, strict=True):
                 parameter.grad = gradient.to(parameter)
             for group in optimiser.param_groups:
-                group["lr"] = PEAK_RATE * _schedule(step, total)
+                group["lr"] = rate * _schedule(step, total)
             optimiser.step()
             done += 1
     model.zero_grad(set_to_none=True)

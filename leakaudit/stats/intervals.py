@@ -28,6 +28,15 @@ def rate(hits: int, n: int, reason: str | None = None) -> Estimate:
     return Estimate(hits / n, low, high, n)
 
 
+def tail(hits: int, n: int, share: float) -> float:
+    """Return the probability of `hits` or more of n at a rate of `share`."""
+    if hits <= 0:
+        return 1.0
+    from scipy.special import betainc
+
+    return float(betainc(hits, n - hits + 1, share))
+
+
 def records_needed(limit: float, share: float = 0.0) -> int | None:
     """Return the smallest n at which ⌈`share`·n⌉ hits of n have an upper bound ≤ `limit`; None if no n has (≤ `share`).
 

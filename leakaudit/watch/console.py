@@ -20,6 +20,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
+from leakaudit.audit.pieces import WEAKENED
 from leakaudit.judge.words import sentences
 from leakaudit.result import numbers
 from leakaudit.result.numbers import clock, percent, significant
@@ -230,6 +231,10 @@ def became(result: AuditResult, work: Work) -> str:
     if work.name == "accuracy":
         value = row.accuracy.value
         return percent(value) if value is not None else row.accuracy.reason or ""
+    if work.name == WEAKENED and row.examined is not None:
+        found, share = row.examined.weakened, row.examined.strength
+        told = f"{percent(found.value)} identified" if found.value is not None else found.reason or ""
+        return told if share is None else f"{told} at {percent(share)} of its strength"
     attack = next((a for a in row.attacks if a.name == work.name), None)
     if attack is None:
         return "not finished"

@@ -22,6 +22,13 @@ def generator_for(seed: int, *path: str | int, device: torch.device | str = "cpu
     return torch.Generator(device=device).manual_seed(derive(seed, *path))
 
 
+def reseed(seed: int) -> None:
+    """Set the random states that user code may draw from: torch's, Python's and numpy's global ones."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
 @contextmanager
 def seeded(seed: int, *path: str) -> Iterator[None]:
     """Run user code (a file, a constructor, a dataset's augmentation) under fixed random states, then restore them."""
@@ -29,9 +36,7 @@ def seeded(seed: int, *path: str) -> Iterator[None]:
     kept, kept_numpy = random.getstate(), np.random.get_state()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(value)
-        random.seed(value)
-        np.random.seed(value % 2**32)
+        reseed(value)
         try:
             yield
         finally:

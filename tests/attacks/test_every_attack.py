@@ -89,6 +89,21 @@ def test_a_gradient_that_is_not_finite_diverges(name: str) -> None:
         assert bool(found.reason) is ("diverged" in found.statuses)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_an_update_of_zeros_is_no_divergence(name: str) -> None:
+    attack = small(name)
+    for batch in (1,) if attack.needs.one_record else (1, 2):
+        model, update = scene(attack, batch=batch)
+        silent = tuple(torch.stack([torch.zeros_like(g[0]), g[1]]) for g in update.gradients)
+        found = run(attack, model, dataclasses.replace(update, gradients=silent))
+        assert found.statuses == ("converged", "converged")
+        assert found.reason is None
+        if attack.closed_form and attack.kind == "reconstruction":
+            assert found.images is not None
+            assert bool((found.images[0] == 0.5).all())
+            assert "zero in every entry" in found.notes[-1]
+
+
 @pytest.mark.parametrize("name", [n for n in NAMES if not registry.attacks()[n].closed_form])
 def test_a_spent_budget_is_a_status(name: str) -> None:
     model, update = scene(small(name))

@@ -212,7 +212,7 @@ def test_the_worst_attack_is_known_afterwards_and_the_selected_one_before() -> N
 
 def test_one_lucky_record_is_no_reason_to_trust_an_attack() -> None:
     def ranked(*ranks: int) -> Any:
-        return SimpleNamespace(records=[SimpleNamespace(rank=rank) for rank in ranks], candidates=4)
+        return SimpleNamespace(records=[SimpleNamespace(rank=rank, candidates=None) for rank in ranks], candidates=4)
 
     # Guessing: mean (1 + 1/2 + 1/3 + 1/4) / 4, and with every rank once the mean is just that.
     assert above_guessing(ranked(1, 2, 3, 4)) == pytest.approx(0)

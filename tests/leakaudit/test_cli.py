@@ -156,7 +156,7 @@ def test_an_interrupt_keeps_what_was_measured(run: Run, monkeypatch: pytest.Monk
     data = json.loads((tmp_path / "leakaudit-out/result.json").read_text())
     assert data["complete"] is False
     assert data["verdict"] == "inconclusive"
-    assert [a["name"] for a in data["defenses"][0]["attacks"]] == ["inverting-gradients", "linkage"][:1]
+    assert data["defenses"][0]["attacks"][0]["name"] == "inverting-gradients"
     assert [d["spec"] for d in data["defenses"]] == ["none", "prune"]
 
 

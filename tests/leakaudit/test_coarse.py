@@ -11,6 +11,7 @@ from leakaudit.result.schema import AttackResult, Baseline, Estimate, RecordScor
 from tests.leakaudit.results import attack, some
 
 STEPS = {"psnr": 0.5, "psnr_released": 0.5, "ssim": 0.05, "lpips": 0.05, "r2": 0.05}
+STEPS |= {"swapped": 0.5, "gain": 0.5}
 
 
 def test_the_table_of_scores_rounds_what_must_be() -> None:
@@ -28,7 +29,7 @@ def test_every_score_lies_on_its_grid() -> None:
     scores = {"mse": 0.0123, "psnr": 12.345678, "ssim": 0.7771, "lpips": 0.3331, "psnr_released": 9.87654, "rank": 7}
     made = attack(some(3))
     made = replace(made, records=tuple(replace(r, **scores) for r in made.records), psnr=exact, ssim=exact, lpips=exact)
-    made = replace(made, r2=exact, psnr_released=exact)
+    made = replace(made, r2=exact, psnr_released=exact, swapped=exact, gain=exact)
     shown = coarse(made)
     for name, step in STEPS.items():
         estimate: Estimate = getattr(shown, name)

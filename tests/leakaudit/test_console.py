@@ -11,9 +11,10 @@ import torch
 from rich.console import Console
 
 from leakaudit.audit.audit import audit
-from leakaudit.audit.pieces import Piece, outline
+from leakaudit.audit.pieces import WEAKENED, Piece, outline
 from leakaudit.audit.plan import Plan
 from leakaudit.result.numbers import clock
+from leakaudit.result.schema import Estimate, Examined
 from leakaudit.watch.console import Display, bar, became, falling, progress_monitor
 from leakaudit.watch.forecast import Forecast
 from leakaudit.work.progress import Sight, Work, monitored, observe
@@ -158,6 +159,10 @@ def test_a_file_gets_a_line_per_piece_with_time_and_outcome(short_battery: None)
     assert re.search(r"none: accuracy  \d+\.\d s, \d+\.\d%", "\n".join(lines))
     assert became(result, Work("never", "none")) == "not finished"
     assert became(result, Work("dlg", "other")) == ""
+    seen = Examined(weakened=Estimate(0.5, 0.25, 0.75, 16), strength=0.1)
+    weaker = made(defense("clip", examined=seen), defense("sign", examined=replace(seen, strength=None)))
+    assert became(weaker, Work(WEAKENED, "clip")) == "50% identified at 10% of its strength"
+    assert became(weaker, Work(WEAKENED, "sign")) == "50% identified"
 
 
 def test_names_may_hold_what_stands_between_them() -> None:

@@ -19,7 +19,7 @@ from leakaudit.protocol.client import release
 from leakaudit.protocol.defense import Chain, Defense
 from leakaudit.protocol.registry import defenses, parse_defense
 from leakaudit.protocol.target import PixelModel, Records, Target
-from leakaudit.result.schema import AttackResult, Estimate, Finding, Guarantee, from_json, to_json
+from leakaudit.result.schema import AttackResult, Estimate, Finding, Guarantee, RecordScore, from_json, to_json
 from leakaudit.score import diagnosis
 from leakaudit.score.nearness import rank_auc
 from leakaudit.score.scoring import failed
@@ -257,6 +257,23 @@ def test_more_hits_than_are_proven_possible_are_an_error() -> None:
     assert not diagnosis.exceeded("s", bound, [scored(5, 16, candidates=20)], 1)  # another line-up
     assert not diagnosis.exceeded("s", bound, [scored(5, 16)], 4)
     assert not diagnosis.exceeded("s", (), [scored(16, 16)], 1)
+
+
+def test_hits_in_short_line_ups_are_weighed_by_their_own_chance() -> None:
+    assert diagnosis._tail(2, [0.5, 0.25, 0.1]) == pytest.approx(
+        0.5 * 0.25 * 0.9 + 0.5 * 0.75 * 0.1 + 0.5 * 0.25 * 0.1 + 0.5 * 0.25 * 0.1
+    )
+    assert diagnosis._tail(3, [0.2] * 10) == pytest.approx(1 - 0.67779953, abs=1e-6)
+    bound = (Guarantee("at most 1%", "proven", "the pictures as given", 0.01, 100),)
+    hits = scored(5, 16)
+    one = RecordScore(0, 0, "a", "converged")
+
+    def of(short: int) -> AttackResult:
+        records = (replace(one, candidates=2),) * short + (replace(one, candidates=100),) * (16 - short)
+        return replace(hits, records=records)
+
+    assert diagnosis.exceeded("s", bound, [of(1)], 1)
+    assert not diagnosis.exceeded("s", bound, [of(8)], 1)  # five of eight coins
 
 
 @pytest.mark.parametrize(("count", "expected"), [(4, True), (120, False)])

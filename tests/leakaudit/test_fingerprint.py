@@ -86,9 +86,12 @@ def test_every_type_of_tensor_has_a_hash_of_its_own(dtype: torch.dtype) -> None:
 def test_indices_and_candidates() -> None:
     assert fingerprint.of_indices(torch.arange(3)) == fingerprint.of_indices(torch.arange(3, dtype=torch.int32))
     assert fingerprint.of_indices(torch.arange(3)) != fingerprint.of_indices(torch.tensor([0, 2, 1]))
-    sets = CandidateSets(records().images, torch.arange(6).reshape(2, 3), torch.tensor([0, 1]))
+    full, labels = torch.tensor([3, 3]), records().labels
+    sets = CandidateSets(records().images, torch.arange(6).reshape(2, 3), torch.tensor([0, 1]), full, labels)
     moved = replace(sets, position=torch.tensor([1, 1]))
     assert fingerprint.of_candidates(sets) != fingerprint.of_candidates(moved)
+    shorter = replace(sets, sizes=torch.tensor([3, 2]))
+    assert fingerprint.of_candidates(sets) != fingerprint.of_candidates(shorter)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,14 +42,56 @@ def test_copies_of_the_truth_are_no_distractors(generator: torch.Generator) -> N
     assert hit.all()
 
 
-def test_size_is_the_largest_that_every_victim_can_have(generator: torch.Generator) -> None:
+def test_a_rare_class_has_a_short_line_up_and_no_other_class_has(generator: torch.Generator) -> None:
     private, pool = world(generator, 10)
     private.labels[:] = torch.tensor([0] * 7 + [1] * 3)
     pool.labels[:] = torch.tensor([0] * 9 + [1])
     found = candidate_sets(private, torch.arange(10), pool, 100, generator)
-    assert found.indices.shape == (10, 4)  # class 1: itself, two private and one from the pool
+    assert found.indices.shape == (10, 16)
+    assert found.sizes.tolist() == [16] * 7 + [4] * 3  # class 1: itself, two private and one from the pool
+    assert (found.size, found.chance) == (16, pytest.approx((7 / 16 + 3 / 4) / 10))
+    assert (found.image_labels() == private.labels[:, None]).all()
+    for row in range(7, 10):
+        assert len(set(found.indices[row, :4].tolist())) == 4
+        assert torch.equal(found.indices[row], found.indices[row, :4].repeat(4))  # over and over: it tells nothing
+        assert found.position[row] < 4
     alone = candidate_sets(private[[0, 1, 7]], torch.arange(3), pool[:5], 100, generator)
-    assert alone.size == 1
+    assert alone.sizes.tolist() == [7, 7, 1]
+    assert alone.lined.tolist() == [True, True, False]
+    assert (alone.size, alone.chance) == (7, pytest.approx(1 / 7))
+    nobody = candidate_sets(private[[7]], torch.arange(1), pool[:0], 100, generator)
+    assert (nobody.columns, nobody.size, nobody.chance) == (1, 1, 1.0)
+
+
+def test_what_fills_a_line_up_is_no_candidate(generator: torch.Generator) -> None:
+    scores = torch.rand(400, 9, generator=generator)
+    sizes = torch.randint(2, 10, (400,), generator=generator)
+    position = (torch.rand(400, generator=generator) * sizes).long()
+    rank, hit = identify_by_scores(scores, position, sizes)
+    for row in range(400):
+        own = scores[row, : sizes[row]]
+        assert int(rank[row]) == 1 + int((own > own[position[row]]).sum())
+    assert float(hit.float().mean()) == pytest.approx(float((1 / sizes).mean()), abs=0.08)
+    filled = torch.stack([row[:size][torch.arange(9) % size] for row, size in zip(scores, sizes, strict=True)])
+    assert torch.equal(identify_by_scores(filled, position, sizes)[0], rank)
+
+
+def test_a_line_up_holds_one_record_of_each_unit_and_none_of_the_victims(generator: torch.Generator) -> None:
+    images = torch.rand(120, 1, 4, 4, generator=generator)
+    labels, units = torch.arange(120) % 2, torch.randint(0, 15, (120,), generator=generator)
+    units[100:] = -1  # of these nobody knows: each its own
+    private, pool = (Records(images[part], labels[part], units[part]) for part in (slice(60), slice(60, 120)))
+    victims = torch.randperm(60, generator=generator)[:24]
+    found = candidate_sets(private, victims, pool, 100, generator, batch_size=2)
+    whose = torch.where(units < 0, 1000 + torch.arange(120), units)
+    for row, victim in enumerate(victims.tolist()):
+        shown = found.indices[row, : found.sizes[row]].tolist()
+        theirs = {int(whose[victims[i]]) for i in (row, row ^ 1)}
+        assert shown[found.position[row]] == victim
+        assert {labels[i].item() for i in shown} == {labels[victim].item()}
+        others = [int(whose[i]) for i in shown if i != victim]
+        wanted = {int(u) for u in whose[labels == labels[victim]]} - theirs
+        assert sorted(others) == sorted(wanted)
 
 
 def test_members_of_a_batch_are_not_each_others_distractors(generator: torch.Generator) -> None:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from leakaudit.errors import UserError
 from leakaudit.load.loading import target_from_objects
 from leakaudit.load.records import NORMALISATIONS, fingerprints
+from leakaudit.score.utility import train
 
 
 def network(channels: int = 3, classes: int = 4) -> nn.Sequential:
@@ -152,6 +153,59 @@ def test_callables_are_called_and_a_model_constructor_is_kept() -> None:
     assert not torch.equal(target.fresh(5).network[1].weight, target.model.network[1].weight)
     assert target_from_objects(Built(), pictures()).factory is None
     assert target_from_objects(Built(), pictures(), factory=Built).factory is Built
+
+
+def factories(net: nn.Module) -> dict[str, Any]:
+    calls = iter(range(10**6))
+    return {
+        "same": lambda: net,
+        "wrapped": lambda: nn.Sequential(net),
+        "head": lambda: nn.Sequential(*net[:-1], nn.Linear(4, 4)),  # type: ignore[index]
+        "sometimes": lambda: net if next(calls) % 3 else copy.deepcopy(net),
+    }
+
+
+@pytest.mark.parametrize("kind", ["same", "wrapped", "head", "sometimes"])
+def test_a_function_that_returns_the_same_layers_is_copied(kind: str) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(108, 4), nn.BatchNorm1d(4), nn.Linear(4, 4))
+    net[2].eval()
+    before, modes = copy.deepcopy(net.state_dict()), [m.training for m in net.modules()]
+    target = target_from_objects(factories(net)[kind], pictures())
+    told = [note for note in target.notes if "second call" in note]
+    assert bool(told) == (kind != "sometimes")
+    if kind == "head":
+        assert "with layers of the last one (453 of 473 numbers are the same)" in told[0]
+    first, *others = (target.fresh(seed) for seed in range(4))
+    start = copy.deepcopy(first.state_dict())
+    train(first, target.private, target.loss, epochs=2, seed=0)
+    with torch.no_grad():
+        target.model.network.train()(target.private.images)
+        next(target.model.parameters()).zero_()
+    for fresh in (*others, target.fresh(9)):  # every run starts from the net as it was given
+        kept = [k for k in start if kind != "head" or not k.startswith("network.3")]
+        assert all(torch.equal(start[k], fresh.state_dict()[k]) for k in kept)
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+    assert [m.training for m in net.modules()] == modes
+    assert all(p.grad is None for p in net.parameters())
+
+
+class Uncopied(nn.Sequential):
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise TypeError("a lock")
+
+
+def test_what_cannot_be_copied_must_be_new_at_every_call() -> None:
+    def build() -> nn.Module:
+        return Uncopied(nn.Flatten(), nn.Linear(108, 4))
+
+    target = target_from_objects(build, pictures())
+    assert not torch.equal(target.fresh(0).network[1].weight, target.fresh(1).network[1].weight)
+    net = build()
+    with pytest.raises(UserError, match="the same layers at every call, and they cannot be copied"):
+        target_from_objects(lambda: net, pictures())
+    with pytest.raises(UserError, match="give a function that returns the model"):
+        target_from_objects(net, pictures())
 
 
 def smoothed(logits: Tensor, labels: Tensor, label_smoothing: float = 0.1) -> Tensor:

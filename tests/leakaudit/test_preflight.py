@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -75,6 +77,68 @@ def test_dropout_in_train_mode() -> None:
     checked = target(nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(108, 2)))
     assert "dropout-train-mode" in found(checked, mode="train")
     assert "dropout-train-mode" not in found(checked)
+
+
+class Drops(nn.Module):
+    """Drops a path or units by one way of drawing, in eval mode too."""
+
+    def __init__(self, draw: Any, always: bool = True) -> None:
+        super().__init__()
+        self.inner, self.draw, self.always = nn.Linear(108, 2), draw, always
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        return self.inner(self.draw(x) if self.always or self.training else x)
+
+
+DRAWS: dict[str, Any] = {
+    "function": lambda x: nn.functional.dropout(x, 0.3),
+    "depth by row": lambda x: x * (torch.rand(len(x), 1) > 0.1),
+    "depth by batch": lambda x: x * float(torch.rand(()) > 0.2),
+    "python": lambda x: x * (random.random() > 0.5),
+    "numpy": lambda x: x + float(np.random.rand()),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+def test_chance_in_a_forward_pass_is_found_in_eval_mode_too(draw: str) -> None:
+    unseeded = draw in ("python", "numpy")
+    always, training = target(Drops(DRAWS[draw])), target(Drops(DRAWS[draw], always=False))
+    states = torch.get_rng_state(), random.getstate()
+    assert ("unseeded-model" if unseeded else "random-model") in found(always)
+    assert ("random-model" in found(always)) != unseeded
+    assert list(found(training)) == ["memory"]
+    assert ("unseeded-model" if unseeded else "dropout-train-mode") in found(training, mode="train")
+    if unseeded:
+        assert draw in found(always)["unseeded-model"].message.lower()
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert states[1] == random.getstate()
+
+
+def test_draws_without_an_effect_and_changing_buffers_are_no_chance() -> None:
+    idle = target(Drops(lambda x: x + 0 * torch.rand(1)))
+    assert list(found(idle)) == ["memory"]
+    torch.manual_seed(0)
+    spectral = nn.Sequential(nn.Flatten(), nn.utils.spectral_norm(nn.Linear(108, 2)))
+    assert not {"random-model", "unseeded-model", "dropout-train-mode"} & found(target(spectral), mode="train").keys()
+
+
+def test_it_says_how_labels_are_told_and_what_is_frozen() -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = nn.Linear(108, 2), nn.Linear(108, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.one(x.flatten(1)) + self.other(x.flatten(1)).tanh()
+
+    assert found(target(Sum()))["no-head"].severity == "warning"
+    ended = found(target(nn.Sequential(nn.Flatten(), nn.Linear(108, 2), nn.Softmax(1))))["head-followed"]
+    assert ended.evidence == {"layer": "network.1"}
+    part = nn.Sequential(nn.Flatten(), nn.Linear(108, 5).requires_grad_(False), nn.ReLU(), nn.Linear(5, 2))
+    finding = found(target(part))["frozen-parameters"]
+    assert finding.message.startswith("12 of 557 parameters are shared")
+    assert finding.evidence == {"shared": 12, "parameters": 557}
 
 
 def test_weights_that_are_not_finite() -> None:

@@ -276,19 +276,20 @@ def test_labels_are_a_bag() -> None:
     assert half.records[5].guessed_label is None
 
 
-def test_linkage_is_judged_on_each_victims_first_record() -> None:
-    c = case(4, 2)
-    position = c.candidates.first_of_each(2).position
+def test_linkage_is_judged_on_every_record_of_a_batch_by_itself() -> None:
+    c = case(2, 2)
+    position = c.candidates.position
     scores = torch.zeros(4, 10)
     scores[torch.arange(4), position] = 1.0
     scores[1, (position[1] + 1) % 10] = 2.0
     scores[3] = float("nan")
     short: tuple[Status, ...] = ("budget", *("converged",) * 3)
-    nothing = scored(c, replace(claim(None, short), linkage=torch.zeros(4, 10)), attack=Linking())
-    assert nothing.identification.n == 3  # a victim that was never compared is no miss
-    found = scored(c, replace(claim(None, ("converged",) * 4), linkage=scores), attack=Linking())
+    truth = replace(c.scene(), batch_size=2)
+    nothing = score(Linking(), "standard", {}, replace(claim(None, short), linkage=torch.zeros(4, 10)), truth)
+    assert nothing.identification.n == 3  # a record that was never compared is no miss
+    found = score(Linking(), "standard", {}, replace(claim(None, ("converged",) * 4), linkage=scores), truth)
     assert (found.identification.value, found.identification.n) == (2 / 3, 3)
-    assert [r.rank for r in found.records] == [1, None, 2, None, 1, None, None, None]
+    assert [(r.victim, r.record, r.rank) for r in found.records] == [(0, 0, 1), (0, 1, 2), (1, 0, 1), (1, 1, None)]
     assert found.statuses == {"converged": 3, "diverged": 1}
     assert found.psnr.value is None
 

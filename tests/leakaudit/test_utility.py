@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
@@ -14,7 +14,7 @@ from torch.nn import functional
 from leakaudit.protocol.client import defended_gradient
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.gradients import Gradients, fast_example_gradients, mean_gradient
-from leakaudit.protocol.target import PixelModel, Records, Target
+from leakaudit.protocol.target import PixelModel, Records, Target, reinitialised
 from leakaudit.score.utility import accuracy, majority, shared_update, steps_per_epoch, train, utility
 from leakaudit.work.progress import Monitor, Work, monitored
 
@@ -187,6 +187,71 @@ def test_batch_statistics_come_from_training(generator: torch.Generator) -> None
     assert all(torch.equal(b, kept[n]) for n, b in target.model.named_buffers())  # the target is left alone
     found = utility(target, PerExample(), target.private, batch_size=32, epochs=1, seeds=1, seed=0)
     assert found.steps == 3
+
+
+def partly_frozen() -> PixelModel:
+    """Frozen: a convolution with its BatchNorm and one without weights, half of a second, and a bias."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        *(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4, affine=False)),
+        *(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 2)),
+    )
+    for frozen in (*net[0].parameters(), *net[1].parameters(), net[4].bias):
+        frozen.requires_grad_(False)
+    net(torch.rand(8, 1, 8, 8))
+    return PixelModel(net)
+
+
+def test_what_is_frozen_is_not_reset(generator: torch.Generator) -> None:
+    model = partly_frozen()
+    fresh = reinitialised(model, 3)
+    same = {k for k, v in model.state_dict().items() if torch.equal(v, fresh.state_dict()[k])}
+    layers = ("0.weight", "0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var", "3.running_mean", "4.bias")
+    assert {f"network.{name}" for name in layers} <= same
+    changed = ("4.weight", "5.running_mean", "5.running_var", "7.weight", "7.bias")
+    assert not {f"network.{name}" for name in changed} & same
+    flags = [p.requires_grad for p in model.parameters()]
+    assert [p.requires_grad for p in fresh.parameters()] == flags
+    assert torch.equal(fresh.network[7].weight, reinitialised(model, 3).network[7].weight)  # type: ignore[index]
+
+
+class Resets(nn.Module):
+    """Puts new parameters in place of its own and resets what is below it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.below = nn.Parameter(torch.full((2,), 7.0), requires_grad=False), nn.Linear(64, 2)
+        self.below.bias.requires_grad_(False)
+
+    def reset_parameters(self) -> None:
+        self.weight = nn.Parameter(torch.zeros(2))
+        nn.init.zeros_(self.below.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * self.below(x.flatten(1))
+
+
+def test_a_reset_of_ones_own_leaves_what_is_frozen_too() -> None:
+    model = PixelModel(Resets())
+    fresh = reinitialised(model, 0).network
+    assert isinstance(fresh, Resets)
+    assert not fresh.weight.requires_grad
+    assert torch.equal(fresh.weight, torch.full((2,), 7.0))
+    assert torch.equal(fresh.below.bias, model.network.below.bias)  # type: ignore[union-attr, arg-type]
+
+
+@pytest.mark.parametrize("built", [False, True])
+def test_a_head_on_a_frozen_backbone_is_as_accurate_as_it_is(built: bool, generator: torch.Generator) -> None:
+    target = make_target("group", generator)
+    net = target.model.network
+    train(target.model, target.private, target.loss, epochs=12, batch_size=16, seed=0)
+    net[:-1].requires_grad_(False)  # type: ignore[index]
+    net[-1].reset_parameters()  # type: ignore[index, union-attr, operator]
+    backbone = [p.detach().clone() for p in net[:-1].parameters()]  # type: ignore[index]
+    target = replace(target, factory=(lambda: net) if built else None)
+    found = utility(target, Defense(), target.private, batch_size=16, epochs=6, seeds=2, seed=0)
+    assert min(found.accuracies) > 0.95
+    assert all(torch.equal(a, b) for a, b in zip(backbone, net[:-1].parameters(), strict=True))  # type: ignore[index]
 
 
 def test_a_spent_budget_is_a_reason_and_not_an_accuracy(target: Target) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leakaudit.judge.verdict import judge, overall
+from leakaudit.judge.verdict import Case, judge, overall
 from leakaudit.judge.words import sentences
 from leakaudit.result.schema import AttackResult, Baseline, DefenseResult, Estimate, Reason, Verdict
 from leakaudit.stats.intervals import median, rate
@@ -62,14 +62,16 @@ def judged(
     min_records: int = 8,
 ) -> tuple[Verdict, str]:
     verdict, why = judge(
-        attacks,
-        control,
-        baselines,
-        chance_identification=chance,
-        max_identification=allowed,
-        min_records=min_records,
-        is_control=is_control,
-        replaces_records=replaces_records,
+        Case(
+            attacks=attacks,
+            control=control,
+            baselines=baselines,
+            chance=chance,
+            limit=allowed,
+            least=min_records,
+            is_control=is_control,
+            replaces_records=replaces_records,
+        )
     )
     assert why
     reasons = sentences(why)

@@ -17,8 +17,9 @@ from leakaudit.gate.decision import conclude, gate
 from leakaudit.gate.thresholds import mend_of_check, sentence_of_check
 from leakaudit.judge import findings, words
 from leakaudit.judge.advice import advise
+from leakaudit.judge.caps import caps
 from leakaudit.judge.conclusions import conclusions
-from leakaudit.judge.verdict import LEAKS, UNFINISHED, overall, reasons_of, rejudge
+from leakaudit.judge.verdict import LEAKS, UNFINISHED, judge, overall, overall_reasons, reasons_of, rejudge
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.rules import EXIT
 from leakaudit.result.schema import (
@@ -32,6 +33,7 @@ from leakaudit.result.schema import (
     load,
 )
 from tests.leakaudit.results import attack, defense, lost, result, some
+from tests.leakaudit.test_verdict_examined import CAPS, TABLE
 from tests.outcomes import every
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -180,6 +182,32 @@ def test_every_reason_that_a_verdict_gives_has_words_that_end_and_a_brief_form()
         "too-few-scored",
         "no-bound",
     }
+
+
+def given_by_the_judge() -> list[Reason]:
+    """Return reasons of every kind, as a verdict, an audit or a stored result gives them."""
+    made = [reason for given, _, _ in TABLE.values() for reason in judge(given)[1]]
+    made += [cap for given, _ in CAPS.values() for cap in caps(*given)]
+    broken = replace(defense("x"), verdict="inconclusive", why=(Reason("not-applied", facts={"told": "it broke"}),))
+    made += [*overall([broken])[1], *overall([])[1]]
+    old = replace(defense("x"), reasons=("It was (once) so.",))
+    return [*made, *reasons_of(result(old), old), *overall_reasons(result(old, complete=False))]
+
+
+def test_every_reason_has_words_for_the_values_that_the_judge_makes() -> None:
+    made = given_by_the_judge()
+    assert {reason.id for reason in made} >= {*LEAKS, *words.REASONS}
+    for reason in made:
+        (told,) = words.sentences((reason,))
+        assert told.endswith(".") or reason.id == "not-applied"  # which ends as the error does
+        assert not told.endswith("..")
+        assert "None" not in told
+        assert not told.startswith("A reason about")
+        assert told.startswith((f"{reason.defense}: " if reason.defense else "") + words.brief((reason,)))
+
+
+def test_every_brief_form_leaves_out_its_detail() -> None:
+    assert {reason.id for reason in given_by_the_judge() if "(" in words.brief((reason,))} == set()
 
 
 def test_a_reason_that_nobody_here_knows_is_told_and_does_not_crash() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from leakaudit.judge import ranking
-from leakaudit.judge.verdict import CONTROL, LEAKS, judge, reasons_of
+from leakaudit.judge.verdict import CONTROL, LEAKS, Case, judge, reasons_of
 from leakaudit.judge.words import grouped, sentence, sentences
 from leakaudit.reports import view
 from leakaudit.reports.html import png_size, render
@@ -252,12 +252,14 @@ def test_the_control_is_judged_as_the_verdict_judges_it(golden: AuditResult, low
     result = replace(golden, baselines=(guess,), chance_identification=0.05, defenses=defenses)
     words = Page(render(result)).words
     _, why = judge(
-        golden.defenses[3].attacks,
-        control,
-        (guess,),
-        chance_identification=0.05,
-        max_identification=0.5,
-        replaces_records=True,
+        Case(
+            attacks=golden.defenses[3].attacks,
+            control=control,
+            baselines=(guess,),
+            chance=0.05,
+            limit=0.5,
+            replaces_records=True,
+        )
     )
     proven = not any(reason.id in CONTROL for reason in why)
     assert proven is (low > max(0.05, known or 0.0))

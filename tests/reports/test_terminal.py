@@ -119,8 +119,10 @@ def test_a_finding_shows_its_mend_and_a_waiver_is_told(golden: AuditResult) -> N
         Waiver("identification", "Accepted by the board.", "2999-01-31", by="Jane"),
         Waiver("psnr", "Was once.", "2001-01-31", defense="prune*", attack="linkage"),
     )
-    words = " ".join(shown(replace(golden, findings=(finding, quiet), waivers=waivers)).split())
+    bare = Finding("value-range", "warning", "That is, too.")  # as a check before a scan leaves it
+    words = " ".join(shown(replace(golden, findings=(finding, quiet, bare), waivers=waivers)).split())
     assert "warning: This is wrong. mend: Do that instead." in words
+    assert "warning: That is, too. mend: Set mean and std" in words
     assert "Never mind" not in words
     assert "waiver: identification on *, until 2999-01-31 by Jane: Accepted by the board." in words
     assert "waiver, expired: psnr on prune*, attack linkage, until 2001-01-31: Was once." in words

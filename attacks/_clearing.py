@@ -1,0 +1,57 @@
+"""Noise that entries share: what is left of a row where it is taken out, as whoever knows the defense can."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+TOGETHER = 1e-3  # two columns of noise, each of length 1, so near to each other are one but for a factor and rounding
+
+
+@dataclass(frozen=True)
+class Clearing:
+    """Which entries share their noise, but for a known factor: one drawn number on many entries, or masks that cancel.
+
+    Such are noise that is broadcast over the rows of a layer, drawn anew from the same seed for every layer, or added
+    here and taken off there.
+    """
+
+    group: Tensor  # (F,) long
+    load: Tensor  # (F,) how loud the noise of its group is in an entry; 0 where nothing can be cleared
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Return rows (..., F) without the part along the noise that entries share; 0 where noise is an entry's own."""
+        load = self.load.double()
+        count = int(self.group.max()) + 1
+        given = rows.double() * load
+        shape = (*rows.shape[:-1], count)
+        total = torch.zeros(shape, dtype=torch.float64, device=rows.device).index_add_(-1, self.group, given)
+        length = torch.zeros(count, dtype=torch.float64, device=rows.device).index_add_(0, self.group, load.square())
+        cleared = rows.double() - (total / length.clamp_min(1e-30))[..., self.group] * load
+        return torch.where(load != 0, cleared, torch.zeros_like(cleared)).to(rows)
+
+
+def clearing_of(runs: Sequence[Tensor]) -> Clearing | None:
+    """Return how draws (K, F) of each of several records are cleared; None where no two entries share their noise."""
+    noise = torch.cat([rows - rows.mean(0) for rows in runs]).double()
+    size = noise.norm(dim=0)
+    drawn = size > 1e-6 * max(float(size.max()), 1e-30)
+    if len(noise) < 8 or int(drawn.sum()) < 2:
+        return None
+    columns = (noise / size.clamp_min(1e-30)).T
+    # Opposite columns are one: the sign is that of a sum under odd weights. Equal ones then stand next to each other.
+    told = columns @ torch.linspace(0.5, 1.5, len(noise), dtype=torch.float64, device=noise.device).sin()
+    columns = columns * torch.where(told < 0, -1.0, 1.0)[:, None]
+    order = torch.where(drawn, told.abs(), torch.full_like(told, torch.inf)).argsort(stable=True)
+    near = (columns[order[1:]] - columns[order[:-1]]).norm(dim=1) < TOGETHER
+    near &= drawn[order[1:]] & drawn[order[:-1]]
+    number = torch.cat([near.new_zeros(1, dtype=torch.long), (~near).long().cumsum(0)])
+    group = torch.zeros_like(number)
+    group[order] = number
+    shared = torch.bincount(group)[group] > 1
+    if not bool(shared.any()):
+        return None
+    return Clearing(group, torch.where(shared, size * torch.where(told < 0, -1.0, 1.0), torch.zeros_like(size)))

@@ -1,0 +1,138 @@
+"""What candidates would have sent: an adversary who knows the defense runs the whole of it on each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leakaudit.attacks.learned import folded, widths_within
+from leakaudit.protocol.client import SharedUpdate, release, sent
+from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.target import PixelModel, Records
+from leakaudit.work.seeding import reseed
+
+FEATURES = 2**15  # numbers that are looked at of one client; larger updates are sketched
+Parts = tuple[Tensor, ...]  # everything that leaves one client, part by part
+Play = Callable[[Records, int], Parts]  # what a record (1, ...) makes a client send under a seed
+
+
+@dataclass(frozen=True)
+class Client:
+    """The client as its adversary runs it: one record, in a batch of the adversary's own where updates are of more."""
+
+    model: PixelModel
+    update: SharedUpdate  # one of its updates: loss, mode, batch size, what is exposed
+    defense: Defense
+    company: Records  # the rest of a batch is drawn from these
+    buffers: tuple[str, ...]  # those that are seen and change
+
+    def replay(self, record: Records, seed: int) -> Parts:
+        """Return what one record (1, ...) makes the client send, all randomness drawn from `seed`."""
+        return self._sent(record, seed, self.defense)
+
+    def bare(self, record: Records, seed: int) -> Parts:
+        """Return the undefended update of the record: what leaves a client whose defense failed."""
+        return self._sent(record, seed, Defense())
+
+    def release(self, record: Records, seed: int) -> Parts:
+        """Return what the record stage makes of one record: picture and label, or probabilities."""
+        generator = torch.Generator().manual_seed(seed)
+        batch, place = self._batch(record, generator)
+        reseed(seed)
+        shown = release(self.defense, batch, generator)
+        return shown.images[place], shown.labels[place].float().reshape(-1)
+
+    def _sent(self, record: Records, seed: int, defense: Defense) -> Parts:
+        generator = torch.Generator().manual_seed(seed)
+        batch, _ = self._batch(record, generator)
+        reseed(seed)  # what the model itself draws, as dropout does, and a defense that asks no generator
+        shown = release(defense, batch, generator).to(self.model.mean.device)
+        gradients, buffers = sent(
+            self.model, self.update.loss, shown.images, shown.labels, defense, self.update.mode, generator
+        )
+        return (*gradients, *(buffers[name] for name in self.buffers))
+
+    def _batch(self, record: Records, generator: torch.Generator) -> tuple[Records, int]:
+        """Return the record in a batch of others, and where it stands there: anywhere."""
+        missing = self.update.batch_size - 1
+        if not missing:
+            return record, 0
+        picked = torch.randint(len(self.company), (missing,), generator=generator)
+        place = int(torch.randint(missing + 1, (1,), generator=generator))
+        others = self.company[picked.to(self.company.labels.device)]
+        images, labels = others.images.to(record.images), others.labels.to(record.labels)
+        return Records(
+            torch.cat([images[:place], record.images, images[place:]]),
+            torch.cat([labels[:place], record.labels, labels[place:]]),
+        ), place
+
+
+def client_of(model: PixelModel, update: SharedUpdate, defense: Defense, candidates: Records) -> Client:
+    """Return the client behind an update; a batch is filled with auxiliary records, or with candidates without any."""
+    own = update.auxiliary
+    seen = () if update.buffers is None else tuple(update.buffers[0])
+    before = dict(model.named_buffers())
+    moved = tuple(
+        name
+        for name in seen
+        if update.buffers is not None
+        and any(not torch.equal(one[name].to(before[name]), before[name]) for one in update.buffers)
+    )
+    return Client(model, update, defense, own if own is not None and len(own) else candidates, moved)
+
+
+def parts_seen(client: Client, victim: int) -> Parts:
+    """Return what one victim sent, in the parts of a replay."""
+    update = client.update
+    buffers = {} if update.buffers is None else update.buffers[victim]
+    return (*(g[victim] for g in update.gradients), *(buffers[name] for name in client.buffers))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How parts become one row of numbers: as they are, or a count sketch of each and its most telling entries."""
+
+    widths: tuple[int, ...]  # of the row, part by part; of the sketches, then of the entries kept
+    signs: tuple[Tensor, ...]  # ±1 per entry; empty where nothing is sketched
+    kept: tuple[Tensor, ...]  # indices of the entries that are kept as they are
+
+    def row(self, parts: Parts) -> Tensor:
+        """Return the row (F,) of one client."""
+        flat = [part.flatten() for part in parts]
+        if not self.signs:
+            return torch.cat(flat)
+        sketched = [folded(f, s, w) for f, s, w in zip(flat, self.signs, self.widths, strict=False)]
+        return torch.cat([*sketched, *(f[k] for f, k in zip(flat, self.kept, strict=True))])
+
+
+def layout_for(run: Sequence[Records], play: Play, generator: torch.Generator) -> Layout:
+    """Return the layout for parts like those that `play` gives of these records.
+
+    Where they are too many, half of the row are sketches, which keep what is equal equal, and half are the entries in
+    which these records differ most beside their noise: sketched, noise drowns what a single entry tells.
+    """
+    seeds = torch.randint(2**62, (2,), generator=generator).tolist()
+    first = play(run[0], seeds[0])
+    sizes = [part.numel() for part in first]
+    if sum(sizes) <= FEATURES:
+        return Layout(tuple(sizes), (), ())
+    device = first[0].device
+    signs = tuple(
+        (2 * torch.randint(2, (n,), generator=generator, dtype=torch.int8) - 1).to(device, torch.float32) for n in sizes
+    )
+    widths = widths_within(sizes, FEATURES // 2)
+    between = [torch.zeros(n, device=device) for n in sizes]
+    within = [torch.zeros(n, device=device) for n in sizes]
+    for record in run:
+        one, two = (play(record, seed) for seed in seeds)
+        for i, (a, b, c) in enumerate(zip(one, two, first, strict=True)):
+            between[i] += (a.flatten() - c.flatten()).square()  # under the same seed: what the record changes
+            within[i] += (a.flatten() - b.flatten()).square()
+    told = torch.cat([b / (w + 1e-3 * b.mean() + 1e-30) for b, w in zip(between, within, strict=True)])
+    best = torch.zeros(len(told), dtype=torch.bool, device=device)
+    best[told.topk(FEATURES // 2).indices] = True
+    kept = tuple(part.nonzero()[:, 0] for part in torch.split(best, sizes))
+    return Layout((*widths, *(len(k) for k in kept)), signs, kept)

@@ -1,0 +1,111 @@
+"""A leak that is planted, and must be found: what shows in every scan that the audit itself works.
+
+A small dense network on made pictures gives its records away, and so it does behind a permutation of the update's
+entries by a key that the adversary knows. Both are audited by the code that audits the user's model; where they do not
+fail, something of that code is broken (an attack, the scores, the rules), and a pass of the same scan means nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from leakaudit.audit.plan import Plan
+from leakaudit.audit.scene import Scene, set_scene
+from leakaudit.errors import first_line
+from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.gradients import Gradients
+from leakaudit.protocol.target import PixelModel, Records, Target
+from leakaudit.result.rules import VERDICTS
+from leakaudit.result.schema import AuditResult, DefenseResult, Verdict
+from leakaudit.work.progress import Monitor, monitored
+from leakaudit.work.seeding import generator_for, seeded
+
+SHAPE = (1, 8, 8)
+CLASSES, OF_EACH = 10, 12  # private and test records of a class: a line-up of 20 needs as many together
+LINE_UP, VICTIMS = 20, 20  # all of 20 found is 83 % at the lower bound, far above any limit
+ATTACKS = ("analytic", "linkage")  # besides those that every audit runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyedPermutation(Defense):
+    """The planted defense: the entries of every tensor are permuted by a key that never changes. It hides nothing.
+
+    It is not registered: nobody can choose it.
+    """
+
+    name: ClassVar[str] = "planted-permutation"
+    adaptive: ClassVar[tuple[str, ...]] = ("linkage",)
+
+    key: int = 0
+
+    def transform_update(self, gradients: Gradients, batch_size: int, generator: torch.Generator) -> Gradients:
+        """Permute each tensor's entries; the same way for every update."""
+        permuted = []
+        for i, g in enumerate(gradients):
+            order = torch.randperm(g.numel(), generator=generator_for(self.key, "canary", i))
+            permuted.append(g.flatten()[order.to(g.device)].view_as(g))
+        return tuple(permuted)
+
+
+Planted = tuple[tuple[str, Defense], ...]  # by their specs, the undefended model first
+Audited = Callable[
+    [Scene, Planted], AuditResult
+]  # what audits the user's model: it calls this file, so it is handed in
+PLANTED: Planted = (("none", Defense()), (KeyedPermutation.name, KeyedPermutation()))
+
+
+def canary(seed: int, audited: Audited, planted: Planted = PLANTED) -> tuple[Verdict, str]:
+    """Audit what is `planted` by the very code that audits the user's model; return a verdict and what happened.
+
+    "fail" where each of them failed, as it must; else the verdict furthest from that, which discredits a pass. It takes
+    no part of a time budget, shows nothing, and leaves random states as they are; what breaks in it is inconclusive.
+    """
+    try:
+        with monitored(Monitor()), seeded(seed, "canary"):
+            rows = _rows(seed, audited, planted)
+    except Exception as error:  # as broken as whatever it was to show
+        return "inconclusive", f"the planted leak could not be audited ({first_line(error)})"
+    missed = [row for row in rows if row.verdict != "fail"]
+    verdict: Verdict = max([row.verdict for row in rows], key=VERDICTS.index)
+    return verdict, "; ".join(map(_told, missed or rows))
+
+
+def leaky(seed: int) -> Target:
+    """Return a dense network, initialised under the present random state, and made records around it."""
+    generator = generator_for(seed, "canary", "records")
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, CLASSES))
+    means = torch.rand(CLASSES, 1, 4, 4, generator=generator)
+    labels = torch.arange(CLASSES * OF_EACH) % CLASSES
+
+    def drawn() -> Records:
+        own = torch.rand(len(labels), 1, 4, 4, generator=generator)
+        coarse = F.interpolate((means[labels] + own) / 2, SHAPE[1:], mode="bilinear")
+        return Records((coarse + 0.05 * torch.randn(coarse.shape, generator=generator)).clamp(0, 1), labels)
+
+    names = tuple(str(k) for k in range(CLASSES))
+    return Target("canary", PixelModel(network), nn.CrossEntropyLoss(), drawn(), drawn(), drawn(), names)
+
+
+def _rows(seed: int, audited: Audited, planted: Planted) -> tuple[DefenseResult, ...]:
+    plan = Plan(attacks=ATTACKS, battery="quick", records=VICTIMS, candidates=LINE_UP, utility=False, seed=seed)
+    result = audited(set_scene(leaky(seed), plan, None, "", ()), planted)
+    if not result.complete:  # whoever interrupts means the scan
+        raise KeyboardInterrupt
+    return result.defenses
+
+
+def _told(row: DefenseResult) -> str:
+    """Return what became of a planted leak, for the report."""
+    scored = [a for a in row.attacks if a.identification.value is not None]
+    best = max(scored, key=lambda a: a.identification.value or 0.0, default=None)
+    where = "without a defense" if row.spec == "none" else f"behind {row.spec}"
+    if best is None:
+        return f"{where} no attack was scored ({row.verdict})"
+    hits = round((best.identification.value or 0.0) * best.identification.n)
+    return f"{where} {best.name} picked out {hits} of {best.identification.n} records ({row.verdict})"

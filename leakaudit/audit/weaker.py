@@ -1,0 +1,61 @@
+"""Whether an attack works through a defense at all: it must be seen to, with the strength turned down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from leakaudit.audit.attacking import attacked
+from leakaudit.audit.examine import Subject, released_by
+from leakaudit.audit.scene import Scene
+from leakaudit.judge.proof import REPLAY
+from leakaudit.protocol.registry import parse_attack
+from leakaudit.protocol.weakened import weakened
+from leakaudit.result.rules import identifies
+from leakaudit.result.schema import AttackResult, Estimate
+from leakaudit.work.progress import expired
+
+SHARES = (0.1, 0.01, 0.001, 1e-4, 1e-6, 1e-9)  # of the defense's strength, tried in turn
+MOST, AMONG = 16, 20  # victims and candidates: what is seen to work on so many need not be measured closely
+
+
+def seen_weakened(scene: Scene, subject: Subject, results: Sequence[AttackResult]) -> tuple[float | None, Estimate]:
+    """Return the share of its strength at which an attack identifies more than the limit, and what it identified.
+
+    1 where an adaptive attack does at full strength. Else `replay` is tried on `weakened` defenses. None where it was
+    never seen, with the last estimate, whose `reason` says what kept it from one.
+    """
+    limit = scene.plan.max_identification
+    for a in results:
+        if a.role == "adaptive" and identifies(a, limit):
+            return 1.0, a.identification
+    smaller, found = _smaller(scene), Estimate(reason="the time budget was spent")
+    for share in SHARES:
+        if expired():
+            break
+        spec, defense = f"{subject.spec} at {share:g}", weakened(subject.defense, share)
+        weaker = replace(subject, spec=spec, defense=defense, released=released_by(smaller, spec, defense))
+        result = attacked(smaller, weaker, parse_attack(REPLAY), "adaptive")
+        found = result.identification
+        if identifies(result, limit):
+            return share, found
+    return None, found
+
+
+def _smaller(scene: Scene) -> Scene:
+    """Return a scene with few victims in short line-ups, for what need not be measured closely."""
+    size = scene.plan.batch_size
+    few = max(1, min(scene.plan.victims, MOST // size)) * size
+    line_ups = scene.candidates[torch.arange(few)].shortened(AMONG)
+    plan = replace(scene.plan, records=few)
+    return replace(
+        scene,
+        plan=plan,
+        victims=scene.victims[:few],
+        asked=scene.victims[:few],
+        candidates=line_ups,
+        line_ups=line_ups,
+        means=scene.means[:few],
+    )
