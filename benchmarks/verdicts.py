@@ -38,6 +38,8 @@ from leakaudit.protocol.registry import parse_defense
 from leakaudit.protocol.target import Target
 from leakaudit.work.seeding import generator_for
 
+TOGETHER = 6  # set-ups in one scan
+
 
 @dataclass(frozen=True)
 class SetUp:
@@ -122,6 +124,14 @@ def confirmed(setup: SetUp, target: Target, place: Place, defense: Defense, **si
     return look(target, defense, **told | sizes)
 
 
+def parts(setups: Sequence[SetUp]) -> Iterator[tuple[str, list[SetUp]]]:
+    """Yield the set-ups that are audited together: of one place, and few enough that rows come out early."""
+    for place in dict.fromkeys(setup.place for setup in setups):
+        own = [setup for setup in setups if setup.place == place]
+        for start in range(0, len(own), TOGETHER):
+            yield place, own[start : start + TOGETHER]
+
+
 def rows_of(name: str, setups: Sequence[SetUp], log: Callable[[str], None]) -> Iterator[tuple[SetUp, Row, Found]]:
     """Audit the set-ups of one place together, so that they share the undefended control; then confirm the truth."""
     place, began = PLACES[name], time.process_time()
@@ -194,8 +204,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     began, spent = time.monotonic(), time.process_time()
     done: list[tuple[SetUp, Row, Found]] = []
     with registered():
-        for place in dict.fromkeys(setup.place for setup in setups):
-            for entry in rows_of(place, [setup for setup in setups if setup.place == place], log):
+        for place, part in parts(setups):
+            for entry in rows_of(place, part, log):
                 done.append(entry)
                 log("    " + " | ".join(cells(*entry)))
             if options.json:
