@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leakaudit.attacks.learned import folded, widths_within
+from leakaudit.attacks._sketch import folded, widths_within
 from leakaudit.protocol.client import SharedUpdate, release, sent
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.target import PixelModel, Records

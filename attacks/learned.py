@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from leakaudit.attacks._attacking import client_mode, failed, memory_safe, reason_of
 from leakaudit.attacks._labels import Head, find_head, known_labels, one_label
 from leakaudit.attacks._regression import Ridge, fit_ridge, train_correction
+from leakaudit.attacks._sketch import folded, widths_within
 from leakaudit.attacks.expectation import defended, expected
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.attack import Attack, Effort, Needs, Reconstruction, Status
@@ -36,25 +37,6 @@ WORDS = {
     "budget": "the time budget was spent while the inversion was learned; the best so far is given",
 }
 Rows = dict[str, Tensor]  # what was read of updates, by name: (F,) of one update, (N, F) of N
-
-
-def widths_within(sizes: Sequence[int], most: int) -> tuple[int, ...]:
-    """Return how many numbers each tensor of these sizes keeps: all of them, or an even share of what is left."""
-    widths, left = [0] * len(sizes), most
-    for rank, i in enumerate(sorted(range(len(sizes)), key=sizes.__getitem__)):
-        widths[i] = max(1, min(sizes[i], left // (len(sizes) - rank)))
-        left -= widths[i]
-    return tuple(widths)
-
-
-def folded(flat: Tensor, signs: Tensor, width: int) -> Tensor:
-    """Return `flat` (n,) in `width` numbers: itself, or the sums of every `width`-th entry under random `signs` (n,).
-
-    A count sketch (the feature hashing of Wu et al. 2023): inner products are kept on average.
-    """
-    if flat.numel() <= width:
-        return flat
-    return F.pad(flat * signs, (0, -flat.numel() % width)).view(-1, width).sum(0)
 
 
 @dataclass(frozen=True)
@@ -355,7 +337,7 @@ class LearnedInversion(Attack):
     source: ClassVar[str] = "Wu et al. 2023 (Learning to Invert)"
     requires: ClassVar[frozenset[str]] = frozenset({"defense", "auxiliary"})
     needs: ClassVar[Needs] = Needs(one_record=True)
-    examines = frozenset({"anything"})
+    examines: ClassVar[frozenset[str]] = frozenset({"anything"})
     effort: ClassVar[tuple[Effort, ...]] = ("decoder_steps",)
     time_weight: ClassVar[float] = 2.0
 

@@ -13,7 +13,7 @@ from leakaudit.audit.scene import Scene
 from leakaudit.protocol.client import release, sent
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.gradients import Mode
-from leakaudit.protocol.stages import TRIED, apart, later_changes, model_changed, records_changed
+from leakaudit.protocol.stages import BESIDES, TRIED, apart, later_changes, model_changed, records_changed
 from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.work.seeding import derive, generator_for, seeded
 
@@ -59,7 +59,7 @@ def _examine(scene: Scene, spec: str, defense: Defense) -> Subject:
     size = scene.plan.batch_size
     batches = [released[scene.victims[i * size : (i + 1) * size]] for i in range(min(TRIED, scene.plan.victims))]
     changes |= later_changes(model, target.loss, batches, copy.deepcopy(defense), mode_of(scene), seed)
-    if not changes - {"buffers"}:
+    if not changes - BESIDES:
         return Subject(spec, defense, released, changes, False, None)
     again = _repeats(scene, spec, copy.deepcopy(defense), model)
     return Subject(spec, defense, released, changes, _independent(scene, spec, copy.deepcopy(defense), model), again)

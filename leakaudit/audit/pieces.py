@@ -10,7 +10,7 @@ from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.exposure import preset
 from leakaudit.protocol.registry import parse_defense
-from leakaudit.protocol.stages import declared
+from leakaudit.protocol.stages import BESIDES, declared
 from leakaudit.work.progress import Work
 
 FIT, ACCURACY = 2.0, 3.0  # what a generator's training and the training runs are worth; an attack says it of itself
@@ -44,7 +44,9 @@ def pieces_of(spec: str, defense: Defense, plan: Plan, changes: frozenset[str] |
     fit = Piece(Work("fit", spec), FIT if "records" in seen else 0.0)
     pairs = attacks_for(defense, plan.effort(), seen)
     attacks = (Piece(Work(a.name, spec), a.time_weight, a, role) for a, role in pairs)
-    weaker = (Piece(Work(WEAKENED, spec), 0.5, role=WEAKENED),) if seen and preset(plan.exposure).defense else ()
+    weaker = (
+        (Piece(Work(WEAKENED, spec), 0.5, role=WEAKENED),) if seen - BESIDES and preset(plan.exposure).defense else ()
+    )
     return (fit, *attacks, *weaker, *((Piece(Work("accuracy", spec), ACCURACY),) if plan.utility else ()))
 
 

@@ -12,7 +12,7 @@ from leakaudit.protocol.coverage import covered_by, uncovered
 from leakaudit.protocol.defense import Defense, parts_of
 from leakaudit.protocol.exposure import Exposure, preset
 from leakaudit.protocol.registry import attacks, parse_attack, settings_values
-from leakaudit.protocol.stages import ANYTHING, declared
+from leakaudit.protocol.stages import ANYTHING, BESIDES, declared
 from leakaudit.protocol.target import Target
 from leakaudit.result.adversary import GRANTED
 from leakaudit.result.rules import scored_victims
@@ -160,7 +160,7 @@ def attacks_for(defense: Defense, effort: Battery, changes: frozenset[str] | Non
     found = [with_effort(parse_attack(name), name, effort) for name in names]
     own = [with_effort(_adaptive(part, spec), spec, effort) for part in parts_of(defense) for spec in part.adaptive]
     adaptive = {attack.name: attack for attack in (*found, *own)}
-    defended = bool(own) or len(seen) > 1
+    defended = bool(own or seen - BESIDES - {ANYTHING})
     pairs = []
     there = {attack.name for attack in chosen}
     for attack in (*chosen, *(attack for name, attack in adaptive.items() if name not in there)):
@@ -220,6 +220,7 @@ def assumptions(target: Target, plan: Plan, exposure: Exposure) -> tuple[str, ..
         f"The adversary sees that gradient and the model, {', '.join(granted) or 'and nothing else'}"
         f" (not granted: {', '.join(missing) or 'nothing'}).",
         *(() if "labels" in facts else ("Labels are not given to the adversary: it infers them from the update.",)),
+        *(("Candidates of a line-up come with their label, which they share.",) if "defense" in facts else ()),
         "The attacks' prior, step size and length are chosen on the adversary's own records, never on a victim's."
         if "auxiliary" in facts
         else "The adversary owns no records to tune on: attacks run at their default settings, which can be weaker.",

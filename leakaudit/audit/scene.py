@@ -18,7 +18,7 @@ from leakaudit.protocol.target import Target
 from leakaudit.result.rounding import coarse_baseline
 from leakaudit.result.schema import Baseline, Estimate, Finding, Value, Waiver
 from leakaudit.score import standin
-from leakaudit.score.baselines import baselines, mean_pictures
+from leakaudit.score.baselines import baselines
 from leakaudit.score.identification import CandidateSets, candidate_sets
 from leakaudit.score.metrics import MetricFunction, lpips_metric
 from leakaudit.score.twosample import auxiliary_findings
@@ -39,7 +39,6 @@ class Scene:
     candidates: CandidateSets
     asked: Tensor  # indices of the victims' records and of further ones, which only attacks that link are asked about
     line_ups: CandidateSets  # of those; the first are `candidates`
-    means: Tensor  # (V·B, C, H, W): the mean of the record's class
     rehearsal: Tensor  # indices of the auxiliary records that play victim while an attack is tuned
     lpips: MetricFunction | str
     baselines: tuple[Baseline, ...]
@@ -100,7 +99,6 @@ def set_scene(
         candidates=candidates,
         asked=asked,
         line_ups=line_ups,
-        means=mean_pictures(target.auxiliary, truth.labels),
         rehearsal=rehearsal,
         lpips=lpips,
         baselines=guesses if plan.images == "full" else tuple(map(coarse_baseline, guesses)),

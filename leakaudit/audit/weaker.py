@@ -57,5 +57,4 @@ def _smaller(scene: Scene) -> Scene:
         asked=scene.victims[:few],
         candidates=line_ups,
         line_ups=line_ups,
-        means=scene.means[:few],
     )

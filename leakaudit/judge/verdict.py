@@ -28,7 +28,7 @@ from leakaudit.errors import Setting
 from leakaudit.judge.caps import capped, caps_of
 from leakaudit.judge.exposed import exact, exposed
 from leakaudit.judge.facts import Facts, control_of, facts_of
-from leakaudit.judge.proof import INDEPENDENT, REPLAY, by_chance, proved, within
+from leakaudit.judge.proof import INDEPENDENT, REPLAY, UNLIKELY, by_chance, proved, within
 from leakaudit.result.rules import SHARP, VERDICTS, beats, guessing, identifies, most_successful
 from leakaudit.result.schema import (
     AttackResult,
@@ -43,7 +43,7 @@ from leakaudit.result.schema import (
     Value,
     Verdict,
 )
-from leakaudit.stats.intervals import records_needed
+from leakaudit.stats.intervals import records_needed, tail
 
 UNFINISHED = "attack-unfinished"
 DOUBT = "doubt"  # that an attack has of itself; which one is a fact, so that no plug-in's id is taken for one of ours
@@ -204,7 +204,9 @@ def _leaks(case: Case, known: Sequence[Facts]) -> list[Reason]:
     if not found and (together.union.low or 0.0) > max(case.limit, together.union_guess):
         found.append(Reason("union-above-limit", measured=together.union, limit=case.limit))
     worst = max(together.by_class.items(), key=lambda pair: pair[1].low or 0.0, default=("", Estimate()))
-    if not found and (worst[1].low or 0.0) > max(case.limit, together.union_guess):
+    hits = round((worst[1].value or 0.0) * worst[1].n)
+    lucky = tail(hits, worst[1].n, together.union_guess) >= UNLIKELY / max(1, len(together.by_class))
+    if not found and not lucky and (worst[1].low or 0.0) > case.limit:
         found.append(Reason("class-above-limit", measured=worst[1], limit=case.limit, facts={"class": worst[0]}))
     exactly = exact(case.attacks)
     if exactly.rebuilt or exactly.confirmed:

@@ -78,5 +78,8 @@ class Attack:
     def link(
         self, model: PixelModel, update: SharedUpdate, candidates: Tensor, generator: torch.Generator
     ) -> Reconstruction:
-        """Linkage attacks only: score candidates (V, M, C, H, W), of which one per victim is a private record."""
+        """Linkage attacks only: score candidates (V, M, C, H, W), of which one per victim is a private record.
+
+        Of updates of several records, each stands in `update` once for every record of it that is asked about.
+        """
         raise NotImplementedError

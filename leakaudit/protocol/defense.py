@@ -31,7 +31,7 @@ class Defense:
     summary: ClassVar[str] = ""
     source: ClassVar[str] = ""  # the paper
     replaces_records: ClassVar[bool] = False  # the model sees other records than the private ones
-    adaptive: ClassVar[tuple[str, ...]] = ()  # attack specs built against this defense; without one, no pass
+    adaptive: ClassVar[tuple[str, ...]] = ()  # attack specs built against it: added to those that the audit chooses
     stronger: ClassVar[Mapping[str, int]] = {}  # which way a setting makes it more private: 1 upwards, -1 downwards
     lowest: ClassVar[Mapping[str, float]] = {}  # where a setting of `stronger` ends below; 0 where it is not named
     unproven: ClassVar[str] = "what an update tells of its records"  # what `guarantees` says is not bounded

@@ -10,7 +10,7 @@ from leakaudit.protocol.client import release, sent
 from leakaudit.protocol.defense import Defense, parts_of, replaces_records
 from leakaudit.protocol.gradients import Gradients, Mode, example_gradients, in_mode, mean_gradient
 from leakaudit.protocol.target import LossFunction, PixelModel, Records
-from leakaudit.work.seeding import generator_for
+from leakaudit.work.seeding import generator_for, seeded
 
 CHANGES: dict[str, str] = {  # what can differ from an undefended exchange, in the order of the stages
     "records": "the pictures that the model sees",
@@ -20,6 +20,7 @@ CHANGES: dict[str, str] = {  # what can differ from an undefended exchange, in t
     "update": "the update of the batch",
     "buffers": "BatchNorm statistics, shared beside the update",
 }
+BESIDES = frozenset({"buffers"})  # what no stage of a defense makes: it stands beside the update with or without one
 ANYTHING = "anything"  # what an attack `examines` that runs on every defense
 TRIED = 8  # batches on which the later stages are compared
 BESIDE, CLASSES = 8, 3  # records that stand beside one while it is tried whether they matter; of how many classes
@@ -58,8 +59,7 @@ def later_changes(
     for k, batch in enumerate(batches):
         images, labels = batch.images.to(model.mean), batch.labels.to(model.mean.device)
         generator = generator_for(seed, "changes", k)
-        with in_mode(model, mode), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(k)
+        with in_mode(model, mode), seeded(k, "changes"):
             shown = defense.observe(model, images, labels, generator)
             if shown.needs_example_gradients:
                 each = example_gradients(model, loss, images, labels)
@@ -80,12 +80,10 @@ def model_changed(given: PixelModel, made: PixelModel, pictures: Records) -> boo
     if own.keys() != other.keys() or any(not torch.equal(own[n], other[n]) for n in own):
         return True
     images = pictures.images.to(given.mean)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        said = []
-        for model in (given, made):
-            torch.manual_seed(0)
-            with in_mode(model, "eval"):
-                said.append(model(images))
+    said = []
+    for model in (given, made):
+        with torch.no_grad(), seeded(0, "model"), in_mode(model, "eval"):
+            said.append(model(images))
     return not torch.equal(*said)
 
 
@@ -103,7 +101,7 @@ def apart(defense: Defense, records: Records, generator: torch.Generator) -> boo
 
 
 def _groups(records: Records, generator: torch.Generator) -> list[list[int]]:
-    """Return records to be tried: one and two others, and one and twice as many as are left of its class, at most."""
+    """Return groups of records: one that is tried and at most 2·`BESIDE` others, of any class and of its own."""
     order = torch.randperm(len(records), generator=generator).tolist()
     by_class: dict[int, list[int]] = {}
     for i in order:

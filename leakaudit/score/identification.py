@@ -66,10 +66,6 @@ class CandidateSets:
         position = torch.tensor(places, dtype=torch.long)
         return CandidateSets(self.pictures, torch.stack(filled), position, sizes, self.labels)
 
-    def first_of_each(self, batch_size: int) -> CandidateSets:
-        """Return the line-ups of each victim's first record: what linkage attacks are asked about."""
-        return self[torch.arange(0, len(self), batch_size)]
-
     def images(self, rows: Tensor | slice = slice(None)) -> Tensor:
         """Return the candidates (n, M, C, H, W) of some rows: everything at once can be large."""
         return self.pictures[self.indices[rows]]

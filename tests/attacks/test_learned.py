@@ -10,7 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from leakaudit.attacks._regression import fit_ridge
-from leakaudit.attacks.learned import LearnedInversion, folded, widths_within
+from leakaudit.attacks._sketch import folded, widths_within
+from leakaudit.attacks.learned import LearnedInversion
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.attack import Reconstruction
 from leakaudit.protocol.client import SharedUpdate

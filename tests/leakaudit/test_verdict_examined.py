@@ -333,3 +333,23 @@ def test_a_stored_defense_is_judged_again_by_all_of_it() -> None:
     assert again(settings={"battery": "quick"})[1] == {"quick-battery", "within-limit", "control-leaks"}
     assert errors_of("obscure", (error, error)) == ("label-stuffing",) * 2
     assert caps_of(replace(result(), exposure=FULL, controls=CONTROLS)) == ()
+
+
+def test_a_class_of_few_is_not_blamed_for_luck_among_many() -> None:
+    """Three of three is 29 % at the lower bound, and happens by chance where many classes of three are asked about."""
+    hits = of_class("rare", 3, 3)
+    many = tuple(replace(r, label=f"c{i // 3}") for i, r in enumerate(hits.records[3:]))
+    spread = candidates(replace(hits, records=(*hits.records[:3], *many)), 5)
+    assert judge(case(candidates(replay(), 5), spread))[0] != "fail"
+    alone = candidates(of_class("rare", 7), 5)
+    assert judge(case(candidates(replay(), 5), alone))[0] == "fail"
+
+
+def test_buffers_are_no_work_of_a_defense() -> None:
+    from leakaudit.audit.pieces import WEAKENED, pieces_of
+    from leakaudit.audit.plan import Plan
+    from leakaudit.protocol.defense import Defense
+
+    pieces = pieces_of("none", Defense(), Plan(), frozenset({"buffers"}))
+    assert {piece.role for piece in pieces if piece.attack} == {"standard"}
+    assert WEAKENED not in {piece.role for piece in pieces}
