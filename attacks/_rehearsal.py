@@ -7,11 +7,19 @@ from dataclasses import replace
 import torch
 
 from leakaudit.attacks.inverting_gradients import InvertingGradients
+from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.client import SharedUpdate, release, share
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.target import PixelModel, Records
-from leakaudit.score.tuning import tune
+from leakaudit.score.tuning import tuned_in_time
+
+TUNING = 7.25  # full runs on the rehearsals that `tune` makes with the grid of inverting gradients
+
+
+def inversions(steps: int, sizes: Sizes, rehearsals: int) -> Amount:
+    """Return how much work it is to tune an inversion on so many rehearsals, and to run it on the victims."""
+    return Amount(updates=sizes.victims + rehearsals, slopes=steps * (sizes.victims + TUNING * rehearsals))
 
 
 def rehearsed(
@@ -51,6 +59,6 @@ def rehearsed(
         mode=update.mode,
         generator=generator,
     )
-    inversion, tuned = tune(inversion, model, own, released, generator)
+    inversion, tuned = tuned_in_time(inversion, model, own, released, generator)
     psnr = tuned.get("auxiliary_psnr")
     return inversion, 10 ** (-psnr / 20) if isinstance(psnr, float) else 0.05

@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from leakaudit.attacks._attacking import memory_safe, reason_of
 from leakaudit.attacks._labels import known_labels
 from leakaudit.attacks._regression import _HELD, fit_ridge, train_correction
-from leakaudit.attacks._rehearsal import rehearsed
+from leakaudit.attacks._rehearsal import inversions, rehearsed
 from leakaudit.attacks.inverting_gradients import InvertingGradients
 from leakaudit.errors import NotApplicable
+from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.attack import Attack, Effort, Needs, Reconstruction, Status
 from leakaudit.protocol.client import SharedUpdate, release
 from leakaudit.protocol.defense import Defense, replaces_records
@@ -27,6 +28,7 @@ from leakaudit.work.seeding import derive
 
 _VALUES = 2**27  # most numbers in the training pictures: half a gigabyte, and as much again for what is made of them
 
+WORTH = 4  # steps of a small network that one of the decoder takes as long as
 _PIXELS = 32 * 64 * 64  # most pixels in a training batch, down to four pictures
 
 
@@ -187,6 +189,10 @@ class TwoStageDecoder(InvertingGradients):
         if self.decoder_steps < 1 or self.rehearsals < 0:
             raise ValueError("decoder_steps must be at least 1 and rehearsals must not be negative")
 
+    def amount(self, sizes: Sizes) -> Amount:
+        """Return how much work it is: the inversion is tuned for itself, and the decoder trained."""
+        return inversions(self.steps * self.restarts, sizes, self.rehearsals) + Amount(own=WORTH * self.decoder_steps)
+
     @memory_safe
     def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
         """Return decoded pictures; the objective is that of the inversion."""
@@ -217,13 +223,16 @@ class ReleasedDecoder(Attack):
     needs: ClassVar[Needs] = Needs(replaced_records=True)
     examines: ClassVar[frozenset[str]] = frozenset({"records"})
     effort: ClassVar[tuple[Effort, ...]] = ("decoder_steps",)
-    time_weight: ClassVar[float] = 2.0
 
     decoder_steps: int = 400
 
     def __post_init__(self) -> None:
         if self.decoder_steps < 1:
             raise ValueError("decoder_steps must be at least 1")
+
+    def amount(self, sizes: Sizes) -> Amount:
+        """Return how much work it is: the decoder is trained."""
+        return Amount(updates=sizes.victims, own=WORTH * self.decoder_steps)
 
     @memory_safe
     def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:

@@ -11,15 +11,17 @@ from torch import Tensor
 from leakaudit.attacks._attacking import client_mode, memory_safe
 from leakaudit.attacks._labels import infer_labels, known_labels, soft_labels
 from leakaudit.attacks._linking import Scores, known_defense, linked, most_trusted, similarity, sum_of
+from leakaudit.attacks._rehearsal import inversions
 from leakaudit.attacks.inverting_gradients import InvertingGradients
 from leakaudit.errors import NotApplicable
+from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.attack import Attack, Effort, Kind, Needs, Reconstruction
 from leakaudit.protocol.client import SharedUpdate, release, share
 from leakaudit.protocol.defense import Defense, replaces_records
 from leakaudit.protocol.labels import hard
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import PixelModel, Records
-from leakaudit.score.tuning import tune
+from leakaudit.score.tuning import tuned_in_time
 from leakaudit.work.progress import expired, track
 
 FLOOR = 1e-3  # of the mean power: what the filter takes every frequency to have at least
@@ -206,6 +208,11 @@ class Demixing(_Demixing):
         """Return the inversion at these settings."""
         return InvertingGradients(steps=self.steps, restarts=self.restarts, tv=self.tv, step_size=self.step_size)
 
+    def amount(self, sizes: Sizes) -> Amount:
+        """Return how much work it is: the inversion is tuned for itself, and run on mixtures of its own too."""
+        mixtures = inversions(self.steps * self.restarts, replace(sizes, victims=self.rehearsals), 4)
+        return mixtures + Amount(slopes=self.steps * self.restarts * sizes.victims)
+
     @memory_safe
     def link(
         self, model: PixelModel, update: SharedUpdate, candidates: Tensor, generator: torch.Generator
@@ -257,7 +264,7 @@ class Demixing(_Demixing):
         )
         played = with_mixed_labels(model, played, generator)
         few = replace(played, gradients=tuple(g[:TUNED] for g in played.gradients), labels=_first(played.labels, TUNED))
-        inversion, _ = tune(inversion, model, few, mixtures[chosen[:TUNED]], generator)
+        inversion, _ = tuned_in_time(inversion, model, few, mixtures[chosen[:TUNED]], generator)
         inverted = inversion(model, played, generator)
         if inverted.images is None:
             return inversion, learned_filters(own.images, mixtures.images), []

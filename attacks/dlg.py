@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -13,13 +13,14 @@ from leakaudit.attacks._labels import known_labels
 from leakaudit.attacks._optimise import Descent, best_restart
 from leakaudit.engine import matching as engine
 from leakaudit.errors import NotApplicable
+from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.attack import Attack, Reconstruction, Status
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.gradients import Gradients
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import PixelModel
 from leakaudit.work.memory import exhausted
-from leakaudit.work.progress import expired, observe, track
+from leakaudit.work.progress import expired, followed, observe, track
 
 _CHUNK = 5  # iterations of L-BFGS between looks at the clock
 
@@ -46,6 +47,10 @@ class DLG(Attack):
         if min(self.steps, self.restarts) < 1:
             raise ValueError("steps and restarts must be at least 1")
 
+    def amount(self, sizes: Sizes) -> Amount:
+        """Return how much work it is: a line search looks about twice at each step, and trials run one by one."""
+        return Amount(slopes=2 * self.steps * self.restarts * sizes.victims)
+
     def fixed_labels(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Tensor | None:
         """Return labels (V, B) that stay fixed, or None to optimise them."""
         return update.labels
@@ -60,14 +65,18 @@ class DLG(Attack):
             (trials, update.batch_size, update.classes), generator=generator, device=generator.device
         ).to(start)
         ends: list[tuple[Tensor, Tensor, float, Status]] = []
+        made: list[float] = []
         with client_mode(model, update, generator):
             for t in range(trials):
                 fixed = None if labels is None else labels[t // self.restarts]
                 shared = tuple(g[t // self.restarts] for g in update.gradients)
-                ends.append(self._invert(model, update, start[t], soft[t], fixed, shared, t // self.restarts))
+                with followed() as course:
+                    ends.append(self._invert(model, update, start[t], soft[t], fixed, shared, t // self.restarts))
+                made.append(course.least)
         images, guesses, values, statuses = zip(*ends, strict=True)
         descent = Descent(torch.stack(images), torch.tensor(values), statuses)
-        return best_restart(update, descent, labels if labels is not None else torch.stack(guesses), self.restarts)
+        found = best_restart(update, descent, labels if labels is not None else torch.stack(guesses), self.restarts)
+        return replace(found, progress=torch.tensor(made).view(update.victims, -1).max(1).values)
 
     def _invert(
         self,

@@ -57,7 +57,6 @@ class InvertingGradients(Attack):
         "fall": (1.0, 10.0),
     }
     effort: ClassVar[tuple[Effort, ...]] = ("steps", "restarts")
-    time_weight: ClassVar[float] = 2.0
 
     steps: int = 400
     restarts: int = 1

@@ -17,6 +17,7 @@ from leakaudit.attacks._regression import Ridge, fit_ridge, train_correction
 from leakaudit.attacks._sketch import folded, widths_within
 from leakaudit.attacks.expectation import defended, expected
 from leakaudit.errors import NotApplicable
+from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.attack import Attack, Effort, Needs, Reconstruction, Status
 from leakaudit.protocol.client import SharedUpdate, defended_gradient, release
 from leakaudit.protocol.defense import Defense
@@ -339,7 +340,6 @@ class LearnedInversion(Attack):
     needs: ClassVar[Needs] = Needs(one_record=True)
     examines: ClassVar[frozenset[str]] = frozenset({"anything"})
     effort: ClassVar[tuple[Effort, ...]] = ("decoder_steps",)
-    time_weight: ClassVar[float] = 2.0
 
     pairs: int = 1000
     draws: int = 4
@@ -348,6 +348,10 @@ class LearnedInversion(Attack):
     def __post_init__(self) -> None:
         if self.pairs < LEAST or min(self.draws, self.decoder_steps) < 1:
             raise ValueError(f"pairs must be at least {LEAST}, draws and decoder_steps at least 1")
+
+    def amount(self, sizes: Sizes) -> Amount:
+        """Return how much work it is: an update of each pair, and the training."""
+        return Amount(updates=sizes.victims + min(self.pairs, self.draws * sizes.auxiliary), own=self.decoder_steps)
 
     @memory_safe
     def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:

@@ -13,6 +13,7 @@ from leakaudit.attacks._labels import known_labels
 from leakaudit.attacks._linking import Scores, distinct, known_defense, linked, most_trusted, similarity, sum_of
 from leakaudit.engine.dense import dense_in_use
 from leakaudit.errors import NotApplicable
+from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.attack import Attack, Kind, Needs, Reconstruction
 from leakaudit.protocol.client import SharedUpdate, defended_gradient, release
 from leakaudit.protocol.defense import Defense, parts_of, replaces_records
@@ -37,6 +38,10 @@ class _Linking(Attack):
     def __post_init__(self) -> None:
         if self.draws < 1 or self.rehearsals < 0:
             raise ValueError("draws must be at least 1 and rehearsals must not be negative")
+
+    def amount(self, sizes: Sizes) -> Amount:
+        """Return how much work it is: a gradient of every candidate of each victim, many at once."""
+        return Amount(updates=sizes.victims * sizes.line_up)
 
     def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
         """Raise NotApplicable: there is nothing to link without candidates."""

@@ -15,6 +15,7 @@ from leakaudit.attacks._linking import distinct, linked, sum_of
 from leakaudit.attacks._playing import Way, prepared, trusted
 from leakaudit.attacks._replaying import Client, Parts, client_of, parts_seen
 from leakaudit.errors import NotApplicable
+from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.attack import Attack, Kind, Needs, Reconstruction
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.defense import Defense, parts_of
@@ -91,6 +92,10 @@ class _Replaying(Attack):
         if self.draws < 1:
             raise ValueError("draws must be at least 1")
 
+    def amount(self, sizes: Sizes) -> Amount:
+        """Return how much work it is: every candidate is played, with and without the defense."""
+        return Amount(updates=(self.draws + 1) * sizes.candidates)
+
     def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
         """Raise NotApplicable: there is nothing to link without candidates."""
         raise NotApplicable("a linkage attack needs candidates: call link")
@@ -142,6 +147,10 @@ class ReleasedReplay(_Replaying):
     examines: ClassVar[frozenset[str]] = frozenset({"records"})
 
     draws: int = 16
+
+    def amount(self, sizes: Sizes) -> Amount:
+        """Return how much work it is: the record stage alone is next to none."""
+        return Amount(updates=sizes.victims)
 
     @memory_safe
     def link(

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from leakaudit.attacks._attacking import memory_safe
 from leakaudit.attacks._optimise import roughness
-from leakaudit.attacks._rehearsal import rehearsed
+from leakaudit.attacks._rehearsal import inversions, rehearsed
 from leakaudit.attacks.inverting_gradients import InvertingGradients
 from leakaudit.errors import NotApplicable
+from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.attack import Needs, Reconstruction
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.defense import Defense, replaces_records
@@ -90,6 +91,10 @@ class Untransform(InvertingGradients):
         super().__post_init__()
         if min(self.draws, self.undo_steps) < 1 or self.rehearsals < 0:
             raise ValueError("draws and undo_steps must be at least 1 and rehearsals must not be negative")
+
+    def amount(self, sizes: Sizes) -> Amount:
+        """Return how much work it is: the inversion is tuned for itself."""
+        return inversions(self.steps * self.restarts, sizes, self.rehearsals)
 
     @memory_safe
     def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:

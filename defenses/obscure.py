@@ -17,6 +17,7 @@ from leakaudit.defenses.class_conditional import check_code
 from leakaudit.defenses.obscurer import Obscurer, identification_bound, with_rate
 from leakaudit.defenses.obscurer_file import Card, digest
 from leakaudit.errors import UserError
+from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.defense import Defense, state
 from leakaudit.protocol.registry import register_defense, settings_values
 from leakaudit.protocol.target import Records, Target
@@ -97,6 +98,11 @@ class Obscure(Defense):
     def renewable(self) -> bool:
         """Whether a further draw says nothing more of a record: at rate 0."""
         return self.rate == 0
+
+    def amount(self, sizes: Sizes) -> Amount:
+        """Return how much work `fit` is: the references pass over the records, and the pictures through them."""
+        drawn = min(MOST, self.pictures * sizes.private)
+        return Amount(own=(2 * len(WIDTHS) * self.epochs * sizes.private + 2 * self.steps * drawn) / 32)
 
     def fit(self, target: Target, generator: torch.Generator) -> Defense:
         """Draw the pictures and ask the references; the copy returned holds neither a record nor a network.

@@ -91,6 +91,10 @@ class NotApplicable(Exception):
     """An attack cannot be run on this model or update. The message is the reason; the status is `not-applicable`."""
 
 
+class OutOfTime(Exception):
+    """The time budget ended work that is worth nothing unfinished. The message is the reason, `budget` the status."""
+
+
 def first_line(error: BaseException) -> str:
     """Return an exception as one line without a full stop: its type, and the first line of what it says.
 
@@ -99,6 +103,6 @@ def first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     text = lines[0].rstrip(".") if lines else ""
     text = text if len(text) <= 300 else f"{text[:299]}…"
-    if isinstance(error, UserError | NotApplicable) and text:
+    if isinstance(error, UserError | NotApplicable | OutOfTime) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -2,67 +2,68 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from leakaudit.audit.examine import Subject, mode_of
 from leakaudit.audit.scene import Scene
-from leakaudit.errors import NotApplicable, UserError, first_line
-from leakaudit.protocol.attack import Attack, Reconstruction
-from leakaudit.protocol.client import SharedUpdate, release, share
-from leakaudit.protocol.exposure import Exposure
+from leakaudit.audit.updates import Updates, asked_by
+from leakaudit.errors import NotApplicable, OutOfTime, UserError, first_line
+from leakaudit.protocol.attack import Attack, Reconstruction, Status
+from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.registry import settings_values
-from leakaudit.protocol.target import PixelModel, Records
+from leakaudit.protocol.target import PixelModel
+from leakaudit.result.rules import scored_statuses
 from leakaudit.result.schema import AttackResult, Value
-from leakaudit.score.baselines import guesses, mean_pictures
-from leakaudit.score.nulls import public_forms
-from leakaudit.score.scoring import Truth, failed, score
-from leakaudit.score.tuning import tune
+from leakaudit.score.baselines import mean_pictures
+from leakaudit.score.scoring import LEAST, Truth, failed, score
+from leakaudit.score.tuning import tuned_in_time
 from leakaudit.work.memory import Memory, bounded, exhausted
-from leakaudit.work.progress import expired
+from leakaudit.work.progress import Course, expired, followed
 from leakaudit.work.seeding import generator_for, seeded
 
 
-def attacked(scene: Scene, subject: Subject, attack: Attack, role: str) -> AttackResult:
-    """Run one attack within the plan's memory; the result notes what was done to stay there."""
-    with bounded(Memory(scene.plan.memory)) as memory:
-        result = _attacked(scene, subject, attack, role, memory)
+def attacked(updates: Updates, attack: Attack, role: str, too_long: str = "") -> AttackResult:
+    """Run one attack within the plan's memory; the result notes what was done to stay there.
+
+    `too_long` says why it is not begun: its share of a time budget would end it before it made a tenth of its steps.
+    """
+    with bounded(Memory(updates.scene.plan.memory)) as memory:
+        result = _attacked(updates, attack, role, memory, too_long)
     asked: dict[str, Value] = {key: value for key, value in settings_values(attack).items() if key in result.tuned}
     return replace(result, asked=asked, notes=(*result.notes, *memory.notes()))
 
 
-def _attacked(scene: Scene, subject: Subject, attack: Attack, role: str, memory: Memory) -> AttackResult:
+def _attacked(updates: Updates, attack: Attack, role: str, memory: Memory, too_long: str) -> AttackResult:
+    scene, subject = updates.scene, updates.subject
     spec, seed, victims = subject.spec, scene.plan.seed, scene.plan.victims
-    exposure = replace(scene.exposure, released=True) if role == "bound" else scene.exposure
+    bound = role == "bound"
+    exposure = replace(scene.exposure, released=bound)
     tuned: dict[str, Value] = {}
     lacking = sorted(attack.requires - exposure.facts())
     if lacking:
         return failed(attack, role, tuned, victims, "not-applicable", f"needs {', '.join(lacking)}, not exposed")
-    if expired():
-        return failed(attack, role, tuned, victims, "budget", "the time budget was spent before it began")
+    if too_long or expired():
+        return failed(attack, role, tuned, victims, "budget", too_long or "the time budget was spent before it began")
     try:
-        with seeded(seed, spec, attack.name):
+        with seeded(seed, spec, attack.name), followed() as course:
             # The attack gets copies: one that changes the model or its knowledge must not change the next one's.
-            client = subject.defense.transform_model(
-                copy.deepcopy(scene.target.model), generator_for(seed, spec, "model")
-            )
-            model, known = copy.deepcopy(client), replace(subject, defense=copy.deepcopy(subject.defense))
+            model = updates.model()
             if attack.grid and exposure.auxiliary and len(scene.rehearsal):
-                own = scene.target.auxiliary[scene.rehearsal]
+                rehearsal, own = updates.rehearsal(released=bound)
                 generator = generator_for(seed, spec, attack.name, "tune")
-                rehearsed = release(subject.defense, own, generator)
-                rehearsal = _share(scene, known, client, rehearsed, exposure, "rehearsal")
-                attack, tuned = tune(attack, model, rehearsal, own, generator)
-            who = asked_by(scene, attack)
-            update = _share(scene, known, client, subject.released[who], exposure, "victims")
-            guess = _guess(scene, attack, model, update, generator_for(seed, spec, attack.name, "run"))
+                attack, tuned = tuned_in_time(attack, model, rehearsal, own, generator)
+            update = updates.victims(attack, released=bound)
+            guess: object = _guess(scene, attack, model, update, generator_for(seed, spec, attack.name, "run"))
         if memory.refusal and isinstance(guess, Reconstruction) and "out-of-memory" in guess.statuses:
             guess = replace(guess, reason=memory.refusal)  # it knows more than the attack does
+        guess = in_time(guess, course, attack)
     except NotApplicable as reason:
         return failed(attack, role, tuned, victims, "not-applicable", str(reason))
+    except OutOfTime as reason:
+        return failed(attack, role, tuned, victims, "budget", str(reason))
     except UserError:
         raise
     except Exception as error:  # an attack that crashes must be shown as that, whatever it raised
@@ -70,14 +71,34 @@ def _attacked(scene: Scene, subject: Subject, attack: Attack, role: str, memory:
             return failed(attack, role, tuned, victims, "out-of-memory", first_line(error))
         return failed(attack, role, tuned, victims, "failed", first_line(error))
     try:
-        return score(attack, role, tuned, guess, _truth(scene, subject, attack), scene.plan.images)
+        return score(attack, role, tuned, guess, _truth(updates, attack), scene.plan.images)
     except Exception as error:  # what the attack returned is not what it must return
         return failed(attack, role, tuned, victims, "failed", f"its output cannot be scored: {first_line(error)}")
 
 
-def asked_by(scene: Scene, attack: Attack) -> Tensor:
-    """Return the indices of the private records behind the updates that an attack is given."""
-    return scene.asked[: max(len(scene.victims), attack.asks)] if attack.asks else scene.victims
+def in_time(guess: object, course: Course, attack: Attack) -> object:
+    """Return what an attack claims with what the time left of it: untuned, or hardly begun, it did not finish."""
+    if not isinstance(guess, Reconstruction) or not isinstance(guess.statuses, tuple | list):
+        return guess
+    if course.untuned:
+        statuses: tuple[Status, ...] = tuple("budget" if s == "converged" else s for s in guess.statuses)
+        told = "its tuning did not end within half of its time, so it ran at its default settings"
+        # What ran to its end made all of its steps.
+        made = [1.0 if s == "converged" else course.least for s in guess.statuses]
+        known = torch.tensor(made) if guess.progress is None else guess.progress
+        guess = replace(guess, statuses=statuses, reason=_joined([told, guess.reason]), progress=known)
+    if guess.progress is None:
+        guess = replace(guess, progress=torch.full((len(guess.statuses),), course.least))
+    assert guess.progress is not None
+    few = sum(s == "budget" and p < LEAST for s, p in zip(guess.statuses, guess.progress.tolist(), strict=True))
+    if not few or "budget" not in scored_statuses(attack.kind):
+        return guess
+    told = f"{few} of {len(guess.statuses)} victims have no score: fewer than a tenth of the steps were made"
+    return replace(guess, reason=_joined([guess.reason, told]))
+
+
+def _joined(parts: Sequence[str | None]) -> str:
+    return "; ".join(part for part in parts if part)
 
 
 def _guess(
@@ -115,7 +136,8 @@ def repeated(update: SharedUpdate, times: int) -> SharedUpdate:
     )
 
 
-def _truth(scene: Scene, subject: Subject, attack: Attack) -> Truth:
+def _truth(updates: Updates, attack: Attack) -> Truth:
+    scene, subject = updates.scene, updates.subject
     who, target = asked_by(scene, attack), scene.target
     records = target.private[who]
     return Truth(
@@ -126,41 +148,6 @@ def _truth(scene: Scene, subject: Subject, attack: Attack) -> Truth:
         class_means=mean_pictures(target.auxiliary, records.labels),
         lpips=scene.lpips,
         batch_size=scene.plan.batch_size,
-        guesses=_guesses(scene, subject, records) if attack.kind == "reconstruction" else None,
+        guesses=updates.guesses() if attack.kind == "reconstruction" else None,
         units=records.units,
     )
-
-
-def _guesses(scene: Scene, subject: Subject, records: Records) -> Tensor:
-    """Return what anybody would draw without the update (G, V·B, C, H, W).
-
-    Those of `baselines`, and what the defense puts in place of another record of the class.
-    """
-    own, seed = scene.target.auxiliary, scene.plan.seed
-    found = list(guesses(records, own, generator_for(seed, "baselines")).values())
-    if subject.replaced and len(own):
-        try:
-            generator = generator_for(seed, subject.spec, "forms")
-            found.append(public_forms(subject.defense, own, records.labels, generator).to(records.images))
-        except Exception:  # a record stage that only bears some records: then nobody else can draw it either
-            pass
-    return torch.stack([each for each in found if each is not None])
-
-
-def _share(
-    scene: Scene, subject: Subject, model: PixelModel, records: Records, exposure: Exposure, who: str
-) -> SharedUpdate:
-    device, seed = scene.target.device, scene.plan.seed
-    with seeded(seed, subject.spec, who, "client"):  # dropout draws from the global generator, some defenses too
-        return share(
-            model,
-            scene.target.loss,
-            records.to(device),
-            subject.defense,
-            exposure,
-            batch_size=scene.plan.batch_size,
-            classes=len(scene.target.classes),
-            mode=mode_of(scene),
-            generator=generator_for(seed, subject.spec, who, "update"),
-            auxiliary=copy.deepcopy(scene.target.auxiliary),
-        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -14,14 +13,16 @@ from leakaudit.audit import fingerprint
 from leakaudit.audit.attacking import attacked
 from leakaudit.audit.canary import canary
 from leakaudit.audit.clock import Clock
+from leakaudit.audit.costs import NOMINAL, measured
 from leakaudit.audit.examine import Subject, examine
-from leakaudit.audit.pieces import WEAKENED, chosen, outline, pieces_of
+from leakaudit.audit.pieces import UPDATES, WEAKENED, chosen, outline, pieces_of
 from leakaudit.audit.plan import TRAINING_BATCH, Plan, assumptions, left_out, lowered, not_tested
 from leakaudit.audit.provenance import describe, settings
 from leakaudit.audit.provenance import exposed as exposed_facts
 from leakaudit.audit.scene import Scene, set_scene
+from leakaudit.audit.updates import Updates
 from leakaudit.audit.weaker import seen_weakened
-from leakaudit.errors import UserError, first_line
+from leakaudit.errors import OutOfTime, UserError, first_line
 from leakaudit.judge.caps import FAR_OFF, capped, caps
 from leakaudit.judge.exposed import exposed
 from leakaudit.judge.verdict import Case, errors_of, judge, overall
@@ -47,8 +48,10 @@ from leakaudit.score.diagnosis import compare_with_control, inspected
 from leakaudit.score.metrics import further
 from leakaudit.score.standin import SENTENCE
 from leakaudit.score.utility import Utility, majority, utility
-from leakaudit.work.progress import expired
+from leakaudit.work.progress import current, expired, monitored
 from leakaudit.work.seeding import generator_for, seeded
+
+CANARY = 0.1  # of a time budget, that the planted leak may take
 
 Keep = Callable[[AuditResult], None]
 KeepLearned = Callable[[str, Defense], None]
@@ -75,22 +78,41 @@ def audit(
     asked = chosen(plan)
     for spec in plan.effort().attacks:
         parse_attack(spec)
+    begun = current().started or time.monotonic()
     scene = set_scene(target, plan, lpips_weights, command, waivers)
     interrupted = False
     try:
-        verdict, told = _canary(plan.seed)
+        verdict, told = planted(plan, begun)
     except KeyboardInterrupt:
         verdict, told, interrupted = None, "", True
     controls = Controls(verdict, told, scene.told_apart, lowered(plan), left_out(plan))
     scene = replace(scene, findings=(*scene.findings, *findings, *_left_out()))
-    course = Course(scene, Clock(plan.budget, outline(plan)), controls)
+    costs = NOMINAL if plan.budget is None or interrupted else measured(target, plan)
+    clock = Clock(plan.budget, outline(plan, scene.sizes()), costs, begun)
+    course = Course(scene, clock, controls)
     return run(course, () if interrupted else asked, keep, keep_learned, complete=not interrupted)
 
 
-@cache
+def planted(plan: Plan, begun: float) -> tuple[Verdict, str]:
+    """Return what became of the planted leak. Under a time budget it gets a tenth of what is left of that."""
+    if plan.budget is None:
+        return _canary(plan.seed)
+    now = time.monotonic()
+    with monitored(replace(current(), deadline=now + CANARY * max(0.0, begun + plan.budget - now))):
+        return _canary(plan.seed)
+
+
+_planted: dict[int, tuple[Verdict, str]] = {}  # by seed
+
+
 def _canary(seed: int) -> tuple[Verdict, str]:
     """Audit what is planted, once in a process for each seed: the code does not change between scans."""
-    return canary(seed, examined)
+    if seed in _planted:
+        return _planted[seed]
+    found = canary(seed, examined)
+    if not expired():  # what the time ended is tried again
+        _planted[seed] = found
+    return found
 
 
 def examined(scene: Scene, asked: Sequence[tuple[str, Defense]]) -> AuditResult:
@@ -106,8 +128,13 @@ def run(
     *,
     complete: bool = True,
 ) -> AuditResult:
-    """Audit defenses by their specs, the control first, and return the result; an interrupt leaves it incomplete."""
+    """Audit defenses by their specs, the control first, and return the result; an interrupt leaves it incomplete.
+
+    Under a time budget all are fitted before anything is attacked: one that is not fitted in time has no row at all.
+    """
     try:
+        for spec, defense in asked if course.clock.budget is not None else ():
+            _prepare(course, spec, defense, keep_learned)
         for spec, defense in asked:
             for _ in _audit_defense(course, spec, defense, keep_learned):
                 if keep is not None:
@@ -130,6 +157,7 @@ class Course:
     rows: dict[str, DefenseResult] = field(default_factory=dict)
     noticed: dict[str, tuple[Finding, ...]] = field(default_factory=dict)
     learned: dict[str, str] = field(default_factory=dict)  # the hash of what a fitted defense learned
+    prepared: dict[str, Subject | DefenseResult] = field(default_factory=dict)  # fitted or not, and not yet attacked
 
 
 @dataclass(frozen=True)
@@ -141,40 +169,59 @@ class Measured:
     weakened: Estimate = field(default_factory=lambda: Estimate(reason="it was not tried"))
 
 
-def _audit_defense(course: Course, spec: str, defense: Defense, keep_learned: KeepLearned | None) -> Iterator[None]:
-    """Audit one defense; its row stands in the course, more complete each time this yields."""
-    scene, plan = course.scene, course.scene.plan
-    fit, *planned = pieces_of(spec, defense, plan)
+def _prepare(course: Course, spec: str, defense: Defense, keep_learned: KeepLearned | None) -> None:
+    """Fit a defense and try it, unless that is done. Where it cannot be, there is a row already, which says why."""
+    if spec in course.prepared:
+        return
+    scene, clock = course.scene, course.clock
+    fit, *planned = pieces_of(spec, defense, scene.plan, None, scene.sizes())
     try:
-        with course.clock.piece(fit):
-            subject, findings = _fitted(course, spec, defense, keep_learned)
+        with clock.piece(fit) as too_long:
+            if too_long and replaces_records(defense):
+                raise OutOfTime(too_long)
+            subject, course.noticed[spec] = _fitted(course, spec, defense, keep_learned)
     except UserError:
         raise
     except Exception as error:  # a user's model may raise anything while a generator is fitted around it
-        course.clock.skip(planned)
-        course.rows[spec] = _broken(spec, defense, requested(spec, plan), first_line(error))
+        clock.skip(planned)
+        course.prepared[spec] = _broken(spec, defense, requested(spec, scene.plan), first_line(error))
+        return
+    # Its attacks are those of what fitting made of it, and of what it was seen to change.
+    clock.found(spec, pieces_of(spec, subject.defense, scene.plan, subject.changes, scene.sizes())[1:])
+    course.prepared[spec] = subject
+
+
+def _audit_defense(course: Course, spec: str, defense: Defense, keep_learned: KeepLearned | None) -> Iterator[None]:
+    """Audit one defense; its row stands in the course, more complete each time this yields."""
+    scene, plan, clock = course.scene, course.scene.plan, course.clock
+    _prepare(course, spec, defense, keep_learned)
+    subject = course.prepared.pop(spec)
+    if isinstance(subject, DefenseResult):
+        course.rows[spec] = subject
         yield
         return
-
     results: list[AttackResult] = []
     measured = Measured()
-    course.noticed[spec] = findings
-    # Its attacks are those of what fitting made of it, and of what it was seen to change.
-    for piece in pieces_of(spec, subject.defense, plan, subject.changes)[1:]:
-        with course.clock.piece(piece):
-            if piece.role == WEAKENED:
-                strength, found = seen_weakened(scene, subject, results)
+    pieces = [piece for piece in clock.ahead if piece.work.defense == spec]
+    updates = Updates(scene, subject, max((piece.attack.asks for piece in pieces if piece.attack), default=0))
+    for piece in pieces:
+        with clock.piece(piece) as too_long:
+            if piece.attack is not None:
+                results.append(attacked(updates, piece.attack, piece.role, too_long))
+            elif piece.work.name == UPDATES:
+                updates.compute()
+                continue  # nothing is known of the row yet
+            elif piece.role == WEAKENED:
+                strength, found = seen_weakened(scene, subject, results, too_long)
                 measured = replace(measured, strength=strength, weakened=found)
-            elif piece.attack is None:
-                outcome = _accuracy(scene, subject.defense, subject.released)
-                measured = replace(measured, outcome=outcome)
             else:
-                results.append(attacked(scene, subject, piece.attack, piece.role))
+                outcome = _accuracy(scene, subject.defense, subject.released, too_long)
+                measured = replace(measured, outcome=outcome)
         course.rows[spec] = _row(course, subject, results, measured)
         yield
     row = _row(course, subject, results, measured)
     more = compare_with_control(row, course.rows.get("none", row), measured.outcome, plan.batch_size)
-    course.noticed[spec] = (*findings, *more)
+    course.noticed[spec] = (*course.noticed[spec], *more)
     course.rows[spec] = _row(course, subject, results, measured)  # an error that was noticed blocks a pass
     yield
 
@@ -187,7 +234,7 @@ def _fitted(
     with seeded(seed, spec, "fit"):  # for those that draw from a global generator
         fitted = defense.fit(target, generator_for(seed, spec, "fit"))
     if replaces_records(defense) and expired():
-        raise RuntimeError("the time budget ended its training early, so what it would hide is not known")
+        raise OutOfTime("the time budget ended its training early, so what it would hide is not known")
     if (found := fingerprint.of_defense(fitted)) is not None:
         course.learned[f"defense:{spec}"] = found
     if keep_learned is not None:
@@ -209,8 +256,10 @@ def _beside_strangers(scene: Scene) -> Target:
     return replace(target, auxiliary=target.test[::2], test=target.test[1::2])
 
 
-def _accuracy(scene: Scene, defense: Defense, released: Records) -> Utility:
+def _accuracy(scene: Scene, defense: Defense, released: Records, too_long: str) -> Utility:
     effort = scene.plan.effort()
+    if too_long:
+        return Utility((), Estimate(reason=too_long), majority(scene.target.test), 0, effort.epochs)
     try:
         return utility(
             scene.target,

@@ -15,6 +15,7 @@ from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.gradients import Mode
 from leakaudit.protocol.stages import BESIDES, TRIED, apart, later_changes, model_changed, records_changed
 from leakaudit.protocol.target import PixelModel, Records
+from leakaudit.work.progress import expired
 from leakaudit.work.seeding import derive, generator_for, seeded
 
 AGAIN, SAME = 3, 1e-3  # records whose update is made twice; relative: the same, but for a device's rounding
@@ -91,10 +92,12 @@ def _released_by(scene: Scene, spec: str, defense: Defense) -> Records:
 def _independent(scene: Scene, spec: str, defense: Defense, model: PixelModel) -> bool | None:
     """Return whether under one seed two records of a class make a client send the same, bit for bit.
 
-    None where no class has two records, or the defense does not bear these batches.
+    None where no class has two records, the defense does not bear these batches, or the time ended it.
     """
     seed, alike = scene.plan.seed, None
     for k, (one, other) in enumerate(_pairs(scene)):
+        if expired():
+            return None
         try:
             gave = [_sent(scene, defense, model, batch, derive(seed, spec, "pair", k)) for batch in (one, other)]
         except Exception:  # the user's own code
@@ -113,6 +116,8 @@ def _repeats(scene: Scene, spec: str, defense: Defense, model: PixelModel) -> bo
     """
     found = None
     for k, (batch, _) in zip(range(AGAIN), _pairs(scene), strict=False):
+        if expired():
+            return None
         seed = derive(scene.plan.seed, spec, "again", k)
         try:
             first, second = (_sent(scene, defense, model, batch, seed) for _ in range(2))

@@ -1,11 +1,13 @@
-"""The pieces of an audit's work in their order, and what each is worth of its time: for audit, clock and forecast."""
+"""The pieces of an audit's work in their order, and how much work each is: for audit, clock, doctor and forecast."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from leakaudit.audit.plan import Plan, attacks_for
+from leakaudit.audit.costs import NOMINAL
+from leakaudit.audit.plan import TRAINING_BATCH, Plan, attacks_for
 from leakaudit.errors import Setting, UserError
+from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.exposure import preset
@@ -13,18 +15,36 @@ from leakaudit.protocol.registry import parse_defense
 from leakaudit.protocol.stages import BESIDES, declared
 from leakaudit.work.progress import Work
 
-FIT, ACCURACY = 2.0, 3.0  # what a generator's training and the training runs are worth; an attack says it of itself
-WEAKENED = "weakened"  # what the work is called in which a defense is turned down until an attack is seen to work
+FIT, UPDATES, ACCURACY = "fit", "updates", "accuracy"  # what the work is called that is no attack
+WEAKENED = "weakened"  # in which a defense is turned down until an attack is seen to work
+TRIED = 110  # updates in which a defense is tried to see what it does
+TUNING = 7.25  # full runs of an attack on the rehearsals that its tuning makes
+UNKNOWN = Sizes(victims=16, asked=64, candidates=400, line_up=100, private=1000, auxiliary=500)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One piece of an audit's work."""
+    """One piece of an audit's work.
+
+    `least` is the share of it that must be done for anything to come of it; what it says of a time budget in which
+    that cannot be is a reason to leave it out.
+    """
 
     work: Work
-    weight: float  # as the time budget is split
+    amount: Amount
     attack: Attack | None = None
     role: str = ""  # of the attack
+    least: float = 1.0
+
+    @property
+    def weight(self) -> float:
+        """The seconds that it takes on a small network, where nothing was measured yet."""
+        return NOMINAL.seconds(self.amount)
+
+    @property
+    def all_or_nothing(self) -> bool:
+        """Whether it is a fit, without which the defense has no row at all."""
+        return self.work.name == FIT
 
 
 def chosen(plan: Plan) -> tuple[tuple[str, Defense], ...]:
@@ -35,21 +55,37 @@ def chosen(plan: Plan) -> tuple[tuple[str, Defense], ...]:
     return tuple((spec, parse_defense(spec)) for spec in ("none", *specs))
 
 
-def pieces_of(spec: str, defense: Defense, plan: Plan, changes: frozenset[str] | None = None) -> tuple[Piece, ...]:
-    """Return what is done with one defense: fitted first, then attacked, then its accuracy measured.
+def pieces_of(
+    spec: str, defense: Defense, plan: Plan, changes: frozenset[str] | None = None, sizes: Sizes = UNKNOWN
+) -> tuple[Piece, ...]:
+    """Return what is done with one defense: fitted and tried, updates computed, attacked, its accuracy measured.
 
     `changes` are what it was seen to change; before it is fitted, what its code declares.
     """
-    seen = declared(defense) if changes is None else changes
-    fit = Piece(Work("fit", spec), FIT if "records" in seen else 0.0)
-    pairs = attacks_for(defense, plan.effort(), seen)
-    attacks = (Piece(Work(a.name, spec), a.time_weight, a, role) for a, role in pairs)
-    weaker = (
-        (Piece(Work(WEAKENED, spec), 0.5, role=WEAKENED),) if seen - BESIDES and preset(plan.exposure).defense else ()
-    )
-    return (fit, *attacks, *weaker, *((Piece(Work("accuracy", spec), ACCURACY),) if plan.utility else ()))
+    seen, effort = declared(defense) if changes is None else changes, plan.effort()
+    tried = Amount(updates=TRIED if seen - BESIDES else 4)
+    found = [
+        Piece(Work(FIT, spec), tried + defense.amount(sizes)),
+        Piece(Work(UPDATES, spec), Amount(updates=sizes.asked)),
+    ]
+    for attack, role in attacks_for(defense, effort, seen):
+        found.append(_attack(spec, attack, role, plan, sizes))
+    if seen - BESIDES and preset(plan.exposure).defense:
+        found.append(Piece(Work(WEAKENED, spec), Amount(updates=1000), role=WEAKENED, least=0.2))
+    if plan.utility:
+        steps = effort.seeds * effort.epochs * max(1, sizes.private // TRAINING_BATCH)
+        found.append(Piece(Work(ACCURACY, spec), Amount(training=steps), least=1 / effort.seeds))
+    return tuple(found)
 
 
-def outline(plan: Plan) -> tuple[Piece, ...]:
+def _attack(spec: str, attack: Attack, role: str, plan: Plan, sizes: Sizes) -> Piece:
+    amount, least = attack.amount(sizes), 1.0 if attack.kind == "linkage" else 0.1
+    if attack.grid and preset(plan.exposure).auxiliary:
+        runs = TUNING * plan.effort().tuning_victims / plan.victims
+        amount, least = amount.times(1 + runs), least / (1 + runs)
+    return Piece(Work(attack.name, spec), amount, attack, role, least)
+
+
+def outline(plan: Plan, sizes: Sizes = UNKNOWN) -> tuple[Piece, ...]:
     """Return all that a scan will do, in its order. Raises UserError for a spec that names nothing."""
-    return tuple(piece for spec, defense in chosen(plan) for piece in pieces_of(spec, defense, plan))
+    return tuple(piece for spec, defense in chosen(plan) for piece in pieces_of(spec, defense, plan, None, sizes))

@@ -13,6 +13,7 @@ from leakaudit.audit.plan import Plan
 from leakaudit.audit.provenance import environment
 from leakaudit.load.preflight import preflight, raise_on_errors
 from leakaudit.load.units import count_units, with_units
+from leakaudit.protocol.amounts import Sizes
 from leakaudit.protocol.exposure import Exposure, preset
 from leakaudit.protocol.target import Target
 from leakaudit.result.rounding import coarse_baseline
@@ -47,6 +48,18 @@ class Scene:
     environment: dict[str, Value]
     hashes: dict[str, str]
     waivers: tuple[Waiver, ...]
+
+    def sizes(self) -> Sizes:
+        """Return what the amount of work depends on besides settings."""
+        return Sizes(
+            victims=self.plan.victims,
+            asked=len(self.asked) // self.plan.batch_size,
+            candidates=len(set(self.line_ups.indices.flatten().tolist())),
+            line_up=self.line_ups.columns,
+            private=len(self.target.private),
+            auxiliary=len(self.target.auxiliary),
+            batch=self.plan.batch_size,
+        )
 
 
 def set_scene(

@@ -10,6 +10,7 @@ import torch
 from leakaudit.audit.attacking import attacked
 from leakaudit.audit.examine import Subject, released_by
 from leakaudit.audit.scene import Scene
+from leakaudit.audit.updates import Updates
 from leakaudit.judge.proof import REPLAY
 from leakaudit.protocol.registry import parse_attack
 from leakaudit.protocol.weakened import weakened
@@ -21,7 +22,9 @@ SHARES = (0.1, 0.01, 0.001, 1e-4, 1e-6, 1e-9)  # of the defense's strength, trie
 MOST, AMONG = 16, 20  # victims and candidates: what is seen to work on so many need not be measured closely
 
 
-def seen_weakened(scene: Scene, subject: Subject, results: Sequence[AttackResult]) -> tuple[float | None, Estimate]:
+def seen_weakened(
+    scene: Scene, subject: Subject, results: Sequence[AttackResult], too_long: str = ""
+) -> tuple[float | None, Estimate]:
     """Return the share of its strength at which an attack identifies more than the limit, and what it identified.
 
     1 where an adaptive attack does at full strength. Else `replay` is tried on `weakened` defenses. None where it was
@@ -31,13 +34,13 @@ def seen_weakened(scene: Scene, subject: Subject, results: Sequence[AttackResult
     for a in results:
         if a.role == "adaptive" and identifies(a, limit):
             return 1.0, a.identification
-    smaller, found = _smaller(scene), Estimate(reason="the time budget was spent")
+    smaller, found = _smaller(scene), Estimate(reason=too_long or "the time budget was spent")
     for share in SHARES:
-        if expired():
+        if too_long or expired():
             break
         spec, defense = f"{subject.spec} at {share:g}", weakened(subject.defense, share)
         weaker = replace(subject, spec=spec, defense=defense, released=released_by(smaller, spec, defense))
-        result = attacked(smaller, weaker, parse_attack(REPLAY), "adaptive")
+        result = attacked(Updates(smaller, weaker), parse_attack(REPLAY), "adaptive")
         found = result.identification
         if identifies(result, limit):
             return share, found

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -29,6 +30,7 @@ from leakaudit.cli.options import (
 from leakaudit.cli.scan import _project_defaults, app
 from leakaudit.errors import UserError, first_line
 from leakaudit.result.plaintext import visible
+from leakaudit.work.progress import Monitor, monitored
 
 # Bad usage found by the parser. Typer carries its own copy of click in newer versions, so the class is taken from it.
 ParseError: type[Any] = typer.BadParameter.__mro__[2]
@@ -80,9 +82,11 @@ def _broken_pipes() -> Iterator[None]:
 def main() -> None:
     """Run the command line; every outcome ends in a documented exit code.
 
+    A time budget begins here, as the process does.
+
     A reader that goes away early (`| head`) ends it by the signal that ends every program then, not by a verdict.
     """
-    with _broken_pipes():
+    with _broken_pipes(), monitored(Monitor(started=time.monotonic())):
         _main_()
 
 

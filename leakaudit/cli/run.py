@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -107,10 +107,10 @@ def run(
     from leakaudit.cli.learned import left_behind, saver
     from leakaudit.result.files import write_atomically
     from leakaudit.result.schema import from_json, mode_of, to_json
-    from leakaudit.work.progress import monitored
+    from leakaudit.work.progress import current, monitored
 
     paths = {"report": output / "report.html", "result": output / "result.json"}
-    with voice.listening(plan) as monitor, monitored(monitor):
+    with voice.listening(plan) as monitor, monitored(replace(monitor, started=current().started)):
 
         def keep(result: AuditResult) -> None:
             write_atomically(paths["result"], to_json(result), mode_of(result))

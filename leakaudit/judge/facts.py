@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from leakaudit.result.rules import (
     beats,
+    cut_victims,
     guessing,
     identifies,
     most_telling,
@@ -74,13 +75,14 @@ def facts_of(attack: AttackResult, limit: float = 1.0, baselines: Sequence[Basel
     victims, statuses = sum(attack.statuses.values()), scored_statuses(attack.kind)
     asked = attack.kind != "labels"
     never = asked and attack.identification.value is None
-    scored = scored_victims(attack)
+    scored, cut = scored_victims(attack), cut_victims(attack)
+    budget = attack.statuses.get("budget", 0) if "budget" in statuses else 0
     return Facts(
         attack=attack,
         victims=victims,
         scored=scored,
-        lost=victims if never else sum(n for status, n in attack.statuses.items() if status not in statuses),
-        cut=attack.statuses.get("budget", 0) if "budget" in statuses and not never else 0,
+        lost=victims if never else sum(n for s, n in attack.statuses.items() if s not in statuses) + budget - cut,
+        cut=0 if never else cut,
         began=any(e.value is not None for e in (attack.identification, attack.psnr, attack.label_accuracy)),
         asked=asked,
         inapplicable={status for status, n in attack.statuses.items() if n} == {"not-applicable"},

@@ -9,11 +9,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.target import PixelModel
 
 Status = Literal["converged", "diverged", "not-applicable", "out-of-memory", "budget"]
 Kind = Literal["reconstruction", "labels", "linkage"]
+_COUNTED = {"steps": 0, "restarts": 1, "decoder_steps": 0}  # settings that say how much work there is; their defaults
 Effort = Literal["steps", "restarts", "decoder_steps"]  # what a battery sets
 
 
@@ -37,6 +39,7 @@ class Reconstruction:
     notes: tuple[str, ...] = ()
     doubts: Mapping[str, str] = field(default_factory=dict)
     certain: Tensor | None = None  # (V,) bool, of linkage attacks: the first choice replays to the last digits
+    progress: Tensor | None = None  # (V,) share of its steps that were made, in [0, 1]; None: as its loops `track` it
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,6 @@ class Attack:
     covers: ClassVar[frozenset[str]] = frozenset()  # names of `coverage.SURFACES` that are tested where it ran
     needs: ClassVar[Needs] = Needs()
     effort: ClassVar[tuple[Effort, ...]] = ()  # its settings that a battery sets, where its spec leaves them open
-    time_weight: ClassVar[float] = 0.5  # share of a time budget: 2 where it tunes or trains a network
     examines: ClassVar[frozenset[str]] = frozenset()  # names of `stages.CHANGES` on which it always runs
     asks: ClassVar[int] = 0  # linkage: victims it is asked about at least, where line-ups hold as many private records
     closed_form: ClassVar[bool] = False  # it is solved at once, so no time budget can end it early
@@ -74,6 +76,14 @@ class Attack:
     def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
         """Attack every victim of `update`. Raises NotApplicable with the reason when it cannot be run here."""
         raise NotImplementedError
+
+    def amount(self, sizes: Sizes) -> Amount:
+        """Return how much work it is, by which a time budget is shared out; an attack that knows better overrides it.
+
+        By default what its `steps`, `restarts` and `decoder_steps` say, and an update of each victim.
+        """
+        steps, restarts, own = (int(getattr(self, name, least)) for name, least in _COUNTED.items())
+        return Amount(updates=sizes.victims, slopes=steps * restarts * sizes.victims, own=own)
 
     def link(
         self, model: PixelModel, update: SharedUpdate, candidates: Tensor, generator: torch.Generator

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leakaudit.errors import UserError, worded
+from leakaudit.errors import OutOfTime, UserError, worded
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.exposure import Exposure
 from leakaudit.protocol.gradients import (
@@ -20,6 +20,7 @@ from leakaudit.protocol.gradients import (
     parameters_of,
 )
 from leakaudit.protocol.target import LossFunction, PixelModel, Records
+from leakaudit.work.progress import track
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def share(  # noqa: PLR0913 - all that an update depends on
     """Compute what the server receives from V = N / batch_size clients.
 
     `released` holds the victims' N records in order, after `release`. Raises UserError when the model cannot compute
-    a gradient on them in this mode.
+    a gradient on them in this mode, OutOfTime where the time budget ends before all are computed.
     """
     victims = len(released) // batch_size
     images = released.images[: victims * batch_size].reshape(victims, batch_size, *released.images.shape[1:])
@@ -126,7 +127,8 @@ def share(  # noqa: PLR0913 - all that an update depends on
     names, _ = parameters_of(model)
     updates: list[Gradients] = []
     buffers: list[dict[str, Tensor]] = []
-    for x, y in zip(images, labels, strict=True):
+    for v in track("computing updates", victims):
+        x, y = images[v], labels[v]
         try:
             gradients, statistics = sent(model, loss, x, y, defense, mode, generator)
         except (ValueError, RuntimeError) as error:
@@ -141,6 +143,8 @@ def share(  # noqa: PLR0913 - all that an update depends on
             raise
         updates.append(gradients)
         buffers.append(statistics)
+    if len(updates) < victims:
+        raise OutOfTime("the time budget ended before the updates were computed")
     return SharedUpdate(
         gradients=tuple(torch.stack(column) for column in zip(*updates, strict=True)),
         names=names,

@@ -16,7 +16,7 @@ from leakaudit.protocol.stages import ANYTHING, CHANGES
 
 BASES: dict[str, type[Any]] = {"attack": Attack, "defense": Defense}
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-TAKEN = ("fit", "weakened", "accuracy")  # what an audit calls its other pieces of work
+TAKEN = ("fit", "updates", "weakened", "accuracy")  # what an audit calls its other pieces of work
 
 
 def flaw(cls: Any, kind: str) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.gradients import Gradients
 from leakaudit.protocol.target import PixelModel, Target
 from leakaudit.result.schema import Guarantee
@@ -39,6 +40,10 @@ class Defense:
     def fit(self, target: Target, generator: torch.Generator) -> Defense:
         """Return a copy ready for use (a generator trained, say) from the client's side of `target`."""
         return self
+
+    def amount(self, sizes: Sizes) -> Amount:
+        """Return how much work `fit` is, by which a time budget is shared out: none, where it is not overridden."""
+        return Amount()
 
     def transform_records(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Record stage: images (N, C, H, W) in [0, 1] and labels (N,) in, the released ones out.
@@ -125,6 +130,10 @@ class Chain(Defense):
     def fit(self, target: Target, generator: torch.Generator) -> Defense:
         """Fit every part on the undefended target."""
         return Chain(parts=tuple(part.fit(target, generator) for part in self.parts))
+
+    def amount(self, sizes: Sizes) -> Amount:
+        """Add up the parts' fits."""
+        return sum((part.amount(sizes) for part in self.parts), start=Amount())
 
     def transform_records(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Apply every part's record stage."""

@@ -77,6 +77,13 @@ def seconds(value: float) -> str:
     return f"{number(value, 1)} s"
 
 
+def about(seconds: float) -> str:
+    """Return a time as people say it: `8 s`, `4 min`, `2.5 h`."""
+    if seconds < 99.5:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 99.5 * 60 else f"{number(seconds / 3600, 1)} h"
+
+
 def plain(value: Value) -> str:
     """Return a setting or a fact as text."""
     if value is None:

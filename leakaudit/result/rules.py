@@ -26,7 +26,8 @@ def worst_severity(severities: Iterable[Severity]) -> Severity:
 def scored_statuses(kind: str) -> tuple[str, ...]:
     """Return the statuses whose victims are scored. One with another status has no score: neither leaked nor safe.
 
-    A picture that the time budget cut short is still a picture; a linkage attack cut short has compared nothing.
+    A picture that the time budget cut short is still a picture, unless the attack had hardly begun; a linkage attack
+    cut short has compared nothing.
     """
     return ("converged",) if kind == "linkage" else ("converged", "budget")
 
@@ -35,7 +36,19 @@ def scored_victims(attack: AttackResult) -> int:
     """Return how many victims of an attack were scored: none where it has no number at all, whatever its statuses."""
     if all(e.value is None for e in (attack.identification, attack.psnr, attack.label_accuracy)):
         return 0
-    return sum(attack.statuses.get(s, 0) for s in scored_statuses(attack.kind))
+    return attack.statuses.get("converged", 0) + cut_victims(attack)
+
+
+def cut_victims(attack: AttackResult) -> int:
+    """Return how many victims of an attack are scored although the time budget ended the attack on them early.
+
+    One that had made too few steps has the same status and no score.
+    """
+    cut = attack.statuses.get("budget", 0) if "budget" in scored_statuses(attack.kind) else 0
+    rows = [r for r in attack.records if r.status == "budget"]
+    if not cut or not rows:
+        return cut
+    return len({r.victim for r in rows if r.psnr is not None or r.guessed_label is not None})
 
 
 def guessing(chance: float, baselines: Iterable[Baseline]) -> float:

@@ -24,6 +24,7 @@ from leakaudit.score.metrics import METRICS, MetricFunction, assign, further, ms
 from leakaudit.score.pictures import gallery as pictures_of
 from leakaudit.stats import intervals
 
+LEAST = 0.1  # of its steps, that an attack which the time ended must have made for its pictures to be its own
 NO_PICTURE = Estimate(reason="the attack draws no picture")
 NO_OTHERS = "no other victim's record is of the same class"
 NOT_REPLACED = Estimate(reason="the defense does not replace records")
@@ -107,7 +108,7 @@ def score(
     if mismatch is not None:
         return failed(attack, role, tuned, victims, "failed", f"the attack returned {mismatch}")
     statuses, broken = _checked_statuses(reconstruction)
-    scored = torch.tensor([s in scored_statuses(attack.kind) for s in statuses])
+    scored = _scorable(attack, reconstruction, statuses)
     rows, order, drawn = scored.repeat_interleave(batch).nonzero()[:, 0], torch.arange(victims * batch), Drawn()
     missing, x = _why_not(statuses, reconstruction.reason), truth.records.images
     if reconstruction.images is not None:
@@ -181,7 +182,7 @@ def _mismatch(
     shapes = {"images": (victims, batch, *truth.images.shape[1:]), "labels": (victims, batch)}
     if attack.kind == "linkage":
         shapes["linkage"] = (victims, candidates)
-    shapes["certain"] = (victims,)
+    shapes |= {"certain": (victims,), "progress": (victims,)}
     for name, shape in shapes.items():
         value: object = getattr(claimed, name)
         if value is None:
@@ -208,6 +209,14 @@ def _checked_statuses(reconstruction: Reconstruction) -> tuple[list[str], str | 
                 statuses[v] = "diverged"
                 found += 1
     return statuses, f"{found} victim(s) ended in values that are not finite" if found else None
+
+
+def _scorable(attack: Attack, claimed: Reconstruction, statuses: list[str]) -> Tensor:
+    """Return which victims (V,) are scored: by status, and of those that the time ended the ones that had begun."""
+    progress = [1.0] * len(statuses) if claimed.progress is None else claimed.progress.tolist()
+    progress = [1.0] * len(statuses) if claimed.progress is None else claimed.progress.tolist()
+    allowed, ended = scored_statuses(attack.kind), zip(statuses, progress, strict=True)
+    return torch.tensor([s in allowed and (s != "budget" or p >= LEAST) for s, p in ended])
 
 
 def _placed(score: RecordScore, batch: int, images: Images) -> RecordScore:

@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
+from leakaudit.errors import OutOfTime
 from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.result.schema import Value
 from leakaudit.score.metrics import assign, psnr
-from leakaudit.work.progress import expired, while_tuning
+from leakaudit.work.progress import expired, note_untuned, while_tuning
 
 SLACK = 0.2  # dB that a shorter run may lose
 PARTS = (4, 2, 1)  # the lengths tried: the steps divided by these …
@@ -48,6 +49,21 @@ def candidates(attack: Attack, name: str) -> list[Any]:
     return [kind(value) for value in attack.grid[name]]
 
 
+def tuned_in_time(
+    attack: Attack, model: PixelModel, update: SharedUpdate, truth: Records, generator: torch.Generator
+) -> tuple[Attack, dict[str, Value]]:
+    """Return what `tune` does within half of the time that is left; the attack as it is where that does not suffice.
+
+    Then the piece of work is noted as untuned: its default settings may be weaker.
+    """
+    try:
+        with while_tuning():
+            return tune(attack, model, update, truth, generator)
+    except OutOfTime:
+        note_untuned()
+        return attack, {}
+
+
 def tune(
     attack: Attack, model: PixelModel, update: SharedUpdate, truth: Records, generator: torch.Generator
 ) -> tuple[Attack, dict[str, Value]]:
@@ -61,7 +77,7 @@ def tune(
 
     All runs start from the same random numbers. The second value returned holds what was chosen and `auxiliary_psnr`,
     the winner's median in dB; it is empty, and the attack unchanged, where there is no grid or nothing could be scored.
-    Where the time is up, the best so far is chosen.
+    Raises OutOfTime where the time is up before it ended: half a search prefers whatever came first.
     """
     if not attack.grid:
         return attack, {}
@@ -79,12 +95,11 @@ def tune(
         for i, choice in enumerate(choices):
             key = settings(choice), length
             if key not in found:
-                if expired() and found:
-                    continue
+                if expired():
+                    raise OutOfTime("the time budget ended its tuning")
                 sized: dict[str, Any] = {} if length is None else {"steps": length}
                 fresh = torch.Generator(device=generator.device).manual_seed(seed)
-                with while_tuning():
-                    found[key] = quality(replace(choice, **sized), model, update, truth, fresh)
+                found[key] = quality(replace(choice, **sized), model, update, truth, fresh)
             scored.append((-found[key], i))
         return [choices[i] for _, i in sorted(scored)[:keep]] or choices[:keep]
 
@@ -95,6 +110,8 @@ def tune(
     for name in others:
         (winner,) = best([winner, *(replace(winner, **{name: v}) for v in candidates(attack, name))], lengths[1])
     (winner,) = best([winner, *(replace(winner, **{first: getattr(other, first)}) for other in rival)], lengths[2])
+    if expired():  # its last run may have been cut short
+        raise OutOfTime("the time budget ended its tuning")
     runs = {length: score for (values, length), score in found.items() if values == settings(winner)}
     top = max(runs.values())
     if not math.isfinite(top):

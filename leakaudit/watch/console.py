@@ -20,7 +20,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-from leakaudit.audit.pieces import WEAKENED
+from leakaudit.audit.pieces import UPDATES, WEAKENED
 from leakaudit.judge.words import sentences
 from leakaudit.result import numbers
 from leakaudit.result.numbers import clock, percent, significant
@@ -225,6 +225,8 @@ def became(result: AuditResult, work: Work) -> str:
     """Return in a few words what came of a piece of an audit's work; empty where there is nothing to say."""
     row = next((d for d in result.defenses if d.spec == work.defense), None)
     if row is None:
+        return ""
+    if work.name == UPDATES:
         return ""
     if work.name == "fit":
         return "" if row.attacks else "; ".join(sentences(row.why[:1]))

@@ -59,10 +59,20 @@ class Monitor:
 
     show: Callable[[Work, int, int], None] = lambda work, done, total: None  # a total of 0 announces a piece of work
     deadline: float | None = None  # seconds on `time.monotonic`
+    started: float | None = None  # when the time budget began, likewise; None: with the audit
     see: See | None = None  # None: nobody looks, and `observe` does nothing
     kept: Callable[[AuditResult], None] = lambda result: None  # the result so far, after every finished piece
 
 
+@dataclass
+class Course:
+    """How far a piece of work came: for whoever must know whether what came out of it is worth anything."""
+
+    least: float = 1.0  # of its loops that the time ended, the least share of steps that one made
+    untuned: bool = False  # whether it ran at default settings, for its tuning did not end in time
+
+
+_course: ContextVar[Course | None] = ContextVar("course", default=None)
 _monitor: ContextVar[Monitor] = ContextVar("monitor", default=Monitor())  # noqa: B039 - a frozen dataclass
 
 
@@ -78,10 +88,31 @@ def monitored(monitor: Monitor) -> Iterator[None]:
 
 @contextmanager
 def while_tuning() -> Iterator[None]:
-    """Say of the enclosed loops that they tune an attack."""
+    """Say of the enclosed loops that they tune an attack. They get at most half of the time that is left for it."""
     outer = _monitor.get()
-    with monitored(replace(outer, show=lambda work, i, n: outer.show(replace(work, tuning=True), i, n))):
+    deadline, now = outer.deadline, time.monotonic()
+    half = None if deadline is None else now + (deadline - now) / 2
+    inner = replace(outer, show=lambda work, i, n: outer.show(replace(work, tuning=True), i, n), deadline=half)
+    with monitored(inner), followed():
         yield
+
+
+@contextmanager
+def followed() -> Iterator[Course]:
+    """Note how far the enclosed work comes."""
+    course = Course()
+    token = _course.set(course)
+    try:
+        yield course
+    finally:
+        _course.reset(token)
+
+
+def note_untuned() -> None:
+    """Note that the work runs at default settings, for its tuning did not end in time."""
+    course = _course.get()
+    if course is not None:
+        course.untuned = True
 
 
 def current() -> Monitor:
@@ -106,7 +137,8 @@ def together(*monitors: Monitor) -> Monitor:
             m.kept(result)
 
     deadline = monitors[0].deadline if monitors else None
-    return Monitor(show=show, deadline=deadline, see=see if looking else None, kept=kept)
+    started = monitors[0].started if monitors else None
+    return Monitor(show=show, deadline=deadline, started=started, see=see if looking else None, kept=kept)
 
 
 def harmless(call: Callable[P, None]) -> Callable[P, None]:
@@ -153,6 +185,9 @@ def track(label: str, total: int) -> Iterator[int]:
     work = Work(label)
     for i in range(total):
         if expired():
+            course = _course.get()
+            if course is not None:
+                course.least = min(course.least, i / total)
             return
         _monitor.get().show(work, i, total)
         yield i

@@ -103,10 +103,10 @@ def test_one_leak_that_is_missed_is_enough() -> None:
 
 def test_it_is_the_same_every_time_and_disturbs_nothing() -> None:
     shown: list[Work] = []
-    monitor = Monitor(show=lambda work, done, total: shown.append(work), deadline=time.monotonic() - 1)
+    monitor = Monitor(show=lambda work, done, total: shown.append(work), deadline=time.monotonic() + 1000)
     states = torch.random.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     known, threads = (set(attacks()), set(defenses())), torch.get_num_threads()
-    with monitored(monitor):  # whose time is spent
+    with monitored(monitor):
         first = canary(3, examined, UNDEFENDED)
     torch.manual_seed(11)
     kept = torch.random.get_rng_state()
@@ -117,6 +117,9 @@ def test_it_is_the_same_every_time_and_disturbs_nothing() -> None:
     assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]
     assert (set(attacks()), set(defenses())) == known
     assert torch.get_num_threads() == threads
+    with monitored(Monitor(deadline=time.monotonic() - 1)):
+        spent = canary(3, examined, UNDEFENDED)
+    assert spent == ("inconclusive", "the time budget ended it before the planted leak was found")
 
 
 def test_an_interrupt_is_the_scans_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from leakaudit.audit.audit import audit
 from leakaudit.audit.pieces import WEAKENED, Piece, outline
 from leakaudit.audit.plan import Plan
+from leakaudit.protocol.amounts import Amount
 from leakaudit.result.numbers import clock
 from leakaudit.result.schema import Estimate, Examined
 from leakaudit.watch.console import Display, bar, became, falling, progress_monitor
@@ -22,7 +23,8 @@ from tests.leakaudit.audited import target
 from tests.leakaudit.results import attack, defense, lost, some
 from tests.leakaudit.results import result as made
 
-PIECES = (Piece(Work("dlg", "none"), 2.0), Piece(Work("dlg", "prune:sparsity=0.9"), 2.0))
+HEAVY = Amount(slopes=1000)
+PIECES = (Piece(Work("dlg", "none"), HEAVY), Piece(Work("dlg", "prune:sparsity=0.9"), HEAVY))
 SIGHT = Sight(losses=(0.5, 0.25, 1.0), victims=16, running=3, shown=(0, 1, 2), images=torch.rand(3, 1, 8, 8))
 
 
@@ -150,7 +152,7 @@ def test_a_file_gets_a_line_per_piece_with_time_and_outcome(short_battery: None)
     with progress_monitor(console, plan) as monitor, monitored(monitor):
         result = audit(target(), plan, keep=monitor.kept)
     lines = output(console).splitlines()
-    done = [piece.work for piece in outline(plan) if piece.work.name != "fit"]
+    done = [piece.work for piece in outline(plan) if piece.work.name not in ("fit", "updates")]
     for work, line in zip(done, lines, strict=True):
         assert re.fullmatch(rf"{work}  \d+\.\d s, .+", line)
         assert line.endswith(became(result, work))
@@ -182,7 +184,7 @@ def test_names_may_hold_what_stands_between_them() -> None:
         f"{spec}: dlg  2.0 s, it crashed",
         f"{spec}: never  0.5 s, not finished",
     ]
-    display = Display(terminal(), Forecast(tuple(Piece(work, 2.0) for work in pieces)))
+    display = Display(terminal(), Forecast(tuple(Piece(work, HEAVY) for work in pieces)))
     display.show(pieces[0], 0, 0)
     display.show(Work("tuning: odd"), 1, 2)
     display.look(SIGHT)

@@ -11,7 +11,7 @@ import torch
 
 from leakaudit.attacks.replay import Replay
 from leakaudit.audit import weaker
-from leakaudit.audit.attacking import asked_by, attacked
+from leakaudit.audit.attacking import attacked
 from leakaudit.audit.audit import Course, Measured, _row
 from leakaudit.audit.canary import KeyedPermutation
 from leakaudit.audit.canary import leaky as made_records
@@ -20,6 +20,7 @@ from leakaudit.audit.examine import Subject, examine, released_by
 from leakaudit.audit.pieces import WEAKENED, pieces_of
 from leakaudit.audit.plan import BATTERIES, Plan, attacks_for, left_out, lowered
 from leakaudit.audit.scene import MOST, Scene, set_scene
+from leakaudit.audit.updates import Updates, asked_by
 from leakaudit.audit.weaker import AMONG, SHARES, seen_weakened
 from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.defense import Defense, chain
@@ -186,7 +187,7 @@ def test_clients_release_their_records_one_by_one() -> None:
 def test_record_noise_that_is_used_again_is_found() -> None:
     found = subject(leaky.ReusedRecordNoise())
     for name, role in (("replay", "adaptive"), ("released-replay", "bound")):
-        result = attacked(scene(), found, parse_attack(name), role)
+        result = attacked(Updates(scene(), found), parse_attack(name), role)
         assert result.identification.value == 1.0
         assert result.identification.n == len(asked_by(scene(), parse_attack(name)))
         assert result.exact == result.identification.n

@@ -116,7 +116,7 @@ def test_a_file_that_was_changed_is_read_again(tmp_path: Path) -> None:
         (attack("Not A Name"), "Mine", "words in small letters"),
         (attack("accuracy"), "Mine", "'accuracy' is what an audit calls another piece of its work"),
         (attack().replace("guesses: int = 1", "guesses: int"), "Mine", "its setting 'guesses' has no default"),
-        (attack().replace("guesses: int = 1", "time_weight: int = 1"), "Mine", "give the setting another name"),
+        (attack().replace("guesses: int = 1", "effort: int = 1"), "Mine", "give the setting another name"),
         (attack() + "    covers: ClassVar = frozenset({'batchnorm'})\n", "Mine", "its `covers` names 'batchnorm'"),
         (attack() + "    effort: ClassVar = ('steps',)\n", "Mine", "its `effort` names 'steps'"),
         (attack() + "    requires: ClassVar = frozenset({'truth'})\n", "Mine", "its `requires` names 'truth'"),

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from leakaudit.audit.audit import audit
 from leakaudit.audit.clock import Clock
+from leakaudit.audit.costs import NOMINAL
 from leakaudit.audit.pieces import Piece, outline
 from leakaudit.audit.plan import Plan
+from leakaudit.protocol.amounts import Amount
 from leakaudit.result.schema import AuditResult, to_json
 from leakaudit.watch.forecast import Forecast
 from leakaudit.work.progress import (
@@ -29,7 +31,7 @@ from leakaudit.work.progress import (
 )
 from tests.leakaudit.audited import target
 
-DLG = Piece(Work("dlg", "none"), 1.0)
+DLG = Piece(Work("dlg", "none"), Amount(slopes=100))
 
 
 class Watching:
@@ -190,12 +192,18 @@ def test_an_outline_begins_with_the_control() -> None:
     pieces = outline(Plan(defenses=("obscure", "prune"), utility=False))
     assert list(dict.fromkeys(p.work.defense for p in pieces)) == ["none", "obscure", "prune"]
     assert not any(p.work.name == "accuracy" for p in pieces)
-    assert {p.weight for p in pieces if p.work.name == "fit"} == {0.0, 2.0}
+    fits = {p.work.defense: p.weight for p in pieces if p.work.name == "fit"}
+    assert fits["none"] < fits["prune"] < fits["obscure"]
+
+
+def weighing(weight: float) -> Amount:
+    return Amount(slopes=weight / NOMINAL.slope)
 
 
 def test_a_forecast_learns_from_what_work_took() -> None:
     now = [0.0]
-    pieces = tuple(Piece(Work(w, d), weight) for d in ("none", "prune") for w, weight in (("dlg", 0.5), ("tuned", 2.0)))
+    work = (("dlg", 0.5), ("tuned", 2.0))
+    pieces = tuple(Piece(Work(w, d), weighing(weight)) for d in ("none", "prune") for w, weight in work)
     forecast = Forecast(pieces, now=lambda: now[0])
     assert forecast.left() is None
     assert forecast.place() == (0, 2)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -13,12 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leakaudit.attacks.inverting_gradients import InvertingGradients
+from leakaudit.errors import OutOfTime
 from leakaudit.protocol.attack import Attack, Reconstruction, Status
 from leakaudit.protocol.client import SharedUpdate, share
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.exposure import Exposure
 from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.score import tuning
+from leakaudit.work.progress import Monitor, current, followed, monitored
 
 SHAPE, CLASSES = (1, 6, 6), 3
 
@@ -136,15 +139,39 @@ def test_further_settings_are_tried_by_the_winner_of_the_first(generator: torch.
     assert attack.calls[3:] == [(0.1, 200), (0.01, 200), (0.1, 200), (0.1, 200), (0.1, 400), (0.01, 400)]
 
 
-def test_a_spent_budget_leaves_the_best_so_far(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_that_the_time_ends_chooses_nothing(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, update, truth = model_and_update(2)
     oracle = Two(truth=truth.images, calls=[], short_error=0.01)
     monkeypatch.setattr(tuning, "expired", lambda: len(oracle.calls) >= 2)
-    attack, tuned = tuning.tune(oracle, model, update, truth, generator)
-    assert isinstance(attack, Two)
+    with pytest.raises(OutOfTime, match="tuning"):
+        tuning.tune(oracle, model, update, truth, generator)
     assert oracle.calls == [(0.3, 100), (0.1, 100)]
-    assert (attack.tv, attack.steps) == (0.1, 100)
-    assert tuned["tv"] == 0.1
+    with followed() as course:
+        assert tuning.tuned_in_time(oracle, model, update, truth, generator) == (oracle, {})
+    assert course.untuned
+
+
+def test_tuning_gets_half_of_the_time_that_is_left(generator: torch.Generator) -> None:
+    model, update, truth = model_and_update(2)
+    given: list[float] = []
+
+    @dataclass(frozen=True, kw_only=True)
+    class Asks(Two):
+        def __call__(self, *args: Any) -> Reconstruction:
+            deadline = current().deadline
+            assert deadline is not None
+            given.append(deadline)
+            return super().__call__(*args)
+
+    asks, now = Asks(truth=truth.images, calls=[], short_error=0.01), time.monotonic()
+    with monitored(Monitor(deadline=now + 1000)), followed() as course:
+        tuned = tuning.tuned_in_time(asks, model, update, truth, generator)[1]
+        assert current().deadline == now + 1000  # the rest is there for the attack itself
+    assert tuned
+    assert not course.untuned
+    assert {round((g - now) / 100) for g in given} == {5}
 
 
 def test_the_real_attack_is_tuned_repeatably_and_better_than_its_worst(generator: torch.Generator) -> None:

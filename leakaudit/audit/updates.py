@@ -1,0 +1,168 @@
+"""What the clients of one defense send, computed once and handed to every attack on it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from leakaudit.audit.examine import Subject, mode_of
+from leakaudit.audit.scene import Scene
+from leakaudit.errors import UserError
+from leakaudit.protocol.attack import Attack
+from leakaudit.protocol.client import SharedUpdate, release, share
+from leakaudit.protocol.target import PixelModel, Records
+from leakaudit.score.baselines import guesses
+from leakaudit.score.nulls import public_forms
+from leakaudit.work.seeding import generator_for, seeded
+
+
+@dataclass
+class Updates:
+    """The updates of a defense's victims, and of the auxiliary records that play victim while an attack is tuned.
+
+    Each is computed when it is first asked for. What an attack writes into is computed anew for the next one. `most`
+    is how many of `scene.asked` any attack is going to be given, where it is known: attacks that are given fewer get
+    the first of them.
+    """
+
+    scene: Scene
+    subject: Subject
+    most: int = 0
+    _kept: dict[str, tuple[SharedUpdate, tuple[float, ...]]] = field(default_factory=dict)
+    _rehearsed: Records | None = None
+    _model: PixelModel | None = None
+    _guesses: Tensor | None = None
+
+    def model(self) -> PixelModel:
+        """Return a copy of the clients' model: an attack may change it."""
+        if self._model is None:
+            seed, spec = self.scene.plan.seed, self.subject.spec
+            with seeded(seed, spec, "client"):
+                own = copy.deepcopy(self.scene.target.model)
+                self._model = self.subject.defense.transform_model(own, generator_for(seed, spec, "model"))
+        return copy.deepcopy(self._model)
+
+    def compute(self) -> None:
+        """Compute the victims' updates now. Where it cannot be done the attacks will say so, each for itself."""
+        try:
+            self._computed("victims", self._asked)
+        except UserError:
+            raise
+        except Exception:
+            pass
+
+    def _asked(self) -> Records:
+        return self.subject.released[self.scene.asked[: max(len(self.scene.victims), self.most)]]
+
+    def victims(self, attack: Attack, *, released: bool) -> SharedUpdate:
+        """Return what an attack is given; `released`: with what a record stage put in place.
+
+        Raises OutOfTime where the time budget ends it.
+        """
+        count = len(asked_by(self.scene, attack))
+        self.most = max(self.most, attack.asks)
+        held = self._kept.get("victims")
+        if held is not None and held[0].victims * held[0].batch_size < count:
+            del self._kept["victims"]  # somebody asks for more than was known
+        update = self._computed("victims", self._asked)
+        shown = first(update, count // update.batch_size)
+        return shown if released else replace(shown, released=None, released_labels=None)
+
+    def rehearsal(self, *, released: bool) -> tuple[SharedUpdate, Records]:
+        """Return updates of auxiliary records, and these records. Raises OutOfTime where the time budget ends it."""
+        scene, subject = self.scene, self.subject
+        own = scene.target.auxiliary[scene.rehearsal]
+
+        def made() -> Records:
+            if self._rehearsed is None:
+                generator = generator_for(scene.plan.seed, subject.spec, "rehearsal", "release")
+                with seeded(scene.plan.seed, subject.spec, "rehearsal", "release"):
+                    self._rehearsed = release(subject.defense, own, generator)
+            return self._rehearsed
+
+        update = self._computed("rehearsal", made)
+        return (update if released else replace(update, released=None, released_labels=None)), own
+
+    def guesses(self) -> Tensor:
+        """Return what anybody would draw of the victims without the update (G, V·B, C, H, W).
+
+        Those of `baselines`, and what the defense puts in place of another record of the class.
+        """
+        if self._guesses is None:
+            self._guesses = _guesses(self.scene, self.subject)
+        return self._guesses
+
+    def _computed(self, who: str, records: Callable[[], Records]) -> SharedUpdate:
+        held = self._kept.get(who)
+        if held is None or state_of(held[0]) != held[1]:
+            update = self._shared(records(), who)
+            held = self._kept[who] = update, state_of(update)
+        scene, knows = self.scene, self.scene.exposure
+        return replace(
+            held[0],
+            defense=copy.deepcopy(self.subject.defense) if knows.defense else None,
+            auxiliary=copy.deepcopy(scene.target.auxiliary) if knows.auxiliary else None,
+        )
+
+    def _shared(self, records: Records, who: str) -> SharedUpdate:
+        scene, subject, seed = self.scene, self.subject, self.scene.plan.seed
+        with seeded(seed, subject.spec, who, "client"):  # dropout draws from the global generator, some defenses too
+            return share(
+                self.model(),
+                scene.target.loss,
+                records.to(scene.target.device),
+                copy.deepcopy(subject.defense),
+                replace(scene.exposure, released=True),
+                batch_size=scene.plan.batch_size,
+                classes=len(scene.target.classes),
+                mode=mode_of(scene),
+                generator=generator_for(seed, subject.spec, who, "update"),
+            )
+
+
+def asked_by(scene: Scene, attack: Attack) -> Tensor:
+    """Return the indices of the private records behind the updates that an attack is given."""
+    return scene.asked[: max(len(scene.victims), attack.asks)] if attack.asks else scene.victims
+
+
+def first(update: SharedUpdate, victims: int) -> SharedUpdate:
+    """Return the update of the first so many victims, without a copy."""
+    if victims == update.victims:
+        return update
+
+    def of(value: Tensor | None) -> Tensor | None:
+        return None if value is None else value[:victims]
+
+    return replace(
+        update,
+        gradients=tuple(g[:victims] for g in update.gradients),
+        buffers=None if update.buffers is None else update.buffers[:victims],
+        labels=of(update.labels),
+        released=of(update.released),
+        released_labels=of(update.released_labels),
+    )
+
+
+def state_of(update: SharedUpdate) -> tuple[float, ...]:
+    """Return numbers that change when somebody writes into an update: torch's own count, and sums of the entries."""
+    beside = [t for t in (update.labels, update.released, update.released_labels) if t is not None]
+    tensors = [*update.gradients, *beside, *(b for own in update.buffers or () for b in own.values())]
+    sums = torch.stack([t.detach().sum().float().nan_to_num() for t in tensors]).tolist()
+    return (*sums, *(float(t._version) for t in tensors))
+
+
+def _guesses(scene: Scene, subject: Subject) -> Tensor:
+    own, seed = scene.target.auxiliary, scene.plan.seed
+    records = scene.target.private[scene.victims]
+    found = list(guesses(records, own, generator_for(seed, "baselines")).values())
+    if subject.replaced and len(own):
+        try:
+            generator = generator_for(seed, subject.spec, "forms")
+            found.append(public_forms(subject.defense, own, records.labels, generator).to(records.images))
+        except Exception:  # a record stage that only bears some records: then nobody else can draw it either
+            pass
+    return torch.stack([each for each in found if each is not None])
