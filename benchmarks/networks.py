@@ -44,6 +44,18 @@ def resnet18(classes: int = 10) -> nn.Module:
     return build(num_classes=classes)  # type: ignore[no-any-return]
 
 
+def vgg11(classes: int = 10) -> nn.Module:
+    """VGG-11 with BatchNorm (Simonyan and Zisserman 2015, A) for 32×32 pictures: one dense layer in place of three."""
+    layers: list[nn.Module] = []
+    before = 3
+    for stage in ((64,), (128,), (256, 256), (512, 512), (512, 512)):
+        for after in stage:
+            layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
+            before = after
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, classes))
+
+
 def dense(classes: int = 10) -> nn.Module:
     """Return a dense network with biases: the closed-form case."""
     return nn.Sequential(
@@ -125,6 +137,7 @@ NETWORKS = {
     "convnet16": partial(convnet, width=16),
     "convnet64": partial(convnet, width=64),
     "resnet18": resnet18,
+    "vgg11": vgg11,
     "resnet18-cifar": resnet18_cifar,
     "dense": dense,
 }

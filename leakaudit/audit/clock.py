@@ -75,10 +75,10 @@ class Clock:
 
         Yields why it should not be begun, which is nothing where it should.
         """
-        now, deadline, why = time.monotonic(), None, ""
+        now, deadline, why = time.monotonic(), current().deadline, ""
         if self.budget is not None:
             given = self.share(piece)
-            deadline = now + given
+            deadline = now + given if deadline is None else min(deadline, now + given)
             if not given:
                 why = f"the time budget is too short for it: it would take about {about(self.expected(piece))}"
         try:

@@ -23,7 +23,9 @@ from leakaudit.protocol.gradients import Mode, in_mode, parameters_of
 from leakaudit.protocol.target import Records, Target
 from leakaudit.work.seeding import generator_for, seeded
 
-FAST = 0.01  # seconds of an update, up to which all victims of a scan are matched at once to be measured
+FAST = 0.01  # seconds of an update, up to which the matching of all victims is measured …
+SLOPE = 2.0  # … and else reckoned from it: a slope is a double backward, in stacks somewhat less
+LONG = 0.2  # seconds after which a measurement is not repeated
 BATCH, WIDTH = 32, 24  # of the small network that stands for ours
 
 
@@ -84,7 +86,7 @@ def _measured(target: Target, plan: Plan, records: Records) -> Costs:
 
     update = shared()
     per_update = _seconds(shared, target.device) / 2
-    trials = plan.victims if per_update <= FAST else min(plan.victims, 2)
+    trials = plan.victims
     own = torch.arange(trials, device=target.device) % 2
     labels = records[rows].labels.to(target.device).reshape(2, size)[own]
     pictures = torch.full((trials, size, *target.input_shape), 0.5, device=target.device)
@@ -93,9 +95,11 @@ def _measured(target: Target, plan: Plan, records: Records) -> Costs:
         return match(model, target.loss, pictures, labels, update.gradients, cosine, rows=own)
 
     with in_mode(model, mode):
-        for _ in range(2):  # in the first of all calls, and in the second, the engine checks itself
-            slopes()
-        per_slope = _seconds(slopes, target.device) / trials
+        per_slope = SLOPE * per_update
+        if per_update <= FAST:
+            for _ in range(2):  # in the first of all calls, and in the second, the engine checks itself
+                slopes()
+            per_slope = _seconds(slopes, target.device) / trials
         batch = records[torch.arange(TRAINING_BATCH) % len(records)].to(target.device)
         parameters = parameters_of(model)[1]
 
@@ -123,9 +127,9 @@ def _own(target: Target) -> float:
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return what a piece of work takes: the shorter of two times, as others may be at work on the machine."""
-    took = []
-    for _ in range(2):
+    """Return what a piece of work takes: the shortest of three times, as others may be at work on the machine."""
+    took: list[float] = []
+    while not took or (len(took) < 3 and sum(took) < LONG):
         begun = time.monotonic()
         work()
         if device.type == "cuda":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from enum import Enum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,15 @@ from leakaudit.cli.options import (
     examples,
     name_what_was_left_out,
 )
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from leakaudit.audit.costs import Costs
+    from leakaudit.audit.plan import Plan
+    from leakaudit.protocol.target import Target
+
+BUDGETS = (60.0, 300.0, 1800.0)  # seconds, that `doctor` reckons with
 
 
 class Kind(str, Enum):  # noqa: UP042 - typer shows the values
@@ -49,10 +58,17 @@ def doctor(
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
-    """Check the set-up before a long run: ranges, labels, modes, gradients, memory, cost. Exits 2 on an error."""
+    """Check the set-up before a long run: ranges, labels, modes, gradients, memory, and what a scan would take.
+
+    Ends with "ready", or exits 2 on an error.
+    """
+    import shlex
+
     from rich.console import Console
     from rich.markup import escape
 
+    from leakaudit.audit.costs import measured
+    from leakaudit.audit.plan import Plan
     from leakaudit.judge.findings import mend_of
     from leakaudit.load.loading import load_target
     from leakaudit.load.preflight import preflight
@@ -81,8 +97,41 @@ def doctor(
             console.print(f"[dim]mend   [/] {shown(finding.mend or mend_of(finding.id))}", highlight=False)
     for note in loaded.notes:
         console.print(f"[dim]note   [/] {shown(note)}", highlight=False)
-    if any(finding.severity == "error" for finding in findings):
+    errors = sum(finding.severity == "error" for finding in findings)
+    if errors:
+        console.print(f"[red]not ready[/]: mend {'the error' if errors == 1 else f'the {errors} errors'} above.")
         raise typer.Exit(USAGE)
+    plan = Plan(mode=mode.value, records=records, batch_size=batch_size, seed=seed)
+    with console.status("measuring what a scan would take …"):
+        costs = measured(loaded, plan)
+    takes(console, loaded, plan, costs)
+    warned = sum(finding.severity == "warning" for finding in findings)
+    first = f"{'one warning' if warned == 1 else f'{warned} warnings'} above; " if warned else ""
+    command = shown(shlex.join(["leakaudit", "scan", target, "--defense", "obscure"]))
+    console.print(f"[green]ready[/]: {first}{command}", highlight=False, soft_wrap=True)
+
+
+def takes(console: Console, target: Target, plan: Plan, costs: Costs) -> None:
+    """Print what every battery would take here, and what a time budget buys of the standard one."""
+    from rich.table import Table
+
+    from leakaudit.audit.estimate import SAMPLE, bought, estimates
+    from leakaudit.audit.pieces import FIT
+    from leakaudit.result.numbers import about
+    from leakaudit.work.quantities import typed_seconds
+
+    table = Table("a scan of", "undefended", *(f"and {spec}" for spec in SAMPLE), title_justify="left", box=None)
+    table.title = "On this machine, about"
+    for found in estimates(target, plan, costs):
+        table.add_row(found.battery, about(found.control), *(f"+ {about(each)}" for each in found.more.values()))
+    console.print(table)
+    for budget in BUDGETS:
+        buys = bought(target, plan, costs, budget)
+        parts = (f"{buys.whole} parts in full", f"{len(buys.cut)} cut short", f"{len(buys.left_out)} not begun")
+        unfitted = any(name.endswith(f": {FIT}") for name in buys.left_out)
+        told = ", ".join(parts) + (f"; {SAMPLE[-1]} would not be fitted" if unfitted else "")
+        first = f"--budget {typed_seconds(budget)}"
+        console.print(f"{first:<13} undefended and {SAMPLE[-1]}: {told}", highlight=False)
 
 
 def list_(
