@@ -24,11 +24,14 @@ from leakaudit.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
     from leakaudit.audit.costs import Costs
     from leakaudit.audit.plan import Plan
     from leakaudit.protocol.target import Target
+    from leakaudit.result.schema import Finding
 
 BUDGETS = (60.0, 300.0, 1800.0)  # seconds, that `doctor` reckons with
 
@@ -62,31 +65,45 @@ def doctor(
 
     Ends with "ready", or exits 2 on an error.
     """
-    import shlex
-
     from rich.console import Console
-    from rich.markup import escape
 
     from leakaudit.audit.costs import measured
     from leakaudit.audit.plan import Plan
-    from leakaudit.judge.findings import mend_of
     from leakaudit.load.loading import load_target
     from leakaudit.load.preflight import preflight
     from leakaudit.load.units import with_units
-    from leakaudit.result.plaintext import visible
 
+    plan = Plan(mode=mode.value, records=records, batch_size=batch_size, seed=seed)
     loaded = with_units(load_target(target, data=data, checkpoint=checkpoint, device=device, seed=seed))
     findings = preflight(loaded, mode=mode.value, batch_size=batch_size, records=records, costs=True)
     console = Console()
+    notice(console, loaded, findings)
+    errors, warnings = (sum(finding.severity == kind for finding in findings) for kind in ("error", "warning"))
+    if errors:
+        console.print(f"[red]not ready[/]: mend {'the error' if errors == 1 else f'the {errors} errors'} above.")
+        raise typer.Exit(USAGE)
+    with console.status("measuring what a scan would take …"):
+        costs = measured(loaded, plan)
+    takes(console, loaded, plan, costs)
+    told = f" but for {'the warning' if warnings == 1 else f'the {warnings} warnings'} above" if warnings else ""
+    console.print(f"[green]ready[/]{told}", highlight=False)
+
+
+def notice(console: Console, target: Target, findings: Sequence[Finding]) -> None:
+    """Print what a target is, what was found, and how to mend it."""
+    from rich.markup import escape
+
+    from leakaudit.judge.findings import mend_of
+    from leakaudit.result.plaintext import visible
 
     def shown(words: str) -> str:
         return escape(visible(words))
 
-    c, h, w = loaded.input_shape
+    c, h, w = target.input_shape
     console.print(
-        f"[bold]{shown(loaded.name)}[/]: {shown(type(loaded.model.network).__name__)}, pictures {c}×{h}×{w}, "
-        f"{len(loaded.classes)} classes; {len(loaded.private)} private, {len(loaded.test)} test, "
-        f"{len(loaded.auxiliary)} auxiliary records on {loaded.device}",
+        f"[bold]{shown(target.name)}[/]: {shown(type(target.model.network).__name__)}, pictures {c}×{h}×{w}, "
+        f"{len(target.classes)} classes; {len(target.private)} private, {len(target.test)} test, "
+        f"{len(target.auxiliary)} auxiliary records on {target.device}",
         highlight=False,
     )
     colours = {"error": "red", "warning": "yellow", "info": "cyan"}
@@ -95,20 +112,8 @@ def doctor(
         console.print(f"{mark} {shown(finding.message)} [dim]({finding.id})[/]", highlight=False)
         if finding.severity != "info":
             console.print(f"[dim]mend   [/] {shown(finding.mend or mend_of(finding.id))}", highlight=False)
-    for note in loaded.notes:
+    for note in target.notes:
         console.print(f"[dim]note   [/] {shown(note)}", highlight=False)
-    errors = sum(finding.severity == "error" for finding in findings)
-    if errors:
-        console.print(f"[red]not ready[/]: mend {'the error' if errors == 1 else f'the {errors} errors'} above.")
-        raise typer.Exit(USAGE)
-    plan = Plan(mode=mode.value, records=records, batch_size=batch_size, seed=seed)
-    with console.status("measuring what a scan would take …"):
-        costs = measured(loaded, plan)
-    takes(console, loaded, plan, costs)
-    warned = sum(finding.severity == "warning" for finding in findings)
-    first = f"{'one warning' if warned == 1 else f'{warned} warnings'} above; " if warned else ""
-    command = shown(shlex.join(["leakaudit", "scan", target, "--defense", "obscure"]))
-    console.print(f"[green]ready[/]: {first}{command}", highlight=False, soft_wrap=True)
 
 
 def takes(console: Console, target: Target, plan: Plan, costs: Costs) -> None:

@@ -282,6 +282,7 @@ def test_all_are_fitted_before_anything_is_attacked(short_battery: None, monkeyp
         records=4,
         budget=600.0,
         utility=False,
+        exposure="honest-but-curious",
     )
     monkeypatch.setattr(audit_module, "measured", lambda *_: NOMINAL)
     monkeypatch.setattr(audit_module, "attacked", lambda _, a, role, why: failed(a, role, {}, 4, "failed", "not tried"))
