@@ -23,6 +23,7 @@ from leakaudit.reports import (
     steps,
     view,
 )
+from leakaudit.reports.costs import costs
 from leakaudit.reports.html_galleries import png_size
 from leakaudit.reports.html_source import fingerprint
 from leakaudit.reports.standing import bound_of
@@ -71,6 +72,7 @@ def render(result: AuditResult, outcome: Outcome | None = None) -> str:
         "spaced": _spaced,
         "join_specs": _join_specs,
         "unbroken": html_text.unbroken,
+        "seconds": lambda value: numbers.DASH if value is None else numbers.seconds(value),
     }
     page = environment.get_template("report.html.j2").render(_context(result, outcome))
     return page.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate of the JSON cannot be written to a file
@@ -127,6 +129,7 @@ def _context(result: AuditResult, outcome: Outcome | None) -> dict[str, Any]:
         "waivers": html_findings.waiver_rows(result, outcome),
         "mapping": mapping,
         "hashes": _hashes(result.hashes),
+        "costs": costs(result),
         "command": numbers.plain(result.environment.get("command") or result.settings.get("command") or ""),
     }
 

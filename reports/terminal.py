@@ -10,7 +10,7 @@ from leakaudit.judge import ranking
 from leakaudit.judge.findings import mend_of
 from leakaudit.judge.verdict import UNFINISHED, reasons_of
 from leakaudit.judge.words import brief, grouped, notes_of, sentence
-from leakaudit.reports import examined, view
+from leakaudit.reports import costs, examined, view
 from leakaudit.reports.standing import in_brief
 from leakaudit.result import numbers
 from leakaudit.result.plaintext import visible
@@ -66,6 +66,8 @@ def summary(result: AuditResult, console: Console) -> None:
     console.print()
     for advised in sentences(result):
         line(advised)
+    if took := costs.in_brief(result):
+        line(took, "dim")
     console.print()
     told: dict[str, str] = {}  # sentences by the defense that gave them first
     for defense in result.defenses:
