@@ -26,8 +26,8 @@ class Reference(nn.Module):
         super().__init__()
         stages: list[nn.Module] = []
         for before, after in zip((channels, *widths), widths, strict=False):
-            stages += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-            stages += [nn.MaxPool2d(2, ceil_mode=True)]
+            stages += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after)]
+            stages += [nn.MaxPool2d(2, ceil_mode=True), nn.ReLU()]  # as good as the other way round, on a quarter
         self.body = nn.Sequential(*stages)
         height, width = (-(-side // 2 ** len(widths)) for side in grid)
         self.head = nn.Linear(widths[-1] * height * width, classes)
