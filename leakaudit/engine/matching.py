@@ -10,7 +10,8 @@ gradients, because only the picture's is asked for. There are three ways to it, 
 
 Which is tried first follows from the model's size and the number of trials (`order`), not from a clock: the same
 command must give the same bits. Every other way is checked against `loop`, on all trials at the first call and on one
-more in turn at every power of two, and is given up for this model where it differs or cannot run.
+more in turn at every power of two, and is given up for this model where it differs or cannot run. A judge must not be
+rounded: `match` computes in float32, whatever torch's flags let a GPU do (`leakaudit.work.precision`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from leakaudit.engine.stacked import Around, Trials, Unsupported, stacked, twice
 from leakaudit.protocol.gradients import Gradients, parameters_of, with_parameters
 from leakaudit.protocol.target import LossFunction, PixelModel
 from leakaudit.work.memory import exhausted, in_pieces
+from leakaudit.work.precision import exact as exact_float32
 
 __all__ = [
     "Distance",
@@ -177,6 +179,7 @@ _known: WeakKeyDictionary[PixelModel, dict[Any, _History]] = WeakKeyDictionary()
 
 
 @torch.enable_grad()
+@exact_float32()
 def match(
     model: PixelModel,
     loss: LossFunction,
