@@ -24,9 +24,11 @@ from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from leakaudit.engine.distances import Distance, Span, cosine, energy, inner, squared
-from leakaudit.engine.stacked import Around, Trials, Unsupported, stacked, twice_differentiable
+from leakaudit.engine.recording import Unsupported
+from leakaudit.engine.stacked import Around, Trials, stacked, twice_differentiable
 from leakaudit.protocol.gradients import Gradients, parameters_of, with_parameters
 from leakaudit.protocol.target import LossFunction, PixelModel
 from leakaudit.work.memory import exhausted, in_pieces
@@ -105,7 +107,7 @@ def _one_by_one(job: Trials, others: Tensor | None) -> tuple[Tensor, Tensor]:
         return value, slope
 
     found = []
-    for t, row in enumerate(job.rows.tolist()):
+    for t, row in enumerate(job.numbers()):
         try:
             found.append(trial(t, row))
         except RuntimeError as error:
@@ -178,6 +180,19 @@ class _History:
 _known: WeakKeyDictionary[PixelModel, dict[Any, _History]] = WeakKeyDictionary()
 
 
+_rows: Any = WeakTensorKeyDictionary()  # rows of a stack -> which version of them was read, and the numbers
+
+
+def _read(rows: Tensor) -> tuple[int, ...]:
+    """Return the rows as numbers. The device is waited for once per tensor, not at every step."""
+    if rows.is_inference():  # whether it was written to since, nobody knows
+        return tuple(rows.tolist())
+    known = _rows.get(rows)
+    if known is None or known[0] != rows._version:
+        known = _rows[rows] = rows._version, tuple(rows.tolist())
+    return known[1]  # type: ignore[no-any-return]
+
+
 @torch.enable_grad()
 @exact_float32()
 def match(
@@ -207,6 +222,7 @@ def match(
     trials = len(images)
     if trials == 0:
         return images.new_zeros(0), torch.zeros_like(images)
+    listed = tuple(range(trials)) if rows is None else _read(rows)
     rows = torch.arange(trials, device=images.device) if rows is None else rows
     training = tuple(module.training for module in model.modules())
     key = (images.shape[1:], images.dtype, training, id(loss), id(distance), len(shared), trials > 1)
@@ -218,7 +234,7 @@ def match(
     history.calls += 1
     check = history.calls & (history.calls - 1) == 0
 
-    job = Trials(model, loss, images, labels, shared, distance, rows, around)
+    job = Trials(model, loss, images, labels, shared, distance, rows, around, listed)
 
     def piece(start: int, stop: int) -> tuple[Tensor, Tensor]:
         return _attempt(job[start:stop], history)
@@ -226,7 +242,7 @@ def match(
     while True:
         before = torch.get_rng_state()
         found = in_pieces(piece, trials, model, key, images.device)
-        values, slopes = (torch.cat(column) for column in zip(*found, strict=True))
+        values, slopes = found[0] if len(found) == 1 else (torch.cat(column) for column in zip(*found, strict=True))
         if not check or history.last == "loop":
             return values, slopes
         after = torch.get_rng_state()
