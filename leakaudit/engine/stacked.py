@@ -27,7 +27,7 @@ from leakaudit.engine.recording import Recorder, Unsupported
 from leakaudit.protocol.gradients import Gradients, batches_of, parameters_of
 from leakaudit.protocol.target import LossFunction, PixelModel
 
-SMALL = 32_768  # entries of a layer's gradient up to which copying it beside others costs less than launching for it
+SMALL = 4_096  # entries of a layer's gradient up to which copying it beside others costs less than launching for it
 
 
 class _TwiceMode(TorchFunctionMode):
