@@ -240,19 +240,31 @@ def match(
         return _attempt(job[start:stop], history)
 
     while True:
-        before = torch.get_rng_state()
+        before = _drawn(images.device)
         found = in_pieces(piece, trials, model, key, images.device)
         values, slopes = found[0] if len(found) == 1 else (torch.cat(column) for column in zip(*found, strict=True))
         if not check or history.last == "loop":
             return values, slopes
-        after = torch.get_rng_state()
+        after = _drawn(images.device)
         if trials == 1:
-            torch.set_rng_state(before)  # so that dropout draws the same again
+            _draw_from(before, images.device)  # so that dropout draws the same again
         if _confirmed(job, values, slopes, history):
-            torch.set_rng_state(after)
+            _draw_from(after, images.device)
             return values, slopes
-        torch.set_rng_state(before)
+        _draw_from(before, images.device)
         history.refused[history.last] = "it differs from plain autograd"
+
+
+def _drawn(device: torch.device) -> tuple[Tensor, ...]:
+    """Return the random state of the CPU, and of a CUDA device; the host has both, and waits for nothing."""
+    own = (torch.cuda.get_rng_state(device),) if device.type == "cuda" else ()
+    return torch.get_rng_state(), *own
+
+
+def _draw_from(states: tuple[Tensor, ...], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    for own in states[1:]:
+        torch.cuda.set_rng_state(own, device)
 
 
 def _confirmed(job: Trials, values: Tensor, slopes: Tensor, history: _History) -> bool:
@@ -283,13 +295,13 @@ def _attempt(job: Trials, history: _History) -> tuple[Tensor, Tensor]:
     for name in history.ways:
         if name in history.refused:
             continue
-        before = torch.get_rng_state()
+        before = _drawn(job.images.device)
         try:
             found = WAYS[name](job)
         except Exception as error:  # whatever a model says that is run in an unusual way; the loop runs it as it is
             if name == "loop" or exhausted(error):
                 raise
-            torch.set_rng_state(before)
+            _draw_from(before, job.images.device)
             history.refused[name] = f"{type(error).__name__}: {error}"
             continue
         history.last = name
