@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
+from benchmarks.rounding import Tf32, exactly, unguarded
 from leakaudit.engine import matching as engine
-from leakaudit.protocol.gradients import Gradients, mean_gradient, parameters_of
+from leakaudit.protocol.gradients import mean_gradient
 from leakaudit.protocol.target import PixelModel
 from leakaudit.work import precision
 from leakaudit.work.precision import exact
-from tests.tf32 import Tf32
 
 NEWER = hasattr(torch._C, "_set_fp32_precision_setter")  # since torch 2.9
 
@@ -96,33 +95,20 @@ def resnet() -> PixelModel:
     return PixelModel(network, (0.5,) * 3, (0.25,) * 3).eval()
 
 
-def slope_of(model: PixelModel, images: Tensor, labels: Tensor, shared: Gradients) -> Tensor:
-    """The slope of 1 − cos by autograd through everything, in float64."""
-    exactly = copy.deepcopy(model).double()
-    x = images.double().requires_grad_(True)
-    found = torch.autograd.grad(F.cross_entropy(exactly(x), labels), parameters_of(exactly)[1], create_graph=True)
-    a, b = (torch.cat([g.flatten() for g in gs]) for gs in (found, [s.double() for s in shared]))
-    return torch.autograd.grad(1 - F.cosine_similarity(a, b, dim=0), x)[0]
-
-
 @pytest.mark.parametrize("guarded", [True, False])
 def test_the_engine_stacks_a_resnet_where_convolutions_would_be_rounded(
-    guarded: bool, ways: list[str], monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+    guarded: bool, ways: list[str], generator: torch.Generator
 ) -> None:
     """Without the guard it does not: its judge is as wrong as what it judges."""
-    if not guarded:
-        monkeypatch.setattr(precision, "_entered", 1)  # as if it had been seen to: nothing is set
     model = resnet()
     images, truth = torch.rand((2, 2, 1, 3, 32, 32), generator=generator)
     labels = torch.tensor([[0], [1]])
     each = [mean_gradient(model, F.cross_entropy, x, y) for x, y in zip(truth, labels, strict=True)]
     shared = tuple(torch.stack(column) for column in zip(*each, strict=True))
-    with Tf32() as rounding:
+    with nullcontext() if guarded else unguarded(), Tf32() as rounding:
         _, slopes = engine.match(model, F.cross_entropy, images, labels, shared, engine.cosine)
-    exactly = torch.stack(
-        [slope_of(model, images[t], labels[t], tuple(s[t] for s in shared)) for t in range(len(images))]
-    )
-    off = float((slopes - exactly).norm() / exactly.norm())
+    true = torch.stack([exactly(model, images[t], labels[t], tuple(s[t] for s in shared)) for t in range(len(images))])
+    off = float((slopes - true).norm() / true.norm())
     assert torch.backends.cudnn.allow_tf32
     if guarded:
         assert (ways[-1], rounding.roundings) == ("stacked", 0)
