@@ -198,10 +198,15 @@ def _span(
     others = energy(shared)[stack.rows]
     values, alpha, beta = distance.coefficients(_joined(along).sum(1), _joined(squares).sum(1), others)
     ratio = beta / alpha
-    cotangents: dict[int, Tensor] = {}
+    beside: dict[int, Tensor] = {}  # cotangents of those that were worked on together; each other one when it is due
     for group, (own, g) in zip(groups, pairs, strict=True):
-        whole = torch.addcmul(g, ratio[:, None], own)
-        cotangents.update(zip(group, torch.split(whole, [formed[i].shape[1] for i in group], 1), strict=True))
+        if len(group) > 1:
+            whole = torch.addcmul(g, ratio[:, None], own)
+            beside.update(zip(group, torch.split(whole, [formed[i].shape[1] for i in group], 1), strict=True))
+
+    def cotangent(i: int) -> Tensor:
+        return beside[i] if i in beside else torch.addcmul(wanted[i], ratio[:, None], formed[i])
+
     places = iter(range(len(formed)))
     pulled: Pulled = []
     for layer, (a, delta), known in zip(layers, sides, kept, strict=True):
@@ -209,7 +214,7 @@ def _span(
             pulled.append(layer.pull_span(a, delta, known, shared, ratio, stack))
             continue
         count, rest = known
-        pulled.append(layer.pull(a, delta, rest, [cotangents[next(places)] for _ in range(count)], stack))
+        pulled.append(layer.pull(a, delta, rest, [cotangent(next(places)) for _ in range(count)], stack))
     return values, alpha, pulled
 
 
