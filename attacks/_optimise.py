@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -20,6 +20,10 @@ from leakaudit.work.progress import expired, observe, track
 Objective = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 COLOUR = 2.0  # how much more a step of colour weighs than one of brightness
+
+# Steps after which a device is asked which trials are done, and waited for. Until then those that are done stand still
+# in the stack. The CPU, which is never waited for, is asked at every step, and every device at each rung.
+LOOK_EVERY = 8
 
 ROUNDING = 1e-5  # of 1 − cos in single precision; seen: −3e-6 where the truth was 1e-8
 
@@ -104,39 +108,77 @@ def descend(
     when its objective is never finite, and `budget` when the time was up before its schedule was. One that never falls
     below its start has converged there: against a defense that works, nothing beats the grey picture it began with.
     """
-    x, trials = start.clone(), int(start.shape[0])
-    momentum = torch.zeros_like(x)
-    best_images, best = x.clone(), torch.full((trials,), torch.inf, device=x.device)
-    plateau = best.clone()  # the value that progress is measured against
-    clock, waited = (torch.zeros(trials, dtype=torch.long, device=x.device) for _ in range(2))
-    active, halvings = torch.arange(trials, device=x.device), rungs(restarts, steps)
+    trials, device, halvings = int(start.shape[0]), start.device, rungs(restarts, steps)
+    best_images, best = start.clone(), torch.full((trials,), torch.inf, device=device)
+    active, none = torch.arange(trials, device=device), torch.zeros(trials, dtype=torch.long, device=device)
+    here = _Trials(active, victims, start.clone(), torch.zeros_like(start), best.clone(), none, none, none == 0)
+    every = look_every(device)
     for k in track(label, steps):
-        values, slopes = objective(x[active], victims[active], clock[active].to(x.dtype) / steps)
-        finite = values.isfinite() & slopes.flatten(1).isfinite().all(1)
-        active, values, slopes = active[finite], values[finite], slopes[finite].sign()
-        better = values < best[active] + ROUNDING
-        best_images[active[better]] = x[active[better]]
-        best[active] = torch.minimum(best[active], values)
-        progressed = (values < plateau[active] * 0.999) | (values < ROUNDING)
-        plateau[active[progressed]] = values[progressed]
-        waited[active] = torch.where(progressed, 0, waited[active] + 1)
-        stalled = waited[active] >= max(patience, steps // 8)
-        waited[active[stalled]] = 0
-        clock[active] += 1 + stalled * (steps // 8)
-        going = clock[active] < steps
+        values, slopes = objective(here.x, here.victims, here.clock.to(start.dtype) / steps)
+        going = here.going & values.isfinite() & slopes.flatten(1).isfinite().all(1)
+        slopes, known = slopes.sign(), best[here.active]
+        better = (going & (values < known + ROUNDING)).view(-1, 1, 1, 1, 1)
+        best_images[here.active] = torch.where(better, here.x, best_images[here.active])
+        best[here.active] = torch.where(going, torch.minimum(known, values), known)
+        here = here.timed(values, going, max(patience, steps // 8), steps)
         if k + 1 in halvings:
-            going &= fittest(best, victims, halvings[k + 1])[active]
-        active, slopes = active[going], slopes[going]
-        observe(best, best_images, victims, active)
-        if not len(active):
+            here = replace(here, going=here.going & fittest(best, victims, halvings[k + 1])[here.active])
+        if k + 1 in halvings or (k + 1) % every == 0:
+            here, slopes = here.without_done(slopes)
+        observe(best, best_images, victims, here.active)
+        if not len(here.active):
             break
-        rate = step_size * (0.5 + 0.5 * torch.cos(torch.pi * clock[active].to(x.dtype) / steps)).view(-1, 1, 1, 1, 1)
+        rate = step_size * (0.5 + 0.5 * torch.cos(torch.pi * here.clock.to(start.dtype) / steps)).view(-1, 1, 1, 1, 1)
         # Adam's second moment of signs is one: what is left of it is the first.
-        momentum[active] = 0.9 * momentum[active] + 0.1 * slopes
-        x[active] = (x[active] - rate * momentum[active] / (1 - 0.9 ** (k + 1))).clamp(0, 1)
-    unfinished = set(active.tolist()) if expired() else set()
-    statuses = tuple(_status(t in unfinished, bool(best[t].isfinite())) for t in range(trials))
-    return Descent(best_images, best, statuses)
+        momentum = 0.9 * here.momentum + 0.1 * slopes
+        x = (here.x - rate * momentum / (1 - 0.9 ** (k + 1))).clamp(0, 1)
+        here = replace(here, momentum=momentum, x=torch.where(here.going.view(-1, 1, 1, 1, 1), x, here.x))
+    unfinished = set(here.active[here.going].tolist()) if expired() else set()
+    finite = best.isfinite().tolist()
+    return Descent(best_images, best, tuple(_status(t in unfinished, finite[t]) for t in range(trials)))
+
+
+def look_every(device: torch.device) -> int:
+    """Return after how many steps the host may ask which trials are done."""
+    return 1 if device.type == "cpu" else LOOK_EVERY
+
+
+@dataclass(frozen=True)
+class _Trials:
+    """The trials that are still in the stack: which of all they are, and where each has got to.
+
+    `plateau` is the value that progress is measured against. Those not `going` are done, and wait to be left out.
+    """
+
+    active: Tensor
+    victims: Tensor
+    x: Tensor
+    momentum: Tensor
+    plateau: Tensor
+    clock: Tensor
+    waited: Tensor
+    going: Tensor
+
+    def timed(self, values: Tensor, going: Tensor, patience: int, steps: int) -> _Trials:
+        """Return the trials with their clocks moved on: by one step, or by an eighth of all where one has stalled."""
+        progressed = (values < self.plateau * 0.999) | (values < ROUNDING)
+        waited = torch.where(progressed, 0, self.waited + 1)
+        stalled = waited >= patience
+        clock = self.clock + 1 + stalled * (steps // 8)
+        return replace(
+            self,
+            plateau=torch.where(progressed, values, self.plateau),
+            clock=clock,
+            waited=torch.where(stalled, 0, waited),
+            going=going & (clock < steps),
+        )
+
+    def without_done(self, slopes: Tensor) -> tuple[_Trials, Tensor]:
+        """Return the trials, and their slopes, without those that are done. The host waits for the device."""
+        if bool(self.going.all()):
+            return self, slopes
+        left = self.going.nonzero()[:, 0]
+        return _Trials(*(getattr(self, field.name)[left] for field in fields(self))), slopes[left]
 
 
 def _status(unfinished: bool, finite: bool) -> Status:
@@ -153,7 +195,7 @@ def best_restart(update: SharedUpdate, descent: Descent, labels: Tensor, restart
     """
     values = descent.values.view(update.victims, restarts)
     chosen = values.argmin(1) + restarts * torch.arange(update.victims, device=values.device)
-    statuses = tuple(descent.statuses[int(t)] for t in chosen)
+    statuses = tuple(descent.statuses[t] for t in chosen.tolist())
     return Reconstruction(
         images=descent.images[chosen],
         labels=hard(labels if len(labels) == update.victims else labels[chosen]),

@@ -1,14 +1,21 @@
-"""What a step of the gradient-matching engine costs, as a ratio to one plain double backward in the same process.
+"""What a step of the gradient-matching engine costs, as a ratio to plain double backwards in the same process.
 
-    python -m benchmarks.engine [--models lenet,cnn6,…] [--trials 16] [--rounds 7] [--quick] [--json FILE]
+    python -m benchmarks.engine [--models lenet,…] [--trials 16] [--rounds 7] [--device cuda] [--quick] [--json FILE]
 
 The floor is one trial: forward, gradients with `create_graph`, and a vector-Jacobian product to the picture only, with
 a fixed cotangent. Ratios are per trial, from CPU time on one thread (on CUDA from events), floor and engine taken in
 turn; the median over rounds with the lowest and the highest beside it. One trial is measured by every way there is, a
-star marking what the engine takes by itself; restarts of one victim and different victims by what it takes. `peak MB`
-are the tensors that a step makes, at their worst.
+star marking what the engine takes by itself; restarts of one victim and different victims by what it takes. Then:
 
-It needs `../shared/data` beside the repository for real pictures.
+- `ms` and `/s`: a step, and the trials a second that it makes;
+- `batch` and `×`: one plain double backward of the same pictures as one batch, in ms, and the step over it: what the
+  machine could do if all trials shared one gradient;
+- `launches` of a step and of that batch, and `waits`, how often the host waits for the device in a step without a
+  check: operations of ATen, counted as in `benchmarks.counting`, the way they are on a device where launches cost;
+- `share`: the batch's floating-point operations over the step's seconds and the chip's float32 peak (`chips.PEAKS`);
+- `peak MB`: the tensors that a step makes, at their worst.
+
+Everything is computed in exact float32. It needs `../shared/data` beside the repository for real pictures.
 """
 
 from __future__ import annotations
@@ -19,19 +26,25 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks import counting
+from benchmarks.chips import operations, peak
 from benchmarks.inversion import DATA, load
 from benchmarks.networks import NETWORKS, build
 from leakaudit.engine import matching as engine
+from leakaudit.engine.layers import Stack
 from leakaudit.engine.stacked import Trials
 from leakaudit.protocol.gradients import mean_gradient, parameters_of
 from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.work.peak import peak_bytes
+from leakaudit.work.precision import exact
 
 MODELS = ("lenet", "cnn6", "convnet16", "convnet64", "resnet18-cifar", "resnet18")
 QUICK = ("lenet", "cnn6", "convnet16", "resnet18")
@@ -50,6 +63,22 @@ class Row:
     ratio: float
     spread: tuple[float, float]
     peak_mb: float  # tensors alive at once, at most
+    ms: float  # of a step
+    batch_ms: float  # of a plain double backward of the same pictures
+    rate: float  # trials a second
+    launches: int
+    batch_launches: int
+    waits: int
+    share: float | None  # of the chip's peak; None where that is not known
+
+
+@dataclass(frozen=True)
+class Round:
+    """Seconds of one trial's floor, of a step, and of a plain double backward of the step's pictures."""
+
+    floor: float
+    step: float
+    batch: float
 
 
 def floor_step(model: PixelModel, picture: Tensor, label: Tensor, cotangent: Sequence[Tensor]) -> Tensor:
@@ -77,24 +106,32 @@ def seconds(step: Callable[[], object], device: torch.device) -> float:
 def interleaved(
     floor: Callable[[], object],
     step: Callable[[], object],
-    trials: int,
+    batch: Callable[[], object] | None,
     rounds: int,
     device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
-) -> list[float]:
-    """Return the ratio per trial of `step` to `floor` for each round, one right after the other.
+) -> tuple[list[Round], tuple[int, int]]:
+    """Return the seconds of each round, one call right after the other, and the launches and waits of a step.
 
-    The engine's checks against the loop, at powers of two, are kept out: the rounds lie between the 8th and 16th call.
+    Without a `batch` it is the floor. The engine's checks against the loop, at powers of two, are kept out: the 7th
+    call is counted, and the rounds lie between the 8th and 16th.
     """
-    floor()
-    for _ in range(8):
-        step()
-    ratios = []
+    for call in (floor, *[step] * 6, *([] if batch is None else [batch])):
+        call()
+    asked = counted(step)
+    step()
+    found = []
     for _ in range(rounds):
-        before = seconds(floor, device)
-        own = seconds(step, device)
-        after = seconds(floor, device)  # the machine's speed drifts: the floor stands on both sides
-        ratios.append(own / trials / ((before + after) / 2))
-    return ratios
+        before, own, after = (seconds(call, device) for call in (floor, step, floor))
+        middle = (before + after) / 2  # the machine's speed drifts: the floor stands on both sides
+        found.append(Round(middle, own, middle if batch is None else seconds(batch, device)))
+    return found, asked
+
+
+def counted(step: Callable[[], object]) -> tuple[int, int]:
+    """Return the launches and waits of a step, the way it is on a device where launches cost."""
+    with mock.patch.object(Stack, "launches_cost", True):
+        launches, waits = counting.count(step)
+    return launches.total(), waits.total()
 
 
 def way_taken(job: Trials) -> str:
@@ -124,27 +161,84 @@ def measure(
     own, few = torch.arange(trials, device=device), max(2, trials // 4)
     rows: list[Row] = []
 
+    def plain(count: int) -> Tensor:
+        return floor_step(model, guesses[:count, 0], labels[:count, 0], shared[0])
+
     def add(count: int, victims: int, way: str | None) -> None:
         x, y = guesses[:count], labels[:count] if victims > 1 else labels[:1].expand(count, 1)
         index = own[:count] if victims > 1 else same[:count]
         arguments = (model, loss, x, y, stacked, engine.cosine, index)
-        job = Trials(*arguments)
+        job = Trials(*arguments, listed=tuple(index.tolist()))
 
         def step() -> object:
             return engine.match(*arguments) if way is None else engine.WAYS[way](job)
 
-        ratios = interleaved(lambda: floor_step(model, guesses[0], labels[0], shared[0]), step, count, rounds, device)
-        spread = (round(min(ratios), 3), round(max(ratios), 3))
+        whole = partial(plain, count)
+        times, asked = interleaved(lambda: plain(1), step, whole if count > 1 else None, rounds, device)
         taken = way or way_taken(job)
-        peak = peak_bytes(lambda: engine.WAYS[taken](job), device) / 2**20  # without a check
-        middle = round(statistics.median(ratios), 3)
-        rows.append(Row(name, taken, device.type, 1, count, victims, middle, spread, round(peak, 1)))
+        held = peak_bytes(lambda: engine.WAYS[taken](job), device)  # without a check
+        batch = counted(whole)[0], operations(whole)
+        rows.append(_row((name, taken, device), (count, victims), times, (*asked, held), batch))
 
     for way in ("loop", "stacked"):
         add(1, 1, way)
     for count, victims in ((few, 1), (trials, 1), (trials, trials)):
         add(count, victims, None)
     return rows
+
+
+def _row(
+    what: tuple[str, str, torch.device],
+    sizes: tuple[int, int],
+    times: Sequence[Round],
+    own: tuple[int, int, int],
+    batch: tuple[int, int],
+) -> Row:
+    """Put a row together: `own` are the step's launches, waits and bytes, `batch` are launches and operations."""
+    (name, taken, device), (trials, victims) = what, sizes
+    (launches, waits, held), (batch_launches, work) = own, batch
+    ratios = [t.step / trials / t.floor for t in times]
+    step, most = statistics.median(t.step for t in times), peak(device)
+    return Row(
+        name,
+        taken,
+        device.type,
+        1,
+        trials,
+        victims,
+        ratio=round(statistics.median(ratios), 3),
+        spread=(round(min(ratios), 3), round(max(ratios), 3)),
+        peak_mb=round(held / 2**20, 1),
+        ms=round(1e3 * step, 3),
+        batch_ms=round(1e3 * statistics.median(t.batch for t in times), 3),
+        rate=round(trials / step, 1),
+        launches=launches,
+        batch_launches=batch_launches,
+        waits=waits,
+        share=None if most is None else round(work / step / most, 4),
+    )
+
+
+HEADS = (("model", -15), ("way", -12), ("trials", 6), ("victims", 8), ("ratio", 7), ("lowest–highest", 15))
+MORE = (("ms", 9), ("/s", 8), ("batch", 9), ("×", 6), ("launches", 13), ("waits", 6), ("share", 7), ("peak MB", 8))
+
+
+def line(row: Row, star: bool) -> str:
+    """Return the row as it is printed, under `HEADS` and `MORE`."""
+    low, high = row.spread
+    values = (row.model, row.engine + "*" * star, row.trials, row.victims, f"{row.ratio:.2f}", f"{low:.2f}–{high:.2f}")
+    share = "–" if row.share is None else f"{100 * row.share:.1f} %"
+    more = (
+        *(f"{row.ms:.2f}", f"{row.rate:.0f}", f"{row.batch_ms:.2f}", f"{row.ms / row.batch_ms:.2f}"),
+        *(f"{row.launches}/{row.batch_launches}", row.waits, share, f"{row.peak_mb:.1f}"),
+    )
+    return _aligned([*values, *more])
+
+
+def _aligned(values: Sequence[object]) -> str:
+    widths = [width for _, width in (*HEADS, *MORE)]
+    cells = (str(v).ljust(-w) if w < 0 else str(v).rjust(w) for v, w in zip(values, widths, strict=True))
+    return "".join(cells)
 
 
 def main() -> None:
@@ -169,15 +263,13 @@ def main() -> None:
     trials, rounds = (4, 3) if options.quick else (options.trials, options.rounds)
     records = load("test")
     rows: list[Row] = []
-    print(f"{'model':<15}{'way':<12}{'trials':>7}{'victims':>8}{'ratio':>8}  lowest–highest{'peak MB':>9}")
+    print(_aligned([head for head, _ in (*HEADS, *MORE)]))
     for name in names:
-        for row in measure(name, records, trials, rounds, options.device):
+        with exact():
+            found = measure(name, records, trials, rounds, options.device)
+        for row in found:
             rows.append(row)
-            low, high = row.spread
-            usual = row.engine == engine.order(build(name), row.trials)[0]
-            way = row.engine + ("*" if usual and row.trials == 1 else "")
-            ratio = f"{row.ratio:>8.2f}  {f'{low:.2f}–{high:.2f}':<14}{row.peak_mb:>9.1f}"
-            print(f"{row.model:<15}{way:<12}{row.trials:>7}{row.victims:>8}{ratio}", flush=True)
+            print(line(row, row.trials == 1 and row.engine == engine.order(build(name), 1)[0]), flush=True)
         if options.json:
             options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
 

@@ -68,7 +68,9 @@ class Span:
         One pass over the parameters, where memory is what costs; α is left to what the cotangent leads to.
         """
         value, alpha, beta = self.coefficients(inner(candidate, shared), inner(candidate, candidate), other)
-        return value, alpha, torch._foreach_add(shared, candidate, alpha=float(beta / alpha))
+        if value.device.type == "cpu":
+            return value, alpha, torch._foreach_add(shared, candidate, alpha=float(beta / alpha))
+        return value, alpha, torch._foreach_add(shared, torch._foreach_mul(candidate, beta / alpha))  # without waiting
 
 
 def squared(candidate: Gradients, shared: Gradients) -> tuple[Tensor, Gradients]:

@@ -10,7 +10,8 @@ gradients, because only the picture's is asked for. There are three ways to it, 
 
 Which is tried first follows from the model's size and the number of trials (`order`), not from a clock: the same
 command must give the same bits. Every other way is checked against `loop`, on all trials at the first call and on one
-more in turn at every power of two, and is given up for this model where it differs or cannot run.
+more in turn at every power of two, and is given up for this model where it differs or cannot run. A judge must not be
+rounded: `match` computes in float32, whatever torch's flags let a GPU do (`leakaudit.work.precision`).
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from leakaudit.engine.distances import Distance, Span, cosine, energy, inner, squared
-from leakaudit.engine.stacked import Around, Trials, Unsupported, stacked, twice_differentiable
+from leakaudit.engine.recording import Unsupported
+from leakaudit.engine.stacked import Around, Trials, stacked, twice_differentiable
 from leakaudit.protocol.gradients import Gradients, parameters_of, with_parameters
 from leakaudit.protocol.target import LossFunction, PixelModel
 from leakaudit.work.memory import exhausted, in_pieces
+from leakaudit.work.precision import exact as exact_float32
 
 __all__ = [
     "Distance",
@@ -103,7 +107,7 @@ def _one_by_one(job: Trials, others: Tensor | None) -> tuple[Tensor, Tensor]:
         return value, slope
 
     found = []
-    for t, row in enumerate(job.rows.tolist()):
+    for t, row in enumerate(job.numbers()):
         try:
             found.append(trial(t, row))
         except RuntimeError as error:
@@ -176,7 +180,21 @@ class _History:
 _known: WeakKeyDictionary[PixelModel, dict[Any, _History]] = WeakKeyDictionary()
 
 
+_rows: Any = WeakTensorKeyDictionary()  # rows of a stack -> which version of them was read, and the numbers
+
+
+def _read(rows: Tensor) -> tuple[int, ...]:
+    """Return the rows as numbers. The device is waited for once per tensor, not at every step."""
+    if rows.is_inference():  # whether it was written to since, nobody knows
+        return tuple(rows.tolist())
+    known = _rows.get(rows)
+    if known is None or known[0] != rows._version:
+        known = _rows[rows] = rows._version, tuple(rows.tolist())
+    return known[1]  # type: ignore[no-any-return]
+
+
 @torch.enable_grad()
+@exact_float32()
 def match(
     model: PixelModel,
     loss: LossFunction,
@@ -204,6 +222,7 @@ def match(
     trials = len(images)
     if trials == 0:
         return images.new_zeros(0), torch.zeros_like(images)
+    listed = tuple(range(trials)) if rows is None else _read(rows)
     rows = torch.arange(trials, device=images.device) if rows is None else rows
     training = tuple(module.training for module in model.modules())
     key = (images.shape[1:], images.dtype, training, id(loss), id(distance), len(shared), trials > 1)
@@ -215,25 +234,37 @@ def match(
     history.calls += 1
     check = history.calls & (history.calls - 1) == 0
 
-    job = Trials(model, loss, images, labels, shared, distance, rows, around)
+    job = Trials(model, loss, images, labels, shared, distance, rows, around, listed)
 
     def piece(start: int, stop: int) -> tuple[Tensor, Tensor]:
         return _attempt(job[start:stop], history)
 
     while True:
-        before = torch.get_rng_state()
+        before = _drawn(images.device)
         found = in_pieces(piece, trials, model, key, images.device)
-        values, slopes = (torch.cat(column) for column in zip(*found, strict=True))
+        values, slopes = found[0] if len(found) == 1 else (torch.cat(column) for column in zip(*found, strict=True))
         if not check or history.last == "loop":
             return values, slopes
-        after = torch.get_rng_state()
+        after = _drawn(images.device)
         if trials == 1:
-            torch.set_rng_state(before)  # so that dropout draws the same again
+            _draw_from(before, images.device)  # so that dropout draws the same again
         if _confirmed(job, values, slopes, history):
-            torch.set_rng_state(after)
+            _draw_from(after, images.device)
             return values, slopes
-        torch.set_rng_state(before)
+        _draw_from(before, images.device)
         history.refused[history.last] = "it differs from plain autograd"
+
+
+def _drawn(device: torch.device) -> tuple[Tensor, ...]:
+    """Return the random state of the CPU, and of a CUDA device; the host has both, and waits for nothing."""
+    own = (torch.cuda.get_rng_state(device),) if device.type == "cuda" else ()
+    return torch.get_rng_state(), *own
+
+
+def _draw_from(states: tuple[Tensor, ...], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    for own in states[1:]:
+        torch.cuda.set_rng_state(own, device)
 
 
 def _confirmed(job: Trials, values: Tensor, slopes: Tensor, history: _History) -> bool:
@@ -264,13 +295,13 @@ def _attempt(job: Trials, history: _History) -> tuple[Tensor, Tensor]:
     for name in history.ways:
         if name in history.refused:
             continue
-        before = torch.get_rng_state()
+        before = _drawn(job.images.device)
         try:
             found = WAYS[name](job)
         except Exception as error:  # whatever a model says that is run in an unusual way; the loop runs it as it is
             if name == "loop" or exhausted(error):
                 raise
-            torch.set_rng_state(before)
+            _draw_from(before, job.images.device)
             history.refused[name] = f"{type(error).__name__}: {error}"
             continue
         history.last = name

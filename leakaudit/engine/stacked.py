@@ -1,7 +1,7 @@
 """All trials of a stack in one forward and one backward pass.
 
 One forward pass over all T·B records gives every layer's inputs A, one backward pass its output's slopes Δ, both kept
-in the graph. From them come per-trial gradients or their inner products (`engine.layers`), from those the distance
+in the graph. From them come per-trial gradients or their inner products (`engine.kinds`), from those the distance
 and its cotangents, and from these cotangents of A and Δ, which one last backward pass takes to the pictures. It is the
 double backward without a second-order weight gradient, and every convolution runs on the whole stack.
 """
@@ -11,19 +11,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import get_gradient_edge
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from leakaudit.engine.distances import Distance, Span, energy
-from leakaudit.engine.layers import Affine, Ghost, Layer, Linear, Stack, way
+from leakaudit.engine.kinds import Ghost, Layer
+from leakaudit.engine.layers import Stack
+from leakaudit.engine.recording import Recorder, Unsupported
 from leakaudit.protocol.gradients import Gradients, batches_of, parameters_of
 from leakaudit.protocol.target import LossFunction, PixelModel
+
+SMALL = 4_096  # entries of a layer's gradient up to which copying it beside others costs less than launching for it
 
 
 class _TwiceMode(TorchFunctionMode):
@@ -58,7 +62,8 @@ class Trials:
     """A stack of T trials of a model and loss: pictures (T, B, C, H, W) and labels (T, B) or (T, B, classes).
 
     `shared` are the updates, each tensor (V, *p); trial t is matched with row `rows[t]` of (T,) under `distance`.
-    `around` is as `engine.match` takes it.
+    `around` is as `engine.match` takes it. `listed` are the rows once more where they are known without asking the
+    device for them.
     """
 
     model: PixelModel
@@ -69,6 +74,7 @@ class Trials:
     distance: Distance
     rows: Tensor
     around: Around | None = None
+    listed: tuple[int, ...] | None = None
 
     def run(self) -> AbstractContextManager[None]:
         """Return the context of a forward pass over all records of all trials."""
@@ -78,200 +84,13 @@ class Trials:
         return len(self.images)
 
     def __getitem__(self, here: slice) -> Trials:
-        return replace(self, images=self.images[here], labels=self.labels[here], rows=self.rows[here])
+        listed = None if self.listed is None else self.listed[here]
+        images, labels, rows = self.images[here], self.labels[here], self.rows[here]
+        return replace(self, images=images, labels=labels, rows=rows, listed=listed)
 
-
-class Unsupported(Exception):
-    """The model has something that cannot be followed layer by layer; the reason is the message."""
-
-
-def _dense(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Any, ...]:
-    return input, weight, bias, {}
-
-
-def _convolution(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> tuple[Any, ...]:
-    if isinstance(padding, str) or input.dim() != 4:
-        return None, weight, bias, {}
-    settings = {"stride": _pair(stride), "padding": _pair(padding), "dilation": _pair(dilation)}
-    return input, weight, bias, {**settings, "groups": groups}
-
-
-SIGNATURES: dict[Any, Callable[..., tuple[Any, ...]]] = {F.linear: _dense, torch.conv2d: _convolution}
-
-
-def layer_of(func: Any, args: Any, kwargs: Any) -> tuple[Linear, Tensor, Tensor | None] | None:
-    """Return the layer that a call is, its weight and its bias; None if it is none, or one that is not followed."""
-    if func not in SIGNATURES:
-        return None
-    a, weight, bias, settings = SIGNATURES[func](*args, **kwargs)
-    return None if a is None else (Linear(a, None, weight.detach(), 0, None, **settings), weight, bias)
-
-
-class Run(torch.autograd.Function):
-    """The layer with fixed weights, as the linear map that it is: its derivative's derivative is itself again.
-
-    Autograd's own second derivative of a convolution also forms the weights' part, whether it is wanted or not.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, layer: Linear, bias: Tensor | None) -> Tensor:
-        """Return the layer's output for `a`."""
-        ctx.layer, ctx.like = layer, a.detach()
-        return layer.forward(a, layer.w, bias)
-
-    @staticmethod
-    def backward(ctx: Any, delta: Tensor) -> tuple[Tensor, None, None]:
-        """Return the slope of `a`."""
-        return _Back.apply(delta, ctx.layer, ctx.like), None, None
-
-
-class _Back(torch.autograd.Function):
-    """The adjoint of `Run`."""
-
-    @staticmethod
-    def forward(ctx: Any, delta: Tensor, layer: Linear, like: Tensor) -> Tensor:
-        ctx.layer = layer
-        return layer.transposed(like, layer.w, delta)
-
-    @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.layer.forward(slope, ctx.layer.w, None), None, None
-
-
-class Recorder(TorchFunctionMode):
-    """Runs a model's forward pass with its parameters detached, and records every layer that uses one."""
-
-    def __init__(self, parameters: Sequence[Tensor], trials: int, batch: int, span: bool) -> None:
-        super().__init__()
-        self.layers: list[Layer] = []
-        self.versions: list[int] = []
-        self._places = {id(p): i for i, p in enumerate(parameters)}
-        self._trials, self._batch, self._span = trials, batch, span
-
-    def finish(self) -> None:
-        """Raise Unsupported where a layer's input is no longer what it was."""
-        if any(layer.a._version != was for layer, was in zip(self.layers, self.versions, strict=True)):
-            raise Unsupported("a layer's input is overwritten later")
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        own: dict[Any, Callable[..., Any]] = {
-            F.batch_norm: self._batch_norm,
-            F.group_norm: self._group_norm,
-            F.layer_norm: self._layer_norm,
-        }
-        if (found := layer_of(func, args, kwargs or {})) is not None:
-            return self._weighted(*found)
-        return own.get(func, func)(*args, **(kwargs or {}))
-
-    def _place(self, parameter: Tensor | None) -> int | None:
-        return None if parameter is None else self._places.pop(id(parameter), None)
-
-    def _add(self, layer: Layer) -> None:
-        self.layers.append(layer)
-        self.versions.append(layer.a._version)
-
-    def _weighted(self, plain: Linear, weight: Tensor, bias: Tensor | None) -> Tensor:
-        place, own = self._place(weight), self._place(bias)
-        if place is None and (own is not None or weight.requires_grad):
-            raise Unsupported("a layer's weight is used twice, or is not a parameter of its own")
-        if bias is not None and own is None and (place is not None or bias.requires_grad):
-            raise Unsupported("a layer's bias is used twice, or is not a parameter of its own")
-        plain = replace(plain, bias=own)
-        out: Tensor = Run.apply(plain.a, plain, None if bias is None else bias.detach())
-        if place is not None:
-            edge = get_gradient_edge(out)  # of this value: what follows may work in place on the tensor
-            kind = way(plain, self._trials, self._span)
-            self._add(kind(**vars(plain) | {"edge": edge, "weight": place}))
-        return out
-
-    def _affine(
-        self,
-        a: Tensor,
-        shape: tuple[int, ...],
-        weight: Tensor | None,
-        bias: Tensor | None,
-        scale: Tensor | None = None,
-        shift: Tensor | None = None,
-    ) -> Tensor:
-        factor, constant = scale, shift
-        if weight is not None:
-            factor = weight.detach() if factor is None else factor * weight.detach()
-            constant = None if constant is None else constant * weight.detach()
-        if bias is not None:
-            constant = bias.detach() if constant is None else constant + bias.detach()
-        out = a
-        if factor is not None and constant is not None:
-            out = torch.addcmul(constant.view(shape), a, factor.view(shape))
-        elif factor is not None:
-            out = a * factor.view(shape)
-        elif constant is not None:
-            out = a + constant.view(shape)
-        places = self._place(weight), self._place(bias)
-        for parameter, place in zip((weight, bias), places, strict=True):
-            if parameter is not None and parameter.requires_grad and place is None:
-                raise Unsupported("a normalisation's parameter is used twice")
-        if places != (None, None):
-            own = tuple((weight if weight is not None else bias).shape)  # type: ignore[union-attr]
-            self._add(Affine(a, get_gradient_edge(out), shape, own, *places, scale, shift))
-        return out
-
-    def _batch_norm(
-        self,
-        input: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        training: bool = False,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
-    ) -> Tensor:
-        shape = (input.shape[1], *[1] * (input.dim() - 2))
-        if not training and running_mean is not None and running_var is not None:
-            scale = (running_var + eps).rsqrt()
-            return self._affine(input, shape, weight, bias, scale, -running_mean * scale)
-        # Every trial has statistics of its own: its channels stand beside those of the others.
-        side = input.reshape(self._trials, self._batch, *input.shape[1:]).transpose(0, 1).flatten(1, 2)
-        normal = F.batch_norm(side, None, None, None, None, True, 0.0, eps)
-        back = normal.reshape(self._batch, self._trials, *input.shape[1:]).transpose(0, 1).reshape(input.shape)
-        return self._affine(back, shape, weight, bias)
-
-    def _group_norm(
-        self,
-        input: Tensor,
-        num_groups: int,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        eps: float = 1e-5,
-    ) -> Tensor:
-        normal = F.group_norm(input, num_groups, None, None, eps)
-        return self._affine(normal, (input.shape[1], *[1] * (input.dim() - 2)), weight, bias)
-
-    def _layer_norm(
-        self,
-        input: Tensor,
-        normalized_shape: Sequence[int],
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        eps: float = 1e-5,
-    ) -> Tensor:
-        shape = (*[1] * (input.dim() - 1 - len(normalized_shape)), *normalized_shape)
-        return self._affine(F.layer_norm(input, normalized_shape, None, None, eps), shape, weight, bias)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    first, second = (value, value) if isinstance(value, int) else (tuple(value) * 2)[:2]
-    return int(first), int(second)
+    def numbers(self) -> tuple[int, ...]:
+        """Return the rows; the device is waited for where they are not `listed`."""
+        return tuple(self.rows.tolist()) if self.listed is None else self.listed
 
 
 def _losses(loss: LossFunction, logits: Tensor, labels: Tensor) -> Tensor:
@@ -300,16 +119,22 @@ def _each(distance: Distance, candidate: Gradients, shared: Gradients) -> tuple[
     return torch.stack(values), tuple(torch.stack(column) for column in zip(*cotangents, strict=True))
 
 
+def runs_of(rows: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
+    """Return the runs (row, first trial, end) of equal rows."""
+    found, first = [], 0
+    for row, run in groupby(rows):
+        end = first + sum(1 for _ in run)
+        found.append((row, first, end))
+        first = end
+    return tuple(found)
+
+
 def stacked(job: Trials) -> tuple[Tensor, Tensor]:
     """Return what `engine.match` does. Raises Unsupported where the model cannot be followed layer by layer."""
     model, images, shared, distance, rows = job.model, job.images, job.shared, job.distance, job.rows
     trials, batch = images.shape[:2]
     parameters = parameters_of(model)[1]
-    runs, first = [], 0
-    for row, count in zip(*(t.tolist() for t in torch.unique_consecutive(rows, return_counts=True)), strict=True):
-        runs.append((row, first, first + count))
-        first += count
-    stack = Stack(trials, batch, tuple(runs), rows)
+    stack = Stack(trials, batch, runs_of(job.numbers()), rows)
     x = images.flatten(0, 1).detach().requires_grad_(True)
     recorder = Recorder(parameters, trials, batch, isinstance(distance, Span))
     with twice_differentiable(), batches_of(batch), job.run(), recorder:
@@ -351,32 +176,56 @@ def _span(
     distance: Span, layers: Sequence[Layer], sides: Sides, shared: Gradients, stack: Stack
 ) -> tuple[Tensor, Tensor, Pulled]:
     """Return values (T,), α (T,), and every layer's pulled-back cotangent g + (β/α)ĝ, for c = αg + βĝ."""
-    others = energy(shared)[stack.rows]
-    dot, square = torch.zeros_like(others), torch.zeros_like(others)
+    along, squares = [], []  # (T, n) each: what adds up to ⟨ĝ, g⟩ and to ‖ĝ‖²
     kept: list[Any] = []
+    formed: list[Tensor] = []
+    wanted: list[Tensor] = []
     for layer, (a, delta) in zip(layers, sides, strict=True):
         if isinstance(layer, Ghost):
-            along, length, matrices = layer.products(a, delta, shared, stack)
-            dot, square = dot + along, square + length
+            dot, square, matrices = layer.products(a, delta, shared, stack)
+            along.append(dot.flatten(1))
+            squares.append(square.flatten(1))
             kept.append(matrices)
             continue
-        formed, rest = layer.form(a, delta, stack)
-        wanted = layer.arrange([stack.shared(shared[i]) for i in layer.parameters])
-        for g, own in zip(formed, wanted, strict=True):
-            dot = dot + torch.linalg.vecdot(g, own)
-            square = square + torch.linalg.vecdot(g, g)
-        kept.append((formed, wanted, rest))
-    values, alpha, beta = distance.coefficients(dot, square, others)
+        found, rest = layer.form(a, delta, stack)
+        formed += found
+        wanted += layer.arrange([stack.shared(shared[i]) for i in layer.parameters])
+        kept.append((len(found), rest))
+    groups = _groups([g.shape[1] for g in formed])
+    pairs = [(_joined([formed[i] for i in group]), _joined([wanted[i] for i in group])) for group in groups]
+    along += [torch.linalg.vecdot(own, g)[:, None] for own, g in pairs]
+    squares += [torch.linalg.vecdot(own, own)[:, None] for own, _ in pairs]
+    others = energy(shared)[stack.rows]
+    values, alpha, beta = distance.coefficients(_joined(along).sum(1), _joined(squares).sum(1), others)
     ratio = beta / alpha
+    beside: dict[int, Tensor] = {}  # cotangents of those that were worked on together; each other one when it is due
+    for group, (own, g) in zip(groups, pairs, strict=True):
+        if len(group) > 1:
+            whole = torch.addcmul(g, ratio[:, None], own)
+            beside.update(zip(group, torch.split(whole, [formed[i].shape[1] for i in group], 1), strict=True))
+
+    def cotangent(i: int) -> Tensor:
+        return beside[i] if i in beside else torch.addcmul(wanted[i], ratio[:, None], formed[i])
+
+    places = iter(range(len(formed)))
     pulled: Pulled = []
     for layer, (a, delta), known in zip(layers, sides, kept, strict=True):
         if isinstance(layer, Ghost):
             pulled.append(layer.pull_span(a, delta, known, shared, ratio, stack))
             continue
-        formed, wanted, rest = known
-        cotangents = [torch.addcmul(own, ratio[:, None], g) for g, own in zip(formed, wanted, strict=True)]
-        pulled.append(layer.pull(a, delta, rest, cotangents, stack))
+        count, rest = known
+        pulled.append(layer.pull(a, delta, rest, [cotangent(next(places)) for _ in range(count)], stack))
     return values, alpha, pulled
+
+
+def _groups(sizes: Sequence[int]) -> list[list[int]]:
+    """Return which gradients of so many entries are worked on as one: all small ones, and each other by itself."""
+    small = [i for i, size in enumerate(sizes) if size <= SMALL]
+    return [group for group in (small, *([i] for i, size in enumerate(sizes) if size > SMALL)) if group]
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), 1)
 
 
 def _entries(

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from leakaudit.defenses.precode import Bottleneck, Precode, bottlenecks, with_noise
 from leakaudit.engine import matching as engine
-from leakaudit.engine.stacked import Trials, Unsupported
+from leakaudit.engine.recording import Unsupported
+from leakaudit.engine.stacked import Trials
 from leakaudit.errors import UserError
 from leakaudit.protocol.gradients import example_gradients, fast_example_gradients, mean_gradient, parameters_of
 from leakaudit.protocol.target import PixelModel, Records, Target, reinitialised

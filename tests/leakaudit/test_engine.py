@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leakaudit.engine import matching as engine
-from leakaudit.engine.stacked import Trials, Unsupported
+from leakaudit.engine.recording import Unsupported
+from leakaudit.engine.stacked import Trials
 from leakaudit.protocol.gradients import Gradients, Mode, in_mode, mean_gradient, parameters_of
 from leakaudit.protocol.target import PixelModel
 

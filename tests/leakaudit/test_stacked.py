@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakaudit.engine import layers
+from leakaudit.engine import kinds, layers
 from leakaudit.engine import matching as engine
-from leakaudit.engine.stacked import Trials, Unsupported
+from leakaudit.engine.recording import Unsupported
+from leakaudit.engine.stacked import Trials
 from leakaudit.protocol.gradients import Gradients, Mode, in_mode, parameters_of
 from leakaudit.protocol.target import PixelModel
 
@@ -140,12 +141,30 @@ def test_it_equals_the_loop(name: str, distance: str, rows: list[int]) -> None:
         torch.testing.assert_close(slopes, exact, rtol=1e-8, atol=1e-10 * float(exact.abs().max()))
 
 
-@pytest.mark.parametrize("kind", [layers.Patches, layers.Grouped, layers.Ghost])
+@pytest.mark.parametrize("rows", [[1, 1, 1], [0, 1, 2], [1, 2], [0, 1, 1], [0, 0, 1, 1, 2, 2], [1, 1, 0, 0]], ids=str)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_it_equals_the_loop_where_launches_cost(name: str, rows: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a device other than the CPU: few kernels, more copies."""
+    monkeypatch.setattr(layers.Stack, "launches_cost", True)
+    torch.manual_seed(0)
+    model = model_of(NETWORKS[name]()).eval()
+    images, labels, shared, chosen = scene(model, rows, 2)
+    job = Trials(model, F.cross_entropy, images, labels, shared, engine.cosine, chosen)
+    (values, slopes), (expected, exact) = engine.WAYS["stacked"](job), engine.WAYS["loop"](job)
+    torch.testing.assert_close(values, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(slopes, exact, rtol=1e-8, atol=1e-10 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize("costly", [False, True])
+@pytest.mark.parametrize("kind", [kinds.Patches, kinds.Grouped, kinds.Ghost])
 @pytest.mark.parametrize("name", ["strided", "dilated", "large kernel", "wide", "small maps", "residual"])
-def test_every_way_of_a_convolution_is_exact(name: str, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the shapes would have chosen."""
+def test_every_way_of_a_convolution_is_exact(
+    name: str, kind: type, costly: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the shapes would have chosen, and whether or not launches cost."""
+    monkeypatch.setattr(layers.Stack, "launches_cost", costly)
     monkeypatch.setattr(
-        "leakaudit.engine.stacked.way", lambda layer, *_: kind if layer.w.dim() == 4 else layers.Patches
+        "leakaudit.engine.recording.way", lambda layer, *_: kind if layer.w.dim() == 4 else kinds.Patches
     )
     torch.manual_seed(0)
     model = model_of(NETWORKS[name]()).eval()
@@ -164,12 +183,12 @@ def test_the_shapes_choose_all_three_ways() -> None:
         layer = layers.Linear(
             torch.empty(trials, channels, side, side), None, torch.empty(out, channels, 3, 3), 0, None, padding=(1, 1)
         )
-        return layers.way(layer, trials, span)
+        return kinds.way(layer, trials, span)
 
-    assert chosen(3, 12, 32) is layers.Patches
-    assert chosen(64, 128, 32) is layers.Grouped
-    assert chosen(256, 256, 4) is layers.Ghost
-    assert chosen(256, 256, 4, span=False) is layers.Grouped  # other distances need every entry
+    assert chosen(3, 12, 32) is kinds.Patches
+    assert chosen(64, 128, 32) is kinds.Grouped
+    assert chosen(256, 256, 4) is kinds.Ghost
+    assert chosen(256, 256, 4, span=False) is kinds.Grouped  # other distances need every entry
 
 
 def test_a_frozen_layer_is_passed_through() -> None:

@@ -1,0 +1,119 @@
+"""Float32 is float32: torch's flags are as they were afterwards, and the engine is exact where a GPU would round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from benchmarks.rounding import Tf32, exactly, unguarded
+from leakaudit.engine import matching as engine
+from leakaudit.protocol.gradients import mean_gradient
+from leakaudit.protocol.target import PixelModel
+from leakaudit.work import precision
+from leakaudit.work.precision import exact
+
+NEWER = hasattr(torch._C, "_set_fp32_precision_setter")  # since torch 2.9
+
+
+def flags() -> dict[str, Any]:
+    """Return everything that can be read of them; a refusal to read is a value too."""
+    found: dict[str, Any] = {}
+    for name, (read, _) in precision._OLDER.items():
+        try:
+            found[name] = read()
+        except RuntimeError:
+            found[name] = "refused"
+    if NEWER:
+        for part in precision._PARTS:
+            found["/".join(part)] = torch._C._get_fp32_precision_getter(*part)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _as_they_were() -> Iterator[None]:
+    with exact():
+        depth, precision._entered = precision._entered, 0
+        for part in precision._PARTS if NEWER else ():
+            torch._C._set_fp32_precision_setter(*part, "none")
+        torch.backends.cudnn.allow_tf32 = True  # as torch begins
+        try:
+            yield
+        finally:
+            precision._entered = depth
+
+
+SETTINGS: dict[str, Callable[[], object]] = {
+    "nothing": lambda: None,
+    "convolutions": lambda: setattr(torch.backends.cudnn, "allow_tf32", True),
+    "no convolutions": lambda: setattr(torch.backends.cudnn, "allow_tf32", False),
+    "products": lambda: torch.set_float32_matmul_precision("high"),
+    "bf16": lambda: torch.set_float32_matmul_precision("medium"),
+}
+if NEWER:
+    put = torch._C._set_fp32_precision_setter
+    SETTINGS |= {
+        "everything": lambda: put("generic", "all", "tf32"),
+        "inherited": lambda: (put("generic", "all", "tf32"), put("cuda", "conv", "none"), put("cuda", "rnn", "none")),
+        "one operation": lambda: put("cuda", "conv", "ieee"),  # and the older flag still says otherwise
+        "on the processor": lambda: put("mkldnn", "all", "bf16"),
+    }
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_everything_is_float32_within_and_as_it_was_afterwards(setting: str) -> None:
+    SETTINGS[setting]()
+    before = flags()
+    with suppress(KeyError), exact():
+        with exact():
+            pass
+        within = flags()
+        raise KeyError
+    assert set(within.values()) <= {False, "highest", "ieee"}
+    after = flags()
+    assert {name: after[name] for name, value in before.items() if value != "refused"} == {
+        name: value for name, value in before.items() if value != "refused"
+    }
+
+
+def resnet() -> PixelModel:
+    """Three stages of torchvision's ResNet, BatchNorm with statistics that eval mode can tell from none."""
+    from torchvision.models.resnet import BasicBlock, ResNet
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=5)
+        network.layer4, network.fc = nn.Identity(), nn.Linear(256, 5)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.running_var, 0.5, 2)
+    return PixelModel(network, (0.5,) * 3, (0.25,) * 3).eval()
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_the_engine_stacks_a_resnet_where_convolutions_would_be_rounded(
+    guarded: bool, ways: list[str], generator: torch.Generator
+) -> None:
+    """Without the guard it does not: its judge is as wrong as what it judges."""
+    model = resnet()
+    images, truth = torch.rand((2, 2, 1, 3, 32, 32), generator=generator)
+    labels = torch.tensor([[0], [1]])
+    each = [mean_gradient(model, F.cross_entropy, x, y) for x, y in zip(truth, labels, strict=True)]
+    shared = tuple(torch.stack(column) for column in zip(*each, strict=True))
+    with nullcontext() if guarded else unguarded(), Tf32() as rounding:
+        _, slopes = engine.match(model, F.cross_entropy, images, labels, shared, engine.cosine)
+    true = torch.stack([exactly(model, images[t], labels[t], tuple(s[t] for s in shared)) for t in range(len(images))])
+    off = float((slopes - true).norm() / true.norm())
+    assert torch.backends.cudnn.allow_tf32
+    if guarded:
+        assert (ways[-1], rounding.roundings) == ("stacked", 0)
+        assert off < 1e-4
+    else:
+        assert rounding.roundings > 0
+        assert off > 1e-2
+        assert ways[-1] == "loop"
