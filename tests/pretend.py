@@ -1,10 +1,10 @@
 """A device without hardware, "pretend": what a GPU refuses is refused, on a machine that has none.
 
-A tensor there wraps one in CPU memory and every kernel runs on the CPU, so an outcome equals the CPU's to the bit unless
-something depends on the device. What a GPU refuses is refused in its words: operations whose tensors lie on two devices
-(a CPU scalar, and CPU indices into a device tensor, are let through, as on a GPU), a CPU generator for a draw on the
-device, and `.numpy()`. The device has a global generator of its own, which `torch.manual_seed` seeds; it has no other, so
-`torch.Generator(device="pretend")` fails. `counted` tells which operations made the host wait, and which drew.
+A tensor there wraps one in CPU memory and every kernel runs on the CPU, so an outcome equals the CPU's to the bit
+unless something depends on the device. What a GPU refuses is refused in its words: operations whose tensors lie on two
+devices (a CPU scalar, and CPU indices into a device tensor, are let through, as on a GPU), a CPU generator for a draw
+on the device, and `.numpy()`. The device has a global generator of its own, which `torch.manual_seed` seeds; it has no
+other, so `torch.Generator(device="pretend")` fails. `counted` tells which operations made the host wait, and which drew.
 
 It says nothing about speed, memory, rounding or branches on "cuda". `install` is for good and for a whole process, and
 must come before its first backward pass, when autograd counts the devices: the tests that need it run in a process of
@@ -49,7 +49,12 @@ class PretendTensor(torch.Tensor):
     @staticmethod
     def __new__(cls, raw: torch.Tensor) -> PretendTensor:
         return torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined,no-any-return]
-            cls, raw.shape, strides=raw.stride(), storage_offset=raw.storage_offset(), dtype=raw.dtype, device=f"{NAME}:0"
+            cls,
+            raw.shape,
+            strides=raw.stride(),
+            storage_offset=raw.storage_offset(),
+            dtype=raw.dtype,
+            device=f"{NAME}:0",
         )
 
     def __init__(self, raw: torch.Tensor) -> None:
@@ -119,6 +124,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
         same = here.get(id(value))
+        if same is not None and (same.shape, same.stride()) != (value.shape, value.stride()):
+            same.data = PretendTensor(value)  # resized, squeezed or turned in place: so is what wraps it
         return same if same is not None else PretendTensor(value) if placed else value
 
     if func is aten.copy_.default:

@@ -162,5 +162,5 @@ def _share(
             classes=len(scene.target.classes),
             mode=mode_of(scene),
             generator=generator_for(seed, subject.spec, who, "update"),
-            auxiliary=copy.deepcopy(scene.target.auxiliary),
+            auxiliary=copy.deepcopy(scene.own),
         )

@@ -29,6 +29,7 @@ from leakaudit.engine.stacked import Around, Trials, Unsupported, stacked, twice
 from leakaudit.protocol.gradients import Gradients, parameters_of, with_parameters
 from leakaudit.protocol.target import LossFunction, PixelModel
 from leakaudit.work.memory import exhausted, in_pieces
+from leakaudit.work.seeding import random_states, set_random_states
 
 __all__ = [
     "Distance",
@@ -221,18 +222,18 @@ def match(
         return _attempt(job[start:stop], history)
 
     while True:
-        before = torch.get_rng_state()
+        before = random_states()
         found = in_pieces(piece, trials, model, key, images.device)
         values, slopes = (torch.cat(column) for column in zip(*found, strict=True))
         if not check or history.last == "loop":
             return values, slopes
-        after = torch.get_rng_state()
+        after = random_states()
         if trials == 1:
-            torch.set_rng_state(before)  # so that dropout draws the same again
+            set_random_states(before)  # so that dropout draws the same again
         if _confirmed(job, values, slopes, history):
-            torch.set_rng_state(after)
+            set_random_states(after)
             return values, slopes
-        torch.set_rng_state(before)
+        set_random_states(before)
         history.refused[history.last] = "it differs from plain autograd"
 
 
@@ -264,13 +265,13 @@ def _attempt(job: Trials, history: _History) -> tuple[Tensor, Tensor]:
     for name in history.ways:
         if name in history.refused:
             continue
-        before = torch.get_rng_state()
+        before = random_states()
         try:
             found = WAYS[name](job)
         except Exception as error:  # whatever a model says that is run in an unusual way; the loop runs it as it is
             if name == "loop" or exhausted(error):
                 raise
-            torch.set_rng_state(before)
+            set_random_states(before)
             history.refused[name] = f"{type(error).__name__}: {error}"
             continue
         history.last = name

@@ -262,8 +262,9 @@ def _untrained(norm: nn.Module) -> bool:
 def _gradient(target: Target, mode: str, batch_size: int, records: int, costs: bool) -> list[Finding]:
     """Compute one update on auxiliary records (private ones where there are too few) and check it."""
     source = target.auxiliary if len(target.auxiliary) >= batch_size else target.private
-    x = source.images[:batch_size].to(target.device)
-    y = source.labels[:batch_size].to(target.device)
+    # Copies: a view would count as all the records of which it is a part.
+    x = source.images[:batch_size].to(target.device, copy=True)
+    y = source.labels[:batch_size].to(target.device, copy=True)
     names, parameters = parameters_of(target.model)
     client_mode: Mode = "train" if mode == "train" else "eval"
     saved = _SavedBytes(parameters)

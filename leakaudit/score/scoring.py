@@ -23,6 +23,7 @@ from leakaudit.score.labelling import labels_found
 from leakaudit.score.metrics import METRICS, MetricFunction, assign, further, mse, psnr
 from leakaudit.score.pictures import gallery as pictures_of
 from leakaudit.stats import intervals
+from leakaudit.work.seeding import forked
 
 NO_PICTURE = Estimate(reason="the attack draws no picture")
 NO_OTHERS = "no other victim's record is of the same class"
@@ -226,7 +227,7 @@ def _further(x: Tensor, guess: Tensor, missing: str) -> tuple[Further, ...]:
     found = []
     for metric in further():
         try:
-            with torch.random.fork_rng(devices=[]):
+            with forked():
                 scores = metric.function(x.clone(), guess.clone()) if len(x) else x.new_zeros(0)
             if tuple(scores.shape) != (len(x),) or not scores.isfinite().all():
                 raise ValueError(f"it gave {tuple(scores.shape)} scores, or some that are no number")
