@@ -4,7 +4,8 @@ A tensor there wraps one in CPU memory and every kernel runs on the CPU, so an o
 unless something depends on the device. What a GPU refuses is refused in its words: operations whose tensors lie on two
 devices (a CPU scalar, and CPU indices into a device tensor, are let through, as on a GPU), a CPU generator for a draw
 on the device, and `.numpy()`. The device has a global generator of its own, which `torch.manual_seed` seeds; it has no
-other, so `torch.Generator(device="pretend")` fails. `counted` tells which operations made the host wait, and which drew.
+other, so `torch.Generator(device="pretend")` fails. `waiting` and `drawing` count
+what makes the host wait and what draws from the device's generator.
 
 It says nothing about speed, memory, rounding or branches on "cuda". `install` is for good and for a whole process, and
 must come before its first backward pass, when autograd counts the devices: the tests that need it run in a process of
@@ -196,11 +197,17 @@ def _drawn(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 @contextmanager
-def counted() -> Iterator[tuple[Counter[str], Counter[str]]]:
-    """Yield how often each operation made the host wait, and drew from the device's own generator, from here on."""
+def waiting() -> Iterator[Counter[str]]:
+    """Yield how often each operation makes the host wait for the device in the enclosed code."""
     _waits.clear()
+    yield _waits
+
+
+@contextmanager
+def drawing() -> Iterator[Counter[str]]:
+    """Yield how often each operation draws from the device's own generator in the enclosed code."""
     _draws.clear()
-    yield _waits, _draws
+    yield _draws
 
 
 _library: Any = None
