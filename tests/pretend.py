@@ -20,7 +20,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_map
 
 NAME = "pretend"
 aten = torch.ops.aten
@@ -104,11 +103,14 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             return value.raw
         if isinstance(value, torch.Tensor):
             there.append(value)
+        elif isinstance(value, list | tuple):
+            return [bare(each) for each in value]
         elif isinstance(value, torch.Generator):
             drawn_from.append(value)
         return torch.device("cpu") if isinstance(value, torch.device) else value
 
-    inner_args, inner_kwargs = tree_map(bare, args), tree_map(bare, kwargs)
+    inner_args = [bare(value) for value in args]
+    inner_kwargs = {key: bare(value) for key, value in kwargs.items()} if kwargs else kwargs
     device = kwargs.get("device")
     placed = device is None or torch.device(device).type == NAME
     if func not in MOVES:
@@ -122,6 +124,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         found = func(*inner_args, **inner_kwargs)
 
     def put(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return type(value)(put(each) for each in value)
         if not isinstance(value, torch.Tensor):
             return value
         same = here.get(id(value))
@@ -131,7 +135,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
     if func is aten.copy_.default:
         return args[0]
-    return tree_map(put, found)
+    return put(found)
 
 
 def _refuse_mixed(func: Any, args: Any, there: list[torch.Tensor]) -> None:

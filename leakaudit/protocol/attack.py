@@ -21,11 +21,11 @@ Effort = Literal["steps", "restarts", "decoder_steps"]  # what a battery sets
 class Reconstruction:
     """What an attack claims. Rows of victims whose status is not `converged` or `budget` are not scored.
 
-    On any device. `images` (V, B, C, H, W) in [0, 1] or None for attacks that draw none; `labels` (V, B) or None; `objective` (V,) the
+    `images` (V, B, C, H, W) in [0, 1] or None for attacks that draw none; `labels` (V, B) or None; `objective` (V,) the
     attack's own, by which it picked its restart; `linkage` (V, M) candidate scores, larger is likelier, for
     linkage attacks; `statuses` one per victim; `reason` says why where a status is not `converged`; `notes` are for
     what a reader must know to weigh a score, one sentence each; `doubts` say by kebab id why a failure of this attack
-    says less than it seems ("overfitted", with the details), which the verdict names.
+    says less than it seems ("overfitted", with the details), which the verdict names. Tensors lie on any device.
     """
 
     images: Tensor | None

@@ -325,7 +325,7 @@ def rows() -> Iterator[Row]:
     }
     for kind, (call, names) in kinds.items():
         for name in names:
-            for case in CASES:
+            for case in CASES if kind != "defense" else list(CASES)[:2]:  # of which none asks what network it is
                 yield row(f"{kind} {name} {case}", partial(call, name, case))
     for kind, name in DROPPING:
         yield row(f"{kind} {name} dropout", partial(kinds[kind][0], name, DROPOUT), compared=False)

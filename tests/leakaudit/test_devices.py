@@ -1,4 +1,4 @@
-"""No device but the CPU is needed to see that another works: every piece on a pretended one, in a process of its own."""
+"""That every piece works on another device than the CPU: on a pretended one, in a process of its own."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
 
 def wrong(table: Table, start: str) -> dict[str, str]:
     found = {name: what for name, what in table.items() if name.startswith(start)}
-    assert len(found) >= (1 if start == "scan" else 4), f"nothing was tried of {start}"
+    assert len(found) >= (1 if start == "scan" else 2), f"nothing was tried of {start}"
     return {name: what for name, what in found.items() if what}
 
 
@@ -110,9 +110,8 @@ def test_what_bypasses_the_rule_is_seen(call: str) -> None:
 def test_random_states_come_back_whatever_is_raised() -> None:
     before = random_states()
     for within in (forked(3), seeded(3, "a")):
-        with pytest.raises(ValueError), within:
-            torch.rand(4)
-            raise ValueError
+        with pytest.raises(RuntimeError), within:
+            torch.rand(4) + torch.rand(5)
     for (name, one), (same, other) in zip(before, random_states(), strict=True):
         assert name == same
         assert torch.equal(one, other)
