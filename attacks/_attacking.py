@@ -16,6 +16,7 @@ from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.gradients import in_mode
 from leakaudit.protocol.target import PixelModel
 from leakaudit.work.memory import exhausted
+from leakaudit.work.seeding import forked
 
 P = ParamSpec("P")
 
@@ -112,6 +113,5 @@ def memory_safe(call: Callable[P, Reconstruction]) -> Callable[P, Reconstruction
 def client_mode(model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Iterator[None]:
     """Put the model in the client's mode and fix the global random state, so that dropout repeats under one seed."""
     seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
-    with torch.random.fork_rng(devices=[]), in_mode(model, update.mode):
-        torch.manual_seed(seed)
+    with forked(seed), in_mode(model, update.mode):
         yield

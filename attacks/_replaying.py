@@ -42,7 +42,7 @@ class Client:
         generator = torch.Generator().manual_seed(seed)
         batch, place = self._batch(record, generator)
         reseed(seed)
-        shown = release(self.defense, batch, generator)
+        shown = release(self.defense, batch, generator).to(self.model.mean.device)
         return shown.images[place], shown.labels[place].float().reshape(-1)
 
     def _sent(self, record: Records, seed: int, defense: Defense) -> Parts:
@@ -81,7 +81,8 @@ def client_of(model: PixelModel, update: SharedUpdate, defense: Defense, candida
         if update.buffers is not None
         and any(not torch.equal(one[name].to(before[name]), before[name]) for one in update.buffers)
     )
-    return Client(model, update, defense, own if own is not None and len(own) else candidates, moved)
+    company = own.to(candidates.images.device) if own is not None and len(own) else candidates
+    return Client(model, update, defense, company, moved)
 
 
 def parts_seen(client: Client, victim: int) -> Parts:

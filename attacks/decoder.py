@@ -24,7 +24,7 @@ from leakaudit.protocol.labels import hard
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.work.progress import expired
-from leakaudit.work.seeding import derive
+from leakaudit.work.seeding import derive, forked
 
 _VALUES = 2**27  # most numbers in the training pictures: half a gigabyte, and as much again for what is made of them
 
@@ -116,8 +116,7 @@ def fit_decoder(
 
     train = (~held).nonzero().flatten()
     trial, truth, told = spoilt(released[held][:_HELD]), private[held][:_HELD], labels[held][:_HELD]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(int(torch.randint(2**31, (1,), generator=generator, device=generator.device))))
+    with forked(derive(int(torch.randint(2**31, (1,), generator=generator, device=generator.device)))):
         network = UNet(private.shape[1], classes)
     network = network.to(device).to(memory_format=torch.channels_last)  # the format is a third faster on a CPU
 

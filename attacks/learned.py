@@ -26,7 +26,7 @@ from leakaudit.protocol.labels import class_means, hard, soft
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.work.progress import expired, track
-from leakaudit.work.seeding import derive
+from leakaudit.work.seeding import derive, forked
 
 FEATURES = 4096  # numbers that an update is reduced to, and as many for each reading of the head's input
 LEAST = 8  # auxiliary updates, to learn anything from
@@ -290,8 +290,7 @@ def learn(
     powers, vectors = torch.linalg.eigh(wanted @ wanted.T)
     count = max(1, min(_DIRECTIONS, len(train) // 2))
     directions = vectors[:, -count:].T @ wanted / powers[-count:].clamp_min(1e-12).sqrt()[:, None]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(int(torch.randint(2**31, (1,), generator=generator, device=generator.device))))
+    with forked(derive(int(torch.randint(2**31, (1,), generator=generator, device=generator.device)))):
         network = Correction(features.shape[1], count, classes).to(features)
     centred = features[train] - ridge.released_means[labels[train]]
     inversion = Inversion(

@@ -50,7 +50,7 @@ def _descended(
     plan = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps, eta_min=1e-3)
     while True:
         with torch.enable_grad():
-            generator = torch.Generator(device=seen.device).manual_seed(seed)
+            generator = torch.Generator().manual_seed(seed)
             fit = (defense.transform_records(x, labels, generator)[0] - seen).square().flatten(1).mean(1)
         observe(fit, x)
         prior, prior_slope = roughness(x.detach()[:, None])

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from leakaudit.protocol.target import Records
 from leakaudit.work import resume
 from leakaudit.work.progress import observe, track
-from leakaudit.work.seeding import derive
+from leakaudit.work.seeding import derive, forked
 
 PEAK = 4e-3
 BATCH = 64
@@ -72,8 +72,7 @@ def train_reference(
     """
     channels, height, width = records.images.shape[1:]
     device = records.images.device
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(int(torch.randint(2**62, (1,), generator=generator, device=generator.device))))
+    with forked(derive(int(torch.randint(2**62, (1,), generator=generator, device=generator.device)))):
         reference = Reference(channels, (height, width), classes, widths)
     reference.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     kept = resume.load(label, generator)

@@ -59,7 +59,8 @@ def gap(layer: nn.BatchNorm2d, maps: Tensor) -> Tensor:
     mean, variance = Spread.apply(maps, 2 if maps.shape[2] > 16 else 1)
     means = (mean - layer.running_mean) / (layer.running_var + 1e-5).sqrt()
     spreads = (variance + 1e-5).log() - (layer.running_var + 1e-5).log()
-    return means.square().mean() + spreads.square().mean()
+    found: Tensor = means.square().mean() + spreads.square().mean()
+    return found
 
 
 def seen_by(reference: Reference, pictures: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ from leakaudit.protocol.registry import parse_defense, settings_values
 from leakaudit.protocol.target import Records, Target
 from leakaudit.score.diagnosis import inspected
 from leakaudit.version import __version__
+from leakaudit.work.precision import exact
 from leakaudit.work.progress import Work, current
 from leakaudit.work.seeding import generator_for
 
@@ -56,6 +57,7 @@ def key_of(defense: Obscure, target: Target, seed: int) -> dict[str, str]:
     }
 
 
+@exact()
 def fit(target: Target, defense: Obscure, seed: int) -> tuple[Obscurer, Card]:
     """Fit an obscurer on the private records, measure what its pictures remember, and look for failure modes.
 

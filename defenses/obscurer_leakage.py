@@ -17,6 +17,7 @@ from leakaudit.protocol.target import Records, Target
 from leakaudit.score.nearness import nearest, rank_auc
 from leakaudit.stats import intervals
 from leakaudit.work.progress import track
+from leakaudit.work.seeding import forked
 
 MOST = 1000  # records compared from each side
 FALSE_ALARMS = 0.01
@@ -96,7 +97,7 @@ def overhead(obscurer: Obscurer, target: Target) -> Mapping[str, float | int]:
         target.loss(model(images), labels).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
 
-    with torch.random.fork_rng(devices=[target.device] if target.device.type == "cuda" else []), torch.enable_grad():
+    with forked(), torch.enable_grad():
         training = _seconds(step, target.device)
         drawing = _seconds(lambda: obscurer(images, generator), target.device)
     return {"batch": len(batch), "drawing": drawing, "training": training}

@@ -18,6 +18,7 @@ from leakaudit.protocol.defense import Defense, state
 from leakaudit.protocol.gradients import in_mode, records_per_loss
 from leakaudit.protocol.registry import register_defense
 from leakaudit.protocol.target import PixelModel, Target
+from leakaudit.work.seeding import forked
 
 MEND = "precode needs a last dense layer to stand before: scan a model that ends in one, or leave it out."
 LEAST = 1e-6  # of σ: its KL has the slope 1/σ
@@ -79,7 +80,7 @@ class Bottleneck(nn.Module):
         if self.noise is not None:
             mean = mean + deviation * self.noise
         elif torch.is_grad_enabled():
-            mean = mean + deviation * torch.randn_like(deviation)
+            mean = mean + deviation * torch.randn(deviation.shape).to(deviation)  # the same on every device
         return self.head(self.decoder(mean))  # type: ignore[no-any-return]
 
 
@@ -146,8 +147,7 @@ class Precode(Defense):
         head = changed.get_submodule(name)
         assert isinstance(head, nn.Linear)
         seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with forked(seed):
             inserted = Bottleneck(head, self.bottleneck, self.beta)
         parent, _, child = name.rpartition(".")
         setattr(changed.get_submodule(parent), child, inserted.train(head.training))

@@ -48,6 +48,7 @@ from leakaudit.score.diagnosis import compare_with_control, inspected
 from leakaudit.score.metrics import further
 from leakaudit.score.standin import SENTENCE
 from leakaudit.score.utility import Utility, majority, utility
+from leakaudit.work.precision import exact
 from leakaudit.work.progress import current, expired, monitored
 from leakaudit.work.seeding import generator_for, seeded
 
@@ -57,6 +58,7 @@ Keep = Callable[[AuditResult], None]
 KeepLearned = Callable[[str, Defense], None]
 
 
+@exact()
 def audit(
     target: Target,
     plan: Plan,

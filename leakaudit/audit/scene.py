@@ -15,7 +15,7 @@ from leakaudit.load.preflight import preflight, raise_on_errors
 from leakaudit.load.units import count_units, with_units
 from leakaudit.protocol.amounts import Sizes
 from leakaudit.protocol.exposure import Exposure, preset
-from leakaudit.protocol.target import Target
+from leakaudit.protocol.target import Records, Target
 from leakaudit.result.rounding import coarse_baseline
 from leakaudit.result.schema import Baseline, Estimate, Finding, Value, Waiver
 from leakaudit.score import standin
@@ -40,6 +40,7 @@ class Scene:
     candidates: CandidateSets
     asked: Tensor  # indices of the victims' records and of further ones, which only attacks that link are asked about
     line_ups: CandidateSets  # of those; the first are `candidates`
+    own: Records  # the adversary's auxiliary records, on the model's device: moved there once, not for every attack
     rehearsal: Tensor  # indices of the auxiliary records that play victim while an attack is tuned
     lpips: MetricFunction | str
     baselines: tuple[Baseline, ...]
@@ -112,6 +113,7 @@ def set_scene(
         candidates=candidates,
         asked=asked,
         line_ups=line_ups,
+        own=target.auxiliary.to(target.device),
         rehearsal=rehearsal,
         lpips=lpips,
         baselines=guesses if plan.images == "full" else tuple(map(coarse_baseline, guesses)),

@@ -105,7 +105,7 @@ class Updates:
         return replace(
             held[0],
             defense=copy.deepcopy(self.subject.defense) if knows.defense else None,
-            auxiliary=copy.deepcopy(scene.target.auxiliary) if knows.auxiliary else None,
+            auxiliary=copy.deepcopy(scene.own) if knows.auxiliary else None,
         )
 
     def _shared(self, records: Records, who: str) -> SharedUpdate:

@@ -11,7 +11,7 @@ from leakaudit.load.loading import target_from_objects
 from leakaudit.protocol.target import Target
 from leakaudit.result.schema import Images
 from leakaudit.score.utility import train
-from leakaudit.work.seeding import derive, generator_for
+from leakaudit.work.seeding import derive, forked, generator_for
 
 CLASSES = ("not a face", "face")
 
@@ -47,8 +47,7 @@ def demo_target(seed: int = 0, device: str = "cpu") -> Target:
     images, labels = faces()
     order = torch.randperm(len(labels), generator=generator_for(seed, "demo", "split"))
     private, test, auxiliary = (TensorDataset(images[i], labels[i]) for i in torch.split(order, [110, 40, 50]))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "demo", "weights"))
+    with forked(derive(seed, "demo", "weights")):
         built = network()
     target = target_from_objects(
         built,

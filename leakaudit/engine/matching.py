@@ -33,6 +33,7 @@ from leakaudit.protocol.gradients import Gradients, parameters_of, with_paramete
 from leakaudit.protocol.target import LossFunction, PixelModel
 from leakaudit.work.memory import exhausted, in_pieces
 from leakaudit.work.precision import exact as exact_float32
+from leakaudit.work.seeding import random_states, set_random_states
 
 __all__ = [
     "Distance",
@@ -240,31 +241,19 @@ def match(
         return _attempt(job[start:stop], history)
 
     while True:
-        before = _drawn(images.device)
+        before = random_states()
         found = in_pieces(piece, trials, model, key, images.device)
         values, slopes = found[0] if len(found) == 1 else (torch.cat(column) for column in zip(*found, strict=True))
         if not check or history.last == "loop":
             return values, slopes
-        after = _drawn(images.device)
+        after = random_states()
         if trials == 1:
-            _draw_from(before, images.device)  # so that dropout draws the same again
+            set_random_states(before)  # so that dropout draws the same again
         if _confirmed(job, values, slopes, history):
-            _draw_from(after, images.device)
+            set_random_states(after)
             return values, slopes
-        _draw_from(before, images.device)
+        set_random_states(before)
         history.refused[history.last] = "it differs from plain autograd"
-
-
-def _drawn(device: torch.device) -> tuple[Tensor, ...]:
-    """Return the random state of the CPU, and of a CUDA device; the host has both, and waits for nothing."""
-    own = (torch.cuda.get_rng_state(device),) if device.type == "cuda" else ()
-    return torch.get_rng_state(), *own
-
-
-def _draw_from(states: tuple[Tensor, ...], device: torch.device) -> None:
-    torch.set_rng_state(states[0])
-    for own in states[1:]:
-        torch.cuda.set_rng_state(own, device)
 
 
 def _confirmed(job: Trials, values: Tensor, slopes: Tensor, history: _History) -> bool:
@@ -295,13 +284,13 @@ def _attempt(job: Trials, history: _History) -> tuple[Tensor, Tensor]:
     for name in history.ways:
         if name in history.refused:
             continue
-        before = _drawn(job.images.device)
+        before = random_states()
         try:
             found = WAYS[name](job)
         except Exception as error:  # whatever a model says that is run in an unusual way; the loop runs it as it is
             if name == "loop" or exhausted(error):
                 raise
-            _draw_from(before, job.images.device)
+            set_random_states(before)
             history.refused[name] = f"{type(error).__name__}: {error}"
             continue
         history.last = name

@@ -12,7 +12,7 @@ from torch import Tensor
 from leakaudit.protocol.gradients import Mode, in_mode
 from leakaudit.protocol.target import Target
 from leakaudit.result.schema import Finding
-from leakaudit.work.seeding import seeded
+from leakaudit.work.seeding import random_states, seeded
 
 LOOKED = 8  # pictures of a pass: a path that is dropped is dropped for each record by itself
 PASSES = 32  # at most, where a model draws: a path that is dropped for a whole batch at a tenth differs in 97 of 100
@@ -77,20 +77,17 @@ def _seen(target: Target, mode: Mode) -> Chance | None:
 def _pass(target: Target, x: Tensor, seed: int, mode: Mode) -> tuple[Tensor, dict[str, bool]]:
     """Return the logits under a seed of torch, and which generators were drawn from on the way."""
     torch.manual_seed(seed)
-    before = _states(x.device)
+    before = _states()
     with in_mode(target.model, mode):  # each pass begins with the same buffers
         logits = target.model(x)
-    after = _states(x.device)
+    after = _states()
     return logits, {name: before[name] != after[name] for name in before}
 
 
-def _states(device: torch.device) -> dict[str, object]:
-    states = [torch.get_rng_state()]
-    if device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(device))
+def _states() -> dict[str, object]:
     name, keys, *rest = np.random.get_state()
     return {
-        "torch": [state.numpy().tobytes() for state in states],
+        "torch": [state.numpy().tobytes() for _, state in random_states()],
         "Python's random": random.getstate(),
         "numpy.random": (name, np.asarray(keys).tobytes(), *rest),
     }

@@ -17,6 +17,7 @@ from leakaudit.protocol.gradients import Mode, in_mode, parameters_of
 from leakaudit.protocol.target import Records, Target, shared_parameters
 from leakaudit.result.rules import SEVERITIES
 from leakaudit.result.schema import Finding, Value
+from leakaudit.work.precision import exact
 from leakaudit.work.quantities import readable
 from leakaudit.work.seeding import seeded
 
@@ -25,6 +26,7 @@ PROBES = 8  # pictures on which it is looked how labels are told
 DOUBLE_BACKWARD = 2.75  # times a training step: the middle of the 2.5–3 measured on common networks
 
 
+@exact()
 def preflight(
     target: Target, *, mode: str, batch_size: int, records: int, candidates: int = 100, costs: bool = False
 ) -> tuple[Finding, ...]:
@@ -262,8 +264,9 @@ def _untrained(norm: nn.Module) -> bool:
 def _gradient(target: Target, mode: str, batch_size: int, records: int, costs: bool) -> list[Finding]:
     """Compute one update on auxiliary records (private ones where there are too few) and check it."""
     source = target.auxiliary if len(target.auxiliary) >= batch_size else target.private
-    x = source.images[:batch_size].to(target.device)
-    y = source.labels[:batch_size].to(target.device)
+    # Copies: a view would count as all the records of which it is a part.
+    x = source.images[:batch_size].to(target.device, copy=True)
+    y = source.labels[:batch_size].to(target.device, copy=True)
     names, parameters = parameters_of(target.model)
     client_mode: Mode = "train" if mode == "train" else "eval"
     saved = _SavedBytes(parameters)

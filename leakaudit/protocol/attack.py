@@ -27,7 +27,7 @@ class Reconstruction:
     attack's own, by which it picked its restart; `linkage` (V, M) candidate scores, larger is likelier, for
     linkage attacks; `statuses` one per victim; `reason` says why where a status is not `converged`; `notes` are for
     what a reader must know to weigh a score, one sentence each; `doubts` say by kebab id why a failure of this attack
-    says less than it seems ("overfitted", with the details), which the verdict names.
+    says less than it seems ("overfitted", with the details), which the verdict names. Tensors lie on any device.
     """
 
     images: Tensor | None
@@ -74,7 +74,11 @@ class Attack:
     closed_form: ClassVar[bool] = False  # it is solved at once, so no time budget can end it early
 
     def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
-        """Attack every victim of `update`. Raises NotApplicable with the reason when it cannot be run here."""
+        """Attack every victim of `update`. Raises NotApplicable with the reason when it cannot be run here.
+
+        All tensors of `update` lie on the model's device. `generator` is on the CPU, so that a seed gives the same
+        numbers whatever the device: draw there, with `device=generator.device`, and move what was drawn.
+        """
         raise NotImplementedError
 
     def amount(self, sizes: Sizes) -> Amount:
@@ -90,6 +94,7 @@ class Attack:
     ) -> Reconstruction:
         """Linkage attacks only: score candidates (V, M, C, H, W), of which one per victim is a private record.
 
+        They lie on the model's device, as everything in `update` does.
         Of updates of several records, each stands in `update` once for every record of it that is asked about.
         """
         raise NotImplementedError

@@ -27,7 +27,8 @@ from leakaudit.work.progress import track
 class SharedUpdate:
     """Everything the server receives for a stack of V victims of B records each, and what `Exposure` grants. No truth.
 
-    `gradients` are the defended FedSGD gradients, each (V, *parameter.shape), in the order of `names`.
+    `gradients` are the defended FedSGD gradients, each (V, *parameter.shape), in the order of `names`. Every tensor
+    here lies on the model's device, auxiliary records included, and so do the candidates that `Attack.link` is given.
     """
 
     gradients: Gradients
@@ -79,7 +80,8 @@ def defended_gradient(
 def release(defense: Defense, records: Records, generator: torch.Generator) -> Records:
     """Pass records through the record stage once.
 
-    The caller keeps the result: T fresh draws would leak T times, unless the defense is `renewable`.
+    They may lie on any device, and stay there. The caller keeps the result: T fresh draws would leak T times, unless
+    the defense is `renewable`.
     """
     images, labels = defense.transform_records(records.images, records.labels, generator)
     return Records(images.detach().clamp(0, 1), labels.detach())
@@ -118,8 +120,9 @@ def share(  # noqa: PLR0913 - all that an update depends on
 ) -> SharedUpdate:
     """Compute what the server receives from V = N / batch_size clients.
 
-    `released` holds the victims' N records in order, after `release`. Raises UserError when the model cannot compute
-    a gradient on them in this mode, OutOfTime where the time budget ends before all are computed.
+    `released` holds the victims' N records in order, after `release`, on the model's device. Auxiliary records are
+    taken there where they are not. Raises UserError when the model cannot compute a gradient in this mode, OutOfTime
+    where the time budget ends before all are computed.
     """
     victims = len(released) // batch_size
     images = released.images[: victims * batch_size].reshape(victims, batch_size, *released.images.shape[1:])
@@ -157,7 +160,7 @@ def share(  # noqa: PLR0913 - all that an update depends on
         labels=labels.clone() if exposure.labels else None,
         buffers=tuple(buffers) if exposure.buffers else None,
         defense=defense if exposure.defense else None,
-        auxiliary=auxiliary if exposure.auxiliary else None,
+        auxiliary=auxiliary.to(model.mean.device) if exposure.auxiliary and auxiliary is not None else None,
         released=images.clone() if exposure.released else None,
         released_labels=labels.clone() if exposure.released else None,
     )

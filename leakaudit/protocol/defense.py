@@ -26,7 +26,12 @@ def state(default: Any = None, *, describes: bool = False) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Defense:
-    """The identity defense. Subclasses are frozen dataclasses of settings that override the stage they act on."""
+    """The identity defense. Subclasses are frozen dataclasses of settings that override the stage they act on.
+
+    Records may lie on another device than the model, and on either at different times: a client's own on the CPU, those
+    on which an attacker replays the defense on the model's. A stage returns its tensors where those lie that it was
+    given, and takes there what `fit` kept. Every generator is on the CPU: draw with `device=generator.device` and move.
+    """
 
     name: ClassVar[str] = "none"
     summary: ClassVar[str] = ""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from leakaudit.errors import first_line
+from leakaudit.work.seeding import forked
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -119,8 +120,7 @@ class Target:
         """
         if self.factory is None:
             return reinitialised(self.model, seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with forked(seed):
             given = self.factory()
         network, failure = own_copy(given)
         if failure is not None and common_tensors(given, self.model):
@@ -160,12 +160,13 @@ def shared_parameters(model: nn.Module) -> tuple[int, int]:
 
 
 def reinitialised(model: PixelModel, seed: int) -> PixelModel:
-    """Return a copy with fresh weights: every module's own `reset_parameters`, under `seed`.
+    """Return a copy with fresh weights: every module's own `reset_parameters`, under `seed`, the same on every device.
 
     Parameters that no module resets (class tokens, positional embeddings) keep their values, and so does all that is
     frozen (`requires_grad` is False), with the statistics of its BatchNorm layers (`_kept_buffers`).
     """
-    fresh = copy.deepcopy(model)
+    device = model.mean.device
+    fresh = copy.deepcopy(model).to("cpu")  # where they are drawn
     frozen = [
         (module, name, p)
         for module in fresh.modules()
@@ -175,8 +176,7 @@ def reinitialised(model: PixelModel, seed: int) -> PixelModel:
     buffers = _kept_buffers(fresh) if frozen else []
     kept = [(place, name, tensor, tensor.detach().clone()) for place, name, tensor in frozen]
     held = [(place, name, tensor, tensor.detach().clone()) for place, name, tensor in buffers]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with forked(seed):
         for module in fresh.modules():
             reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
             if callable(reset):
@@ -189,7 +189,7 @@ def reinitialised(model: PixelModel, seed: int) -> PixelModel:
         for module, name, buffer, value in held:
             module._buffers[name] = buffer
             buffer.copy_(value)
-    return fresh
+    return fresh.to(device)
 
 
 def _kept_buffers(model: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:

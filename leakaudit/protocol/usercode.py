@@ -21,32 +21,45 @@ def importable(folder: Path) -> Iterator[None]:
     Ours are imported as `leakaudit.attacks` and the like, so a user's `attacks.py` neither shadows nor is shadowed.
     """
     place, known = str(folder), set(sys.modules)
-    hidden = {n: m for n, m in sys.modules.items() if "." not in n and _is_other(m, folder / n)}
+    # Of a copy: reading `__file__` of a lazy module may import others.
+    hidden = {n: m for n, m in list(sys.modules.items()) if "." not in n and _is_other(m, folder / n)}
     for name in hidden:
-        del sys.modules[name]
+        sys.modules.pop(name, None)
     sys.path.insert(0, place)
     try:
         yield
     finally:
         if place in sys.path:
             sys.path.remove(place)
-        for name in [n for n in sys.modules if n not in known and not n.startswith(("leakaudit", "_leakaudit"))]:
-            file = getattr(sys.modules[name], "__file__", None)
+        for name, module in list(sys.modules.items()):
+            if name in known or name.startswith(("leakaudit", "_leakaudit")):
+                continue
+            file = file_of(module)
             if file and Path(file).is_relative_to(folder) and not _is_installed(file):
-                del sys.modules[name]
+                sys.modules.pop(name, None)
         sys.modules.update(hidden)
 
 
+def file_of(module: object) -> str | None:
+    """Return the file that a module was read from; None where it has none, or cannot be asked.
+
+    What stands in `sys.modules` may be any object: a lazy module loads itself when it is asked, and may fail at that.
+    """
+    try:
+        file = getattr(module, "__file__", None)
+    except Exception:  # whatever its loading raises
+        return None
+    return file if isinstance(file, str) else None
+
+
 def _is_other(module: ModuleType, beside: Path) -> bool:
-    """Whether a loaded top-level module of an earlier folder has the name of one in the user's folder."""
-    file = getattr(module, "__file__", None)
-    return bool(
-        file
-        and not _is_installed(file)
-        and module.__name__ not in ("__main__", "leakaudit")
-        and (beside.with_suffix(".py").is_file() or (beside / "__init__.py").is_file())
-        and not Path(file).is_relative_to(beside.parent)
-    )
+    """Whether a loaded top-level module of an earlier folder has the name of one in the user's folder (`beside`)."""
+    if beside.name in ("__main__", "leakaudit"):
+        return False
+    if not (beside.with_suffix(".py").is_file() or (beside / "__init__.py").is_file()):
+        return False  # asked first: most modules are none of the user's, and a lazy one loads when it is looked at
+    file = file_of(module)
+    return bool(file and not _is_installed(file) and not Path(file).is_relative_to(beside.parent))
 
 
 def _is_installed(file: str) -> bool:

@@ -17,6 +17,7 @@ from leakaudit.errors import UserError
 from leakaudit.protocol import plugins
 from leakaudit.protocol.declared import NAME
 from leakaudit.result.scores import SCORES
+from leakaudit.work.seeding import forked
 
 MetricFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -120,7 +121,7 @@ def _perceptual(state: dict[str, Tensor], device: torch.device) -> torch.nn.Modu
 
     features = {name.removeprefix("features."): value for name, value in state.items() if "classifier" not in name}
     # pnet_rand builds the backbone without asking for its weights: the package would download them.
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(None):
+    with warnings.catch_warnings(), forked(), contextlib.redirect_stdout(None):
         warnings.simplefilter("ignore")
         network: torch.nn.Module = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
     backbone = network.get_submodule("net")

@@ -23,6 +23,7 @@ from leakaudit.score.labelling import labels_found
 from leakaudit.score.metrics import METRICS, MetricFunction, assign, further, mse, psnr
 from leakaudit.score.pictures import gallery as pictures_of
 from leakaudit.stats import intervals
+from leakaudit.work.seeding import forked
 
 LEAST = 0.1  # of its steps, that an attack which the time ended must have made for its pictures to be its own
 NO_PICTURE = Estimate(reason="the attack draws no picture")
@@ -235,7 +236,7 @@ def _further(x: Tensor, guess: Tensor, missing: str) -> tuple[Further, ...]:
     found = []
     for metric in further():
         try:
-            with torch.random.fork_rng(devices=[]):
+            with forked():
                 scores = metric.function(x.clone(), guess.clone()) if len(x) else x.new_zeros(0)
             if tuple(scores.shape) != (len(x),) or not scores.isfinite().all():
                 raise ValueError(f"it gave {tuple(scores.shape)} scores, or some that are no number")

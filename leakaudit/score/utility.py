@@ -17,7 +17,7 @@ from leakaudit.protocol.target import LossFunction, PixelModel, Records, Target,
 from leakaudit.result.schema import Estimate
 from leakaudit.stats import intervals
 from leakaudit.work.progress import observe, track
-from leakaudit.work.seeding import derive, generator_for
+from leakaudit.work.seeding import derive, forked, generator_for
 
 Update = Callable[[Tensor, Tensor], Gradients]
 
@@ -65,7 +65,7 @@ def utility(
     reason = None
     for k in range(seeds):
         model = defense.transform_model(target.fresh(derive(seed, "utility", k)), generator_for(seed, "model", k))
-        update = shared_update(model, target.loss, defense, generator_for(seed, "noise", k, device=target.device))
+        update = shared_update(model, target.loss, defense, generator_for(seed, "noise", k))
         done = train(
             model,
             released,
@@ -123,8 +123,7 @@ def train(  # noqa: PLR0913 - all that a training run depends on
     indices = torch.empty(0, dtype=torch.long)
     done = 0
     model.train(mode == "train")
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(derive(seed, "dropout"))
+    with forked(derive(seed, "dropout")):
         for step in track(label, total):
             if step % per_epoch == 0:
                 if renew is not None and step:

@@ -27,6 +27,7 @@ import torch
 from leakaudit.work.freememory import free_bytes
 from leakaudit.work.peak import peak_bytes
 from leakaudit.work.quantities import readable
+from leakaudit.work.seeding import forked
 
 SHARES = {"cuda": 0.8}  # for tensors; what CUDA's allocator reports holds most of the kernels' own
 PROBES = (1, 2, 4)  # trials in the runs that measure what a trial takes
@@ -189,7 +190,7 @@ def _measured(work: _Work, call: Callable[[int, int], object], trials: int, devi
         if not (length > longest and near and bears):
             continue
         try:
-            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # as if it had not run
+            with forked():  # as if it had not run
                 work.peaks[length] = peak_bytes(lambda n=length: call(0, n), device)  # type: ignore[misc]
         except Exception as error:
             if length == 1 or not exhausted(error):

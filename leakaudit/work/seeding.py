@@ -1,4 +1,9 @@
-"""One seed fixes everything: child generators are derived from the audit's seed and a path of names."""
+"""One seed fixes everything: child generators are derived from the audit's seed and a path of names.
+
+All that the audit itself draws comes from a generator on the CPU, which hands the same numbers to every device; what is
+drawn is then moved. What a user's own network draws (dropout) comes from the global generator of the device it is on:
+that is seeded and restored here too, but its numbers are the device's own.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +11,13 @@ import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
+RandomStates = tuple[tuple[tuple[str, int | None], Tensor], ...]  # by device; the index is None where there is one
 
 
 def derive(seed: int, *path: str | int) -> int:
@@ -17,9 +26,44 @@ def derive(seed: int, *path: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def generator_for(seed: int, *path: str | int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return a fresh generator seeded by `derive`. Adding an attack never shifts the random numbers of another."""
-    return torch.Generator(device=device).manual_seed(derive(seed, *path))
+def generator_for(seed: int, *path: str | int) -> torch.Generator:
+    """Return a fresh generator, on the CPU, seeded by `derive`. An attack more never shifts the numbers of another."""
+    return torch.Generator().manual_seed(derive(seed, *path))
+
+
+def random_states() -> RandomStates:
+    """Return the states of torch's global generators: the CPU's, and that of every device in use."""
+    found: list[tuple[tuple[str, int | None], Tensor]] = [(("cpu", None), torch.get_rng_state())]
+    for name in ("cuda", "xpu", "mps", torch._C._get_privateuse1_backend_name()):
+        module: Any = getattr(torch, name, None)
+        begun = getattr(module, "is_initialized", lambda: False)  # what was never used has drawn nothing
+        if name == "mps" and torch.backends.mps.is_available():  # it has no such function, and one device
+            found.append(((name, None), module.get_rng_state()))
+        elif hasattr(module, "get_rng_state") and begun():
+            found += [((name, i), module.get_rng_state(i)) for i in range(module.device_count())]
+    return tuple(found)
+
+
+def set_random_states(states: RandomStates) -> None:
+    """Put torch's global generators where they were at `random_states`."""
+    for (name, index), state in states:
+        if name == "cpu":
+            torch.set_rng_state(state)
+        else:
+            module: Any = getattr(torch, name)
+            module.set_rng_state(state) if index is None else module.set_rng_state(state, index)
+
+
+@contextmanager
+def forked(seed: int | None = None) -> Iterator[None]:
+    """Restore torch's global generators afterwards, on every device in use; `seed` is what they are set to within."""
+    before = random_states()
+    try:
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
+    finally:
+        set_random_states(before)
 
 
 def reseed(seed: int) -> None:
@@ -32,11 +76,9 @@ def reseed(seed: int) -> None:
 @contextmanager
 def seeded(seed: int, *path: str) -> Iterator[None]:
     """Run user code (a file, a constructor, a dataset's augmentation) under fixed random states, then restore them."""
-    value = derive(seed, *path)
     kept, kept_numpy = random.getstate(), np.random.get_state()
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
-        reseed(value)
+    with forked():
+        reseed(derive(seed, *path))
         try:
             yield
         finally:

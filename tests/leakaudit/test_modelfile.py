@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from leakaudit.errors import UserError
 from leakaudit.load.loading import load_target
+from leakaudit.protocol.usercode import file_of
 
 HEAD = """
 import torch
@@ -164,3 +166,51 @@ def test_a_checkpoint_replaces_the_weights(tmp_path: Path) -> None:
 def test_the_argument_decides_before_the_files_device(tmp_path: Path) -> None:
     spec = write(tmp_path, HEAD + DATA + MODEL + "device = 'abacus'\n")
     assert load_target(spec, device="cpu").device.type == "cpu"
+
+
+class Lazy(ModuleType):
+    """A module that loads others, or fails, when it is asked where it lies: as lazy loaders do."""
+
+    def __init__(self, name: str, fails: bool) -> None:
+        super().__init__(name)
+        del self.__dict__["__loader__"], self.__dict__["__spec__"]
+        self.__dict__["fails"], self.__dict__["asked"] = fails, 0
+
+    @property
+    def __file__(self) -> str:  # type: ignore[override]
+        self.__dict__["asked"] += 1
+        if self.__dict__["fails"]:
+            raise OSError("it cannot be loaded here")
+        for i in range(200):  # so many that a dictionary which is walked meanwhile grows
+            sys.modules.setdefault(f"loaded_lazily_{i}", ModuleType(f"loaded_lazily_{i}"))
+        return __file__
+
+
+@pytest.mark.parametrize("fails", [True, False], ids=["fails", "loads others"])
+@pytest.mark.parametrize("before", [True, False], ids=["loaded before", "loaded by the file"])
+def test_a_lazy_module_is_asked_for_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool, before: bool
+) -> None:
+    lazy, name = Lazy("a_lazy_module", fails), "a_lazy_module"
+    known = set(sys.modules)
+    path = write(tmp_path, HEAD + DATA + MODEL + "import sys, helper\nsys.modules.update(helper.LAZY)\n")
+    write(tmp_path, "LAZY = {}\n" if before else "import sys\nLAZY = sys.a_lazy_module\n", "helper.py")
+    write(tmp_path, "", f"{name}.py")  # one of its name lies beside the file, so it must be looked at
+    monkeypatch.setitem(sys.modules, name, lazy) if before else None
+    monkeypatch.setattr(sys, "a_lazy_module", {name: lazy}, raising=False)
+    try:
+        assert len(load_target(path).classes) == 2
+        assert lazy.__dict__["asked"]
+        assert "helper" not in sys.modules
+        assert (sys.modules.get(name) is lazy) or not before  # what was hidden is back
+    finally:
+        for each in set(sys.modules) - known:
+            if each.startswith(("loaded_lazily_", name)):
+                del sys.modules[each]
+
+
+def test_what_is_no_module_has_no_file() -> None:
+    assert file_of(object()) is None
+    assert file_of(None) is None
+    assert file_of(type("Odd", (), {"__file__": 3})()) is None
+    assert file_of(sys.modules[__name__]) == __file__

@@ -1,0 +1,364 @@
+"""Everything that is registered, on a device that is not the CPU and on the CPU: both come to the same.
+
+Bit for bit, but for the last digits of what the engine finds (`ROUNDING`).
+
+Run as `python -m tests.leakaudit.device_rows [FILE]`, in a process of its own (`tests.pretend`): it prints a table of
+rows, and writes them to FILE as JSON. A row is what was tried, by its name, and what is wrong with it, if anything.
+With one seed an audit is therefore the same on every device, but for the rounding of its kernels.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import TensorDataset
+
+import leakaudit
+from leakaudit.attacks._attacking import starts
+from leakaudit.audit import fingerprint, plan, weaker
+from leakaudit.engine import matching as engine
+from leakaudit.engine.stacked import Trials, Unsupported
+from leakaudit.errors import NotApplicable
+from leakaudit.load.preflight import preflight
+from leakaudit.protocol import registry
+from leakaudit.protocol.attack import Attack
+from leakaudit.protocol.client import release, share
+from leakaudit.protocol.defense import Defense, chain
+from leakaudit.protocol.gradients import Mode, in_mode
+from leakaudit.protocol.registry import parse_defense
+from leakaudit.protocol.stages import apart, later_changes, model_changed
+from leakaudit.protocol.target import PixelModel, Target
+from leakaudit.protocol.weakened import weakened
+from leakaudit.result.schema import to_json
+from leakaudit.score import tuning
+from leakaudit.score.utility import utility
+from leakaudit.work.seeding import forked
+from tests import pretend
+from tests.attacks.attack_scenes import EVERYTHING, Shifted, records
+
+SHAPE, CLASSES, VICTIMS, LINE_UP = (1, 8, 8), 3, 2, 4
+CASES: dict[str, tuple[str, int, Mode]] = {  # each network, batch and mode beside each other one
+    "conv-1-eval": ("conv", 1, "eval"),
+    "conv-4-train": ("conv", 4, "train"),
+    "dense-1-train": ("dense", 1, "train"),
+    "dense-4-eval": ("dense", 4, "eval"),
+}
+DROPOUT = "dropout-1-train"  # a network that draws from the device's own generator
+DROPPING = [  # what is run on that: whatever runs the model in the client's mode
+    ("engine", "match"), ("attack", "dlg"), ("attack", "inverting-gradients"), ("attack", "linkage"),
+    ("defense", "none"), ("defense", "precode"),
+]  # fmt: skip
+ROUNDING = 1e-4  # relative: on a device the engine multiplies and adds in another order than on a CPU, to wait for less
+SHORT = {  # settings that only how well a thing works depends on
+    "steps": 2, "restarts": 1, "undo_steps": 2, "decoder_steps": 2, "draws": 2, "pairs": 8, "rehearsals": 2,
+    "epochs": 1, "pictures": 2, "latent": 4, "candidates": 2, "policies": 1, "points": 2, "probes": 4, "bottleneck": 4,
+}  # fmt: skip
+
+
+def case_of(name: str) -> tuple[str, int, Mode]:
+    """Return network, batch size and mode of a case."""
+    return ("dropout", 1, "train") if name == DROPOUT else CASES[name]
+
+
+def network(name: str) -> nn.Module:
+    with forked(0):
+        if name == "dense":
+            return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, CLASSES))
+        if name == "dropout":
+            return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Dropout(0.25), nn.Linear(12, CLASSES))
+        built = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(256, CLASSES)
+        )
+        nn.init.uniform_(built[1].running_mean, -0.5, 0.5)
+        nn.init.uniform_(built[1].running_var, 0.5, 2)
+        return built
+
+
+def target(name: str, device: str) -> Target:
+    """Return a target as loading makes one: records on the CPU, the model on the device."""
+    model = PixelModel(network(name), (0.4,), (0.25,)).to(device)
+    sets = [records(24, SHAPE, CLASSES, seed) for seed in (1, 2, 3)]
+    return Target(name, model, F.cross_entropy, *sets, classes=("a", "b", "c"))
+
+
+def short(thing: Any) -> Any:
+    known = registry.settings_of(type(thing))
+    return replace(thing, **{k: v for k, v in SHORT.items() if k in known})
+
+
+def drawn(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def an_attack(name: str, case: str, device: str) -> Any:
+    """Return what an attack makes of what two clients share, behind what it was built against."""
+    attack: Attack = short(registry.attacks()[name]())
+    if attack.kind != "linkage" and case != next(iter(CASES)) and "rehearsals" in registry.settings_of(type(attack)):
+        attack = replace(attack, rehearsals=0)  # type: ignore[call-arg]  # a rehearsal is a tuning: once is enough
+    needs = attack.needs
+    built, batch, mode = case_of(case)
+    if needs.dense_input or needs.batchnorm or "buffers" in attack.requires:
+        built = "dense" if needs.dense_input else "conv"
+    against = target(built, device)
+    parts = [parse_defense(needs.defense)] if needs.defense else []
+    parts += [Shifted()] if needs.replaced_records or attack.examines & {"records"} else []
+    defense = chain(*parts)
+    released = release(defense, against.private[: VICTIMS * batch], drawn())
+    exposure = replace(EVERYTHING, labels="labels" in attack.requires)
+    with forked(6):
+        update = share(
+            against.model,
+            against.loss,
+            released.to(against.device),
+            defense,
+            exposure,
+            batch_size=batch,
+            classes=CLASSES,
+            mode=mode,
+            generator=drawn(1),
+            auxiliary=against.auxiliary,
+        )
+    strangers = [name for name, tensor in tensors(update) if tensor.device.type != against.device.type]
+    if strangers:
+        raise AssertionError(f"not on the model's device: {strangers}")
+    with forked(7):
+        if attack.kind != "linkage":
+            return attack(against.model, update, drawn(2))
+        shown = records(VICTIMS * LINE_UP, SHAPE, CLASSES, 4).to(against.device)
+        update = replace(update, candidate_labels=shown.labels.view(VICTIMS, LINE_UP))
+        return attack.link(against.model, update, shown.images.view(VICTIMS, LINE_UP, *SHAPE), drawn(2))
+
+
+def a_defense(name: str, case: str, device: str) -> Any:
+    """Return what a defense makes at every stage, at full and at half strength, and what it costs."""
+    built, batch, mode = case_of(case)
+    of = target(built, device)
+    with forked(7):
+        defense: Defense = short(registry.defenses()[name]()).fit(of, drawn())
+    found: dict[str, Any] = {"learned": fingerprint.of_defense(defense)}
+    for strength in (1.0, 0.5):
+        at = weakened(defense, strength)
+        own = of.private[: VICTIMS * batch]
+        released = release(at, own, drawn(1))
+        replayed = release(at, own.to(of.device), drawn(1))  # an attacker's, where the model is
+        where = {replayed.images.device.type, replayed.labels.device.type}, released.images.device.type
+        if where != ({of.device.type}, "cpu"):
+            raise AssertionError(f"released records lie elsewhere than those that were given: {where}")
+        with forked(7):
+            model = at.transform_model(copy.deepcopy(of.model), drawn(2))
+            found[f"shared at {strength}"] = share(
+                model,
+                of.loss,
+                released.to(of.device),
+                at,
+                replace(EVERYTHING, defense=False, auxiliary=False),
+                batch_size=batch,
+                classes=CLASSES,
+                mode=mode,
+                generator=drawn(3),
+            )
+        found[f"replayed at {strength}"] = replayed
+    pictures = of.auxiliary.images[:4].to(of.device)
+    with forked(7):
+        found["likelihood"] = defense.likelihood(replayed.images, pictures)
+        found["touched"] = sorted(defense.touched(model, pictures))
+        found["changes"] = sorted(later_changes(model, of.loss, [of.private[:batch]], defense, mode, 5))
+        found["model"] = model_changed(of.model, model, of.private[:4])
+        found["apart"] = apart(defense, of.private, drawn(4))
+        found["costs"] = utility(
+            of, defense, release(defense, of.private, drawn(1)), batch_size=8, epochs=1, seeds=1, seed=0
+        )
+    return found
+
+
+def the_engine(way: str, case: str, device: str) -> Any:
+    built, batch, mode = case_of(case)
+    of = target(built, device)
+    with forked(6):
+        update = share(
+            of.model,
+            of.loss,
+            of.private[: VICTIMS * batch].to(of.device),
+            Defense(),
+            EVERYTHING,
+            batch_size=batch,
+            classes=CLASSES,
+            mode=mode,
+            generator=drawn(),
+        )
+    assert update.labels is None
+    images = starts(of.model, update, 2, drawn(1))
+    rows = torch.arange(VICTIMS, device=of.device).repeat_interleave(2)
+    labels = of.private.labels[: VICTIMS * batch].to(of.device).view(VICTIMS, batch)[rows]
+    with in_mode(of.model, mode), forked(7):
+        if way == "match":
+            return engine.match(of.model, of.loss, images, labels, update.gradients, engine.squared, rows)
+        try:
+            return engine.WAYS[way](Trials(of.model, of.loss, images, labels, update.gradients, engine.cosine, rows))
+        except Exception as error:  # what a way cannot run it refuses, on every device in the same words
+            return str(error).splitlines()[0]
+
+
+def the_checks(_: str, case: str, device: str) -> Any:
+    built, batch, mode = case_of(case)
+    found = preflight(target(built, device), mode=mode, batch_size=batch, records=8, candidates=4, costs=True)
+    return [each for each in found if each.id != "cost"]  # which is a time
+
+
+def a_scan(device: str) -> Any:
+    """Return the result of a whole scan as it is written, but for times and the device's name."""
+    plan.BATTERIES["quick"] = replace(plan.BATTERIES["quick"], steps=2, tuning_victims=1, decoder_steps=2, epochs=1)
+    data = [TensorDataset(of.images, of.labels) for of in (records(n, SHAPE, CLASSES, n) for n in (24, 18, 16))]
+    result = leakaudit.scan(
+        network("conv"),
+        data[0],
+        test_data=data[1],
+        auxiliary_data=data[2],
+        device=device,
+        defense="mixup,gaussian",
+        attacks=["labels"],
+        battery="quick",
+        records=2,
+        candidates=3,
+    )
+    for defense in result.defenses:
+        for attack in defense.attacks:
+            if "failed" in attack.statuses:
+                raise AssertionError(f"{attack.name} on {defense.spec} failed: {attack.reason}")
+    written = json.loads(to_json(result))
+    written["timings"] = {}
+    written["environment"]["device"] = written["hashes"]["environment"] = ""
+    return written
+
+
+def tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield all tensors in a value, with where they stand."""
+    if isinstance(value, Tensor):
+        yield path, value
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for each in dataclasses.fields(value):
+            yield from tensors(getattr(value, each.name), f"{path}.{each.name}")
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from tensors(each, f"{path}.{key}")
+    elif isinstance(value, list | tuple):
+        for i, each in enumerate(value):
+            yield from tensors(each, f"{path}.{i}")
+
+
+def plain(value: Any) -> Any:
+    """Return a value with nothing of a device left in it."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {each.name: plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    return value if isinstance(value, str | int | float | bool | None) else type(value).__name__
+
+
+def alike(one: Tensor, other: Tensor, rounding: float) -> bool:
+    """Whether two tensors are the same to the bit, or but for `rounding`, relative."""
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    if one.contiguous().numpy().tobytes() == other.contiguous().numpy().tobytes():
+        return True
+    return one.is_floating_point() and float((one - other).norm()) <= rounding * float(one.norm())
+
+
+def differences(one: Any, other: Any, rounding: float = 0.0, path: str = "") -> Iterator[str]:
+    """Yield where two plain values differ by more than `rounding`, which is relative and of tensors alone."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        if not alike(one, other, rounding):
+            yield f"{path}: other numbers"
+    elif isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        for key in one:
+            yield from differences(one[key], other[key], rounding, f"{path}/{key}")
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for i, (a, b) in enumerate(zip(one, other, strict=True)):
+            yield from differences(a, b, rounding, f"{path}/{i}")
+    elif one != other and not (one != one and other != other):
+        yield f"{path}: {one!r} on the CPU, {other!r} on the device"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was tried, and what is wrong with it: nothing where it is empty."""
+
+    name: str
+    wrong: str
+
+
+def row(name: str, call: Callable[[str], Any], compared: bool = True) -> Row:
+    """Run a call on both devices and compare; without comparing only see that it runs, and alike a second time."""
+    try:
+        expected = outcome(call, "cpu" if compared else pretend.NAME)
+        before = torch.pretend.get_rng_state()  # type: ignore[attr-defined]
+        with pretend.drawing() as draws:
+            found = outcome(call, pretend.NAME)
+        rounding = ROUNDING if name.startswith(("engine", "attack")) else 0.0
+        wrong = list(differences(plain(expected), plain(found), rounding))[:3]
+        if compared and draws:  # what the audit itself draws comes from the CPU
+            wrong.append(f"drawn from the device's own generator: {', '.join(sorted(draws))}")
+        if not torch.equal(before, torch.pretend.get_rng_state()):  # type: ignore[attr-defined]
+            wrong.append("the device's random state is not as it was")
+        return Row(name, "; ".join(wrong))
+    except Exception as error:
+        ours = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
+        places = " > ".join(f"{Path(f.filename).name}:{f.lineno}" for f in ours[-6:] if "pretend" not in f.filename)
+        return Row(name, f"{type(error).__name__}: {error} ({places})")
+
+
+def outcome(call: Callable[[str], Any], device: str) -> Any:
+    try:
+        return call(device)
+    except (NotApplicable, Unsupported) as reason:
+        return f"not applicable: {reason}"
+
+
+def rows() -> Iterator[Row]:
+    """Yield every row: each kind of thing, by name, in each case."""
+    kinds: dict[str, tuple[Callable[[str, str, str], Any], list[str]]] = {
+        "preflight": (the_checks, ["costs"]),
+        "engine": (the_engine, ["match", *engine.WAYS]),
+        "attack": (an_attack, sorted(registry.attacks())),
+        "defense": (a_defense, sorted(registry.defenses())),
+    }
+    for kind, (call, names) in kinds.items():
+        for name in names:
+            for case in CASES if kind != "defense" else list(CASES)[:2]:  # of which none asks what network it is
+                yield row(f"{kind} {name} {case}", partial(call, name, case))
+    for kind, name in DROPPING:
+        yield row(f"{kind} {name} dropout", partial(kinds[kind][0], name, DROPOUT), compared=False)
+    yield row("scan", a_scan)
+
+
+def main() -> None:
+    """Print the table of rows, and write it where that is asked for."""
+    torch.set_num_threads(1)
+    pretend.install()
+    tuning.LEAST, weaker.SHARES = 2, weaker.SHARES[:1]  # how long is tuned, how often is tried: not what is asked about
+    found = []
+    for each in rows():
+        found.append(each)
+        print(f"{'WRONG' if each.wrong else 'ok':<6}{each.name}  {each.wrong}", flush=True)
+    if sys.argv[1:]:
+        Path(sys.argv[1]).write_text(json.dumps({each.name: each.wrong for each in found}))
+
+
+if __name__ == "__main__":
+    main()
