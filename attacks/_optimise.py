@@ -30,11 +30,15 @@ ROUNDING = 1e-5  # of 1 − cos in single precision; seen: −3e-6 where the tru
 
 @dataclass(frozen=True)
 class Descent:
-    """Where T trials ended: the best pictures (T, B, C, H, W) by objective, its values (T,), and how each ended."""
+    """Where T trials ended: the best pictures (T, B, C, H, W) by objective, its values (T,), and how each ended.
+
+    `moved` (T,) says where the best is another picture than the start, for trials that start where nothing is known.
+    """
 
     images: Tensor
     values: Tensor
     statuses: tuple[Status, ...]
+    moved: Tensor | None = None
 
 
 def total_variation(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,7 +139,8 @@ def descend(
         here = replace(here, momentum=momentum, x=torch.where(here.going.view(-1, 1, 1, 1, 1), x, here.x))
     unfinished = set(here.active[here.going].tolist()) if expired() else set()
     finite = best.isfinite().tolist()
-    return Descent(best_images, best, tuple(_status(t in unfinished, finite[t]) for t in range(trials)))
+    statuses = tuple(_status(t in unfinished, finite[t]) for t in range(trials))
+    return Descent(best_images, best, statuses, (best_images != start).flatten(1).any(1))
 
 
 def look_every(device: torch.device) -> int:
@@ -202,4 +207,5 @@ def best_restart(update: SharedUpdate, descent: Descent, labels: Tensor, restart
         objective=descent.values[chosen],
         statuses=statuses,
         reason=reason_of(statuses),
+        progress=None if descent.moved is None else descent.moved[chosen].float(),  # what is cut at its start made none
     )

@@ -80,17 +80,16 @@ def in_time(guess: object, course: Course, attack: Attack) -> object:
     """Return what an attack claims with what the time left of it: untuned, or hardly begun, it did not finish."""
     if not isinstance(guess, Reconstruction) or not isinstance(guess.statuses, tuple | list):
         return guess
+    least = torch.tensor([course.least if s == "budget" else 1.0 for s in guess.statuses])
+    made = least if guess.progress is None else torch.minimum(guess.progress.cpu().to(least), least)
     if course.untuned:
         statuses: tuple[Status, ...] = tuple("budget" if s == "converged" else s for s in guess.statuses)
         told = "its tuning did not end within half of its time, so it ran at its default settings"
-        # What ran to its end made all of its steps.
-        made = [1.0 if s == "converged" else course.least for s in guess.statuses]
-        known = torch.tensor(made) if guess.progress is None else guess.progress
-        guess = replace(guess, statuses=statuses, reason=_joined([told, guess.reason]), progress=known)
-    if guess.progress is None:
-        guess = replace(guess, progress=torch.full((len(guess.statuses),), course.least))
-    assert guess.progress is not None
-    few = sum(s == "budget" and p < LEAST for s, p in zip(guess.statuses, guess.progress.tolist(), strict=True))
+        ended = torch.tensor([s == "converged" for s in guess.statuses])  # what ran to its end made all of its steps
+        made = torch.where(ended, torch.ones_like(made), made)
+        guess = replace(guess, statuses=statuses, reason=_joined([told, guess.reason]))
+    guess = replace(guess, progress=made)
+    few = sum(s == "budget" and p < LEAST for s, p in zip(guess.statuses, made.tolist(), strict=True))
     if not few or "budget" not in scored_statuses(attack.kind):
         return guess
     told = f"{few} of {len(guess.statuses)} victims have no score: fewer than a tenth of the steps were made"

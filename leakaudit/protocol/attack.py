@@ -39,7 +39,7 @@ class Reconstruction:
     notes: tuple[str, ...] = ()
     doubts: Mapping[str, str] = field(default_factory=dict)
     certain: Tensor | None = None  # (V,) bool, of linkage attacks: the first choice replays to the last digits
-    progress: Tensor | None = None  # (V,) share of its steps that were made, in [0, 1]; None: as its loops `track` it
+    progress: Tensor | None = None  # (V,) share of its steps, in [0, 1], at most: where its loops do not `track` it all
 
 
 @dataclass(frozen=True)

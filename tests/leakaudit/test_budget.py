@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from leakaudit.attacks.inverting_gradients import InvertingGradients
+from leakaudit.attacks.inverting_gradients import InvertingGradients, Match
 from leakaudit.audit import audit as audit_module
 from leakaudit.audit import updates as updates_module
 from leakaudit.audit.attacking import attacked
@@ -172,6 +172,31 @@ def test_inverting_gradients_never_scores_its_grey_start(scene: Scene) -> None:
     assert result.statuses == {"budget": 8}
     assert result.psnr.value is None
     assert not result.gallery
+
+
+def test_a_start_that_nothing_was_better_than_is_not_scored_when_the_time_ends(
+    scene: Scene, clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the steps are made, and every one is worse than grey: what would be scored is the start."""
+
+    def worse(self: InvertingGradients, *_: object) -> Match:
+        def match(images: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+            clock.now += 1
+            return torch.full((len(images),), clock.now), torch.ones_like(images)
+
+        return match
+
+    monkeypatch.setattr(InvertingGradients, "matching", worse)
+    given, attack = updates(scene), InvertingGradients(steps=STEPS, tv=0.0)
+    given.compute()
+    with within(clock, 1e6):
+        ended = attacked(given, replace(attack, tv=0.0), "standard")
+    assert ended.statuses == {"converged": 8}  # against a defense that works that is how it ends
+    monkeypatch.setattr(InvertingGradients, "grid", {})
+    with within(clock, STEPS / 2):
+        cut = attacked(given, attack, "standard")
+    assert cut.statuses == {"budget": 8}
+    assert cut.psnr.value is None
 
 
 def test_updates_are_computed_once_and_handed_to_every_attack(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
