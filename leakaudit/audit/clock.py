@@ -17,7 +17,7 @@ from leakaudit.result.numbers import about
 from leakaudit.work.progress import current, monitored
 
 FITS = 0.6  # of what is left of the budget, that fits may take together
-RESERVE, MOST = 0.1, 3.0  # of the budget, and seconds at most, that are kept to judge and to write the report
+RESERVE, MOST = 0.1, 4.0  # of the budget, and seconds at most, that are kept to judge and to write the report
 SAFE = 1.3  # times what a piece is expected to take, that it is given where there is a choice
 SHORT = 0.3  # seconds below which nothing is worth splitting
 

@@ -85,7 +85,8 @@ def mean_gradient(model: PixelModel, loss: LossFunction, images: Tensor, labels:
     _, parameters = parameters_of(model)
     value = loss(model(images), labels)
     found = torch.autograd.grad(value, parameters, allow_unused=True)
-    return tuple(torch.zeros_like(p) if g is None else g.detach() for p, g in zip(parameters, found, strict=True))
+    given = (torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True))
+    return tuple(g.detach().contiguous() for g in given)  # however the model is laid out in memory
 
 
 def example_gradients(model: PixelModel, loss: LossFunction, images: Tensor, labels: Tensor) -> Gradients:

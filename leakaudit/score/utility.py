@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from leakaudit.protocol.client import defended_gradient, release
-from leakaudit.protocol.defense import Defense
-from leakaudit.protocol.gradients import Gradients, Mode, fast_example_gradients, parameters_of
+from leakaudit.protocol.defense import Defense, parts_of
+from leakaudit.protocol.gradients import Gradients, Mode, fast_example_gradients, mean_gradient, parameters_of
 from leakaudit.protocol.labels import hard
 from leakaudit.protocol.target import LossFunction, PixelModel, Records, Target, shared_parameters
 from leakaudit.result.schema import Estimate
@@ -22,6 +23,7 @@ from leakaudit.work.seeding import derive, forked, generator_for
 Update = Callable[[Tensor, Tensor], Gradients]
 
 PEAK_RATE = 2e-3  # Adam's, reached after a tenth of the steps, then a cosine down to 0
+ROUNDING = 1e-3  # of a gradient's length: what another layout may change
 FEW_RATE = 2e-2  # where most of the parameters are frozen: a head on fixed features takes and needs ten times that
 
 
@@ -65,7 +67,9 @@ def utility(
     reason = None
     for k in range(seeds):
         model = defense.transform_model(target.fresh(derive(seed, "utility", k)), generator_for(seed, "model", k))
-        update = shared_update(model, target.loss, defense, generator_for(seed, "noise", k))
+        layout = layout_of(model, target.loss, defense, released[:batch_size].to(target.device))
+        model = model.to(memory_format=layout)
+        update = shared_update(model, target.loss, defense, generator_for(seed, "noise", k), layout)
         done = train(
             model,
             released,
@@ -148,7 +152,40 @@ def renewal(target: Target, defense: Defense, seed: int) -> Callable[[int], Reco
     return lambda epoch: release(defense, target.private, generator_for(seed, epoch))
 
 
-def shared_update(model: PixelModel, loss: LossFunction, defense: Defense, generator: torch.Generator) -> Update:
+def layout_of(model: PixelModel, loss: LossFunction, defense: Defense, batch: Records) -> torch.memory_format:
+    """Return how pictures and weights lie in memory while `model` is trained: channels last where it gives the same.
+
+    That is a third faster on a CPU (on CUDA it is not asked for: nobody has measured it). A network that cannot run
+    so, or gives other gradients, is left alone, and so is one that a defense has a hand in.
+    """
+    own = any(
+        part.needs_example_gradients
+        or type(part).observe is not Defense.observe
+        or type(part).transform_model is not Defense.transform_model
+        for part in parts_of(defense)
+    )
+    convolutions = any(isinstance(module, nn.Conv2d) for module in model.modules())
+    if own or not convolutions or batch.images.device.type == "cuda":
+        return torch.contiguous_format
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        copied = copy.deepcopy(model).to(memory_format=layout).eval()
+        try:
+            with forked(0):
+                found.append(mean_gradient(copied, loss, batch.images.contiguous(memory_format=layout), batch.labels))
+        except Exception:  # a view that only fits the usual layout, say; what is wrong anyway, the training will say
+            return torch.contiguous_format
+    near = (float((a - b).norm()) <= ROUNDING * float(a.norm()) for a, b in zip(*found, strict=True))
+    return torch.channels_last if all(near) else torch.contiguous_format
+
+
+def shared_update(
+    model: PixelModel,
+    loss: LossFunction,
+    defense: Defense,
+    generator: torch.Generator,
+    layout: torch.memory_format = torch.contiguous_format,
+) -> Update:
     """Return the function that computes one client's defended update on a batch, as `client.share` does, but fast."""
     each = fast_example_gradients()
 
@@ -158,6 +195,7 @@ def shared_update(model: PixelModel, loss: LossFunction, defense: Defense, gener
         return value
 
     def update(images: Tensor, labels: Tensor) -> Gradients:
+        images = images.contiguous(memory_format=layout)
         return defended_gradient(
             model, told, images, labels, defense, generator, lambda m, _, x, y: each(m, loss, x, y)
         )

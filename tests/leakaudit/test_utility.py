@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -14,8 +15,9 @@ from torch.nn import functional
 from leakaudit.protocol.client import defended_gradient
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.gradients import Gradients, fast_example_gradients, mean_gradient
+from leakaudit.protocol.registry import parse_defense
 from leakaudit.protocol.target import PixelModel, Records, Target, reinitialised
-from leakaudit.score.utility import accuracy, majority, shared_update, steps_per_epoch, train, utility
+from leakaudit.score.utility import accuracy, layout_of, majority, shared_update, steps_per_epoch, train, utility
 from leakaudit.work.progress import Monitor, Work, monitored
 
 
@@ -298,3 +300,49 @@ def test_accuracy_and_chance_are_counted(target: Target) -> None:
 
 def test_fewer_records_than_a_batch_still_train(target: Target) -> None:
     assert train(target.fresh(0), target.private[:5], target.loss, epochs=3, batch_size=32, seed=0) == 3
+
+
+class Viewed(nn.Module):
+    """Flattens by a view, which only fits where channels do not lie last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.head = nn.Linear(4 * 64, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.head(x.view(len(x), 4 * 64))  # type: ignore[no-any-return]
+
+
+def convolutional() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 64, 2))
+
+
+def test_channels_lie_last_where_nothing_changes_and_nowhere_else(generator: torch.Generator) -> None:
+    batch = Records(torch.rand((8, 1, 8, 8), generator=generator), torch.arange(8) % 2)
+    loss, last, usual = nn.CrossEntropyLoss(), torch.channels_last, torch.contiguous_format
+    cases = (
+        (convolutional(), "none", last),
+        (convolutional(), "gaussian", last),
+        (convolutional(), "clip,dp-sgd", usual),  # it works on every record's own gradient
+        (convolutional(), "soteria", usual),  # it looks at the model's features
+        (Viewed(), "none", usual),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), "none", usual),
+    )
+    for network, spec, wanted in cases:
+        model = PixelModel(network)
+        before = {k: v.clone() for k, v in model.state_dict().items()}
+        assert layout_of(model, loss, parse_defense(spec), batch) == wanted
+        assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_updates_are_the_same_and_laid_out_as_usual_whatever_the_layout(generator: torch.Generator) -> None:
+    batch = Records(torch.rand((8, 1, 8, 8), generator=generator), torch.arange(8) % 2)
+    model, loss = PixelModel(convolutional()), nn.CrossEntropyLoss()
+    plain = shared_update(model, loss, Defense(), generator)(batch.images, batch.labels)
+    moved = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    last = shared_update(moved, loss, Defense(), generator, torch.channels_last)(batch.images, batch.labels)
+    for a, b in zip(plain, last, strict=True):
+        assert b.is_contiguous()
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
