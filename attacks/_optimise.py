@@ -40,6 +40,11 @@ class Descent:
     statuses: tuple[Status, ...]
     moved: Tensor | None = None
 
+    def part(self, start: int, stop: int) -> Descent:
+        """Return some of the trials."""
+        moved = None if self.moved is None else self.moved[start:stop]
+        return Descent(self.images[start:stop], self.values[start:stop], self.statuses[start:stop], moved)
+
 
 def total_variation(images: Tensor) -> tuple[Tensor, Tensor]:
     """Return the anisotropic total variation mean|∂x| + mean|∂y| of pictures (T, B, C, H, W) as (T,), and its slope."""
@@ -97,15 +102,15 @@ def descend(
     victims: Tensor,
     *,
     steps: int,
-    step_size: float,
+    step_size: float | Tensor,
     patience: int,
     label: str,
     restarts: int = 1,
 ) -> Descent:
     """Minimise `objective` from `start` (T, B, C, H, W) within [0, 1] by Adam on the gradient's sign.
 
-    The step size falls to nothing along a half cosine over `steps`. A trial whose objective has not fallen by a
-    thousandth of itself for `patience` steps, and no less than an eighth of them all, skips an eighth of its schedule:
+    The step size, one for all or (T,), falls to nothing along a half cosine over `steps`. A trial whose objective has
+    not fallen by a thousandth of itself for `patience` steps, and no less than an eighth of them all, skips an eighth:
     it bounces between walls that a smaller step gets down between. Objectives closer than `ROUNDING` are equal, and of
     equal pictures the latest is kept: what the rounding hid was worth 10 to 20 dB on LeNet. Of the `restarts` trials
     of each victim the better half by objective goes on at each of `rungs` (successive halving). A trial is `diverged`
@@ -132,7 +137,8 @@ def descend(
         observe(best, best_images, victims, here.active)
         if not len(here.active):
             break
-        rate = step_size * (0.5 + 0.5 * torch.cos(torch.pi * here.clock.to(start.dtype) / steps)).view(-1, 1, 1, 1, 1)
+        largest = step_size[here.active] if isinstance(step_size, Tensor) else step_size
+        rate = (largest * (0.5 + 0.5 * torch.cos(torch.pi * here.clock.to(start.dtype) / steps))).view(-1, 1, 1, 1, 1)
         # Adam's second moment of signs is one: what is left of it is the first.
         momentum = 0.9 * here.momentum + 0.1 * slopes
         x = (here.x - rate * momentum / (1 - 0.9 ** (k + 1))).clamp(0, 1)

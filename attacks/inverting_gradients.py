@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import torch
@@ -17,6 +17,7 @@ from leakaudit.protocol.attack import Attack, Effort, Reconstruction
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import PixelModel
+from leakaudit.work.memory import exhausted
 
 # (pictures (T, B, C, H, W), labels (T, B), the update of each (T,)) -> (values (T,), slopes in the pictures)
 Match = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -26,8 +27,11 @@ Match = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 Prior = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def smooth(weight: float, fall: float = 1.0) -> Prior:
-    """Return the prior `weight` · `roughness`, whose slope begins `fall` times as strong and falls geometrically."""
+def smooth(weight: float | Tensor, fall: float | Tensor = 1.0) -> Prior:
+    """Return the prior `weight` · `roughness`, whose slope begins `fall` times as strong and falls geometrically.
+
+    Both are numbers, or (T,) with one for each trial.
+    """
 
     def prior(images: Tensor, progress: Tensor) -> tuple[Tensor, Tensor]:
         value, slope = roughness(images)
@@ -88,35 +92,70 @@ class InvertingGradients(Attack):
         return match
 
     def priors(self, model: PixelModel, update: SharedUpdate) -> tuple[Prior, ...]:
-        """Return what is added to the match; an attack that knows more of pictures adds to what `super()` returns."""
-        return (smooth(self.tv, self.fall),)
+        """Return what is added to the match beside smoothness; an attack that knows more of pictures adds to it."""
+        return ()
 
     @memory_safe
     def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
         """Invert every victim of `update`; all restarts of all victims are one stack of trials."""
-        labels = known_labels(model, update, generator)
-        distance = self.distance(update, generator)
-        start = starts(model, update, self.restarts, generator)
-        match = self.matching(model, update, distance, generator)
-        priors = self.priors(model, update)
+        return self._inverted([self], model, update, generator)[0]
 
-        def objective(images: Tensor, victims: Tensor, progress: Tensor) -> tuple[Tensor, Tensor]:
+    def several(
+        self, choices: Sequence[Attack], model: PixelModel, update: SharedUpdate, generator: torch.Generator
+    ) -> list[Reconstruction]:
+        """Return what each of `choices` does, in one stack where they differ in `tv`, `step_size` and `fall` alone."""
+        same = {f.name for f in fields(self)} - {"tv", "step_size", "fall"}
+        own = [choice for choice in choices if isinstance(choice, type(self))]
+        alike = len(own) == len(choices) and all(getattr(c, n) == getattr(own[0], n) for c in own for n in same)
+        if not alike or type(self).__call__ is not InvertingGradients.__call__:
+            return super().several(choices, model, update, generator)
+        state = generator.get_state()
+        try:
+            return self._inverted(own, model, update, generator)
+        except (MemoryError, RuntimeError) as error:
+            if not exhausted(error):
+                raise
+            generator.set_state(state)
+            return super().several(choices, model, update, generator)
+
+    def _inverted(
+        self, choices: Sequence[InvertingGradients], model: PixelModel, update: SharedUpdate, generator: torch.Generator
+    ) -> list[Reconstruction]:
+        """Return each choice's reconstructions. Trials lie choice by choice, victim by victim, restart by restart."""
+        labels = known_labels(model, update, generator)
+        one = choices[0]
+        distance = one.distance(update, generator)
+        start = starts(model, update, one.restarts, generator)
+        match = one.matching(model, update, distance, generator)
+        priors = one.priors(model, update)
+        count = update.victims
+        tv, fall, step_size = (
+            torch.tensor([getattr(c, name) for c in choices], device=start.device, dtype=start.dtype)
+            for name in ("tv", "fall", "step_size")
+        )
+
+        def objective(images: Tensor, which: Tensor, progress: Tensor) -> tuple[Tensor, Tensor]:
+            victims, choice = which % count, which // count
             values, slopes = match(images, labels[victims], victims)
-            for prior in priors:
+            for prior in (smooth(tv[choice], fall[choice]), *priors):
                 value, slope = prior(images, progress)
                 values, slopes = values + value, slopes + slope
             return values, slopes
 
-        victims = torch.arange(update.victims, device=start.device).repeat_interleave(self.restarts)
+        which = torch.arange(len(choices) * count, device=start.device).repeat_interleave(one.restarts)
         with client_mode(model, update, generator):
             descent = descend(
                 objective,
-                start,
-                victims,
-                steps=self.steps,
-                step_size=self.step_size,
-                patience=self.patience,
-                label=self.name,
-                restarts=self.restarts,
+                start.repeat(len(choices), *[1] * (start.dim() - 1)),
+                which,
+                steps=one.steps,
+                step_size=step_size[which // count],
+                patience=one.patience,
+                label=one.name,
+                restarts=one.restarts,
             )
-        return best_restart(update, descent, labels, self.restarts)
+        size = len(start)
+        return [
+            best_restart(update, descent.part(k * size, (k + 1) * size), labels, one.restarts)
+            for k in range(len(choices))
+        ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.target import PixelModel
+from leakaudit.work.progress import expired
 
 Status = Literal["converged", "diverged", "not-applicable", "out-of-memory", "budget"]
 Kind = Literal["reconstruction", "labels", "linkage"]
@@ -80,6 +81,20 @@ class Attack:
         numbers whatever the device: draw there, with `device=generator.device`, and move what was drawn.
         """
         raise NotImplementedError
+
+    def several(
+        self, choices: Sequence[Attack], model: PixelModel, update: SharedUpdate, generator: torch.Generator
+    ) -> list[Reconstruction]:
+        """Return what each of `choices`, this attack at other settings, does, all from the same random numbers.
+
+        One after another; an attack that can run them together overrides it. Fewer where the time was up.
+        """
+        seed, found = int(torch.randint(2**62, (1,), generator=generator)), []
+        for choice in choices:
+            if expired():
+                break
+            found.append(choice(model, update, torch.Generator().manual_seed(seed)))
+        return found
 
     def amount(self, sizes: Sizes) -> Amount:
         """Return how much work it is, by which a time budget is shared out; an attack that knows better overrides it.

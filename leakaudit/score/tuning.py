@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from leakaudit.errors import OutOfTime
-from leakaudit.protocol.attack import Attack
+from leakaudit.protocol.attack import Attack, Reconstruction
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.result.schema import Value
@@ -24,14 +24,11 @@ PARTS = (4, 2, 1)  # the lengths tried: the steps divided by these …
 LEAST = 60  # … but no less than so many steps, where the attack has them
 
 
-def quality(
-    attack: Attack, model: PixelModel, update: SharedUpdate, truth: Records, generator: torch.Generator
-) -> float:
+def quality(guess: Reconstruction, update: SharedUpdate, truth: Records) -> float:
     """Return the median PSNR in dB of an attack on auxiliary victims, after assignment; −inf where nothing came of it.
 
     `truth` holds the V·B records behind `update`, victim by victim.
     """
-    guess = attack(model, update, generator)
     if guess.images is None:
         return -math.inf
     batches = truth.images[: update.victims * update.batch_size].to(guess.images).view_as(guess.images)
@@ -73,7 +70,8 @@ def tune(
     the better half at half of them, and the best two in full. Between the last two, the best tries every value of each
     further setting in turn at half the steps, and both take over what was best. Of the lengths that the winner was run
     at, the shortest within 0.2 dB of its best is kept. No run is made twice, nor one of fewer than `LEAST` steps:
-    short runs prefer strong priors. With the grid of inverting gradients that costs 7.25 full runs.
+    short runs prefer strong priors. Settings of one length run together where the attack can (`several`). With the grid
+    of inverting gradients that costs 7.25 full runs, in stacks that are 2.75 runs long.
 
     All runs start from the same random numbers. The second value returned holds what was chosen and `auxiliary_psnr`,
     the winner's median in dB; it is empty, and the attack unchanged, where there is no grid or nothing could be scored.
@@ -91,16 +89,14 @@ def tune(
 
     def best(choices: list[Attack], length: int | None, keep: int = 1) -> list[Attack]:
         """Return the best `keep` of the choices at this length, best first; earlier ones where they are equal."""
-        scored = []
-        for i, choice in enumerate(choices):
-            key = settings(choice), length
-            if key not in found:
-                if expired():
-                    raise OutOfTime("the time budget ended its tuning")
-                sized: dict[str, Any] = {} if length is None else {"steps": length}
-                fresh = torch.Generator(device=generator.device).manual_seed(seed)
-                found[key] = quality(replace(choice, **sized), model, update, truth, fresh)
-            scored.append((-found[key], i))
+        sized: dict[str, Any] = {} if length is None else {"steps": length}
+        new = list({settings(c): replace(c, **sized) for c in choices if (settings(c), length) not in found}.values())
+        guesses = attack.several(new, model, update, torch.Generator().manual_seed(seed)) if new else []
+        if len(guesses) < len(new) or expired():  # the last may have been cut short
+            raise OutOfTime("the time budget ended its tuning")
+        for choice, guess in zip(new, guesses, strict=True):
+            found[settings(choice), length] = quality(guess, update, truth)
+        scored = [(-found[settings(choice), length], i) for i, choice in enumerate(choices)]
         return [choices[i] for _, i in sorted(scored)[:keep]] or choices[:keep]
 
     first, *others = attack.grid
@@ -110,8 +106,6 @@ def tune(
     for name in others:
         (winner,) = best([winner, *(replace(winner, **{name: v}) for v in candidates(attack, name))], lengths[1])
     (winner,) = best([winner, *(replace(winner, **{first: getattr(other, first)}) for other in rival)], lengths[2])
-    if expired():  # its last run may have been cut short
-        raise OutOfTime("the time budget ended its tuning")
     runs = {length: score for (values, length), score in found.items() if values == settings(winner)}
     top = max(runs.values())
     if not math.isfinite(top):

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from leakaudit.attacks.inverting_gradients import InvertingGradients
 from leakaudit.errors import OutOfTime
+from leakaudit.protocol import attack as attack_module
 from leakaudit.protocol.attack import Attack, Reconstruction, Status
 from leakaudit.protocol.client import SharedUpdate, share
 from leakaudit.protocol.defense import Defense
@@ -144,7 +145,8 @@ def test_a_search_that_the_time_ends_chooses_nothing(
 ) -> None:
     model, update, truth = model_and_update(2)
     oracle = Two(truth=truth.images, calls=[], short_error=0.01)
-    monkeypatch.setattr(tuning, "expired", lambda: len(oracle.calls) >= 2)
+    for module in (tuning, attack_module):
+        monkeypatch.setattr(module, "expired", lambda: len(oracle.calls) >= 2)
     with pytest.raises(OutOfTime, match="tuning"):
         tuning.tune(oracle, model, update, truth, generator)
     assert oracle.calls == [(0.3, 100), (0.1, 100)]
@@ -172,6 +174,26 @@ def test_tuning_gets_half_of_the_time_that_is_left(generator: torch.Generator) -
     assert tuned
     assert not course.untuned
     assert {round((g - now) / 100) for g in given} == {5}
+
+
+def test_settings_that_run_together_do_what_each_does_alone(generator: torch.Generator) -> None:
+    model, update, _ = model_and_update(3)
+    start = InvertingGradients(steps=6, restarts=2)
+    choices = [
+        replace(start, tv=tv, step_size=size, fall=fall) for tv, size, fall in ((1e-4, 0.1, 1.0), (0.3, 0.02, 10.0))
+    ]
+    together = start.several(choices, model, update, torch.Generator().manual_seed(5))
+    alone = [choice(model, update, torch.Generator().manual_seed(5)) for choice in choices]
+    for one, other in zip(together, alone, strict=True):
+        assert one.statuses == other.statuses
+        assert one.images is not None
+        assert other.images is not None
+        torch.testing.assert_close(one.objective, other.objective, rtol=1e-2, atol=1e-4)
+        assert float((one.images - other.images).abs().mean()) < 1e-2  # a sign may turn in the last bit
+    assert float((together[0].objective - together[1].objective).abs().min()) > 1e-3
+    longer = [replace(start, steps=7), start]  # what cannot share a stack runs by itself
+    both = start.several(longer, model, update, torch.Generator().manual_seed(5))
+    assert len(both) == 2
 
 
 def test_the_real_attack_is_tuned_repeatably_and_better_than_its_worst(generator: torch.Generator) -> None:
