@@ -11,7 +11,7 @@ from torch import Tensor
 from leakaudit.audit.scene import Scene
 from leakaudit.audit.updates import Updates, asked_by
 from leakaudit.errors import NotApplicable, OutOfTime, UserError, first_line
-from leakaudit.protocol.attack import Attack, Reconstruction, Status
+from leakaudit.protocol.attack import Attack, Reconstruction
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.registry import settings_values
 from leakaudit.protocol.target import PixelModel
@@ -82,18 +82,17 @@ def in_time(guess: object, course: Course, attack: Attack) -> object:
         return guess
     least = torch.tensor([course.least if s == "budget" else 1.0 for s in guess.statuses])
     made = least if guess.progress is None else torch.minimum(guess.progress.cpu().to(least), least)
+    statuses, reason, untuned = guess.statuses, guess.reason, ""
     if course.untuned:
-        statuses: tuple[Status, ...] = tuple("budget" if s == "converged" else s for s in guess.statuses)
-        told = "its tuning did not end within half of its time, so it ran at its default settings"
-        ended = torch.tensor([s == "converged" for s in guess.statuses])  # what ran to its end made all of its steps
+        ended = torch.tensor([s == "converged" for s in statuses])  # what ran to its end made all of its steps
         made = torch.where(ended, torch.ones_like(made), made)
-        guess = replace(guess, statuses=statuses, reason=_joined([told, guess.reason]))
-    guess = replace(guess, progress=made)
-    few = sum(s == "budget" and p < LEAST for s, p in zip(guess.statuses, made.tolist(), strict=True))
-    if not few or "budget" not in scored_statuses(attack.kind):
-        return guess
-    told = f"{few} of {len(guess.statuses)} victims have no score: fewer than a tenth of the steps were made"
-    return replace(guess, reason=_joined([guess.reason, told]))
+        statuses = tuple("budget" if s == "converged" else s for s in statuses)
+        untuned = "its tuning did not end within half of its time, so it ran at its default settings"
+    few = sum(s == "budget" and p < LEAST for s, p in zip(statuses, made.tolist(), strict=True))
+    if few and "budget" in scored_statuses(attack.kind):
+        told = f"{few} of {len(statuses)} victims have no score: fewer than a tenth of the steps were made"
+        reason = told if few == len(statuses) else _joined([reason, told])
+    return replace(guess, statuses=statuses, reason=_joined([untuned, reason]) or None, progress=made)
 
 
 def _joined(parts: Sequence[str | None]) -> str:
