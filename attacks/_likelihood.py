@@ -78,9 +78,7 @@ class Replays:
 
 
 def scores_of(seen: Tensor, replays: Replays, names: Sequence[str] = ()) -> Scores:
-    """Return scores (N, U) of U candidates for N rows (N, F) that were sent, larger is likelier.
-
-    Those of `names` alone, where any are named.
+    """Return scores (N, U) of U candidates for N rows (N, F) that were sent, of `names` or all; larger is likelier.
 
     With μ_j the mean of candidate j's K replays and σ² the variance of an entry over draws: "likelihood" is
     −Σ(u − μ_j)²/(σ²(1 + 1/K) + small), the log-likelihood ratio for Gaussian noise and exact equality where nothing is
@@ -102,8 +100,8 @@ def scores_of(seen: Tensor, replays: Replays, names: Sequence[str] = ()) -> Scor
     every = replays.every
     ways: dict[str, Callable[[], Tensor]] = {
         "likelihood": lambda: -_off(seen, mean[:, None], spread)[..., 0],
-        "nearest draw": lambda: -_least([_off(seen, rows, loose) for rows in replays.every]),
-        "equal entries": lambda: -_least([-_equal(seen, rows) for rows in replays.every]),
+        "nearest draw": lambda: -_least([_off(seen, rows, loose) for rows in every]),
+        "equal entries": lambda: -_least([-_equal(seen, rows) for rows in every]),
         "matched filter": lambda: _projected(along, apart, 1 / spread),
         "by part": lambda: torch.stack(
             [
@@ -191,7 +189,7 @@ def certain(seen: Tensor, replays: Replays, places: Tensor) -> Tensor:
     (`SAME`, `OTHER`); not where that part is drawn at random, so that one draw may be equal by luck, but for the
     `modes` of a defense that does not always draw. A part counts with at least `MAGNITUDES` different magnitudes.
     """
-    found = torch.full((len(seen),), -1, device=seen.device)
+    found = [-1] * len(seen)
     shown = [torch.unique(each) for each in places]  # a short line-up is repeated to fill its row
     end = 0
     for width in replays.widths:
@@ -204,7 +202,7 @@ def certain(seen: Tensor, replays: Replays, places: Tensor) -> Tensor:
         asked = [
             n
             for n, u in enumerate(seen[:, start:end])
-            if int(found[n]) < 0 and sizes[n] > 0 and len(torch.unique(u.abs())) >= MAGNITUDES
+            if found[n] < 0 and sizes[n] > 0 and len(torch.unique(u.abs())) >= MAGNITUDES
         ]
         if not asked or not sum(each.shape[1] for each in told):
             continue
@@ -214,7 +212,7 @@ def certain(seen: Tensor, replays: Replays, places: Tensor) -> Tensor:
             usual, least = float(gap.median()), float(gap.min())
             if least <= min(SAME * usual, ROUNDING * sizes[n]) and int((gap <= OTHER * usual).sum()) == 1:
                 found[n] = int((places[n] == shown[n][gap.argmin()]).nonzero()[0])
-    return found
+    return torch.tensor(found, device=seen.device)
 
 
 def _distance(seen: Tensor, rows: Tensor) -> Tensor:

@@ -124,7 +124,8 @@ class Played:
         self, sent: list[Parts], replays: dict[str, Replays], candidates: Records, names: tuple[str, ...] = ()
     ) -> Scores:
         """Return the scores (N, U) of U candidates for what N clients sent, by name: those of `names`, if any."""
-        seen, found = self._rows(sent), {}
+        seen = self._rows(sent)
+        found: Scores = {}
         for view, of in replays.items():
             asked = [name.removeprefix(view) for name in names if name.startswith(view)]
             if asked or not names:
