@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -22,16 +23,23 @@ class Clearing:
     group: Tensor  # (F,) long
     load: Tensor  # (F,) how loud the noise of its group is in an entry; 0 where nothing can be cleared
 
+    @cached_property
+    def _shared(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The n entries that share their noise: their places (n,), groups (n,) of G, and loads (n,); lengths (G,)."""
+        places = self.load.nonzero()[:, 0]
+        _, group = torch.unique(self.group[places], return_inverse=True)
+        load = self.load[places].double()
+        length = load.new_zeros(int(group.max()) + 1).index_add_(0, group, load.square())
+        return places, group, load, length.clamp_min(1e-30)
+
     def __call__(self, rows: Tensor) -> Tensor:
         """Return rows (..., F) without the part along the noise that entries share; 0 where noise is an entry's own."""
-        load = self.load.double()
-        count = int(self.group.max()) + 1
-        given = rows.double() * load
-        shape = (*rows.shape[:-1], count)
-        total = torch.zeros(shape, dtype=torch.float64, device=rows.device).index_add_(-1, self.group, given)
-        length = torch.zeros(count, dtype=torch.float64, device=rows.device).index_add_(0, self.group, load.square())
-        cleared = rows.double() - (total / length.clamp_min(1e-30))[..., self.group] * load
-        return torch.where(load != 0, cleared, torch.zeros_like(cleared)).to(rows)
+        places, group, load, length = self._shared
+        given = rows[..., places].double()
+        total = given.new_zeros(*rows.shape[:-1], len(length)).index_add_(-1, group, given * load)
+        cleared = torch.zeros_like(rows)
+        cleared[..., places] = (given - (total / length)[..., group] * load).to(rows)
+        return cleared
 
 
 def clearing_of(runs: Sequence[Tensor]) -> Clearing | None:

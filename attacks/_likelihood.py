@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ FAR = 1e4  # variances: no more is held against a candidate for one entry
 DRAWN = 1e-6  # variance of a part beside its mean square: more than rounding
 ENTRY = 1e-5  # of an entry: equal but for rounding
 ROUNDING = 1e-4  # of a part's length
+BLOCK = (2**24, 2**17)  # numbers that are worked on at once: elsewhere, and on a CPU, in whose cache they stay
 MAGNITUDES = 8  # different ones, from which on a part is no coincidence: signs and levels repeat by chance
 
 
@@ -50,20 +52,33 @@ class Replays:
     modes: tuple[int, ...] = ()  # which of the K are a function of the record, though others are drawn at random
 
     @property
-    def every(self) -> Tensor:
-        """All that a candidate may have sent, (U, K or K + 1, F)."""
-        return self.rows if self.bare is None else torch.cat([self.rows, self.bare[:, None]], 1)
+    def every(self) -> tuple[Tensor, ...]:
+        """All that a candidate may have sent, (U, K, F) and (U, 1, F): never in one piece, which would be a copy."""
+        return (self.rows,) if self.bare is None else (self.rows, self.bare[:, None])
 
-    @property
+    @cached_property
     def variance(self) -> Tensor:
         """σ² (F,), as measured beforehand or on these candidates, whichever is more: noise may depend on the record."""
-        if self.rows.shape[1] < 2:
+        count, draws = self.rows.shape[:2]
+        if draws < 2:
             return self.noise.variance
-        return torch.maximum(self.noise.variance, self.rows.var(1).mean(0))
+        total = torch.zeros_like(self.noise.variance)
+        for one in self.rows:
+            gap = one - one[0]  # first, so that equal draws do not vary at all
+            total += gap.sub_(gap.mean(0)).square_().sum(0)
+        return torch.maximum(self.noise.variance, total / (count * (draws - 1)))
+
+    @cached_property
+    def square(self) -> Tensor:
+        """The mean square (F,) of an entry."""
+        total = torch.zeros_like(self.noise.variance)
+        for one in self.rows:
+            total += one.square().sum(0)
+        return total / max(1, self.rows.shape[0] * self.rows.shape[1])
 
 
-def scores_of(seen: Tensor, replays: Replays) -> Scores:
-    """Return scores (N, U) of U candidates for N rows (N, F) that were sent, larger is likelier.
+def scores_of(seen: Tensor, replays: Replays, names: Sequence[str] = ()) -> Scores:
+    """Return scores (N, U) of U candidates for N rows (N, F) that were sent, of `names` or all; larger is likelier.
 
     With μ_j the mean of candidate j's K replays and σ² the variance of an entry over draws: "likelihood" is
     −Σ(u − μ_j)²/(σ²(1 + 1/K) + small), the log-likelihood ratio for Gaussian noise and exact equality where nothing is
@@ -83,12 +98,12 @@ def scores_of(seen: Tensor, replays: Replays) -> Scores:
     centre = mean.mean(0)
     apart, along = mean - centre, seen - centre
     every = replays.every
-    found = {
-        "likelihood": torch.stack([-_off(u - mean, spread) for u in seen]),
-        "nearest draw": torch.stack([-_off(u - every, loose).amin(1) for u in seen]),
-        "equal entries": torch.stack([_equal(u, every) for u in seen]),
-        "matched filter": _projected(along, apart, 1 / spread),
-        "by part": torch.stack(
+    ways: dict[str, Callable[[], Tensor]] = {
+        "likelihood": lambda: -_off(seen, mean[:, None], spread)[..., 0],
+        "nearest draw": lambda: -_least([_off(seen, rows, loose) for rows in every]),
+        "equal entries": lambda: -_least([-_equal(seen, rows) for rows in every]),
+        "matched filter": lambda: _projected(along, apart, 1 / spread),
+        "by part": lambda: torch.stack(
             [
                 _projected(a, b, torch.ones_like(a[0])) / a.norm(dim=1, keepdim=True).clamp_min(1e-20)
                 for a, b in zip(*(torch.split(t, list(replays.widths), 1) for t in (along, apart)), strict=True)
@@ -96,24 +111,56 @@ def scores_of(seen: Tensor, replays: Replays) -> Scores:
         ).sum(0),
     }
     if not replays.noise.steady:
-        found["whitened"] = _whitened(along, apart, replays.noise.residuals)
-    return found
+        ways["whitened"] = lambda: _whitened(along, apart, replays.noise.residuals)
+    return {name: way() for name, way in ways.items() if not names or name in names}
 
 
-def _off(gap: Tensor, variance: Tensor) -> Tensor:
-    """Return by how many variances (F,) rows (..., F) are off, each entry by `FAR` at most, in double precision.
+def _least(each: Sequence[Tensor]) -> Tensor:
+    """Return the least of numbers (N, U, K) of several kinds of draws, (N, U)."""
+    return torch.cat(list(each), 2).amin(2)
 
-    An entry that never varied says nothing of how far off it is; unbounded, a few would drown all others.
+
+Gap = tuple[int, slice, Tensor, Tensor]  # which of N, which of U · K, these rows (R, F), and u less each of them (R, F)
+
+
+def _gaps(seen: Tensor, rows: Tensor) -> Iterator[Gap]:
+    """Yield how far rows (N, F) are from rows (U, K, F), a few at a time and all in the same place.
+
+    What is done to a few rows at once stays in the processor's cache; differences of all with all fill the memory.
     """
-    return (gap.square() / variance).clamp_max(FAR).sum(-1, dtype=torch.float64)
+    flat = rows.flatten(0, 1)
+    step = max(1, BLOCK[flat.device.type == "cpu"] // max(1, flat.shape[1]))
+    room = torch.empty_like(flat[:step])
+    for start in range(0, len(flat), step):
+        some = flat[start : start + step]
+        for n, u in enumerate(seen):
+            yield n, slice(start, start + len(some)), some, torch.sub(u, some, out=room[: len(some)])
 
 
-def _equal(sent: Tensor, every: Tensor) -> Tensor:
-    """Return how many entries of a row (F,) equal those of a candidate's closest draw, of (U, K, F), but for rounding.
+def _off(seen: Tensor, rows: Tensor, variance: Tensor) -> Tensor:
+    """Return by how many variances (F,) rows (N, F) are off rows (U, K, F): (N, U, K), in double precision.
+
+    Each entry counts by `FAR` at most. An entry that never varied says nothing of how far off it is; unbounded, a few
+    would drown all others.
+    """
+    found = torch.zeros(len(seen), rows.shape[0] * rows.shape[1], dtype=torch.float64, device=rows.device)
+    for n, place, _, gap in _gaps(seen, rows):
+        found[n, place] = gap.square_().div_(variance).clamp_max_(FAR).double().sum(-1)
+    return found.view(len(seen), *rows.shape[:2])
+
+
+def _equal(seen: Tensor, rows: Tensor) -> Tensor:
+    """Return how many entries of rows (N, F) equal those of rows (U, K, F), but for rounding: (N, U, K).
 
     Entries that all candidates share count for all of them alike, zeros for none.
     """
-    return (((sent - every).abs() <= ENTRY * every.abs()) & (every != 0)).sum(-1).amax(1).double()
+    found = torch.zeros(len(seen), rows.shape[0] * rows.shape[1], dtype=torch.float64, device=rows.device)
+    last, near = -1, rows
+    for n, place, some, gap in _gaps(seen, rows):
+        if place.start != last:
+            last, near = place.start, torch.where(some == 0, -1.0, ENTRY * some.abs())
+        found[n, place] = gap.abs_().le_(near).sum(-1)
+    return found.view(len(seen), *rows.shape[:2])
 
 
 def _projected(along: Tensor, apart: Tensor, weight: Tensor) -> Tensor:
@@ -142,22 +189,35 @@ def certain(seen: Tensor, replays: Replays, places: Tensor) -> Tensor:
     (`SAME`, `OTHER`); not where that part is drawn at random, so that one draw may be equal by luck, but for the
     `modes` of a defense that does not always draw. A part counts with at least `MAGNITUDES` different magnitudes.
     """
-    found = torch.full((len(seen),), -1, device=seen.device)
-    widths = list(replays.widths)
-    spread = zip(torch.split(replays.variance, widths), torch.split(replays.rows, widths, 2), strict=True)
-    drawn = [float(v.mean()) > DRAWN * float(rows.square().mean()) for v, rows in spread]
-    for n, u in enumerate(seen):
-        shown = torch.unique(places[n])  # a short line-up is repeated to fill its row
-        fixed = torch.split(replays.rows[shown], widths, 2)
-        bare = None if replays.bare is None else torch.split(replays.bare[shown][:, None], widths, 2)
-        for i, part in enumerate(torch.split(u, widths)):
-            told = [fixed[i][:, list(replays.modes)] if drawn[i] else fixed[i], *([] if bare is None else [bare[i]])]
-            size = float(part.norm())
-            if not sum(each.shape[1] for each in told) or size == 0 or len(torch.unique(part.abs())) < MAGNITUDES:
-                continue
-            gap = (torch.cat(told, 1) - part).norm(dim=2).amin(1)
+    found = [-1] * len(seen)
+    shown = [torch.unique(each) for each in places]  # a short line-up is repeated to fill its row
+    end = 0
+    for width in replays.widths:
+        start, end = end, end + width
+        rows = replays.rows[..., start:end]
+        drawn = float(replays.variance[start:end].mean()) > DRAWN * float(replays.square[start:end].mean())
+        told = [rows[:, list(replays.modes)] if drawn else rows]
+        told += [] if replays.bare is None else [replays.bare[:, None, start:end]]
+        sizes = seen[:, start:end].norm(dim=1).tolist()
+        asked = [
+            n
+            for n, u in enumerate(seen[:, start:end])
+            if found[n] < 0 and sizes[n] > 0 and len(torch.unique(u.abs())) >= MAGNITUDES
+        ]
+        if not asked or not sum(each.shape[1] for each in told):
+            continue
+        gaps = _least([_distance(seen[asked, start:end], each) for each in told])
+        for n, every in zip(asked, gaps, strict=True):
+            gap = every[shown[n]]
             usual, least = float(gap.median()), float(gap.min())
-            if least <= min(SAME * usual, ROUNDING * size) and int((gap <= OTHER * usual).sum()) == 1:
-                found[n] = int((places[n] == shown[gap.argmin()]).nonzero()[0])
-                break
-    return found
+            if least <= min(SAME * usual, ROUNDING * sizes[n]) and int((gap <= OTHER * usual).sum()) == 1:
+                found[n] = int((places[n] == shown[n][gap.argmin()]).nonzero()[0])
+    return torch.tensor(found, device=seen.device)
+
+
+def _distance(seen: Tensor, rows: Tensor) -> Tensor:
+    """Return how far rows (N, F) are from rows (U, K, F), (N, U, K)."""
+    found = torch.zeros(len(seen), rows.shape[0] * rows.shape[1], dtype=rows.dtype, device=rows.device)
+    for n, place, _, gap in _gaps(seen, rows):
+        found[n, place] = gap.norm(dim=1)
+    return found.view(len(seen), *rows.shape[:2])

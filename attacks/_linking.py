@@ -26,7 +26,9 @@ Scores = dict[str, Tensor]  # by name, (N, M) each: N updates against M candidat
 
 def standard(scores: Tensor) -> Tensor:
     """Return scores (..., M) with mean 0 and deviation 1 over the candidates; all zero where they do not differ."""
-    centred = scores - scores.mean(-1, keepdim=True)
+    first = scores[..., :1]
+    same = (scores == first).all(-1, keepdim=True) & first.isfinite()  # a mean may be off by its rounding
+    centred = (scores - scores.mean(-1, keepdim=True)).masked_fill(same, 0)
     return centred / centred.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-12)
 
 

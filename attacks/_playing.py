@@ -94,40 +94,42 @@ class Played:
 
     def replays(self, candidates: Records, label: str) -> dict[str, Replays] | None:
         """Return the replays of U candidates by view; None where the time did not suffice."""
-        rows: list[Tensor] = []
-        bare: list[Tensor] = []
         seeds = self.seeds if self.shifts is None else self.seeds[:1]
+        shifts = None if self.shifts is None else (self.shifts.mean(0), self.shifts[: len(self.seeds)])
+        rows: dict[str, list[Tensor]] = {view: [] for view in self.noises}
+        bare: dict[str, list[Tensor]] = {view: [] for view in self.noises}
         for j in track(label, len(candidates)):
             one = candidates[j : j + 1]
-            rows.append(torch.stack([self.row(self.way.play(one, seed)) for seed in seeds]))
-            if self.way.bare is not None:
-                bare.append(self.row(self.way.bare(one, seeds[0])))
-        if len(rows) < len(candidates):
+            played = torch.stack([self.row(self.way.play(one, seed)) for seed in seeds]).nan_to_num_(0, 0, 0)
+            raw = None if self.way.bare is None else self.row(self.way.bare(one, seeds[0])).nan_to_num(0, 0, 0)
+            for view in self.noises:
+                moved = played if shifts is None else played + shifts[bool(view)]
+                rows[view].append(self._look(view, moved))
+                bare[view] += [] if raw is None else [self._look(view, raw)]
+        if any(len(each) < len(candidates) for each in rows.values()):
             return None
-        played = torch.stack(rows).nan_to_num(0, 0, 0)
-        raw = torch.stack(bare).nan_to_num(0, 0, 0) if bare else None
-        if self.shifts is None:
-            return {view: self._seen(view, played, raw) for view in self.noises}
-        mean = replace(self._seen("", played + self.shifts.mean(0), raw), draws=len(self.shifts))
-        few = self.shifts[: len(self.seeds)]
-        return {view: self._seen(view, played + few, raw) if view else mean for view in self.noises}
+        return {view: self._replays(view, rows, bare) for view in self.noises}
 
-    def _seen(self, view: str, rows: Tensor, bare: Tensor | None) -> Replays:
-        widths = self.layout.widths
-        shown = None if bare is None else self._look(view, bare)
-        return Replays(self._look(view, rows), shown, self.noises[view], widths, rows.shape[1], self.modes)
+    def _replays(self, view: str, rows: dict[str, list[Tensor]], bare: dict[str, list[Tensor]]) -> Replays:
+        """Return the replays of a view, and let go of the single rows that they are made of."""
+        played, raw = torch.stack(rows.pop(view)), bare.pop(view)
+        draws = played.shape[1] if self.shifts is None or view else len(self.shifts)
+        shown = torch.stack(raw) if raw else None
+        return Replays(played, shown, self.noises[view], self.layout.widths, draws, self.modes)
 
     def _look(self, view: str, rows: Tensor) -> Tensor:
         return _looked(view, rows, self.layout.widths, self.clearing) / self.sizes[view]
 
-    def scores(self, sent: list[Parts], replays: dict[str, Replays], candidates: Records) -> Scores:
-        """Return the scores (N, U) of U candidates for what N clients sent, by name."""
+    def scores(
+        self, sent: list[Parts], replays: dict[str, Replays], candidates: Records, names: tuple[str, ...] = ()
+    ) -> Scores:
+        """Return the scores (N, U) of U candidates for what N clients sent, by name: those of `names`, if any."""
         seen = self._rows(sent)
-        found = {
-            view + name: each
-            for view, of in replays.items()
-            for name, each in scores_of(self._look(view, seen), of).items()
-        }
+        found: Scores = {}
+        for view, of in replays.items():
+            asked = [name.removeprefix(view) for name in names if name.startswith(view)]
+            if asked or not names:
+                found |= {view + name: each for name, each in scores_of(self._look(view, seen), of, asked).items()}
         known = self.way.known(sent, candidates)
         return found if known is None else found | {"known likelihood": known.to(seen)}
 

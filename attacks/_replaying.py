@@ -41,14 +41,14 @@ class Client:
         """Return what the record stage makes of one record: picture and label, or probabilities."""
         generator = torch.Generator().manual_seed(seed)
         batch, place = self._batch(record, generator)
-        reseed(seed)
+        reseed(seed, used=True)
         shown = release(self.defense, batch, generator).to(self.model.mean.device)
         return shown.images[place], shown.labels[place].float().reshape(-1)
 
     def _sent(self, record: Records, seed: int, defense: Defense) -> Parts:
         generator = torch.Generator().manual_seed(seed)
         batch, _ = self._batch(record, generator)
-        reseed(seed)  # what the model itself draws, as dropout does, and a defense that asks no generator
+        reseed(seed, used=True)  # what the model itself draws, as dropout does, and a defense that asks no generator
         shown = release(defense, batch, generator).to(self.model.mean.device)
         gradients, buffers = sent(
             self.model, self.update.loss, shown.images, shown.labels, defense, self.update.mode, generator

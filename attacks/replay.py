@@ -60,7 +60,7 @@ def confirm(
                 break
             sent = [sent_by(client, v) for v in rows]
             places = places.to(scores.device)
-            found = {n: s.gather(1, places) for n, s in played.scores(sent, replays, shown).items()}
+            found = {n: s.gather(1, places) for n, s in played.scores(sent, replays, shown, names).items()}
             total = sum_of(found, names).to(scores)
             first = played.certain(sent, replays, places).tolist() if update.batch_size == 1 else [-1] * len(rows)
             for i, v in enumerate(rows):
