@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from leakaudit.audit.plan import Plan
 from leakaudit.audit.scene import Scene, set_scene
-from leakaudit.errors import OutOfTime, first_line
+from leakaudit.errors import first_line
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.gradients import Gradients
 from leakaudit.protocol.target import PixelModel, Records, Target
@@ -68,10 +68,8 @@ def canary(seed: int, audited: Audited, planted: Planted = PLANTED) -> tuple[Ver
     nothing, and leaves random states as they are; what breaks in it is inconclusive.
     """
     try:
-        if expired():
-            raise OutOfTime("the time budget was spent before it")
         with monitored(Monitor(deadline=current().deadline)), seeded(seed, "canary"):
-            rows = _rows(seed, audited, planted)
+            rows = () if expired() else _rows(seed, audited, planted)
         if expired():
             return "inconclusive", "the time budget ended it before the planted leak was found"
     except Exception as error:  # as broken as whatever it was to show
