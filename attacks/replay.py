@@ -94,7 +94,7 @@ class _Replaying(Attack):
 
     def amount(self, sizes: Sizes) -> Amount:
         """Return how much work it is: every candidate is played, with and without the defense."""
-        return Amount(updates=(self.draws + 1) * sizes.candidates)
+        return Amount(updates=(self.draws + 1 if sizes.defended else 1) * sizes.candidates)
 
     def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
         """Raise NotApplicable: there is nothing to link without candidates."""

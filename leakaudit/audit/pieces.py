@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from leakaudit.audit.costs import NOMINAL
 from leakaudit.audit.plan import TRAINING_BATCH, Plan, attacks_for
@@ -63,6 +63,7 @@ def pieces_of(
     `changes` are what it was seen to change; before it is fitted, what its code declares.
     """
     seen, effort = declared(defense) if changes is None else changes, plan.effort()
+    sizes = replace(sizes, defended=bool(seen - BESIDES))
     tried = Amount(updates=TRIED if seen - BESIDES else 4)
     found = [
         Piece(Work(FIT, spec), tried + defense.amount(sizes)),

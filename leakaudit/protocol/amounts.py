@@ -19,6 +19,7 @@ class Sizes:
     private: int
     auxiliary: int
     batch: int = 1  # records of a client
+    defended: bool = True  # whether there is anything to draw or to undo
     pixels: int = 3 * 32 * 32  # of a picture, over all channels
 
 
