@@ -16,6 +16,7 @@ from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.gradients import in_mode
 from leakaudit.protocol.target import PixelModel
 from leakaudit.work.memory import exhausted
+from leakaudit.work.progress import expired
 from leakaudit.work.seeding import forked
 
 P = ParamSpec("P")
@@ -44,6 +45,14 @@ def reason_of(statuses: tuple[Status, ...], words: Mapping[str, str] = WORDS) ->
     """Say in `words` (by status) what became of the victims that did not converge, or None where all did."""
     parts = [f"{words[s]} for {statuses.count(s)} of {len(statuses)} victims" for s in words if s in statuses]
     return "; ".join(parts) or None
+
+
+def cut_short(first: Reconstruction) -> Reconstruction:
+    """Return a first stage's claim after a second one, which the time may have ended on victims done with the first."""
+    if not expired():
+        return first
+    statuses: tuple[Status, ...] = tuple("budget" if s == "converged" else s for s in first.statuses)
+    return replace(first, statuses=statuses, reason=reason_of(statuses))
 
 
 def failed(update: SharedUpdate, status: Status, reason: str) -> Reconstruction:

@@ -206,7 +206,10 @@ def best_restart(update: SharedUpdate, descent: Descent, labels: Tensor, restart
     """
     values = descent.values.view(update.victims, restarts)
     chosen = values.argmin(1) + restarts * torch.arange(update.victims, device=values.device)
-    statuses = tuple(descent.statuses[t] for t in chosen.tolist())
+    cut = {t // restarts for t, status in enumerate(descent.statuses) if status == "budget"}  # might have ended lower
+    statuses: tuple[Status, ...] = tuple(
+        "budget" if v in cut else descent.statuses[t] for v, t in enumerate(chosen.tolist())
+    )
     return Reconstruction(
         images=descent.images[chosen],
         labels=hard(labels if len(labels) == update.victims else labels[chosen]),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakaudit.attacks._attacking import memory_safe, reason_of
+from leakaudit.attacks._attacking import cut_short, memory_safe, reason_of
 from leakaudit.attacks._labels import known_labels
 from leakaudit.attacks._regression import _HELD, fit_ridge, train_correction
 from leakaudit.attacks._rehearsal import inversions, rehearsed
@@ -204,7 +204,7 @@ class TwoStageDecoder(InvertingGradients):
             defense, auxiliary, update.classes, generator, steps=self.decoder_steps, noise=error, label=self.name
         )
         images = decode_all(decoder, first.images, first.labels)
-        return replace(first, images=images, doubts={**first.doubts, **decoder.doubts})
+        return replace(cut_short(first), images=images, doubts={**first.doubts, **decoder.doubts})
 
 
 @register_attack

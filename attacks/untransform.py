@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from leakaudit.attacks._attacking import memory_safe
+from leakaudit.attacks._attacking import cut_short, memory_safe
 from leakaudit.attacks._optimise import roughness
 from leakaudit.attacks._rehearsal import inversions, rehearsed
 from leakaudit.attacks.inverting_gradients import InvertingGradients
@@ -111,4 +111,4 @@ class Untransform(InvertingGradients):
         drawn = torch.randint(2**62, (self.draws,), generator=generator, device=generator.device).tolist()
         seen = first.images.flatten(0, 1)
         pictures = undone(defense, seen, first.labels.flatten(), drawn, self.undo_steps, self.name)
-        return replace(first, images=pictures.view_as(first.images))
+        return replace(cut_short(first), images=pictures.view_as(first.images))

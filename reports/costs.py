@@ -24,7 +24,8 @@ def costs(result: AuditResult) -> Costs | None:
     """Return what each piece took; None where a result does not say."""
     specs = tuple(defense.spec for defense in result.defenses)
     timed = {spec: _of(result, spec) for spec in specs}
-    names = list(dict.fromkeys(name for of in timed.values() for name in of))
+    done = ["fit", "updates", *(a.name for d in result.defenses for a in d.attacks), "weakened", "accuracy"]
+    names = [name for name in dict.fromkeys(done) if any(name in of for of in timed.values())]  # timings are sorted
     last = [name for name in ("weakened", "accuracy") if name in names]
     names = [*[name for name in names if name not in last], *last]
     if not names:
@@ -43,7 +44,7 @@ def in_brief(result: AuditResult) -> str:
         (s, f"{name} on {spec}") for name, row in found.rows for spec, s in zip(found.specs, row, strict=True) if s
     ]
     dearest = sorted(pieces, key=lambda piece: -piece[0])[:DEAREST]
-    named = ", ".join(f"{what} {numbers.clock(seconds)}" for seconds, what in dearest)
+    named = ", ".join(f"{what} {numbers.clock(seconds)}" for seconds, what in dearest if seconds >= 1)
     return f"Took {numbers.clock(found.total)}" + (f"; most for {named}." if named else ".")
 
 

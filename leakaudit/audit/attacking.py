@@ -83,6 +83,9 @@ def in_time(guess: object, course: Course, attack: Attack) -> object:
     least = torch.tensor([course.least if s == "budget" else 1.0 for s in guess.statuses])
     made = least if guess.progress is None else torch.minimum(guess.progress.cpu().to(least), least)
     statuses, reason, untuned = guess.statuses, guess.reason, ""
+    if course.least < 1 and "budget" not in statuses:  # the time ended one of its loops, and it did not look
+        statuses = tuple("budget" if s == "converged" else s for s in statuses)
+        made = made.clamp(max=course.least)
     if course.untuned:
         ended = torch.tensor([s == "converged" for s in statuses])  # what ran to its end made all of its steps
         made = torch.where(ended, torch.ones_like(made), made)

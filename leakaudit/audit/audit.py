@@ -32,6 +32,7 @@ from leakaudit.protocol.plugins import failures
 from leakaudit.protocol.registry import attacks, defenses, parse_attack
 from leakaudit.protocol.stages import CHANGES
 from leakaudit.protocol.target import Records, Target
+from leakaudit.result.rules import scored_victims
 from leakaudit.result.schema import (
     AttackResult,
     AuditResult,
@@ -219,6 +220,8 @@ def _audit_defense(course: Course, spec: str, defense: Defense, keep_learned: Ke
             else:
                 outcome = _accuracy(scene, subject.defense, subject.released, too_long)
                 measured = replace(measured, outcome=outcome)
+        if piece.attack is not None and not scored_victims(results[-1]):  # it may work under the next defense
+            clock.took.pop(piece.work.name, None)
         course.rows[spec] = _row(course, subject, results, measured)
         yield
     row = _row(course, subject, results, measured)

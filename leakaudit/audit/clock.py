@@ -59,7 +59,7 @@ class Clock:
     def share(self, piece: Piece) -> float:
         """Return the seconds that a piece is given of what is left: 0 where too little would come of it."""
         assert self.budget is not None
-        left = self.started + self.budget - min(MOST, RESERVE * self.budget) - time.monotonic()
+        left = self._end() - time.monotonic()
         others = [other for other in self.ahead if other.work != piece.work]
         fits = [other for other in others if other.all_or_nothing]
         if piece.all_or_nothing:
@@ -67,7 +67,15 @@ class Clock:
         elif fits:
             left, others = (1 - FITS) * left, [other for other in others if not other.all_or_nothing]
         pieces = [piece, *others]
-        return shared_out(left, [max(SHORT, self.expected(p)) for p in pieces], [p.least for p in pieces])[0]
+        needs = [max(SHORT, self.expected(p)) for p in pieces]
+        over = left - sum(needs)
+        if over > 0:  # half of what is over is there for whoever takes longer than expected: what is left returns
+            return needs[0] + max(needs[0] / sum(needs), 0.5) * over
+        return shared_out(left, needs, [p.least for p in pieces])[0]
+
+    def _end(self) -> float:
+        assert self.budget is not None
+        return self.started + self.budget - min(MOST, RESERVE * self.budget)
 
     @contextmanager
     def piece(self, piece: Piece) -> Iterator[str]:
@@ -81,6 +89,8 @@ class Clock:
             deadline = now + given if deadline is None else min(deadline, now + given)
             if not given:
                 why = f"the time budget is too short for it: it would take about {about(self.expected(piece))}"
+                if now >= self._end():
+                    why = "the time budget was spent before it began"
         try:
             with monitored(replace(current(), deadline=deadline)):
                 current().show(piece.work, 0, 0)

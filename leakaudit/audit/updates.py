@@ -70,7 +70,7 @@ class Updates:
             del self._kept["victims"]  # somebody asks for more than was known
         update = self._computed("victims", self._asked)
         shown = first(update, count // update.batch_size)
-        return shown if released else replace(shown, released=None, released_labels=None)
+        return shown if released else hidden(shown)
 
     def rehearsal(self, *, released: bool) -> tuple[SharedUpdate, Records]:
         """Return updates of auxiliary records, and these records. Raises OutOfTime where the time budget ends it."""
@@ -85,7 +85,7 @@ class Updates:
             return self._rehearsed
 
         update = self._computed("rehearsal", made)
-        return (update if released else replace(update, released=None, released_labels=None)), own
+        return (update if released else hidden(update)), own
 
     def guesses(self) -> Tensor:
         """Return what anybody would draw of the victims without the update (G, V·B, C, H, W).
@@ -147,12 +147,25 @@ def first(update: SharedUpdate, victims: int) -> SharedUpdate:
     )
 
 
+def hidden(update: SharedUpdate) -> SharedUpdate:
+    """Return the update without what a record stage put in place."""
+    return replace(update, exposure=replace(update.exposure, released=False), released=None, released_labels=None)
+
+
 def state_of(update: SharedUpdate) -> tuple[float, ...]:
-    """Return numbers that change when somebody writes into an update: torch's own count, and sums of the entries."""
+    """Return numbers that change when somebody writes into an update: torch's own count, and weighted sums."""
     beside = [t for t in (update.labels, update.released, update.released_labels) if t is not None]
     tensors = [*update.gradients, *beside, *(b for own in update.buffers or () for b in own.values())]
-    sums = torch.stack([t.detach().sum().float().nan_to_num() for t in tensors]).tolist()
+    sums = torch.stack([_weighed(t.detach()) for t in tensors]).tolist()
     return (*sums, *(float(t._version) for t in tensors))
+
+
+def _weighed(tensor: Tensor) -> Tensor:
+    """Return the sum of a tensor's entries, weighed by their place, so that it tells where they are exchanged."""
+    rows = tensor.reshape(tensor.shape[0] if tensor.dim() else 1, -1)
+    sums = (rows.sum(1).float(), rows.sum(0).float())
+    ramps = (torch.linspace(1, 2, len(each), device=each.device) for each in sums)
+    return torch.stack([each @ ramp for each, ramp in zip(sums, ramps, strict=True)]).sum().nan_to_num()
 
 
 def _guesses(scene: Scene, subject: Subject) -> Tensor:

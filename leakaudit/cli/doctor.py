@@ -132,11 +132,11 @@ def takes(console: Console, target: Target, plan: Plan, costs: Costs) -> None:
     console.print(table)
     for budget in BUDGETS:
         buys = bought(target, plan, costs, budget)
-        parts = (f"{buys.whole} parts in full", f"{len(buys.cut)} cut short", f"{len(buys.left_out)} not begun")
+        parts = (f"{buys.whole} pieces in full", f"{len(buys.cut)} cut short", f"{len(buys.left_out)} not begun")
         unfitted = any(name.endswith(f": {FIT}") for name in buys.left_out)
         told = ", ".join(parts) + (f"; {SAMPLE[-1]} would not be fitted" if unfitted else "")
         first = f"--budget {typed_seconds(budget)}"
-        console.print(f"{first:<13} undefended and {SAMPLE[-1]}: {told}", highlight=False)
+        console.print(f"{first:<13} of a standard scan with {SAMPLE[-1]}: {told}", highlight=False)
 
 
 def list_(

@@ -215,7 +215,6 @@ def _checked_statuses(reconstruction: Reconstruction) -> tuple[list[str], str | 
 def _scorable(attack: Attack, claimed: Reconstruction, statuses: list[str]) -> Tensor:
     """Return which victims (V,) are scored: by status, and of those that the time ended the ones that had begun."""
     progress = [1.0] * len(statuses) if claimed.progress is None else claimed.progress.tolist()
-    progress = [1.0] * len(statuses) if claimed.progress is None else claimed.progress.tolist()
     allowed, ended = scored_statuses(attack.kind), zip(statuses, progress, strict=True)
     return torch.tensor([s in allowed and (s != "budget" or p >= LEAST) for s, p in ended])
 

@@ -169,13 +169,21 @@ def layout_of(model: PixelModel, loss: LossFunction, defense: Defense, batch: Re
         return torch.contiguous_format
     found = []
     for layout in (torch.contiguous_format, torch.channels_last):
-        copied = copy.deepcopy(model).to(memory_format=layout).eval()
         try:
-            with forked(0):
-                found.append(mean_gradient(copied, loss, batch.images.contiguous(memory_format=layout), batch.labels))
+            copied, x = copy.deepcopy(model).to(memory_format=layout), batch.images.contiguous(memory_format=layout)
+            gradients: list[Tensor] = []
+            for training in (False, True):  # one may compute what the other does not
+                copied.train(training)
+                for module in copied.modules():  # what it drops depends on the layout
+                    if isinstance(module, nn.modules.dropout._DropoutNd):
+                        module.eval()
+                with forked(0):
+                    gradients += mean_gradient(copied, loss, x, batch.labels)
+            found.append(gradients)
         except Exception:  # a view that only fits the usual layout, say; what is wrong anyway, the training will say
             return torch.contiguous_format
-    near = (float((a - b).norm()) <= ROUNDING * float(a.norm()) for a, b in zip(*found, strict=True))
+    least = ROUNDING * float(torch.stack([a.norm() for a in found[0]]).norm())  # a bias before BatchNorm: only rounding
+    near = (float((a - b).norm()) <= ROUNDING * max(float(a.norm()), least) for a, b in zip(*found, strict=True))
     return torch.channels_last if all(near) else torch.contiguous_format
 
 

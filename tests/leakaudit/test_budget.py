@@ -22,13 +22,13 @@ from leakaudit.audit.clock import SAFE, Clock, shared_out
 from leakaudit.audit.costs import NOMINAL, measured
 from leakaudit.audit.estimate import SAMPLE, bought, estimates
 from leakaudit.audit.examine import examine
-from leakaudit.audit.pieces import FIT, UPDATES, Piece, outline
+from leakaudit.audit.pieces import FIT, UPDATES, Piece, outline, pieces_of
 from leakaudit.audit.plan import Plan
 from leakaudit.audit.scene import Scene, set_scene
 from leakaudit.audit.updates import Updates
 from leakaudit.errors import OutOfTime
 from leakaudit.judge.facts import facts_of
-from leakaudit.protocol.amounts import Amount
+from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.attack import Attack, Reconstruction
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.defense import Defense
@@ -199,6 +199,114 @@ def test_a_start_that_nothing_was_better_than_is_not_scored_when_the_time_ends(
     assert cut.psnr.value is None
 
 
+def test_an_attack_that_does_not_look_at_the_clock_is_cut_all_the_same(scene: Scene, clock: Time) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Blind(Slow):
+        def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
+            found = super().__call__(model, update, generator)
+            return replace(found, statuses=("converged",) * update.victims)
+
+    given = updates(scene)
+    for made, scored in ((5, False), (50, True)):
+        with within(clock, made):
+            result = attacked(given, Blind(clock=clock), "standard")
+        assert result.statuses == {"budget": 8}
+        assert (result.psnr.value is not None) is scored
+
+
+@pytest.mark.parametrize("name", ["two-stage-decoder", "untransform"])
+def test_what_follows_the_inversion_is_cut_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The inversion ends in time, and what decodes or undoes does not: no victim is done."""
+    from leakaudit.protocol.registry import attacks as registered
+    from leakaudit.work import progress
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = made_records(0)
+    plan = Plan(battery="quick", records=4, candidates=20, utility=False)
+    inverted = set_scene(made, plan, None, "", ())
+    given = Updates(inverted, examine(inverted, "mine", Inverted()))
+    attack = registered()[name](steps=2, rehearsals=0)  # type: ignore[call-arg]
+    with monitored(Monitor(deadline=time.monotonic() + 1000)):
+        whole = attacked(given, attack, "adaptive")
+    assert whole.statuses == {"converged": 4}
+    real = progress.track
+
+    def ends(label: str, total: int) -> Iterator[int]:
+        if label == attack.name and total != 2:  # its own loop, after the inversion's
+            course = progress._course.get()
+            assert course is not None
+            course.least = 0.0
+            monkeypatch.setattr("leakaudit.attacks._attacking.expired", lambda: True)
+            return iter(())
+        return real(label, total)
+
+    for module in ("attacks._regression", "attacks.untransform"):
+        monkeypatch.setattr(f"leakaudit.{module}.track", ends)
+    cut = attacked(given, attack, "adaptive")
+    assert cut.statuses == {"budget": 4}
+    assert cut.psnr.value is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inverted(Defense):
+    """A record stage that anybody can undo."""
+
+    name: ClassVar[str] = "inverted"
+
+    def transform_records(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return 1 - images, labels
+
+
+def test_a_victim_is_done_when_all_of_its_restarts_are(scene: Scene) -> None:
+    from leakaudit.attacks._optimise import Descent, best_restart
+
+    update = updates(scene).victims(parse_attack("labels"), released=False)
+    images, labels = torch.rand(16, 1, *update.input_shape), torch.zeros(8, 1, dtype=torch.long)
+    ends = ("converged", "budget") + ("converged",) * 14
+    found = best_restart(update, Descent(images, torch.arange(16.0), ends), labels, 2)
+    assert found.statuses == ("budget",) + ("converged",) * 7
+
+
+def test_what_was_not_scored_tells_nothing_of_what_the_next_will_take(clock: Time) -> None:
+    one, other = (Piece(Work("dlg", spec), Amount(slopes=1000), least=0.1) for spec in ("clip", "sign"))
+    ticking = Clock(1000.0, [one, other], NOMINAL, clock.now)
+    with ticking.piece(one):
+        clock.now += 0.01  # not applicable, say
+    ticking.took.pop("dlg")  # as the audit does of an attack without a score
+    assert ticking.expected(other) == pytest.approx(1000 * NOMINAL.slope)
+
+
+def test_half_of_what_is_over_is_there_for_each_in_turn(clock: Time) -> None:
+    pieces = [Piece(Work(name, "none"), Amount(slopes=1 / NOMINAL.slope), least=0.1) for name in ("a", "b", "c")]
+    ticking = Clock(104.0, pieces, NOMINAL, clock.now)  # of which 4 are kept
+    assert ticking.share(pieces[0]) == pytest.approx(1 + 97 / 2)
+
+
+def test_what_says_nonsense_of_its_work_ends_nothing() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Nonsense(Defense):
+        name: ClassVar[str] = "nonsense"
+        said: ClassVar[object] = None
+
+        def amount(self, sizes: Sizes) -> Amount:
+            if self.said is None:
+                raise KeyError(3)
+            return Amount(own=float(str(self.said)))
+
+    for said in (None, "nan", "-5", "inf"):
+        Nonsense.said = said
+        fit = pieces_of("nonsense", Nonsense(), Plan())[0]
+        assert 0 < fit.weight < 10
+
+
+def test_only_bounds_see_what_was_released(scene: Scene) -> None:
+    given, attack = updates(scene), parse_attack("labels")
+    for update in (given.victims(attack, released=False), given.rehearsal(released=False)[0]):
+        assert (update.released, update.released_labels, update.exposure.released) == (None, None, False)
+    assert given.victims(attack, released=True).released is not None
+
+
 def test_updates_are_computed_once_and_handed_to_every_attack(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     computed: list[int] = []
     real = updates_module.share
@@ -223,6 +331,14 @@ def test_the_first_victims_are_the_same_however_many_are_asked_about(scene: Scen
     many = Updates(scene, subject, most=64).victims(attack, released=False)
     assert few.victims == many.victims == 8
     assert all(torch.equal(a, b) for a, b in zip(few.gradients, many.gradients, strict=True))
+
+
+def test_labels_that_change_places_are_noticed(scene: Scene) -> None:
+    update = updates(scene).victims(parse_attack("labels"), released=True)
+    before = updates_module.state_of(update)
+    assert update.released_labels is not None
+    update.released_labels.numpy()[...] = update.released_labels.numpy()[::-1].copy()
+    assert updates_module.state_of(update) != before
 
 
 @pytest.mark.parametrize("through", ["torch", "data", "numpy"])

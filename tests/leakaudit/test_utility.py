@@ -315,6 +315,32 @@ class Viewed(nn.Module):
         return self.head(x.view(len(x), 4 * 64))  # type: ignore[no-any-return]
 
 
+class Strided(nn.Module):
+    """Reads its maps as they lie in memory, while it trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.head = nn.Linear(4 * 64, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if self.training:
+            x = x.as_strided((len(x), 4 * 64), (4 * 64, 1))
+        return self.head(x.flatten(1))  # type: ignore[no-any-return]
+
+
+class Five(nn.Module):
+    """Has a parameter of five dimensions beside a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.shift = convolutional(), nn.Parameter(torch.zeros(1, 1, 1, 1, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) + self.shift.flatten()  # type: ignore[no-any-return]
+
+
 def convolutional() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 64, 2))
 
@@ -328,6 +354,13 @@ def test_channels_lie_last_where_nothing_changes_and_nowhere_else(generator: tor
         (convolutional(), "clip,dp-sgd", usual),  # it works on every record's own gradient
         (convolutional(), "soteria", usual),  # it looks at the model's features
         (Viewed(), "none", usual),
+        (Strided(), "none", usual),
+        (Five(), "none", usual),
+        (
+            nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Flatten(), nn.Linear(144, 2)),
+            "none",
+            last,
+        ),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), "none", usual),
     )
     for network, spec, wanted in cases:
