@@ -40,8 +40,8 @@ class _Linking(Attack):
             raise ValueError("draws must be at least 1 and rehearsals must not be negative")
 
     def amount(self, sizes: Sizes) -> Amount:
-        """Return how much work it is: a gradient of every candidate of each victim, many at once."""
-        return Amount(updates=sizes.victims * sizes.line_up)
+        """Return how much work it is: a gradient of every candidate of each victim."""
+        return Amount(updates=sizes.victims * sizes.line_up / 2)  # without a client's stages
 
     def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
         """Raise NotApplicable: there is nothing to link without candidates."""
