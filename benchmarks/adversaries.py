@@ -330,6 +330,7 @@ def pooled(guess: Reconstruction, records: int) -> Reconstruction:
         statuses=tuple(next((s for s in statuses if s not in done), statuses[0]) for statuses in ended),
         linkage=linkage,
         certain=None,  # of one view alone
+        progress=None if guess.progress is None else apart(guess.progress).amin(0),
     )
 
 
@@ -348,6 +349,7 @@ def part_of(guess: Reconstruction, rows: Sequence[int]) -> Reconstruction:
         statuses=tuple(guess.statuses[i] for i in index.tolist()),
         linkage=cut(guess.linkage),
         certain=cut(guess.certain),
+        progress=cut(guess.progress),
     )
 
 

@@ -337,7 +337,9 @@ def test_gradient_matching_keeps_to_the_memory_and_finds_the_same() -> None:
     enough = str(refused.reason).rpartition("give at least ")[2]
     assert parse(enough) > 1000
     split = scan(enough)
-    assert split.notes == (f"ran in pieces of 1 of 8 trials to stay within --memory {enough}",)
+    assert split.notes == (
+        f"ran in pieces of 1 of 14 trials to stay within --memory {enough}",
+    )  # 7 settings on 2 rehearsals
     assert whole.notes == ()
     assert split.statuses == whole.statuses
     assert split.psnr.value == pytest.approx(whole.psnr.value, abs=0.1)
