@@ -12,14 +12,12 @@ from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.client import SharedUpdate, release, share
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.target import PixelModel, Records
-from leakaudit.score.tuning import tuned_in_time
-
-TUNING = 7.25  # full runs on the rehearsals that `tune` makes with the grid of inverting gradients
+from leakaudit.score.tuning import RUNS, tuned_in_time
 
 
 def inversions(steps: int, sizes: Sizes, rehearsals: int) -> Amount:
     """Return how much work it is to tune an inversion on so many rehearsals, and to run it on the victims."""
-    return Amount(updates=sizes.victims + rehearsals, slopes=steps * (sizes.victims + TUNING * rehearsals))
+    return Amount(updates=sizes.victims + rehearsals, slopes=steps * (sizes.victims + RUNS * rehearsals))
 
 
 def rehearsed(

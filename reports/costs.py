@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from leakaudit.result import numbers
+from leakaudit.result.rules import ACCURACY, FIT, OTHER_WORK, UPDATES, WEAKENED
 from leakaudit.result.schema import AuditResult
 
 DEAREST = 3  # pieces that are named where there is room for a line
@@ -24,10 +25,8 @@ def costs(result: AuditResult) -> Costs | None:
     """Return what each piece took; None where a result does not say."""
     specs = tuple(defense.spec for defense in result.defenses)
     timed = {spec: _of(result, spec) for spec in specs}
-    done = ["fit", "updates", *(a.name for d in result.defenses for a in d.attacks), "weakened", "accuracy"]
-    names = [name for name in dict.fromkeys(done) if any(name in of for of in timed.values())]  # timings are sorted
-    last = [name for name in ("weakened", "accuracy") if name in names]
-    names = [*[name for name in names if name not in last], *last]
+    done = [FIT, UPDATES, *(a.name for d in result.defenses for a in d.attacks), WEAKENED, ACCURACY]  # in this order
+    names = [name for name in dict.fromkeys(done) if any(name in of for of in timed.values())]
     if not names:
         return None
     rows = tuple((name, tuple(timed[spec].get(name) for spec in specs)) for name in names)
@@ -50,11 +49,6 @@ def in_brief(result: AuditResult) -> str:
 
 def _of(result: AuditResult, spec: str) -> dict[str, float]:
     """Return the seconds of a defense's pieces by name. A spec may hold what stands between it and the name."""
-    known = {a.name for d in result.defenses if d.spec == spec for a in d.attacks} | {
-        "fit",
-        "updates",
-        "weakened",
-        "accuracy",
-    }
+    known = {a.name for d in result.defenses if d.spec == spec for a in d.attacks} | set(OTHER_WORK)
     keys = {f"{spec}: {name}": name for name in known}
     return {keys[key]: seconds for key, seconds in result.timings.items() if key in keys}

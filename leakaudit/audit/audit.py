@@ -15,7 +15,7 @@ from leakaudit.audit.canary import canary
 from leakaudit.audit.clock import Clock
 from leakaudit.audit.costs import NOMINAL, measured
 from leakaudit.audit.examine import Subject, examine
-from leakaudit.audit.pieces import UPDATES, WEAKENED, chosen, outline, pieces_of
+from leakaudit.audit.pieces import chosen, outline, pieces_of
 from leakaudit.audit.plan import TRAINING_BATCH, Plan, assumptions, left_out, lowered, not_tested
 from leakaudit.audit.provenance import describe, settings
 from leakaudit.audit.provenance import exposed as exposed_facts
@@ -32,7 +32,7 @@ from leakaudit.protocol.plugins import failures
 from leakaudit.protocol.registry import attacks, defenses, parse_attack
 from leakaudit.protocol.stages import CHANGES
 from leakaudit.protocol.target import Records, Target
-from leakaudit.result.rules import scored_victims
+from leakaudit.result.rules import FIT, UPDATES, WEAKENED, scored_victims
 from leakaudit.result.schema import (
     AttackResult,
     AuditResult,
@@ -220,8 +220,8 @@ def _audit_defense(course: Course, spec: str, defense: Defense, keep_learned: Ke
             else:
                 outcome = _accuracy(scene, subject.defense, subject.released, too_long)
                 measured = replace(measured, outcome=outcome)
-        if piece.attack is not None and not scored_victims(results[-1]):  # it may work under the next defense
-            clock.took.pop(piece.work.name, None)
+        if piece.attack is not None and not scored_victims(results[-1]):
+            clock.forget(piece)
         course.rows[spec] = _row(course, subject, results, measured)
         yield
     row = _row(course, subject, results, measured)
@@ -236,8 +236,8 @@ def _fitted(
 ) -> tuple[Subject, tuple[Finding, ...]]:
     """Fit a defense and try it; return it with what it changes, and what is odd about what it made of the records."""
     target, seed = course.scene.target, course.scene.plan.seed
-    with seeded(seed, spec, "fit"):  # for those that draw from a global generator
-        fitted = defense.fit(target, generator_for(seed, spec, "fit"))
+    with seeded(seed, spec, FIT):  # for those that draw from a global generator
+        fitted = defense.fit(target, generator_for(seed, spec, FIT))
     if replaces_records(defense) and expired():
         raise OutOfTime("the time budget ended its training early, so what it would hide is not known")
     if (found := fingerprint.of_defense(fitted)) is not None:

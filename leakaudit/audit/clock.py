@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from dataclasses import InitVar, dataclass, field, replace
 
 from leakaudit.audit.costs import NOMINAL, Costs
-from leakaudit.audit.pieces import UPDATES, Piece
+from leakaudit.audit.pieces import Piece
 from leakaudit.result.numbers import about
+from leakaudit.result.rules import UPDATES
 from leakaudit.work.progress import current, monitored
 
 FITS = 0.6  # of what is left of the budget, that fits may take together
@@ -69,9 +70,9 @@ class Clock:
         pieces = [piece, *others]
         needs = [max(SHORT, self.expected(p)) for p in pieces]
         over = left - sum(needs)
-        if over > 0:  # half of what is over is there for whoever takes longer than expected: what is left returns
-            return needs[0] + max(needs[0] / sum(needs), 0.5) * over
-        return shared_out(left, needs, [p.least for p in pieces])[0]
+        given = shared_out(left, needs, [p.least for p in pieces])[0]
+        # Half of what is over is there for whoever takes longer than expected: what it leaves returns.
+        return given + max(0.0, over) * max(needs[0] / sum(needs), 0.5)
 
     def _end(self) -> float:
         assert self.budget is not None
@@ -99,6 +100,10 @@ class Clock:
             self.skip([piece])
             self._note(piece, time.monotonic() - now, deadline)
 
+    def forget(self, piece: Piece) -> None:
+        """Expect nothing of a piece by what it took: it came to nothing, and may work under the next defense."""
+        self.took.pop(piece.work.name, None)
+
     def _note(self, piece: Piece, took: float, deadline: float | None) -> None:
         self.timings[str(piece.work)] = round(took, 3)
         if deadline is not None and time.monotonic() >= deadline:
@@ -113,15 +118,14 @@ class Clock:
 def shared_out(left: float, needs: Sequence[float], least: Sequence[float]) -> list[float]:
     """Return seconds for each of some pieces of work, of `left` in all.
 
-    Each gets what it needs and a proportional part of what is over; where that is too much in all, no piece gets more
-    than a level at which it is enough. One that would get less than its `least` share of what it needs gets nothing,
-    the dearest first (of equals the last), and leaves its time to the others.
+    Each gets what it needs. Where that is too much in all, it gets up to `SAFE` times that, but none more than a level
+    at which it is enough. One that would get less than its `least` share of what it needs gets nothing, the dearest
+    first (of equals the last), and leaves its time to the others.
     """
     if left <= 0:
         return [0.0] * len(needs)
-    whole = sum(needs)
-    if whole <= left:
-        return [need * left / whole for need in needs]
+    if sum(needs) <= left:
+        return list(needs)
     wanted = [SAFE * need for need in needs]
     kept = list(range(len(needs)))
     while kept:

@@ -14,12 +14,11 @@ from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.exposure import preset
 from leakaudit.protocol.registry import parse_defense
 from leakaudit.protocol.stages import BESIDES, declared
+from leakaudit.result.rules import ACCURACY, FIT, UPDATES, WEAKENED
+from leakaudit.score.tuning import RUNS
 from leakaudit.work.progress import Work
 
-FIT, UPDATES, ACCURACY = "fit", "updates", "accuracy"  # what the work is called that is no attack
-WEAKENED = "weakened"  # in which a defense is turned down until an attack is seen to work
 TRIED = 110  # updates in which a defense is tried to see what it does
-TUNING = 7.25  # full runs of an attack on the rehearsals that its tuning makes
 UNKNOWN = Sizes(victims=16, asked=64, candidates=400, line_up=100, private=1000, auxiliary=500)
 
 
@@ -83,7 +82,7 @@ def pieces_of(
 def _attack(spec: str, attack: Attack, role: str, plan: Plan, sizes: Sizes) -> Piece:
     amount, least = _amount(attack, sizes), 1.0 if attack.kind == "linkage" else 0.1
     if attack.grid and preset(plan.exposure).auxiliary:
-        runs = TUNING * plan.effort().tuning_victims / plan.victims
+        runs = RUNS * plan.effort().tuning_victims / plan.victims
         amount, least = amount.times(1 + runs), least / (1 + runs)
     return Piece(Work(attack.name, spec), amount, attack, role, least)
 

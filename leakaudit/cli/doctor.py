@@ -121,8 +121,8 @@ def takes(console: Console, target: Target, plan: Plan, costs: Costs) -> None:
     from rich.table import Table
 
     from leakaudit.audit.estimate import SAMPLE, bought, estimates
-    from leakaudit.audit.pieces import FIT
     from leakaudit.result.numbers import about
+    from leakaudit.result.rules import FIT
     from leakaudit.work.quantities import typed_seconds
 
     table = Table("a scan of", "undefended", *(f"and {spec}" for spec in SAMPLE), title_justify="left", box=None)

@@ -13,10 +13,10 @@ from leakaudit.protocol.coverage import SURFACES
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.exposure import Exposure
 from leakaudit.protocol.stages import ANYTHING, CHANGES
+from leakaudit.result.rules import OTHER_WORK
 
 BASES: dict[str, type[Any]] = {"attack": Attack, "defense": Defense}
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-TAKEN = ("fit", "updates", "weakened", "accuracy")  # what an audit calls its other pieces of work
 
 
 def flaw(cls: Any, kind: str) -> str | None:
@@ -43,7 +43,7 @@ def flaw(cls: Any, kind: str) -> str | None:
 
 
 def _of_attack(cls: Any, settings: set[str]) -> str | None:
-    if cls.name in TAKEN:
+    if cls.name in OTHER_WORK:
         return f"{cls.name!r} is what an audit calls another piece of its work: give it another name"
     if cls.kind not in get_args(Kind):
         return f"its `kind` must be one of {', '.join(get_args(Kind))}, not {cls.kind!r}"

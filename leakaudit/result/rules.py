@@ -10,6 +10,12 @@ VERDICTS: tuple[Verdict, ...] = ("fail", "inconclusive", "pass")  # from worst t
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")  # from worst to best
 EXIT: dict[Verdict, int] = {"pass": 0, "fail": 1, "inconclusive": 3}  # codes of every command that judges
 SHARP = 3.0  # dB: a picture nearer to the record than the best guess without an update by half the squared error
+FIT, UPDATES, WEAKENED, ACCURACY = OTHER_WORK = (  # pieces of an audit's work that are no attack, in timings
+    "fit",
+    "updates",
+    "weakened",  # a defense is turned down until an attack is seen to work
+    "accuracy",
+)
 STATUSES = ("converged", "diverged", "not-applicable", "out-of-memory", "budget", "failed")
 
 

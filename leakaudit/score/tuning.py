@@ -19,6 +19,7 @@ from leakaudit.result.schema import Value
 from leakaudit.score.metrics import assign, psnr
 from leakaudit.work.progress import expired, note_untuned, while_tuning
 
+RUNS = 7.25  # in full, that a search over the grid of inverting gradients makes
 SLACK = 0.2  # dB that a shorter run may lose
 PARTS = (4, 2, 1)  # the lengths tried: the steps divided by these …
 LEAST = 60  # … but no less than so many steps, where the attack has them

@@ -20,11 +20,11 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-from leakaudit.audit.pieces import UPDATES, WEAKENED
 from leakaudit.judge.words import sentences
 from leakaudit.result import numbers
 from leakaudit.result.numbers import clock, percent, significant
 from leakaudit.result.plaintext import visible
+from leakaudit.result.rules import ACCURACY, FIT, UPDATES, WEAKENED
 from leakaudit.work.progress import Monitor, Sight, Work, harmless, paced
 
 if TYPE_CHECKING:
@@ -228,9 +228,9 @@ def became(result: AuditResult, work: Work) -> str:
         return ""
     if work.name == UPDATES:
         return ""
-    if work.name == "fit":
+    if work.name == FIT:
         return "" if row.attacks else "; ".join(sentences(row.why[:1]))
-    if work.name == "accuracy":
+    if work.name == ACCURACY:
         value = row.accuracy.value
         return percent(value) if value is not None else row.accuracy.reason or ""
     if work.name == WEAKENED and row.examined is not None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from leakaudit.audit.pieces import Piece
+from leakaudit.result.rules import FIT
 from leakaudit.work.progress import Work
 
 HEAVY = 2.0  # the weight from which a piece says how fast this machine is
@@ -56,7 +57,7 @@ class Forecast:
     def expected(self, piece: Piece) -> float | None:
         """Return the seconds a piece may take, None where nothing is known yet."""
         alike = [self.took[p.work] for p in self.pieces if p.work.name == piece.work.name and p.work in self.took]
-        if alike and piece.work.name != "fit":
+        if alike and piece.work.name != FIT:
             return alike[-1]
         least = min(HEAVY, max((p.weight for p in self.pieces), default=0.0))
         telling = [p for p in self.pieces if p.weight and p.weight >= least and p.work in self.took]

@@ -31,18 +31,6 @@ from tests.leakaudit.timed import Time, small_scene, within
 STEPS = 100
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Time:
-    made = Time()
-    monkeypatch.setattr(time, "monotonic", made)
-    return made
-
-
-@pytest.fixture(scope="module")
-def scene() -> Scene:
-    return small_scene()
-
-
 @dataclass(frozen=True, kw_only=True)
 class Slow(Attack):
     """Draws noise, a step a second."""
@@ -131,16 +119,6 @@ def test_an_attack_whose_tuning_does_not_end_runs_at_its_own_settings_and_says_s
         whole = attacked(given, Tuned(clock=clock), "standard")
     assert whole.statuses == {"converged": 8}
     assert whole.tuned["weight"] in (1.0, 2.0, 3.0)
-
-
-def test_inverting_gradients_never_scores_its_grey_start(scene: Scene) -> None:
-    given = updates(scene)
-    given.compute()
-    with monitored(Monitor(deadline=time.monotonic() + 1e-3)):
-        result = attacked(given, InvertingGradients(steps=300), "standard")
-    assert result.statuses == {"budget": 8}
-    assert result.psnr.value is None
-    assert not result.gallery
 
 
 def test_a_start_that_nothing_was_better_than_is_not_scored_when_the_time_ends(

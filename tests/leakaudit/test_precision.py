@@ -17,6 +17,7 @@ from leakaudit.protocol.gradients import mean_gradient
 from leakaudit.protocol.target import PixelModel
 from leakaudit.work import precision
 from leakaudit.work.precision import exact
+from tests.leakaudit.audited import target
 
 NEWER = hasattr(torch._C, "_set_fp32_precision_setter")  # since torch 2.9
 
@@ -117,3 +118,39 @@ def test_the_engine_stacks_a_resnet_where_convolutions_would_be_rounded(
         assert rounding.roundings > 0
         assert off > 1e-2
         assert ways[-1] == "loop"
+
+
+class Seen(Exception):
+    """Carries what the flags were where work began."""
+
+
+@pytest.mark.parametrize("entered", ["audit", "preflight", "fit"])
+def test_whatever_is_measured_is_computed_exactly(entered: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from leakaudit.audit import audit as auditing
+    from leakaudit.audit.plan import Plan
+    from leakaudit.defenses import obscurer_fit
+    from leakaudit.defenses.obscure import Obscure
+    from leakaudit.load import preflight as preflighting
+
+    def seen(*_: Any, **__: Any) -> None:
+        raise Seen(flags())
+
+    made = target()
+    calls: dict[str, tuple[object, str, Callable[[], object]]] = {
+        "audit": (auditing, "set_scene", lambda: auditing.audit(made, Plan())),
+        "preflight": (
+            preflighting,
+            "_counts",
+            lambda: preflighting.preflight(made, mode="eval", batch_size=1, records=4),
+        ),
+        "fit": (Obscure, "fit", lambda: obscurer_fit.fit(made, Obscure(), 0)),
+    }
+    owner, name, call = calls[entered]
+    torch._C._set_cudnn_allow_tf32(True)
+    before = flags()
+    monkeypatch.setattr(owner, name, seen)
+    with pytest.raises(Seen) as caught:
+        call()
+    with exact():
+        wanted = flags()
+    assert caught.value.args[0] == wanted != before
