@@ -222,6 +222,11 @@ def assumptions(target: Target, plan: Plan, exposure: Exposure) -> tuple[str, ..
         *(() if "labels" in facts else ("Labels are not given to the adversary: it infers them from the update.",)),
         *(("Candidates of a line-up come with their label, which they share.",) if "defense" in facts else ()),
         "The attacks' prior, step size and length are chosen on the adversary's own records, never on a victim's."
+        + (
+            " Where the time budget ended that, an attack ran at its default settings."
+            if plan.budget is not None
+            else ""
+        )
         if "auxiliary" in facts
         else "The adversary owns no records to tune on: attacks run at their default settings, which can be weaker.",
         "One update per record is seen; repeated rounds of the same record would leak more.",

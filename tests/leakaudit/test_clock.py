@@ -161,6 +161,7 @@ def test_the_clock_starts_with_the_process(short_battery: None) -> None:
     with monitored(Monitor(started=time.monotonic() - 2000)):
         result = audit(target(), plan)
     assert {status for a in result.defenses[0].attacks for status in a.statuses} == {"budget"}
+    assert any("default settings" in sentence for sentence in result.assumptions)
 
 
 def test_every_attack_and_fit_says_how_much_work_it_is(scene: Scene) -> None:
