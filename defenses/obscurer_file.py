@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from leakaudit.errors import UserError
+from leakaudit.files.writing import write_atomically
 from leakaudit.protocol.target import Records, Target
-from leakaudit.result.files import write_atomically
 from leakaudit.version import __version__
 
 FORMAT = "leakaudit.obscurer/1"

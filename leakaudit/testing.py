@@ -148,7 +148,7 @@ def _check(
 
 def _writable(output: Path) -> None:
     """Find out before minutes of work that the report cannot be written."""
-    from leakaudit.result.files import writable
+    from leakaudit.files.writing import writable
 
     writable(output)
 
@@ -214,8 +214,8 @@ def _keep(result: AuditResult, outcome: Outcome, output: str | Path | None, good
         folder = folder.with_name(f"{folder.name}-{count + 1}") if count else folder
     else:
         return ""
+    from leakaudit.files.writing import write_atomically
     from leakaudit.result import outcome as outcomes
-    from leakaudit.result.files import write_atomically
     from leakaudit.result.schema import from_json, mode_of, to_json
 
     write_atomically(folder / "result.json", to_json(result), mode_of(result))

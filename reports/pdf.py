@@ -42,6 +42,6 @@ def producer() -> str:
 
 def write(path: Path, page: str, mode: int = 0o644) -> None:
     """Write an HTML report to a PDF file with these permissions, whole or not at all."""
-    from leakaudit.result.files import write_atomically
+    from leakaudit.files.writing import write_atomically
 
     write_atomically(path, to_pdf(page), mode)

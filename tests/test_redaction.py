@@ -25,9 +25,9 @@ from leakaudit.audit.audit import audit
 from leakaudit.audit.plan import Plan
 from leakaudit.cli.learned import left_behind, saver
 from leakaudit.errors import UserError
+from leakaudit.files.writing import write_atomically
 from leakaudit.load.loading import target_from_objects
 from leakaudit.protocol.target import Target
-from leakaudit.result.files import write_atomically
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.rounding import coarse
 from leakaudit.result.schema import AuditResult, Images, load, to_json

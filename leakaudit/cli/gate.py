@@ -12,8 +12,8 @@ import typer
 
 from leakaudit.cli.options import examples
 from leakaudit.errors import UserError
+from leakaudit.files.writing import apart
 from leakaudit.gate.pyproject import read
-from leakaudit.result.files import apart
 
 if TYPE_CHECKING:
     from leakaudit.audit.plan import Plan
@@ -104,8 +104,8 @@ def compare(
     first, second = load(before), load(after)
     found = changes_of(second, first, str(before))
     if markdown is not None:
+        from leakaudit.files.writing import write_atomically
         from leakaudit.reports.markdown import render
-        from leakaudit.result.files import write_atomically
 
         write_atomically(markdown, render(second, comparison=found))
     if as_json:
@@ -199,9 +199,9 @@ def summarise(result: AuditResult, outcome: Outcome) -> None:
 
 def _write(result: AuditResult, outcome: Outcome, places: dict[str, Path | None]) -> None:
     """Write every format that was asked for; one that cannot be written does not keep the others from being."""
+    from leakaudit.files.writing import write_atomically
     from leakaudit.reports import html, junit, markdown, sarif
     from leakaudit.result import outcome as outcomes
-    from leakaudit.result.files import write_atomically
     from leakaudit.result.schema import mode_of
 
     formats = {

@@ -9,7 +9,7 @@ import typer
 
 from leakaudit.cli.options import examples
 from leakaudit.errors import UserError
-from leakaudit.result.files import apart
+from leakaudit.files.writing import apart
 
 
 def add(app: typer.Typer) -> None:
@@ -32,8 +32,8 @@ def history(
     from rich.console import Console
 
     from leakaudit.compare.history import read
+    from leakaudit.files.writing import write_atomically
     from leakaudit.reports.history import render, summary
-    from leakaudit.result.files import write_atomically
 
     if output.suffix.lower() == ".json":
         raise UserError(f"--output {output} may be a run itself: name the HTML file to write, say history.html.")

@@ -57,9 +57,9 @@ def init(
     What was measured is rounded to the looser side, on the bounds of 95 % intervals; a defense that leaks is not given
     a limit that it meets. No file and no table is overwritten.
     """
+    from leakaudit.files.writing import write_atomically
     from leakaudit.gate.initialise import start
     from leakaudit.gate.pyproject import inserted, table
-    from leakaudit.result.files import write_atomically
     from leakaudit.result.plaintext import visible
     from leakaudit.result.schema import load
 

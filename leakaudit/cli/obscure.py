@@ -12,7 +12,7 @@ import typer
 
 from leakaudit.cli.options import EPILOG, TARGET_HELP, Checkpoint, Data, Device, examples
 from leakaudit.errors import UserError
-from leakaudit.result.files import check_writable
+from leakaudit.files.writing import check_writable
 
 if TYPE_CHECKING:
     from leakaudit.defenses.obscurer import Obscurer
@@ -79,8 +79,8 @@ def fit(
     from leakaudit.defenses.obscurer_card import render
     from leakaudit.defenses.obscurer_fit import costs, key_of, now, parsed
     from leakaudit.defenses.obscurer_fit import fit as fit_obscurer
+    from leakaudit.files.writing import write_atomically
     from leakaudit.load.loading import load_target
-    from leakaudit.result.files import write_atomically
     from leakaudit.watch.console import progress_monitor
     from leakaudit.work.progress import monitored
     from leakaudit.work.resume import kept_key, resumable
@@ -144,7 +144,7 @@ def apply(
     from leakaudit.defenses.obscurer import read
     from leakaudit.defenses.obscurer_file import digest
     from leakaudit.defenses.obscurer_fit import made_by_apply, npz, released
-    from leakaudit.result.files import write_atomically
+    from leakaudit.files.writing import write_atomically
     from leakaudit.result.numbers import significant
 
     if output.exists() and not made_by_apply(output):

@@ -9,7 +9,7 @@ import typer
 
 from leakaudit.cli.options import examples
 from leakaudit.errors import UserError
-from leakaudit.result.files import apart
+from leakaudit.files.writing import apart
 from leakaudit.result.plaintext import visible
 
 CODES = {"same": 0, "other": 1, "unknown": 3}
@@ -46,11 +46,11 @@ def report(
     """Render a stored result as HTML again, or as PDF. Runs no attack and needs no model."""
     from rich.console import Console
 
+    from leakaudit.files.writing import write_atomically
     from leakaudit.gate.consistency import doubts, outcome_doubts
     from leakaudit.reports.html import render
     from leakaudit.reports.terminal import summary
     from leakaudit.result import outcome as outcomes
-    from leakaudit.result.files import write_atomically
     from leakaudit.result.schema import digest, load, mode_of
 
     loaded = load(result)

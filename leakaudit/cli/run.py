@@ -105,7 +105,7 @@ def run(
     """
     from leakaudit.audit.audit import audit
     from leakaudit.cli.learned import left_behind, saver
-    from leakaudit.result.files import write_atomically
+    from leakaudit.files.writing import write_atomically
     from leakaudit.result.schema import from_json, mode_of, to_json
     from leakaudit.work.progress import current, monitored
 
@@ -146,9 +146,9 @@ def run(
 def _reported(result: AuditResult, gate: Gating | None, paths: dict[str, Path]) -> Outcome | None:
     """Write the report, and what the gate says where there is one, which is then among the paths and returned."""
     from leakaudit.cli.gate import summarise
+    from leakaudit.files.writing import write_atomically
     from leakaudit.reports.html import render
     from leakaudit.result import outcome as outcomes
-    from leakaudit.result.files import write_atomically
     from leakaudit.result.schema import mode_of
 
     try:

@@ -25,8 +25,8 @@ from leakaudit.cli.options import (
 )
 from leakaudit.cli.run import AsJson, Quiet, Voice, run
 from leakaudit.errors import UserError
+from leakaudit.files.writing import writable
 from leakaudit.gate.pyproject import read
-from leakaudit.result.files import writable
 
 if TYPE_CHECKING:
     from leakaudit.audit.plan import Plan

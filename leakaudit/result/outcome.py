@@ -9,8 +9,8 @@ from typing import Literal
 
 from cattrs.preconf.json import make_converter
 
-from leakaudit.result.files import text_of
-from leakaudit.result.jsonfile import leave_out, structured
+from leakaudit.files.jsonfile import leave_out, structured
+from leakaudit.files.reading import text_of
 from leakaudit.result.schema import VALUES_LATER, Estimate, Mend, Reason, Value, Verdict, Waiver
 
 SCHEMA = "leakaudit.gate/1"

@@ -15,8 +15,8 @@ from typing import Literal
 from cattrs.preconf.json import make_converter
 
 from leakaudit.errors import Setting, UserError
-from leakaudit.result.files import text_of
-from leakaudit.result.jsonfile import leave_out, structured
+from leakaudit.files.jsonfile import leave_out, structured
+from leakaudit.files.reading import text_of
 
 SCHEMA = "leakaudit.result/1"
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leakaudit.result.files import write_atomically
+from leakaudit.files.writing import write_atomically
 
 FORMAT = "leakaudit.partial/1"
 RANDOM = "random"  # the tensor of a stage that holds the generator's state after it

@@ -1,4 +1,4 @@
-"""Files: text read, and written whole or not at all; places that can be written."""
+"""Files written whole or not at all; places that can be written."""
 
 from __future__ import annotations
 
@@ -72,14 +72,6 @@ def writable(folder: Path) -> None:
     probe.unlink(missing_ok=True)
     if not existed:
         folder.rmdir()
-
-
-def text_of(path: Path) -> str:
-    """Return a file's text; raises UserError when it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.") from error
 
 
 def write_atomically(path: Path, text: str | bytes, mode: int = 0o644) -> None:
