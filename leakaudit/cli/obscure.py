@@ -212,6 +212,7 @@ def _may_replace(output: Path, card_file: Path) -> None:
     """Refuse to replace what is not an earlier generator and its card: weights may have the same suffix."""
     from leakaudit.defenses.obscurer import read
     from leakaudit.defenses.obscurer_card import TITLE
+    from leakaudit.files.reading import NOTES, bytes_of
 
     if output.exists():
         try:
@@ -219,7 +220,7 @@ def _may_replace(output: Path, card_file: Path) -> None:
         except UserError as error:
             raise UserError(f"--output {output} exists and is not a generator: name another file.") from error
     if card_file.exists():
-        first = card_file.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+        first = bytes_of(card_file, NOTES).partition(b"\n")[0].decode("utf-8", "replace")
         if not first.endswith(TITLE):
             raise UserError(f"{card_file} exists and is not a generator's card: name another --output.")
 
