@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leakaudit.errors import UserError
-from leakaudit.files.reading import PICTURE, bytes_of, reading
+from leakaudit.files.reading import PICTURE, Broken, bytes_of, reading
 
 if TYPE_CHECKING:
     from PIL.Image import Image
