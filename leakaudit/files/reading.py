@@ -112,6 +112,14 @@ def reading(source: object, what: str, mend: str) -> Iterator[None]:
         raise UserError(f"{source} cannot be read as {what} ({why}): {mend}.") from error
 
 
+def check_text(word: str, what: str) -> None:
+    """Raise UserError for text that no file of ours could hold: bytes of a command line that are no UTF-8."""
+    try:
+        word.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{what} holds {short(word)}, which is no UTF-8: mend that.") from error
+
+
 def short(value: object) -> str:
     """Return a foreign value as Python writes it, in at most `SHORT` characters, whatever it is."""
     if isinstance(value, str | bytes):
