@@ -13,7 +13,7 @@ WORDS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
 def checked(command: Callable[..., Any], name: str, key: str, value: Any) -> Any:
-    """Return a value of the table for the parameter `name` of a command, called `key` there; UserError for another type.
+    """Return a value of the table for the parameter `name` of a command, called `key`; UserError for another type.
 
     The parser of the command line would take 1.5 for 1, true for 1, and a list for a path.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import logging
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,6 +53,7 @@ def decoded(data: bytes, source: str) -> Image:
 def _opened(data: bytes) -> Image:
     from PIL import Image, UnidentifiedImageError
 
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it logs of a broken picture, the sentence says
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:

@@ -96,7 +96,7 @@ def _is_same_kind(given: Tensor, own: Tensor) -> bool:
 def _kind(tensor: Tensor) -> str:
     name = str(tensor.dtype).removeprefix("torch.")
     where = "" if tensor.device.type == "cpu" else f" on the device {tensor.device.type}"
-    return name if tensor.layout == torch.strided else f"{str(tensor.layout).removeprefix('torch.')} {name}{where}"
+    return f"{name if tensor.layout == torch.strided else f'{tensor.layout} {name}'.removeprefix('torch.')}{where}"
 
 
 def _more(keys: list[str]) -> str:

@@ -268,7 +268,8 @@ def to_picture(image: Any, name: str, position: int) -> tuple[Tensor, bool]:
             image = _from_pil(image)
     array = image.detach().cpu() if isinstance(image, Tensor) else None
     if array is None and isinstance(image, np.ndarray) and image.dtype.kind in "buif":
-        array = torch.from_numpy(np.array(image, dtype=np.float32 if image.dtype != np.uint8 else np.uint8))
+        with np.errstate(over="ignore"):  # what is too large for 32 bits is refused as infinite
+            array = torch.from_numpy(np.array(image, dtype=np.float32 if image.dtype != np.uint8 else np.uint8))
     if array is None:
         raise UserError(f"{name} gives {type(image).__name__} as the image of record {position}: {PAIRS}.")
     if array.is_complex():
