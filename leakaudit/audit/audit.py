@@ -49,6 +49,7 @@ from leakaudit.score.diagnosis import compare_with_control, inspected
 from leakaudit.score.metrics import further
 from leakaudit.score.standin import SENTENCE
 from leakaudit.score.utility import Utility, majority, utility
+from leakaudit.work import ends
 from leakaudit.work.precision import exact
 from leakaudit.work.progress import current, expired, monitored
 from leakaudit.work.seeding import generator_for, seeded
@@ -69,14 +70,13 @@ def audit(
     keep_learned: KeepLearned | None = None,
     command: str = "",
     waivers: tuple[Waiver, ...] = (),
-    findings: tuple[Finding, ...] = (),
 ) -> AuditResult:
     """Audit a target and return the result.
 
     `keep` is called with the result so far after every finished piece, so that nothing computed is lost; an interrupt
     ends the audit with `complete=False`. `keep_learned` is called with the spec of every defense and what it learned.
-    `waivers` are those configured, `findings` what was noticed before: they go into the result and change nothing else
-    in it. Raises UserError for settings that cannot work on this target.
+    `waivers` are those configured: they go into the result and change nothing else in it. Raises UserError for settings
+    that cannot work on this target.
     """
     asked = chosen(plan)
     for spec in plan.effort().attacks:
@@ -87,9 +87,10 @@ def audit(
     try:
         verdict, told = planted(plan, begun)
     except KeyboardInterrupt:
+        ends.took()
         verdict, told, interrupted = None, "", True
     controls = Controls(verdict, told, scene.told_apart, lowered(plan), left_out(plan))
-    scene = replace(scene, findings=(*scene.findings, *findings, *_left_out()))
+    scene = replace(scene, findings=(*scene.findings, *_left_out()))
     costs = NOMINAL if plan.budget is None or interrupted else measured(target, plan)
     clock = Clock(plan.budget, outline(plan, scene.sizes()), costs, begun)
     course = Course(scene, clock, controls)
@@ -143,6 +144,7 @@ def run(
                 if keep is not None:
                     keep(_result(course, complete=False))
     except KeyboardInterrupt:
+        ends.took()
         complete = False
     result = _result(course, complete=complete)
     if keep is not None:

@@ -30,6 +30,7 @@ from leakaudit.cli.options import (
 from leakaudit.cli.scan import _project_defaults, app
 from leakaudit.errors import UserError, first_line
 from leakaudit.result.plaintext import visible
+from leakaudit.work import ends
 from leakaudit.work.progress import Monitor, monitored
 
 # Bad usage found by the parser. Typer carries its own copy of click in newer versions, so the class is taken from it.
@@ -86,7 +87,7 @@ def main() -> None:
 
     A reader that goes away early (`| head`) ends it by the signal that ends every program then, not by a verdict.
     """
-    with _broken_pipes(), monitored(Monitor(started=time.monotonic())):
+    with _broken_pipes(), ends.listening(), monitored(Monitor(started=time.monotonic())):
         _main_()
 
 

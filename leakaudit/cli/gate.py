@@ -202,7 +202,7 @@ def _write(result: AuditResult, outcome: Outcome, places: dict[str, Path | None]
     from leakaudit.files.writing import write_atomically
     from leakaudit.reports import html, junit, markdown, sarif
     from leakaudit.result import outcome as outcomes
-    from leakaudit.result.schema import mode_of
+    from leakaudit.result.schema import is_private
 
     formats = {
         "gate": lambda: outcomes.to_json(outcome),
@@ -215,7 +215,7 @@ def _write(result: AuditResult, outcome: Outcome, places: dict[str, Path | None]
     for name, path in places.items():
         if path is not None:
             try:
-                write_atomically(path, formats[name](), mode_of(result) if name == "html" else 0o644)
+                write_atomically(path, formats[name](), name == "html" and is_private(result))
             except UserError as error:
                 failed.append(error)
     if failed:

@@ -83,7 +83,7 @@ def init(
                 raise UserError(f"{WORKFLOWS[name]} exists: remove it, or leave --{name} out.")
             texts[WORKFLOWS[name]] = workflow(name, target, made.defenses, made.records)
     for path, text in texts.items():
-        write_atomically(path, text, path.stat().st_mode & 0o777 if path.exists() else 0o644)
+        write_atomically(path, text)
         typer.echo(f"wrote    {PROJECT if path == place else path}")
     lost = f"left out of the table, since scan has no such setting: {', '.join(dropped)}."
     waivers = replaced.get("waiver") if force else None

@@ -333,6 +333,6 @@ def load(path: Path) -> AuditResult:
     return from_json(text_of(path), str(path))
 
 
-def mode_of(result: AuditResult) -> int:
-    """Return the permissions of a file with a result: with private pictures its owner alone may read it."""
-    return 0o600 if result.images == "full" else 0o644
+def is_private(result: AuditResult) -> bool:
+    """Return whether a file with this result is for its owner alone: with private pictures it is."""
+    return result.images == "full"

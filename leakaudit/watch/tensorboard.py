@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from leakaudit.errors import UserError
+from leakaudit.files.writing import make
 from leakaudit.result.plaintext import visible
 from leakaudit.result.schema import AttackResult, AuditResult, Images
 from leakaudit.work.progress import Monitor, Sight, Work, harmless
@@ -38,7 +39,7 @@ def tensorboard_monitor(folder: Path, images: Images) -> Iterator[Monitor]:
             f"--tensorboard needs TensorBoard, which is not installed ({error}): pip install 'leakaudit[tensorboard]'."
         ) from error
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make(folder, images == "full")
         writer = SummaryWriter(str(folder))
     except OSError as error:
         raise UserError(
