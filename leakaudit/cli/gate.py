@@ -130,8 +130,11 @@ class Gating:
     configured: bool = True  # whether ./pyproject.toml says what is asked
 
     @classmethod
-    def read(cls, baseline: Path | None, plan: Plan | None = None) -> Gating:
-        """Read ./pyproject.toml and the baseline; UserError where one cannot be used, or the plan is unlike it."""
+    def read(cls, baseline: Path | None, plan: Plan | None = None, before: AuditResult | None = None) -> Gating:
+        """Read ./pyproject.toml and the baseline; UserError where one cannot be used, or the plan is unlike it.
+
+        `before` is what stood in the baseline, where it is read already.
+        """
         from leakaudit.compare.comparable import unlike
         from leakaudit.gate import assertions
         from leakaudit.result.schema import load
@@ -140,7 +143,7 @@ class Gating:
         asked = assertions.parse(table)
         if baseline is None:
             return cls(asked, configured_waivers(), configured=bool(table))
-        before = load(baseline)
+        before = before or load(baseline)
         other = () if plan is None else unlike(before.settings, plan.settings())
         if other:
             raise UserError(

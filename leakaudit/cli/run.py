@@ -44,6 +44,7 @@ class Voice:
     quiet: bool = False
     as_json: bool = False
     tensorboard: Path | None = None
+    earlier: str = ""  # where the files of an earlier scan were put
 
     @contextmanager
     def listening(self, plan: Plan) -> Iterator[Monitor]:
@@ -106,42 +107,36 @@ def run(
 
     With a `gate`, its verdict is the exit code's, and `gate.json` is written beside. The result is written after every
     finished piece, so that an interrupt keeps what was measured; while the folder takes nothing the audit goes on.
+    `output` is claimed already.
     """
     from leakaudit.cli.learned import Learned
-    from leakaudit.files.folder import Output, claimed
+    from leakaudit.files.folder import Output
     from leakaudit.result.rules import EXIT
     from leakaudit.result.schema import from_json, to_json
     from leakaudit.work.progress import current, monitored
 
-    private = plan.images == "full"
-    with claimed(output, private) as earlier:
-        put = f"What an earlier scan left in {output} is in {earlier} now." if earlier is not None else ""
-        files = Output(output, private)
-        learned = Learned(output, plan.images)
-        with voice.listening(plan) as monitor, monitored(replace(monitor, started=current().started)):
+    files, learned = Output(output, plan.images == "full"), Learned(output, plan.images)
+    with voice.listening(plan) as monitor, monitored(replace(monitor, started=current().started)):
 
-            def begin() -> Target:
-                try:
-                    target = load()
-                    if gate is not None:
-                        gate.early(target)
-                except UserError as error:
-                    raise UserError(*error.parts, f" {put}" * bool(put)) from error
-                if put and not voice.quiet:
-                    typer.echo(f"leakaudit: {visible(put)}", err=True)
-                return target
+        def begin() -> Target:
+            target = load()
+            if gate is not None:
+                gate.early(target)
+            if voice.earlier and not voice.quiet:
+                typer.echo(f"leakaudit: {visible(voice.earlier)}", err=True)
+            return target
 
-            result = _measured(begin, plan, files, learned, lpips_weights=lpips_weights, waivers=waivers)
-            result = from_json(to_json(result))  # as it is stored: what is rendered again must be the same page
-            said, refusal = _judged(result, gate, output / RESULT)
-            code = 0 if exit_zero else EXIT[said.verdict if said is not None else result.verdict]
-            if not result.complete and not (said is not None and said.verdict == "fail"):
-                code = EXIT["inconclusive"]
-            try:
-                paths = _written(result, said, files, learned)
-            except UserError:  # what is printed is then all that there is
-                voice.tell(result, {}, code, said)
-                raise
+        result = _measured(begin, plan, files, learned, lpips_weights=lpips_weights, waivers=waivers)
+        result = from_json(to_json(result))  # as it is stored: what is rendered again must be the same page
+        said, refusal = _judged(result, gate, output / RESULT)
+        code = 0 if exit_zero else EXIT[said.verdict if said is not None else result.verdict]
+        if not result.complete and not (said is not None and said.verdict == "fail"):
+            code = EXIT["inconclusive"]
+        try:
+            paths = _written(result, said, files, learned)
+        except UserError:  # what is printed is then all that there is
+            voice.tell(result, {}, code, said)
+            raise
     if refusal is not None:
         raise UserError(f"{refusal} The scan itself is kept in {paths['report'].parent}.") from refusal
     voice.tell(result, paths, code, said)

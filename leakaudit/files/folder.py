@@ -23,18 +23,24 @@ KEPT = 10  # earlier scans that are kept
 
 
 @contextmanager
-def claimed(folder: Path, private: bool) -> Iterator[Path | None]:
-    """Hold a folder for one scan; yield where the files of an earlier one were put, None where there were none.
+def claimed(folder: Path, private: bool) -> Iterator[str]:
+    """Hold a folder for one scan; yield a sentence that says where an earlier one's files were put, if there were any.
 
     The folder is made, and taken away again if it stays empty; what a killed process left half written is removed.
-    Raises UserError where another scan holds it. The hold ends with the process, however that ends.
+    Raises UserError where another scan holds it; one that ends the scan says where the files are, too. The hold ends
+    with the process, however that ends.
     """
     existed = folder.exists()
     try:
         hold = _hold(folder, private)
         try:
             sweep(folder)
-            yield _set_aside(folder)
+            earlier = _set_aside(folder)
+            put = f"What an earlier scan left in {folder} is in {earlier} now." if earlier else ""
+            try:
+                yield put
+            except UserError as error:
+                raise UserError(*error.parts, f" {put}" * bool(put)) from error
         finally:
             if not existed:
                 with suppress(OSError):

@@ -84,7 +84,7 @@ def test_a_killed_writers_half_is_taken_away(tmp_path: Path) -> None:
 def test_a_folder_is_one_scans(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with claimed(out, private=True) as earlier:
-        assert earlier is None
+        assert earlier == ""
         assert rights(out) == 0o700
         with pytest.raises(UserError, match="another scan is writing"), claimed(out, private=True):
             pass
@@ -95,7 +95,7 @@ def test_a_folder_is_one_scans(tmp_path: Path) -> None:
     with claimed(out, private=True):
         (out / "result.json").write_text("{}")
     with claimed(out, private=True) as earlier:
-        assert earlier is not None
+        assert earlier
     assert out.exists()
 
 
@@ -120,12 +120,13 @@ def test_what_an_earlier_scan_left_is_set_aside(tmp_path: Path) -> None:
     os.utime(out / "defenses", (0, 0))
     (out / "mine.txt").write_text("mine")
     with claimed(out, private=False) as earlier:
-        assert earlier == tmp_path / ".out.earlier" / "1970-01-01T00-00-00Z"
+        aside = tmp_path / ".out.earlier" / "1970-01-01T00-00-00Z"
+        assert earlier == f"What an earlier scan left in {out} is in {aside} now."
         assert [p.name for p in out.iterdir()] == ["mine.txt"]
-    assert {p.name for p in earlier.iterdir()} == {*OURS, "defenses"}
-    assert (earlier / "result.json").read_text() == "old result.json"
-    assert (rights(earlier), rights(earlier.parent)) == (0o700, 0o700)
-    assert (earlier.parent / ".gitignore").read_text() == "*\n"
+    assert {p.name for p in aside.iterdir()} == {*OURS, "defenses"}
+    assert (aside / "result.json").read_text() == "old result.json"
+    assert (rights(aside), rights(aside.parent)) == (0o700, 0o700)
+    assert (aside.parent / ".gitignore").read_text() == "*\n"
 
 
 def test_a_package_called_defenses_is_the_users(tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ def test_a_package_called_defenses_is_the_users(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text("")
     with claimed(tmp_path, private=False) as earlier:
         assert (tmp_path / "defenses" / "__init__.py").exists()
-    assert earlier is not None
+    assert earlier
 
 
 def test_the_last_scans_are_kept_and_none_replaces_another(tmp_path: Path) -> None:
@@ -153,8 +154,7 @@ def test_where_nothing_can_be_put_beside_it_goes_within(tmp_path: Path, monkeypa
     (tmp_path / "result.json").write_text("old")
     monkeypatch.setattr(Path, "is_mount", lambda self: True)
     with claimed(tmp_path, private=False) as earlier:
-        assert earlier is not None
-        assert earlier.parent == tmp_path / ".earlier"
+        assert str(tmp_path / ".earlier") in earlier
 
 
 def test_a_link_stays_one_and_its_old_content_is_set_aside(tmp_path: Path) -> None:
@@ -162,12 +162,21 @@ def test_a_link_stays_one_and_its_old_content_is_set_aside(tmp_path: Path) -> No
     out.mkdir()
     (tmp_path / "store.json").write_text("old")
     (out / "result.json").symlink_to(tmp_path / "store.json")
-    with claimed(out, private=False) as earlier:
-        assert earlier is not None
+    with claimed(out, private=False):
         assert not (out / "result.json").exists()
         write_atomically(out / "result.json", "new")
     assert (tmp_path / "store.json").read_text() == "new"
-    assert (earlier / "result.json").read_text() == "old"
+    assert next((tmp_path / ".out.earlier").glob("*/result.json")).read_text() == "old"
+
+
+def test_an_error_says_where_an_earlier_scans_files_are(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "gate.json").write_text("")
+    with (
+        pytest.raises(UserError, match=r"no such file\. What .* is in .*\.out\.earlier"),
+        claimed(tmp_path / "out", True),
+    ):
+        raise UserError("no such file.")
 
 
 def test_what_a_place_does_not_take_is_put_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
