@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from leakaudit.audit import plan
 from leakaudit.engine import matching as engine
@@ -20,6 +21,8 @@ from leakaudit.score import metrics
 Install = Callable[..., None]
 
 torch.set_num_threads(1)
+settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+settings.load_profile("untimed")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
