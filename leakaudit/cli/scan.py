@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -24,14 +23,14 @@ from leakaudit.cli.options import (
     name_what_was_left_out,
 )
 from leakaudit.cli.run import AsJson, Quiet, Voice, run
-from leakaudit.errors import UserError
+from leakaudit.errors import UserError, quote
 from leakaudit.files.writing import writable
 from leakaudit.gate.pyproject import read
+from leakaudit.result.outward import default_images
 
 if TYPE_CHECKING:
     from leakaudit.audit.plan import Plan
     from leakaudit.protocol.target import Target
-    from leakaudit.result.schema import Images as Shown
 
 
 app = typer.Typer(
@@ -196,9 +195,10 @@ def scan(  # noqa: PLR0913 - a command: its options
         epochs=epochs,
         budget=None if budget is None else seconds(budget),
         memory=None if memory is None else parse(memory),
-        images=_images(images),
+        images=images.value if images is not None else default_images(),
         seed=seed,
     )
+    quote(plan.images == "full")
     _check_specs(plan, loaded=False)
     if baseline is not None and not gate:
         raise UserError("--baseline is what --gate compares with: give both, or neither.")
@@ -244,14 +244,9 @@ def demo(
     writable(output)
     from leakaudit.cli.demo import demo_plan, demo_target
 
-    plan = demo_plan(seed, _images(images))
+    plan = demo_plan(seed, images.value if images is not None else default_images())
+    quote(plan.images == "full")
     run(lambda: demo_target(seed, device), plan, output, Voice(quiet, as_json), exit_zero=True)
-
-
-def _images(asked: Images | None) -> Shown:
-    if asked is not None:
-        return asked.value
-    return "redacted" if os.environ.get("CI", "").lower() in ("1", "true") else "full"
 
 
 def _check_specs(plan: Plan, *, loaded: bool) -> None:
