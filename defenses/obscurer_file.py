@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leakaudit.errors import UserError
+from leakaudit.errors import UserError, first_line
 from leakaudit.files.writing import write_atomically
 from leakaudit.protocol.target import Records, Target
 from leakaudit.version import __version__
@@ -103,7 +103,7 @@ def read(path: Path, target: Target | None = None) -> tuple[Contents, Card]:
         card = _card(header["card"])
         slope, mirror, shape = header["slope"], header["mirror"], header["shape"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} has an incomplete header ({type(error).__name__}: {error}): {MAKE}.") from error
+        raise UserError(f"{path} has an incomplete header ({first_line(error)}): {MAKE}.") from error
     numeric = isinstance(slope, int | float) and not isinstance(slope, bool)
     if not numeric or not 0 <= slope < math.inf or not isinstance(mirror, bool):
         said = f"slope {_said(slope)} and mirror {_said(mirror)}"
@@ -142,7 +142,7 @@ def _parts(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in names & {"pictures", "labels"}}
         header = json.loads(text)
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not a whole safetensors file ({type(error).__name__}: {error}): {MAKE}.") from error
+        raise UserError(f"{path} is not a whole safetensors file ({first_line(error)}): {MAKE}.") from error
     if not isinstance(header, dict):
         raise UserError(f"{path} has a header that is not one of an obscurer: {MAKE}.")
     return tensors, header

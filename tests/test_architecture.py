@@ -177,7 +177,7 @@ def test_the_guard_sees_a_lazy_import_and_none_for_type_checkers() -> None:
 # What writes a file, or opens one for it, by the last part of the name that is called.
 WRITES = {
     "write_text", "write_bytes", "savez", "savez_compressed", "save_file", "mkstemp", "mkdir", "makedirs", "chmod",
-    "NamedTemporaryFile", "umask", "copyfile", "savetxt", "tofile",
+    "NamedTemporaryFile", "fdopen", "umask", "copyfile", "savetxt", "tofile",
 }  # fmt: skip
 WRITERS = ("files.writing", "files.folder")
 # In memory, or nowhere at all.

@@ -20,9 +20,10 @@ from leakaudit.audit.plan import TRAINING_BATCH, Plan, assumptions, left_out, lo
 from leakaudit.audit.provenance import describe, settings
 from leakaudit.audit.provenance import exposed as exposed_facts
 from leakaudit.audit.scene import Scene, set_scene
+from leakaudit.audit.told import SETTINGS, at_level, stated, vouched
 from leakaudit.audit.updates import Updates
 from leakaudit.audit.weaker import seen_weakened
-from leakaudit.errors import OutOfTime, UserError, first_line
+from leakaudit.errors import OutOfTime, UserError, first_line, quotes
 from leakaudit.judge.caps import FAR_OFF, capped, caps
 from leakaudit.judge.exposed import exposed
 from leakaudit.judge.verdict import Case, errors_of, judge, overall
@@ -32,6 +33,7 @@ from leakaudit.protocol.plugins import failures
 from leakaudit.protocol.registry import attacks, defenses, parse_attack
 from leakaudit.protocol.stages import CHANGES
 from leakaudit.protocol.target import Records, Target
+from leakaudit.result.outward import all_in_place
 from leakaudit.result.rules import FIT, UPDATES, WEAKENED, scored_victims
 from leakaudit.result.schema import (
     AttackResult,
@@ -61,6 +63,7 @@ KeepLearned = Callable[[str, Defense], None]
 
 
 @exact()
+@at_level
 def audit(
     target: Target,
     plan: Plan,
@@ -106,16 +109,16 @@ def planted(plan: Plan, begun: float) -> tuple[Verdict, str]:
         return _canary(plan.seed)
 
 
-_planted: dict[int, tuple[Verdict, str]] = {}  # by seed
+_planted: dict[tuple[int, bool], tuple[Verdict, str]] = {}  # by seed, and whether exceptions are quoted
 
 
 def _canary(seed: int) -> tuple[Verdict, str]:
     """Audit what is planted, once in a process for each seed: the code does not change between scans."""
-    if seed in _planted:
-        return _planted[seed]
+    if (seed, quotes()) in _planted:
+        return _planted[seed, quotes()]
     found = canary(seed, examined)
     if not expired():  # what the time ended is tried again
-        _planted[seed] = found
+        _planted[seed, quotes()] = found
     return found
 
 
@@ -189,7 +192,7 @@ def _prepare(course: Course, spec: str, defense: Defense, keep_learned: KeepLear
         raise
     except Exception as error:  # a user's model may raise anything while a generator is fitted around it
         clock.skip(planned)
-        course.prepared[spec] = _broken(spec, defense, requested(spec, scene.plan), first_line(error))
+        course.prepared[spec] = _broken(spec, defense, scene.plan, first_line(error))
         return
     # Its attacks are those of what fitting made of it, and of what it was seen to change.
     clock.found(spec, pieces_of(spec, subject.defense, scene.plan, subject.changes, scene.sizes())[1:])
@@ -288,7 +291,7 @@ def _row(course: Course, subject: Subject, results: list[AttackResult], measured
     outcome = measured.outcome or Utility((), skipped, 0.0, 0, 0)
     control = course.rows["none"].attacks if spec != "none" and "none" in course.rows else tuple(results)
     run = (len(scene.target.private), TRAINING_BATCH, outcome.steps)
-    guarantees = defense.guarantees(*run, scene.candidates.size)
+    guarantees = vouched(defense, defense.guarantees(*run, scene.candidates.size), plan.images)
     examined = Examined(
         changes=tuple(name for name in CHANGES if name in subject.changes),
         independent=subject.independent,
@@ -314,8 +317,8 @@ def _row(course: Course, subject: Subject, results: list[AttackResult], measured
     verdict, why = capped(verdict, why, _caps(course))
     return DefenseResult(
         spec=spec,
-        settings=settings(defense),
-        facts=dict(defense.facts(*run)),
+        settings=stated(defense, settings(defense), plan.images, SETTINGS),
+        facts=stated(defense, defense.facts(*run), plan.images),
         replaces_records=subject.replaced,
         attacks=tuple(results),
         accuracy=outcome.estimate,
@@ -341,11 +344,11 @@ def _caps(course: Course) -> tuple[Reason, ...]:
     return caps(scene.plan.settings(), exposed_facts(scene.exposure), course.controls, scene.findings)
 
 
-def _broken(spec: str, defense: Defense, requested: bool, told: str) -> DefenseResult:
+def _broken(spec: str, defense: Defense, plan: Plan, told: str) -> DefenseResult:
     why = (Reason("not-applied", facts={"told": told}),)
     return DefenseResult(
         spec=spec,
-        settings=settings(defense),
+        settings=stated(defense, settings(defense), plan.images, SETTINGS),
         facts={},
         replaces_records=replaces_records(defense),
         attacks=(),
@@ -354,7 +357,7 @@ def _broken(spec: str, defense: Defense, requested: bool, told: str) -> DefenseR
         verdict="inconclusive",
         reasons=sentences(why),
         why=why,
-        requested=requested,
+        requested=requested(spec, plan),
     )
 
 
@@ -363,7 +366,7 @@ def _result(course: Course, *, complete: bool) -> AuditResult:
     target, plan = scene.target, scene.plan
     verdict, why = overall(rows) if complete else ("inconclusive", (Reason("interrupted"),))
     counts = torch.bincount(target.test.labels, minlength=1)
-    return AuditResult(
+    found = AuditResult(
         target=describe(target),
         exposure={"preset": plan.exposure, **{k: bool(v) for k, v in exposed_facts(scene.exposure).items()}},
         assumptions=assumptions(target, plan, scene.exposure),
@@ -387,6 +390,7 @@ def _result(course: Course, *, complete: bool) -> AuditResult:
         complete=complete,
         timings=dict(clock.timings) | {"total": round(time.monotonic() - clock.started, 3)},
     )
+    return all_in_place(found, plan.images)
 
 
 def _left_out() -> tuple[Finding, ...]:

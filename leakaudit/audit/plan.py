@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from leakaudit.errors import UserError, worded
+from leakaudit.errors import UserError, sentence, worded
 from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.coverage import covered_by, uncovered
 from leakaudit.protocol.defense import Defense, parts_of
 from leakaudit.protocol.exposure import Exposure, preset
-from leakaudit.protocol.registry import attacks, parse_attack, settings_values
+from leakaudit.protocol.registry import UnknownName, attacks, parse_attack, settings_values
 from leakaudit.protocol.stages import ANYTHING, BESIDES, declared
 from leakaudit.protocol.target import Target
 from leakaudit.result.adversary import GRANTED
+from leakaudit.result.outward import default_images, in_place
 from leakaudit.result.rules import scored_victims
 from leakaudit.result.schema import DefenseResult, Images, Value
 from leakaudit.result.specs import split, together
@@ -67,7 +68,7 @@ class Plan:
     budget: float | None = field(default=None, metadata=APART)  # seconds for the whole scan
     # Bytes that a step of an attack may take beside model and data; None: what is free.
     memory: int | None = field(default=None, metadata=APART)
-    images: Images = field(default="full", metadata=APART)
+    images: Images = field(default_factory=default_images, metadata=APART)  # by CI where nobody says
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -100,9 +101,9 @@ class Plan:
             (self.budget is None or self.budget > 0, "{--budget} must be positive"),
             (self.memory is None or self.memory > 0, "{--memory} must be positive"),
         )
-        for holds, sentence in checks:
+        for holds, rule in checks:
             if not holds:
-                raise UserError(*worded(f"{sentence}."))
+                raise UserError(*worded(f"{rule}."))
         preset(self.exposure)
 
     @property
@@ -125,10 +126,10 @@ class Plan:
         values: dict[str, Value] = {}
         for f in fields(self):
             value = getattr(self, f.name)
-            values[f.name] = together(value) if isinstance(value, tuple) else value
+            values[f.name] = in_place(together(value), self.images) if isinstance(value, tuple) else value
         effort = self.effort()
         return values | {
-            "attacks": together(effort.attacks),
+            "attacks": in_place(together(effort.attacks), self.images),
             "seeds": effort.seeds,
             "epochs": effort.epochs,
             "steps": effort.steps,
@@ -202,8 +203,9 @@ def _adaptive(defense: Defense, spec: str) -> Attack:
     try:
         return parse_attack(spec)
     except UserError as error:
-        raise type(error)(
-            f"the defense {defense.name!r} names an adaptive attack that cannot be used: {error}"
+        kind = UnknownName if isinstance(error, UnknownName) else UserError  # no class of their own
+        raise kind(
+            f"the defense {defense.name!r} names an adaptive attack that cannot be used: {sentence(error)}"
         ) from error
 
 

@@ -14,6 +14,7 @@ from leakaudit.cli.options import examples
 from leakaudit.errors import UserError
 from leakaudit.files.writing import apart
 from leakaudit.gate.pyproject import read
+from leakaudit.result.outward import in_place
 
 if TYPE_CHECKING:
     from leakaudit.audit.plan import Plan
@@ -102,7 +103,7 @@ def compare(
     if markdown is not None:
         apart({"--markdown": markdown}, {"the first result": before, "the second result": after})
     first, second = load(before), load(after)
-    found = changes_of(second, first, str(before))
+    found = changes_of(second, first, in_place(str(before), second.images))
     if markdown is not None:
         from leakaudit.files.writing import write_atomically
         from leakaudit.reports.markdown import render
@@ -173,8 +174,8 @@ class Gating:
             self.assertions,
             baseline=self.baseline,
             waivers=self.waivers,
-            source=str(source),
-            baseline_source=self.baseline_source,
+            source=in_place(str(source), result.images),
+            baseline_source=in_place(self.baseline_source, result.images),
         )
         if self.configured:
             return said

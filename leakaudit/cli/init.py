@@ -69,7 +69,7 @@ def init(
             "first (without --quick, which is too weak to set limits by), or name another with --result."
         )
     first = load(result)
-    target = model or str(first.environment.get("target") or "model.py")
+    target = model or _given(first, "target") or "model.py"
     today = dt.date.today()
     place = PROJECT.resolve()  # a link stays one
     existing = _existing(place)
@@ -125,7 +125,7 @@ def _options(result: AuditResult, before: Mapping[str, Any]) -> dict[str, Any]:
     from leakaudit.audit.plan import BATTERIES, Plan
     from leakaudit.result.specs import apart
 
-    settings, usual = result.settings, {f.name: f.default for f in fields(Plan)}
+    settings, usual = result.settings, {f.name: f.default for f in fields(Plan)} | {"images": "full"}
     found: dict[str, Any] = {
         key: settings[key]
         for key, value in usual.items()
@@ -147,10 +147,16 @@ def _options(result: AuditResult, before: Mapping[str, Any]) -> dict[str, Any]:
         value = settings.get(key)
         if isinstance(value, int | float):
             found[key] = written(value)
-    found |= {option: str(result.environment[key]) for key, option in GIVEN.items() if result.environment.get(key)}
+    found |= {option: told for key, option in GIVEN.items() if (told := _given(result, key))}
     decided = {*usual, *FORMS} - {"images"}  # whatever the table says, which may show less than the scan did
     rest = {key: value for key, value in before.items() if key not in decided and key not in found}
     return {key.replace("_", "-"): value for key, value in (found | rest).items()}
+
+
+def _given(result: AuditResult, name: str) -> str:
+    """Return what the first scan was given, empty where the result does not say: of some paths it has the end alone."""
+    told = str(result.environment.get(name) or "")
+    return "" if told.startswith("…") else str(Path(told).expanduser()) if told.startswith("~/") else told
 
 
 def workflow(name: str, target: str, defenses: tuple[str, ...], records: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -24,15 +23,15 @@ from leakaudit.cli.options import (
     name_what_was_left_out,
 )
 from leakaudit.cli.run import AsJson, Quiet, Voice, run
-from leakaudit.errors import UserError
+from leakaudit.errors import UserError, quote
 from leakaudit.files.folder import claimed
 from leakaudit.files.writing import writable
 from leakaudit.gate.pyproject import read
+from leakaudit.result.outward import default_images
 
 if TYPE_CHECKING:
     from leakaudit.audit.plan import Plan
     from leakaudit.protocol.target import Target
-    from leakaudit.result.schema import Images as Shown
 
 
 app = typer.Typer(
@@ -179,7 +178,8 @@ def scan(  # noqa: PLR0913 - a command: its options
         raise UserError("--quick and --full exclude each other: give one.")
     if baseline is not None and not gate:
         raise UserError("--baseline is what --gate compares with: give both, or neither.")
-    shown = _images(images)
+    shown = images.value if images is not None else default_images()
+    quote(shown == "full")
     from leakaudit.result.schema import load as load_result
 
     before = load_result(baseline) if baseline is not None else None  # it may lie where the output goes
@@ -248,19 +248,14 @@ def demo(
     Always exits 0 when it ends: it shows the audit, it does not gate anything.
     """
     writable(output)
-    shown = _images(images)
+    shown = images.value if images is not None else default_images()
+    quote(shown == "full")
     with claimed(output, shown == "full") as earlier:
         from leakaudit.cli.demo import demo_plan, demo_target
 
         plan = demo_plan(seed, shown)
         voice = Voice(quiet, as_json, earlier=earlier)
         run(lambda: demo_target(seed, device), plan, output, voice, exit_zero=True)
-
-
-def _images(asked: Images | None) -> Shown:
-    if asked is not None:
-        return asked.value
-    return "redacted" if os.environ.get("CI", "").lower() in ("1", "true") else "full"
 
 
 def _check_specs(plan: Plan, *, loaded: bool) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from leakaudit.errors import Setting, UserError
 
@@ -50,9 +51,9 @@ def probe(folder: Path, size: int = PROBE) -> None:
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         make(folder, private=False)
-        place, handle = _opened(folder / "probe", private=True)
+        place = _beside(folder / "probe")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with created(place, private=True) as file:
                 file.write(os.urandom(size))  # zeros would take no room in some file systems
                 file.flush()
                 os.fsync(file.fileno())
@@ -104,9 +105,9 @@ def write_atomically(path: Path, data: str | bytes, private: bool = False) -> No
             place.write_bytes(content)
             return
         make(place.parent, private)
-        half, handle = _opened(place, private)
+        half = _beside(place)
         try:
-            with os.fdopen(handle, "wb") as file:
+            with created(half, private) as file:
                 if place.exists() and not private:  # whoever set its rights had a reason
                     os.chmod(half, place.stat().st_mode & 0o777)
                 file.write(content)
@@ -155,9 +156,13 @@ def make(folder: Path, private: bool) -> None:
         each.mkdir(mode=0o700 if private else 0o777, exist_ok=True)
 
 
-def _opened(place: Path, private: bool) -> tuple[Path, int]:
-    """Open a new file beside `place` to write, with rights that hold from its first byte on."""
-    name = place.name.encode()[:180].decode(errors="ignore")  # a name has 255 bytes at most
-    half = place.with_name(f".{name}.{secrets.token_hex(4)}{HALF}")
+def created(path: Path, private: bool) -> BinaryIO:
+    """Open a new file to write, with rights that hold from its first byte on; FileExistsError where there is one."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    return half, os.open(half, flags, 0o600 if private else 0o666)
+    return os.fdopen(os.open(path, flags, 0o600 if private else 0o666), "wb")
+
+
+def _beside(place: Path) -> Path:
+    """Return the name of a file beside `place` that holds what will stand there."""
+    name = place.name.encode()[:180].decode(errors="ignore")  # a name has 255 bytes at most
+    return place.with_name(f".{name}.{secrets.token_hex(4)}{HALF}")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leakaudit.errors import UserError, first_line
+from leakaudit.errors import UserError, first_line, sentence
 from leakaudit.load.datafiles import load_checkpoint, read_data
 from leakaudit.load.datasets import Item, classes_of, divide, is_data, is_stream
 from leakaudit.load.groups import Ids, check_lengths, read_groups, units_of
@@ -72,7 +72,7 @@ def load_target(
                 checkpoint=checkpoint,
             )
         except UserError as error:
-            raise UserError(f"{spec}: {error}") from error
+            raise UserError(f"{spec}: {sentence(error)}") from error
     factory = target.factory and _beside(file.folder, target.factory)
     asked = {"target": spec, "data": data, "checkpoint": checkpoint, "device_asked": device}
     given = {name: str(value) for name, value in asked.items() if value not in (None, "auto")}
