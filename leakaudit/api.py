@@ -11,6 +11,7 @@ from typing import Any
 from leakaudit.audit.audit import audit
 from leakaudit.audit.plan import Plan
 from leakaudit.errors import Setting, UserError, quoting, sentence
+from leakaudit.files.reading import check_text, short
 from leakaudit.load.loading import target_from_objects
 from leakaudit.protocol.target import Target
 from leakaudit.result.schema import AuditResult
@@ -52,13 +53,11 @@ def scan(  # noqa: PLR0913 - the public surface
         known = ", ".join(f.name for f in fields(Plan) if f.name != "defenses")
         raise UserError(f"scan takes no setting {unknown[0]!r}; it takes {known}.")
     attacks, budget = settings.get("attacks", ()), settings.get("budget")
-    settings["attacks"] = (attacks,) if isinstance(attacks, str) else tuple(attacks)
+    settings["attacks"] = _specs("attacks", attacks)
     settings["budget"] = seconds(budget) if isinstance(budget, str) else budget
     memory, weights = settings.get("memory"), _weights(lpips_weights)
     settings["memory"] = parse(memory) if isinstance(memory, str) else memory
-    if not isinstance(defense, str | list | tuple):
-        raise UserError(f"defense takes a spec or several, not {defense!r}.")
-    plan = Plan(defenses=(defense,) if isinstance(defense, str) else tuple(defense), **settings)
+    plan = Plan(defenses=_specs("defense", defense), **settings)
     with _quoted(plan):
         target = target_from_objects(
             model,
@@ -71,7 +70,7 @@ def scan(  # noqa: PLR0913 - the public surface
             std=std,
             classes=classes,
             device=device,
-            checkpoint=None if checkpoint is None else Path(checkpoint),
+            checkpoint=_path("checkpoint", checkpoint),
             seed=plan.seed,
         )
         return _audited(target, plan, weights, progress)
@@ -98,7 +97,26 @@ def _audited(target: Target, plan: Plan, weights: Path | None, progress: bool) -
         return audit(target, plan, lpips_weights=weights, keep=monitor.kept, command="leakaudit.scan(...)")
 
 
-def _weights(given: Path | str | None) -> Path | None:
-    if given is not None and not Path(given).is_file():
-        raise UserError(Setting("lpips_weights"), f" {given}: no such file.")
+def _specs(name: str, given: Any) -> tuple[str, ...]:
+    """Return one spec or several as a tuple; raises UserError for what is neither."""
+    found = (given,) if isinstance(given, str) else given
+    if not isinstance(found, list | tuple) or not all(isinstance(spec, str) for spec in found):
+        raise UserError(f"{name} takes a spec like 'prune:sparsity=0.9' or several, not {short(given)}.")
+    for spec in found:
+        check_text(spec, name)
+    return tuple(found)
+
+
+def _path(name: str, given: Any) -> Path | None:
+    if given is not None and not isinstance(given, str | Path):
+        raise UserError(f"{name} takes a path, not {short(given)}.")
+    if given is not None:
+        check_text(str(given), name)
     return None if given is None else Path(given)
+
+
+def _weights(given: Any) -> Path | None:
+    found = _path("lpips_weights", given)
+    if found is not None and not found.is_file():
+        raise UserError(Setting("lpips_weights"), f" {found}: no such file.")
+    return found

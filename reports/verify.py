@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from leakaudit.errors import UserError
+from leakaudit.files.reading import REPORT, bytes_of
 from leakaudit.gate.consistency import doubts, outcome_doubts
 from leakaudit.reports.html import generator, render
 from leakaudit.reports.pdf import NOTE, producer, to_pdf
@@ -137,7 +138,4 @@ def _other_result(given: Given, claimed: str, found: str, loaded: AuditResult) -
 
 
 def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
+    return bytes_of(path, REPORT)

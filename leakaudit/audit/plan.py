@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from leakaudit.errors import UserError, sentence, worded
+from leakaudit.files.reading import short
 from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.coverage import covered_by, uncovered
 from leakaudit.protocol.defense import Defense, parts_of
@@ -43,6 +44,18 @@ BATTERIES: dict[str, Battery] = {
 }
 
 
+# What a whole number may be: far more than an audit can do, and little enough for every number that follows from it.
+LIMITS = {
+    "records": (1, 10**6),
+    "batch_size": (1, 10**6),
+    "candidates": (2, 10**6),
+    "seeds": (1, 1000),
+    "epochs": (1, 10**5),
+    "memory": (1, 2**60),
+    "seed": (0, 2**63 - 1),
+}
+MOST_SECONDS = 30 * 365 * 86_400  # of a budget
+
 APART = {"apart": True}  # marks a setting of how it is shown or how long it may take: it changes no measurement
 EFFORT = ("steps", "restarts", "decoder_steps", "undo_steps", "draws", "pairs", "rehearsals")  # less of it is weaker
 TRAINING_BATCH = 32  # records in each shared update of the training runs that measure accuracy
@@ -72,39 +85,43 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("records", "batch_size", "candidates", "seed", "seeds", "epochs", "memory"):
-            value = getattr(self, name)
-            optional = name in ("seeds", "epochs", "memory") and value is None
-            if not optional and (not isinstance(value, int) or isinstance(value, bool)):
-                raise UserError(f"{name} takes a whole number, not {value!r}.")
-        for name in ("defenses", "attacks"):
-            value = getattr(self, name)
-            if not isinstance(value, tuple) or not all(isinstance(spec, str) for spec in value):
-                raise UserError(f"{name} takes specs like 'prune:sparsity=0.9', not {value!r}.")
-        for name in ("max_identification", "max_accuracy_loss", "budget"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, int | float):
-                raise UserError(f"{name} takes a number, not {value!r}.")
+        self._check_types()
         checks = (
             (self.battery in BATTERIES, f"battery must be one of {', '.join(BATTERIES)}"),
             (self.mode in ("train", "eval"), "{--mode} must be train or eval"),
             (self.images in ("full", "redacted", "none"), "{--images} must be full, redacted or none"),
-            (self.records >= 1, "{--records} must be at least 1"),
-            (self.batch_size >= 1, "{--batch-size} must be at least 1"),
+            *_in_limits(self),
             (self.records >= self.batch_size, "{--records} must be at least {--batch-size}"),
-            (self.records % self.batch_size == 0, "{--records} must be a multiple of {--batch-size}"),
-            (self.candidates >= 2, "{--candidates} must be at least 2"),
+            (self.records % max(1, self.batch_size) == 0, "{--records} must be a multiple of {--batch-size}"),
             (0 < self.max_identification < 1, "{--max-identification} must be between 0 and 1"),
             (0 <= self.max_accuracy_loss <= 1, "{--max-accuracy-loss} must be between 0 and 1"),
-            (self.seeds is None or self.seeds >= 1, "{--seeds} must be at least 1"),
-            (self.epochs is None or self.epochs >= 1, "{--epochs} must be at least 1"),
             (self.budget is None or self.budget > 0, "{--budget} must be positive"),
-            (self.memory is None or self.memory > 0, "{--memory} must be positive"),
+            (self.budget is None or self.budget <= MOST_SECONDS, "{--budget} must be at most 30 years"),
         )
         for holds, rule in checks:
             if not holds:
                 raise UserError(*worded(f"{rule}."))
         preset(self.exposure)
+
+    def _check_types(self) -> None:
+        for name in LIMITS:
+            value = getattr(self, name)
+            optional = name in ("seeds", "epochs", "memory") and value is None
+            if not optional and type(value) is not int:
+                raise UserError(f"{name} takes a whole number, not {short(value)}.")
+        for name in ("defenses", "attacks"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or not all(isinstance(spec, str) for spec in value):
+                raise UserError(f"{name} takes specs like 'prune:sparsity=0.9', not {short(value)}.")
+        for name in ("max_identification", "max_accuracy_loss", "budget"):
+            value = getattr(self, name)
+            if (value is not None or name != "budget") and type(value) not in (int, float):
+                raise UserError(f"{name} takes a number, not {short(value)}.")
+        for name in ("battery", "exposure", "mode", "images"):
+            if not isinstance(getattr(self, name), str):
+                raise UserError(f"{name} takes a word, not {short(getattr(self, name))}.")
+        if type(self.utility) is not bool:
+            raise UserError(f"utility takes true or false, not {short(self.utility)}.")
 
     @property
     def victims(self) -> int:
@@ -138,6 +155,15 @@ class Plan:
             "decoder_steps": effort.decoder_steps,
             "training_batch_size": TRAINING_BATCH,
         }
+
+
+def _in_limits(plan: Plan) -> Iterator[tuple[bool, str]]:
+    """Yield, for each of the `LIMITS`, whether a plan keeps it, and the sentence to say where it does not."""
+    for name, (least, most) in LIMITS.items():
+        value = getattr(plan, name)
+        option = "{--" + name.replace("_", "-") + "}"
+        yield value is None or value >= least, f"{option} must be at least {least}"
+        yield value is None or value <= most, f"{option} must be at most {most}"
 
 
 def with_effort(attack: Attack, spec: str, effort: Battery) -> Attack:

@@ -29,6 +29,7 @@ from leakaudit.cli.options import (
 )
 from leakaudit.cli.scan import _project_defaults, app
 from leakaudit.errors import UserError, first_line, left_out, quoting, sentence, system_line
+from leakaudit.files.reading import check_text
 from leakaudit.result.outward import default_images
 from leakaudit.result.plaintext import visible
 from leakaudit.work import ends
@@ -99,6 +100,8 @@ def main() -> None:
 
 def _main_() -> None:
     try:
+        for word in sys.argv[1:]:
+            check_text(word, "the command line")  # now: what is written of it would fail when the work is done
         # `init` mends the table: what is wrong in it must not keep it from that.
         defaults = {} if sys.argv[1:2] == ["init"] else _project_defaults()
         code = app(default_map=defaults, standalone_mode=False)

@@ -95,13 +95,9 @@ def init(
 
 
 def _existing(path: Path) -> str:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:  # its line ends stay as they are
-            return file.read()
-    except FileNotFoundError:
-        return ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {PROJECT}: {error}.") from error
+    from leakaudit.files.reading import TOML, text_of
+
+    return text_of(path, TOML, "utf-8") if path.exists() else ""
 
 
 def _kept(table: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.main
 
+from leakaudit.cli.defaults import checked
 from leakaudit.cli.gate import Baseline, Gating, configured_waivers
 from leakaudit.cli.options import (
     EPILOG,
@@ -25,6 +26,7 @@ from leakaudit.cli.options import (
 from leakaudit.cli.run import AsJson, Quiet, Voice, run
 from leakaudit.errors import UserError, quote
 from leakaudit.files.folder import claimed
+from leakaudit.files.reading import short
 from leakaudit.files.writing import writable
 from leakaudit.gate.pyproject import read
 from leakaudit.result.outward import default_images
@@ -298,12 +300,9 @@ def _project_defaults() -> dict[str, dict[str, Any]]:
         name = known.get(key.replace("-", "_"))
         if name is None:
             raise UserError(
-                f"pyproject.toml: [tool.leakaudit] has no setting {key!r}; known: {', '.join(sorted(known))}."
+                f"pyproject.toml: [tool.leakaudit] has no setting {short(key)}; known: {', '.join(sorted(known))}."
             )
         if name == "exit_zero":
             raise UserError("pyproject.toml: exit-zero belongs on the command line, where everybody sees it.")
-        defaults[name] = value
-    for key in ("defense", "attack"):
-        if isinstance(defaults.get(key), str):
-            defaults[key] = [defaults[key]]
+        defaults[name] = checked(scan, name, key, value)
     return {"scan": defaults}

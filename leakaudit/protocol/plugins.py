@@ -45,7 +45,7 @@ def load(group: str, register: Callable[[Any], object], known: tuple[dict[str, A
     if group in _loaded:
         return
     _loaded.add(group)
-    for found in sorted(_offered(group), key=lambda e: (_package(e), e.name)):
+    for found in sorted(_offered(group), key=lambda e: (_package(e), str(e.name))):
         _load(found, register, known)
 
 
@@ -92,4 +92,7 @@ def _fail(group: str, package: str, name: str, told: str, error: BaseException) 
 
 
 def _package(found: EntryPoint) -> str:
-    return str(found.dist.name) if found.dist is not None else found.value
+    try:
+        return str(found.dist.name) if found.dist is not None else str(found.value)
+    except Exception:  # its metadata may name nothing
+        return str(found.value)

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from leakaudit.errors import UserError, first_line, is_installed, line_of, quotes, sentence
+from leakaudit.files.reading import CODE, check
 
 
 @contextmanager
@@ -67,8 +68,9 @@ def import_file(path: Path, wanted: str) -> ModuleType:
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder: give the .py file in it that {wanted}.")
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"no such file: {path}; give a .py file that {wanted}.")
+    check(path, CODE)
     private = f"_leakaudit_{abs(hash((path.resolve(), wanted))):x}"  # one file may be read for two things
     spec = importlib.util.spec_from_file_location(private, path.resolve())
     if spec is None or spec.loader is None:
@@ -81,7 +83,9 @@ def import_file(path: Path, wanted: str) -> ModuleType:
     except UserError as error:
         sys.modules.pop(private, None)
         raise UserError(f"{path}: {sentence(error)}") from error
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a file may raise anything
         sys.modules.pop(private, None)
         raise import_error(str(path), error) from error
     return module

@@ -8,8 +8,6 @@ result holds them in full.
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +20,7 @@ import torch
 from torch import Tensor
 
 from leakaudit.errors import UserError, first_line
+from leakaudit.files.pictures import embedded
 from leakaudit.files.writing import created, make
 from leakaudit.result.outward import in_place
 from leakaudit.result.plaintext import visible
@@ -185,8 +184,6 @@ def coloured(images: Tensor) -> Tensor:
 
 def _decoded(png: str) -> Tensor:
     import numpy as np
-    from PIL import Image
 
-    with Image.open(io.BytesIO(base64.b64decode(png))) as picture:
-        pixels = np.array(picture.convert("RGB"))
+    pixels = np.array(embedded(png, "a reconstruction").convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1) / 255
