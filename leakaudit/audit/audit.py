@@ -32,6 +32,7 @@ from leakaudit.protocol.plugins import failures
 from leakaudit.protocol.registry import attacks, defenses, parse_attack
 from leakaudit.protocol.stages import CHANGES
 from leakaudit.protocol.target import Records, Target
+from leakaudit.result.dates import now
 from leakaudit.result.rules import FIT, UPDATES, WEAKENED, scored_victims
 from leakaudit.result.schema import (
     AttackResult,
@@ -81,7 +82,7 @@ def audit(
     asked = chosen(plan)
     for spec in plan.effort().attacks:
         parse_attack(spec)
-    begun = current().started or time.monotonic()
+    begun, made = current().started or time.monotonic(), now()
     scene = set_scene(target, plan, lpips_weights, command, waivers)
     interrupted = False
     try:
@@ -92,7 +93,7 @@ def audit(
     scene = replace(scene, findings=(*scene.findings, *findings, *_left_out()))
     costs = NOMINAL if plan.budget is None or interrupted else measured(target, plan)
     clock = Clock(plan.budget, outline(plan, scene.sizes()), costs, begun)
-    course = Course(scene, clock, controls)
+    course = Course(scene, clock, controls, made)
     return run(course, () if interrupted else asked, keep, keep_learned, complete=not interrupted)
 
 
@@ -157,6 +158,7 @@ class Course:
     scene: Scene
     clock: Clock
     controls: Controls
+    made: str = ""  # when it began; what is only planted has no date
     rows: dict[str, DefenseResult] = field(default_factory=dict)
     noticed: dict[str, tuple[Finding, ...]] = field(default_factory=dict)
     learned: dict[str, str] = field(default_factory=dict)  # the hash of what a fitted defense learned
@@ -383,6 +385,7 @@ def _result(course: Course, *, complete: bool) -> AuditResult:
         controls=course.controls,
         stand_in=SENTENCE if plan.images == "redacted" else "",
         complete=complete,
+        made=course.made,
         timings=dict(clock.timings) | {"total": round(time.monotonic() - clock.started, 3)},
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 import shlex
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ import typer
 
 from leakaudit.cli.options import TARGET_HELP, examples
 from leakaudit.errors import UserError
+from leakaudit.result import dates
 from leakaudit.work.quantities import typed_bytes, typed_seconds
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def init(
         )
     first = load(result)
     target = model or str(first.environment.get("target") or "model.py")
-    today = dt.date.today()
+    today = dates.today()
     place = PROJECT.resolve()  # a link stays one
     existing = _existing(place)
     replaced = table(existing)

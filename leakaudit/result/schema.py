@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,7 @@ from leakaudit.files.jsonfile import leave_out, structured
 from leakaudit.files.reading import text_of
 
 SCHEMA = "leakaudit.result/1"
+MOMENT = r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]Z"  # of dates with a time, in UTC
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 
@@ -253,12 +255,13 @@ class AuditResult:
     environment: dict[str, Value]  # versions; what is needed to run it again
     images: str = "full"  # full | redacted | none
     complete: bool = True  # False when the run was interrupted: what is here was measured, the rest was not
-    timings: dict[str, float] = field(default_factory=dict)  # seconds; the only part that differs between equal runs
+    timings: dict[str, float] = field(default_factory=dict)  # seconds; with `made` all that differs between equal runs
     hashes: dict[str, str] = field(default_factory=dict)  # SHA-256 by what it is of: model, private, victims, ...
     waivers: tuple[Waiver, ...] = ()  # those configured when the audit ran
     why: tuple[Reason, ...] = ()  # the reasons as values; empty in older results
     controls: Controls | None = None  # None in results from before there were any
     stand_in: str = ""  # where pictures are redacted: the public picture drawn in their place, and what was done to it
+    made: str = ""  # when the audit began, in UTC, as 2026-11-27T01:20:00Z; empty in older results
     schema: str = SCHEMA
 
     def control(self) -> DefenseResult | None:
@@ -283,7 +286,7 @@ _converter = leave_out(
         Controls: tuple(f.name for f in fields(Controls)),
         DefenseResult: ("guarantees", "why", "stronger", "lowest", "examined"),
         Finding: ("mend", "why", "todo"),
-        AuditResult: ("hashes", "waivers", "why", "stand_in", "controls"),
+        AuditResult: ("hashes", "waivers", "why", "stand_in", "controls", "made"),
     },
 )
 
@@ -296,6 +299,8 @@ def to_json(result: AuditResult) -> str:
 def from_json(text: str, source: str = "result.json") -> AuditResult:
     """Read a result of version 1. Raises UserError naming `source` when it is none."""
     result = structured(text, source, SCHEMA, AuditResult, _converter, "a result.json written by a scan")
+    if result.made and not re.fullmatch(MOMENT, result.made):
+        raise UserError(f"{source} has a date that is none (made: {result.made[:40]!r}): scan again.")
     for where, estimate, share in _estimates(result):
         ends = [v for v in (estimate.low, estimate.value, estimate.high) if v is not None]
         if estimate.n < 0 or ends != sorted(ends) or (share and ends and not 0 <= ends[0] <= ends[-1] <= 1):
