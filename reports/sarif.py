@@ -24,7 +24,7 @@ from urllib.parse import quote
 
 from leakaudit.judge.conclusions import conclusions
 from leakaudit.judge.findings import accepted, describe, mend_of
-from leakaudit.result.dates import commit_of
+from leakaudit.result.dates import commit_of, is_moment
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.plaintext import visible
 from leakaudit.result.rules import EXIT
@@ -144,7 +144,7 @@ def _invocation(result: AuditResult, verdict: Verdict) -> dict[str, Any]:
         "exitCode": EXIT[verdict],
         "exitCodeDescription": verdict,
     }
-    if result.made:
+    if is_moment(result.made):
         invocation["startTimeUtc"] = result.made
     command = result.environment.get("command")
     if command:

@@ -16,7 +16,7 @@ from leakaudit.audit.clock import Clock
 from leakaudit.audit.costs import NOMINAL, measured
 from leakaudit.audit.examine import Subject, examine
 from leakaudit.audit.pieces import chosen, outline, pieces_of
-from leakaudit.audit.plan import TRAINING_BATCH, Plan, assumptions, left_out, lowered, not_tested
+from leakaudit.audit.plan import Plan, catalogue, left_out, lowered, own_attacks
 from leakaudit.audit.provenance import describe, settings
 from leakaudit.audit.provenance import exposed as exposed_facts
 from leakaudit.audit.scene import Scene, set_scene
@@ -25,6 +25,7 @@ from leakaudit.audit.weaker import seen_weakened
 from leakaudit.errors import OutOfTime, UserError, first_line
 from leakaudit.judge.caps import FAR_OFF, capped, caps
 from leakaudit.judge.exposed import exposed
+from leakaudit.judge.scope import assumptions, not_tested
 from leakaudit.judge.verdict import Case, errors_of, judge, overall
 from leakaudit.judge.words import sentences
 from leakaudit.protocol.defense import Defense, replaces_records
@@ -32,6 +33,7 @@ from leakaudit.protocol.plugins import failures
 from leakaudit.protocol.registry import attacks, defenses, parse_attack
 from leakaudit.protocol.stages import CHANGES
 from leakaudit.protocol.target import Records, Target
+from leakaudit.result.batteries import TRAINING_BATCH
 from leakaudit.result.dates import now
 from leakaudit.result.rules import FIT, UPDATES, WEAKENED, scored_victims
 from leakaudit.result.schema import (
@@ -328,6 +330,7 @@ def _row(course: Course, subject: Subject, results: list[AttackResult], measured
         stronger=dict(defense.stronger),
         lowest=dict(defense.lowest),
         examined=examined,
+        adaptive=own_attacks(defense),
     )
 
 
@@ -363,10 +366,11 @@ def _result(course: Course, *, complete: bool) -> AuditResult:
     target, plan = scene.target, scene.plan
     verdict, why = overall(rows) if complete else ("inconclusive", (Reason("interrupted"),))
     counts = torch.bincount(target.test.labels, minlength=1)
+    known, facts = catalogue(), exposed_facts(scene.exposure)
     return AuditResult(
         target=describe(target),
-        exposure={"preset": plan.exposure, **{k: bool(v) for k, v in exposed_facts(scene.exposure).items()}},
-        assumptions=assumptions(target, plan, scene.exposure),
+        exposure={"preset": plan.exposure, **{k: bool(v) for k, v in facts.items()}},
+        assumptions=assumptions(plan.settings(), facts, describe(target), target.notes),
         findings=(*scene.findings, *(finding for found in course.noticed.values() for finding in found)),
         baselines=scene.baselines,
         chance_accuracy=float(counts.max()) / max(1, len(target.test)),
@@ -376,7 +380,8 @@ def _result(course: Course, *, complete: bool) -> AuditResult:
         verdict=verdict,
         reasons=sentences(why),
         why=why,
-        not_tested=not_tested(rows),
+        not_tested=not_tested(rows, known),
+        known=known,
         settings=plan.settings(),
         environment=scene.environment,
         hashes=scene.hashes | course.learned,

@@ -122,7 +122,8 @@ def _options(result: AuditResult, before: Mapping[str, Any]) -> dict[str, Any]:
     """
     from dataclasses import fields
 
-    from leakaudit.audit.plan import BATTERIES, Plan
+    from leakaudit.audit.plan import Plan
+    from leakaudit.result.batteries import BATTERIES
     from leakaudit.result.specs import apart
 
     settings, usual = result.settings, {f.name: f.default for f in fields(Plan)}

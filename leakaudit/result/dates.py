@@ -14,7 +14,7 @@ UNKNOWN = "not recorded"
 
 
 def now() -> str:
-    """Return the present moment in UTC, say "2026-11-27T01:20:00Z"; the one that SOURCE_DATE_EPOCH names where it is set.
+    """Return the present moment in UTC, say "2026-11-27T01:20:00Z"; where SOURCE_DATE_EPOCH is set, the one it names.
 
     Raises UserError where that is no whole number of seconds since 1970.
     """
@@ -36,6 +36,14 @@ def _moment() -> dt.datetime:
         return dt.datetime.fromtimestamp(int(given), dt.UTC)
     except (ValueError, OverflowError, OSError):
         raise UserError(f"{EPOCH} must be whole seconds since 1970, not {given[:40]!r}.") from None
+
+
+def is_moment(text: str) -> bool:
+    """Return whether a text is a moment as `now` writes it."""
+    try:
+        return dt.datetime.strptime(text, FORM).strftime(FORM) == text
+    except ValueError:
+        return False
 
 
 def words(moment: str) -> str:

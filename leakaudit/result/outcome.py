@@ -75,7 +75,8 @@ class Outcome:
     schema: str = SCHEMA
 
 
-_converter = leave_out(make_converter(), VALUES_LATER | {Check: ("why", "todo", "finding"), Outcome: ("audited", "leakaudit", "commit")})
+_LATER: dict[type, tuple[str, ...]] = {Check: ("why", "todo", "finding"), Outcome: ("audited", "leakaudit", "commit")}
+_converter = leave_out(make_converter(), VALUES_LATER | _LATER)
 
 
 def to_json(outcome: Outcome) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
@@ -20,7 +19,6 @@ from leakaudit.files.jsonfile import leave_out, structured
 from leakaudit.files.reading import text_of
 
 SCHEMA = "leakaudit.result/1"
-MOMENT = r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]Z"  # of dates with a time, in UTC
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 
@@ -106,6 +104,8 @@ class RecordScore:
     guessed_label: str | None = None
     exact: bool | None = None  # rebuilt, or confirmed among the candidates, beyond doubt
     candidates: int | None = None  # size of its own line-up, where the records' line-ups differ in size
+    gain: float | None = None  # dB above the best that needs no update of it
+    swapped: float | None = None  # dB, median PSNR of what was drawn for other victims' records of its class
 
 
 @dataclass(frozen=True)
@@ -203,6 +203,16 @@ class Controls:
 
 
 @dataclass(frozen=True)
+class Known:
+    """An attack that was known when the audit ran: what decides where it must run, and what it covers."""
+
+    name: str
+    examines: tuple[str, ...] = ()  # what of an exchange it always runs on, by name (`protocol.stages`), or "anything"
+    requires: tuple[str, ...] = ()  # facts of the exposure
+    covers: tuple[str, ...] = ()  # names of `result.surfaces`
+
+
+@dataclass(frozen=True)
 class DefenseResult:
     """One defense: what it leaks, what it costs, and what follows."""
 
@@ -221,6 +231,7 @@ class DefenseResult:
     stronger: dict[str, int] = field(default_factory=dict)  # which way a setting makes it more private, 1 or -1
     lowest: dict[str, float] = field(default_factory=dict)  # the lowest value of such a setting, where it is not 0
     examined: Examined | None = None  # None in results from before it was
+    adaptive: tuple[str, ...] = ()  # attacks that the defense itself names as built against it
 
 
 @dataclass(frozen=True)
@@ -261,6 +272,7 @@ class AuditResult:
     why: tuple[Reason, ...] = ()  # the reasons as values; empty in older results
     controls: Controls | None = None  # None in results from before there were any
     stand_in: str = ""  # where pictures are redacted: the public picture drawn in their place, and what was done to it
+    known: tuple[Known, ...] = ()  # every attack that was known then, run or not; empty in older results
     made: str = ""  # when the audit began, in UTC, as 2026-11-27T01:20:00Z; empty in older results
     schema: str = SCHEMA
 
@@ -279,14 +291,15 @@ _converter = leave_out(
     make_converter(),
     VALUES_LATER
     | {
-        RecordScore: ("exact", "candidates"),
         AttackResult: ("notes", "doubts", "asked", "further", "swapped", "gain", "exact"),
+        RecordScore: ("exact", "candidates", "gain", "swapped"),
+        Known: ("examines", "requires", "covers"),
         Guarantee: ("states",),
         Examined: tuple(f.name for f in fields(Examined)),
         Controls: tuple(f.name for f in fields(Controls)),
-        DefenseResult: ("guarantees", "why", "stronger", "lowest", "examined"),
+        DefenseResult: ("guarantees", "why", "stronger", "lowest", "examined", "adaptive"),
         Finding: ("mend", "why", "todo"),
-        AuditResult: ("hashes", "waivers", "why", "stand_in", "controls", "made"),
+        AuditResult: ("hashes", "waivers", "why", "stand_in", "controls", "known", "made"),
     },
 )
 
@@ -299,8 +312,6 @@ def to_json(result: AuditResult) -> str:
 def from_json(text: str, source: str = "result.json") -> AuditResult:
     """Read a result of version 1. Raises UserError naming `source` when it is none."""
     result = structured(text, source, SCHEMA, AuditResult, _converter, "a result.json written by a scan")
-    if result.made and not re.fullmatch(MOMENT, result.made):
-        raise UserError(f"{source} has a date that is none (made: {result.made[:40]!r}): scan again.")
     for where, estimate, share in _estimates(result):
         ends = [v for v in (estimate.low, estimate.value, estimate.high) if v is not None]
         if estimate.n < 0 or ends != sorted(ends) or (share and ends and not 0 <= ends[0] <= ends[-1] <= 1):
