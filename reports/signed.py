@@ -61,15 +61,13 @@ def check(place: Path, given: dict[Part, Path | None], key: Path | None, *, deri
     """Return whether the signature at `place` holds over the `given` files by the public `key`.
 
     A report that nobody signed is covered where it is `derived`: byte for byte what the signed result says. A gate's
-    outcome must be signed itself. Raises UserError for a key or a signature that is none, or a file that cannot be read.
+    outcome must be signed itself. Raises UserError for a key or a signature that is none, or a file that is unreadable.
     """
     if not place.exists():
         return Checked(None if key is None else False, (f"There is no signature: {place} does not exist.",))
     found = load(place)
     if key is None:
-        told = (
-            f"{place}: signed by {_who(found)} on {words(found.signed)}, not checked: give the public key with --key."
-        )
+        told = f"Signed by {_who(found)} on {words(found.signed)}, as {place} says, not checked: give --key."
         return Checked(None, (told,))
     public = read_public(key)
     own = fingerprint(public)

@@ -80,17 +80,14 @@ def contradictions(result: Path, outcome: Path | None = None) -> tuple[str, ...]
 
 def cannot_know(result: AuditResult) -> tuple[str, ...]:
     """Return what verifying cannot tell: of any result, and of this one since it does not hold it."""
-    missing = not_checked(result)
-    return (
-        "What this cannot know:",
-        *(f"  - {clause};" for clause in ALWAYS[:-1]),
-        f"  - {ALWAYS[-1]}.",
-        *(
-            ["Not checked here:", *(f"  - {clause};" for clause in missing[:-1]), f"  - {missing[-1]}."]
-            if missing
-            else ()
-        ),
-    )
+    return (*_listed("What this cannot know:", ALWAYS), *_listed("Not checked here:", not_checked(result)))
+
+
+def _listed(head: str, clauses: tuple[str, ...]) -> tuple[str, ...]:
+    """Return lines of a list, nothing where it is empty."""
+    ends = [";"] * (len(clauses) - 1) + ["."]
+    lines = (f"  - {clause}{end}" for clause, end in zip(clauses, ends, strict=False))
+    return (head, *lines) if clauses else ()
 
 
 def notes_of(report: Path) -> dict[str, str]:

@@ -17,7 +17,7 @@ def add(app: typer.Typer) -> None:
     app.command(
         short_help="Sign a result, so that others can tell who stands behind it.",
         epilog=examples(
-            "leakaudit sign --new-key officer                  (writes officer.pem, to keep, and officer.pub.pem, to give)",
+            "leakaudit sign --new-key officer     (officer.pem is yours alone, officer.pub.pem is for the others)",
             "leakaudit sign leakaudit-out/result.json --key officer.pem --name 'A. Officer'",
             "leakaudit sign result.json --key officer.pem --report report.html --gate gate.json",
             "leakaudit verify report.html result.json --key officer.pub.pem",
@@ -63,6 +63,7 @@ def sign(
 def _sign(
     result: Path, key: Path, reports: tuple[Path, ...], gate: Path | None, name: str, output: Path | None
 ) -> None:
+    """Sign what was given, unless it contradicts itself."""
     from leakaudit.files.writing import apart, write_atomically
     from leakaudit.reports.signed import beside, signature_of
     from leakaudit.reports.verify import contradictions, verify

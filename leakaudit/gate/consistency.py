@@ -141,7 +141,9 @@ def _numbers(attack: AttackResult, rounded: bool) -> list[str]:
     if not attack.records:
         return ["it has scores, and no records that they are of"] if any(e.n for e in estimates) else []
     found = []
-    ended = Counter({r.victim: r.status for r in attack.records}.values())
+    # One that links is asked about every record by itself, and ends by itself on each.
+    by = {(r.victim, r.record if attack.kind == "linkage" else 0): r.status for r in attack.records}
+    ended = Counter(by.values())
     if ended != Counter({s: n for s, n in attack.statuses.items() if n}):
         found.append("its counts of how victims ended are not those of its records")
     asked = [r.identified for r in attack.records if r.identified is not None]
