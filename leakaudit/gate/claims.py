@@ -7,6 +7,7 @@ others compute again what this version writes, so they are asked of its own resu
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from leakaudit.gate.records import without_line_up
 from leakaudit.judge.noticed import auxiliary_differs, auxiliary_few, exceeded, frozen, no_line_up
@@ -17,12 +18,24 @@ from leakaudit.result.adversary import GRANTED, PRESETS
 from leakaudit.result.batteries import BATTERIES, FIXED, TRAINING_BATCH
 from leakaudit.result.dates import is_moment
 from leakaudit.result.digests import of_values
-from leakaudit.result.rules import OTHER_WORK
-from leakaudit.result.schema import AuditResult, DefenseResult, Reason
-from leakaudit.result.specs import split
+from leakaudit.result.rules import OTHER_WORK, VERDICTS
+from leakaudit.result.schema import AuditResult, DefenseResult, Examined, Reason
+from leakaudit.result.specs import apart, split
 from leakaudit.version import __version__
 
 HASHES = ("model", "private", "test", "auxiliary", "victims", "candidates", "configuration", "environment")
+COMMANDED = {  # options of a scan that stand in its settings as they are given
+    "--records": "records",
+    "--batch-size": "batch_size",
+    "--candidates": "candidates",
+    "--max-identification": "max_identification",
+    "--mode": "mode",
+    "--exposure": "exposure",
+    "--seeds": "seeds",
+    "--epochs": "epochs",
+    "--images": "images",
+    "--seed": "seed",
+}
 WORDS = {"configuration": "its settings", "environment": "the versions it names"}
 
 
@@ -35,11 +48,15 @@ def claims(result: AuditResult) -> Iterator[str]:
     """Yield a clause for each thing that a result says of itself and its other values do not give."""
     if result.made and not is_moment(result.made):
         yield f"its date is none ({result.made[:40]})"
+    if result.known and not result.made:
+        yield "the date is missing: what knew how to write the rest of it wrote one"
     yield from _settings(result)
     yield from _hashes(result)
+    yield from _command(result)
     yield from _rows(result)
     if current(result):
         yield from _battery(result)
+        yield from _canary(result)
         yield from _sentences(result)
         yield from _findings(result)
         for defense in result.defenses:
@@ -91,6 +108,31 @@ def _is_hash(text: str) -> bool:
     return len(text) == 64 and set(text) <= set("0123456789abcdef")
 
 
+def _command(result: AuditResult) -> Iterator[str]:
+    """Yield where the command that it says it is of asked for something else than its settings say."""
+    words = apart(str(result.environment.get("command") or ""))
+    if words[:2] != ["leakaudit", "scan"]:
+        return
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    pairs = list(pairwise(words))
+    given = {word: value for word, value in pairs if word in COMMANDED}  # of an option given twice the last counts
+    for word, value in given.items():
+        stored = result.settings.get(COMMANDED[word])
+        if stored is not None and str(stored) != value and _number(value) != stored:
+            yield f"the command says {word} {value}, and its settings say {stored}"
+    asked = [value for word, value in pairs if word in ("-d", "--defense") and value != "none"]
+    lost = [spec for spec in asked if spec not in specs_of(result.settings, "defenses")]
+    if lost and "defenses" in result.settings:
+        yield f"the command asks for {lost[0]}, and its settings do not"
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
 def _rows(result: AuditResult) -> Iterator[str]:
     """Yield what the defenses' rows do not say as the settings have it."""
     asked = specs_of(result.settings, "defenses")
@@ -131,6 +173,27 @@ def _battery(result: AuditResult) -> Iterator[str]:
     weaker = [split(spec)[0] for spec in battery.attacks if _less(result, split(spec)[0], specs)]
     if not set(weaker) <= set(controls.lowered):
         yield f"{', '.join(weaker)} ran with less effort than the battery gives, which it does not say"
+
+
+def _canary(result: AuditResult) -> Iterator[str]:
+    """Yield where what is said of the planted leak is not what happened there, as it is told."""
+    controls = result.controls
+    told = controls.canary_told if controls else ""
+    verdicts = [verdict for verdict in VERDICTS if f"({verdict})" in told]
+    if controls and controls.canary and verdicts and controls.canary not in verdicts:
+        yield f"the planted leak is said to be a {controls.canary}, and told as another ({told})"
+
+
+def _weakened(result: AuditResult, defense: DefenseResult, examined: Examined) -> Iterator[str]:
+    """Yield where the strength at which an attack was seen to work is none at which it was."""
+    found, limit = examined.weakened, result.max_identification
+    if examined.strength is None:
+        return
+    if (found.low or 0.0) <= limit or not 0 < examined.strength <= 1:
+        yield "an attack is said to have been seen to work, and identified no more than the limit there"
+    full = [a for a in defense.attacks if a.role == "adaptive" and a.identification == found]
+    if examined.strength == 1 and not full:
+        yield "an attack is said to have been seen to work at full strength, and none of its attacks did"
 
 
 def _less(result: AuditResult, name: str, specs: tuple[str, ...]) -> bool:
@@ -230,6 +293,10 @@ def _attacks(result: AuditResult, defense: DefenseResult) -> Iterator[str]:
         role = due.get(a.name) or ("bound" if "released" in a.requires else "standard")  # of a file: the user chose it
         if a.role != role:
             yield f"{a.name} has the role {a.role}; as what it is, it has the role {role}"
+    tuned = [a.name for a in defense.attacks if any(a.settings.get(n, v) != v for n, v in a.tuned.items())]
+    if tuned:
+        yield f"what {', '.join(tuned)} was tuned to is not among the settings it ran with"
+    yield from _weakened(result, defense, defense.examined)
     there = {k.name: k for k in result.known}
     wrong = [a.name for a in defense.attacks if a.name not in there or set(a.requires) != set(there[a.name].requires)]
     if wrong:

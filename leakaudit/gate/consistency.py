@@ -18,6 +18,7 @@ from leakaudit.gate.thresholds import judge_rule
 from leakaudit.judge.exposed import exposed
 from leakaudit.judge.verdict import overall, rejudge
 from leakaudit.judge.words import sentences
+from leakaudit.result.dates import commit_of
 from leakaudit.result.numbers import plain
 from leakaudit.result.outcome import Check, Outcome
 from leakaudit.result.rounding import steps
@@ -82,6 +83,13 @@ def outcome_doubts(outcome: Outcome, result: AuditResult | None = None) -> tuple
         if check.waiver is not None and check.waiver.expires < outcome.date:
             found.append(f"The check {check.id} is waived until {check.waiver.expires}, which was over by then.")
     if result is not None and outcome.result_digest == digest(result):
+        made = str(result.environment.get("leakaudit") or "")
+        if outcome.audited and (outcome.audited, outcome.leakaudit, outcome.commit) != (
+            result.made,
+            made,
+            commit_of(result),
+        ):
+            found.append("The gate names another date, version or commit of the audit than the result has.")
         found += [told for check in outcome.checks for told in _judged_again(check, result)]
         checked = {check.defense for check in outcome.checks if check.rule == "identification"}
         if outcome.presets:  # every preset asks it of every defense that the verdict speaks of
