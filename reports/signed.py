@@ -65,11 +65,14 @@ def check(place: Path, given: dict[Part, Path | None], key: Path | None, *, deri
     """
     if not place.exists():
         return Checked(None if key is None else False, (f"There is no signature: {place} does not exist.",))
-    found = load(place)
     if key is None:
+        try:
+            found = load(place)
+        except UserError as error:  # some other program's: nobody asked for it
+            return Checked(None, (f"{error} It was not checked.",))
         told = f"Signed by {_who(found)} on {words(found.signed)}, as {place} says, not checked: give --key."
         return Checked(None, (told,))
-    public = read_public(key)
+    found, public = load(place), read_public(key)
     own = fingerprint(public)
     if found.key != own:
         return Checked(False, (f"{place} is by another key than {key}: by {found.key}, not by {own} (SHA-256).",))
@@ -79,9 +82,10 @@ def check(place: Path, given: dict[Part, Path | None], key: Path | None, *, deri
     wrong = _files(place, found, {part: path for part, path in given.items() if path is not None}, derived)
     if wrong:
         return Checked(False, wrong)
-    also = ", with the report as what it says" if derived and not found.of("report") else ""
+    also = ", and the report says what that says," if derived and not found.of("report") else ""
     names = " and ".join(file.name for file in found.files)
-    made = f"audited {words(found.audited)} by leakaudit {found.audited_with or 'of an unknown version'}"
+    made = f"audited {words(found.audited)}" if found.audited else "of an audit without a date"
+    made += f" by leakaudit {found.audited_with}" if found.audited_with else ""
     commit = f", code at commit {found.commit}" if found.commit else ""
     return Checked(
         True,

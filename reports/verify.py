@@ -63,7 +63,7 @@ def verify(report: Path | None, result: Path, outcome: Path | None = None) -> Ve
     wrong = contradictions(result, outcome)
     if wrong:
         return Verification("other", ((*found.sentences, *wrong) if report else wrong))
-    return replace(found, unknown=cannot_know(loaded))
+    return replace(found, unknown=cannot_know(loaded)) if found.status == "same" else found
 
 
 def contradictions(result: Path, outcome: Path | None = None) -> tuple[str, ...]:

@@ -110,8 +110,13 @@ def verify(
     shown, stored = (None, page) if result is None else (page, result)
     found = compare(shown, stored, gate)
     place = signature or beside(stored)
-    signed = check(place, {"result": stored, "report": shown, "gate": gate}, key, derived=found.status == "same")
-    for sentence in (*found.sentences, *signed.sentences, *found.unknown):
+    signed = check(
+        place,
+        {"result": stored, "report": shown, "gate": gate},
+        key,
+        derived=found.status == "same" and shown is not None,
+    )
+    code = CODES["other"] if signed.holds is False else CODES[found.status]
+    for sentence in (*found.sentences, *signed.sentences, *(found.unknown if code == CODES["same"] else ())):
         typer.echo(visible(sentence))
-    code = CODES[found.status]
-    raise typer.Exit(code if signed.holds is not False or code == CODES["other"] else CODES["other"])
+    raise typer.Exit(code)

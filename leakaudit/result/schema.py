@@ -291,8 +291,8 @@ _converter = leave_out(
     make_converter(),
     VALUES_LATER
     | {
-        AttackResult: ("notes", "doubts", "asked", "further", "swapped", "gain", "exact"),
         RecordScore: ("exact", "candidates", "gain", "swapped"),
+        AttackResult: ("notes", "doubts", "asked", "further", "swapped", "gain", "exact"),
         Known: ("examines", "requires", "covers"),
         Guarantee: ("states",),
         Examined: tuple(f.name for f in fields(Examined)),
