@@ -106,16 +106,13 @@ def verify(
     """
     from leakaudit.reports.signed import beside, check
     from leakaudit.reports.verify import verify as compare
+    from leakaudit.result.signature import Part
 
     shown, stored = (None, page) if result is None else (page, result)
     found = compare(shown, stored, gate)
-    place = signature or beside(stored)
-    signed = check(
-        place,
-        {"result": stored, "report": shown, "gate": gate},
-        key,
-        derived=found.status == "same" and shown is not None,
-    )
+    given: dict[Part, Path | None] = {"result": stored, "report": shown, "gate": gate}
+    derived = shown is not None and found.status == "same"
+    signed = check(signature or beside(stored), given, key, derived=derived)
     code = CODES["other"] if signed.holds is False else CODES[found.status]
     for sentence in (*found.sentences, *signed.sentences, *(found.unknown if code == CODES["same"] else ())):
         typer.echo(visible(sentence))

@@ -18,7 +18,7 @@ from leakaudit.result.adversary import GRANTED, PRESETS
 from leakaudit.result.batteries import BATTERIES, FIXED, TRAINING_BATCH
 from leakaudit.result.dates import is_moment
 from leakaudit.result.digests import of_values
-from leakaudit.result.rules import OTHER_WORK, VERDICTS
+from leakaudit.result.rules import BESIDES, OTHER_WORK, VERDICTS
 from leakaudit.result.schema import AuditResult, DefenseResult, Examined, Reason
 from leakaudit.result.specs import apart, split
 from leakaudit.version import __version__
@@ -191,6 +191,8 @@ def _weakened(result: AuditResult, defense: DefenseResult, examined: Examined) -
         return
     if (found.low or 0.0) <= limit or not 0 < examined.strength <= 1:
         yield "an attack is said to have been seen to work, and identified no more than the limit there"
+    if not set(examined.changes) - BESIDES:
+        yield "an attack is said to have been seen to work through it, and it is said to change nothing"
     full = [a for a in defense.attacks if a.role == "adaptive" and a.identification == found]
     if examined.strength == 1 and not full:
         yield "an attack is said to have been seen to work at full strength, and none of its attacks did"

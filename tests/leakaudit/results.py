@@ -26,10 +26,10 @@ def attack(
     """An attack that was scored on every record."""
     records = tuple(
         RecordScore(
-            i // batch,
-            i % batch,
-            "cat",
-            "converged",
+            victim=i // batch,
+            record=i % batch,
+            label="cat",
+            status="converged",
             psnr=None if psnr is None else psnr[i],
             identified=hit,
             rank=1 if hit else 2,

@@ -71,5 +71,6 @@ def _recorded(attack: AttackResult) -> AttackResult:
         statuses={"converged": n},
         identification=shares,
         exact=0,
+        candidates=4 if told else 0,
         **medians,
     )
