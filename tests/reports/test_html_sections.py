@@ -329,8 +329,8 @@ def test_a_page_says_what_it_shows_of_its_origin_and_who_vouches_for_it(golden: 
     assert "agree with each other, not who made them" in words
     assert "leakaudit verify report.html result.json --key author.pub.pem" in words
     assert "Audited: not recorded" in words
+    assert f"the result whose SHA-256 is {digest(golden)} ." in words or f"SHA-256 is {digest(golden)}." in words
     dated = replace(golden, made="2026-11-27T01:20:00Z", environment=golden.environment | {"commit": "abc123"})
     words = Page(render(dated)).words
     assert words.count("2026-11-27 01:20:00 UTC") == 2  # at the head, and where it is signed by hand
     assert words.count("abc123") >= 2
-    assert f"the result whose SHA-256 is {digest(golden)} ." in words or f"SHA-256 is {digest(golden)}." in words
