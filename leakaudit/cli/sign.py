@@ -72,7 +72,7 @@ def _sign(
     from leakaudit.result.schema import load
     from leakaudit.result.signature import Part, to_json
 
-    place = output or beside(result)
+    loaded, place = load(result), output or beside(result)
     if place.exists():
         raise UserError(f"{place} is a signature already: name another file with --output, or remove it.")
     inputs = {"the result": result, "--key": key, "--gate": gate}
@@ -90,7 +90,7 @@ def _sign(
         typer.echo("Nothing was signed.", err=True)
         raise typer.Exit(1)
     files: dict[Part, tuple[Path, ...]] = {"result": (result,), "report": reports, "gate": (gate,) if gate else ()}
-    made = signature_of(load(result), files, private, name)
+    made = signature_of(loaded, files, private, name)
     write_atomically(place, to_json(made))
     covered = " and ".join(file.name for file in made.files)
     typer.echo(visible(f"Signed {covered} on {words(made.signed)} by the key {made.key} (SHA-256)."))
