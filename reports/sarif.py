@@ -24,6 +24,7 @@ from urllib.parse import quote
 
 from leakaudit.judge.conclusions import conclusions
 from leakaudit.judge.findings import accepted, describe, mend_of
+from leakaudit.result.dates import commit_of, is_moment
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.plaintext import visible
 from leakaudit.result.rules import EXIT
@@ -52,6 +53,8 @@ def render(result: AuditResult, outcome: Outcome | None = None, location: str = 
         "notTested": [visible(sentence) for sentence in result.not_tested],
         "resultSha256": digest(result),
     }
+    told = {"auditedWith": str(result.environment.get("leakaudit") or ""), "auditedCommit": commit_of(result)}
+    properties |= {name: visible(value) for name, value in told.items() if value}
     if outcome is not None and outcome.baseline_digest:
         properties["baselineSha256"] = visible(outcome.baseline_digest)
     run = {
@@ -141,6 +144,8 @@ def _invocation(result: AuditResult, verdict: Verdict) -> dict[str, Any]:
         "exitCode": EXIT[verdict],
         "exitCodeDescription": verdict,
     }
+    if is_moment(result.made):
+        invocation["startTimeUtc"] = result.made
     command = result.environment.get("command")
     if command:
         invocation["commandLine"] = visible(str(command))

@@ -9,23 +9,23 @@ from pathlib import Path
 
 import torch
 
-from leakaudit.audit import fingerprint
+from leakaudit.audit import fingerprint, provenance
 from leakaudit.audit.attacking import attacked
-from leakaudit.audit.canary import canary
+from leakaudit.audit.canary import planted
 from leakaudit.audit.clock import Clock
 from leakaudit.audit.costs import NOMINAL, measured
 from leakaudit.audit.examine import Subject, examine
 from leakaudit.audit.pieces import chosen, outline, pieces_of
-from leakaudit.audit.plan import TRAINING_BATCH, Plan, assumptions, left_out, lowered, not_tested
-from leakaudit.audit.provenance import describe, settings
-from leakaudit.audit.provenance import exposed as exposed_facts
+from leakaudit.audit.plan import Plan, catalogue, left_out, lowered, own_attacks
+from leakaudit.audit.provenance import settings
 from leakaudit.audit.scene import Scene, set_scene
 from leakaudit.audit.told import SETTINGS, at_level, stated, vouched
 from leakaudit.audit.updates import Updates
 from leakaudit.audit.weaker import seen_weakened
-from leakaudit.errors import OutOfTime, UserError, first_line, quotes
+from leakaudit.errors import OutOfTime, UserError, first_line
 from leakaudit.judge.caps import FAR_OFF, capped, caps
 from leakaudit.judge.exposed import exposed
+from leakaudit.judge.scope import assumptions, not_tested
 from leakaudit.judge.verdict import Case, errors_of, judge, overall
 from leakaudit.judge.words import sentences
 from leakaudit.protocol.defense import Defense, replaces_records
@@ -33,6 +33,8 @@ from leakaudit.protocol.plugins import failures
 from leakaudit.protocol.registry import attacks, defenses, parse_attack
 from leakaudit.protocol.stages import CHANGES
 from leakaudit.protocol.target import Records, Target
+from leakaudit.result.batteries import TRAINING_BATCH
+from leakaudit.result.dates import now
 from leakaudit.result.outward import all_in_place
 from leakaudit.result.rules import FIT, UPDATES, WEAKENED, scored_victims
 from leakaudit.result.schema import (
@@ -44,7 +46,6 @@ from leakaudit.result.schema import (
     Examined,
     Finding,
     Reason,
-    Verdict,
     Waiver,
 )
 from leakaudit.score.diagnosis import compare_with_control, inspected
@@ -53,10 +54,8 @@ from leakaudit.score.standin import SENTENCE
 from leakaudit.score.utility import Utility, majority, utility
 from leakaudit.work import ends
 from leakaudit.work.precision import exact
-from leakaudit.work.progress import current, expired, monitored
+from leakaudit.work.progress import current, expired
 from leakaudit.work.seeding import generator_for, seeded
-
-CANARY = 0.1  # of a time budget, that the planted leak may take
 
 Keep = Callable[[AuditResult], None]
 KeepLearned = Callable[[str, Defense], None]
@@ -84,11 +83,11 @@ def audit(
     asked = chosen(plan)
     for spec in plan.effort().attacks:
         parse_attack(spec)
-    begun = current().started or time.monotonic()
+    begun, made = current().started or time.monotonic(), now()
     scene = set_scene(target, plan, lpips_weights, command, waivers)
     interrupted = False
     try:
-        verdict, told = planted(plan, begun)
+        verdict, told = planted(plan, begun, examined)
     except KeyboardInterrupt:
         ends.took()
         verdict, told, interrupted = None, "", True
@@ -96,30 +95,8 @@ def audit(
     scene = replace(scene, findings=(*scene.findings, *_left_out()))
     costs = NOMINAL if plan.budget is None or interrupted else measured(target, plan)
     clock = Clock(plan.budget, outline(plan, scene.sizes()), costs, begun)
-    course = Course(scene, clock, controls)
+    course = Course(scene, clock, controls, made)
     return run(course, () if interrupted else asked, keep, keep_learned, complete=not interrupted)
-
-
-def planted(plan: Plan, begun: float) -> tuple[Verdict, str]:
-    """Return what became of the planted leak. Under a time budget it gets a tenth of what is left of that."""
-    if plan.budget is None:
-        return _canary(plan.seed)
-    now = time.monotonic()
-    with monitored(replace(current(), deadline=now + CANARY * max(0.0, begun + plan.budget - now))):
-        return _canary(plan.seed)
-
-
-_planted: dict[tuple[int, bool], tuple[Verdict, str]] = {}  # by seed, and whether exceptions are quoted
-
-
-def _canary(seed: int) -> tuple[Verdict, str]:
-    """Audit what is planted, once in a process for each seed: the code does not change between scans."""
-    if (seed, quotes()) in _planted:
-        return _planted[seed, quotes()]
-    found = canary(seed, examined)
-    if not expired():  # what the time ended is tried again
-        _planted[seed, quotes()] = found
-    return found
 
 
 def examined(scene: Scene, asked: Sequence[tuple[str, Defense]]) -> AuditResult:
@@ -162,6 +139,7 @@ class Course:
     scene: Scene
     clock: Clock
     controls: Controls
+    made: str = ""  # when it began; what is only planted has no date
     rows: dict[str, DefenseResult] = field(default_factory=dict)
     noticed: dict[str, tuple[Finding, ...]] = field(default_factory=dict)
     learned: dict[str, str] = field(default_factory=dict)  # the hash of what a fitted defense learned
@@ -331,6 +309,7 @@ def _row(course: Course, subject: Subject, results: list[AttackResult], measured
         stronger=dict(defense.stronger),
         lowest=dict(defense.lowest),
         examined=examined,
+        adaptive=own_attacks(defense),
     )
 
 
@@ -341,7 +320,7 @@ def requested(spec: str, plan: Plan) -> bool:
 
 def _caps(course: Course) -> tuple[Reason, ...]:
     scene = course.scene
-    return caps(scene.plan.settings(), exposed_facts(scene.exposure), course.controls, scene.findings)
+    return caps(scene.plan.settings(), provenance.exposed(scene.exposure), course.controls, scene.findings)
 
 
 def _broken(spec: str, defense: Defense, plan: Plan, told: str) -> DefenseResult:
@@ -366,10 +345,11 @@ def _result(course: Course, *, complete: bool) -> AuditResult:
     target, plan = scene.target, scene.plan
     verdict, why = overall(rows) if complete else ("inconclusive", (Reason("interrupted"),))
     counts = torch.bincount(target.test.labels, minlength=1)
+    known, exposure = catalogue(), {"preset": plan.exposure, **provenance.exposed(scene.exposure)}
     found = AuditResult(
-        target=describe(target),
-        exposure={"preset": plan.exposure, **{k: bool(v) for k, v in exposed_facts(scene.exposure).items()}},
-        assumptions=assumptions(target, plan, scene.exposure),
+        target=provenance.describe(target),
+        exposure=exposure,
+        assumptions=assumptions(plan.settings(), exposure, provenance.describe(target), target.notes),
         findings=(*scene.findings, *(finding for found in course.noticed.values() for finding in found)),
         baselines=scene.baselines,
         chance_accuracy=float(counts.max()) / max(1, len(target.test)),
@@ -379,7 +359,8 @@ def _result(course: Course, *, complete: bool) -> AuditResult:
         verdict=verdict,
         reasons=sentences(why),
         why=why,
-        not_tested=not_tested(rows),
+        not_tested=not_tested(rows, known),
+        known=known,
         settings=plan.settings(),
         environment=scene.environment,
         hashes=scene.hashes | course.learned,
@@ -388,6 +369,7 @@ def _result(course: Course, *, complete: bool) -> AuditResult:
         controls=course.controls,
         stand_in=SENTENCE if plan.images == "redacted" else "",
         complete=complete,
+        made=course.made,
         timings=dict(clock.timings) | {"total": round(time.monotonic() - clock.started, 3)},
     )
     return all_in_place(found, plan.images)

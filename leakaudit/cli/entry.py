@@ -23,6 +23,7 @@ from leakaudit.cli import history as cli_history
 from leakaudit.cli import init as cli_init
 from leakaudit.cli import obscure as cli_obscure
 from leakaudit.cli import report as cli_report
+from leakaudit.cli import sign as cli_sign
 from leakaudit.cli.options import (
     INTERNAL,
     USAGE,
@@ -59,6 +60,8 @@ def _version(wanted: bool) -> None:
 cli_doctor.add(app)
 
 cli_report.add(app)
+
+cli_sign.add(app)
 
 cli_gate.add(app)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 import shlex
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ import typer
 
 from leakaudit.cli.options import TARGET_HELP, examples
 from leakaudit.errors import UserError
+from leakaudit.result import dates
 from leakaudit.work.quantities import typed_bytes, typed_seconds
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def init(
         )
     first = load(result)
     target = model or _given(first, "target") or "model.py"
-    today = dt.date.today()
+    today = dates.today()
     place = PROJECT.resolve()  # a link stays one
     existing = _existing(place)
     replaced = table(existing)
@@ -118,7 +118,8 @@ def _options(result: AuditResult, before: Mapping[str, Any]) -> dict[str, Any]:
     """
     from dataclasses import fields
 
-    from leakaudit.audit.plan import BATTERIES, Plan
+    from leakaudit.audit.plan import Plan
+    from leakaudit.result.batteries import BATTERIES
     from leakaudit.result.specs import apart
 
     settings, usual = result.settings, {f.name: f.default for f in fields(Plan)} | {"images": "full"}

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from leakaudit.engine.head import find
 from leakaudit.errors import Setting, UserError, first_line, said, worded
+from leakaudit.judge.noticed import frozen
 from leakaudit.load.chances import chances
 from leakaudit.protocol.gradients import Mode, in_mode, parameters_of
 from leakaudit.protocol.target import Records, Target, shared_parameters
@@ -36,7 +37,7 @@ def preflight(
     too; that is off by default because a result must not differ between equal runs. Errors come first.
     """
     findings = [*_counts(target, batch_size, records, candidates), *_values(target), *_weights(target)]
-    findings += [*_frozen(target), *_modules(target, mode, batch_size)]
+    findings += [*frozen(*shared_parameters(target.model)), *_modules(target, mode, batch_size)]
     if not any(finding.severity == "error" for finding in findings):
         found = _gradient(target, mode, batch_size, records, costs)
         worse = {finding.id for finding in found if finding.severity == "error"}
@@ -224,14 +225,6 @@ def _modules(target: Target, mode: str, batch_size: int) -> list[Finding]:
         )
         findings.append(_warning("batchnorm-single-record", message, layers=len(norms)))
     return findings
-
-
-def _frozen(target: Target) -> list[Finding]:
-    shared, total = shared_parameters(target.model)
-    if shared == total:
-        return []
-    message = f"{shared:,} of {total:,} parameters are shared, the rest is frozen and stays as it is in training runs."
-    return [Finding("frozen-parameters", "info", message, {"shared": shared, "parameters": total})]
 
 
 def _labels(target: Target, mode: str) -> list[Finding]:

@@ -9,11 +9,11 @@ from dataclasses import MISSING, fields
 from typing import Any, get_args
 
 from leakaudit.protocol.attack import Attack, Effort, Kind, Needs
-from leakaudit.protocol.coverage import SURFACES
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.exposure import Exposure
-from leakaudit.protocol.stages import ANYTHING, CHANGES
-from leakaudit.result.rules import OTHER_WORK
+from leakaudit.protocol.stages import CHANGES
+from leakaudit.result.rules import ANYTHING, OTHER_WORK
+from leakaudit.result.surfaces import SURFACES
 
 BASES: dict[str, type[Any]] = {"attack": Attack, "defense": Defense}
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")

@@ -281,6 +281,7 @@ def _drawn(truth: Truth, pictures: Tensor, order: Tensor, scored: Tensor, batch:
     victims = torch.arange(len(guess)) // batch
     null = nulls.swapped(truth.records.images, guess, truth.records.labels, victims, rows, truth.units)
     gain = nulls.gained(columns["psnr"], nulls.best_guess(truth.records.images, truth.known(), batch), null)
+    columns |= {"gain": gain, "swapped": null}
     done = Drawn(columns, guess, r2, swapped=intervals.median(list(null.values()), NO_OTHERS), gain=gain)
     if truth.released is None:
         return done
