@@ -161,10 +161,10 @@ def row() -> list[float]:
 @cache
 def left(level: Images) -> Written:
     """The audit at a level and everything it wrote, made once in a process; pytest's end removes the folder."""
-    home = Path(_folder().name) / level / USER
-    study, work = home / "study", home / "work"
+    home = Path(_folder().name) / USER
+    study, work = home / "study", home / level  # the same code at every level: its path is among what seeds its work
     for place in (study, work):
-        place.mkdir(parents=True)
+        place.mkdir(parents=True, exist_ok=True)
     (study / "mine.py").write_text(PLUGIN.format(said=SAID, pixels=row()))
     with _as_person(home, work):
         run(level, study / "mine.py", work)
@@ -210,7 +210,7 @@ def write(folder: Path, result: AuditResult) -> None:
     write_atomically(folder / "result.json", to_json(result))
     write_atomically(folder / "report.html", html.render(result))
     outcome = judged(result)
-    for name, text in formats(result, outcome).items():
+    for name, text in (formats(result, outcome) | printed(result)).items():
         write_atomically(folder / name, text)
     write_atomically(folder / "history.html", history.render(read(folder)))
 
@@ -224,22 +224,28 @@ def judged(result: AuditResult) -> Outcome:
 
 
 def formats(result: AuditResult, outcome: Outcome) -> dict[str, str | bytes]:
-    """Every other output of a result and its gate by file name; a PDF where one can be made and read."""
-    from leakaudit.reports import html, junit, markdown, pdf, sarif
+    """Every other output of a result and its gate by file name, but for the PDF."""
+    from leakaudit.reports import html, junit, markdown, sarif
     from leakaudit.result.outcome import to_json as gate_json
 
-    found: dict[str, str | bytes] = {
+    return {
         "gate.json": gate_json(outcome),
         "gated.html": html.render(result, outcome),
         "junit.xml": junit.render(result, outcome),
         "leakaudit.sarif": sarif.render(result, outcome, sarif.located(result, Path.cwd())),
         "comment.md": markdown.render(result, outcome),
     }
+
+
+def printed(result: AuditResult) -> dict[str, str | bytes]:
+    """The PDF, where one can be made and read. It is of few defenses: laying out the whole takes long."""
+    from leakaudit.reports import html, pdf
+
+    found: dict[str, str | bytes] = {}
     if importlib.util.find_spec("weasyprint") and importlib.util.find_spec("pypdf"):
         with suppress(UserError):  # without Pango there is no PDF
             few = [d for d in result.defenses if d.spec == "none" or d.spec.endswith(TALKING)]
-            small = replace(result, defenses=tuple(few[:2]))  # laying out the whole takes long
-            found["report.pdf"] = pdf.to_pdf(html.render(small))
+            found["report.pdf"] = pdf.to_pdf(html.render(replace(result, defenses=tuple(few[:2]))))
     return found
 
 

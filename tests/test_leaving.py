@@ -25,7 +25,7 @@ from safetensors.numpy import save
 from leakaudit.result.schema import Images, to_json
 from tests.hostile import Slots, names
 from tests.image_hunt import likeness, pictures
-from tests.leaving import HOST, PLUGIN, SAID, USER, VICTIMS, WORDS, formats, judged, left, private, row
+from tests.leaving import HOST, PLUGIN, SAID, USER, VICTIMS, WORDS, formats, judged, left, printed, private, row
 from tests.text_hunt import Pixels, told
 
 FOUND = 0.9  # a correlation that nobody takes for chance
@@ -88,7 +88,7 @@ BROKEN = 1 + PLUGIN.splitlines().index("        raise OSError(5, ROW, ROW)")
 
 
 def planted(payload: str) -> dict[str, bytes]:
-    """Every output of a small result with a text in every string that is shown, as the formats write it."""
+    """Every output of a small result with a text in every string that is shown; the PDF, which is slow, with one."""
     from leakaudit.compare.history import History, Run
     from leakaudit.reports import history
 
@@ -98,7 +98,9 @@ def planted(payload: str) -> dict[str, bytes]:
     slots = Slots(payload, lambda path: not names(path))
     filled = slots.fill(result)
     shown: dict[str, str | bytes] = {"result.json": to_json(filled)}
-    shown |= formats(filled, slots.fill(judged(result)))
+    shown |= formats(filled, slots.fill(judged(result))) | printed(
+        replace(result, target=result.target | {"name": payload})
+    )
     shown["history.html"] = history.render(History(payload, (Run(1, payload, filled),), (), (payload,)))
     return {name: made if isinstance(made, bytes) else made.encode("utf-8", "replace") for name, made in shown.items()}
 
