@@ -204,7 +204,10 @@ def is_installed(file: str) -> bool:
 
 def class_name(cls: type) -> str:
     """Return the name of a class, if it can be looked up under it; empty where code made it up, maybe from data."""
-    name, module = (str(type.__getattribute__(cls, key)) for key in ("__qualname__", "__module__"))
+    try:
+        name, module = (str(type.__getattribute__(cls, key)) for key in ("__qualname__", "__module__"))
+    except Exception:  # a class may be made without either, or with anything in their place
+        return ""
     found: object = sys.modules.get(module)
     for part in name.split("."):
         found = getattr(found, "__dict__", {}).get(part)
@@ -220,8 +223,10 @@ def _kind(cls: type) -> str:
 def _ours(error: BaseException) -> bool:
     """Whether a line of leakaudit's raised it: what other code raises is its text, whatever class it takes."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    kind = sys.modules.get(type(error).__module__, sys)  # a class of its own may say anything
-    return bool(frames) and _of_leakaudit(frames[-1].f_globals) and _of_leakaudit(vars(kind))
+    if not frames or not _of_leakaudit(frames[-1].f_globals):
+        return False
+    module = sys.modules.get(type(error).__module__)  # a class of somebody's own may say anything
+    return _of_leakaudit(getattr(module, "__dict__", {}))
 
 
 def _of_leakaudit(names: dict[str, object]) -> bool:

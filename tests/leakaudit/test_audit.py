@@ -370,11 +370,11 @@ def test_wrong_types_from_python_are_a_user_error() -> None:
 def test_no_learned_state_is_written_where_pictures_are_not_wanted(tmp_path: Any) -> None:
     from leakaudit.audit.audit import audit
     from leakaudit.audit.plan import Plan
-    from leakaudit.cli.learned import saver
+    from leakaudit.cli.learned import Learned
     from leakaudit.load.loading import target_from_objects
 
     for images, expected in (("full", True), ("none", False)):
         plan = Plan(defenses=("obscure:steps=1",), attacks=("labels",), battery="quick", records=4, utility=False,
                     images=images)  # type: ignore[arg-type]  # fmt: skip
-        audit(target_from_objects(dense(), data()), plan, keep_learned=saver(tmp_path / images, plan.images))
+        audit(target_from_objects(dense(), data()), plan, keep_learned=Learned(tmp_path / images, plan.images).save)
         assert any((tmp_path / images).rglob("*.safetensors")) == expected
