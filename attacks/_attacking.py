@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -33,6 +34,14 @@ def starts(model: PixelModel, update: SharedUpdate, restarts: int, generator: to
     scale = torch.full((restarts,), 0.25).to(noise)
     scale[0] = 0.01
     return (0.5 + noise * scale.view(1, -1, 1, 1, 1, 1)).clamp(0, 1).flatten(0, 1)
+
+
+def room_for(update: SharedUpdate, trials: int, copies: int, classes: int = 0) -> int:
+    """Return the bytes of so many copies of the trials' pictures, and of `classes` numbers for each of their records.
+
+    A few hundred bytes are what a tensor takes by itself.
+    """
+    return trials * (copies * 4 * update.batch_size * (math.prod(update.input_shape) + classes) + 500)
 
 
 WORDS = {

@@ -25,6 +25,7 @@ from leakaudit.protocol.gradients import Gradients, mean_gradient
 from leakaudit.protocol.labels import class_means, hard, soft
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import PixelModel, Records
+from leakaudit.work.memory import need
 from leakaudit.work.progress import expired, track
 from leakaudit.work.seeding import derive, forked
 
@@ -117,9 +118,13 @@ def updates_of(
     """
     device = auxiliary.images.device
     size = min(len(auxiliary), pairs, max(2, _VALUES // auxiliary.images[0].numel()))
+    times = max(1, min(draws, pairs // size))
+    each = 4 * FEATURES * 4 + 2 * auxiliary.images[0].numel() * 4  # rows with and without noise, singly and stacked
+    whole = 3 * 4 * sum(g[0].numel() for g in update.gradients)  # the signs that fold an update, as drawn and as used
+    need(times * size * each + whole, f"{times * size} pairs", "pairs or draws", device)
     order = torch.randperm(len(auxiliary), generator=generator, device=generator.device)[:size].to(device)
     own = auxiliary[order]
-    releases = [release(defense, own, generator) for _ in range(max(1, min(draws, pairs // size)))]
+    releases = [release(defense, own, generator) for _ in range(times)]
     reader = reader_for(model, update, releases[0], generator)
     seen: list[Rows] = []
     calm: list[Rows] = []

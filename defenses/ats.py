@@ -14,6 +14,7 @@ from leakaudit.protocol.defense import Defense, state
 from leakaudit.protocol.gradients import in_mode, mean_gradient
 from leakaudit.protocol.registry import register_defense
 from leakaudit.protocol.target import PixelModel, Records, Target
+from leakaudit.work.memory import need
 from leakaudit.work.progress import track
 
 LENGTH = 3  # transforms in a policy, as published
@@ -100,6 +101,7 @@ class ATS(Defense):
         shown = records[: self.pictures]
         noise = torch.rand(shown.images.shape, generator=generator, device=generator.device).to(device)
         names = list(library())
+        need(1000 * self.candidates, f"{self.candidates} candidates", "candidates", torch.device("cpu"))
         drawn = torch.randint(len(names), (self.candidates, LENGTH), generator=generator, device=generator.device)
         found = [tuple(names[i] for i in row) for row in drawn.tolist()]
         untrained = target.fresh(int(torch.randint(2**31, (1,), generator=generator, device=generator.device)))
