@@ -16,7 +16,7 @@ from leakaudit.protocol.attack import Reconstruction, Status
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.gradients import in_mode
 from leakaudit.protocol.target import PixelModel
-from leakaudit.work.memory import exhausted
+from leakaudit.work.memory import TooLittleMemory, exhausted
 from leakaudit.work.progress import expired
 from leakaudit.work.seeding import forked
 
@@ -122,7 +122,8 @@ def memory_safe(call: Callable[P, Reconstruction]) -> Callable[P, Reconstruction
         except (MemoryError, RuntimeError) as error:
             if not exhausted(error):
                 raise
-            return failed(update, "out-of-memory", f"out of memory at {update.victims} victims of {update.batch_size}")
+            told = f"out of memory at {update.victims} victims of {update.batch_size}"
+            return failed(update, "out-of-memory", str(error) if isinstance(error, TooLittleMemory) else told)
 
     return guarded
 

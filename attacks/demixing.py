@@ -23,7 +23,7 @@ from leakaudit.protocol.labels import hard
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.score.tuning import tuned_in_time
-from leakaudit.work.memory import held, need
+from leakaudit.work.memory import TooLittleMemory, held, need
 from leakaudit.work.progress import expired, track
 
 FLOOR = 1e-3  # of the mean power: what the filter takes every frequency to have at least
@@ -297,6 +297,8 @@ class Demixing(_Demixing):
         generator: torch.Generator,
     ) -> Scores:
         """Return scores (1, M) by name of pictures (M, C, H, W) for one victim; NaN where its update is not finite."""
+        if "out-of-memory" in inverted.statuses:
+            raise TooLittleMemory(inverted.reason)
         if update.labels is None or inverted.images is None:
             raise NotApplicable(inverted.reason or "the inversion drew no picture")
         shared = tuple(g[victim] for g in update.gradients)
