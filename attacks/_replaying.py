@@ -16,7 +16,7 @@ from leakaudit.work.seeding import reseed
 
 FEATURES = 2**15  # numbers that are looked at of one client; larger updates are sketched
 _PIECE = 2**18  # entries among which the most telling ones are sought at once
-COPIES = 7  # of an update, that are held while its layout is chosen
+COPIES = 8  # of an update, that are held while its layout is chosen
 Parts = tuple[Tensor, ...]  # everything that leaves one client, part by part
 Play = Callable[[Records, int], Parts]  # what a record (1, ...) makes a client send under a seed
 

@@ -80,12 +80,12 @@ def reader_for(model: PixelModel, update: SharedUpdate, shown: Records, generato
     head = find_head(model, update, shown.images[:64], by_class=True)
     sizes = [g[0].numel() for g in update.gradients]
     lengths = [*sizes, 0 if head is None else int(head.features.numel())]
-    drawn = [torch.randint(2, (n,), generator=generator, device=generator.device) for n in lengths]
+    drawn = [torch.randint(2, (n,), generator=generator, device=generator.device).to(torch.int8) for n in lengths]
     with torch.no_grad():
         said = torch.cat([model(x).softmax(1) for x in torch.split(shown.images, 128)])
     return Reader(
         widths=widths_within(sizes, FEATURES),
-        signs=tuple((2 * s - 1).to(shown.images) for s in drawn),
+        signs=tuple((2 * s - 1).to(shown.images.device) for s in drawn),
         head=head,
         factors=class_means(said - soft(shown.labels, update.classes), hard(shown.labels), update.classes),
     )
@@ -120,7 +120,7 @@ def updates_of(
     size = min(len(auxiliary), pairs, max(2, _VALUES // auxiliary.images[0].numel()))
     times = max(1, min(draws, pairs // size))
     each = 4 * FEATURES * 4 + 2 * auxiliary.images[0].numel() * 4  # rows with and without noise, singly and stacked
-    whole = 3 * 4 * sum(g[0].numel() for g in update.gradients)  # the signs that fold an update, as drawn and as used
+    whole = 5 * 4 * sum(g[0].numel() for g in update.gradients)  # some updates of one record, and what folds them
     need(times * size * each + whole, f"{times * size} pairs", "pairs or draws", device)
     order = torch.randperm(len(auxiliary), generator=generator, device=generator.device)[:size].to(device)
     own = auxiliary[order]

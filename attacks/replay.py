@@ -45,7 +45,7 @@ def confirm(
     need(100 * draws, f"{draws} draws", "draws", device)
     entries = [*(g[0].numel() for g in update.gradients), *(b.numel() for b in (update.buffers or ({},))[0].values())]
     if sum(entries) > FEATURES:
-        need(4 * COPIES * sum(entries), f"{COPIES} updates of the model", "parameters", device)
+        need(4 * COPIES * sum(entries), f"{COPIES} updates of the model", "", device)
     labels = _labels(model, update, candidates, generator).cpu()
     candidates = candidates.cpu()  # as a client's records are: what a defense makes of them may depend on the device
     scores = torch.zeros(candidates.shape[:2], device=model.mean.device)

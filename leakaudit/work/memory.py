@@ -123,7 +123,8 @@ def need(size: float, what: str, fewer: str, device: torch.device) -> None:
     """Raise TooLittleMemory unless `size` bytes are left of the limit or, where none is set, free on `device`.
 
     To be asked before anything of that size is made. The sentence begins with `what`, a plural ("4 restarts of 16
-    victims"), and ends with what to give `fewer` of ("restarts").
+    victims"), and ends with what to give `fewer` of ("restarts"), if
+    there is anything.
     """
     memory = _memory.get()
     free = memory.limit - memory.held if memory.limit else free_bytes(device)
@@ -131,8 +132,8 @@ def need(size: float, what: str, fewer: str, device: torch.device) -> None:
         return
     needed = readable(min(math.ceil(size), MOST) + memory.held, up=True)
     there = f"--memory allows {readable(memory.limit)}" if memory.limit else f"{readable(free)} are free"
-    more = f"at least {needed} or fewer" if memory.limit else "fewer"
-    memory.refusal = f"{what} take about {needed} and {there}: give {more} {fewer}"
+    ways = [f"at least {needed}"] * bool(memory.limit) + [f"fewer {fewer}"] * bool(fewer)
+    memory.refusal = f"{what} take about {needed} and {there}" + (f": give {' or '.join(ways)}" if ways else "")
     raise TooLittleMemory(memory.refusal)
 
 
