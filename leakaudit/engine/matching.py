@@ -239,10 +239,10 @@ def match(
     key = (images.shape[1:], images.dtype, training, id(loss), id(distance), len(shared), trials > 1)
     history = _recalled(model, key, order(model, trials), (loss, distance))
     history.calls += 1
-    check = history.calls & (history.calls - 1) == 0
+    check = history.calls & (history.calls - 1) == 0 or not history.checks  # a first one that ran out of memory is owed
 
     job = Trials(model, loss, images, labels, shared, distance, rows, around, listed)
-    if check and history.ways[0] != "loop":  # the check forms whole gradients, where the way that it checks may not
+    if history.ways[0] != "loop":  # the check forms whole gradients, where the way that it checks may not
         bearable(lambda: _one_by_one(job[:1], None), model, ("check", *key), images.device)
 
     def piece(start: int, stop: int) -> tuple[Tensor, Tensor]:
