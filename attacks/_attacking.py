@@ -12,11 +12,12 @@ from typing import ParamSpec
 import torch
 from torch import Tensor
 
+from leakaudit.errors import TooLittleMemory, first_line
 from leakaudit.protocol.attack import Reconstruction, Status
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.gradients import in_mode
 from leakaudit.protocol.target import PixelModel
-from leakaudit.work.memory import TooLittleMemory, exhausted
+from leakaudit.work.memory import exhausted
 from leakaudit.work.progress import expired
 from leakaudit.work.seeding import forked
 
@@ -123,7 +124,7 @@ def memory_safe(call: Callable[P, Reconstruction]) -> Callable[P, Reconstruction
             if not exhausted(error):
                 raise
             told = f"out of memory at {update.victims} victims of {update.batch_size}"
-            return failed(update, "out-of-memory", str(error) if isinstance(error, TooLittleMemory) else told)
+            return failed(update, "out-of-memory", first_line(error) if isinstance(error, TooLittleMemory) else told)
 
     return guarded
 

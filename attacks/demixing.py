@@ -13,7 +13,7 @@ from leakaudit.attacks._labels import infer_labels, known_labels, soft_labels
 from leakaudit.attacks._linking import Scores, known_defense, linked, most_trusted, similarity, sum_of
 from leakaudit.attacks._rehearsal import inversions
 from leakaudit.attacks.inverting_gradients import InvertingGradients
-from leakaudit.errors import NotApplicable
+from leakaudit.errors import NotApplicable, TooLittleMemory
 from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.attack import Attack, Effort, Kind, Needs, Reconstruction
 from leakaudit.protocol.client import SharedUpdate, release, share
@@ -23,7 +23,7 @@ from leakaudit.protocol.labels import hard
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.score.tuning import tuned_in_time
-from leakaudit.work.memory import TooLittleMemory, held, need
+from leakaudit.work.memory import held, need
 from leakaudit.work.progress import expired, track
 
 FLOOR = 1e-3  # of the mean power: what the filter takes every frequency to have at least

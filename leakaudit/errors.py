@@ -103,6 +103,13 @@ class OutOfTime(Exception):
     """The time budget ended work that is worth nothing unfinished. The message is the reason, `budget` the status."""
 
 
+class TooLittleMemory(MemoryError):
+    """What cannot be done in pieces takes more than the limit that was set, or than there is."""
+
+
+OWN = (UserError, NotApplicable, OutOfTime, TooLittleMemory)  # what they say is a sentence, and needs no type before it
+
+
 @dataclass
 class _Quoting:
     full: bool
@@ -154,7 +161,7 @@ def first_line(error: BaseException, *, placed: bool = True) -> str:
     What leakaudit itself says of an input is a sentence and needs no type. What any other code says is told within
     `quoting(True)` alone; elsewhere its type is, and where it is `placed` the line in the user's own code.
     """
-    own = isinstance(error, UserError | NotApplicable | OutOfTime)
+    own = isinstance(error, OWN)
     if not quotes() and not (own and _ours(error)):
         if (installed := _quoting.get()) is not None:
             installed.left_out = True

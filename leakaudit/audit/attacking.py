@@ -22,7 +22,7 @@ from leakaudit.result.schema import AttackResult, Value
 from leakaudit.score.baselines import mean_pictures
 from leakaudit.score.scoring import LEAST, Truth, failed, score
 from leakaudit.score.tuning import tuned_in_time
-from leakaudit.work.memory import Memory, bounded, exhausted, held, said
+from leakaudit.work.memory import Memory, bounded, exhausted, held
 from leakaudit.work.progress import Course, expired, followed
 from leakaudit.work.seeding import generator_for, seeded
 
@@ -71,7 +71,7 @@ def _attacked(updates: Updates, attack: Attack, role: str, memory: Memory, too_l
         raise
     except Exception as error:  # an attack that crashes must be shown as that, whatever it raised
         if exhausted(error):
-            return failed(attack, role, tuned, victims, "out-of-memory", said(error))
+            return failed(attack, role, tuned, victims, "out-of-memory", first_line(error))
         return failed(attack, role, tuned, victims, "failed", first_line(error))
     try:
         return score(attack, role, tuned, guess, _truth(updates, attack), scene.plan.images)

@@ -53,7 +53,6 @@ from leakaudit.score.metrics import further
 from leakaudit.score.standin import SENTENCE
 from leakaudit.score.utility import Utility, majority, utility
 from leakaudit.work import ends
-from leakaudit.work.memory import said
 from leakaudit.work.precision import exact
 from leakaudit.work.progress import current, expired
 from leakaudit.work.seeding import generator_for, seeded
@@ -171,7 +170,7 @@ def _prepare(course: Course, spec: str, defense: Defense, keep_learned: KeepLear
         raise
     except Exception as error:  # a user's model may raise anything while a generator is fitted around it
         clock.skip(planned)
-        course.prepared[spec] = _broken(spec, defense, scene.plan, said(error))
+        course.prepared[spec] = _broken(spec, defense, scene.plan, first_line(error))
         return
     # Its attacks are those of what fitting made of it, and of what it was seen to change.
     clock.found(spec, pieces_of(spec, subject.defense, scene.plan, subject.changes, scene.sizes())[1:])

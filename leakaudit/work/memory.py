@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from leakaudit.errors import first_line
+from leakaudit.errors import TooLittleMemory
 from leakaudit.work.freememory import free_bytes
 from leakaudit.work.peak import peak_bytes
 from leakaudit.work.quantities import readable
@@ -40,10 +40,6 @@ CLEAR = 10  # times what one trial alone takes: no way of running a stack takes 
 MOST = 10**27  # bytes that a sentence names: a setting may have as many digits as somebody types
 EXHAUSTED = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc", "alloc_failed")
 T = TypeVar("T")
-
-
-class TooLittleMemory(MemoryError):
-    """What cannot be done in pieces takes more than the limit that was set, or than there is."""
 
 
 @dataclass(frozen=True)
@@ -155,11 +151,6 @@ def exhausted(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in EXHAUSTED)
-
-
-def said(error: BaseException) -> str:
-    """Return an exception as one line: a refusal of memory is a sentence, and needs no type before it."""
-    return str(error) if isinstance(error, TooLittleMemory) else first_line(error)
 
 
 def in_pieces(
