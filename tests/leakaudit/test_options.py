@@ -1,4 +1,4 @@
-"""Every option and setting has a type and limits, found out before anything runs: on the command line and from Python."""
+"""Every option and setting has a type and limits, found out before anything runs: from a terminal and from Python."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def test_numbers_have_limits(run: Run, option: str) -> None:
         {"exposure": []}, {"exposure": "all"}, {"records": 3, "batch_size": 2}, {"records": 1, "batch_size": 0},
         {"attacks": 5}, {"attacks": [1]}, {"attacks": "\ud800"}, {"attacks": "labels:" * 1000}, {"defense": 5},
         {"defense": ["clip", None]}, {"defense": "clip:max_norm=\udcff"}, {"checkpoint": 5}, {"checkpoint": "\udcff"},
-        {"lpips_weights": 5}, {"lpips_weights": "a\0b"}, {"memory": "0"}, {"memory": 0}, {"budget": "nan"}, {"seed": -1},
-        {"seed": 2**70}, {"classes": 10**12}, {"classes": True}, {"classes": 3.5}, {"mean": 10**400}, {"std": 0},
-        {"groups": 3}, {"loss": 3}, {"device": 3.5}, {"bogus": 1},
+        {"lpips_weights": 5}, {"lpips_weights": "a\0b"}, {"memory": "0"}, {"memory": 0}, {"budget": "nan"},
+        {"seed": -1}, {"seed": 2**70}, {"classes": 10**12}, {"classes": True}, {"classes": 3.5}, {"mean": 10**400},
+        {"std": 0}, {"groups": 3}, {"loss": 3}, {"device": 3.5}, {"bogus": 1},
     ],
 )  # fmt: skip
 def test_what_python_gives_is_checked_as_well(change: dict[str, Any]) -> None:
