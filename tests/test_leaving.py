@@ -22,6 +22,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save
 
+from leakaudit.errors import UserError, first_line, quoting
 from leakaudit.result.schema import Images, to_json
 from tests.hostile import Slots, names
 from tests.image_hunt import likeness, pictures
@@ -215,3 +216,13 @@ def test_sixteen_pixels_are_found_in_every_form_and_others_are_not(form: str) ->
 
 def test_a_name_of_a_file_is_searched_too() -> None:
     assert hunted(f"events.{HOST}.1", b"") == {"host"}
+
+
+def test_an_exception_that_cannot_say_anything_is_its_type() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise self
+
+    with quoting(True):
+        assert first_line(Mute("x")) == "Mute"
+        assert first_line(UserError("plain.")) == "plain"
