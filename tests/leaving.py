@@ -168,7 +168,7 @@ def left(level: Images) -> Written:
     (study / "mine.py").write_text(PLUGIN.format(said=SAID, pixels=row()))
     with _as_person(home, work):
         run(level, study / "mine.py", work)
-        printed = _commands() if level != "none" else {}
+        printed = _commands() | _told_by_scan()
     files = {str(path.relative_to(work)): list(pictures(path.read_bytes())) for path in below(work)}
     return Written(work, load(work / "result.json"), files, printed)
 
@@ -273,6 +273,19 @@ def _commands() -> dict[str, bytes]:
     }.items():
         for stream, text in zip(("stdout", "stderr"), called(words), strict=True):
             made[f"leakaudit {name}, {stream}"] = text
+    return made
+
+
+def _told_by_scan() -> dict[str, bytes]:
+    """What `scan` prints when it ended, of the audit that stands in the present folder."""
+    from leakaudit.cli.run import Voice
+
+    found, made = load(Path("result.json")), {}
+    for name, voice in {"": Voice(), " --quiet": Voice(quiet=True), " --json": Voice(as_json=True)}.items():
+        out = io.StringIO()
+        with redirect_stdout(out):
+            voice.tell(found, {"report": Path("report.html"), "result": Path("result.json")}, 1)
+        made[f"leakaudit scan{name}, stdout"] = out.getvalue().encode()
     return made
 
 
