@@ -166,7 +166,7 @@ def first_line(error: BaseException, *, placed: bool = True) -> str:
         if (installed := _quoting.get()) is not None:
             installed.left_out = True
         return _kind(type(error)) + (line_of(error) if placed else "")
-    lines = text_of(error).strip().splitlines()
+    lines = message_of(error).strip().splitlines()
     text = lines[0].rstrip(".") if lines else ""
     text = text if len(text) <= 300 else f"{text[:299]}…"
     if own and text:
@@ -174,7 +174,7 @@ def first_line(error: BaseException, *, placed: bool = True) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def text_of(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """Return what an exception says; nothing where its own code fails at that."""
     try:
         return str(error)

@@ -29,7 +29,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from leakaudit.engine.distances import Distance, Span, cosine, energy, inner, squared
 from leakaudit.engine.recording import Unsupported
 from leakaudit.engine.stacked import Around, Trials, stacked, twice_differentiable
-from leakaudit.errors import text_of
+from leakaudit.errors import message_of
 from leakaudit.protocol.gradients import Gradients, parameters_of, with_parameters
 from leakaudit.protocol.target import LossFunction, PixelModel
 from leakaudit.work.memory import bearable, exhausted, in_pieces
@@ -113,7 +113,7 @@ def _one_by_one(job: Trials, others: Tensor | None) -> tuple[Tensor, Tensor]:
         try:
             found.append(trial(t, row))
         except RuntimeError as error:
-            if model in _once or "derivative for" not in text_of(error):
+            if model in _once or "derivative for" not in message_of(error):
                 raise
             _once.add(model)
             found.append(trial(t, row))

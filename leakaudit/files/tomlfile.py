@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from leakaudit.errors import UserError, first_line
+from leakaudit.errors import UserError
 from leakaudit.files.reading import TOML, reading, text_of
 
 MEND = "mend that"
@@ -28,5 +28,5 @@ def parsed(text: str, source: str) -> dict[str, Any]:
     except UserError as error:
         cause = error.__cause__
         if isinstance(cause, tomllib.TOMLDecodeError):
-            raise UserError(f"{source} cannot be read: {first_line(cause).partition(': ')[2]}.") from cause
+            raise UserError(f"{source} cannot be read: {cause}.") from cause
         raise

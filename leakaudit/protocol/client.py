@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leakaudit.errors import OutOfTime, UserError, text_of, worded
+from leakaudit.errors import OutOfTime, UserError, message_of, worded
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.exposure import Exposure
 from leakaudit.protocol.gradients import (
@@ -148,7 +148,7 @@ def share(  # noqa: PLR0913 - all that an update depends on
         try:
             gradients, statistics = sent(model, loss, x, y, defense, mode, generator)
         except (ValueError, RuntimeError) as error:
-            if mode == "train" and "more than 1 value per channel" in text_of(error):
+            if mode == "train" and "more than 1 value per channel" in message_of(error):
                 raise UserError(
                     *worded(
                         "BatchNorm cannot run in train mode on {records} record(s) of this size: use {--mode eval} "

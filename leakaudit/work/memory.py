@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from leakaudit.errors import TooLittleMemory, text_of
+from leakaudit.errors import TooLittleMemory, message_of
 from leakaudit.work.freememory import free_bytes
 from leakaudit.work.peak import peak_bytes
 from leakaudit.work.quantities import readable
@@ -150,7 +150,7 @@ def exhausted(error: BaseException) -> bool:
     """Return whether an error says that there was not enough memory, on whatever device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in text_of(error).lower() for words in EXHAUSTED)
+    return isinstance(error, RuntimeError) and any(words in message_of(error).lower() for words in EXHAUSTED)
 
 
 def in_pieces(
