@@ -327,6 +327,7 @@ def warm(base: Path, kit: Path, command: Callable[[], None]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=1100)
+    parser.add_argument("--first", type=int, default=0, metavar="NUMBER")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, nargs="*", default=None, metavar="NUMBER")
     parser.add_argument("--verbose", action="store_true", help="a line for every input")
@@ -339,7 +340,7 @@ def main() -> None:
         base, kit = Path(place) / "run", Path(place) / "kit"
         make(kit, base, command)
         missed = controls(base, kit) if chosen.only is None else []
-        for number in chosen.only or range(chosen.count):
+        for number in chosen.only or range(chosen.first, chosen.first + chosen.count):
             tried = case(chosen.seed, number)
             said, ended = run(base, kit, tried, Random(f"{chosen.seed} {number} change"), command)
             codes[tried.family, "hang" if "hang" in ended.wrong else str(ended.code)] += 1
