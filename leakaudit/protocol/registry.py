@@ -221,7 +221,7 @@ def _convert(text: str, hint: Any, where: str) -> str | int | float | bool:
         if hint is int:
             whole = int(text)
             if abs(whole) > MOST:
-                raise ValueError(text)
+                raise UserError(f"{where} takes numbers up to {MOST:,}, not {short(text)}.")
             return whole
         if hint is float:
             value = float(text)
@@ -229,7 +229,7 @@ def _convert(text: str, hint: Any, where: str) -> str | int | float | bool:
                 raise ValueError(text)
             return value
     except (ValueError, KeyError):
-        wanted = {bool: "true or false", int: f"a whole number up to {MOST:,}", float: "a finite number"}[hint]
+        wanted = {bool: "true or false", int: "a whole number", float: "a finite number"}[hint]
         raise UserError(f"{where} takes {wanted}, not {short(text)}.") from None
     return text
 

@@ -17,6 +17,7 @@ from cattrs.preconf.json import make_converter
 from leakaudit.errors import Setting, UserError
 from leakaudit.files.jsonfile import leave_out, structured
 from leakaudit.files.reading import text_of
+from leakaudit.files.typed import Bulk
 
 SCHEMA = "leakaudit.result/1"
 
@@ -115,9 +116,9 @@ class Picture:
     victim: int
     record: int
     label: str
-    original: str | None
-    shared: str | None  # what a data-replacing defense put in its place, else None
-    reconstruction: str | None
+    original: Bulk | None
+    shared: Bulk | None  # what a data-replacing defense put in its place, else None
+    reconstruction: Bulk | None
     psnr: float | None = None
     ssim: float | None = None
     identified: bool | None = None
