@@ -123,8 +123,8 @@ class InvertingGradients(Attack):
     ) -> list[Reconstruction]:
         """Return each choice's reconstructions. Trials lie choice by choice, victim by victim, restart by restart."""
         one = choices[0]
-        told = f"{one.restarts} restarts of {update.victims} victims at {len(choices)} settings"
         trials = len(choices) * update.victims * one.restarts
+        told = f"{trials} trials at once (restarts={one.restarts})"
         with held(room_for(update, trials, COPIES), told, "restarts or records", model.mean.device):
             return self._descended(choices, model, update, generator)
 
