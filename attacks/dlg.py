@@ -61,7 +61,7 @@ class DLG(Attack):
     def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
         """Invert every victim; a trial whose objective is not finite or never falls is `diverged`."""
         trials = update.victims * self.restarts
-        told = f"{self.restarts} restarts of {update.victims} victims"
+        told = f"{trials} trials (restarts={self.restarts})"
         size = room_for(update, trials, _COPIES, update.classes) + room_for(update, 1, 2 * _HISTORY + 10)
         with held(size, told, "restarts or records", model.mean.device):
             return self._inverted(model, update, trials, generator)

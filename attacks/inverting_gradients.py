@@ -19,6 +19,8 @@ from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import PixelModel
 from leakaudit.work.memory import exhausted, held
 
+LONGEST = 10**12  # steps: nobody sees the end of them, and a clock of 64 bits can count them
+
 # (pictures (T, B, C, H, W), labels (T, B), the update of each (T,)) -> (values (T,), slopes in the pictures)
 Match = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -72,6 +74,8 @@ class InvertingGradients(Attack):
     def __post_init__(self) -> None:
         if min(self.steps, self.restarts, self.patience) < 1:
             raise ValueError("steps, restarts and patience must be at least 1")
+        if max(self.steps, self.patience) > LONGEST:
+            raise ValueError(f"steps and patience must be at most {LONGEST}")
         if self.tv < 0 or self.step_size <= 0:
             raise ValueError("tv must not be negative and step_size must be positive")
         if self.fall < 1:
@@ -123,8 +127,8 @@ class InvertingGradients(Attack):
     ) -> list[Reconstruction]:
         """Return each choice's reconstructions. Trials lie choice by choice, victim by victim, restart by restart."""
         one = choices[0]
-        told = f"{one.restarts} restarts of {update.victims} victims at {len(choices)} settings"
         trials = len(choices) * update.victims * one.restarts
+        told = f"{trials} trials at once (restarts={one.restarts})"
         with held(room_for(update, trials, COPIES), told, "restarts or records", model.mean.device):
             return self._descended(choices, model, update, generator)
 
