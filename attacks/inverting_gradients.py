@@ -9,15 +9,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from leakaudit.attacks._attacking import client_mode, memory_safe, starts
+from leakaudit.attacks._attacking import client_mode, memory_safe, room_for, starts
 from leakaudit.attacks._labels import known_labels
-from leakaudit.attacks._optimise import best_restart, descend, roughness
+from leakaudit.attacks._optimise import COPIES, best_restart, descend, roughness
 from leakaudit.engine import matching as engine
 from leakaudit.protocol.attack import Attack, Effort, Reconstruction
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import PixelModel
-from leakaudit.work.memory import exhausted
+from leakaudit.work.memory import exhausted, held
+
+LONGEST = 10**12  # steps: nobody sees the end of them, and a clock of 64 bits can count them
 
 # (pictures (T, B, C, H, W), labels (T, B), the update of each (T,)) -> (values (T,), slopes in the pictures)
 Match = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -72,6 +74,8 @@ class InvertingGradients(Attack):
     def __post_init__(self) -> None:
         if min(self.steps, self.restarts, self.patience) < 1:
             raise ValueError("steps, restarts and patience must be at least 1")
+        if max(self.steps, self.patience) > LONGEST:
+            raise ValueError(f"steps and patience must be at most {LONGEST}")
         if self.tv < 0 or self.step_size <= 0:
             raise ValueError("tv must not be negative and step_size must be positive")
         if self.fall < 1:
@@ -122,6 +126,15 @@ class InvertingGradients(Attack):
         self, choices: Sequence[InvertingGradients], model: PixelModel, update: SharedUpdate, generator: torch.Generator
     ) -> list[Reconstruction]:
         """Return each choice's reconstructions. Trials lie choice by choice, victim by victim, restart by restart."""
+        one = choices[0]
+        trials = len(choices) * update.victims * one.restarts
+        told = f"{trials} trials at once (restarts={one.restarts})"
+        with held(room_for(update, trials, COPIES), told, "restarts or records", model.mean.device):
+            return self._descended(choices, model, update, generator)
+
+    def _descended(
+        self, choices: Sequence[InvertingGradients], model: PixelModel, update: SharedUpdate, generator: torch.Generator
+    ) -> list[Reconstruction]:
         labels = known_labels(model, update, generator)
         one = choices[0]
         distance = one.distance(update, generator)

@@ -19,11 +19,11 @@ from benchmarks.inversion import DATA, load
 from benchmarks.membership import by_weights
 from benchmarks.networks import CIFAR_MEAN, CIFAR_STD
 from benchmarks.rows import Kind, Row, Setting, estimate, highest_by_chance, summed
-from leakaudit.audit.plan import TRAINING_BATCH
 from leakaudit.errors import UserError
 from leakaudit.protocol.defense import Defense, replaces_records
 from leakaudit.protocol.registry import defenses, parse_defense, settings_of
 from leakaudit.protocol.target import PixelModel, Records, Target
+from leakaudit.result.batteries import TRAINING_BATCH
 from leakaudit.score.metrics import Metric
 from leakaudit.score.utility import accuracy, train, utility
 from leakaudit.stats import intervals

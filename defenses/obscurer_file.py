@@ -75,7 +75,7 @@ class Contents:
 
 
 def write(obscurer: Contents, path: Path, card: Card) -> None:
-    """Write an obscurer whole or not at all, its pictures at 8 bits. The same one gives the same bytes.
+    """Write an obscurer whole or not at all, for its owner alone, its pictures at 8 bits. The same one, the same bytes.
 
     Raises UserError where the place cannot be written.
     """
@@ -93,7 +93,7 @@ def write(obscurer: Contents, path: Path, card: Card) -> None:
         "shape": list(obscurer.pictures.shape[1:]),
         "card": asdict(card),
     }
-    write_atomically(path, save(tensors, {KEY: json.dumps(header, sort_keys=True, allow_nan=False)}))
+    write_atomically(path, save(tensors, {KEY: json.dumps(header, sort_keys=True, allow_nan=False)}), private=True)
 
 
 def read(path: Path, target: Target | None = None) -> tuple[Contents, Card]:

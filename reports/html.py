@@ -26,7 +26,7 @@ from leakaudit.reports import (
 from leakaudit.reports.costs import costs
 from leakaudit.reports.html_source import fingerprint
 from leakaudit.reports.standing import bound_of
-from leakaudit.result import numbers
+from leakaudit.result import dates, numbers
 from leakaudit.result import outcome as gate
 from leakaudit.result.adversary import WORDS
 from leakaudit.result.outcome import Outcome
@@ -93,6 +93,7 @@ def _context(result: AuditResult, outcome: Outcome | None) -> dict[str, Any]:
         "result": result,
         "outcome": outcome,
         "made": generator(),
+        "origin": dates.origin(result),
         "digest": digest(result),
         "gate_digest": hashlib.sha256(gate.to_json(outcome).encode("utf-8", "surrogatepass")).hexdigest()
         if outcome
@@ -189,7 +190,7 @@ def _repeats(result: AuditResult) -> str:
     """Return whether the same command gives the same result."""
     cut = any(a.statuses.get("budget") for d in result.defenses for a in d.attacks)
     if result.complete and not cut and result.settings.get("budget") is None:
-        return "The same command, seed and versions give the same result; only timings differ."
+        return "The same command, seed and versions give the same result; only its date and timings differ."
     why = "This audit was interrupted" if not result.complete else "This audit had a time budget"
     return (
         f"{why}. How far it came depends on how fast the machine was: the same command may give another result, even "

@@ -22,6 +22,7 @@ from xml.etree import ElementTree as ET
 
 from leakaudit.judge.conclusions import conclusions
 from leakaudit.judge.findings import accepted, unused_mend
+from leakaudit.result.dates import commit_of, is_moment
 from leakaudit.result.outcome import Check, Outcome
 from leakaudit.result.plaintext import visible
 from leakaudit.result.schema import AuditResult, Finding, Verdict
@@ -55,6 +56,8 @@ def render(result: AuditResult, outcome: Outcome) -> str:
     told = {"failure": "fail", "error": "inconclusive"}
     states = {told[child.tag] for suite in suites for child in suite.iterfind("testcase/*") if child.tag in told}
     suites.append(_suite("gate", [_gate(outcome, states)], _properties(result, outcome, ""), _about(findings, "")))
+    for suite in suites if is_moment(result.made) else ():
+        suite.set("timestamp", result.made.removesuffix("Z"))  # JUnit's own form has no zone; it is UTC
     root = ET.Element("testsuites", name="leakaudit")
     for name in ("tests", "failures", "errors"):
         root.set(name, str(sum(int(suite.get(name, "0")) for suite in suites)))
@@ -158,6 +161,9 @@ def _properties(result: AuditResult, outcome: Outcome, spec: str) -> dict[str, s
         "target": str(result.target.get("name") or ""),
         "verdict": defense.verdict if defense else outcome.verdict,
         "date": outcome.date,
+        "audited": result.made,
+        "leakaudit": str(result.environment.get("leakaudit") or ""),
+        "commit": commit_of(result),
         "result": outcome.source,
         "result-sha256": outcome.result_digest,
         "baseline": outcome.baseline,

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from leakaudit.compare.changes import Change
 from leakaudit.errors import UserError
+from leakaudit.files.writing import append
 from leakaudit.judge import ranking
 from leakaudit.judge.conclusions import conclusions, repeats
 from leakaudit.judge.findings import accepted, unused_mend
 from leakaudit.reports import examined, view
 from leakaudit.reports.markdown_text import code, item, literal, row, table
-from leakaudit.result import numbers
+from leakaudit.result import dates, numbers
 from leakaudit.result.outcome import Check, Outcome
 from leakaudit.result.rules import judged
 from leakaudit.result.schema import AuditResult, DefenseResult, Estimate, Value, digest
@@ -110,8 +111,7 @@ def append_step_summary(text: str) -> bool:
         taken = path.stat().st_size if path.exists() else 0
         if taken + len(text.encode()) + 2 > SUMMARY:
             text = "leakaudit: this summary is left out, the step's would be larger than GitHub takes.\n"
-        with path.open("a", encoding="utf-8") as file:
-            file.write(("\n" if taken else "") + text.rstrip("\n") + "\n")
+        append(path, ("\n" if taken else "") + text.rstrip("\n") + "\n")
     except OSError as error:
         raise UserError(f"cannot write GITHUB_STEP_SUMMARY ({path}): {error.strerror or error}.") from error
     return True
@@ -365,8 +365,10 @@ def _footer(result: AuditResult, outcome: Outcome | None) -> Section:
     parts = [f"Result {code(outcome.result_digest if outcome else digest(result))}"]
     if outcome is not None and outcome.baseline_digest:
         parts.append(f"baseline {code(outcome.baseline_digest)}")
-    version = result.environment.get("leakaudit")
-    made = f" by leakaudit {literal(version, 40)}" if version else ""
+    version, commit = result.environment.get("leakaudit"), dates.commit_of(result)
+    made = f", audited {literal(dates.words(result.made), 40)}" if result.made else ""
+    made += f" by leakaudit {literal(version, 40)}" if version else ""
+    made += f" at commit {code(commit)}" if commit else ""
     day = f", judged on {literal(outcome.date, 40)}" if outcome is not None else ""
     return Section((f"<sub>{', '.join(parts)} (SHA-256){made}{day}.</sub>",))
 

@@ -24,6 +24,7 @@ from urllib.parse import quote
 
 from leakaudit.judge.conclusions import conclusions
 from leakaudit.judge.findings import accepted, describe, mend_of
+from leakaudit.result.dates import commit_of, is_moment
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.plaintext import visible
 from leakaudit.result.rules import EXIT
@@ -52,6 +53,8 @@ def render(result: AuditResult, outcome: Outcome | None = None, location: str = 
         "notTested": [visible(sentence) for sentence in result.not_tested],
         "resultSha256": digest(result),
     }
+    told = {"auditedWith": str(result.environment.get("leakaudit") or ""), "auditedCommit": commit_of(result)}
+    properties |= {name: visible(value) for name, value in told.items() if value}
     if outcome is not None and outcome.baseline_digest:
         properties["baselineSha256"] = visible(outcome.baseline_digest)
     run = {
@@ -141,6 +144,8 @@ def _invocation(result: AuditResult, verdict: Verdict) -> dict[str, Any]:
         "exitCode": EXIT[verdict],
         "exitCodeDescription": verdict,
     }
+    if is_moment(result.made):
+        invocation["startTimeUtc"] = result.made
     command = result.environment.get("command")
     if command:
         invocation["commandLine"] = visible(str(command))
@@ -162,7 +167,7 @@ def located(result: AuditResult, folder: Path) -> str:
         (f for f in (folder, *folder.parents) if (f / ".git").exists() or str(f) == workspace != os.sep), folder
     )
     for path in _named(result):
-        place = PurePosixPath(os.path.normpath(folder / path))
+        place = PurePosixPath(os.path.normpath(folder / os.path.expanduser(path)))
         if place.is_relative_to(root):
             return str(place.relative_to(root))
     return str(PurePosixPath(folder.relative_to(root)) / _location(result))
@@ -172,7 +177,7 @@ def _location(result: AuditResult) -> str:
     """Return the model's file as the command line named it, where that is a path within the repository."""
     name = _name(result)
     for path in _named(result):
-        if not path.is_absolute() and ".." not in path.parts:
+        if not path.is_absolute() and ".." not in path.parts and path.parts[0] not in ("~", "…"):
             return str(path)
     return name if name.endswith(".py") and "/" not in name else NOWHERE
 

@@ -1,19 +1,20 @@
 """Whether a report says what its result says: the digest in it, the page rendered again, and the result's own numbers.
 
-Nothing is signed. Files that agree with each other may still have been made by anybody.
+Files that agree with each other may still have been made by anybody: who stands behind them is told by `signed`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from leakaudit.errors import UserError
 from leakaudit.files.reading import REPORT, bytes_of
 from leakaudit.gate.consistency import doubts, outcome_doubts
+from leakaudit.gate.unknown import ALWAYS, not_checked
 from leakaudit.reports.html import generator, render
 from leakaudit.reports.pdf import NOTE, producer, to_pdf
 from leakaudit.result import outcome as gate
@@ -30,6 +31,7 @@ class Verification:
 
     status: Literal["same", "other", "unknown"]
     sentences: tuple[str, ...]
+    unknown: tuple[str, ...] = ()  # what an agreement does not show, as lines; empty where there is none
 
 
 @dataclass(frozen=True)
@@ -46,25 +48,63 @@ class Given:
         return f"leakaudit report {self.result}" + (f" --gate {self.outcome}" if self.outcome else "")
 
 
-def verify(report: Path, result: Path, outcome: Path | None = None) -> Verification:
+def verify(report: Path | None, result: Path, outcome: Path | None = None) -> Verification:
     """Compare a report, HTML or PDF, with the result (and the gate's outcome) it names, and those with their numbers.
 
-    Raises UserError for a file that cannot be read, that is none, or where the page shows a gate and none is given.
+    Without a report the result alone is looked at. Raises UserError for a file that cannot be read, that is none, or
+    where the page shows a gate and none is given.
     """
-    data, loaded = _read(report), results.load(result)
+    loaded = results.load(result)
     said = gate.load(outcome) if outcome else None
-    found = _verified(Given(report, result, outcome), data, loaded, said)
+    if report is None:
+        agrees = f"{result} says nothing of itself that its numbers do not give, as far as that can be told."
+        found = Verification("same", (agrees,))
+    else:
+        found = _verified(Given(report, result, outcome), _read(report), loaded, said)
+    wrong = contradictions(result, outcome)
+    if wrong:
+        return Verification("other", ((*found.sentences, *wrong) if report else wrong))
+    return replace(found, unknown=cannot_know(loaded)) if found.status == "same" else found
+
+
+def contradictions(result: Path, outcome: Path | None = None) -> tuple[str, ...]:
+    """Return what a result, and what a gate said of it, claim against their own numbers: a head and indented lines."""
+    loaded = results.load(result)
+    said = gate.load(outcome) if outcome else None
     wrong: list[str] = []
     for path, told in ((result, doubts(loaded)), (outcome, outcome_doubts(said, loaded) if said else ())):
         wrong += [f"{path} contradicts itself:", *(f"  {doubt}" for doubt in told)] if told else []
-    return Verification("other", (*found.sentences, *wrong)) if wrong else found
+    if said is not None and said.result_digest != hashlib.sha256(_read(result)).hexdigest():
+        wrong.append(f"{outcome} judges another result than {result}.")
+    return tuple(wrong)
+
+
+def cannot_know(result: AuditResult) -> tuple[str, ...]:
+    """Return what verifying cannot tell: of any result, and of this one since it does not hold it."""
+    return (*_listed("What this cannot know:", ALWAYS), *_listed("Not checked here:", not_checked(result)))
+
+
+def _listed(head: str, clauses: tuple[str, ...]) -> tuple[str, ...]:
+    """Return lines of a list, nothing where it is empty."""
+    ends = [";"] * (len(clauses) - 1) + ["."]
+    lines = (f"  - {clause}{end}" for clause, end in zip(clauses, ends, strict=False))
+    return (head, *lines) if clauses else ()
+
+
+def notes_of(report: Path) -> dict[str, str]:
+    """Return what a report, HTML or PDF, says of itself in its head: digests and what it was made with."""
+    return _notes(_read(report))
+
+
+def _notes(data: bytes) -> dict[str, str]:
+    # In a PDF parentheses are written with a backslash.
+    return {name.decode(): text.decode("utf-8", "replace").replace("\\", "") for name, text in NOTE.findall(data)}
 
 
 def _verified(given: Given, data: bytes, loaded: AuditResult, said: Outcome | None) -> Verification:
     """Compare a report with the one that this version makes of the result."""
     pdf = data.startswith(b"%PDF-")
-    # In a PDF parentheses are written with a backslash.
-    notes = {name.decode(): text.decode("utf-8", "replace").replace("\\", "") for name, text in NOTE.findall(data)}
+    notes = _notes(data)
     claimed, found = notes.get("result-sha256"), hashlib.sha256(_read(given.result)).hexdigest()
     if claimed is None and "generator" not in notes:
         raise UserError(f"{given.report} holds no digest: give a report.html or report.pdf that this version wrote.")

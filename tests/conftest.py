@@ -15,6 +15,7 @@ from hypothesis import settings
 from leakaudit.audit import plan
 from leakaudit.engine import matching as engine
 from leakaudit.engine.stacked import Trials
+from leakaudit.errors import quoting
 from leakaudit.protocol import plugins, registry
 from leakaudit.score import metrics
 
@@ -94,3 +95,10 @@ def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh_registry: Non
         (meta / "entry_points.txt").write_text("\n".join(points) + "\n")
 
     return add
+
+
+@pytest.fixture(autouse=True)
+def quoted() -> Iterator[None]:
+    """What exceptions say is told, as in a scan with full pictures; what a command or a plan says goes before."""
+    with quoting(True):
+        yield

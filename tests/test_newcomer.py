@@ -16,10 +16,12 @@ from torch.utils.data import TensorDataset
 
 import leakaudit
 from leakaudit.audit import plan
-from leakaudit.audit.plan import BATTERIES, Plan, attacks_for, not_tested, with_effort
+from leakaudit.audit.plan import Plan, attacks_for, catalogue, with_effort
+from leakaudit.judge.scope import not_tested
 from leakaudit.protocol import plugins, registry
 from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.defense import Defense
+from leakaudit.result.batteries import BATTERIES
 from leakaudit.result.schema import AuditResult
 from tests.attacks.attack_scenes import scene
 from tests.conftest import Install
@@ -182,16 +184,16 @@ def test_what_nobody_tested_is_what_nothing_that_ran_covers(monkeypatch: pytest.
     other = scan(monkeypatch, "labels")
     assert UNUSED in other.not_tested
     assert any(NAME in sentence for sentence in other.not_tested)  # known, and not run
-    assert UNUSED in not_tested(())
+    assert UNUSED in not_tested((), catalogue())
 
 
 @pytest.mark.parametrize("status", ["not-applicable", "failed", "out-of-memory", "diverged"])
 def test_an_attack_without_a_score_covers_nothing(status: str, spec: str) -> None:
     registry.parse_attack(spec)
     name = NAME
-    assert UNUSED in not_tested([defense("none", lost(name, status, 4))])
+    assert UNUSED in not_tested([defense("none", lost(name, status, 4))], catalogue())
     assert UNUSED not in not_tested(
-        [defense("none", lost(name, status, 4)), defense("clip", attack([True], name=name))]
+        [defense("none", lost(name, status, 4)), defense("clip", attack([True], name=name))], catalogue()
     )
 
 

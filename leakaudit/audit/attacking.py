@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from leakaudit.audit.scene import Scene
+from leakaudit.audit.told import claimed
 from leakaudit.audit.updates import Updates, asked_by
 from leakaudit.errors import NotApplicable, OutOfTime, UserError, first_line
 from leakaudit.protocol.attack import Attack, Reconstruction
@@ -20,7 +22,7 @@ from leakaudit.result.schema import AttackResult, Value
 from leakaudit.score.baselines import mean_pictures
 from leakaudit.score.scoring import LEAST, Truth, failed, score
 from leakaudit.score.tuning import tuned_in_time
-from leakaudit.work.memory import Memory, bounded, exhausted
+from leakaudit.work.memory import Memory, bounded, exhausted, held
 from leakaudit.work.progress import Course, expired, followed
 from leakaudit.work.seeding import generator_for, seeded
 
@@ -57,13 +59,14 @@ def _attacked(updates: Updates, attack: Attack, role: str, memory: Memory, too_l
                 attack, tuned = tuned_in_time(attack, model, rehearsal, own, generator)
             update = updates.victims(attack, released=bound)
             guess: object = _guess(scene, attack, model, update, generator_for(seed, spec, attack.name, "run"))
+            guess = claimed(attack, guess, scene.plan.images)
         if memory.refusal and isinstance(guess, Reconstruction) and "out-of-memory" in guess.statuses:
             guess = replace(guess, reason=memory.refusal)  # it knows more than the attack does
         guess = in_time(guess, course, attack)
     except NotApplicable as reason:
-        return failed(attack, role, tuned, victims, "not-applicable", str(reason))
+        return failed(attack, role, tuned, victims, "not-applicable", first_line(reason))
     except OutOfTime as reason:
-        return failed(attack, role, tuned, victims, "budget", str(reason))
+        return failed(attack, role, tuned, victims, "budget", first_line(reason))
     except UserError:
         raise
     except Exception as error:  # an attack that crashes must be shown as that, whatever it raised
@@ -114,7 +117,9 @@ def _guess(
         update = repeated(update, update.batch_size)
     labels = shown.image_labels().to(scene.target.device)
     update = replace(update, candidate_labels=labels)
-    claim = attack.link(model, update, shown.images().to(scene.target.device), generator)
+    size = 2 * 4 * shown.indices.numel() * math.prod(scene.target.input_shape)  # and the attack's own copy
+    with held(size, f"the line-ups of {len(shown)} records", "candidates", scene.target.device):
+        claim = attack.link(model, update, shown.images().to(scene.target.device), generator)
     return replace(claim, labels=None) if update.batch_size > 1 and isinstance(claim, Reconstruction) else claim
 
 

@@ -9,22 +9,23 @@ from pathlib import Path
 
 import torch
 
-from leakaudit.audit import fingerprint
+from leakaudit.audit import fingerprint, provenance
 from leakaudit.audit.attacking import attacked
-from leakaudit.audit.canary import canary
+from leakaudit.audit.canary import planted
 from leakaudit.audit.clock import Clock
 from leakaudit.audit.costs import NOMINAL, measured
 from leakaudit.audit.examine import Subject, examine
 from leakaudit.audit.pieces import chosen, outline, pieces_of
-from leakaudit.audit.plan import TRAINING_BATCH, Plan, assumptions, left_out, lowered, not_tested
-from leakaudit.audit.provenance import describe, settings
-from leakaudit.audit.provenance import exposed as exposed_facts
+from leakaudit.audit.plan import Plan, catalogue, left_out, lowered, own_attacks
+from leakaudit.audit.provenance import settings
 from leakaudit.audit.scene import Scene, set_scene
+from leakaudit.audit.told import SETTINGS, at_level, stated, vouched
 from leakaudit.audit.updates import Updates
 from leakaudit.audit.weaker import seen_weakened
 from leakaudit.errors import OutOfTime, UserError, first_line
 from leakaudit.judge.caps import FAR_OFF, capped, caps
 from leakaudit.judge.exposed import exposed
+from leakaudit.judge.scope import assumptions, not_tested
 from leakaudit.judge.verdict import Case, errors_of, judge, overall
 from leakaudit.judge.words import sentences
 from leakaudit.protocol.defense import Defense, replaces_records
@@ -32,6 +33,9 @@ from leakaudit.protocol.plugins import failures
 from leakaudit.protocol.registry import attacks, defenses, parse_attack
 from leakaudit.protocol.stages import CHANGES
 from leakaudit.protocol.target import Records, Target
+from leakaudit.result.batteries import TRAINING_BATCH
+from leakaudit.result.dates import now
+from leakaudit.result.outward import all_in_place
 from leakaudit.result.rules import FIT, UPDATES, WEAKENED, scored_victims
 from leakaudit.result.schema import (
     AttackResult,
@@ -42,24 +46,23 @@ from leakaudit.result.schema import (
     Examined,
     Finding,
     Reason,
-    Verdict,
     Waiver,
 )
 from leakaudit.score.diagnosis import compare_with_control, inspected
 from leakaudit.score.metrics import further
 from leakaudit.score.standin import SENTENCE
 from leakaudit.score.utility import Utility, majority, utility
+from leakaudit.work import ends
 from leakaudit.work.precision import exact
-from leakaudit.work.progress import current, expired, monitored
+from leakaudit.work.progress import current, expired
 from leakaudit.work.seeding import generator_for, seeded
-
-CANARY = 0.1  # of a time budget, that the planted leak may take
 
 Keep = Callable[[AuditResult], None]
 KeepLearned = Callable[[str, Defense], None]
 
 
 @exact()
+@at_level
 def audit(
     target: Target,
     plan: Plan,
@@ -69,53 +72,31 @@ def audit(
     keep_learned: KeepLearned | None = None,
     command: str = "",
     waivers: tuple[Waiver, ...] = (),
-    findings: tuple[Finding, ...] = (),
 ) -> AuditResult:
     """Audit a target and return the result.
 
     `keep` is called with the result so far after every finished piece, so that nothing computed is lost; an interrupt
     ends the audit with `complete=False`. `keep_learned` is called with the spec of every defense and what it learned.
-    `waivers` are those configured, `findings` what was noticed before: they go into the result and change nothing else
-    in it. Raises UserError for settings that cannot work on this target.
+    `waivers` are those configured: they go into the result and change nothing else in it. Raises UserError for settings
+    that cannot work on this target.
     """
     asked = chosen(plan)
     for spec in plan.effort().attacks:
         parse_attack(spec)
-    begun = current().started or time.monotonic()
+    begun, made = current().started or time.monotonic(), now()
     scene = set_scene(target, plan, lpips_weights, command, waivers)
     interrupted = False
     try:
-        verdict, told = planted(plan, begun)
+        verdict, told = planted(plan, begun, examined)
     except KeyboardInterrupt:
+        ends.took()
         verdict, told, interrupted = None, "", True
     controls = Controls(verdict, told, scene.told_apart, lowered(plan), left_out(plan))
-    scene = replace(scene, findings=(*scene.findings, *findings, *_left_out()))
+    scene = replace(scene, findings=(*scene.findings, *_left_out()))
     costs = NOMINAL if plan.budget is None or interrupted else measured(target, plan)
     clock = Clock(plan.budget, outline(plan, scene.sizes()), costs, begun)
-    course = Course(scene, clock, controls)
+    course = Course(scene, clock, controls, made)
     return run(course, () if interrupted else asked, keep, keep_learned, complete=not interrupted)
-
-
-def planted(plan: Plan, begun: float) -> tuple[Verdict, str]:
-    """Return what became of the planted leak. Under a time budget it gets a tenth of what is left of that."""
-    if plan.budget is None:
-        return _canary(plan.seed)
-    now = time.monotonic()
-    with monitored(replace(current(), deadline=now + CANARY * max(0.0, begun + plan.budget - now))):
-        return _canary(plan.seed)
-
-
-_planted: dict[int, tuple[Verdict, str]] = {}  # by seed
-
-
-def _canary(seed: int) -> tuple[Verdict, str]:
-    """Audit what is planted, once in a process for each seed: the code does not change between scans."""
-    if seed in _planted:
-        return _planted[seed]
-    found = canary(seed, examined)
-    if not expired():  # what the time ended is tried again
-        _planted[seed] = found
-    return found
 
 
 def examined(scene: Scene, asked: Sequence[tuple[str, Defense]]) -> AuditResult:
@@ -143,6 +124,7 @@ def run(
                 if keep is not None:
                     keep(_result(course, complete=False))
     except KeyboardInterrupt:
+        ends.took()
         complete = False
     result = _result(course, complete=complete)
     if keep is not None:
@@ -157,6 +139,7 @@ class Course:
     scene: Scene
     clock: Clock
     controls: Controls
+    made: str = ""  # when it began; what is only planted has no date
     rows: dict[str, DefenseResult] = field(default_factory=dict)
     noticed: dict[str, tuple[Finding, ...]] = field(default_factory=dict)
     learned: dict[str, str] = field(default_factory=dict)  # the hash of what a fitted defense learned
@@ -187,7 +170,7 @@ def _prepare(course: Course, spec: str, defense: Defense, keep_learned: KeepLear
         raise
     except Exception as error:  # a user's model may raise anything while a generator is fitted around it
         clock.skip(planned)
-        course.prepared[spec] = _broken(spec, defense, requested(spec, scene.plan), first_line(error))
+        course.prepared[spec] = _broken(spec, defense, scene.plan, first_line(error))
         return
     # Its attacks are those of what fitting made of it, and of what it was seen to change.
     clock.found(spec, pieces_of(spec, subject.defense, scene.plan, subject.changes, scene.sizes())[1:])
@@ -286,7 +269,7 @@ def _row(course: Course, subject: Subject, results: list[AttackResult], measured
     outcome = measured.outcome or Utility((), skipped, 0.0, 0, 0)
     control = course.rows["none"].attacks if spec != "none" and "none" in course.rows else tuple(results)
     run = (len(scene.target.private), TRAINING_BATCH, outcome.steps)
-    guarantees = defense.guarantees(*run, scene.candidates.size)
+    guarantees = vouched(defense, defense.guarantees(*run, scene.candidates.size), plan.images)
     examined = Examined(
         changes=tuple(name for name in CHANGES if name in subject.changes),
         independent=subject.independent,
@@ -312,8 +295,8 @@ def _row(course: Course, subject: Subject, results: list[AttackResult], measured
     verdict, why = capped(verdict, why, _caps(course))
     return DefenseResult(
         spec=spec,
-        settings=settings(defense),
-        facts=dict(defense.facts(*run)),
+        settings=stated(defense, settings(defense), plan.images, SETTINGS),
+        facts=stated(defense, defense.facts(*run), plan.images),
         replaces_records=subject.replaced,
         attacks=tuple(results),
         accuracy=outcome.estimate,
@@ -326,6 +309,7 @@ def _row(course: Course, subject: Subject, results: list[AttackResult], measured
         stronger=dict(defense.stronger),
         lowest=dict(defense.lowest),
         examined=examined,
+        adaptive=own_attacks(defense),
     )
 
 
@@ -336,14 +320,14 @@ def requested(spec: str, plan: Plan) -> bool:
 
 def _caps(course: Course) -> tuple[Reason, ...]:
     scene = course.scene
-    return caps(scene.plan.settings(), exposed_facts(scene.exposure), course.controls, scene.findings)
+    return caps(scene.plan.settings(), provenance.exposed(scene.exposure), course.controls, scene.findings)
 
 
-def _broken(spec: str, defense: Defense, requested: bool, told: str) -> DefenseResult:
+def _broken(spec: str, defense: Defense, plan: Plan, told: str) -> DefenseResult:
     why = (Reason("not-applied", facts={"told": told}),)
     return DefenseResult(
         spec=spec,
-        settings=settings(defense),
+        settings=stated(defense, settings(defense), plan.images, SETTINGS),
         facts={},
         replaces_records=replaces_records(defense),
         attacks=(),
@@ -352,7 +336,7 @@ def _broken(spec: str, defense: Defense, requested: bool, told: str) -> DefenseR
         verdict="inconclusive",
         reasons=sentences(why),
         why=why,
-        requested=requested,
+        requested=requested(spec, plan),
     )
 
 
@@ -361,10 +345,11 @@ def _result(course: Course, *, complete: bool) -> AuditResult:
     target, plan = scene.target, scene.plan
     verdict, why = overall(rows) if complete else ("inconclusive", (Reason("interrupted"),))
     counts = torch.bincount(target.test.labels, minlength=1)
-    return AuditResult(
-        target=describe(target),
-        exposure={"preset": plan.exposure, **{k: bool(v) for k, v in exposed_facts(scene.exposure).items()}},
-        assumptions=assumptions(target, plan, scene.exposure),
+    known, exposure = catalogue(), {"preset": plan.exposure, **provenance.exposed(scene.exposure)}
+    found = AuditResult(
+        target=provenance.describe(target),
+        exposure=exposure,
+        assumptions=assumptions(plan.settings(), exposure, provenance.describe(target), target.notes),
         findings=(*scene.findings, *(finding for found in course.noticed.values() for finding in found)),
         baselines=scene.baselines,
         chance_accuracy=float(counts.max()) / max(1, len(target.test)),
@@ -374,7 +359,8 @@ def _result(course: Course, *, complete: bool) -> AuditResult:
         verdict=verdict,
         reasons=sentences(why),
         why=why,
-        not_tested=not_tested(rows),
+        not_tested=not_tested(rows, known),
+        known=known,
         settings=plan.settings(),
         environment=scene.environment,
         hashes=scene.hashes | course.learned,
@@ -383,8 +369,10 @@ def _result(course: Course, *, complete: bool) -> AuditResult:
         controls=course.controls,
         stand_in=SENTENCE if plan.images == "redacted" else "",
         complete=complete,
+        made=course.made,
         timings=dict(clock.timings) | {"total": round(time.monotonic() - clock.started, 3)},
     )
+    return all_in_place(found, plan.images)
 
 
 def _left_out() -> tuple[Finding, ...]:

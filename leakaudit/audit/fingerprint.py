@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from leakaudit.audit.plan import Plan
 from leakaudit.protocol.defense import Defense, parts_of
 from leakaudit.protocol.target import PixelModel, Records, Target
+from leakaudit.result.digests import of_values
 from leakaudit.result.schema import Value
 from leakaudit.score.identification import CandidateSets
 
 PIECE = 1 << 24  # bytes hashed at once: data on a GPU is never copied whole
-NO_INFLUENCE = tuple(f.name for f in fields(Plan) if f.metadata.get("apart"))
-# Entries of a result's environment that say nothing of the machine.
-NOT_VERSIONS = ("command", "commit", "target", "data", "checkpoint", "device_asked", "lpips_weights")
 
 
 def of_scan(
@@ -41,8 +37,7 @@ def of_scan(
         "auxiliary": of_records(target.auxiliary),
         "victims": of_indices(victims),
         "candidates": of_candidates(candidates),
-        "configuration": of_settings(settings, NO_INFLUENCE),
-        "environment": of_settings(environment, NOT_VERSIONS),
+        **of_values(settings, environment),
     }
 
 
@@ -79,13 +74,6 @@ def of_candidates(candidates: CandidateSets) -> str:
     if bool((candidates.sizes != candidates.columns).any()):
         _add(state, candidates.sizes.long())
     return state.hexdigest()
-
-
-def of_settings(settings: Mapping[str, Value], without: Iterable[str] = ()) -> str:
-    """Return the hash of settings as canonical JSON, without those named."""
-    left = {name: value for name, value in settings.items() if name not in set(without)}
-    text = json.dumps(left, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def of_defense(defense: Defense) -> str | None:

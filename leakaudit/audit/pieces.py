@@ -6,15 +6,16 @@ import math
 from dataclasses import dataclass, replace
 
 from leakaudit.audit.costs import NOMINAL
-from leakaudit.audit.plan import TRAINING_BATCH, Plan, attacks_for
+from leakaudit.audit.plan import Plan, attacks_for
 from leakaudit.errors import Setting, UserError
 from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.exposure import preset
 from leakaudit.protocol.registry import parse_defense
-from leakaudit.protocol.stages import BESIDES, declared
-from leakaudit.result.rules import ACCURACY, FIT, UPDATES, WEAKENED
+from leakaudit.protocol.stages import declared
+from leakaudit.result.batteries import TRAINING_BATCH
+from leakaudit.result.rules import ACCURACY, BESIDES, FIT, UPDATES, WEAKENED
 from leakaudit.score.tuning import RUNS
 from leakaudit.work.progress import Work
 

@@ -1,47 +1,25 @@
-"""What a scan will do: the effective settings, the batteries of attacks, and the sentences its numbers stand beside."""
+"""What a scan will do: the effective settings, and which attacks run on which defense with how much effort."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from leakaudit.errors import UserError, worded
+from leakaudit.errors import UserError, sentence, worded
 from leakaudit.files.reading import short
+from leakaudit.judge.scope import left_out as missing
+from leakaudit.judge.scope import roles
 from leakaudit.protocol.attack import Attack
-from leakaudit.protocol.coverage import covered_by, uncovered
 from leakaudit.protocol.defense import Defense, parts_of
-from leakaudit.protocol.exposure import Exposure, preset
-from leakaudit.protocol.registry import attacks, parse_attack, settings_values
-from leakaudit.protocol.stages import ANYTHING, BESIDES, declared
-from leakaudit.protocol.target import Target
-from leakaudit.result.adversary import GRANTED
-from leakaudit.result.rules import scored_victims
-from leakaudit.result.schema import DefenseResult, Images, Value
+from leakaudit.protocol.exposure import preset
+from leakaudit.protocol.registry import UnknownName, attacks, parse_attack, settings_values
+from leakaudit.protocol.stages import declared
+from leakaudit.result.batteries import BATTERIES, TRAINING_BATCH, Battery
+from leakaudit.result.outward import default_images, in_place
+from leakaudit.result.rules import ANYTHING
+from leakaudit.result.schema import Images, Known, Value
 from leakaudit.result.specs import split, together
-
-
-@dataclass(frozen=True)
-class Battery:
-    """Which attacks run, and how much effort each part of the audit gets."""
-
-    attacks: tuple[str, ...]
-    steps: int  # of every iterative gradient-matching attack
-    restarts: int
-    seeds: int  # training runs per defense
-    epochs: int
-    tuning_victims: int
-    decoder_steps: int  # of the decoders trained against data-replacing defenses
-
-
-_ALL = ("analytic", "peeling", "labels", "dlg", "idlg", "inverting-gradients", "linkage")
-
-BATTERIES: dict[str, Battery] = {
-    "quick": Battery(("analytic", "peeling", "labels", "inverting-gradients", "linkage"), 150, 1, 1, 5, 4, 200),
-    "standard": Battery(_ALL, 400, 1, 3, 15, 4, 600),
-    "full": Battery(_ALL, 1200, 4, 5, 30, 8, 1500),
-}
-
 
 # What a whole number may be: far more than an audit can do, and little enough for every number that follows from it.
 LIMITS = {
@@ -55,9 +33,7 @@ LIMITS = {
 }
 MOST_SECONDS = 30 * 365 * 86_400  # of a budget
 
-APART = {"apart": True}  # marks a setting of how it is shown or how long it may take: it changes no measurement
 EFFORT = ("steps", "restarts", "decoder_steps", "undo_steps", "draws", "pairs", "rehearsals")  # less of it is weaker
-TRAINING_BATCH = 32  # records in each shared update of the training runs that measure accuracy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +53,10 @@ class Plan:
     utility: bool = True
     seeds: int | None = None
     epochs: int | None = None
-    budget: float | None = field(default=None, metadata=APART)  # seconds for the whole scan
+    budget: float | None = None  # seconds for the whole scan
     # Bytes that a step of an attack may take beside model and data; None: what is free.
-    memory: int | None = field(default=None, metadata=APART)
-    images: Images = field(default="full", metadata=APART)
+    memory: int | None = None
+    images: Images = field(default_factory=default_images)  # by CI where nobody says
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -97,9 +73,9 @@ class Plan:
             (self.budget is None or self.budget > 0, "{--budget} must be positive"),
             (self.budget is None or self.budget <= MOST_SECONDS, "{--budget} must be at most 30 years"),
         )
-        for holds, sentence in checks:
+        for holds, rule in checks:
             if not holds:
-                raise UserError(*worded(f"{sentence}."))
+                raise UserError(*worded(f"{rule}."))
         preset(self.exposure)
 
     def _check_types(self) -> None:
@@ -142,10 +118,10 @@ class Plan:
         values: dict[str, Value] = {}
         for f in fields(self):
             value = getattr(self, f.name)
-            values[f.name] = together(value) if isinstance(value, tuple) else value
+            values[f.name] = in_place(together(value), self.images) if isinstance(value, tuple) else value
         effort = self.effort()
         return values | {
-            "attacks": together(effort.attacks),
+            "attacks": in_place(together(effort.attacks), self.images),
             "seeds": effort.seeds,
             "epochs": effort.epochs,
             "steps": effort.steps,
@@ -186,13 +162,23 @@ def attacks_for(defense: Defense, effort: Battery, changes: frozenset[str] | Non
     found = [with_effort(parse_attack(name), name, effort) for name in names]
     own = [with_effort(_adaptive(part, spec), spec, effort) for part in parts_of(defense) for spec in part.adaptive]
     adaptive = {attack.name: attack for attack in (*found, *own)}
-    defended = bool(own or seen - BESIDES - {ANYTHING})
-    pairs = []
-    there = {attack.name for attack in chosen}
-    for attack in (*chosen, *(attack for name, attack in adaptive.items() if name not in there)):
-        standard = "adaptive" if defended and attack.name in adaptive else "standard"
-        pairs.append((attack, "bound" if "released" in attack.requires else standard))
-    return pairs
+    names_of = [attack.name for attack in chosen]
+    role = roles(names_of, catalogue(), seen, [attack.name for attack in own])
+    more = (attack for name, attack in adaptive.items() if name not in names_of)
+    return [(attack, role[attack.name]) for attack in (*chosen, *more)]
+
+
+def catalogue() -> tuple[Known, ...]:
+    """Return every attack that is known, as a result holds it."""
+    return tuple(
+        Known(name, tuple(sorted(cls.examines)), tuple(sorted(cls.requires)), tuple(sorted(cls.covers)))
+        for name, cls in attacks().items()
+    )
+
+
+def own_attacks(defense: Defense) -> tuple[str, ...]:
+    """Return the names of the attacks that the parts of a defense name as built against them, each once."""
+    return tuple(dict.fromkeys(_adaptive(part, spec).name for part in parts_of(defense) for spec in part.adaptive))
 
 
 def lowered(plan: Plan) -> tuple[str, ...]:
@@ -219,8 +205,7 @@ def _less(value: Value, usual: Value) -> bool:
 
 def left_out(plan: Plan) -> tuple[str, ...]:
     """Return the attacks of the battery that a plan does not run."""
-    names = {parse_attack(spec).name for spec in plan.effort().attacks}
-    return tuple(spec for spec in BATTERIES[plan.battery].attacks if split(spec)[0] not in names)
+    return missing(plan.battery, (parse_attack(spec).name for spec in plan.effort().attacks))
 
 
 def _adaptive(defense: Defense, spec: str) -> Attack:
@@ -228,66 +213,7 @@ def _adaptive(defense: Defense, spec: str) -> Attack:
     try:
         return parse_attack(spec)
     except UserError as error:
-        raise type(error)(
-            f"the defense {defense.name!r} names an adaptive attack that cannot be used: {error}"
+        kind = UnknownName if isinstance(error, UnknownName) else UserError  # no class of their own
+        raise kind(
+            f"the defense {defense.name!r} names an adaptive attack that cannot be used: {sentence(error)}"
         ) from error
-
-
-def assumptions(target: Target, plan: Plan, exposure: Exposure) -> tuple[str, ...]:
-    """Return the sentences every number of this audit stands beside."""
-    facts = exposure.facts()
-    counted = {"auxiliary": f" ({len(target.auxiliary)})"}
-    granted = [words + counted.get(name, "") for name, words in GRANTED.items() if name in facts]
-    missing = [name for name in GRANTED if name not in facts]
-    mode = "evaluation mode (fixed BatchNorm statistics, no dropout)" if plan.mode == "eval" else "training mode"
-    return (
-        f"Each of {plan.victims} clients shares one FedSGD gradient of a batch of {plan.batch_size}, "
-        f"computed in {mode}, at the model's present weights.",
-        f"The adversary sees that gradient and the model, {', '.join(granted) or 'and nothing else'}"
-        f" (not granted: {', '.join(missing) or 'nothing'}).",
-        *(() if "labels" in facts else ("Labels are not given to the adversary: it infers them from the update.",)),
-        *(("Candidates of a line-up come with their label, which they share.",) if "defense" in facts else ()),
-        "The attacks' prior, step size and length are chosen on the adversary's own records, never on a victim's."
-        + (
-            " Where the time budget ended that, an attack ran at its default settings."
-            if plan.budget is not None
-            else ""
-        )
-        if "auxiliary" in facts
-        else "The adversary owns no records to tune on: attacks run at their default settings, which can be weaker.",
-        "One update per record is seen; repeated rounds of the same record would leak more.",
-        *(
-            (
-                "Accuracy is another experiment than the attacks: models trained from fresh weights in training mode, "
-                f"by Adam on shared updates of {TRAINING_BATCH} records. A defense whose noise depends on the batch "
-                f"size (dp-sgd adds σC/B) is weaker there than in the attacked batches of {plan.batch_size}.",
-                f"An interval of accuracy is over training runs, all on the same {len(target.test)} test records: how "
-                "it would come out on others is not in it.",
-            )
-            if plan.utility
-            else ()
-        ),
-        *(
-            (f"Only these attacks were chosen, besides the defenses' adaptive ones: {', '.join(plan.attacks)}.",)
-            if plan.attacks
-            else ()
-        ),
-        *target.notes,
-    )
-
-
-def not_tested(rows: Sequence[DefenseResult]) -> tuple[str, ...]:
-    """Return what this audit cannot speak of: attacks it knows but did not run, and what nothing that ran covers.
-
-    An attack ran where at least one of its victims was scored under any of the defenses: one that could not be run, or
-    crashed, covers nothing.
-    """
-    known = attacks()
-    tried = {attack.name for row in rows for attack in row.attacks}
-    ran = {attack.name for row in rows for attack in row.attacks if scored_victims(attack)}
-    left = [name for name in known if name not in tried]
-    covered = {surface for name in ran if name in known for surface in covered_by(known[name])}
-    return (
-        *((f"Attacks known here but not run in this scan: {', '.join(left)}.",) if left else ()),
-        *uncovered(covered, replaced=any(row.replaces_records for row in rows)),
-    )

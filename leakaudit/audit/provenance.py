@@ -29,6 +29,11 @@ def settings(defense: Defense) -> dict[str, Value]:
     return {f"{part.name}.{key}": value for part in parts for key, value in settings_values(part).items()}
 
 
+def _named(name: str) -> str:
+    """Return the name of a class, which code may make of anything, if it is a word."""
+    return name if name.isidentifier() and len(name) <= 60 else "a class"
+
+
 def exposed(exposure: Exposure) -> dict[str, Any]:
     """Return every fact that a preset may grant by name, true or false."""
     return {name: name in exposure.facts() for name in GRANTED}
@@ -39,7 +44,7 @@ def describe(target: Target) -> dict[str, Value]:
     units = None if target.private.units is None else count_units(target.private.units)
     return {
         "name": target.name,
-        "model": type(target.model.network).__name__,
+        "model": _named(type(target.model.network).__name__),
         "parameters": sum(p.numel() for p in target.model.parameters()),
         "shared_parameters": shared_parameters(target.model)[0],
         "input_shape": "×".join(map(str, target.input_shape)),

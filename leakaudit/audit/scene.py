@@ -11,11 +11,13 @@ from torch import Tensor
 from leakaudit.audit import fingerprint
 from leakaudit.audit.plan import Plan
 from leakaudit.audit.provenance import environment
+from leakaudit.judge.noticed import no_line_up
 from leakaudit.load.preflight import preflight, raise_on_errors
 from leakaudit.load.units import count_units, with_units
 from leakaudit.protocol.amounts import Sizes
 from leakaudit.protocol.exposure import Exposure, preset
 from leakaudit.protocol.target import Records, Target
+from leakaudit.result.outward import command_in_place
 from leakaudit.result.rounding import coarse_baseline
 from leakaudit.result.schema import Baseline, Estimate, Finding, Value, Waiver
 from leakaudit.score import standin
@@ -89,14 +91,14 @@ def set_scene(
     odd: tuple[Finding, ...] = ()
     if exposure.auxiliary:
         told, odd = auxiliary_findings(target, generator_for(plan.seed, "auxiliary"), _both_units(target))
-    findings = (*findings, *_without_line_up(candidates), *odd)
+    findings = (*findings, *no_line_up(int((~candidates.lined).sum()), len(candidates)), *odd)
     target = replace(target, notes=(*target.notes, *_of_units(target, victims)))
     truth = target.private[victims]
     wanted = plan.effort().tuning_victims * plan.batch_size
     rehearsal = torch.randperm(len(target.auxiliary), generator=generator_for(plan.seed, "rehearsal"))[:wanted]
     rehearsal = rehearsal[: len(rehearsal) // plan.batch_size * plan.batch_size]
     lpips = lpips_metric(lpips_weights, target.device)
-    versions = environment(target, command, lpips_weights)
+    versions = environment(target, command_in_place(command, plan.images), lpips_weights)
     guesses = baselines(
         truth,
         target.auxiliary,
@@ -205,14 +207,3 @@ def _of_units(target: Target, victims: Tensor) -> tuple[str, ...]:
         f"attacked ones of {of}; a line-up holds one record per unit, and the unit is what is identified."
         + (" Several records of one unit are not independent: intervals are wider than shown." * (of < len(victims))),
     )
-
-
-def _without_line_up(candidates: CandidateSets) -> tuple[Finding, ...]:
-    alone, records = int((~candidates.lined).sum()), len(candidates)
-    if not alone:
-        return ()
-    message = (
-        f"{alone} of the {records} attacked records {'has' if alone == 1 else 'have'} no line-up, for want of another "
-        f"unit of the class in train_data and test_data: identification is measured on the other {records - alone}."
-    )
-    return (Finding("no-line-up", "warning", message, {"records": alone, "of": records}),)

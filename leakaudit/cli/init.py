@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 import shlex
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ import typer
 
 from leakaudit.cli.options import TARGET_HELP, examples
 from leakaudit.errors import UserError
+from leakaudit.result import dates
 from leakaudit.work.quantities import typed_bytes, typed_seconds
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ def init(
             "first (without --quick, which is too weak to set limits by), or name another with --result."
         )
     first = load(result)
-    target = model or str(first.environment.get("target") or "model.py")
-    today = dt.date.today()
+    target = model or _given(first, "target") or "model.py"
+    today = dates.today()
     place = PROJECT.resolve()  # a link stays one
     existing = _existing(place)
     replaced = table(existing)
@@ -83,7 +83,7 @@ def init(
                 raise UserError(f"{WORKFLOWS[name]} exists: remove it, or leave --{name} out.")
             texts[WORKFLOWS[name]] = workflow(name, target, made.defenses, made.records)
     for path, text in texts.items():
-        write_atomically(path, text, path.stat().st_mode & 0o777 if path.exists() else 0o644)
+        write_atomically(path, text)
         typer.echo(f"wrote    {PROJECT if path == place else path}")
     lost = f"left out of the table, since scan has no such setting: {', '.join(dropped)}."
     waivers = replaced.get("waiver") if force else None
@@ -118,10 +118,11 @@ def _options(result: AuditResult, before: Mapping[str, Any]) -> dict[str, Any]:
     """
     from dataclasses import fields
 
-    from leakaudit.audit.plan import BATTERIES, Plan
+    from leakaudit.audit.plan import Plan
+    from leakaudit.result.batteries import BATTERIES
     from leakaudit.result.specs import apart
 
-    settings, usual = result.settings, {f.name: f.default for f in fields(Plan)}
+    settings, usual = result.settings, {f.name: f.default for f in fields(Plan)} | {"images": "full"}
     found: dict[str, Any] = {
         key: settings[key]
         for key, value in usual.items()
@@ -143,10 +144,16 @@ def _options(result: AuditResult, before: Mapping[str, Any]) -> dict[str, Any]:
         value = settings.get(key)
         if isinstance(value, int | float):
             found[key] = written(value)
-    found |= {option: str(result.environment[key]) for key, option in GIVEN.items() if result.environment.get(key)}
+    found |= {option: told for key, option in GIVEN.items() if (told := _given(result, key))}
     decided = {*usual, *FORMS} - {"images"}  # whatever the table says, which may show less than the scan did
     rest = {key: value for key, value in before.items() if key not in decided and key not in found}
     return {key.replace("_", "-"): value for key, value in (found | rest).items()}
+
+
+def _given(result: AuditResult, name: str) -> str:
+    """Return what the first scan was given, empty where the result does not say: of some paths it has the end alone."""
+    told = str(result.environment.get(name) or "")
+    return "" if told.startswith("…") else str(Path(told).expanduser()) if told.startswith("~/") else told
 
 
 def workflow(name: str, target: str, defenses: tuple[str, ...], records: int) -> str:

@@ -84,6 +84,7 @@ def fit(
     from leakaudit.defenses.obscurer_card import render
     from leakaudit.defenses.obscurer_fit import costs, key_of, now, parsed
     from leakaudit.defenses.obscurer_fit import fit as fit_obscurer
+    from leakaudit.files.folder import kept as put
     from leakaudit.files.writing import write_atomically
     from leakaudit.load.loading import load_target
     from leakaudit.watch.console import progress_monitor
@@ -110,8 +111,16 @@ def fit(
             obscurer, card = fit_obscurer(loaded, defense, chosen)
             spent = costs(obscurer, loaded, begun)
             card = replace(card, seed=seed)
-            obscurer.save(output, card)
-            write_atomically(card_file, render(obscurer, card, output.name, spent, resumed=kept.resumed))
+
+            def save(place: Path) -> None:
+                obscurer.save(place, card)
+                text = render(obscurer, card, place.name, spent, resumed=kept.resumed)
+                write_atomically(place.with_suffix(".md"), text)
+
+            wanted, output = output, put(save, output)
+            card_file = output.with_suffix(".md")
+            if output != wanted:
+                typer.echo(f"leakaudit: {wanted.parent} takes no more: the generator is in {output.parent}.", err=True)
     except KeyboardInterrupt:
         _interrupted(partial)
     for note in loaded.notes:

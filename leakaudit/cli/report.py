@@ -1,4 +1,4 @@
-"""The commands that read a stored result: `report` and `verify`."""
+"""The commands that read a stored result: `report` and `verify`. What signs one is `sign`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ def add(app: typer.Typer) -> None:
         epilog=examples(
             "leakaudit verify report.html leakaudit-out/result.json",
             "leakaudit verify report.pdf leakaudit-out/result.json --gate gate.json",
+            "leakaudit verify report.html result.json --key officer.pub.pem",
+            "leakaudit verify result.json --key officer.pub.pem",
         )
     )(verify)
 
@@ -51,7 +53,7 @@ def report(
     from leakaudit.reports.html import render
     from leakaudit.reports.terminal import summary
     from leakaudit.result import outcome as outcomes
-    from leakaudit.result.schema import digest, load, mode_of
+    from leakaudit.result.schema import digest, is_private, load
 
     loaded = load(result)
     if output.is_dir():
@@ -65,12 +67,12 @@ def report(
     page = render(loaded, outcome)
     written = []
     if output.suffix.lower() != ".pdf":
-        write_atomically(output, page, mode_of(loaded))
+        write_atomically(output, page, is_private(loaded))
         written.append(output)
     if pdf:
         from leakaudit.reports.pdf import write
 
-        write(output.with_suffix(".pdf"), page, mode_of(loaded))
+        write(output.with_suffix(".pdf"), page, is_private(loaded))
         written.append(output.with_suffix(".pdf"))
     summary(loaded, Console())
     for doubt in (*doubts(loaded), *(outcome_doubts(outcome, loaded) if outcome else ())):
@@ -80,20 +82,38 @@ def report(
 
 
 def verify(
-    page: Annotated[Path, typer.Argument(metavar="REPORT", help="A report.html or report.pdf written by leakaudit.")],
-    result: Annotated[Path, typer.Argument(help="The result.json it shows.")],
+    page: Annotated[
+        Path,
+        typer.Argument(metavar="[REPORT]", help="A report.html or report.pdf of it; may be left out."),
+    ],
+    result: Annotated[Path | None, typer.Argument(metavar="RESULT", help="The result.json it shows.")] = None,
     gate: GateFile = None,
+    key: Annotated[
+        Path | None, typer.Option("--key", help="The public key, a PEM file, of who must have signed the result.")
+    ] = None,
+    signature: Annotated[
+        Path | None, typer.Option("--signature", help="The signature. Default: the result's name with .sig.")
+    ] = None,
 ) -> None:
     """Check that a report, HTML or PDF, says what its result says, and the result what its own numbers say.
 
-    Nothing is signed: this shows that the files agree with each other, not who made them.
+    With --key, also that the key's owner signed these very files. Without it this shows that the files agree with each
+    other, not who made them.
 
-    Exit codes: 0 they agree, 1 they do not, 2 a file cannot be read, 3 the digest fits, but the rest cannot be compared
-    here: another version of leakaudit or WeasyPrint wrote the report, or there is no WeasyPrint to print a PDF again.
+    Exit codes: 0 they agree, and with --key the signature holds; 1 they do not, or it does not; 2 a file cannot be
+    read; 3 the digest fits, but the rest cannot be compared here: another version of leakaudit or WeasyPrint wrote the
+    report, or there is no WeasyPrint to print a PDF again.
     """
+    from leakaudit.reports.signed import beside, check
     from leakaudit.reports.verify import verify as compare
+    from leakaudit.result.signature import Part
 
-    found = compare(page, result, gate)
-    for sentence in found.sentences:
+    shown, stored = (None, page) if result is None else (page, result)
+    found = compare(shown, stored, gate)
+    given: dict[Part, Path | None] = {"result": stored, "report": shown, "gate": gate}
+    derived = shown is not None and found.status == "same"
+    signed = check(signature or beside(stored), given, key, derived=derived)
+    code = CODES["other"] if signed.holds is False else CODES[found.status]
+    for sentence in (*found.sentences, *signed.sentences, *(found.unknown if code == CODES["same"] else ())):
         typer.echo(visible(sentence))
-    raise typer.Exit(CODES[found.status])
+    raise typer.Exit(code)

@@ -1,8 +1,8 @@
 """The stored results of a branch, in order: what leaked and what it cost from run to run, and where runs cannot be
 compared.
 
-Results carry no time, so that equal audits are equal files: the order is that of their paths, read as people read
-them (`run-2` before `run-10`).
+The order is that of their paths, read as people read them (`run-2` before `run-10`): results of older versions have no
+date, and a date is when a scan ran, not which state of the code is the later one.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -11,10 +12,12 @@ from cattrs.gen import make_dict_unstructure_fn, override
 from cattrs.preconf.json import JsonConverter
 
 from leakaudit.errors import UserError
-from leakaudit.files.reading import reading, short
-from leakaudit.files.typed import Misfit, typed
+from leakaudit.files.reading import MiB, reading, short
+from leakaudit.files.typed import LONG, Misfit, typed
 
 T = TypeVar("T")
+TEXT = 128 * MiB  # of a document beside the pictures in it
+PICTURES = re.compile(rf'"iVBORw0KGgo[A-Za-z0-9+/=]{{{LONG},}}"')  # in base64, those that are long
 VALUES = 5_000_000  # that one document may hold: each takes a hundred bytes or so of memory, a byte or two of the file
 
 
@@ -34,6 +37,8 @@ def parsed(text: str, source: str, mend: str) -> Any:
     """Return the value of a JSON text: no NaN, no infinity, no key twice; UserError names `source` and the `mend`."""
     if sum(map(text.count, ",[{")) > VALUES:
         raise UserError(f"{source} is not JSON of ours (it holds more than {VALUES:,} values): {mend}.")
+    if len(text) > TEXT and len(text) - sum(m.end() - m.start() for m in PICTURES.finditer(text)) > TEXT:
+        raise UserError(f"{source} is not JSON of ours (it holds more than {TEXT // MiB} MiB of text): {mend}.")
     try:
         with reading(source, "JSON", mend):
             return json.loads(text, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_object)

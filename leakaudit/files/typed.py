@@ -10,13 +10,15 @@ import types
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from leakaudit.files.reading import short
 
 T = TypeVar("T")
 Read = Callable[[Any], Any]
 LEAST, MOST = -(2**63), 2**64 - 1  # whole numbers beyond them are none of ours, and overflow where they are used
+LONG = 2**16  # characters of a text: names and sentences are far shorter
+Bulk = Annotated[str, "bulk"]  # a text that may be as long as the file, as an encoded picture is
 WANTED = {str: "text", bool: "true or false", int: "a whole number", float: "a number", types.NoneType: "null"}
 
 
@@ -57,6 +59,8 @@ def _reader(kind: Any) -> Read:
     origin, inner = get_origin(kind), get_args(kind)
     if kind in WANTED:
         return _one_of((kind,))
+    if kind is Bulk:
+        return _bulk
     if origin in (Union, types.UnionType):
         return _one_of(inner)
     if origin is Literal:
@@ -84,12 +88,20 @@ def _one_of(kinds: tuple[Any, ...]) -> Read:
                 return value
             raise Misfit(f"is a number of {len(bin(value)) - 2} bits: no whole number may have more than 64")
         if found in plain and (found is not float or math.isfinite(value)):
+            if found is str and len(value) > LONG:
+                raise Misfit(f"is a text of {len(value):,} characters, more than {LONG:,}")
             return value
         if other is not None:
             return other(value)
         raise _not(wanted, value)
 
     return read
+
+
+def _bulk(value: Any) -> Any:
+    if type(value) is str:
+        return value
+    raise _not("text", value)
 
 
 def _choice(allowed: tuple[Any, ...]) -> Read:
@@ -124,6 +136,8 @@ def _table(one: Read) -> Read:
         key = ""
         try:
             for key, each in value.items():
+                if len(key) > LONG:
+                    raise Misfit(f"is a key of {len(key):,} characters, more than {LONG:,}")
                 found[key] = one(each)
         except Misfit as error:
             raise error.within(f".{short(key)[1:-1]}") from None
@@ -133,7 +147,7 @@ def _table(one: Read) -> Read:
 
 
 def _object(kind: Any) -> Read:
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     parts = [
         (f.name, _reader(hints[f.name]), f.default is MISSING and f.default_factory is MISSING) for f in fields(kind)
     ]

@@ -11,11 +11,14 @@ from dataclasses import replace
 from glob import escape
 
 from leakaudit.gate.assertions import Rule
+from leakaudit.gate.claims import claims, current
 from leakaudit.gate.decision import conclude
+from leakaudit.gate.records import contradictions
 from leakaudit.gate.thresholds import judge_rule
 from leakaudit.judge.exposed import exposed
 from leakaudit.judge.verdict import overall, rejudge
 from leakaudit.judge.words import sentences
+from leakaudit.result.dates import commit_of
 from leakaudit.result.numbers import plain
 from leakaudit.result.outcome import Check, Outcome
 from leakaudit.result.rounding import steps
@@ -32,9 +35,10 @@ CLOSE = 1e-9  # numbers are stored in full: what differs by more was computed fr
 def doubts(result: AuditResult) -> tuple[str, ...]:
     """Return one sentence for each thing that a result claims and its own numbers do not give; empty where all fits.
 
-    Checked are the verdict of each defense and of the whole (never better than the rules of this version make it), the
-    counts, shares, medians and intervals of attacks against their records, accuracies against their training runs, and
-    that a finished audit has every defense. Findings, baselines and limits are taken as they are.
+    Checked are the verdict of each defense and of the whole (never better than the rules of this version make it; of
+    this version's own results exactly what they make it), the counts, shares, medians and intervals of attacks against
+    their records, accuracies against their training runs, that a finished audit has every defense, and what else
+    `claims` and `records` compute again. What nothing here can tell is in `unknown`.
     """
     found, rows = [], []
     for defense in result.defenses:
@@ -58,7 +62,9 @@ def doubts(result: AuditResult) -> tuple[str, ...]:
             found += [f"{told}: {what}{_elsewhere(result)}." for what in _numbers(attack, rounded)]
     if result.complete:
         found += [f"The audit says that it is complete, but {spec} has no row." for spec in unaudited(result)]
-    return tuple(found)
+    rules = "" if current(result) else _elsewhere(result)
+    found += [f"In the result {what}{rules}." for what in dict.fromkeys((*contradictions(result), *claims(result)))]
+    return tuple(dict.fromkeys(found))
 
 
 def outcome_doubts(outcome: Outcome, result: AuditResult | None = None) -> tuple[str, ...]:
@@ -77,6 +83,13 @@ def outcome_doubts(outcome: Outcome, result: AuditResult | None = None) -> tuple
         if check.waiver is not None and check.waiver.expires < outcome.date:
             found.append(f"The check {check.id} is waived until {check.waiver.expires}, which was over by then.")
     if result is not None and outcome.result_digest == digest(result):
+        made = str(result.environment.get("leakaudit") or "")
+        if outcome.audited and (outcome.audited, outcome.leakaudit, outcome.commit) != (
+            result.made,
+            made,
+            commit_of(result),
+        ):
+            found.append("The gate names another date, version or commit of the audit than the result has.")
         found += [told for check in outcome.checks for told in _judged_again(check, result)]
         checked = {check.defense for check in outcome.checks if check.rule == "identification"}
         if outcome.presets:  # every preset asks it of every defense that the verdict speaks of
@@ -136,7 +149,9 @@ def _numbers(attack: AttackResult, rounded: bool) -> list[str]:
     if not attack.records:
         return ["it has scores, and no records that they are of"] if any(e.n for e in estimates) else []
     found = []
-    ended = Counter({r.victim: r.status for r in attack.records}.values())
+    # One that links is asked about every record by itself, and ends by itself on each.
+    by = {(r.victim, r.record if attack.kind == "linkage" else 0): r.status for r in attack.records}
+    ended = Counter(by.values())
     if ended != Counter({s: n for s, n in attack.statuses.items() if n}):
         found.append("its counts of how victims ended are not those of its records")
     asked = [r.identified for r in attack.records if r.identified is not None]
@@ -148,17 +163,23 @@ def _numbers(attack: AttackResult, rounded: bool) -> list[str]:
     if attack.exact != sum(r.exact is True for r in attack.records):
         found.append("its stored count of exact records is not that of its records")
     held = steps(RecordScore)  # of the scores that a record has, with how coarse they may be
-    for score in (s for s in of_attacks() if s.limits and s.field in held):
+    for score in (s for s in of_attacks() if s.field in held and _held(attack, s.field)):
         values = [v for v in (getattr(r, score.field) for r in attack.records) if v is not None]
         if not _equal(getattr(attack, score.field), median(values), held[score.field] if rounded else CLOSE):
             found.append(f"its stored {score.title} is not the median of its records’, or its interval is not theirs")
     return found
 
 
+def _held(attack: AttackResult, name: str) -> bool:
+    """Return whether a score stands beside each record: gain and null do so since later, where the attack has one."""
+    later = name in ("gain", "swapped")
+    return not later or any(getattr(r, name) is not None for r in attack.records)
+
+
 def _examined(result: AuditResult, defense: DefenseResult) -> list[str]:
     """Return what was examined of a defense that the records of its attacks do not give."""
     stored = defense.examined
-    if stored is None or not stored.union.n:
+    if stored is None or not (stored.union.n or current(result)):
         return []
     given = exposed(defense.attacks, result.chance_identification, result.baselines)
     found = []
@@ -169,6 +190,8 @@ def _examined(result: AuditResult, defense: DefenseResult) -> list[str]:
         found.append("its stored shares by class are not those of the records of its attacks")
     if not _equal(stored.tenth, given.tenth):
         found.append("its stored share of the most exposed tenth is not that of the records of its attacks")
+    if current(result) and abs(stored.union_guess - given.union_guess) > CLOSE:
+        found.append("what guessing as often would identify is not what its attacks’ line-ups give")
     return found
 
 

@@ -18,6 +18,7 @@ from leakaudit.gate.waivers import in_force, names_attack, states
 from leakaudit.judge.facts import facts_of
 from leakaudit.judge.findings import MENDS, mend
 from leakaudit.judge.words import sentences
+from leakaudit.result import dates
 from leakaudit.result.outcome import Check, Outcome, WaiverState
 from leakaudit.result.rules import SEVERITIES, judged
 from leakaudit.result.schema import AuditResult, Finding, Mend, Severity, Verdict, Waiver, digest
@@ -38,10 +39,10 @@ def gate(
     """Judge a result, and its change from `baseline` where one is given.
 
     The verdict is that of the checks of level `error` which no waiver in force covers: fail before inconclusive before
-    pass; an expired waiver fails. `today` is the day waivers are judged on, by default the present one. Raises
+    pass; an expired waiver fails. `today` is the day waivers are judged on, by default the present one in UTC. Raises
     UserError where the baseline cannot be compared, naming what differs.
     """
-    today = today or dt.date.today()
+    today = today or dates.today()
     rules = _rules(assertions, result)
     found = [_waived(result, rule, check, waivers, today) for rule in rules for check in judge_rule(result, rule)]
     rest = _findings(result, assertions.findings)
@@ -66,6 +67,9 @@ def gate(
         baseline_digest=digest(baseline) if baseline is not None else "",
         presets=assertions.presets,
         notes=notes,
+        audited=result.made,
+        leakaudit=str(result.environment.get("leakaudit") or ""),
+        commit=dates.commit_of(result),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leakaudit.errors import UserError, first_line
+from leakaudit.errors import UserError, first_line, sentence
 from leakaudit.files.reading import short
 from leakaudit.load.checkpoints import load_checkpoint
 from leakaudit.load.datafiles import read_data
@@ -74,7 +74,7 @@ def load_target(
                 checkpoint=checkpoint,
             )
         except UserError as error:
-            raise UserError(f"{spec}: {error}") from error
+            raise UserError(f"{spec}: {sentence(error)}") from error
     factory = target.factory and _beside(file.folder, target.factory)
     asked = {"target": spec, "data": data, "checkpoint": checkpoint, "device_asked": device}
     given = {name: str(value) for name, value in asked.items() if value not in (None, "auto")}

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import nn
 
-from leakaudit.errors import UserError, first_line
-from leakaudit.protocol.usercode import import_error, import_file, line_of
+from leakaudit.errors import UserError, first_line, line_of
+from leakaudit.protocol.usercode import import_error, import_file
 from leakaudit.work.seeding import seeded
 
 NAMES = ("model", "train_data", "test_data", "auxiliary_data", "groups", "loss", "mean", "std", "classes", "device")
@@ -101,4 +101,4 @@ def resolve(value: Any, name: str, seed: int) -> Any:
     except SystemExit as error:
         raise UserError(f"{name}() exits{line_of(error)}: let it return what it builds.") from error
     except BaseException as error:  # user code may raise anything
-        raise UserError(f"{name}() fails{line_of(error)} ({first_line(error)}): mend that.") from error
+        raise UserError(f"{name}() fails{line_of(error)} ({first_line(error, placed=False)}): mend that.") from error

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from leakaudit.engine.head import find
-from leakaudit.errors import Setting, UserError, first_line, said, worded
+from leakaudit.errors import Setting, UserError, first_line, message_of, said, worded
+from leakaudit.judge.noticed import frozen
 from leakaudit.load.chances import chances
 from leakaudit.protocol.gradients import Mode, in_mode, parameters_of
 from leakaudit.protocol.target import Records, Target, shared_parameters
@@ -36,7 +37,7 @@ def preflight(
     too; that is off by default because a result must not differ between equal runs. Errors come first.
     """
     findings = [*_counts(target, batch_size, records, candidates), *_values(target), *_weights(target)]
-    findings += [*_frozen(target), *_modules(target, mode, batch_size)]
+    findings += [*frozen(*shared_parameters(target.model)), *_modules(target, mode, batch_size)]
     if not any(finding.severity == "error" for finding in findings):
         found = _gradient(target, mode, batch_size, records, costs)
         worse = {finding.id for finding in found if finding.severity == "error"}
@@ -226,14 +227,6 @@ def _modules(target: Target, mode: str, batch_size: int) -> list[Finding]:
     return findings
 
 
-def _frozen(target: Target) -> list[Finding]:
-    shared, total = shared_parameters(target.model)
-    if shared == total:
-        return []
-    message = f"{shared:,} of {total:,} parameters are shared, the rest is frozen and stays as it is in training runs."
-    return [Finding("frozen-parameters", "info", message, {"shared": shared, "parameters": total})]
-
-
 def _labels(target: Target, mode: str) -> list[Finding]:
     """Say how the labels of an update will be told, where it is not read off a last layer that gives the logits."""
     pictures = target.auxiliary.images if len(target.auxiliary) >= PROBES else target.private.images
@@ -281,7 +274,7 @@ def _gradient(target: Target, mode: str, batch_size: int, records: int, costs: b
     except torch.OutOfMemoryError:
         return [_error("memory", batch_size=batch_size, device=str(target.device))]
     except Exception as error:  # user code may raise anything
-        if mode == "train" and "more than 1 value per channel" in str(error):
+        if mode == "train" and "more than 1 value per channel" in message_of(error):
             return [_error("batchnorm-single-record", batch_size=batch_size)]
         message = (
             f"the model gives no gradient on a batch of shape {tuple(x.shape)} in {mode} mode ({first_line(error)})."

@@ -67,7 +67,7 @@ class Attack:
     kind: ClassVar[Kind] = "reconstruction"
     requires: ClassVar[frozenset[str]] = frozenset()  # Exposure facts
     grid: ClassVar[Mapping[str, tuple[float, ...]]] = {}  # settings tuned on auxiliary records, with their candidates
-    covers: ClassVar[frozenset[str]] = frozenset()  # names of `coverage.SURFACES` that are tested where it ran
+    covers: ClassVar[frozenset[str]] = frozenset()  # names of `result.surfaces.SURFACES` that are tested where it ran
     needs: ClassVar[Needs] = Needs()
     effort: ClassVar[tuple[Effort, ...]] = ()  # its settings that a battery sets, where its spec leaves them open
     examines: ClassVar[frozenset[str]] = frozenset()  # names of `stages.CHANGES` on which it always runs

@@ -9,11 +9,11 @@ from dataclasses import MISSING, fields
 from typing import Any, get_args
 
 from leakaudit.protocol.attack import Attack, Effort, Kind, Needs
-from leakaudit.protocol.coverage import SURFACES
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.exposure import Exposure
-from leakaudit.protocol.stages import ANYTHING, CHANGES
-from leakaudit.result.rules import OTHER_WORK
+from leakaudit.protocol.stages import CHANGES
+from leakaudit.result.rules import ANYTHING, OTHER_WORK
+from leakaudit.result.surfaces import SURFACES
 
 BASES: dict[str, type[Any]] = {"attack": Attack, "defense": Defense}
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -32,6 +32,8 @@ def flaw(cls: Any, kind: str) -> str | None:
     name = getattr(cls, "name", None)
     if not isinstance(name, str) or not NAME.fullmatch(name):
         return f"its `name` must be words in small letters joined by hyphens, not {name!r}"
+    if len(name) > 60:
+        return f"its `name` has {len(name)} letters, and room is for 60"
     settings = {f.name for f in fields(cls) if not f.metadata.get("state")}
     if taken := sorted(settings & set(base.__annotations__)):
         return f"{taken[0]!r} is what every {kind} says of itself: give the setting another name"

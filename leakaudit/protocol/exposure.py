@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from leakaudit.errors import UserError
+from leakaudit.result import adversary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +27,7 @@ class Exposure:
         return frozenset(f.name for f in fields(self) if getattr(self, f.name))
 
 
-PRESETS: dict[str, Exposure] = {
-    "honest-but-curious": Exposure(buffers=True),
-    "adaptive": Exposure(buffers=True, defense=True, auxiliary=True),
-    "malicious-server": Exposure(buffers=True, defense=True, auxiliary=True, model_control=True),
-}
+PRESETS = {name: Exposure(**dict.fromkeys(facts, True)) for name, facts in adversary.PRESETS.items()}
 
 
 def preset(name: str) -> Exposure:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar, get_type_hints
 
-from leakaudit.errors import UserError, first_line
+from leakaudit.errors import UserError, first_line, quotes, sentence
 from leakaudit.files.reading import check_text, short
 from leakaudit.protocol import plugins
 from leakaudit.protocol.attack import Attack
@@ -53,7 +53,7 @@ def _register(cls: type[Any], kind: str, known: dict[str, type[Any]]) -> None:
     wrong = flaw(cls, kind)
     if wrong is not None:
         raise UserError(f"{getattr(cls, '__qualname__', cls)} cannot be used as {kind}: {wrong}.")
-    if not _built_in(cls):
+    if not built_in(cls):
         _find(kind)  # so that no name of ours or of a plug-in is free because nobody asked for it yet
     other = known.get(cls.name)
     whose = "" if other is None or _source(other) == _source(cls) else _owner(other)
@@ -66,12 +66,13 @@ def _register(cls: type[Any], kind: str, known: dict[str, type[Any]]) -> None:
     plugins.note(cls)
 
 
-def _built_in(cls: type[Any]) -> bool:
-    return cls.__module__.startswith(("leakaudit.attacks.", "leakaudit.defenses."))
+def built_in(cls: type[Any]) -> bool:
+    """Return whether a class is leakaudit's own: one of its attacks or defenses, or what they derive from."""
+    return cls in BASES.values() or cls.__module__.startswith(("leakaudit.attacks.", "leakaudit.defenses."))
 
 
 def _owner(cls: type[Any]) -> str:
-    return "leakaudit itself" if _built_in(cls) else plugins.owner(cls)
+    return "leakaudit itself" if built_in(cls) else plugins.owner(cls)
 
 
 def _source(cls: type[Any]) -> tuple[str, str]:
@@ -82,7 +83,7 @@ def _source(cls: type[Any]) -> tuple[str, str]:
 
 def origin(cls: type[Any]) -> str:
     """Return where an attack or defense came from: a plug-in, or a file; empty for what is built in."""
-    return "" if _built_in(cls) else plugins.owner(cls) or _source(cls)[0]
+    return "" if built_in(cls) else plugins.owner(cls) or _source(cls)[0]
 
 
 @cache
@@ -163,7 +164,8 @@ def _parse(spec: str, kind: str) -> Any:
     try:
         return cls(**values)
     except ValueError as error:
-        raise UserError(f"{kind} {short(name)}: {error}") from error
+        said = f"{error}" if built_in(cls) or quotes() else f"{first_line(error)}."
+        raise UserError(f"{kind} {short(name)}: {said}") from error
     except Exception as error:  # the checks of somebody's own may raise anything
         raise UserError(f"{kind} {short(name)} cannot be built ({first_line(error)}).") from error
 
@@ -198,7 +200,7 @@ def _from_file(name: str, kind: str) -> type[Any]:
         try:
             (register_attack if kind == "attack" else register_defense)(cls)
         except UserError as error:
-            raise UserError(f"{path}: {error}") from error
+            raise UserError(f"{path}: {sentence(error)}") from error
     found: type[Any] = cls
     return found
 
@@ -219,7 +221,7 @@ def _convert(text: str, hint: Any, where: str) -> str | int | float | bool:
         if hint is int:
             whole = int(text)
             if abs(whole) > MOST:
-                raise ValueError(text)
+                raise UserError(f"{where} takes numbers up to {MOST:,}, not {short(text)}.")
             return whole
         if hint is float:
             value = float(text)
@@ -227,7 +229,7 @@ def _convert(text: str, hint: Any, where: str) -> str | int | float | bool:
                 raise ValueError(text)
             return value
     except (ValueError, KeyError):
-        wanted = {bool: "true or false", int: f"a whole number up to {MOST:,}", float: "a finite number"}[hint]
+        wanted = {bool: "true or false", int: "a whole number", float: "a finite number"}[hint]
         raise UserError(f"{where} takes {wanted}, not {short(text)}.") from None
     return text
 

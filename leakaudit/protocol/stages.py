@@ -20,8 +20,6 @@ CHANGES: dict[str, str] = {  # what can differ from an undefended exchange, in t
     "update": "the update of the batch",
     "buffers": "BatchNorm statistics, shared beside the update",
 }
-BESIDES = frozenset({"buffers"})  # what no stage of a defense makes: it stands beside the update with or without one
-ANYTHING = "anything"  # what an attack `examines` that runs on every defense
 TRIED = 8  # batches on which the later stages are compared
 BESIDE, CLASSES = 8, 3  # records that stand beside one while it is tried whether they matter; of how many classes
 

@@ -10,6 +10,12 @@ GRANTED: dict[str, str] = {
     "auxiliary": "owns other records of the same kind",
     "model_control": "may change the model (malicious server)",
 }
+# What each preset grants of these.
+PRESETS: dict[str, tuple[str, ...]] = {
+    "honest-but-curious": ("buffers",),
+    "adaptive": ("buffers", "defense", "auxiliary"),
+    "malicious-server": ("buffers", "defense", "auxiliary", "model_control"),
+}
 # What results say of an adversary beside that; `rounds` is in older ones.
 WORDS: dict[str, str] = {
     "preset": "preset",

@@ -69,10 +69,14 @@ class Outcome:
     baseline_digest: str = ""
     presets: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # what the reader should know, e.g. other versions on the two sides
+    audited: str = ""  # of the result: when its audit began, in UTC; empty where it is not dated
+    leakaudit: str = ""  # of the result: which version made it
+    commit: str = ""  # of the result: that of the model's code, empty where the audit knew none
     schema: str = SCHEMA
 
 
-_converter = leave_out(make_converter(), VALUES_LATER | {Check: ("why", "todo", "finding")})
+_LATER: dict[type, tuple[str, ...]] = {Check: ("why", "todo", "finding"), Outcome: ("audited", "leakaudit", "commit")}
+_converter = leave_out(make_converter(), VALUES_LATER | _LATER)
 
 
 def to_json(outcome: Outcome) -> str:

@@ -17,6 +17,7 @@ from cattrs.preconf.json import make_converter
 from leakaudit.errors import Setting, UserError
 from leakaudit.files.jsonfile import leave_out, structured
 from leakaudit.files.reading import text_of
+from leakaudit.files.typed import Bulk
 
 SCHEMA = "leakaudit.result/1"
 
@@ -104,6 +105,8 @@ class RecordScore:
     guessed_label: str | None = None
     exact: bool | None = None  # rebuilt, or confirmed among the candidates, beyond doubt
     candidates: int | None = None  # size of its own line-up, where the records' line-ups differ in size
+    gain: float | None = None  # dB above the best that needs no update of it
+    swapped: float | None = None  # dB, median PSNR of what was drawn for other victims' records of its class
 
 
 @dataclass(frozen=True)
@@ -113,9 +116,9 @@ class Picture:
     victim: int
     record: int
     label: str
-    original: str | None
-    shared: str | None  # what a data-replacing defense put in its place, else None
-    reconstruction: str | None
+    original: Bulk | None
+    shared: Bulk | None  # what a data-replacing defense put in its place, else None
+    reconstruction: Bulk | None
     psnr: float | None = None
     ssim: float | None = None
     identified: bool | None = None
@@ -201,6 +204,16 @@ class Controls:
 
 
 @dataclass(frozen=True)
+class Known:
+    """An attack that was known when the audit ran: what decides where it must run, and what it covers."""
+
+    name: str
+    examines: tuple[str, ...] = ()  # what of an exchange it always runs on, by name (`protocol.stages`), or "anything"
+    requires: tuple[str, ...] = ()  # facts of the exposure
+    covers: tuple[str, ...] = ()  # names of `result.surfaces`
+
+
+@dataclass(frozen=True)
 class DefenseResult:
     """One defense: what it leaks, what it costs, and what follows."""
 
@@ -219,6 +232,7 @@ class DefenseResult:
     stronger: dict[str, int] = field(default_factory=dict)  # which way a setting makes it more private, 1 or -1
     lowest: dict[str, float] = field(default_factory=dict)  # the lowest value of such a setting, where it is not 0
     examined: Examined | None = None  # None in results from before it was
+    adaptive: tuple[str, ...] = ()  # attacks that the defense itself names as built against it
 
 
 @dataclass(frozen=True)
@@ -253,12 +267,14 @@ class AuditResult:
     environment: dict[str, Value]  # versions; what is needed to run it again
     images: str = "full"  # full | redacted | none
     complete: bool = True  # False when the run was interrupted: what is here was measured, the rest was not
-    timings: dict[str, float] = field(default_factory=dict)  # seconds; the only part that differs between equal runs
+    timings: dict[str, float] = field(default_factory=dict)  # seconds; with `made` all that differs between equal runs
     hashes: dict[str, str] = field(default_factory=dict)  # SHA-256 by what it is of: model, private, victims, ...
     waivers: tuple[Waiver, ...] = ()  # those configured when the audit ran
     why: tuple[Reason, ...] = ()  # the reasons as values; empty in older results
     controls: Controls | None = None  # None in results from before there were any
     stand_in: str = ""  # where pictures are redacted: the public picture drawn in their place, and what was done to it
+    known: tuple[Known, ...] = ()  # every attack that was known then, run or not; empty in older results
+    made: str = ""  # when the audit began, in UTC, as 2026-11-27T01:20:00Z; empty in older results
     schema: str = SCHEMA
 
     def control(self) -> DefenseResult | None:
@@ -276,14 +292,15 @@ _converter = leave_out(
     make_converter(),
     VALUES_LATER
     | {
-        RecordScore: ("exact", "candidates"),
+        RecordScore: ("exact", "candidates", "gain", "swapped"),
         AttackResult: ("notes", "doubts", "asked", "further", "swapped", "gain", "exact"),
+        Known: ("examines", "requires", "covers"),
         Guarantee: ("states",),
         Examined: tuple(f.name for f in fields(Examined)),
         Controls: tuple(f.name for f in fields(Controls)),
-        DefenseResult: ("guarantees", "why", "stronger", "lowest", "examined"),
+        DefenseResult: ("guarantees", "why", "stronger", "lowest", "examined", "adaptive"),
         Finding: ("mend", "why", "todo"),
-        AuditResult: ("hashes", "waivers", "why", "stand_in", "controls"),
+        AuditResult: ("hashes", "waivers", "why", "stand_in", "controls", "known", "made"),
     },
 )
 
@@ -333,6 +350,6 @@ def load(path: Path) -> AuditResult:
     return from_json(text_of(path), str(path))
 
 
-def mode_of(result: AuditResult) -> int:
-    """Return the permissions of a file with a result: with private pictures its owner alone may read it."""
-    return 0o600 if result.images == "full" else 0o644
+def is_private(result: AuditResult) -> bool:
+    """Return whether a file with this result is for its owner alone: with private pictures it is."""
+    return result.images == "full"

@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from leakaudit.errors import first_line
+from leakaudit.judge.noticed import exceeded
 from leakaudit.protocol.client import release
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.labels import hard
 from leakaudit.protocol.target import PixelModel, Records, Target
 from leakaudit.result.numbers import interval, percent
-from leakaudit.result.schema import AttackResult, DefenseResult, Estimate, Finding, Guarantee, Severity, Value
+from leakaudit.result.schema import DefenseResult, Estimate, Finding, Severity, Value
 from leakaudit.score.nearness import nearest, rank_auc
 from leakaudit.score.utility import Utility, accuracy, majority
 from leakaudit.stats import intervals
@@ -227,37 +228,6 @@ def copies(spec: str, released: Tensor, private: Tensor, strangers: Tensor, test
     return (_finding("copies-private-records", severity, message, spec, **evidence),)
 
 
-def exceeded(
-    spec: str, guarantees: Sequence[Guarantee], attacks: Sequence[AttackResult], batch_size: int
-) -> tuple[Finding, ...]:
-    """Return `bound-exceeded` where attacks pick out more records than a proven bound allows: an assumption is wrong.
-
-    By the exact probability of as many hits, `UNLIKELY` over all attacks together. A bound b for M candidates is taken
-    as b·M/m for a record with a line-up of m < M, which is at least what holds there, and as b for a larger one. A
-    batch's pictures are paired with its records before they are scored, which helps a guess too, so only batches of
-    one are compared.
-    """
-    scored = [a for a in attacks if a.identification.value is not None and a.identification.n]
-    found = []
-    for each in guarantees if batch_size == 1 else ():
-        if each.identification is None or each.kind != "proven":
-            continue
-        for a in scored:
-            hits, n = round((a.identification.value or 0.0) * a.identification.n), a.identification.n
-            sizes = [r.candidates for r in a.records if r.candidates] or [each.candidates] * n
-            shares = [min(1.0, each.identification * max(1.0, each.candidates / size)) for size in sizes]
-            if a.candidates == each.candidates and _tail(hits, shares) < UNLIKELY / len(scored):
-                message = (
-                    f"{spec}: the attack {a.name} identified {hits} of {n} records, more than is proven possible "
-                    f"({percent(each.identification)} of {each.candidates} candidates): something the proof assumes "
-                    f"does not hold ({each.assumes})."
-                )
-                found.append(
-                    _finding("bound-exceeded", "error", message, spec, hits=hits, n=n, bound=each.identification)
-                )
-    return tuple(found)
-
-
 def _more(hits: int, n: int, others: int, m: int) -> float:
     """Return Fisher's one-sided probability of so many of n against `others` of m if both rates were the same."""
     from scipy.stats import fisher_exact
@@ -291,11 +261,3 @@ def _near(pictures: Tensor, others: Tensor) -> Tensor:
     """Return how near pictures lie to others, mirrored or not, averaged to `LOOK`, to less than `COPY`."""
     ours, theirs = (F.adaptive_avg_pool2d(images.float().cpu(), LOOK) for images in (pictures, others))
     return nearest(ours, theirs, mirrored=True, exact=True)
-
-
-def _tail(hits: int, shares: Sequence[float]) -> float:
-    """Return the probability of `hits` or more where each record is hit with its own share (Poisson-binomial)."""
-    chances = np.ones(1)  # of 0, 1, … hits among the records so far
-    for share in shares:
-        chances = np.convolve(chances, [1 - share, share])
-    return math.fsum(chances[hits:])

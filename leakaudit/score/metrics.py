@@ -172,6 +172,8 @@ def _take(named: object) -> None:
         raise UserError(f"it is a {type(named).__name__}, no leakaudit.score.metrics.Metric")
     if not NAME.fullmatch(named.name):
         raise UserError(f"its name must be words in small letters joined by hyphens, not {named.name!r}")
+    if len(named.name) > 60 or len(named.unit) > 20:
+        raise UserError("its name is longer than 60 letters, or its unit than 20")
     if named.name in SCORES.keys() | _further.keys():
         raise UserError(f"the name {named.name!r} is taken; give the metric a name of its own")
     _further[named.name] = named

@@ -10,13 +10,9 @@ from torch import Tensor
 from leakaudit.protocol.client import release
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.target import Records
-from leakaudit.result.rules import SHARP
+from leakaudit.result.rules import EXACT, SHARP
 from leakaudit.score.baselines import others_of_class
 from leakaudit.score.metrics import assign, psnr
-
-# dB, an error of 1 % of the range. Of 10,000 pictures of CIFAR-10, the same in 16 grey pixels, and 10,000 of MNIST none
-# has another of its class nearer than 30.3 dB: what is within 40 was not drawn from the class alone.
-EXACT = 40.0
 
 
 def public_forms(defense: Defense, auxiliary: Records, labels: Tensor, generator: torch.Generator) -> Tensor:

@@ -11,19 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from leakaudit.judge.noticed import auxiliary_differs, auxiliary_few
 from leakaudit.protocol.labels import hard
 from leakaudit.protocol.target import Records, Target
-from leakaudit.result.numbers import interval, percent
-from leakaudit.result.schema import Estimate, Finding, Value
+from leakaudit.result.schema import Estimate, Finding
 from leakaudit.score.nearness import rank_auc
 
 MOST = 2000  # records of either side that are compared: the interval is then ± 2 %
-# AUC at its lower bound: 3 of 1,300 splits of CIFAR-10, MNIST and faces came so far, and every one of 600 and 1,500
-# records whose auxiliary pictures were 5 % brighter, of 0.8 of the contrast, blurred, grey or noisy (docs/attacks.md).
-TOLD = 0.55
-# Learned inversion on an undefended network identifies 2 of 40 records among 50 (chance 1) having learned on 16, 5 to 8
-# on 32, 16 on 64, 34 on 600: with fewer than 32, finding nothing means nothing.
-FEW = 32
 LEAST = 10  # of either side: five folds of two
 FOLDS = 5
 GRID = 8  # pictures are averaged to 8×8: what is where
@@ -44,25 +38,9 @@ def auxiliary_findings(
     """
     private, auxiliary = target.private, target.auxiliary
     told = tell_apart(private, auxiliary, generator, units)
-    found = []
-    if told.value is not None and (told.low or 0.0) >= TOLD:
-        message = (
-            f"A classifier tells the auxiliary records from private ones of the same classes in {percent(told.value)} "
-            f"of pairs ({interval(told)}; 50% if they were of one kind): attacks that learn on them are weaker than "
-            "those of whoever owns records like the private ones."
-        )
-        evidence: dict[str, Value] = {"auc": told.value, "auc_low": told.low, "records": told.n}
-        found.append(Finding("auxiliary-differs", "warning", message, evidence))
     missing = sorted(set(hard(private.labels).tolist()) - set(hard(auxiliary.labels).tolist()))
-    if len(auxiliary) < FEW or missing:
-        names = [target.classes[k] if k < len(target.classes) else str(k) for k in missing]
-        none = f", none of {len(missing)} classes of private records, {names[0]} among them" if missing else ""
-        message = (
-            f"There are {len(auxiliary)} auxiliary records{none}: attacks that learn on them cannot learn what the "
-            "private ones look like, so that finding nothing proves little."
-        )
-        found.append(Finding("auxiliary-few", "warning", message, {"records": len(auxiliary), "missing": len(missing)}))
-    return told, tuple(found)
+    names = [target.classes[k] if k < len(target.classes) else str(k) for k in missing]
+    return told, (*auxiliary_differs(told), *auxiliary_few(len(auxiliary), names))
 
 
 def tell_apart(

@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,6 @@ from leakaudit.files.writing import write_atomically
 
 FORMAT = "leakaudit.partial/1"
 RANDOM = "random"  # the tensor of a stage that holds the generator's state after it
-PRIVATE = 0o600  # a stage may hold a network trained on private records
 WAIT = 10.0  # seconds between writes of a file that grows with every stage
 
 
@@ -53,7 +52,8 @@ class Partial:
             for name, tensor in held.items()
         }
         header = {"format": FORMAT, "key": dict(self.key), "sha256": _sum(tensors)}
-        write_atomically(self.path, save(tensors, {"partial": json.dumps(header)}), PRIVATE)
+        # A stage may hold a network trained on private records.
+        write_atomically(self.path, save(tensors, {"partial": json.dumps(header)}), private=True)
         self.written = time.monotonic()
 
 
@@ -100,7 +100,9 @@ def store(stage: str, tensors: Mapping[str, Tensor], generator: torch.Generator)
     partial.stages[stage] = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
     partial.stages[stage][RANDOM] = generator.get_state()
     if time.monotonic() - partial.written > WAIT:
-        partial.write()
+        partial.written = time.monotonic()
+        with suppress(UserError):  # a full disk: the work goes on in memory, and this is tried again
+            partial.write()
 
 
 def kept_key(path: Path) -> dict[str, str] | None:

@@ -238,7 +238,7 @@ def a_scan(device: str) -> Any:
             if "failed" in attack.statuses:
                 raise AssertionError(f"{attack.name} on {defense.spec} failed: {attack.reason}")
     written = json.loads(to_json(result))
-    written["timings"] = {}
+    written["timings"], written["made"] = {}, ""
     written["environment"]["device"] = written["hashes"]["environment"] = ""
     return written
 

@@ -26,7 +26,13 @@ def attack(
     """An attack that was scored on every record."""
     records = tuple(
         RecordScore(
-            i // batch, i % batch, "cat", "converged", psnr=None if psnr is None else psnr[i], identified=hit, rank=1
+            victim=i // batch,
+            record=i % batch,
+            label="cat",
+            status="converged",
+            psnr=None if psnr is None else psnr[i],
+            identified=hit,
+            rank=1 if hit else 2,
         )
         for i, hit in enumerate(hits)
     )

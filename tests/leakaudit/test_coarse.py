@@ -17,7 +17,9 @@ STEPS |= {"swapped": 0.5, "gain": 0.5}
 def test_the_table_of_scores_rounds_what_must_be() -> None:
     assert steps(AttackResult) == STEPS
     assert steps(Baseline) == {name: STEPS[name] for name in ("psnr", "ssim", "lpips")}
-    assert steps(RecordScore) == {name: STEPS[name] for name in ("psnr", "psnr_released", "ssim", "lpips")}
+    assert steps(RecordScore) == {
+        name: STEPS[name] for name in ("psnr", "psnr_released", "ssim", "lpips", "gain", "swapped")
+    }
 
 
 def on_grid(value: float, step: float) -> bool:

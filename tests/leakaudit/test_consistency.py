@@ -88,12 +88,14 @@ def test_numbers_that_are_not_those_of_the_records_are_named() -> None:
 def test_rounded_scores_are_their_records_as_far_as_rounding_goes() -> None:
     scores = [9.0 + 0.07 * i for i in range(40)]
     made = honest(defense("clip", attack(some(0), psnr=scores)), images="none")
-    rounded = replace(made.defenses[1].attacks[0], psnr=coarse(made.defenses[1].attacks[0]).psnr)
+    row = made.defenses[1].attacks[0]
+    row = replace(row, records=tuple(replace(r, rank=None) for r in row.records))  # that is never shown then
+    rounded = replace(row, psnr=coarse(row).psnr)
     far = replace(rounded, psnr=replace(rounded.psnr, low=1.0))
 
     def told(row: AttackResult, images: str) -> int:
         rows = (made.defenses[0], replace(made.defenses[1], attacks=(row,)))
-        return len(doubts(replace(made, defenses=rows, images=images)))
+        return sum("clip" in doubt for doubt in doubts(replace(made, defenses=rows, images=images)))
 
     assert told(rounded, "none") == 0
     assert told(coarse(rounded), "redacted") == 0

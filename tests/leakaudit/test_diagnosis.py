@@ -14,6 +14,7 @@ from torch.utils.data import TensorDataset
 import leakaudit
 from leakaudit.attacks._regression import overfitted
 from leakaudit.attacks.decoder import fit_decoder
+from leakaudit.judge import noticed
 from leakaudit.protocol import registry
 from leakaudit.protocol.client import release
 from leakaudit.protocol.defense import Chain, Defense
@@ -250,20 +251,20 @@ def scored(hits: int, n: int, candidates: int = 100) -> AttackResult:
 
 def test_more_hits_than_are_proven_possible_are_an_error() -> None:
     bound = (Guarantee("at most 1%", "proven", "the pictures as given", 0.01, 100),)
-    found = diagnosis.exceeded("s", bound, [scored(5, 16)], 1)
+    found = noticed.exceeded("s", bound, [scored(5, 16)], 1)
     assert [(f.id, f.severity) for f in found] == [("bound-exceeded", "error")]
     assert "the pictures as given" in found[0].message
-    assert not diagnosis.exceeded("s", bound, [scored(1, 16)], 1)  # luck
-    assert not diagnosis.exceeded("s", bound, [scored(5, 16, candidates=20)], 1)  # another line-up
-    assert not diagnosis.exceeded("s", bound, [scored(5, 16)], 4)
-    assert not diagnosis.exceeded("s", (), [scored(16, 16)], 1)
+    assert not noticed.exceeded("s", bound, [scored(1, 16)], 1)  # luck
+    assert not noticed.exceeded("s", bound, [scored(5, 16, candidates=20)], 1)  # another line-up
+    assert not noticed.exceeded("s", bound, [scored(5, 16)], 4)
+    assert not noticed.exceeded("s", (), [scored(16, 16)], 1)
 
 
 def test_hits_in_short_line_ups_are_weighed_by_their_own_chance() -> None:
-    assert diagnosis._tail(2, [0.5, 0.25, 0.1]) == pytest.approx(
+    assert noticed._tail(2, [0.5, 0.25, 0.1]) == pytest.approx(
         0.5 * 0.25 * 0.9 + 0.5 * 0.75 * 0.1 + 0.5 * 0.25 * 0.1 + 0.5 * 0.25 * 0.1
     )
-    assert diagnosis._tail(3, [0.2] * 10) == pytest.approx(1 - 0.67779953, abs=1e-6)
+    assert noticed._tail(3, [0.2] * 10) == pytest.approx(1 - 0.67779953, abs=1e-6)
     bound = (Guarantee("at most 1%", "proven", "the pictures as given", 0.01, 100),)
     hits = scored(5, 16)
     one = RecordScore(0, 0, "a", "converged")
@@ -272,8 +273,8 @@ def test_hits_in_short_line_ups_are_weighed_by_their_own_chance() -> None:
         records = (replace(one, candidates=2),) * short + (replace(one, candidates=100),) * (16 - short)
         return replace(hits, records=records)
 
-    assert diagnosis.exceeded("s", bound, [of(1)], 1)
-    assert not diagnosis.exceeded("s", bound, [of(8)], 1)  # five of eight coins
+    assert noticed.exceeded("s", bound, [of(1)], 1)
+    assert not noticed.exceeded("s", bound, [of(8)], 1)  # five of eight coins
 
 
 @pytest.mark.parametrize(("count", "expected"), [(4, True), (120, False)])

@@ -18,7 +18,7 @@ from leakaudit.audit.canary import leaky as made_records
 from leakaudit.audit.clock import Clock
 from leakaudit.audit.examine import Subject, examine, released_by
 from leakaudit.audit.pieces import pieces_of
-from leakaudit.audit.plan import BATTERIES, Plan, attacks_for, left_out, lowered
+from leakaudit.audit.plan import Plan, attacks_for, left_out, lowered
 from leakaudit.audit.scene import MOST, Scene, set_scene
 from leakaudit.audit.updates import Updates, asked_by
 from leakaudit.audit.weaker import AMONG, SHARES, seen_weakened
@@ -27,6 +27,7 @@ from leakaudit.protocol.defense import Defense, chain
 from leakaudit.protocol.gradients import Gradients
 from leakaudit.protocol.registry import attacks, parse_attack, parse_defense
 from leakaudit.protocol.target import Records, Target
+from leakaudit.result.batteries import BATTERIES
 from leakaudit.result.rules import WEAKENED
 from leakaudit.result.schema import AttackResult, Controls, Estimate
 from leakaudit.work.progress import Monitor, monitored

@@ -19,6 +19,7 @@ from leakaudit.audit.provenance import commit, environment
 from leakaudit.load.loading import load_target
 from leakaudit.protocol.defense import Chain, Defense, state
 from leakaudit.protocol.target import PixelModel, Records
+from leakaudit.result import digests
 from leakaudit.result.schema import AuditResult, Waiver, from_json, to_json
 from leakaudit.score.identification import CandidateSets
 
@@ -139,7 +140,7 @@ def test_every_hash_of_an_audit_follows_what_it_is_of() -> None:
 def test_equal_audits_give_equal_json_with_hashes_of_what_was_learned() -> None:
     settings: dict[str, Any] = {"defense": ["class-conditional:latent=4", "mixup"], "images": "redacted"}
     first, again = audit(**settings), audit(**settings)
-    assert to_json(replace(first, timings={})) == to_json(replace(again, timings={}))
+    assert to_json(replace(first, timings={}, made="")) == to_json(replace(again, timings={}, made=""))
     assert {"defense:class-conditional:latent=4", "defense:mixup"} <= set(first.hashes)
     assert "defense:none" not in first.hashes
     assert from_json(to_json(first)).hashes == first.hashes
@@ -158,9 +159,9 @@ def test_configured_waivers_are_in_the_result() -> None:
 
 
 def test_settings_are_canonical_json() -> None:
-    assert fingerprint.of_settings({"a": 1, "b": None}) == fingerprint.of_settings({"b": None, "a": 1})
-    assert fingerprint.of_settings({"a": 1}) != fingerprint.of_settings({"a": "1"})
-    assert fingerprint.of_settings({"a": 1, "b": 2}, ("b",)) == fingerprint.of_settings({"a": 1})
+    assert digests.of_settings({"a": 1, "b": None}) == digests.of_settings({"b": None, "a": 1})
+    assert digests.of_settings({"a": 1}) != digests.of_settings({"a": "1"})
+    assert digests.of_settings({"a": 1, "b": 2}, ("b",)) == digests.of_settings({"a": 1})
 
 
 MODEL_PY = """
@@ -206,9 +207,7 @@ def test_what_was_asked_for_is_recorded_and_says_nothing_of_the_machine(tmp_path
     assert plain["target"] == str(path)
     assert "device_asked" not in plain
     assert (found["device_asked"], found["lpips_weights"]) == ("cpu", str(tmp_path / "alex.pth"))
-    assert fingerprint.of_settings(plain, fingerprint.NOT_VERSIONS) == fingerprint.of_settings(
-        found, fingerprint.NOT_VERSIONS
-    )
+    assert digests.of_settings(plain, digests.NOT_VERSIONS) == digests.of_settings(found, digests.NOT_VERSIONS)
 
 
 def test_without_git_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.target import Records
-from leakaudit.result.rules import SHARP, rebuilds
+from leakaudit.result.rules import EXACT, SHARP, rebuilds
 from leakaudit.result.schema import Baseline, Estimate, RecordScore
 from leakaudit.score.baselines import baselines, guesses
 from leakaudit.score.metrics import psnr
-from leakaudit.score.nulls import EXACT, best_guess, public_forms, swapped
+from leakaudit.score.nulls import best_guess, public_forms, swapped
 from leakaudit.score.scoring import score
 from tests.leakaudit.results import attack, some
 from tests.leakaudit.test_scoring import NO_LPIPS, Case, Drawing, Labelling, Linking, case, claim, noisy, scored

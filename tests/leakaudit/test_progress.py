@@ -70,7 +70,7 @@ def test_a_watched_audit_gives_the_same_bytes_and_shows_every_kind_of_work(short
     with monitored(watching.monitor):
         watched = audit(target(), PLAN, keep=watching.monitor.kept)
     alone = audit(target(), PLAN)
-    assert to_json(replace(watched, timings={})) == to_json(replace(alone, timings={}))
+    assert to_json(replace(watched, timings={}, made="")) == to_json(replace(alone, timings={}, made=""))
     loops = {work for work, _ in watching.sights}
     attack = Work("inverting-gradients")
     assert {Work("dlg"), attack, replace(attack, tuning=True), Work("training, seed 1 of 1")} <= loops

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leakaudit.judge.findings import MENDS, OTHERWISE, describe, mend_of
+from leakaudit.judge.noticed import FEW, TOLD
 from leakaudit.protocol.target import PixelModel, Records, Target
 from leakaudit.result.schema import Finding
-from leakaudit.score.twosample import FEW, LEAST, TOLD, auxiliary_findings, tell_apart
+from leakaudit.score.twosample import LEAST, auxiliary_findings, tell_apart
 
 CLASSES = 4
 

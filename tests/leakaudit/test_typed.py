@@ -16,7 +16,7 @@ from cattrs.preconf.json import make_converter
 
 from leakaudit.errors import UserError
 from leakaudit.files.jsonfile import VALUES, parsed
-from leakaudit.files.typed import Misfit, typed
+from leakaudit.files.typed import LONG, Bulk, Misfit, typed
 from leakaudit.result.schema import AuditResult, from_json, to_json
 from tests.leakaudit.command_line import Run, caller
 
@@ -129,13 +129,15 @@ class Whole:
     parts: tuple[Part, ...] = ()
     best: Part | None = None
     choice: Literal["a", "b"] = "a"
+    drawing: Bulk | None = None
     facts: dict[str, str | int | float | bool | None] = field(default_factory=dict)
 
 
 def test_types_are_taken_as_they_are() -> None:
     given = {"name": "n", "sure": False, "parts": [{"count": 3, "share": 1}], "best": None, "choice": "b", "other": 1}
+    given["drawing"] = "A" * 10**6
     given["facts"] = {"a": 1, "b": 1.5, "c": "t", "d": None, "e": True}
-    assert typed(given, Whole) == Whole("n", False, (Part(3, 1),), None, "b", given["facts"])
+    assert typed(given, Whole) == Whole("n", False, (Part(3, 1),), None, "b", "A" * 10**6, given["facts"])
 
 
 @pytest.mark.parametrize(
@@ -156,6 +158,9 @@ def test_types_are_taken_as_they_are() -> None:
         ({"best": {"count": 1, "share": 10**4000}}, r"best\.share is a number of 13288 bits"),
         ({"best": []}, r"best is \[\], not an object"),
         ({"choice": ["a"]}, r"choice is \['a'\], not one of a, b"),
+        ({"name": "n" * (LONG + 1)}, "name is a text of 65,537 characters, more than 65,536"),
+        ({"facts": {"k" * (LONG + 1): 1}}, "facts.k+ is a key of 65,537 characters"),
+        ({"drawing": 1}, "drawing is 1, not text"),
         ({"facts": []}, r"facts is \[\], not an object"),
         ({"facts": {"k": []}}, r"facts\.k is \[\], not text or true or false or a whole number or a number or null"),
     ],
@@ -176,6 +181,7 @@ def test_misfits_are_named_by_their_place(change: dict[str, Any], says: str) -> 
         ("[" * 100_000, "nested too deeply"),
         ("9" * 5000, "not JSON"),
         ("[" + "," * VALUES + "]", "more than 5,000,000 values"),
+        ('"' + "n" * 2**27 + '"', "more than 128 MiB of text"),
     ],
 )
 def test_a_document_is_one_that_every_reader_takes_alike(text: str, says: str) -> None:

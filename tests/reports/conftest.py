@@ -37,12 +37,19 @@ def sound(golden: AuditResult) -> AuditResult:
         )
         for d in golden.defenses
     )
-    made = replace(golden, defenses=rows)
+    guesses = tuple(
+        replace(b, identification=rate(round((b.identification.value or 0) * b.identification.n), b.identification.n))
+        if b.identification.n
+        else b
+        for b in golden.baselines
+    )
+    settings = {name: value for name, value in golden.settings.items() if name != "records"}  # there are more now
+    made = replace(golden, defenses=rows, baselines=guesses, settings=settings)
     judged = tuple(
         replace(d, verdict=v, why=why, reasons=sentences(why)) for d in rows for v, why in [rejudge(made, d)]
     )
     verdict, why = overall(judged)
-    return replace(golden, defenses=judged, verdict=verdict, why=why, reasons=sentences(why))
+    return replace(made, defenses=judged, verdict=verdict, why=why, reasons=sentences(why))
 
 
 def _recorded(attack: AttackResult) -> AttackResult:
@@ -51,11 +58,19 @@ def _recorded(attack: AttackResult) -> AttackResult:
         return replace(attack, records=())
     n = 200  # enough for intervals on the sides where the made-up ones are
     hits = round((attack.identification.value or 0.0) * n)
-    scores = {"psnr": attack.psnr.value, "ssim": attack.ssim.value, "lpips": attack.lpips.value}
+    scores = {name: getattr(attack, name).value for name in ("psnr", "ssim", "lpips", "psnr_released")}
     told = attack.identification.value is not None
     records = tuple(
         RecordScore(i, 0, "a", "converged", identified=i < hits if told else None, **scores) for i in range(n)
     )
     medians = {name: median([v] * n) if v is not None else getattr(attack, name) for name, v in scores.items()}
     shares = rate(hits, n) if told else Estimate(reason=attack.identification.reason)
-    return replace(attack, records=records, statuses={"converged": n}, identification=shares, **medians)
+    return replace(
+        attack,
+        records=records,
+        statuses={"converged": n},
+        identification=shares,
+        exact=0,
+        candidates=4 if told else 0,
+        **medians,
+    )

@@ -324,7 +324,13 @@ def test_no_clause_claims_what_was_not_run() -> None:
     assert "does that" not in clauses["A.8.29"].open
 
 
-def test_nothing_is_said_to_be_signed(golden: AuditResult) -> None:
+def test_a_page_says_what_it_shows_of_its_origin_and_who_vouches_for_it(golden: AuditResult) -> None:
     words = Page(render(golden)).words
-    assert "Nothing here is signed by a program" in words
+    assert "agree with each other, not who made them" in words
+    assert "leakaudit verify report.html result.json --key author.pub.pem" in words
+    assert "Audited: not recorded" in words
     assert f"the result whose SHA-256 is {digest(golden)} ." in words or f"SHA-256 is {digest(golden)}." in words
+    dated = replace(golden, made="2026-11-27T01:20:00Z", environment=golden.environment | {"commit": "abc123"})
+    words = Page(render(dated)).words
+    assert words.count("2026-11-27 01:20:00 UTC") == 2  # at the head, and where it is signed by hand
+    assert words.count("abc123") >= 2

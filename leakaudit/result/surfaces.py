@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from leakaudit.protocol.attack import Attack
 
 
 @dataclass(frozen=True)
@@ -47,9 +43,10 @@ SURFACES = (
 )
 
 
-def covered_by(attack: type[Attack]) -> frozenset[str]:
+def covered_by(covers: Iterable[str], requires: Iterable[str]) -> frozenset[str]:
     """Return the names of the surfaces that an attack is on: those it declares, and those whose facts it requires."""
-    return attack.covers | {s.name for s in SURFACES if s.fact in attack.requires}
+    facts = set(requires)
+    return frozenset(covers) | {s.name for s in SURFACES if s.fact in facts}
 
 
 def uncovered(covered: Iterable[str], *, replaced: bool) -> tuple[str, ...]:

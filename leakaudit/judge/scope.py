@@ -1,0 +1,124 @@
+"""What a result's numbers stand beside, which attacks had to run, and what it cannot speak of.
+
+All of it follows from values that the result holds. The audit writes it by these functions, and whoever verifies a
+result computes it again by the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from leakaudit.result.adversary import GRANTED
+from leakaudit.result.batteries import BATTERIES
+from leakaudit.result.rules import ANYTHING, BESIDES, scored_victims
+from leakaudit.result.schema import DefenseResult, Known, Value
+from leakaudit.result.specs import apart, split
+from leakaudit.result.surfaces import covered_by, uncovered
+
+
+def assumptions(
+    settings: Mapping[str, Value],
+    exposure: Mapping[str, Value],
+    target: Mapping[str, Value],
+    notes: Sequence[str] = (),
+) -> tuple[str, ...]:
+    """Return the sentences every number of an audit stands beside; the last are `notes`, what loading said of the data.
+
+    `settings`, `exposure` and `target` are those of the result. Missing ones count as zero or as not granted.
+    """
+    size = whole(settings, "batch_size")
+    victims = whole(settings, "records") // max(1, size)
+    facts = {name for name in GRANTED if exposure.get(name)}
+    counted = {"auxiliary": f" ({whole(target, 'auxiliary_records')})"}
+    granted = [words + counted.get(name, "") for name, words in GRANTED.items() if name in facts]
+    missing = [name for name in GRANTED if name not in facts]
+    training = settings.get("mode") == "train"
+    mode = "training mode" if training else "evaluation mode (fixed BatchNorm statistics, no dropout)"
+    tuned = "The attacks' prior, step size and length are chosen on the adversary's own records, never on a victim's."
+    if settings.get("budget") is not None:
+        tuned += " Where the time budget ended that, an attack ran at its default settings."
+    untuned = "The adversary owns no records to tune on: attacks run at their default settings, which can be weaker."
+    return (
+        f"Each of {victims} clients shares one FedSGD gradient of a batch of {size}, "
+        f"computed in {mode}, at the model's present weights.",
+        f"The adversary sees that gradient and the model, {', '.join(granted) or 'and nothing else'}"
+        f" (not granted: {', '.join(missing) or 'nothing'}).",
+        *(() if "labels" in facts else ("Labels are not given to the adversary: it infers them from the update.",)),
+        *(("Candidates of a line-up come with their label, which they share.",) if "defense" in facts else ()),
+        tuned if "auxiliary" in facts else untuned,
+        "One update per record is seen; repeated rounds of the same record would leak more.",
+        *(_of_accuracy(settings, target) if settings.get("utility") else ()),
+        *_chosen(settings),
+        *notes,
+    )
+
+
+def _of_accuracy(settings: Mapping[str, Value], target: Mapping[str, Value]) -> tuple[str, ...]:
+    size, training = whole(settings, "batch_size"), whole(settings, "training_batch_size")
+    return (
+        "Accuracy is another experiment than the attacks: models trained from fresh weights in training mode, "
+        f"by Adam on shared updates of {training} records. A defense whose noise depends on the batch "
+        f"size (dp-sgd adds σC/B) is weaker there than in the attacked batches of {size}.",
+        f"An interval of accuracy is over training runs, all on the same {whole(target, 'test_records')} test records: "
+        "how it would come out on others is not in it.",
+    )
+
+
+def _chosen(settings: Mapping[str, Value]) -> tuple[str, ...]:
+    """Say which attacks were chosen in place of the battery's."""
+    attacks, battery = specs_of(settings, "attacks"), BATTERIES.get(str(settings.get("battery")))
+    if battery is None or attacks == battery.attacks:
+        return ()
+    return (f"Only these attacks were chosen, besides the defenses' adaptive ones: {', '.join(attacks)}.",)
+
+
+def not_tested(rows: Sequence[DefenseResult], known: Iterable[Known]) -> tuple[str, ...]:
+    """Return what an audit cannot speak of: attacks it knew but did not run, and what nothing that ran covers.
+
+    An attack ran where at least one of its victims was scored under any of the defenses: one that could not be run, or
+    crashed, covers nothing.
+    """
+    there = {attack.name: attack for attack in known}
+    tried = {attack.name for row in rows for attack in row.attacks}
+    ran = {attack.name for row in rows for attack in row.attacks if scored_victims(attack)}
+    left = [name for name in there if name not in tried]
+    covered = {s for name in ran if name in there for s in covered_by(there[name].covers, there[name].requires)}
+    return (
+        *((f"Attacks known here but not run in this scan: {', '.join(left)}.",) if left else ()),
+        *uncovered(covered, replaced=any(row.replaces_records for row in rows)),
+    )
+
+
+def roles(battery: Iterable[str], known: Iterable[Known], changes: Iterable[str], own: Iterable[str]) -> dict[str, str]:
+    """Return the role of every attack that runs on a defense, by name: the battery's, the examiners, the defense's own.
+
+    Examiners are the `known` attacks that `examine` what the defense was seen to change (`changes`); `own` are those
+    that the defense names itself. Both count as adaptive where there is a defense. One that must be handed the replaced
+    records is a bound, whatever else it is.
+    """
+    there = {attack.name: attack for attack in known}
+    seen, named = {*changes, ANYTHING}, tuple(own)
+    examiners = [name for name, attack in there.items() if seen & set(attack.examines)]
+    defended = bool(named or seen - BESIDES - {ANYTHING})
+    found = {}
+    for name in (*battery, *examiners, *named):
+        standing = "adaptive" if defended and name in (*examiners, *named) else "standard"
+        found[name] = "bound" if name in there and "released" in there[name].requires else standing
+    return found
+
+
+def left_out(battery: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Return the attacks of a battery that are not among those of these names; none of a battery that is not known."""
+    ran, base = set(names), BATTERIES.get(battery)
+    return () if base is None else tuple(spec for spec in base.attacks if split(spec)[0] not in ran)
+
+
+def specs_of(settings: Mapping[str, Value], name: str) -> tuple[str, ...]:
+    """Return the specs that a setting of a result holds."""
+    return tuple(apart(str(settings.get(name) or "")))
+
+
+def whole(values: Mapping[str, Value], name: str) -> int:
+    """Return a whole number of a result's settings or target, 0 where it has none of that name."""
+    found = values.get(name)
+    return found if isinstance(found, int) and not isinstance(found, bool) else 0
