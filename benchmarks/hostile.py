@@ -45,6 +45,7 @@ WRITTEN = (
     ".gitlab*", "leakaudit-demo*",
 )  # fmt: skip
 SENTENCE = ("leakaudit: ", "Error: ", "not ready: ")  # ours, the parser's, and what `doctor` ends with
+BESIDE = ("leakaudit: warning: ", "leakaudit: what an exception says is left out")  # lines beside the sentence
 TEMPORARY = ("*.tmp*", "*.partial", "*.new", "*~", "*/.*")
 
 
@@ -146,7 +147,7 @@ def faults(code: int, text: str, size: int, *, large: bool, late: bool, swollen:
         yield "flood"
     if unescaped(text):
         yield "unescaped"
-    sentences = [s for s in text.splitlines() if s.startswith(SENTENCE) and ": warning: " not in s[:22]]
+    sentences = [s for s in text.splitlines() if s.startswith(SENTENCE) and not s.startswith(BESIDE)]
     if code == 2 and len(sentences) != 1 and "Usage:" not in text:
         yield "no sentence"
 
