@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from leakaudit.defenses._class_code import ClassCode, fitted_code
+from leakaudit.files.writing import write_atomically
 from leakaudit.protocol.defense import Defense, state
 from leakaudit.protocol.registry import register_defense
 from leakaudit.protocol.target import Target
@@ -106,13 +107,13 @@ class ClassConditional(Defense):
 
     def save(self, directory: Path) -> list[Path]:
         """Write the statistics; nothing before `fit`."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         if self.code is None:
             return []
-        directory.mkdir(parents=True, exist_ok=True)
         file = directory / f"{self.name}.safetensors"
-        save_file({key: value.cpu().contiguous() for key, value in self.code.state_dict().items()}, file)
+        tensors = {key: value.cpu().contiguous() for key, value in self.code.state_dict().items()}
+        write_atomically(file, save(tensors), private=True)
         return [file]
 
 

@@ -6,20 +6,25 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from leakaudit.errors import UserError
+from leakaudit.errors import UserError, first_line
+from leakaudit.files.jsonfile import parsed
+from leakaudit.files.reading import reading, short
+from leakaudit.files.typed import Misfit, typed
+from leakaudit.files.weights import safetensors_header
 from leakaudit.files.writing import write_atomically
 from leakaudit.protocol.target import Records, Target
 from leakaudit.version import __version__
 
 FORMAT = "leakaudit.obscurer/1"
 KEY = "obscurer"  # the one entry of the header: safetensors writes several in any order
+WHOLE = "a whole safetensors file"
 MAKE = "make one with `leakaudit obscure fit model.py`"
 Value = str | int | float | bool | None
 
@@ -70,7 +75,7 @@ class Contents:
 
 
 def write(obscurer: Contents, path: Path, card: Card) -> None:
-    """Write an obscurer whole or not at all, its pictures at 8 bits. The same one gives the same bytes.
+    """Write an obscurer whole or not at all, for its owner alone, its pictures at 8 bits. The same one, the same bytes.
 
     Raises UserError where the place cannot be written.
     """
@@ -88,7 +93,7 @@ def write(obscurer: Contents, path: Path, card: Card) -> None:
         "shape": list(obscurer.pictures.shape[1:]),
         "card": asdict(card),
     }
-    write_atomically(path, save(tensors, {KEY: json.dumps(header, sort_keys=True, allow_nan=False)}))
+    write_atomically(path, save(tensors, {KEY: json.dumps(header, sort_keys=True, allow_nan=False)}), private=True)
 
 
 def read(path: Path, target: Target | None = None) -> tuple[Contents, Card]:
@@ -98,15 +103,17 @@ def read(path: Path, target: Target | None = None) -> tuple[Contents, Card]:
     """
     tensors, header = _parts(path)
     if header.get("format") != FORMAT:
-        raise UserError(f"{path} has the format {_said(header.get('format'))}, not {FORMAT}: {MAKE}.")
+        raise UserError(f"{path} has the format {short(header.get('format'))}, not {FORMAT}: {MAKE}.")
     try:
-        card = _card(header["card"])
+        card = typed(header["card"], Card)
         slope, mirror, shape = header["slope"], header["mirror"], header["shape"]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} has an incomplete header ({type(error).__name__}: {error}): {MAKE}.") from error
+    except (KeyError, Misfit) as error:
+        raise UserError(f"{path} has an incomplete header ({first_line(error)}): {MAKE}.") from error
+    if card.nats < 0:
+        raise UserError(f"{path} has an incomplete header (nats is {card.nats}): {MAKE}.")
     numeric = isinstance(slope, int | float) and not isinstance(slope, bool)
     if not numeric or not 0 <= slope < math.inf or not isinstance(mirror, bool):
-        said = f"slope {_said(slope)} and mirror {_said(mirror)}"
+        said = f"slope {short(slope)} and mirror {short(mirror)}"
         raise UserError(f"{path} has {said}, not a number ≥ 0 and true or false: {MAKE}.")
     wrong = _wrong(tensors, shape, len(card.classes))
     if not wrong and header.get("sha256") != _sum(tensors):
@@ -127,40 +134,22 @@ def _sum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _parts(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    from safetensors import SafetensorError, safe_open
-
     if path.is_dir():
         raise UserError(f"{path} is a folder, not a file: {MAKE}.")
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"no such file: {path}; {MAKE}.")
-    try:
+    said = safetensors_header(path, WHOLE, MAKE)
+    if KEY not in said.texts:
+        raise UserError(f"{path} holds {len(said.shapes)} tensor(s) but no obscurer: {MAKE}.")
+    header = parsed(said.texts[KEY], f"the header of {path}", MAKE)
+    with reading(path, WHOLE, MAKE):
+        from safetensors import safe_open
+
         with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(KEY)
-            names = set(file.keys())
-            if text is None:
-                raise UserError(f"{path} holds {len(names)} tensor(s) but no obscurer: {MAKE}.")
-            tensors = {name: file.get_tensor(name) for name in names & {"pictures", "labels"}}
-        header = json.loads(text)
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not a whole safetensors file ({type(error).__name__}: {error}): {MAKE}.") from error
+            tensors = {name: file.get_tensor(name) for name in said.shapes.keys() & {"pictures", "labels"}}
     if not isinstance(header, dict):
         raise UserError(f"{path} has a header that is not one of an obscurer: {MAKE}.")
     return tensors, header
-
-
-def _card(held: dict[str, Any]) -> Card:
-    known = {f.name: held[f.name] for f in fields(Card)}
-    for name in ("classes", "found"):
-        known[name] = tuple(map(str, known[name]))
-    for name in ("records", "shape"):
-        known[name] = tuple(map(int, known[name]))
-    for name in ("settings", "learned", "measured"):
-        known[name] = {str(k): v for k, v in known[name].items() if isinstance(v, str | int | float | bool | None)}
-    nats, seed = float(known["nats"]), known["seed"]
-    if not 0 <= nats < math.inf:
-        raise ValueError(f"nats is {nats}")
-    texts = {name: str(known[name]) for name in ("digest", "target", "leakaudit")}
-    return Card(**{**known, **texts, "nats": nats, "seed": None if seed is None else int(seed)})
 
 
 def _wrong(tensors: Mapping[str, Tensor], shape: object, classes: int) -> str | None:
@@ -174,7 +163,7 @@ def _wrong(tensors: Mapping[str, Tensor], shape: object, classes: int) -> str | 
             return f"{name!r} is {said}, not {dimensions}-dimensional {str(dtype).removeprefix('torch.')}"
     pictures, labels = tensors["pictures"], tensors["labels"]
     if list(pictures.shape[1:]) != shape:
-        return f"its pictures have shape {tuple(pictures.shape[1:])} and its header says {_said(shape)}"
+        return f"its pictures have shape {tuple(pictures.shape[1:])} and its header says {short(shape)}"
     if len(pictures) != len(labels):
         return f"it has {len(pictures)} pictures and {len(labels)} rows of probabilities"
     if labels.shape[1] != classes:
@@ -200,8 +189,3 @@ def _fits(path: Path, obscurer: Contents, card: Card, target: Target) -> None:
         at = next(k for k, (a, b) in enumerate(zip(card.classes, target.classes, strict=True)) if a != b)
         said = f"its class {at} is {card.classes[at]!r}, not {target.classes[at]!r}"
         raise UserError(f"{path} does not fit {target.name}: {said}; {mend}.")
-
-
-def _said(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"

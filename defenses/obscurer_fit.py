@@ -18,6 +18,7 @@ from leakaudit.defenses.obscurer_card import Costs
 from leakaudit.defenses.obscurer_file import Card, digest
 from leakaudit.defenses.obscurer_leakage import overhead, remembered
 from leakaudit.errors import UserError
+from leakaudit.files.archives import arrays
 from leakaudit.protocol.defense import Defense, parts_of
 from leakaudit.protocol.registry import parse_defense, settings_values
 from leakaudit.protocol.target import Records, Target
@@ -111,21 +112,21 @@ def released(obscurer: Obscurer, records: Records, seed: int) -> tuple[Tensor, T
 def npz(pictures: Tensor, probabilities: Tensor, classes: tuple[str, ...]) -> bytes:
     """Return released records as an .npz that `--data` reads: `y_train` are the likeliest classes."""
     buffer = io.BytesIO()
-    arrays: Mapping[str, object] = {
+    held: Mapping[str, object] = {
         "x_train": pictures.cpu().numpy(),
         "y_train": probabilities.argmax(1).cpu().numpy(),
         "probabilities": probabilities.cpu().numpy(),
         "classes": np.array(classes, dtype=np.str_),
         "made_by": np.array(f"leakaudit {__version__}: obscure apply"),
     }
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(buffer, **held)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
 def made_by_apply(path: Path) -> bool:
     """Return whether a file is one that `npz` gave."""
     try:
-        with np.load(path, allow_pickle=False) as held:
-            return "made_by" in held.files
-    except Exception:  # numpy raises many types on what is not an archive
+        with arrays(path) as found:
+            return "made_by" in found.members
+    except UserError:
         return False

@@ -1,11 +1,19 @@
 """What can go wrong for a user, as one sentence that names the thing, the setting and the mend.
 
 A setting in a sentence is a value that every surface spells: `--batch-size 8` in a terminal, `batch_size=8` in Python.
+
+What an exception of other code says can hold private records. It is quoted only within `quoting(True)`, which whoever
+begins an audit installs where the result may hold records in full; elsewhere its type and line stand for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from string import Formatter
 
@@ -95,14 +103,128 @@ class OutOfTime(Exception):
     """The time budget ended work that is worth nothing unfinished. The message is the reason, `budget` the status."""
 
 
-def first_line(error: BaseException) -> str:
+@dataclass
+class _Quoting:
+    full: bool
+    left_out: bool = False  # whether a text was kept back
+
+
+_quoting: ContextVar[_Quoting | None] = ContextVar("quoting", default=None)
+
+
+@contextmanager
+def quoting(full: bool) -> Iterator[None]:
+    """Say whether texts of exceptions that are not leakaudit's own are told within. Outside of any they are not."""
+    outer, inner = _quoting.get(), _Quoting(full)
+    token = _quoting.set(inner)
+    try:
+        yield
+    finally:
+        _quoting.reset(token)
+        if outer is not None:
+            outer.left_out |= inner.left_out
+
+
+def quote(full: bool) -> None:
+    """Say so from here to the end of the enclosing `quoting`: once a command knows its options."""
+    if (installed := _quoting.get()) is not None:
+        installed.full = full
+
+
+def quotes() -> bool:
+    """Return whether texts of other code's exceptions are told here."""
+    installed = _quoting.get()
+    return installed is not None and installed.full
+
+
+def left_out() -> str:
+    """Return the sentence for a terminal on which the text of an exception was kept back, empty where none was."""
+    installed = _quoting.get()
+    if installed is None or not installed.left_out:
+        return ""
+    return (
+        "what an exception says is left out where CI=true and below --images full, since it can hold data of "
+        "records: --images full shows it."
+    )
+
+
+def first_line(error: BaseException, *, placed: bool = True) -> str:
     """Return an exception as one line without a full stop: its type, and the first line of what it says.
 
-    What leakaudit itself says of an input is a sentence and needs no type.
+    What leakaudit itself says of an input is a sentence and needs no type. What any other code says is told within
+    `quoting(True)` alone; elsewhere its type is, and where it is `placed` the line in the user's own code.
     """
+    own = isinstance(error, UserError | NotApplicable | OutOfTime)
+    if not quotes() and not (own and _ours(error)):
+        if (installed := _quoting.get()) is not None:
+            installed.left_out = True
+        return _kind(type(error)) + (line_of(error) if placed else "")
     lines = str(error).strip().splitlines()
     text = lines[0].rstrip(".") if lines else ""
     text = text if len(text) <= 300 else f"{text[:299]}…"
-    if isinstance(error, UserError | NotApplicable | OutOfTime) and text:
+    if own and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def sentence(error: UserError) -> UserError:
+    """Return an error that says what may be said here: this one, or what stands for one that other code raised."""
+    return error if quotes() or _ours(error) else UserError(first_line(error), ".")
+
+
+def system_line(error: OSError) -> str:
+    """Return what the operating system refused, without a full stop: the file and why, or what may be told of it."""
+    plain = error.errno is not None and error.strerror == os.strerror(error.errno)
+    if not quotes() and not (plain and _ours(error)):
+        return first_line(error)
+    where = f" {error.filename}" if error.filename else ""
+    return f"cannot read or write{where}: {error.strerror or error}"
+
+
+def line_of(error: BaseException) -> str:
+    """Return ", line N of file.py" of the deepest frame in the user's own code, or nothing."""
+    found = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        file = frame.f_code.co_filename
+        if file.endswith(".py") and not is_installed(file) and not _of_leakaudit(frame.f_globals):
+            name = os.path.basename(file)
+            # Code that was compiled from a text may call its file anything.
+            told = name if len(name) <= 60 and os.path.isfile(file) else "a file"
+            found = f", line {line} of {told}"
+    return found
+
+
+def is_installed(file: str) -> bool:
+    """Return whether a file belongs to Python or to an installed package."""
+    import sysconfig
+
+    places = [sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return any(file.startswith(place) for place in places)
+
+
+def class_name(cls: type) -> str:
+    """Return the name of a class, if it can be looked up under it; empty where code made it up, maybe from data."""
+    name, module = (str(type.__getattribute__(cls, key)) for key in ("__qualname__", "__module__"))
+    found: object = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, "__dict__", {}).get(part)
+    plain = name.replace(".", "_")
+    short = name.rpartition(".")[2]
+    return short if found is cls and plain.isascii() and plain.isidentifier() and len(name) <= 60 else ""
+
+
+def _kind(cls: type) -> str:
+    return class_name(cls) or "an exception"
+
+
+def _ours(error: BaseException) -> bool:
+    """Whether a line of leakaudit's raised it: what other code raises is its text, whatever class it takes."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    kind = sys.modules.get(type(error).__module__, sys)  # a class of its own may say anything
+    return bool(frames) and _of_leakaudit(frames[-1].f_globals) and _of_leakaudit(vars(kind))
+
+
+def _of_leakaudit(names: dict[str, object]) -> bool:
+    """Whether these are the global names of a module of leakaudit."""
+    module = str(names.get("__name__"))
+    return module.split(".")[0] == "leakaudit" and getattr(sys.modules.get(module), "__dict__", None) is names

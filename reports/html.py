@@ -24,7 +24,6 @@ from leakaudit.reports import (
     view,
 )
 from leakaudit.reports.costs import costs
-from leakaudit.reports.html_galleries import png_size
 from leakaudit.reports.html_source import fingerprint
 from leakaudit.reports.standing import bound_of
 from leakaudit.result import dates, numbers
@@ -33,7 +32,7 @@ from leakaudit.result.adversary import WORDS
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.schema import AuditResult, Value, digest
 
-__all__ = ["generator", "png_size", "render"]
+__all__ = ["generator", "render"]
 
 FEW = 8  # scored records below which the verdict makes nothing of them: `min_records` of `verdict.judge`
 HASH_WORDS = {

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import struct
 from dataclasses import dataclass, replace
 
+from leakaudit.files.pictures import embedded_size
 from leakaudit.judge import ranking
 from leakaudit.reports import view
 from leakaudit.result import numbers
@@ -15,6 +13,7 @@ from leakaudit.result.scores import SCORES
 
 TARGET_PIXELS = 100  # about how wide a gallery picture is drawn, in whole multiples of its own pixels
 MOST = 4_200_000  # characters of encoded pictures in a page, which with the rest stays below 5 MB
+PACKED = 16  # pixels to a character, more of which only an empty picture has: whoever opens a page must unpack them
 
 
 @dataclass(frozen=True)
@@ -27,11 +26,12 @@ class Column:
     height: int
     crisp: bool
     scores: tuple[str, str, str]
+    pixels: int = 0  # of all its pictures
 
     @property
     def size(self) -> int:
-        """How many characters its pictures take."""
-        return 1 + sum(len(source) for _, source in self.sources if source)
+        """How many characters its pictures take; what unpacks to far more than it takes counts by its pixels."""
+        return 1 + max(sum(len(source) for _, source in self.sources if source), self.pixels // PACKED)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _column(picture: Picture, replaced: bool) -> Column:
     names: list[tuple[str, str | None]] = [("original", picture.original)]
     names += [("shared record", picture.shared)] if replaced else []
     names += [("reconstruction", picture.reconstruction)]
-    sizes = [size for _, text in names if (size := png_size(text))]
+    sizes = [size for _, text in names if (size := embedded_size(text))]
     width, height = sizes[0] if sizes else (TARGET_PIXELS, TARGET_PIXELS)
     factor = round(TARGET_PIXELS / max(width, height))
     crisp = factor >= 1
@@ -101,21 +101,12 @@ def _column(picture: Picture, replaced: bool) -> Column:
     identified = {True: "yes", False: "no", None: numbers.DASH}[picture.identified]
     return Column(
         picture,
-        tuple((name, f"data:image/png;base64,{text}" if text and png_size(text) else None) for name, text in names),
+        tuple(
+            (name, f"data:image/png;base64,{text}" if text and embedded_size(text) else None) for name, text in names
+        ),
         max(1, round(width * scale)),
         max(1, round(height * scale)),
         crisp,
         (psnr, ssim, identified),
+        sum(w * h for w, h in sizes),
     )
-
-
-def png_size(text: str | None) -> tuple[int, int] | None:
-    """Return width and height of a base64 PNG, or None for anything else: a result file may hold any string."""
-    try:
-        head = base64.b64decode(text or "", validate=True)[:24]
-    except (binascii.Error, ValueError):
-        return None
-    if not head.startswith(b"\x89PNG\r\n\x1a\n") or len(head) < 24:
-        return None
-    width, height = struct.unpack(">II", head[16:24])
-    return (width, height) if 0 < width < 65536 and 0 < height < 65536 else None

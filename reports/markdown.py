@@ -13,6 +13,7 @@ from pathlib import Path
 
 from leakaudit.compare.changes import Change
 from leakaudit.errors import UserError
+from leakaudit.files.writing import append
 from leakaudit.judge import ranking
 from leakaudit.judge.conclusions import conclusions, repeats
 from leakaudit.judge.findings import accepted, unused_mend
@@ -110,8 +111,7 @@ def append_step_summary(text: str) -> bool:
         taken = path.stat().st_size if path.exists() else 0
         if taken + len(text.encode()) + 2 > SUMMARY:
             text = "leakaudit: this summary is left out, the step's would be larger than GitHub takes.\n"
-        with path.open("a", encoding="utf-8") as file:
-            file.write(("\n" if taken else "") + text.rstrip("\n") + "\n")
+        append(path, ("\n" if taken else "") + text.rstrip("\n") + "\n")
     except OSError as error:
         raise UserError(f"cannot write GITHUB_STEP_SUMMARY ({path}): {error.strerror or error}.") from error
     return True

@@ -40,8 +40,8 @@ def producer() -> str:
     return f"WeasyPrint {weasyprint.__version__}"
 
 
-def write(path: Path, page: str, mode: int = 0o644) -> None:
-    """Write an HTML report to a PDF file with these permissions, whole or not at all."""
+def write(path: Path, page: str, private: bool = False) -> None:
+    """Write an HTML report to a PDF file whole or not at all; `private`: for its owner alone."""
     from leakaudit.files.writing import write_atomically
 
-    write_atomically(path, to_pdf(page), mode)
+    write_atomically(path, to_pdf(page), private)

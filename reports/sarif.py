@@ -167,7 +167,7 @@ def located(result: AuditResult, folder: Path) -> str:
         (f for f in (folder, *folder.parents) if (f / ".git").exists() or str(f) == workspace != os.sep), folder
     )
     for path in _named(result):
-        place = PurePosixPath(os.path.normpath(folder / path))
+        place = PurePosixPath(os.path.normpath(folder / os.path.expanduser(path)))
         if place.is_relative_to(root):
             return str(place.relative_to(root))
     return str(PurePosixPath(folder.relative_to(root)) / _location(result))
@@ -177,7 +177,7 @@ def _location(result: AuditResult) -> str:
     """Return the model's file as the command line named it, where that is a path within the repository."""
     name = _name(result)
     for path in _named(result):
-        if not path.is_absolute() and ".." not in path.parts:
+        if not path.is_absolute() and ".." not in path.parts and path.parts[0] not in ("~", "…"):
             return str(path)
     return name if name.endswith(".py") and "/" not in name else NOWHERE
 

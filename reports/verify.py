@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from leakaudit.errors import UserError
+from leakaudit.files.reading import REPORT, bytes_of
 from leakaudit.gate.consistency import doubts, outcome_doubts
 from leakaudit.gate.unknown import ALWAYS, not_checked
 from leakaudit.reports.html import generator, render
@@ -177,7 +178,4 @@ def _other_result(given: Given, claimed: str, found: str, loaded: AuditResult) -
 
 
 def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
+    return bytes_of(path, REPORT)

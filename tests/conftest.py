@@ -10,16 +10,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from leakaudit.audit import plan
 from leakaudit.engine import matching as engine
 from leakaudit.engine.stacked import Trials
+from leakaudit.errors import quoting
 from leakaudit.protocol import plugins, registry
 from leakaudit.score import metrics
 
 Install = Callable[..., None]
 
 torch.set_num_threads(1)
+settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+settings.load_profile("untimed")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -91,3 +95,10 @@ def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh_registry: Non
         (meta / "entry_points.txt").write_text("\n".join(points) + "\n")
 
     return add
+
+
+@pytest.fixture(autouse=True)
+def quoted() -> Iterator[None]:
+    """What exceptions say is told, as in a scan with full pictures; what a command or a plan says goes before."""
+    with quoting(True):
+        yield

@@ -172,3 +172,36 @@ def test_the_guard_sees_a_lazy_import_and_none_for_type_checkers() -> None:
         "if TYPE_CHECKING:\n    from leakaudit.cli import entry\ndef f():\n    from leakaudit.audit.plan import Plan\n"
     )
     assert list(_found(ast.parse(source))) == [(4, "audit.plan")]
+
+
+# What writes a file, or opens one for it, by the last part of the name that is called.
+WRITES = {
+    "write_text", "write_bytes", "savez", "savez_compressed", "save_file", "mkstemp", "mkdir", "makedirs", "chmod",
+    "NamedTemporaryFile", "fdopen", "umask", "copyfile", "savetxt", "tofile",
+}  # fmt: skip
+WRITERS = ("files.writing", "files.folder")
+# In memory, or nowhere at all.
+NO_FILES = {("defenses.obscurer_fit", "savez_compressed"), ("cli.run", "open")}
+
+
+def _writes(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        given = [*node.args, *(k.value for k in node.keywords if k.arg == "mode")]
+        modes = [a.value for a in given if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+        if called in WRITES or (called == "open" and any(re.fullmatch("[rbt+]*[wax][bt+]*", mode) for mode in modes)):
+            yield called
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if name not in WRITERS])
+def test_one_wing_writes_files(name: str) -> None:
+    tree = ast.parse(SOURCES[name].read_text(encoding="utf-8"))
+    assert {(name, called) for called in _writes(tree)} <= NO_FILES
+
+
+def test_the_guard_sees_what_writes() -> None:
+    source = "path.open('w')\nopen(p, mode='ab')\nnp.savez(p)\npath.write_text('')\nopen(p)\npath.open(encoding='x')"
+    assert list(_writes(ast.parse(source))) == ["open", "open", "savez", "write_text"]
+    assert list(_writes(ast.parse(SOURCES["files.writing"].read_text(encoding="utf-8"))))

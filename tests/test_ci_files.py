@@ -113,18 +113,46 @@ def test_the_scan_needs_no_input(box: Box) -> None:
     assert box.calls() == [["leakaudit", "scan", "--output=out", "--exit-zero", "--", "model.py"]]
 
 
+PIP = ["-m", "pip", "install", "--disable-pip-version-check"]
+
+
 @needs_bash
 @pytest.mark.parametrize(
-    ("version", "source"), [("", "/the/action"), ("0.1.0", "leakaudit==0.1.0"), (HOSTILE, f"leakaudit=={HOSTILE}")]
+    ("version", "arguments", "source"),
+    [
+        ("", f"--pre\n{HOSTILE}", "/the/action"),
+        ("0.1.0", f"--pre\n{HOSTILE}", "leakaudit==0.1.0"),
+        (HOSTILE, "", f"leakaudit=={HOSTILE}"),
+    ],
 )
-def test_what_is_installed(version: str, source: str, box: Box) -> None:
+def test_what_is_installed_as_the_user_says(version: str, arguments: str, source: str, box: Box) -> None:
+    """With a version or arguments of one's own pip chooses the dependencies, and the log says: no hash checked."""
     code, printed = box.run(
-        STEPS["Install leakaudit"]["run"], VERSION=version, ACTION="/the/action", PIP_ARGUMENTS=f"--pre\n{HOSTILE}"
+        STEPS["Install leakaudit"]["run"], VERSION=version, ACTION="/the/action", PIP_ARGUMENTS=arguments
     )
     assert code == 0, printed
+    assert "::notice" in printed
     (words,) = box.calls()
-    assert words[1:5] == ["-m", "pip", "install", "--disable-pip-version-check"]
-    assert words[5:] == ["--pre", HOSTILE, source]
+    assert words[1:] == [*PIP, *arguments.splitlines(), source]
+
+
+@needs_bash
+def test_what_is_installed_is_checked_by_its_hashes(box: Box) -> None:
+    """The dependencies from the file of hashes, then the Action's own source, which brings nothing else in."""
+    code, printed = box.run(STEPS["Install leakaudit"]["run"], VERSION="", ACTION="/the action", PIP_ARGUMENTS="\n")
+    assert code == 0, printed
+    assert "::notice" not in printed
+    first, second = box.calls()
+    assert first[1:] == [*PIP, "--require-hashes", "--requirement", "/the action/constraints.txt"]
+    assert second[1:] == [*PIP, "--no-deps", "--no-build-isolation", "/the action"]
+    assert (ROOT / "constraints.txt").is_file()
+
+
+@needs_bash
+def test_nothing_is_installed_after_a_wrong_hash(box: Box) -> None:
+    code, _ = box.run(STEPS["Install leakaudit"]["run"], VERSION="", ACTION="/a", PIP_ARGUMENTS="", CODE_OF_PYTHON="1")
+    assert code == 1
+    assert len(box.calls()) == 1
 
 
 @needs_bash

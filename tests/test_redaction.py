@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from leakaudit.audit.audit import audit
 from leakaudit.audit.plan import Plan
-from leakaudit.cli.learned import left_behind, saver
+from leakaudit.cli.learned import Learned
 from leakaudit.errors import UserError
 from leakaudit.files.writing import write_atomically
 from leakaudit.load.loading import target_from_objects
@@ -144,7 +144,7 @@ def run(level: Images, folder: Path) -> Written:
             target(),
             settings,
             keep=monitor.kept,
-            keep_learned=saver(folder, level),
+            keep_learned=Learned(folder, level).save,
             command=f"leakaudit scan faces.py --images {level}",
         )
     write(folder, result)
@@ -254,14 +254,6 @@ def test_what_replaced_records_and_what_was_learned_stay_too(written: dict[str, 
     assert shared
     text = "".join(path.read_text(errors="replace") for path in below(written["redacted"].folder))
     assert not any(picture in text for picture in shared)
-
-
-def test_what_an_earlier_scan_left_is_pointed_out(tmp_path: Path) -> None:
-    (tmp_path / "defenses" / "obscure").mkdir(parents=True)
-    for level in LEVELS:
-        settings = Plan(attacks=("analytic",), records=1, utility=False, images=level)
-        found = audit(target(), settings, findings=left_behind(tmp_path, level)).findings
-        assert any(f.id == "private-files-left" for f in found) == (level != "full")
 
 
 def test_without_pictures_there_is_none(written: dict[str, Written]) -> None:

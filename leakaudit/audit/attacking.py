@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from leakaudit.audit.scene import Scene
+from leakaudit.audit.told import claimed
 from leakaudit.audit.updates import Updates, asked_by
 from leakaudit.errors import NotApplicable, OutOfTime, UserError, first_line
 from leakaudit.protocol.attack import Attack, Reconstruction
@@ -57,13 +58,14 @@ def _attacked(updates: Updates, attack: Attack, role: str, memory: Memory, too_l
                 attack, tuned = tuned_in_time(attack, model, rehearsal, own, generator)
             update = updates.victims(attack, released=bound)
             guess: object = _guess(scene, attack, model, update, generator_for(seed, spec, attack.name, "run"))
+            guess = claimed(attack, guess, scene.plan.images)
         if memory.refusal and isinstance(guess, Reconstruction) and "out-of-memory" in guess.statuses:
             guess = replace(guess, reason=memory.refusal)  # it knows more than the attack does
         guess = in_time(guess, course, attack)
     except NotApplicable as reason:
-        return failed(attack, role, tuned, victims, "not-applicable", str(reason))
+        return failed(attack, role, tuned, victims, "not-applicable", first_line(reason))
     except OutOfTime as reason:
-        return failed(attack, role, tuned, victims, "budget", str(reason))
+        return failed(attack, role, tuned, victims, "budget", first_line(reason))
     except UserError:
         raise
     except Exception as error:  # an attack that crashes must be shown as that, whatever it raised

@@ -19,21 +19,22 @@ from leakaudit.audit.pieces import chosen, outline, pieces_of
 from leakaudit.audit.plan import Plan, catalogue, left_out, lowered, own_attacks
 from leakaudit.audit.provenance import settings
 from leakaudit.audit.scene import Scene, set_scene
+from leakaudit.audit.told import SETTINGS, at_level, stated, vouched
 from leakaudit.audit.updates import Updates
 from leakaudit.audit.weaker import seen_weakened
-from leakaudit.errors import OutOfTime, UserError, first_line
+from leakaudit.errors import OutOfTime, UserError, first_line, quotes
 from leakaudit.judge.caps import FAR_OFF, capped, caps
 from leakaudit.judge.exposed import exposed
 from leakaudit.judge.scope import assumptions, not_tested
 from leakaudit.judge.verdict import Case, errors_of, judge, overall
 from leakaudit.judge.words import sentences
 from leakaudit.protocol.defense import Defense, replaces_records
-from leakaudit.protocol.plugins import failures
-from leakaudit.protocol.registry import attacks, defenses, parse_attack
+from leakaudit.protocol.registry import parse_attack
 from leakaudit.protocol.stages import CHANGES
 from leakaudit.protocol.target import Records, Target
 from leakaudit.result.batteries import TRAINING_BATCH
 from leakaudit.result.dates import now
+from leakaudit.result.outward import all_in_place
 from leakaudit.result.rules import FIT, UPDATES, WEAKENED, scored_victims
 from leakaudit.result.schema import (
     AttackResult,
@@ -48,9 +49,9 @@ from leakaudit.result.schema import (
     Waiver,
 )
 from leakaudit.score.diagnosis import compare_with_control, inspected
-from leakaudit.score.metrics import further
 from leakaudit.score.standin import SENTENCE
 from leakaudit.score.utility import Utility, majority, utility
+from leakaudit.work import ends
 from leakaudit.work.precision import exact
 from leakaudit.work.progress import current, expired, monitored
 from leakaudit.work.seeding import generator_for, seeded
@@ -62,6 +63,7 @@ KeepLearned = Callable[[str, Defense], None]
 
 
 @exact()
+@at_level
 def audit(
     target: Target,
     plan: Plan,
@@ -71,14 +73,13 @@ def audit(
     keep_learned: KeepLearned | None = None,
     command: str = "",
     waivers: tuple[Waiver, ...] = (),
-    findings: tuple[Finding, ...] = (),
 ) -> AuditResult:
     """Audit a target and return the result.
 
     `keep` is called with the result so far after every finished piece, so that nothing computed is lost; an interrupt
     ends the audit with `complete=False`. `keep_learned` is called with the spec of every defense and what it learned.
-    `waivers` are those configured, `findings` what was noticed before: they go into the result and change nothing else
-    in it. Raises UserError for settings that cannot work on this target.
+    `waivers` are those configured: they go into the result and change nothing else in it. Raises UserError for settings
+    that cannot work on this target.
     """
     asked = chosen(plan)
     for spec in plan.effort().attacks:
@@ -89,9 +90,10 @@ def audit(
     try:
         verdict, told = planted(plan, begun)
     except KeyboardInterrupt:
+        ends.took()
         verdict, told, interrupted = None, "", True
     controls = Controls(verdict, told, scene.told_apart, lowered(plan), left_out(plan))
-    scene = replace(scene, findings=(*scene.findings, *findings, *_left_out()))
+    scene = replace(scene, findings=(*scene.findings, *provenance.left_out_plugins()))
     costs = NOMINAL if plan.budget is None or interrupted else measured(target, plan)
     clock = Clock(plan.budget, outline(plan, scene.sizes()), costs, begun)
     course = Course(scene, clock, controls, made)
@@ -107,16 +109,16 @@ def planted(plan: Plan, begun: float) -> tuple[Verdict, str]:
         return _canary(plan.seed)
 
 
-_planted: dict[int, tuple[Verdict, str]] = {}  # by seed
+_planted: dict[tuple[int, bool], tuple[Verdict, str]] = {}  # by seed, and whether exceptions are quoted
 
 
 def _canary(seed: int) -> tuple[Verdict, str]:
     """Audit what is planted, once in a process for each seed: the code does not change between scans."""
-    if seed in _planted:
-        return _planted[seed]
+    if (seed, quotes()) in _planted:
+        return _planted[seed, quotes()]
     found = canary(seed, examined)
     if not expired():  # what the time ended is tried again
-        _planted[seed] = found
+        _planted[seed, quotes()] = found
     return found
 
 
@@ -145,6 +147,7 @@ def run(
                 if keep is not None:
                     keep(_result(course, complete=False))
     except KeyboardInterrupt:
+        ends.took()
         complete = False
     result = _result(course, complete=complete)
     if keep is not None:
@@ -190,7 +193,7 @@ def _prepare(course: Course, spec: str, defense: Defense, keep_learned: KeepLear
         raise
     except Exception as error:  # a user's model may raise anything while a generator is fitted around it
         clock.skip(planned)
-        course.prepared[spec] = _broken(spec, defense, requested(spec, scene.plan), first_line(error))
+        course.prepared[spec] = _broken(spec, defense, scene.plan, first_line(error))
         return
     # Its attacks are those of what fitting made of it, and of what it was seen to change.
     clock.found(spec, pieces_of(spec, subject.defense, scene.plan, subject.changes, scene.sizes())[1:])
@@ -289,7 +292,7 @@ def _row(course: Course, subject: Subject, results: list[AttackResult], measured
     outcome = measured.outcome or Utility((), skipped, 0.0, 0, 0)
     control = course.rows["none"].attacks if spec != "none" and "none" in course.rows else tuple(results)
     run = (len(scene.target.private), TRAINING_BATCH, outcome.steps)
-    guarantees = defense.guarantees(*run, scene.candidates.size)
+    guarantees = vouched(defense, defense.guarantees(*run, scene.candidates.size), plan.images)
     examined = Examined(
         changes=tuple(name for name in CHANGES if name in subject.changes),
         independent=subject.independent,
@@ -315,8 +318,8 @@ def _row(course: Course, subject: Subject, results: list[AttackResult], measured
     verdict, why = capped(verdict, why, _caps(course))
     return DefenseResult(
         spec=spec,
-        settings=settings(defense),
-        facts=dict(defense.facts(*run)),
+        settings=stated(defense, settings(defense), plan.images, SETTINGS),
+        facts=stated(defense, defense.facts(*run), plan.images),
         replaces_records=subject.replaced,
         attacks=tuple(results),
         accuracy=outcome.estimate,
@@ -343,11 +346,11 @@ def _caps(course: Course) -> tuple[Reason, ...]:
     return caps(scene.plan.settings(), provenance.exposed(scene.exposure), course.controls, scene.findings)
 
 
-def _broken(spec: str, defense: Defense, requested: bool, told: str) -> DefenseResult:
+def _broken(spec: str, defense: Defense, plan: Plan, told: str) -> DefenseResult:
     why = (Reason("not-applied", facts={"told": told}),)
     return DefenseResult(
         spec=spec,
-        settings=settings(defense),
+        settings=stated(defense, settings(defense), plan.images, SETTINGS),
         facts={},
         replaces_records=replaces_records(defense),
         attacks=(),
@@ -356,7 +359,7 @@ def _broken(spec: str, defense: Defense, requested: bool, told: str) -> DefenseR
         verdict="inconclusive",
         reasons=sentences(why),
         why=why,
-        requested=requested,
+        requested=requested(spec, plan),
     )
 
 
@@ -366,7 +369,7 @@ def _result(course: Course, *, complete: bool) -> AuditResult:
     verdict, why = overall(rows) if complete else ("inconclusive", (Reason("interrupted"),))
     counts = torch.bincount(target.test.labels, minlength=1)
     known, exposure = catalogue(), {"preset": plan.exposure, **provenance.exposed(scene.exposure)}
-    return AuditResult(
+    found = AuditResult(
         target=provenance.describe(target),
         exposure=exposure,
         assumptions=assumptions(plan.settings(), exposure, provenance.describe(target), target.notes),
@@ -392,9 +395,4 @@ def _result(course: Course, *, complete: bool) -> AuditResult:
         made=course.made,
         timings=dict(clock.timings) | {"total": round(time.monotonic() - clock.started, 3)},
     )
-
-
-def _left_out() -> tuple[Finding, ...]:
-    """Return a remark for every plug-in that could not be loaded. What was asked for by name ran without it."""
-    attacks(), defenses(), further()  # whatever was asked for: which plug-ins there are does not depend on it
-    return tuple(Finding("plugin-left-out", "info", sentence) for sentence in failures())
+    return all_in_place(found, plan.images)

@@ -8,7 +8,7 @@ fail, something of that code is broken (an attack, the scores, the rules), and a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -97,6 +97,7 @@ def leaky(seed: int) -> Target:
 
 def _rows(seed: int, audited: Audited, planted: Planted) -> tuple[DefenseResult, ...]:
     plan = Plan(attacks=ATTACKS, battery="quick", records=VICTIMS, candidates=LINE_UP, utility=False, seed=seed)
+    plan = replace(plan, images="full")  # made records: its scores are judged, and nothing of it is shown
     result = audited(set_scene(leaky(seed), plan, None, "", ()), planted)
     if not result.complete:  # whoever interrupts means the scan
         raise KeyboardInterrupt

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from leakaudit.errors import UserError, worded
+from leakaudit.errors import UserError, sentence, worded
+from leakaudit.files.reading import short
 from leakaudit.judge.scope import left_out as missing
 from leakaudit.judge.scope import roles
 from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.defense import Defense, parts_of
 from leakaudit.protocol.exposure import preset
-from leakaudit.protocol.registry import attacks, parse_attack, settings_values
+from leakaudit.protocol.registry import UnknownName, attacks, parse_attack, settings_values
 from leakaudit.protocol.stages import declared
 from leakaudit.result.batteries import BATTERIES, TRAINING_BATCH, Battery
+from leakaudit.result.outward import default_images, in_place
 from leakaudit.result.rules import ANYTHING
 from leakaudit.result.schema import Images, Known, Value
 from leakaudit.result.specs import split, together
+
+# What a whole number may be: far more than an audit can do, and little enough for every number that follows from it.
+LIMITS = {
+    "records": (1, 10**6),
+    "batch_size": (1, 10**6),
+    "candidates": (2, 10**6),
+    "seeds": (1, 1000),
+    "epochs": (1, 10**5),
+    "memory": (1, 2**60),
+    "seed": (0, 2**63 - 1),
+}
+MOST_SECONDS = 30 * 365 * 86_400  # of a budget
 
 EFFORT = ("steps", "restarts", "decoder_steps", "undo_steps", "draws", "pairs", "rehearsals")  # less of it is weaker
 
@@ -41,43 +56,47 @@ class Plan:
     budget: float | None = None  # seconds for the whole scan
     # Bytes that a step of an attack may take beside model and data; None: what is free.
     memory: int | None = None
-    images: Images = "full"
+    images: Images = field(default_factory=default_images)  # by CI where nobody says
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("records", "batch_size", "candidates", "seed", "seeds", "epochs", "memory"):
-            value = getattr(self, name)
-            optional = name in ("seeds", "epochs", "memory") and value is None
-            if not optional and (not isinstance(value, int) or isinstance(value, bool)):
-                raise UserError(f"{name} takes a whole number, not {value!r}.")
-        for name in ("defenses", "attacks"):
-            value = getattr(self, name)
-            if not isinstance(value, tuple) or not all(isinstance(spec, str) for spec in value):
-                raise UserError(f"{name} takes specs like 'prune:sparsity=0.9', not {value!r}.")
-        for name in ("max_identification", "max_accuracy_loss", "budget"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, int | float):
-                raise UserError(f"{name} takes a number, not {value!r}.")
+        self._check_types()
         checks = (
             (self.battery in BATTERIES, f"battery must be one of {', '.join(BATTERIES)}"),
             (self.mode in ("train", "eval"), "{--mode} must be train or eval"),
             (self.images in ("full", "redacted", "none"), "{--images} must be full, redacted or none"),
-            (self.records >= 1, "{--records} must be at least 1"),
-            (self.batch_size >= 1, "{--batch-size} must be at least 1"),
+            *_in_limits(self),
             (self.records >= self.batch_size, "{--records} must be at least {--batch-size}"),
-            (self.records % self.batch_size == 0, "{--records} must be a multiple of {--batch-size}"),
-            (self.candidates >= 2, "{--candidates} must be at least 2"),
+            (self.records % max(1, self.batch_size) == 0, "{--records} must be a multiple of {--batch-size}"),
             (0 < self.max_identification < 1, "{--max-identification} must be between 0 and 1"),
             (0 <= self.max_accuracy_loss <= 1, "{--max-accuracy-loss} must be between 0 and 1"),
-            (self.seeds is None or self.seeds >= 1, "{--seeds} must be at least 1"),
-            (self.epochs is None or self.epochs >= 1, "{--epochs} must be at least 1"),
             (self.budget is None or self.budget > 0, "{--budget} must be positive"),
-            (self.memory is None or self.memory > 0, "{--memory} must be positive"),
+            (self.budget is None or self.budget <= MOST_SECONDS, "{--budget} must be at most 30 years"),
         )
-        for holds, sentence in checks:
+        for holds, rule in checks:
             if not holds:
-                raise UserError(*worded(f"{sentence}."))
+                raise UserError(*worded(f"{rule}."))
         preset(self.exposure)
+
+    def _check_types(self) -> None:
+        for name in LIMITS:
+            value = getattr(self, name)
+            optional = name in ("seeds", "epochs", "memory") and value is None
+            if not optional and type(value) is not int:
+                raise UserError(f"{name} takes a whole number, not {short(value)}.")
+        for name in ("defenses", "attacks"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or not all(isinstance(spec, str) for spec in value):
+                raise UserError(f"{name} takes specs like 'prune:sparsity=0.9', not {short(value)}.")
+        for name in ("max_identification", "max_accuracy_loss", "budget"):
+            value = getattr(self, name)
+            if (value is not None or name != "budget") and type(value) not in (int, float):
+                raise UserError(f"{name} takes a number, not {short(value)}.")
+        for name in ("battery", "exposure", "mode", "images"):
+            if not isinstance(getattr(self, name), str):
+                raise UserError(f"{name} takes a word, not {short(getattr(self, name))}.")
+        if type(self.utility) is not bool:
+            raise UserError(f"utility takes true or false, not {short(self.utility)}.")
 
     @property
     def victims(self) -> int:
@@ -99,10 +118,10 @@ class Plan:
         values: dict[str, Value] = {}
         for f in fields(self):
             value = getattr(self, f.name)
-            values[f.name] = together(value) if isinstance(value, tuple) else value
+            values[f.name] = in_place(together(value), self.images) if isinstance(value, tuple) else value
         effort = self.effort()
         return values | {
-            "attacks": together(effort.attacks),
+            "attacks": in_place(together(effort.attacks), self.images),
             "seeds": effort.seeds,
             "epochs": effort.epochs,
             "steps": effort.steps,
@@ -111,6 +130,15 @@ class Plan:
             "decoder_steps": effort.decoder_steps,
             "training_batch_size": TRAINING_BATCH,
         }
+
+
+def _in_limits(plan: Plan) -> Iterator[tuple[bool, str]]:
+    """Yield, for each of the `LIMITS`, whether a plan keeps it, and the sentence to say where it does not."""
+    for name, (least, most) in LIMITS.items():
+        value = getattr(plan, name)
+        option = "{--" + name.replace("_", "-") + "}"
+        yield value is None or value >= least, f"{option} must be at least {least}"
+        yield value is None or value <= most, f"{option} must be at most {most}"
 
 
 def with_effort(attack: Attack, spec: str, effort: Battery) -> Attack:
@@ -185,6 +213,7 @@ def _adaptive(defense: Defense, spec: str) -> Attack:
     try:
         return parse_attack(spec)
     except UserError as error:
-        raise type(error)(
-            f"the defense {defense.name!r} names an adaptive attack that cannot be used: {error}"
+        kind = UnknownName if isinstance(error, UnknownName) else UserError  # no class of their own
+        raise kind(
+            f"the defense {defense.name!r} names an adaptive attack that cannot be used: {sentence(error)}"
         ) from error

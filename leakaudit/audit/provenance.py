@@ -14,10 +14,12 @@ import torch
 from leakaudit.load.units import count_units
 from leakaudit.protocol.defense import Defense, parts_of
 from leakaudit.protocol.exposure import Exposure
-from leakaudit.protocol.registry import settings_values
+from leakaudit.protocol.plugins import failures
+from leakaudit.protocol.registry import attacks, defenses, settings_values
 from leakaudit.protocol.target import Target, shared_parameters
 from leakaudit.result.adversary import GRANTED
-from leakaudit.result.schema import Value
+from leakaudit.result.schema import Finding, Value
+from leakaudit.score.metrics import further
 from leakaudit.version import __version__
 
 
@@ -27,6 +29,11 @@ def settings(defense: Defense) -> dict[str, Value]:
     if len(parts) == 1:
         return dict(settings_values(parts[0]))
     return {f"{part.name}.{key}": value for part in parts for key, value in settings_values(part).items()}
+
+
+def _named(name: str) -> str:
+    """Return the name of a class, which code may make of anything, if it is a word."""
+    return name if name.isidentifier() and len(name) <= 60 else "a class"
 
 
 def exposed(exposure: Exposure) -> dict[str, Any]:
@@ -39,7 +46,7 @@ def describe(target: Target) -> dict[str, Value]:
     units = None if target.private.units is None else count_units(target.private.units)
     return {
         "name": target.name,
-        "model": type(target.model.network).__name__,
+        "model": _named(type(target.model.network).__name__),
         "parameters": sum(p.numel() for p in target.model.parameters()),
         "shared_parameters": shared_parameters(target.model)[0],
         "input_shape": "×".join(map(str, target.input_shape)),
@@ -103,3 +110,9 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:  # part of a frozen application: it runs, but nobody knows what it is
         return "unknown"
+
+
+def left_out_plugins() -> tuple[Finding, ...]:
+    """Return a remark for every plug-in that could not be loaded. What was asked for by name ran without it."""
+    attacks(), defenses(), further()  # whatever was asked for: which plug-ins there are does not depend on it
+    return tuple(Finding("plugin-left-out", "info", sentence) for sentence in failures())

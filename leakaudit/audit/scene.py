@@ -17,6 +17,7 @@ from leakaudit.load.units import count_units, with_units
 from leakaudit.protocol.amounts import Sizes
 from leakaudit.protocol.exposure import Exposure, preset
 from leakaudit.protocol.target import Records, Target
+from leakaudit.result.outward import command_in_place
 from leakaudit.result.rounding import coarse_baseline
 from leakaudit.result.schema import Baseline, Estimate, Finding, Value, Waiver
 from leakaudit.score import standin
@@ -97,7 +98,7 @@ def set_scene(
     rehearsal = torch.randperm(len(target.auxiliary), generator=generator_for(plan.seed, "rehearsal"))[:wanted]
     rehearsal = rehearsal[: len(rehearsal) // plan.batch_size * plan.batch_size]
     lpips = lpips_metric(lpips_weights, target.device)
-    versions = environment(target, command, lpips_weights)
+    versions = environment(target, command_in_place(command, plan.images), lpips_weights)
     guesses = baselines(
         truth,
         target.auxiliary,

@@ -9,6 +9,7 @@ from torch.utils.data import TensorDataset
 from leakaudit.audit.plan import Plan
 from leakaudit.load.loading import target_from_objects
 from leakaudit.protocol.target import Target
+from leakaudit.result.outward import default_images
 from leakaudit.result.schema import Images
 from leakaudit.score.utility import train
 from leakaudit.work.seeding import derive, forked, generator_for
@@ -64,13 +65,13 @@ def demo_target(seed: int = 0, device: str = "cpu") -> Target:
     return target
 
 
-def demo_plan(seed: int = 0, images: Images = "full") -> Plan:
-    """Return the demo's settings: small enough to end within three minutes of one core."""
+def demo_plan(seed: int = 0, images: Images | None = None) -> Plan:
+    """Return the demo's settings: small enough to end within three minutes of one core. `images`: by CI where None."""
     return Plan(
         defenses=("gaussian", "prune", "obscure"),
         battery="quick",
         records=16,
-        images=images,
+        images=images or default_images(),
         seed=seed,
         seeds=3,
         epochs=15,

@@ -29,8 +29,11 @@ from leakaudit.cli.options import (
     USAGE,
 )
 from leakaudit.cli.scan import _project_defaults, app
-from leakaudit.errors import UserError, first_line
+from leakaudit.errors import UserError, first_line, left_out, quoting, sentence, system_line
+from leakaudit.files.reading import check_text
+from leakaudit.result.outward import default_images
 from leakaudit.result.plaintext import visible
+from leakaudit.work import ends
 from leakaudit.work.progress import Monitor, monitored
 
 # Bad usage found by the parser. Typer carries its own copy of click in newer versions, so the class is taken from it.
@@ -89,12 +92,19 @@ def main() -> None:
 
     A reader that goes away early (`| head`) ends it by the signal that ends every program then, not by a verdict.
     """
-    with _broken_pipes(), monitored(Monitor(started=time.monotonic())):
-        _main_()
+    clock = monitored(Monitor(started=time.monotonic()))
+    with _broken_pipes(), ends.listening(), clock, quoting(default_images() == "full"):
+        try:
+            _main_()
+        finally:
+            if told := left_out():
+                typer.echo(f"leakaudit: {told}", err=True)
 
 
 def _main_() -> None:
     try:
+        for word in sys.argv[1:]:
+            check_text(word, "the command line")  # now: what is written of it would fail when the work is done
         # `init` mends the table: what is wrong in it must not keep it from that.
         defaults = {} if sys.argv[1:2] == ["init"] else _project_defaults()
         code = app(default_map=defaults, standalone_mode=False)
@@ -102,7 +112,7 @@ def _main_() -> None:
             raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except UserError as error:
-        typer.echo(f"leakaudit: {visible(str(error), 10_000)}", err=True)
+        typer.echo(f"leakaudit: {visible(str(sentence(error)), 10_000)}", err=True)
         sys.exit(USAGE)
     except ParseError as error:
         error.show()
@@ -115,8 +125,7 @@ def _main_() -> None:
     except OSError as error:
         if os.environ.get("LEAKAUDIT_DEBUG"):
             raise
-        where = f" {error.filename}" if error.filename else ""
-        typer.echo(f"leakaudit: cannot read or write{visible(str(where))}: {error.strerror or error}.", err=True)
+        typer.echo(f"leakaudit: {visible(system_line(error))}.", err=True)
         sys.exit(USAGE)
     except Exception as error:
         if os.environ.get("LEAKAUDIT_DEBUG"):

@@ -14,6 +14,7 @@ from leakaudit.cli.options import examples
 from leakaudit.errors import UserError
 from leakaudit.files.writing import apart
 from leakaudit.gate.pyproject import read
+from leakaudit.result.outward import in_place
 
 if TYPE_CHECKING:
     from leakaudit.audit.plan import Plan
@@ -102,7 +103,7 @@ def compare(
     if markdown is not None:
         apart({"--markdown": markdown}, {"the first result": before, "the second result": after})
     first, second = load(before), load(after)
-    found = changes_of(second, first, str(before))
+    found = changes_of(second, first, in_place(str(before), second.images))
     if markdown is not None:
         from leakaudit.files.writing import write_atomically
         from leakaudit.reports.markdown import render
@@ -130,8 +131,11 @@ class Gating:
     configured: bool = True  # whether ./pyproject.toml says what is asked
 
     @classmethod
-    def read(cls, baseline: Path | None, plan: Plan | None = None) -> Gating:
-        """Read ./pyproject.toml and the baseline; UserError where one cannot be used, or the plan is unlike it."""
+    def read(cls, baseline: Path | None, plan: Plan | None = None, before: AuditResult | None = None) -> Gating:
+        """Read ./pyproject.toml and the baseline; UserError where one cannot be used, or the plan is unlike it.
+
+        `before` is what stood in the baseline, where it is read already.
+        """
         from leakaudit.compare.comparable import unlike
         from leakaudit.gate import assertions
         from leakaudit.result.schema import load
@@ -140,7 +144,7 @@ class Gating:
         asked = assertions.parse(table)
         if baseline is None:
             return cls(asked, configured_waivers(), configured=bool(table))
-        before = load(baseline)
+        before = before or load(baseline)
         other = () if plan is None else unlike(before.settings, plan.settings())
         if other:
             raise UserError(
@@ -170,8 +174,8 @@ class Gating:
             self.assertions,
             baseline=self.baseline,
             waivers=self.waivers,
-            source=str(source),
-            baseline_source=self.baseline_source,
+            source=in_place(str(source), result.images),
+            baseline_source=in_place(self.baseline_source, result.images),
         )
         if self.configured:
             return said
@@ -202,7 +206,7 @@ def _write(result: AuditResult, outcome: Outcome, places: dict[str, Path | None]
     from leakaudit.files.writing import write_atomically
     from leakaudit.reports import html, junit, markdown, sarif
     from leakaudit.result import outcome as outcomes
-    from leakaudit.result.schema import mode_of
+    from leakaudit.result.schema import is_private
 
     formats = {
         "gate": lambda: outcomes.to_json(outcome),
@@ -215,7 +219,7 @@ def _write(result: AuditResult, outcome: Outcome, places: dict[str, Path | None]
     for name, path in places.items():
         if path is not None:
             try:
-                write_atomically(path, formats[name](), mode_of(result) if name == "html" else 0o644)
+                write_atomically(path, formats[name](), name == "html" and is_private(result))
             except UserError as error:
                 failed.append(error)
     if failed:

@@ -69,7 +69,7 @@ def init(
             "first (without --quick, which is too weak to set limits by), or name another with --result."
         )
     first = load(result)
-    target = model or str(first.environment.get("target") or "model.py")
+    target = model or _given(first, "target") or "model.py"
     today = dates.today()
     place = PROJECT.resolve()  # a link stays one
     existing = _existing(place)
@@ -83,7 +83,7 @@ def init(
                 raise UserError(f"{WORKFLOWS[name]} exists: remove it, or leave --{name} out.")
             texts[WORKFLOWS[name]] = workflow(name, target, made.defenses, made.records)
     for path, text in texts.items():
-        write_atomically(path, text, path.stat().st_mode & 0o777 if path.exists() else 0o644)
+        write_atomically(path, text)
         typer.echo(f"wrote    {PROJECT if path == place else path}")
     lost = f"left out of the table, since scan has no such setting: {', '.join(dropped)}."
     waivers = replaced.get("waiver") if force else None
@@ -95,13 +95,9 @@ def init(
 
 
 def _existing(path: Path) -> str:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:  # its line ends stay as they are
-            return file.read()
-    except FileNotFoundError:
-        return ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {PROJECT}: {error}.") from error
+    from leakaudit.files.reading import TOML, text_of
+
+    return text_of(path, TOML, "utf-8") if path.exists() else ""
 
 
 def _kept(table: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -126,7 +122,7 @@ def _options(result: AuditResult, before: Mapping[str, Any]) -> dict[str, Any]:
     from leakaudit.result.batteries import BATTERIES
     from leakaudit.result.specs import apart
 
-    settings, usual = result.settings, {f.name: f.default for f in fields(Plan)}
+    settings, usual = result.settings, {f.name: f.default for f in fields(Plan)} | {"images": "full"}
     found: dict[str, Any] = {
         key: settings[key]
         for key, value in usual.items()
@@ -148,10 +144,16 @@ def _options(result: AuditResult, before: Mapping[str, Any]) -> dict[str, Any]:
         value = settings.get(key)
         if isinstance(value, int | float):
             found[key] = written(value)
-    found |= {option: str(result.environment[key]) for key, option in GIVEN.items() if result.environment.get(key)}
+    found |= {option: told for key, option in GIVEN.items() if (told := _given(result, key))}
     decided = {*usual, *FORMS} - {"images"}  # whatever the table says, which may show less than the scan did
     rest = {key: value for key, value in before.items() if key not in decided and key not in found}
     return {key.replace("_", "-"): value for key, value in (found | rest).items()}
+
+
+def _given(result: AuditResult, name: str) -> str:
+    """Return what the first scan was given, empty where the result does not say: of some paths it has the end alone."""
+    told = str(result.environment.get(name) or "")
+    return "" if told.startswith("…") else str(Path(told).expanduser()) if told.startswith("~/") else told
 
 
 def workflow(name: str, target: str, defenses: tuple[str, ...], records: int) -> str:

@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from leakaudit.errors import UserError
-from leakaudit.result.schema import Finding, Images
+from leakaudit.files.folder import LEARNED
+from leakaudit.files.writing import owner_only
 
 if TYPE_CHECKING:
     from leakaudit.protocol.defense import Defense
+    from leakaudit.result.schema import Images
 
 
-def saver(output: Path, images: Images) -> Callable[[str, Defense], None]:
-    """Return what keeps a fitted defense, given by its spec, in `output`; with redacted or no pictures it does not."""
+@dataclass
+class Learned:
+    """Keeps fitted defenses in an output folder; with redacted or no pictures it does not."""
 
-    def save(spec: str, defense: Defense) -> None:
-        if images != "full":
+    output: Path
+    images: Images
+    left: dict[str, Defense] = field(default_factory=dict)  # by spec, those that the folder did not take yet
+
+    def save(self, spec: str, defense: Defense) -> None:
+        """Keep a fitted defense, given by its spec; where that cannot be now, it is tried again at the end."""
+        if self.images != "full":
             return
-        folder = output / "defenses" / "".join(c if c.isalnum() or c in "-_." else "_" for c in spec)
+        folder = self.output / LEARNED / "".join(c if c.isalnum() or c in "-_." else "_" for c in spec)
         try:
-            defense.save(folder)
-        except OSError as error:
-            raise UserError(f"cannot write {folder}: {error.strerror or error}; choose another --output.") from error
+            with owner_only():
+                defense.save(folder)
+            self.left.pop(spec, None)
+        except Exception:  # an audit of hours does not end for want of room, nor by what a plug-in raises here
+            self.left[spec] = defense
 
-    return save
-
-
-def left_behind(output: Path, images: Images) -> tuple[Finding, ...]:
-    """Return a warning where an earlier scan left private records in a folder that is now to hold none."""
-    kept = output / "defenses"
-    if images == "full" or not kept.is_dir() or not any(kept.iterdir()):
-        return ()
-    message = (
-        "The output folder still holds what defenses learned in an earlier scan with --images full: "
-        "the folder defenses tells of private records."
-    )
-    mend = f"Delete {kept} before you pass the output folder on, or give another --output."
-    return (Finding("private-files-left", "warning", message, {"folder": str(kept)}, mend),)
+    def retry(self, output: Path) -> tuple[str, ...]:
+        """Keep in `output` what could not be kept before; return the specs of those that it does not take either."""
+        self.output = output
+        for spec, defense in tuple(self.left.items()):
+            self.save(spec, defense)
+        return tuple(self.left)

@@ -32,10 +32,13 @@ app = typer.Typer(
 
 # Private records of a class below which the fit warns: each is then a twentieth or more of the class's mean picture.
 FEW = 20
+MOST_SEED = 2**63 - 1
 
 # A --seed here is of random choices alone: which records are held out does not depend on it, so that `apply` finds the
 # records that `fit` was given.
-Limit = Annotated[int, typer.Option("--limit", min=3, help="Records read at most: private, test, auxiliary each.")]
+Limit = Annotated[
+    int, typer.Option("--limit", min=3, max=10**7, help="Records read at most: private, test, auxiliary each.")
+]
 
 
 @app.command(
@@ -61,6 +64,8 @@ def fit(
         int | None,
         typer.Option(
             "--seed",
+            min=0,
+            max=MOST_SEED,
             help="Repeat a fit exactly. Default: drawn afresh and not kept, since whoever knows it knows the fit's "
             "random choices.",
         ),
@@ -79,6 +84,7 @@ def fit(
     from leakaudit.defenses.obscurer_card import render
     from leakaudit.defenses.obscurer_fit import costs, key_of, now, parsed
     from leakaudit.defenses.obscurer_fit import fit as fit_obscurer
+    from leakaudit.files.folder import kept as put
     from leakaudit.files.writing import write_atomically
     from leakaudit.load.loading import load_target
     from leakaudit.watch.console import progress_monitor
@@ -105,8 +111,16 @@ def fit(
             obscurer, card = fit_obscurer(loaded, defense, chosen)
             spent = costs(obscurer, loaded, begun)
             card = replace(card, seed=seed)
-            obscurer.save(output, card)
-            write_atomically(card_file, render(obscurer, card, output.name, spent, resumed=kept.resumed))
+
+            def save(place: Path) -> None:
+                obscurer.save(place, card)
+                text = render(obscurer, card, place.name, spent, resumed=kept.resumed)
+                write_atomically(place.with_suffix(".md"), text)
+
+            wanted, output = output, put(save, output)
+            card_file = output.with_suffix(".md")
+            if output != wanted:
+                typer.echo(f"leakaudit: {wanted.parent} takes no more: the generator is in {output.parent}.", err=True)
     except KeyboardInterrupt:
         _interrupted(partial)
     for note in loaded.notes:
@@ -133,7 +147,12 @@ def apply(
     limit: Limit = 4000,
     seed: Annotated[
         int | None,
-        typer.Option("--seed", help="Repeat a draw exactly. Default: drawn afresh, so that nobody can guess it."),
+        typer.Option(
+            "--seed",
+            min=0,
+            max=MOST_SEED,
+            help="Repeat a draw exactly. Default: drawn afresh, so that nobody can guess it.",
+        ),
     ] = None,
 ) -> None:
     """Draw pictures with probabilities in the place of records. No private picture is written."""
@@ -212,6 +231,7 @@ def _may_replace(output: Path, card_file: Path) -> None:
     """Refuse to replace what is not an earlier generator and its card: weights may have the same suffix."""
     from leakaudit.defenses.obscurer import read
     from leakaudit.defenses.obscurer_card import TITLE
+    from leakaudit.files.reading import NOTES, bytes_of
 
     if output.exists():
         try:
@@ -219,7 +239,7 @@ def _may_replace(output: Path, card_file: Path) -> None:
         except UserError as error:
             raise UserError(f"--output {output} exists and is not a generator: name another file.") from error
     if card_file.exists():
-        first = card_file.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+        first = bytes_of(card_file, NOTES).partition(b"\n")[0].decode("utf-8", "replace")
         if not first.endswith(TITLE):
             raise UserError(f"{card_file} exists and is not a generator's card: name another --output.")
 

@@ -53,7 +53,7 @@ def report(
     from leakaudit.reports.html import render
     from leakaudit.reports.terminal import summary
     from leakaudit.result import outcome as outcomes
-    from leakaudit.result.schema import digest, load, mode_of
+    from leakaudit.result.schema import digest, is_private, load
 
     loaded = load(result)
     if output.is_dir():
@@ -67,12 +67,12 @@ def report(
     page = render(loaded, outcome)
     written = []
     if output.suffix.lower() != ".pdf":
-        write_atomically(output, page, mode_of(loaded))
+        write_atomically(output, page, is_private(loaded))
         written.append(output)
     if pdf:
         from leakaudit.reports.pdf import write
 
-        write(output.with_suffix(".pdf"), page, mode_of(loaded))
+        write(output.with_suffix(".pdf"), page, is_private(loaded))
         written.append(output.with_suffix(".pdf"))
     summary(loaded, Console())
     for doubt in (*doubts(loaded), *(outcome_doubts(outcome, loaded) if outcome else ())):

@@ -16,10 +16,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from leakaudit.errors import UserError
+from leakaudit.files.folder import GATE, REPORT, RESULT
+from leakaudit.result.plaintext import visible
 
 if TYPE_CHECKING:
     from leakaudit.audit.plan import Plan
     from leakaudit.cli.gate import Gating
+    from leakaudit.cli.learned import Learned
+    from leakaudit.files.folder import Output
     from leakaudit.protocol.target import Target
     from leakaudit.result.outcome import Outcome
     from leakaudit.result.schema import AuditResult, Waiver
@@ -40,6 +44,7 @@ class Voice:
     quiet: bool = False
     as_json: bool = False
     tensorboard: Path | None = None
+    earlier: str = ""  # where the files of an earlier scan were put
 
     @contextmanager
     def listening(self, plan: Plan) -> Iterator[Monitor]:
@@ -101,74 +106,135 @@ def run(
     """Audit what `load` returns, write `result.json` and `report.html` into `output`, and exit with the verdict's code.
 
     With a `gate`, its verdict is the exit code's, and `gate.json` is written beside. The result is written after every
-    finished piece, so that an interrupt keeps what was measured.
+    finished piece, so that an interrupt keeps what was measured; while the folder takes nothing the audit goes on.
+    `output` is claimed already.
     """
-    from leakaudit.audit.audit import audit
-    from leakaudit.cli.learned import left_behind, saver
-    from leakaudit.files.writing import write_atomically
-    from leakaudit.result.schema import from_json, mode_of, to_json
+    from leakaudit.cli.learned import Learned
+    from leakaudit.files.folder import Output
+    from leakaudit.result.rules import EXIT
+    from leakaudit.result.schema import from_json, to_json
     from leakaudit.work.progress import current, monitored
 
-    paths = {"report": output / "report.html", "result": output / "result.json"}
+    files, learned = Output(output, plan.images == "full"), Learned(output, plan.images)
     with voice.listening(plan) as monitor, monitored(replace(monitor, started=current().started)):
 
-        def keep(result: AuditResult) -> None:
-            write_atomically(paths["result"], to_json(result), mode_of(result))
-            monitor.kept(result)
+        def begin() -> Target:
+            target = load()
+            if gate is not None:
+                gate.early(target)
+            if voice.earlier and not voice.quiet:
+                typer.echo(f"leakaudit: {visible(voice.earlier)}", err=True)
+            return target
 
-        target = load()
-        if gate is not None:
-            gate.early(target)
-        (output / "gate.json").unlink(missing_ok=True)  # of an earlier scan: it says nothing of this one
+        result = _measured(begin, plan, files, learned, lpips_weights=lpips_weights, waivers=waivers)
+        result = from_json(to_json(result))  # as it is stored: what is rendered again must be the same page
+        said, refusal = _judged(result, gate, output / RESULT)
+        code = 0 if exit_zero else EXIT[said.verdict if said is not None else result.verdict]
+        if not result.complete and not (said is not None and said.verdict == "fail"):
+            code = EXIT["inconclusive"]
+        try:
+            paths = _written(result, said, files, learned)
+        except UserError:  # what is printed is then all that there is
+            voice.tell(result, {}, code, said)
+            raise
+    if refusal is not None:
+        raise UserError(f"{refusal} The scan itself is kept in {paths['report'].parent}.") from refusal
+    voice.tell(result, paths, code, said)
+    if files.folder != output:
+        typer.echo(f"leakaudit: {output} took no more ({files.trouble}): all is in {files.folder}.", err=True)
+    if not result.complete:
+        typer.echo(f"Interrupted: what was measured so far is kept in {files.folder}.", err=True)
+    raise typer.Exit(code)
+
+
+def _measured(
+    begin: Callable[[], Target],
+    plan: Plan,
+    files: Output,
+    learned: Learned,
+    *,
+    lpips_weights: Path | None,
+    waivers: tuple[Waiver, ...],
+) -> AuditResult:
+    """Return what the audit found, or what it had found when it was interrupted; nothing interrupts what follows."""
+    from leakaudit.audit.audit import audit
+    from leakaudit.result.schema import to_json
+    from leakaudit.work import ends
+    from leakaudit.work.progress import current
+
+    latest: list[AuditResult] = []
+    monitor = current()
+
+    def keep(result: AuditResult) -> None:
+        latest[:] = [result]
+        before = files.trouble
+        files.keep(RESULT, to_json(result))
+        if files.trouble and not before:
+            typer.echo(
+                f"warning  {files.folder} takes no more ({files.trouble}): going on in memory; make room there.",
+                err=True,
+            )
+        monitor.kept(result)
+
+    target = begin()
+    try:
         result = audit(
             target,
             plan,
             lpips_weights=lpips_weights,
             keep=keep,
-            keep_learned=saver(output, plan.images),
+            keep_learned=learned.save,
             command=command_line(),
             waivers=waivers,
-            findings=left_behind(output, plan.images),
         )
-        result = from_json(to_json(result))  # as it is stored: what is rendered again must be the same page
-        said = _reported(result, gate, paths)
-    from leakaudit.result.rules import EXIT
-
-    code = 0 if exit_zero else EXIT[said.verdict if said is not None else result.verdict]
-    if not result.complete and not (said is not None and said.verdict == "fail"):
-        code = EXIT["inconclusive"]
-    voice.tell(result, paths, code, said)
-    if not result.complete:
-        typer.echo(f"Interrupted: what was measured so far is kept in {output}.", err=True)
-    raise typer.Exit(code)
+        ends.close()
+    except KeyboardInterrupt:
+        ends.close()
+        if not latest:
+            raise
+        result = latest[0]
+    return result
 
 
-def _reported(result: AuditResult, gate: Gating | None, paths: dict[str, Path]) -> Outcome | None:
-    """Write the report, and what the gate says where there is one, which is then among the paths and returned."""
+def _judged(result: AuditResult, gate: Gating | None, source: Path) -> tuple[Outcome | None, UserError | None]:
+    """Return what the gate says where there is one, or why it says nothing: no reason to lose the report."""
+    try:
+        return (gate(result, source) if gate is not None else None), None
+    except UserError as error:
+        return None, error
+
+
+def _written(result: AuditResult, said: Outcome | None, files: Output, learned: Learned) -> dict[str, Path]:
+    """Write result, report and what the gate says; return where they are, by what they are called."""
     from leakaudit.cli.gate import summarise
-    from leakaudit.files.writing import write_atomically
     from leakaudit.reports.html import render
     from leakaudit.result import outcome as outcomes
-    from leakaudit.result.schema import mode_of
+    from leakaudit.result.schema import to_json
 
-    try:
-        said = gate(result, paths["result"]) if gate is not None else None
-    except UserError as error:  # a baseline that cannot be compared is no reason to lose the report
-        write_atomically(paths["report"], render(result), mode_of(result))
-        raise UserError(f"{error} The scan itself is kept in {paths['report'].parent}.") from error
-    write_atomically(paths["report"], render(result, said), mode_of(result))
+    texts = {REPORT: render(result, said), RESULT: to_json(result)}
     if said is not None:
-        paths["gate"] = paths["report"].with_name("gate.json")
-        write_atomically(paths["gate"], outcomes.to_json(said))
+        texts[GATE] = outcomes.to_json(said)
+    at = files.settle(texts)
+    for spec in learned.retry(files.folder):
+        typer.echo(f"leakaudit: what {visible(spec)} learned could not be kept.", err=True)
+    if said is not None:
         summarise(result, said)
-    return said
+    return {name: at[file] for name, file in (("report", REPORT), ("result", RESULT), ("gate", GATE)) if file in at}
 
 
 def command_line() -> str:
-    """Return the command as it was typed, quoted for a shell."""
+    """Return the command as it was typed, quoted for a shell; where its files go is no part of what repeats it."""
     import shlex
 
-    return shlex.join(["leakaudit", *sys.argv[1:]])
+    words, kept = iter(sys.argv[1:]), ["leakaudit"]
+    for word in words:
+        if word == "--":  # what follows are no options
+            kept += [word, *words]
+        elif word in ("-o", "--output"):
+            next(words, None)
+        elif not word.startswith("--output=") and not (word.startswith("-o") and len(word) > 2):
+            kept.append(word)
+    return shlex.join(kept)
 
 
 @contextmanager

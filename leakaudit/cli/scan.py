@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.main
 
+from leakaudit.cli.defaults import checked
 from leakaudit.cli.gate import Baseline, Gating, configured_waivers
 from leakaudit.cli.options import (
     EPILOG,
@@ -24,14 +24,16 @@ from leakaudit.cli.options import (
     name_what_was_left_out,
 )
 from leakaudit.cli.run import AsJson, Quiet, Voice, run
-from leakaudit.errors import UserError
+from leakaudit.errors import UserError, quote
+from leakaudit.files.folder import claimed
+from leakaudit.files.reading import short
 from leakaudit.files.writing import writable
 from leakaudit.gate.pyproject import read
+from leakaudit.result.outward import default_images
 
 if TYPE_CHECKING:
     from leakaudit.audit.plan import Plan
     from leakaudit.protocol.target import Target
-    from leakaudit.result.schema import Images as Shown
 
 
 app = typer.Typer(
@@ -174,53 +176,59 @@ def scan(  # noqa: PLR0913 - a command: its options
     """Audit a model: attack it undefended and under each defense, measure accuracy, write a report."""
     writable(output)
     _file_exists(lpips_weights, "--lpips-weights")
-    from leakaudit.audit.plan import Plan
-    from leakaudit.load.loading import load_target
-    from leakaudit.work.quantities import parse, seconds
-
     if quick and full:
         raise UserError("--quick and --full exclude each other: give one.")
-    plan = Plan(
-        defenses=tuple(defense or ()),
-        attacks=tuple(attack or ()),
-        battery="quick" if quick else "full" if full else "standard",
-        exposure=exposure.value,
-        mode=mode.value,
-        records=records,
-        batch_size=batch_size,
-        candidates=candidates,
-        max_identification=max_identification,
-        max_accuracy_loss=max_accuracy_loss,
-        utility=not no_utility,
-        seeds=seeds,
-        epochs=epochs,
-        budget=None if budget is None else seconds(budget),
-        memory=None if memory is None else parse(memory),
-        images=_images(images),
-        seed=seed,
-    )
-    _check_specs(plan, loaded=False)
     if baseline is not None and not gate:
         raise UserError("--baseline is what --gate compares with: give both, or neither.")
-    gating = Gating.read(baseline, plan) if gate else None
+    shown = images.value if images is not None else default_images()
+    quote(shown == "full")
+    from leakaudit.result.schema import load as load_result
 
-    def load() -> Target:
-        loaded = load_target(target, data=data, checkpoint=checkpoint, device=device, seed=seed)
-        _check_specs(plan, loaded=True)
-        return loaded
+    before = load_result(baseline) if baseline is not None else None  # it may lie where the output goes
+    with claimed(output, shown == "full") as earlier:  # at once: loading libraries takes seconds
+        from leakaudit.audit.plan import Plan
+        from leakaudit.load.loading import load_target
+        from leakaudit.work.quantities import parse, seconds
 
-    if not quiet:
-        name_what_was_left_out()
-    run(
-        load,
-        plan,
-        output,
-        Voice(quiet, as_json, tensorboard),
-        lpips_weights=lpips_weights,
-        exit_zero=exit_zero,
-        gate=gating,
-        waivers=configured_waivers(),
-    )
+        plan = Plan(
+            defenses=tuple(defense or ()),
+            attacks=tuple(attack or ()),
+            battery="quick" if quick else "full" if full else "standard",
+            exposure=exposure.value,
+            mode=mode.value,
+            records=records,
+            batch_size=batch_size,
+            candidates=candidates,
+            max_identification=max_identification,
+            max_accuracy_loss=max_accuracy_loss,
+            utility=not no_utility,
+            seeds=seeds,
+            epochs=epochs,
+            budget=None if budget is None else seconds(budget),
+            memory=None if memory is None else parse(memory),
+            images=shown,
+            seed=seed,
+        )
+        _check_specs(plan, loaded=False)
+        gating = Gating.read(baseline, plan, before) if gate else None
+
+        def load() -> Target:
+            loaded = load_target(target, data=data, checkpoint=checkpoint, device=device, seed=seed)
+            _check_specs(plan, loaded=True)
+            return loaded
+
+        if not quiet:
+            name_what_was_left_out()
+        run(
+            load,
+            plan,
+            output,
+            Voice(quiet, as_json, tensorboard, earlier),
+            lpips_weights=lpips_weights,
+            exit_zero=exit_zero,
+            gate=gating,
+            waivers=configured_waivers(),
+        )
 
 
 @app.command(
@@ -242,16 +250,14 @@ def demo(
     Always exits 0 when it ends: it shows the audit, it does not gate anything.
     """
     writable(output)
-    from leakaudit.cli.demo import demo_plan, demo_target
+    shown = images.value if images is not None else default_images()
+    quote(shown == "full")
+    with claimed(output, shown == "full") as earlier:
+        from leakaudit.cli.demo import demo_plan, demo_target
 
-    plan = demo_plan(seed, _images(images))
-    run(lambda: demo_target(seed, device), plan, output, Voice(quiet, as_json), exit_zero=True)
-
-
-def _images(asked: Images | None) -> Shown:
-    if asked is not None:
-        return asked.value
-    return "redacted" if os.environ.get("CI", "").lower() in ("1", "true") else "full"
+        plan = demo_plan(seed, shown)
+        voice = Voice(quiet, as_json, earlier=earlier)
+        run(lambda: demo_target(seed, device), plan, output, voice, exit_zero=True)
 
 
 def _check_specs(plan: Plan, *, loaded: bool) -> None:
@@ -294,12 +300,9 @@ def _project_defaults() -> dict[str, dict[str, Any]]:
         name = known.get(key.replace("-", "_"))
         if name is None:
             raise UserError(
-                f"pyproject.toml: [tool.leakaudit] has no setting {key!r}; known: {', '.join(sorted(known))}."
+                f"pyproject.toml: [tool.leakaudit] has no setting {short(key)}; known: {', '.join(sorted(known))}."
             )
         if name == "exit_zero":
             raise UserError("pyproject.toml: exit-zero belongs on the command line, where everybody sees it.")
-        defaults[name] = value
-    for key in ("defense", "attack"):
-        if isinstance(defaults.get(key), str):
-            defaults[key] = [defaults[key]]
+        defaults[name] = checked(scan, name, key, value)
     return {"scan": defaults}

@@ -116,7 +116,7 @@ def _new_key(name: Path, encrypt: bool) -> None:
     if encrypt and not passphrase:
         raise UserError("--encrypt takes a passphrase, and none was given.")
     own, shown = new_key(passphrase)
-    write_atomically(private, own, 0o600)
+    write_atomically(private, own, private=True)
     write_atomically(public, shown)
     typer.echo(f"private key  {private}   (keep it: whoever has it signs as you)")
     typer.echo(f"public key   {public}   (give it to those who check)")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from leakaudit.errors import UserError
+from leakaudit.files.reading import short
 from leakaudit.result.outcome import Level
 from leakaudit.result.rules import SEVERITIES
 from leakaudit.result.schema import Severity
@@ -86,7 +87,7 @@ def parse(table: Mapping[str, Any]) -> Assertions:
     elif isinstance(name, str) and name in PRESETS:
         base = PRESETS[name]
     else:
-        raise UserError(f"{WHERE} has preset = {name!r}: use one of {', '.join(PRESETS)} or none.")
+        raise UserError(f"{WHERE} has preset = {short(name)}: use one of {', '.join(PRESETS)} or none.")
     if "regression" in given:
         base = replace(base, regressions=_regressions(given.pop("regression"), base.regressions))
     if "findings" in given:
@@ -95,7 +96,7 @@ def parse(table: Mapping[str, Any]) -> Assertions:
     for metric, entry in given.items():
         if metric not in scores:
             known = ", ".join([*scores, "findings", "regression", "preset"])
-            raise UserError(f"{WHERE} has no metric {metric!r}; known: {known}.")
+            raise UserError(f"{WHERE} has no metric {short(metric)}; known: {known}.")
         entries = entry if isinstance(entry, list) else [entry]
         if not entries:
             raise UserError(f"{WHERE} {metric} is an empty list: give a rule, or leave the line out.")
@@ -115,15 +116,15 @@ def _rule(score: Score, entry: Any) -> Rule:
     what = f"{WHERE} {metric}"
     example = f"{metric} = {{ {direction} = {0.25 if high <= 1 else 20} }}"
     if not isinstance(entry, dict):
-        raise UserError(f"{what} is {entry!r}: write it like {example}.")
+        raise UserError(f"{what} is {short(entry)}: write it like {example}.")
     known = (direction, "level", "defense", *(("attack",) if score.field else ()))
     unknown = sorted(set(entry) - set(known))
     if unknown:
-        raise UserError(f"{what} has no setting {unknown[0]!r}; known: {', '.join(known)}.")
+        raise UserError(f"{what} has no setting {short(unknown[0])}; known: {', '.join(known)}.")
     threshold = _number(entry.get(direction), f"{what} {direction}", low, high, example)
     for key in ("attack", "defense"):
         if key in entry and not isinstance(entry[key], str):
-            raise UserError(f"{what} {key} is {entry[key]!r}: write a name or a pattern like 'obscure*'.")
+            raise UserError(f"{what} {key} is {short(entry[key])}: write a name or a pattern like 'obscure*'.")
     return Rule(metric, direction, threshold, _level(entry, what), entry.get("attack"), entry.get("defense"))
 
 
@@ -132,19 +133,19 @@ def _regressions(table: Any, base: tuple[RegressionRule, ...]) -> tuple[Regressi
     if table is False:
         return ()
     if not isinstance(table, dict):
-        raise UserError(f"{what} is {table!r}: make it a table, or false for none.")
+        raise UserError(f"{what} is {short(table)}: make it a table, or false for none.")
     rules = {rule.metric: rule for rule in base}
     comparable = [score.name for score in assertable() if score.compared]  # the bound goes with identification
     for metric, entry in table.items():
         if metric not in comparable:
-            raise UserError(f"{what} has no metric {metric!r}; known: {', '.join(comparable)}.")
+            raise UserError(f"{what} has no metric {short(metric)}; known: {', '.join(comparable)}.")
         example = f"{metric} = {{ level = 'warn' }}, or false"
         if entry is False:
             rules.pop(metric, None)
             continue
         known = ("level",) if metric == "psnr" else ("level", "detect")
         if not isinstance(entry, dict) or set(entry) - set(known):
-            raise UserError(f"{what} {metric} is {entry!r}: write it like {example}; known: {', '.join(known)}.")
+            raise UserError(f"{what} {metric} is {short(entry)}: write it like {example}; known: {', '.join(known)}.")
         before = rules.get(metric, RegressionRule(metric))
         detect = before.detect
         if "detect" in entry:
@@ -160,19 +161,19 @@ def _findings(entry: Any) -> Severity | None:
     for severity in SEVERITIES:
         if severity == wanted:
             return severity
-    raise UserError(f"{WHERE} findings is {entry!r}: write findings = {{ severity = 'error' }}, or false.")
+    raise UserError(f"{WHERE} findings is {short(entry)}: write findings = {{ severity = 'error' }}, or false.")
 
 
 def _level(entry: Mapping[str, Any], what: str, default: Level = "error") -> Level:
     level = entry.get("level", default)
     if level not in get_args(Level):
-        raise UserError(f"{what} level is {level!r}: use 'error', which fails the gate, or 'warn'.")
+        raise UserError(f"{what} level is {short(level)}: use 'error', which fails the gate, or 'warn'.")
     found: Level = level
     return found
 
 
 def _number(value: Any, what: str, low: float, high: float, example: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        given = "missing" if value is None else repr(value)
+        given = "missing" if value is None else short(value)
         raise UserError(f"{what} is {given}: give a number from {low:g} to {high:g}, like {example}.")
     return float(value)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -16,6 +15,7 @@ from typing import Any
 
 from leakaudit.compare.changes import changes
 from leakaudit.errors import UserError
+from leakaudit.files.tomlfile import parsed
 from leakaudit.gate.assertions import PRESETS, Rule, parse
 from leakaudit.gate.decision import gate
 from leakaudit.gate.pyproject import toml
@@ -100,7 +100,7 @@ def start(result: AuditResult, options: Mapping[str, Any], today: dt.date) -> St
         '# by = "who decided"',
     ]
     block = "\n".join(lines) + "\n"
-    asked = tomllib.loads(block)["tool"]["leakaudit"]["assert"]  # what is written, read back as the gate will
+    asked = parsed(block, "the table")["tool"]["leakaudit"]["assert"]  # what is written, read back as the gate will
     kept = replace(result, defenses=tuple(d for d in result.defenses if d.spec in specs or d.spec == "none"))
     notes = [f"{records} records, not the {before} of this scan: its result is no baseline for the next."]
     told = (*(notes if records != before else ()), *([training.why] if training.why else ()), *training.open)

@@ -5,13 +5,14 @@ Somebody else's file: every byte outside our table stays as it was, or nothing i
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leakaudit.errors import UserError
+from leakaudit.files.reading import reading, short
+from leakaudit.files.tomlfile import parsed, table_of
 from leakaudit.result.plaintext import visible
 
 if TYPE_CHECKING:
@@ -37,19 +38,16 @@ def read(path: Path = FILE) -> Configuration:
     """Read the table; an absent file or table is an empty one. Raises UserError where it cannot be read."""
     if not (path.exists() or path.is_symlink()):
         return Configuration()
-    try:
-        tool = tomllib.loads(path.read_text(encoding="utf-8-sig")).get("tool", {})
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path} cannot be read: {error}.") from error
+    tool = table_of(path).get("tool", {})
     if not isinstance(tool, dict):
-        raise UserError(f"{path}: tool must be a table, not {tool!r}.")
+        raise UserError(f"{path}: tool must be a table, not {short(tool)}.")
     table = tool.get("leakaudit", {})
     if not isinstance(table, dict):
         raise UserError(f"{path}: [tool.leakaudit] must be a table.")
     options = dict(table)
     assertions, waivers = options.pop("assert", {}), options.pop("waiver", [])
     if not isinstance(assertions, dict):
-        raise UserError(f"{path}: [tool.leakaudit.assert] must be a table, not {assertions!r}.")
+        raise UserError(f"{path}: [tool.leakaudit.assert] must be a table, not {short(assertions)}.")
     if not isinstance(waivers, list):
         raise UserError(f"{path}: waivers are written as [[tool.leakaudit.waiver]], one block each.")
     return Configuration(options, assertions, tuple(waivers))
@@ -66,7 +64,7 @@ def toml(value: Any) -> str:
 
 def table(existing: str) -> dict[str, Any]:
     """Return [tool.leakaudit] of pyproject.toml as it stands there, empty where it is no table or absent."""
-    tool = _parsed(existing).get("tool")
+    tool = parsed(existing, str(FILE)).get("tool")
     ours = tool.get("leakaudit") if isinstance(tool, dict) else None
     return ours if isinstance(ours, dict) else {}
 
@@ -79,7 +77,7 @@ def inserted(existing: str, block: str, force: bool = False) -> str:
     """
     newline = "\r\n" if "\r\n" in existing else "\n"
     block = block.replace("\n", newline)
-    tool = _parsed(existing).get("tool")
+    tool = parsed(existing, str(FILE)).get("tool")
     if not isinstance(tool, dict) or "leakaudit" not in tool:
         head = existing.rstrip("\r\n \t")
         text = (head + newline + newline if head else "") + block
@@ -94,14 +92,14 @@ def inserted(existing: str, block: str, force: bool = False) -> str:
 
 def _replaced(existing: str, block: str, newline: str) -> str:
     import tomlkit
-    from tomlkit.exceptions import TOMLKitError
 
     place = tomlkit.table().append("block-of-leakaudit", 0)
     try:
-        document: Any = tomlkit.parse(existing)
+        with reading(FILE, "TOML", "edit it by hand"):
+            document: Any = tomlkit.parse(existing)
         above = "".join(reversed([item.as_string() for item in _comments_at_end(document["tool"]["leakaudit"])]))
         document["tool"]["leakaudit"] = place
-    except (TOMLKitError, ValueError, TypeError) as error:  # an inline table holds no other
+    except (UserError, ValueError, TypeError, LookupError) as error:  # an inline table holds no other
         raise UserError(BY_HAND) from error
     head, _, tail = str(document.as_string()).partition(place.as_string())
     rest = tail.lstrip("\r\n")
@@ -131,21 +129,14 @@ def _kept(existing: str, text: str, block: str) -> bool:
         return False
     try:
         return _others(text) == _others(existing)
-    except tomllib.TOMLDecodeError:  # an inline table or dotted keys are still there
+    except UserError:  # an inline table or dotted keys are still there
         return False
 
 
 def _others(text: str) -> dict[str, Any]:
     """Return what a TOML text holds beside [tool.leakaudit]."""
-    found = tomllib.loads(text)
+    found = parsed(text, str(FILE))
     tool = found.get("tool", {})
     if isinstance(tool, dict):
         found["tool"] = {key: value for key, value in tool.items() if key != "leakaudit"}
     return found
-
-
-def _parsed(text: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{FILE} cannot be read: {error}.") from error

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from leakaudit.errors import UserError
+from leakaudit.files.reading import short
 from leakaudit.result.outcome import Check, WaiverState
 from leakaudit.result.schema import Waiver
 
@@ -22,10 +23,10 @@ def parse(blocks: Iterable[Any]) -> tuple[Waiver, ...]:
 
 def _waiver(block: Any) -> Waiver:
     if not isinstance(block, dict):
-        raise UserError(f"{WHERE} must be a block of its own, not {block!r}.")
+        raise UserError(f"{WHERE} must be a block of its own, not {short(block)}.")
     unknown = sorted(set(block) - set(KEYS))
     if unknown:
-        raise UserError(f"{WHERE} has no setting {unknown[0]!r}; known: {', '.join(KEYS)}.")
+        raise UserError(f"{WHERE} has no setting {short(unknown[0])}; known: {', '.join(KEYS)}.")
     for key in ("rule", "reason", "expires"):
         if not str(block.get(key, "")).strip():
             raise UserError(f"{WHERE} has no {key}: every waiver names its rule, its reason and the day it expires.")
@@ -35,11 +36,11 @@ def _waiver(block: Any) -> Waiver:
     try:
         expires = (day if isinstance(day, dt.date) else dt.date.fromisoformat(str(day))).isoformat()
     except ValueError as error:
-        raise UserError(f"{WHERE} expires on {day!r}, which is no day: write it as 2027-01-31.") from error
+        raise UserError(f"{WHERE} expires on {short(day)}, which is no day: write it as 2027-01-31.") from error
     words = {key: block[key] for key in ("rule", "reason", "defense", "attack", "by") if key in block}
     for key, value in words.items():
         if not isinstance(value, str):
-            raise UserError(f"{WHERE} has {key} = {value!r}: write it in quotes.")
+            raise UserError(f"{WHERE} has {key} = {short(value)}: write it in quotes.")
     return Waiver(expires=expires, **words)
 
 

@@ -18,6 +18,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 from torch.utils.data.dataloader import default_collate
 
 from leakaudit.errors import UserError, first_line
+from leakaudit.files.reading import reading, short
 from leakaudit.work.seeding import generator_for, seeded
 
 IMAGE_KEYS = ("image", "images", "img", "pixel_values", "x", "input", "inputs")
@@ -25,6 +26,8 @@ IMAGE_KEYS = ("image", "images", "img", "pixel_values", "x", "input", "inputs")
 LABEL_KEYS = ("label", "labels", "target", "y")
 
 MAX_BYTES = 2**30  # of pictures held per role; a limit of records alone would let large pictures fill the memory
+
+MOST_LABEL = 2**31  # a larger number is no class, and no index
 
 PAIRS = "give (image, label) pairs, or dicts with an image and a label"
 
@@ -241,7 +244,7 @@ def _image_and_label(record: Any, name: str) -> tuple[Any, Any]:
         label = next((record[key] for key in LABEL_KEYS if key in record), None)
         if image is None or label is None:
             lacking, keys = ("an image", IMAGE_KEYS) if image is None else ("a label", LABEL_KEYS)
-            found = ", ".join(map(str, record)) or "none"
+            found = ", ".join(short(key).strip("'") for key in list(record)[:8]) or "none"
             raise UserError(
                 f"{name} yields dicts without {lacking} (keys: {found}): name the key one of {', '.join(keys)}."
             )
@@ -261,19 +264,23 @@ def to_picture(image: Any, name: str, position: int) -> tuple[Tensor, bool]:
     """
     channels_first = isinstance(image, Tensor)
     if hasattr(image, "convert") and hasattr(image, "mode"):  # a PIL picture, without importing PIL
-        image = _from_pil(image)
+        with reading(f"the image of record {position} of {name}", "a picture", PAIRS):
+            image = _from_pil(image)
     array = image.detach().cpu() if isinstance(image, Tensor) else None
     if array is None and isinstance(image, np.ndarray) and image.dtype.kind in "buif":
-        array = torch.from_numpy(np.array(image, dtype=np.float32 if image.dtype != np.uint8 else np.uint8))
+        with np.errstate(over="ignore"):  # what is too large for 32 bits is refused as infinite
+            array = torch.from_numpy(np.array(image, dtype=np.float32 if image.dtype != np.uint8 else np.uint8))
     if array is None:
         raise UserError(f"{name} gives {type(image).__name__} as the image of record {position}: {PAIRS}.")
+    if array.is_complex():
+        raise UserError(f"{name} gives complex numbers as the image of record {position}: {PAIRS}.")
     if array.ndim == 2:
         array = array[None]
     elif array.ndim == 3:
         first, last = array.shape[0] in (1, 3), array.shape[-1] in (1, 3)
         if last and not (first and channels_first):
             array = array.permute(2, 0, 1)
-    if array.ndim != 3 or array.shape[0] not in (1, 3):
+    if array.ndim != 3 or array.shape[0] not in (1, 3) or not array.numel():
         raise UserError(
             f"{name} gives an image of shape {tuple(array.shape)} at record {position}: "
             "give grey (1, H, W) or colour (3, H, W) pictures."
@@ -290,12 +297,18 @@ def _from_pil(image: Any) -> np.ndarray[Any, Any]:
 
 
 def _label(label: Any, name: str, position: int) -> int:
-    values = np.asarray(label.detach().cpu() if isinstance(label, Tensor) else label)
+    with reading(f"the label of record {position} of {name}", "a number", PAIRS):
+        values = np.asarray(label.detach().cpu() if isinstance(label, Tensor) else label)
     if values.size != 1:
         raise UserError(
             f"{name} gives a label of {values.size} numbers at record {position} (one-hot or multi-label): "
             "give the class as one whole number, e.g. label.argmax()."
         )
     if values.dtype.kind not in "iub":
-        raise UserError(f"{name} gives the label {label!r} at record {position}: give the class as one whole number.")
-    return int(values.reshape(()))
+        raise UserError(
+            f"{name} gives the label {short(label)} at record {position}: give the class as one whole number."
+        )
+    found = int(values.reshape(()))
+    if not -MOST_LABEL <= found <= MOST_LABEL:
+        raise UserError(f"{name} gives the label {found} at record {position}: classes are counted from 0.")
+    return found

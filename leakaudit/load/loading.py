@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leakaudit.errors import UserError, first_line
-from leakaudit.load.datafiles import load_checkpoint, read_data
+from leakaudit.errors import UserError, first_line, sentence
+from leakaudit.files.reading import short
+from leakaudit.load.checkpoints import load_checkpoint
+from leakaudit.load.datafiles import read_data
 from leakaudit.load.datasets import Item, classes_of, divide, is_data, is_stream
 from leakaudit.load.groups import Ids, check_lengths, read_groups, units_of
 from leakaudit.load.modelfile import is_factory, read_spec, resolve
@@ -72,7 +74,7 @@ def load_target(
                 checkpoint=checkpoint,
             )
         except UserError as error:
-            raise UserError(f"{spec}: {error}") from error
+            raise UserError(f"{spec}: {sentence(error)}") from error
     factory = target.factory and _beside(file.folder, target.factory)
     asked = {"target": spec, "data": data, "checkpoint": checkpoint, "device_asked": device}
     given = {name: str(value) for name, value in asked.items() if value not in (None, "auto")}
@@ -128,8 +130,8 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
     gives a scalar, cross-entropy by default.
     Records stay on the CPU; the model goes to `device`. Raises UserError with what is wrong and the mend.
     """
-    if limit < 3:
-        raise UserError(f"limit is {limit}: read at least 3 records per role.")
+    if type(limit) is not int or limit < 3:
+        raise UserError(f"limit is {short(limit)}: read at least 3 records per role.")
     where = _device(device)
     network, factory, told = _network(model, factory, checkpoint, seed)
     given = {"train_data": train_data, "test_data": test_data, "auxiliary_data": auxiliary_data}
@@ -169,7 +171,7 @@ def _device(device: Any) -> torch.device:
         torch.zeros(1, device=chosen).item()  # also refuses cuda without a GPU, and meta
     except Exception as error:  # assertion, runtime or type error, by backend
         raise UserError(
-            f"device {device!r} cannot be used here ({first_line(error)}): give auto, cpu or cuda."
+            f"device {short(device)} cannot be used here ({first_line(error)}): give auto, cpu or cuda."
         ) from error
     return chosen
 
@@ -192,11 +194,12 @@ def _network(
         raise UserError(f"`model` {failure}: give a function that returns the model instead.")
     notes = _given_again(model, given, failure, seed) if built else []
     if checkpoint is not None:
-        load_checkpoint(network, checkpoint)
+        notes += load_checkpoint(network, checkpoint)
     parameters = list(network.named_parameters())
     if not any(p.requires_grad for _, p in parameters):
         raise UserError("`model` has no parameter that is trained, so it shares no gradient: give a trainable model.")
-    odd = next((n for n, p in parameters if p.is_floating_point() and p.dtype != torch.float32), None)
+    real = {n: p.is_floating_point() or p.is_complex() for n, p in parameters}
+    odd = next((n for n, p in parameters if real[n] and p.dtype != torch.float32), None)
     if odd is not None:
         dtype = str(network.get_parameter(odd).dtype).removeprefix("torch.")
         raise UserError(f"the parameter {odd!r} of `model` is {dtype}, not float32: call model.float().")
@@ -358,8 +361,10 @@ def _classes(classes: Any, width: int, data: Any) -> tuple[str, ...]:
     if classes is None:
         found = classes_of(data)
         return found if found and len(found) == width else tuple(map(str, range(width)))
+    if isinstance(classes, int) and classes == width:
+        classes = list(map(str, range(width)))
     if isinstance(classes, int):
-        classes = list(map(str, range(classes)))
+        raise UserError(f"`classes` is {short(classes)} but the model has {width} outputs: give {width} names.")
     if isinstance(classes, str) or not isinstance(classes, Sequence):
         raise UserError(f"`classes` is {_kind(classes)}: give a list of {width} names.")
     if len(classes) != width:

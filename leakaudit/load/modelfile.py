@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import nn
 
-from leakaudit.errors import UserError, first_line
-from leakaudit.protocol.usercode import import_error, import_file, line_of
+from leakaudit.errors import UserError, first_line, line_of
+from leakaudit.protocol.usercode import import_error, import_file
 from leakaudit.work.seeding import seeded
 
 NAMES = ("model", "train_data", "test_data", "auxiliary_data", "groups", "loss", "mean", "std", "classes", "device")
@@ -62,7 +62,9 @@ def _import_module(name: str) -> ModuleType:
             mend = "give a path ending in .py or an importable module"
             raise UserError(f"no file or module named {name!r}: {mend}.") from error
         raise import_error(name, error) from error
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a file may raise anything
         raise import_error(name, error) from error
     finally:
         sys.path.remove(str(Path.cwd()))
@@ -94,7 +96,9 @@ def resolve(value: Any, name: str, seed: int) -> Any:
             return build()
     except UserError:
         raise
+    except KeyboardInterrupt:
+        raise
     except SystemExit as error:
         raise UserError(f"{name}() exits{line_of(error)}: let it return what it builds.") from error
-    except Exception as error:  # user code may raise anything
-        raise UserError(f"{name}() fails{line_of(error)} ({first_line(error)}): mend that.") from error
+    except BaseException as error:  # user code may raise anything
+        raise UserError(f"{name}() fails{line_of(error)} ({first_line(error, placed=False)}): mend that.") from error

@@ -99,6 +99,8 @@ def _check_range(images: Tensor, converted: Tensor, shift: Tensor, scale: Tensor
     low, high = float(images.min()), float(images.max())
     if low >= -TOLERANCE and high <= 1 + TOLERANCE:
         return
+    if not len(converted):
+        raise UserError(_of_pixels(images, name, low, high))
     declared = f"mean {_shown(shift)} and std {_shown(scale)}"
     found = f"the pixels of {name} span {low:.3g} to {high:.3g} under {declared}, not 0 to 1"
     given = (converted - shift) / scale
@@ -116,6 +118,21 @@ def _check_range(images: Tensor, converted: Tensor, shift: Tensor, scale: Tensor
             f"and std = {_listed(known_std)}."
         )
     raise UserError(f"{found}: set mean and std to the constants the data was normalised with.")
+
+
+def _of_pixels(images: Tensor, name: str, low: float, high: float) -> str:
+    """Return what to say of a file's numbers that are taken as pixels, as they are, and are none between 0 and 1."""
+    found = f"the pixels of {name} span {low:.3g} to {high:.3g}, not 0 to 1"
+    if low >= 0 and high <= 255:
+        return f"{found}: they look like 0 to 255, so save them as uint8, or divide them by 255."
+    fitting = explain(images)
+    if fitting:
+        mean, std = NORMALISATIONS[fitting]
+        return (
+            f"{found}: they fit the {fitting} constants, so save pixels, value · {_listed(std)} + {_listed(mean)}, "
+            "in their place; the model's mean and std stay as they are."
+        )
+    return f"{found}: save them as uint8, or as floats between 0 and 1 before any normalisation."
 
 
 def explain(inputs: Tensor) -> str | None:

@@ -32,6 +32,8 @@ def flaw(cls: Any, kind: str) -> str | None:
     name = getattr(cls, "name", None)
     if not isinstance(name, str) or not NAME.fullmatch(name):
         return f"its `name` must be words in small letters joined by hyphens, not {name!r}"
+    if len(name) > 60:
+        return f"its `name` has {len(name)} letters, and room is for 60"
     settings = {f.name for f in fields(cls) if not f.metadata.get("state")}
     if taken := sorted(settings & set(base.__annotations__)):
         return f"{taken[0]!r} is what every {kind} says of itself: give the setting another name"

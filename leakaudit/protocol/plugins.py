@@ -11,11 +11,12 @@ from contextlib import redirect_stdout
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from leakaudit.errors import UserError, first_line
+from leakaudit.errors import UserError, first_line, quotes, quoting, sentence
 from leakaudit.work.seeding import seeded
 
 _owners: dict[str, str] = {}  # "module.Class" of what plug-ins registered -> the plug-in
-_failures: dict[tuple[str, str, str], str] = {}  # by group, package and name
+# By group, package and name: with what exceptions say, and as it may be told anywhere.
+_failures: dict[tuple[str, str, str], tuple[str, str]] = {}
 _loaded: set[str] = set()  # groups
 _loading = ""  # the plug-in whose code runs now
 
@@ -33,7 +34,7 @@ def note(cls: type[Any]) -> None:
 
 def failures() -> tuple[str, ...]:
     """Return a sentence for every plug-in that could not be loaded, of the groups asked for so far."""
-    return tuple(_failures.values())
+    return tuple(said if quotes() else untold for said, untold in _failures.values())
 
 
 def load(group: str, register: Callable[[Any], object], known: tuple[dict[str, Any], ...] = ()) -> None:
@@ -44,7 +45,7 @@ def load(group: str, register: Callable[[Any], object], known: tuple[dict[str, A
     if group in _loaded:
         return
     _loaded.add(group)
-    for found in sorted(_offered(group), key=lambda e: (_package(e), e.name)):
+    for found in sorted(_offered(group), key=lambda e: (_package(e), str(e.name))):
         _load(found, register, known)
 
 
@@ -52,7 +53,7 @@ def _offered(group: str) -> tuple[EntryPoint, ...]:
     try:
         return tuple(entry_points(group=group))
     except Exception as error:  # the metadata of any installed package may be broken
-        _failures[group, "", ""] = f"The plug-ins of the group {group} cannot be listed ({first_line(error)})."
+        _fail(group, "", "", f"The plug-ins of the group {group} cannot be listed ({{why}}).", error)
         return ()
 
 
@@ -74,13 +75,24 @@ def _load(found: EntryPoint, register: Callable[[Any], object], known: tuple[dic
             for name in [name for name, cls in table.items() if cls is not was.get(name) and owner(cls) == _loading]:
                 del table[name]
                 table.update({name: was[name]} if name in was else {})
-        why = str(error).rstrip(".") if isinstance(error, UserError) else first_line(error)
-        _failures[found.group, _package(found), found.name] = (
-            f"The plug-in {found.name!r} of {_package(found)} was left out: {why}. Update or uninstall that package."
-        )
+        said = f"The plug-in {found.name!r} of {_package(found)} was left out"
+        _fail(found.group, _package(found), found.name, f"{said}: {{why}}. Update or uninstall that package.", error)
     finally:
         _loading = before
 
 
+def _fail(group: str, package: str, name: str, told: str, error: BaseException) -> None:
+    """Note a failure, both with what its exception says and without: it may be asked for at either level."""
+    both = []
+    for full in (True, False):
+        with quoting(full):
+            why = str(sentence(error)).rstrip(".") if isinstance(error, UserError) else first_line(error)
+        both.append(told.replace("{why}", why))
+    _failures[group, package, name] = both[0], both[1]
+
+
 def _package(found: EntryPoint) -> str:
-    return str(found.dist.name) if found.dist is not None else found.value
+    try:
+        return str(found.dist.name) if found.dist is not None else str(found.value)
+    except Exception:  # its metadata may name nothing
+        return str(found.value)

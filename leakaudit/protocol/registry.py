@@ -13,7 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar, get_type_hints
 
-from leakaudit.errors import UserError, first_line
+from leakaudit.errors import UserError, first_line, quotes, sentence
+from leakaudit.files.reading import check_text, short
 from leakaudit.protocol import plugins
 from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.declared import BASES, flaw
@@ -26,6 +27,8 @@ _attacks: dict[str, type[Attack]] = {}
 _defenses: dict[str, type[Defense]] = {}
 _sources: dict[type[Any], tuple[str, str]] = {}
 _files: dict[tuple[Path, int], ModuleType] = {}  # imported for the classes in them, by path and time of change
+LONGEST = 10_000  # characters of a spec
+MOST = 10**9  # that a whole number in a spec may be, above and below zero
 A = TypeVar("A", bound=type[Attack])
 D = TypeVar("D", bound=type[Defense])
 
@@ -50,7 +53,7 @@ def _register(cls: type[Any], kind: str, known: dict[str, type[Any]]) -> None:
     wrong = flaw(cls, kind)
     if wrong is not None:
         raise UserError(f"{getattr(cls, '__qualname__', cls)} cannot be used as {kind}: {wrong}.")
-    if not _built_in(cls):
+    if not built_in(cls):
         _find(kind)  # so that no name of ours or of a plug-in is free because nobody asked for it yet
     other = known.get(cls.name)
     whose = "" if other is None or _source(other) == _source(cls) else _owner(other)
@@ -63,12 +66,13 @@ def _register(cls: type[Any], kind: str, known: dict[str, type[Any]]) -> None:
     plugins.note(cls)
 
 
-def _built_in(cls: type[Any]) -> bool:
-    return cls.__module__.startswith(("leakaudit.attacks.", "leakaudit.defenses."))
+def built_in(cls: type[Any]) -> bool:
+    """Return whether a class is leakaudit's own: one of its attacks or defenses, or what they derive from."""
+    return cls in BASES.values() or cls.__module__.startswith(("leakaudit.attacks.", "leakaudit.defenses."))
 
 
 def _owner(cls: type[Any]) -> str:
-    return "leakaudit itself" if _built_in(cls) else plugins.owner(cls)
+    return "leakaudit itself" if built_in(cls) else plugins.owner(cls)
 
 
 def _source(cls: type[Any]) -> tuple[str, str]:
@@ -79,7 +83,7 @@ def _source(cls: type[Any]) -> tuple[str, str]:
 
 def origin(cls: type[Any]) -> str:
     """Return where an attack or defense came from: a plug-in, or a file; empty for what is built in."""
-    return "" if _built_in(cls) else plugins.owner(cls) or _source(cls)[0]
+    return "" if built_in(cls) else plugins.owner(cls) or _source(cls)[0]
 
 
 @cache
@@ -136,6 +140,9 @@ def parse_defense(spec: str) -> Defense:
 
 
 def _parse(spec: str, kind: str) -> Any:
+    check_text(spec, f"the {kind}")
+    if len(spec) > LONGEST:
+        raise UserError(f"the {kind} {short(spec)} is longer than {LONGEST} characters: that is no spec.")
     name, given = split(spec)
     cls = _from_file(name, kind) if ".py:" in name or name.endswith(".py") else _named(name, kind)
     settings, hints = settings_of(cls), get_type_hints(cls)
@@ -144,18 +151,19 @@ def _parse(spec: str, kind: str) -> Any:
         key, equals, text = pair.partition("=")
         key = key.strip().replace("-", "_")
         if not equals:
-            raise UserError(f"{kind} {name!r}: {pair!r} is not of the form setting=value.")
+            raise UserError(f"{kind} {short(name)}: {short(pair)} is not of the form setting=value.")
         if key not in settings:
             allowed = ", ".join(settings) or "none"
             hint = _suggest(key, list(settings))
-            raise UserError(f"{kind} {name!r} has no setting {key!r}{hint}; its settings: {allowed}.")
-        values[key] = _convert(text.strip(), hints[key], f"{kind} {name!r}: setting {key!r}")
+            raise UserError(f"{kind} {short(name)} has no setting {short(key)}{hint}; its settings: {allowed}.")
+        values[key] = _convert(text.strip(), hints[key], f"{kind} {short(name)}: setting {short(key)}")
     try:
         return cls(**values)
     except ValueError as error:
-        raise UserError(f"{kind} {name!r}: {error}") from error
+        said = f"{error}" if built_in(cls) or quotes() else f"{first_line(error)}."
+        raise UserError(f"{kind} {short(name)}: {said}") from error
     except Exception as error:  # the checks of somebody's own may raise anything
-        raise UserError(f"{kind} {name!r} cannot be built ({first_line(error)}).") from error
+        raise UserError(f"{kind} {short(name)} cannot be built ({first_line(error)}).") from error
 
 
 def _named(name: str, kind: str) -> type[Any]:
@@ -163,7 +171,7 @@ def _named(name: str, kind: str) -> type[Any]:
     if name not in known:
         hint, (first, *others) = _suggest(name, list(known)), plugins.failures() or ("",)
         lost = f" {first}" + (f" So were {len(others)} more." if others else "") if first else ""
-        raise UnknownName(f"unknown {kind} {name!r}{hint}; see `leakaudit list {kind}s`.{lost}")
+        raise UnknownName(f"unknown {kind} {short(name)}{hint}; see `leakaudit list {kind}s`.{lost}")
     return known[name]
 
 
@@ -188,7 +196,7 @@ def _from_file(name: str, kind: str) -> type[Any]:
         try:
             (register_attack if kind == "attack" else register_defense)(cls)
         except UserError as error:
-            raise UserError(f"{path}: {error}") from error
+            raise UserError(f"{path}: {sentence(error)}") from error
     found: type[Any] = cls
     return found
 
@@ -207,15 +215,18 @@ def _convert(text: str, hint: Any, where: str) -> str | int | float | bool:
         if hint is bool:
             return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
         if hint is int:
-            return int(text)
+            whole = int(text)
+            if abs(whole) > MOST:
+                raise ValueError(text)
+            return whole
         if hint is float:
             value = float(text)
             if value != value or value in (float("inf"), float("-inf")):
                 raise ValueError(text)
             return value
     except (ValueError, KeyError):
-        wanted = {bool: "true or false", int: "a whole number", float: "a finite number"}[hint]
-        raise UserError(f"{where} takes {wanted}, not {text!r}.") from None
+        wanted = {bool: "true or false", int: f"a whole number up to {MOST:,}", float: "a finite number"}[hint]
+        raise UserError(f"{where} takes {wanted}, not {short(text)}.") from None
     return text
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-import sysconfig
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-from leakaudit.errors import UserError, first_line
+from leakaudit.errors import UserError, first_line, is_installed, line_of, quotes, sentence
+from leakaudit.files.reading import CODE, check
 
 
 @contextmanager
@@ -35,7 +34,7 @@ def importable(folder: Path) -> Iterator[None]:
             if name in known or name.startswith(("leakaudit", "_leakaudit")):
                 continue
             file = file_of(module)
-            if file and Path(file).is_relative_to(folder) and not _is_installed(file):
+            if file and Path(file).is_relative_to(folder) and not is_installed(file):
                 sys.modules.pop(name, None)
         sys.modules.update(hidden)
 
@@ -59,12 +58,7 @@ def _is_other(module: ModuleType, beside: Path) -> bool:
     if not (beside.with_suffix(".py").is_file() or (beside / "__init__.py").is_file()):
         return False  # asked first: most modules are none of the user's, and a lazy one loads when it is looked at
     file = file_of(module)
-    return bool(file and not _is_installed(file) and not Path(file).is_relative_to(beside.parent))
-
-
-def _is_installed(file: str) -> bool:
-    places = [sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")]
-    return any(file.startswith(place) for place in places)
+    return bool(file and not is_installed(file) and not Path(file).is_relative_to(beside.parent))
 
 
 def import_file(path: Path, wanted: str) -> ModuleType:
@@ -74,8 +68,9 @@ def import_file(path: Path, wanted: str) -> ModuleType:
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder: give the .py file in it that {wanted}.")
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"no such file: {path}; give a .py file that {wanted}.")
+    check(path, CODE)
     private = f"_leakaudit_{abs(hash((path.resolve(), wanted))):x}"  # one file may be read for two things
     spec = importlib.util.spec_from_file_location(private, path.resolve())
     if spec is None or spec.loader is None:
@@ -87,8 +82,10 @@ def import_file(path: Path, wanted: str) -> ModuleType:
             spec.loader.exec_module(module)
     except UserError as error:
         sys.modules.pop(private, None)
-        raise UserError(f"{path}: {error}") from error
-    except (Exception, SystemExit) as error:
+        raise UserError(f"{path}: {sentence(error)}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a file may raise anything
         sys.modules.pop(private, None)
         raise import_error(str(path), error) from error
     return module
@@ -96,22 +93,16 @@ def import_file(path: Path, wanted: str) -> ModuleType:
 
 def import_error(name: str, error: BaseException) -> UserError:
     """Return what to say of an error that came up while the file or module `name` was imported."""
-    if isinstance(error, SyntaxError):
+    if isinstance(error, SyntaxError) and quotes():
         other = f" in {error.filename}" if error.filename and Path(error.filename).name != Path(name).name else ""
         line = "" if error.lineno is None else f", line {error.lineno}"
         return UserError(f"{name}{line}: {error.msg}{other} ({type(error).__name__}): mend that.")
+    if isinstance(error, SyntaxError):
+        line = f", line {error.lineno}" if isinstance(error.lineno, int) else ""
+        return UserError(f"{name}{line}: {first_line(error)}: mend that.")
     if isinstance(error, SystemExit):
         mend = "put what a script does under `if __name__ == '__main__':`"
         return UserError(f"{name}{line_of(error)} exits while it is imported: {mend}.")
-    return UserError(f"{name}{line_of(error)} fails while it is imported ({first_line(error)}): mend that.")
-
-
-def line_of(error: BaseException) -> str:
-    """Return ", line N" (", line N of file" elsewhere) of the deepest frame in the user's own code, or nothing."""
-    ours = str(Path(__file__).resolve().parents[1])
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename.endswith(".py") and not _is_installed(frame.filename) and not frame.filename.startswith(ours)
-    ]
-    return f", line {frames[-1].lineno} of {Path(frames[-1].filename).name}" if frames else ""
+    return UserError(
+        f"{name}{line_of(error)} fails while it is imported ({first_line(error, placed=False)}): mend that."
+    )

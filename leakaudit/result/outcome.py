@@ -86,4 +86,4 @@ def to_json(outcome: Outcome) -> str:
 
 def load(path: Path) -> Outcome:
     """Read an outcome; raises UserError when the file is missing or none."""
-    return structured(text_of(path), str(path), SCHEMA, Outcome, _converter, "a file written by the gate")
+    return structured(text_of(path), str(path), SCHEMA, Outcome, "a file written by the gate")

@@ -311,7 +311,7 @@ def to_json(result: AuditResult) -> str:
 
 def from_json(text: str, source: str = "result.json") -> AuditResult:
     """Read a result of version 1. Raises UserError naming `source` when it is none."""
-    result = structured(text, source, SCHEMA, AuditResult, _converter, "a result.json written by a scan")
+    result = structured(text, source, SCHEMA, AuditResult, "a result.json written by a scan")
     for where, estimate, share in _estimates(result):
         ends = [v for v in (estimate.low, estimate.value, estimate.high) if v is not None]
         if estimate.n < 0 or ends != sorted(ends) or (share and ends and not 0 <= ends[0] <= ends[-1] <= 1):
@@ -349,6 +349,6 @@ def load(path: Path) -> AuditResult:
     return from_json(text_of(path), str(path))
 
 
-def mode_of(result: AuditResult) -> int:
-    """Return the permissions of a file with a result: with private pictures its owner alone may read it."""
-    return 0o600 if result.images == "full" else 0o644
+def is_private(result: AuditResult) -> bool:
+    """Return whether a file with this result is for its owner alone: with private pictures it is."""
+    return result.images == "full"

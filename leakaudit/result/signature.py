@@ -76,7 +76,7 @@ def load(path: Path) -> Signature:
     """Read a signature file. Raises UserError where it cannot be read, or holds anything that none holds."""
     give = "a file written by leakaudit sign"
     text = text_of(path)
-    found = structured(text, str(path), SCHEMA, Signature, _converter, give)
+    found = structured(text, str(path), SCHEMA, Signature, give)
     if text != to_json(found):  # repeated keys, numbers for texts: what is shown must be all that is there
         raise UserError(f"{path} is no signature as leakaudit writes one: give {give}.")
     wrong = _flaw(found)

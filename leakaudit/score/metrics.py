@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from leakaudit.errors import UserError
+from leakaudit.load.checkpoints import state_of
 from leakaudit.protocol import plugins
 from leakaudit.protocol.declared import NAME
 from leakaudit.result.scores import SCORES
@@ -97,8 +98,7 @@ def lpips_metric(weights: Path | None, device: torch.device | str = "cpu") -> Me
             return f"{path} does not exist: give the AlexNet weights with --lpips-weights"
         return "the AlexNet weights are not in the torch cache: give them with --lpips-weights FILE"
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        network = _perceptual(state, torch.device(device))
+        network = _perceptual(state_of(path), torch.device(device))
     except ImportError as error:
         return f"the package {error.name} is not installed"
     except Exception as error:  # torch.load raises half a dozen types for a file that is not one of its own
@@ -172,6 +172,8 @@ def _take(named: object) -> None:
         raise UserError(f"it is a {type(named).__name__}, no leakaudit.score.metrics.Metric")
     if not NAME.fullmatch(named.name):
         raise UserError(f"its name must be words in small letters joined by hyphens, not {named.name!r}")
+    if len(named.name) > 60 or len(named.unit) > 20:
+        raise UserError("its name is longer than 60 letters, or its unit than 20")
     if named.name in SCORES.keys() | _further.keys():
         raise UserError(f"the name {named.name!r} is taken; give the metric a name of its own")
     _further[named.name] = named

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leakaudit.errors import first_line
+from leakaudit.errors import UserError, first_line
 from leakaudit.protocol.attack import Attack, Reconstruction
 from leakaudit.protocol.registry import settings_values
 from leakaudit.protocol.target import Records
+from leakaudit.result.outward import modest
 from leakaudit.result.rounding import coarse, coarse_record
 from leakaudit.result.rules import STATUSES, scored_statuses
 from leakaudit.result.schema import AttackResult, Estimate, Further, Images, RecordScore, Value
@@ -179,7 +180,7 @@ def _mismatch(
         return f"{counted} statuses for {len(truth)} records in batches of {batch}"
     unknown = [str(s) for s in statuses if s not in STATUSES]
     if unknown:
-        return f"the status {unknown[0]!r}, which is none of {', '.join(STATUSES)}"
+        return f"the status {modest(unknown[0])!r}, which is none of {', '.join(STATUSES)}"
     shapes = {"images": (victims, batch, *truth.images.shape[1:]), "labels": (victims, batch)}
     if attack.kind == "linkage":
         shapes["linkage"] = (victims, candidates)
@@ -238,7 +239,7 @@ def _further(x: Tensor, guess: Tensor, missing: str) -> tuple[Further, ...]:
             with forked():
                 scores = metric.function(x.clone(), guess.clone()) if len(x) else x.new_zeros(0)
             if tuple(scores.shape) != (len(x),) or not scores.isfinite().all():
-                raise ValueError(f"it gave {tuple(scores.shape)} scores, or some that are no number")
+                raise UserError(f"it gave {tuple(scores.shape)} scores, or some that are no number")
             estimate = intervals.median(scores.double().tolist(), missing)
         except Exception as error:  # somebody else's code may raise anything
             estimate = Estimate(reason=f"the metric failed ({first_line(error)})")

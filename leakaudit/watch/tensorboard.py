@@ -8,19 +8,21 @@ result holds them in full.
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from leakaudit.errors import UserError
+from leakaudit.errors import UserError, first_line
+from leakaudit.files.pictures import embedded
+from leakaudit.files.writing import created, make
+from leakaudit.result.outward import in_place
 from leakaudit.result.plaintext import visible
 from leakaudit.result.schema import AttackResult, AuditResult, Images
 from leakaudit.work.progress import Monitor, Sight, Work, harmless
@@ -32,30 +34,73 @@ EVERY, PICTURES_EVERY = 0.1, 2.0  # seconds between points of a curve, and betwe
 def tensorboard_monitor(folder: Path, images: Images) -> Iterator[Monitor]:
     """Yield a monitor that writes event files into `folder`. Raises UserError where that cannot be."""
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        import torch.utils.tensorboard  # noqa: F401 - looked for here, used by `Events`
     except ImportError as error:
         raise UserError(
-            f"--tensorboard needs TensorBoard, which is not installed ({error}): pip install 'leakaudit[tensorboard]'."
+            f"--tensorboard needs TensorBoard, which is not installed ({first_line(error)}): "
+            "pip install 'leakaudit[tensorboard]'."
         ) from error
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        writer = SummaryWriter(str(folder))
+        events = Events(folder, private=images == "full")
     except OSError as error:
         raise UserError(
             f"cannot write to --tensorboard {folder}: {error.strerror or error}; choose another folder."
         ) from error
-    log = Log(writer, images == "full")
+    log = Log(events, images == "full")
     try:
         yield Monitor(show=harmless(log.show), see=harmless(log.see), kept=harmless(log.kept))
     finally:
-        writer.close()
+        harmless(events.close)()
+
+
+class Events:
+    """An event file whose name and content say nothing of the machine: TensorBoard's own writer names the host.
+
+    What `SummaryWriter` does, with the same records, by the parts that it is made of.
+    """
+
+    def __init__(self, folder: Path, *, private: bool) -> None:
+        """Begin a new file in `folder`, which its owner alone may read where it is `private`. Raises OSError."""
+        self._event: Any = import_module("tensorboard.compat.proto.event_pb2").Event
+        self._summary: Any = import_module("torch.utils.tensorboard.summary")
+        records: Any = import_module("tensorboard.summary.writer.record_writer")
+        make(folder, private)
+        begun, count = int(time.time()), 0
+        while True:
+            try:  # TensorBoard takes what has "tfevents" in its name
+                file = created(folder / f"events.out.tfevents.{begun}.leakaudit.{count}", private)
+                break
+            except FileExistsError:  # of another scan that began in this second
+                count += 1
+        self._records: Any = records.RecordWriter(file)
+        self._write(file_version="brain.Event:2")
+        self.flush()
+
+    def add_scalar(self, tag: str, value: float, step: int) -> None:
+        """Write a number."""
+        self._write(summary=self._summary.scalar(tag, value), step=step)
+
+    def add_images(self, tag: str, pictures: Tensor, step: int) -> None:
+        """Write pictures (N, C, H, W) in [0, 1]."""
+        self._write(summary=self._summary.image(tag, pictures, dataformats="NCHW"), step=step)
+
+    def flush(self) -> None:
+        """Hand what was written to the system."""
+        self._records.flush()
+
+    def close(self) -> None:
+        """End the file."""
+        self._records.close()
+
+    def _write(self, **content: Any) -> None:
+        self._records.write(self._event(wall_time=time.time(), **content).SerializeToString())
 
 
 class Log:
     """Turns what a monitor hears into TensorBoard's scalars and pictures."""
 
     def __init__(self, writer: Any, pictures: bool) -> None:
-        """`writer` is a `SummaryWriter`; `pictures` whether any picture may be written."""
+        """`writer` is `Events` or a `SummaryWriter`; `pictures` whether any picture may be written."""
         self.writer, self.pictures = writer, pictures
         self.piece, self.loop, self.step = Work(""), Work(""), 0
         self.runs: dict[Work, int] = {}  # how often each loop began in this piece of work
@@ -125,8 +170,11 @@ class Log:
 
 
 def tag(*parts: str) -> str:
-    """Return words as a tag of as many parts; a slash within a word would begin another."""
-    return "/".join(visible(part).replace("/", "_") for part in parts)
+    """Return words as a tag of as many parts; a slash within a word would begin another.
+
+    They name a defense as it was typed, its path as others may read it, and what a plug-in calls its work.
+    """
+    return "/".join(visible(in_place(part, "none"), 100).replace("/", "_") for part in parts)
 
 
 def coloured(images: Tensor) -> Tensor:
@@ -136,8 +184,6 @@ def coloured(images: Tensor) -> Tensor:
 
 def _decoded(png: str) -> Tensor:
     import numpy as np
-    from PIL import Image
 
-    with Image.open(io.BytesIO(base64.b64decode(png))) as picture:
-        pixels = np.array(picture.convert("RGB"))
+    pixels = np.array(embedded(png, "a reconstruction").convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1) / 255

@@ -15,6 +15,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ParamSpec
 
+from leakaudit.work import ends
+
 if TYPE_CHECKING:  # the command line imports this before it knows whether anything heavy is needed
     from torch import Tensor
 
@@ -184,6 +186,7 @@ def track(label: str, total: int) -> Iterator[int]:
     """Yield 0 … total−1, showing progress; stops early when the budget is spent (the caller sees fewer steps)."""
     work = Work(label)
     for i in range(total):
+        ends.check()
         if expired():
             course = _course.get()
             if course is not None:

@@ -6,6 +6,7 @@ import math
 import re
 
 from leakaudit.errors import Setting, UserError
+from leakaudit.files.reading import short
 
 UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
@@ -15,7 +16,7 @@ def parse(text: str) -> int:
     found = re.fullmatch(r"\s*([0-9]{0,9}\.?[0-9]{1,9})\s*([kmgt]i?)b?\s*", text.lower())
     count = round(float(found[1]) * UNITS[found[2]]) if found else 0
     if count < 1:
-        raise UserError(Setting("memory"), f" takes a size with its unit, like 512MB, 4GB or 2g, not {text!r}.")
+        raise UserError(Setting("memory"), f" takes a size with its unit, like 512MB, 4GB or 2g, not {short(text)}.")
     return count
 
 
@@ -47,7 +48,7 @@ def seconds(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise UserError(Setting("budget"), f" takes a time like 90s, 10m or 2h, not {text!r}.")
+        raise UserError(Setting("budget"), f" takes a time like 90s, 10m or 2h, not {short(text)}.")
     return value
 
 

@@ -7,10 +7,11 @@ ends in the same bits as work that was not. With nothing installed both are free
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from leakaudit.errors import UserError
+from leakaudit.files.jsonfile import parsed
+from leakaudit.files.reading import reading
+from leakaudit.files.weights import safetensors_header
 from leakaudit.files.writing import write_atomically
 
 FORMAT = "leakaudit.partial/1"
 RANDOM = "random"  # the tensor of a stage that holds the generator's state after it
-PRIVATE = 0o600  # a stage may hold a network trained on private records
 WAIT = 10.0  # seconds between writes of a file that grows with every stage
 
 
@@ -47,8 +51,9 @@ class Partial:
             for stage, held in self.stages.items()
             for name, tensor in held.items()
         }
-        header = {"format": FORMAT, "key": dict(self.key)}
-        write_atomically(self.path, save(tensors, {"partial": json.dumps(header)}), PRIVATE)
+        header = {"format": FORMAT, "key": dict(self.key), "sha256": _sum(tensors)}
+        # A stage may hold a network trained on private records.
+        write_atomically(self.path, save(tensors, {"partial": json.dumps(header)}), private=True)
         self.written = time.monotonic()
 
 
@@ -95,7 +100,9 @@ def store(stage: str, tensors: Mapping[str, Tensor], generator: torch.Generator)
     partial.stages[stage] = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
     partial.stages[stage][RANDOM] = generator.get_state()
     if time.monotonic() - partial.written > WAIT:
-        partial.write()
+        partial.written = time.monotonic()
+        with suppress(UserError):  # a full disk: the work goes on in memory, and this is tried again
+            partial.write()
 
 
 def kept_key(path: Path) -> dict[str, str] | None:
@@ -108,6 +115,15 @@ def kept_key(path: Path) -> dict[str, str] | None:
 
 class _Unreadable(Exception):
     pass
+
+
+def _sum(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of the tensors: what is taken up must be what was written."""
+    state = hashlib.sha256()
+    for name in sorted(tensors):
+        state.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}\n".encode())
+        state.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
+    return state.hexdigest()
 
 
 def _take_up(partial: Partial) -> None:
@@ -127,13 +143,14 @@ def _take_up(partial: Partial) -> None:
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, dict[str, Tensor]]]:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
-            header: Any = json.loads((file.metadata() or {})["partial"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        if header["format"] != FORMAT:
+        said = safetensors_header(path)
+        header: Any = parsed(said.texts["partial"], str(path), "delete it")
+        with reading(path, "finished stages", "delete it"), safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in said.shapes}
+        if header["format"] != FORMAT or header["sha256"] != _sum(tensors):
             raise _Unreadable
         stages: dict[str, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
@@ -142,5 +159,5 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, dict[str, Tensor]]]:
         if any(RANDOM not in held for held in stages.values()):
             raise _Unreadable
         return {str(k): str(v) for k, v in header["key"].items()}, stages
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (UserError, KeyError, TypeError, AttributeError) as error:
         raise _Unreadable from error

@@ -85,7 +85,7 @@ def test_what_is_not_an_obscurer_is_refused_and_never_run(tmp_path: Path) -> Non
         (tmp_path / name).write_bytes(pickle.dumps(Bomb()))
         if name.startswith("torch"):
             torch.save(Bomb(), tmp_path / name)
-        with pytest.raises(UserError, match="not a whole safetensors file"):
+        with pytest.raises(UserError, match="cannot be read as a whole safetensors file"):
             Obscurer.load(tmp_path / name)
     assert not (tmp_path / "executed").exists()
     pickle.loads(pickle.dumps(Bomb()))  # the test could fail: whoever unpickles it runs it
@@ -98,7 +98,7 @@ def test_missing_truncated_and_foreign_files(saved: Path, tmp_path: Path) -> Non
     whole = saved.read_bytes()
     for length in (0, 7, 100, len(whole) // 2, len(whole) - 1):
         saved.write_bytes(whole[:length])
-        with pytest.raises(UserError, match="not a whole safetensors file"):
+        with pytest.raises(UserError, match="cannot be read as a whole safetensors file"):
             Obscurer.load(saved)
     save_file({"weight": torch.ones(2)}, saved)
     with pytest.raises(UserError, match="no obscurer"):
@@ -123,10 +123,10 @@ NAN = torch.full((12, 3), float("nan"))
         ({"format": "leakaudit.obscurer/2"}, "obscurer/2"),
         ({"format": None}, "format None"),
         ({"text": "[1]"}, "header"),
-        ({"text": "{"}, "not a whole"),
-        ({"text": "[" * 100_000}, "not a whole"),
+        ({"text": "{"}, "is not JSON"),
+        ({"text": "[" * 100_000}, "nested too deeply"),
         ({"slope": -1.0}, "slope"),
-        ({"slope": float("nan")}, "slope"),
+        ({"slope": float("nan")}, "it holds NaN"),
         ({"slope": "steep"}, "slope"),
         ({"mirror": 1}, "mirror"),
         ({"shape": [3, 8, 9]}, "shape"),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -145,15 +147,19 @@ def test_pictures_are_redacted_in_ci(run: Run, monkeypatch: pytest.MonkeyPatch, 
     assert json.loads((tmp_path / "leakaudit-out/result.json").read_text())["images"] == "redacted"
 
 
-def test_an_interrupt_keeps_what_was_measured(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_keeps_what_was_measured(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: signal.Signals
+) -> None:
     from leakaudit.attacks import masked
 
     def stop(*args: object) -> None:
-        raise KeyboardInterrupt
+        signal.raise_signal(number)
 
     monkeypatch.setattr(masked.MaskedMatching, "__call__", stop)
     outcome = run("scan", "model.py", "-d", "prune", *FAST)
     assert outcome.code == 3
+    assert {p.name for p in (tmp_path / "leakaudit-out").iterdir()} == {"report.html", "result.json"}
     assert "Interrupted" in outcome.err
     data = json.loads((tmp_path / "leakaudit-out/result.json").read_text())
     assert data["complete"] is False
@@ -247,30 +253,67 @@ def test_a_failed_scan_leaves_no_empty_folder(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_full_disk_is_a_sentence_and_keeps_the_last_result(
+def test_with_no_room_anywhere_the_last_result_stays_and_the_verdict_is_printed(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    full_after(monkeypatch, 3, lambda path: True)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    outcome = run("scan", "model.py", "-d", "prune", "--no-utility", *FAST)
+    sentence(outcome, "No space left")
+    assert "prune" in outcome.out
+    assert json.loads((tmp_path / "leakaudit-out/result.json").read_text())["complete"] is False
+    assert [p.name for p in (tmp_path / "leakaudit-out").iterdir()] == ["result.json"]
+    assert not list(tmp_path.glob("leakaudit-*/")) or [*tmp_path.glob("leakaudit-*")] == [tmp_path / "leakaudit-out"]
 
+
+def test_a_disk_that_fills_ends_with_everything_elsewhere(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    full_after(monkeypatch, 2, lambda path: path.parent.name == "leakaudit-out")
+    outcome = run("scan", "model.py", "-d", "prune", "--no-utility", *FAST)
+    assert outcome.code in (1, 3)
+    assert outcome.err.count("going on in memory") == 1
+    other = next(path for path in tmp_path.glob("leakaudit-*") if path.name != "leakaudit-out")
+    assert f"all is in {other}" in outcome.err
+    assert {p.name: p.stat().st_mode & 0o777 for p in other.iterdir()} == {"report.html": 0o600, "result.json": 0o600}
+    assert json.loads((other / "result.json").read_text())["complete"] is True
+
+
+def test_a_disk_that_has_room_again_takes_everything(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    full_after(monkeypatch, 1, lambda path: path.parent.name == "leakaudit-out", times=2)
+    run("scan", "model.py", "--no-utility", *FAST)
+    assert {p.name for p in (tmp_path / "leakaudit-out").iterdir()} == {"report.html", "result.json"}
+    assert json.loads((tmp_path / "leakaudit-out/result.json").read_text())["complete"] is True
+
+
+def full_after(monkeypatch: pytest.MonkeyPatch, count: int, where: Callable[[Path], bool], times: int = 10**6) -> None:
+    """Let the disk be full, for so many writes, after `count` files were put in their place."""
     written: list[int] = []
     replace = os.replace
 
-    def full(source: str, target: str | Path) -> None:
-        written.append(1)
-        if len(written) > 3:  # the probe, then two results
-            raise OSError(28, "No space left on device")
+    def full(source: str | Path, target: str | Path) -> None:
+        if where(Path(target)):
+            written.append(1)
+            if count < len(written) <= count + times:
+                raise OSError(28, "No space left on device")
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", full)
-    sentence(run("scan", "model.py", "-d", "prune", "--no-utility", *FAST), "No space left")
-    assert json.loads((tmp_path / "leakaudit-out/result.json").read_text())["complete"] is False
-    assert [p.name for p in (tmp_path / "leakaudit-out").iterdir()] == ["result.json"]
 
 
-def test_ctrl_c_while_starting_exits_3_with_a_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_while_starting_exits_3_with_a_sentence(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "leakaudit-out").mkdir()
+    (tmp_path / "leakaudit-out" / "result.json").write_text("yesterday's")
+
     def interrupted(*args: object, **kwargs: object) -> None:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr("leakaudit.load.loading.load_target", interrupted)
     outcome = run("scan", "model.py")
     assert outcome.code == 3
     assert "interrupted" in outcome.err
+    assert list((tmp_path / "leakaudit-out").iterdir()) == []
+    assert len(list((tmp_path / ".leakaudit-out.earlier").glob("*/result.json"))) == 1

@@ -178,7 +178,7 @@ def test_bad_input_is_one_sentence(run: Run, tmp_path: Path) -> None:
     apply = ("obscure", "apply")
     sentence(run(*apply, "none.safetensors", "model.py"), "none.safetensors", "obscure fit")
     sentence(run(*apply, "folder.safetensors", "model.py"), "folder.safetensors is a folder")
-    sentence(run(*apply, "model.py", "model.py"), "model.py", "not a whole safetensors file")
+    sentence(run(*apply, "model.py", "model.py"), "model.py", "read as a whole safetensors file")
     assert sorted(p.name for p in tmp_path.glob("generator*")) == []
 
 

@@ -13,7 +13,7 @@ import typer.main
 
 from leakaudit.audit.plan import Plan
 from leakaudit.cli.entry import app
-from leakaudit.cli.run import Voice
+from leakaudit.cli.run import Voice, command_line
 from leakaudit.work.progress import Monitor
 from tests.leakaudit.command_line import Run, caller, sentence
 from tests.leakaudit.test_cli import FAST, MODEL
@@ -148,3 +148,20 @@ def test_nobody_listens_where_all_is_quiet() -> None:
     with Voice(as_json=True).listening(Plan()):
         assert sys.stdout is sys.stderr
     assert sys.stdout is not sys.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        (["scan", "m.py", "-o", "a b", "-d", "none"], "leakaudit scan m.py -d none"),
+        (["scan", "--output", "x", "m.py"], "leakaudit scan m.py"),
+        (["scan", "m.py", "--output=x", "-ox", "--seed", "1"], "leakaudit scan m.py --seed 1"),
+        (["scan", "--", "-o"], "leakaudit scan -- -o"),
+        (["scan", "a b.py"], "leakaudit scan 'a b.py'"),
+    ],
+)
+def test_where_files_go_is_no_part_of_what_repeats(
+    typed: list[str], kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["leakaudit", *typed])
+    assert command_line() == kept

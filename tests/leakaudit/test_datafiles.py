@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from leakaudit.errors import UserError
-from leakaudit.load.datafiles import load_checkpoint, read_data
+from leakaudit.load.checkpoints import load_checkpoint
+from leakaudit.load.datafiles import read_data
 from leakaudit.load.loading import target_from_objects
 
 
@@ -55,7 +56,7 @@ def test_folders_of_two_sizes_name_both(tmp_path: Path) -> None:
 def test_a_broken_picture_is_named(tmp_path: Path) -> None:
     broken = folders(tmp_path) / "cat" / "0.png"
     broken.write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"cannot identify image file .*0\.png"):
+    with pytest.raises(UserError, match=r"0\.png cannot be read as a picture \(it is none of PNG"):
         target_from_objects(network(classes=3), read_data(tmp_path)[0])
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from leakaudit.files.pictures import embedded_size
 from leakaudit.judge import ranking
 from leakaudit.judge.verdict import CONTROL, LEAKS, Case, judge, reasons_of
 from leakaudit.judge.words import grouped, sentence, sentences
 from leakaudit.reports import view
-from leakaudit.reports.html import png_size, render
+from leakaudit.reports.html import render
 from leakaudit.result import numbers
 from leakaudit.result.schema import (
     AttackResult,
@@ -236,11 +237,11 @@ def test_the_picture_that_is_missing_says_so(golden: AuditResult) -> None:
 
 def test_only_png_becomes_a_picture(golden: AuditResult) -> None:
     original = golden.defenses[0].attacks[3].gallery[0].original
-    assert png_size(original) == (4, 4)
+    assert embedded_size(original) == (4, 4)
     svg = base64.b64encode(b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>").decode()
     gif = base64.b64encode(b"GIF89a".ljust(16, b"x") + b"\0\0\0\x04\0\0\0\x04" + bytes(9)).decode()
-    assert png_size(gif) is None
-    assert [png_size(text) for text in (None, "", svg, "x\" onerror='", (original or "")[:20])] == [None] * 5
+    assert embedded_size(gif) is None
+    assert [embedded_size(text) for text in (None, "", svg, "x\" onerror='", (original or "")[:20])] == [None] * 5
 
 
 @pytest.mark.parametrize("low", [0.02, 0.08, 0.2])
