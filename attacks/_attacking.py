@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import ParamSpec
 import torch
 from torch import Tensor
 
+from leakaudit.errors import TooLittleMemory, first_line
 from leakaudit.protocol.attack import Reconstruction, Status
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.gradients import in_mode
@@ -33,6 +35,14 @@ def starts(model: PixelModel, update: SharedUpdate, restarts: int, generator: to
     scale = torch.full((restarts,), 0.25).to(noise)
     scale[0] = 0.01
     return (0.5 + noise * scale.view(1, -1, 1, 1, 1, 1)).clamp(0, 1).flatten(0, 1)
+
+
+def room_for(update: SharedUpdate, trials: int, copies: int, classes: int = 0) -> int:
+    """Return the bytes of so many copies of the trials' pictures, and of `classes` numbers for each of their records.
+
+    A few hundred bytes are what a tensor takes by itself.
+    """
+    return trials * (copies * 4 * update.batch_size * (math.prod(update.input_shape) + classes) + 500)
 
 
 WORDS = {
@@ -113,7 +123,8 @@ def memory_safe(call: Callable[P, Reconstruction]) -> Callable[P, Reconstruction
         except (MemoryError, RuntimeError) as error:
             if not exhausted(error):
                 raise
-            return failed(update, "out-of-memory", f"out of memory at {update.victims} victims of {update.batch_size}")
+            told = f"out of memory at {update.victims} victims of {update.batch_size}"
+            return failed(update, "out-of-memory", first_line(error) if isinstance(error, TooLittleMemory) else told)
 
     return guarded
 

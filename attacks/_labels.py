@@ -12,8 +12,9 @@ from leakaudit.engine import head as engine_head
 from leakaudit.engine import matching as engine
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.client import SharedUpdate
-from leakaudit.protocol.gradients import Gradients, mean_gradient, parameters_of
+from leakaudit.protocol.gradients import Gradients, bytes_of, mean_gradient, parameters_of
 from leakaudit.protocol.target import PixelModel
+from leakaudit.work.memory import need
 
 EXACT = 0.05  # of entries, by which a label's predicted gradient may miss one that nothing was done to
 _TOGETHER = 32  # labels whose slopes are held at once
@@ -227,6 +228,8 @@ def matched_labels(model: PixelModel, update: SharedUpdate, head: Head | None, p
     while len(places) > 1 and sum(parameters[i].numel() for i in places) * update.classes > _VALUES:
         places = places[1:]  # the last layers tell most of the label
     chosen = [parameters[i] for i in places]
+    size = 2 * update.classes * bytes_of(chosen)
+    need(size, f"gradients of {update.classes} classes", "classes", pictures.device)
     rows = []
     for k in range(update.classes):
         shown = pictures[:_SHOWN]
@@ -269,6 +272,8 @@ def _composed(inner: Tensor, along: Tensor, size: int) -> Tensor:
 
 
 def _best_matching_class(model: PixelModel, update: SharedUpdate, pictures: Tensor) -> Tensor:
+    size = (len(pictures) + 1) * bytes_of(parameters_of(model)[1])
+    need(size, f"gradients of {len(pictures)} pictures", "", pictures.device)
     best = torch.full((update.victims,), -torch.inf, device=pictures.device)
     found = torch.zeros((update.victims, 1), dtype=torch.long, device=pictures.device)
     for k in range(update.classes):

@@ -15,6 +15,7 @@ from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.gradients import Gradients, fast_example_gradients, mean_gradient
 from leakaudit.protocol.target import LossFunction, PixelModel
+from leakaudit.work.memory import bearable, in_pieces
 
 WORDS = {
     "diverged": "the scores were not finite",
@@ -60,11 +61,20 @@ def known_defense(update: SharedUpdate) -> Defense:
 
 def similarity(model: PixelModel, loss: LossFunction, shared: Gradients, label: Tensor, pictures: Tensor) -> Tensor:
     """Return cos(∇ℓ(x_j, y), g̃), (1, M), of pictures (M, C, H, W) under one label: (1,), or probabilities (1, K)."""
+    work = "similarity", pictures.shape[1:], label.shape
+
+    def together(start: int, stop: int) -> Tensor:
+        some = pictures[start:stop]
+        columns = fast_example_gradients()(model, loss, some, label.expand(len(some), *label.shape[1:]))
+        return 1 - torch.func.vmap(lambda *g: engine.cosine(g, shared)[0])(*columns)
+
+    def alone(x: Tensor) -> Tensor:
+        return 1 - engine.cosine(mean_gradient(model, loss, x[None], label), shared)[0]
+
     if engine.vectorises(model):
-        columns = fast_example_gradients()(model, loss, pictures, label.expand(len(pictures), *label.shape[1:]))
-        return 1 - torch.func.vmap(lambda *g: engine.cosine(g, shared)[0])(*columns)[None]
-    found = [1 - engine.cosine(mean_gradient(model, loss, x[None], label), shared)[0] for x in pictures]
-    return torch.stack(found)[None]
+        return torch.cat(in_pieces(together, len(pictures), model, work, pictures.device))[None]
+    bearable(lambda: alone(pictures[0]), model, work, pictures.device)
+    return torch.stack([alone(x) for x in pictures])[None]
 
 
 def sum_of(scores: Scores, names: tuple[str, ...]) -> Tensor:

@@ -25,6 +25,8 @@ COLOUR = 2.0  # how much more a step of colour weighs than one of brightness
 # in the stack. The CPU, which is never waited for, is asked at every step, and every device at each rung.
 LOOK_EVERY = 8
 
+COPIES = 16  # of the pictures of all trials, that a descent holds at its worst beside what the objective takes
+
 ROUNDING = 1e-5  # of 1 − cos in single precision; seen: −3e-6 where the truth was 1e-8
 
 

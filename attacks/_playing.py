@@ -14,6 +14,7 @@ from leakaudit.attacks._linking import Scores, most_trusted
 from leakaudit.attacks._replaying import Layout, Parts, Play, layout_for
 from leakaudit.protocol.labels import hard
 from leakaudit.protocol.target import Records
+from leakaudit.work.memory import need
 from leakaudit.work.progress import expired, track
 
 WATCHED, REPEATS = 6, 12  # records, and draws of each, by which the noise of a defense is measured
@@ -80,6 +81,10 @@ class Played:
         """Whether every draw is the same."""
         return self.noises[""].steady
 
+    @property
+    def _device(self) -> torch.device:
+        return self.noises[""].variance.device
+
     def narrowed(self, names: tuple[str, ...]) -> Played:
         """Return it without the views that no score of these names is of, but for those where it may be certain."""
         sure = ("", CLEARED)
@@ -96,6 +101,9 @@ class Played:
         """Return the replays of U candidates by view; None where the time did not suffice."""
         seeds = self.seeds if self.shifts is None else self.seeds[:1]
         shifts = None if self.shifts is None else (self.shifts.mean(0), self.shifts[: len(self.seeds)])
+        each = 4 * (1 + len(self.noises)) * sum(self.layout.widths)  # of every view, and one of them in two copies
+        plays = len(seeds) * len(candidates)
+        need(plays * each, f"{len(seeds)} replays of {len(candidates)} candidates", "draws or candidates", self._device)
         rows: dict[str, list[Tensor]] = {view: [] for view in self.noises}
         bare: dict[str, list[Tensor]] = {view: [] for view in self.noises}
         for j in track(label, len(candidates)):

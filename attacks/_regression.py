@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from leakaudit.protocol.labels import class_means
 from leakaudit.result.rules import SHARP
+from leakaudit.work.memory import need
 from leakaudit.work.progress import observe, track
 
 _HELD = 128  # most held-out pairs looked at
@@ -63,6 +64,9 @@ def fit_ridge(
     same without noise, where that is known: the map is then fitted on them, and the penalty that is best on the noisy
     held-out rows makes it the Wiener filter, which needs far fewer pairs than learning the noise from them.
     """
+    rows, features, pixels = len(released), released[0].numel(), private[0].numel()
+    size = 4 * rows * (4 * features + 6 * pixels + 6 * rows)
+    need(size, f"a regression on {rows} pairs", "pairs or auxiliary records", private.device)
     x, y, c = (released if settled is None else settled)[~held].flatten(1), private[~held], labels[~held]
     means, released_means = class_means(y, c, classes), class_means(x, c, classes)
     centred, wanted = x - released_means[c], y.flatten(1) - means[c]

@@ -11,8 +11,10 @@ from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.client import SharedUpdate, release, share
 from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.gradients import bytes_of, parameters_of
 from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.score.tuning import RUNS, tuned_in_time
+from leakaudit.work.memory import held
 
 
 def inversions(steps: int, sizes: Sizes, rehearsals: int) -> Amount:
@@ -44,6 +46,20 @@ def rehearsed(
     wanted = 0 if auxiliary is None else min(rehearsals, len(auxiliary) // update.batch_size) * update.batch_size
     if auxiliary is None or not wanted:
         return inversion, 0.05
+    size = wanted // update.batch_size * bytes_of(parameters_of(model)[1])
+    with held(size, f"{wanted // update.batch_size} rehearsals", "rehearsals", model.mean.device):
+        return _tuned(inversion, model, update, defense, auxiliary, wanted, generator)
+
+
+def _tuned(
+    inversion: Attack,
+    model: PixelModel,
+    update: SharedUpdate,
+    defense: Defense,
+    auxiliary: Records,
+    wanted: int,
+    generator: torch.Generator,
+) -> tuple[Attack, float]:
     order = torch.randperm(len(auxiliary), generator=generator, device=generator.device)[:wanted]
     released = release(defense, auxiliary[order.to(auxiliary.labels.device)], generator)
     own = share(

@@ -15,6 +15,8 @@ from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.work.seeding import reseed
 
 FEATURES = 2**15  # numbers that are looked at of one client; larger updates are sketched
+_PIECE = 2**18  # entries among which the most telling ones are sought at once
+COPIES = 8  # of an update, that are held while its layout is chosen
 Parts = tuple[Tensor, ...]  # everything that leaves one client, part by part
 Play = Callable[[Records, int], Parts]  # what a record (1, ...) makes a client send under a seed
 
@@ -121,9 +123,7 @@ def layout_for(run: Sequence[Records], play: Play, generator: torch.Generator) -
     if sum(sizes) <= FEATURES:
         return Layout(tuple(sizes), (), ())
     device = first[0].device
-    signs = tuple(
-        (2 * torch.randint(2, (n,), generator=generator, dtype=torch.int8) - 1).to(device, torch.float32) for n in sizes
-    )
+    signs = tuple((2 * torch.randint(2, (n,), generator=generator, dtype=torch.int8) - 1).to(device) for n in sizes)
     widths = widths_within(sizes, FEATURES // 2)
     between = [torch.zeros(n, device=device) for n in sizes]
     within = [torch.zeros(n, device=device) for n in sizes]
@@ -132,8 +132,28 @@ def layout_for(run: Sequence[Records], play: Play, generator: torch.Generator) -
         for i, (a, b, c) in enumerate(zip(one, two, first, strict=True)):
             between[i] += (a.flatten() - c.flatten()).square()  # under the same seed: what the record changes
             within[i] += (a.flatten() - b.flatten()).square()
-    told = torch.cat([b / (w + 1e-3 * b.mean() + 1e-30) for b, w in zip(between, within, strict=True)])
-    best = torch.zeros(len(told), dtype=torch.bool, device=device)
-    best[told.topk(FEATURES // 2).indices] = True
-    kept = tuple(part.nonzero()[:, 0] for part in torch.split(best, sizes))
+    kept = most_telling([b / (w + 1e-3 * b.mean() + 1e-30) for b, w in zip(between, within, strict=True)])
     return Layout((*widths, *(len(k) for k in kept)), signs, kept)
+
+
+def most_telling(told: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return for each tensor (n,) the places, in order, of its entries among the `FEATURES` // 2 largest of all.
+
+    Piece by piece, since `topk` takes 16 bytes for every entry that it is given at once.
+    """
+    values, places = told[0].new_zeros(0), torch.zeros(0, dtype=torch.long, device=told[0].device)
+    start = 0
+    for part in told:
+        for piece in torch.split(part, _PIECE):
+            here = torch.arange(start, start + len(piece), device=part.device)
+            values, places = torch.cat([values, piece]), torch.cat([places, here])
+            start += len(piece)
+            if len(values) > FEATURES // 2:
+                best = values.topk(FEATURES // 2).indices
+                values, places = values[best], places[best]
+    chosen, end = places.sort().values, 0
+    found = []
+    for part in told:
+        found.append(chosen[(chosen >= end) & (chosen < end + len(part))] - end)
+        end += len(part)
+    return tuple(found)

@@ -23,6 +23,7 @@ from leakaudit.protocol.defense import Defense, replaces_records
 from leakaudit.protocol.labels import hard
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import PixelModel, Records
+from leakaudit.work.memory import need
 from leakaudit.work.progress import expired
 from leakaudit.work.seeding import derive, forked
 
@@ -102,6 +103,7 @@ def fit_decoder(
         raise NotApplicable(f"a decoder needs at least 2 auxiliary records, here there are {count}")
     auxiliary = auxiliary[: max(2, _VALUES // auxiliary.images[0].numel())]
     count, draws = len(auxiliary), max(1, min(draws, _VALUES // auxiliary.images.numel()))
+    need(4 * 4 * draws * auxiliary.images.numel(), f"{draws * count} training pictures", "auxiliary records", device)
     batch = min(32, max(4, _PIXELS // auxiliary.images[0, 0].numel()))
     released = torch.cat([release(defense, auxiliary, generator).images for _ in range(draws)])
     private, labels = auxiliary.images.repeat(draws, 1, 1, 1), auxiliary.labels.repeat(draws)

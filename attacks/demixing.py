@@ -13,15 +13,17 @@ from leakaudit.attacks._labels import infer_labels, known_labels, soft_labels
 from leakaudit.attacks._linking import Scores, known_defense, linked, most_trusted, similarity, sum_of
 from leakaudit.attacks._rehearsal import inversions
 from leakaudit.attacks.inverting_gradients import InvertingGradients
-from leakaudit.errors import NotApplicable
+from leakaudit.errors import NotApplicable, TooLittleMemory
 from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.attack import Attack, Effort, Kind, Needs, Reconstruction
 from leakaudit.protocol.client import SharedUpdate, release, share
 from leakaudit.protocol.defense import Defense, replaces_records
+from leakaudit.protocol.gradients import bytes_of, parameters_of
 from leakaudit.protocol.labels import hard
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.score.tuning import tuned_in_time
+from leakaudit.work.memory import held, need
 from leakaudit.work.progress import expired, track
 
 FLOOR = 1e-3  # of the mean power: what the filter takes every frequency to have at least
@@ -156,6 +158,7 @@ class ReleasedDemixing(_Demixing):
         if update.released is None:
             raise NotApplicable("the replaced records are not exposed")
         labels = hard(known_labels(model, with_mixed_labels(model, update, generator), generator))
+        need(10 * 4 * own.images.numel(), f"filters of {len(own)} records", "auxiliary records", own.labels.device)
         mixtures = release(defense, own, generator).images
         filters = learned_filters(own.images, mixtures)
         order = torch.randperm(len(own), generator=generator, device=generator.device).tolist()
@@ -223,7 +226,10 @@ class Demixing(_Demixing):
         labels = hard(known_labels(model, update, generator))
         mixtures = release(defense, own, generator)
         order = torch.randperm(len(own), generator=generator, device=generator.device).tolist()
-        inversion, filters, rehearsed = self._rehearsed(model, update, defense, own, mixtures, order, generator)
+        count = min(self.rehearsals, len(own))
+        size = count * bytes_of(parameters_of(model)[1]) + 10 * 4 * own.images.numel()
+        with held(size, f"{count} rehearsals and filters of {len(own)} records", "rehearsals", labels.device):
+            inversion, filters, rehearsed = self._rehearsed(model, update, defense, own, mixtures, order, generator)
         trusted = most_trusted(rehearsed)
         inverted = inversion(model, update, generator)
         scores = torch.zeros(candidates.shape[:2], device=labels.device)
@@ -291,6 +297,8 @@ class Demixing(_Demixing):
         generator: torch.Generator,
     ) -> Scores:
         """Return scores (1, M) by name of pictures (M, C, H, W) for one victim; NaN where its update is not finite."""
+        if "out-of-memory" in inverted.statuses:
+            raise TooLittleMemory(inverted.reason)
         if update.labels is None or inverted.images is None:
             raise NotApplicable(inverted.reason or "the inversion drew no picture")
         shared = tuple(g[victim] for g in update.gradients)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from leakaudit.attacks._attacking import client_mode, memory_safe, starts
+from leakaudit.attacks._attacking import client_mode, memory_safe, room_for, starts
 from leakaudit.attacks._labels import known_labels
 from leakaudit.attacks._optimise import Descent, best_restart
 from leakaudit.engine import matching as engine
@@ -19,9 +19,11 @@ from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.gradients import Gradients
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import PixelModel
-from leakaudit.work.memory import exhausted
+from leakaudit.work.memory import bearable, exhausted, held
 from leakaudit.work.progress import expired, followed, observe, track
 
+_COPIES = 6  # of the pictures and soft labels of all trials, that are held at once
+_HISTORY = 50  # steps whose curvature L-BFGS knows
 _CHUNK = 5  # iterations of L-BFGS between looks at the clock
 
 
@@ -58,8 +60,16 @@ class DLG(Attack):
     @memory_safe
     def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
         """Invert every victim; a trial whose objective is not finite or never falls is `diverged`."""
-        labels = self.fixed_labels(model, update, generator)
         trials = update.victims * self.restarts
+        told = f"{self.restarts} restarts of {update.victims} victims"
+        size = room_for(update, trials, _COPIES, update.classes) + room_for(update, 1, 2 * _HISTORY + 10)
+        with held(size, told, "restarts or records", model.mean.device):
+            return self._inverted(model, update, trials, generator)
+
+    def _inverted(
+        self, model: PixelModel, update: SharedUpdate, trials: int, generator: torch.Generator
+    ) -> Reconstruction:
+        labels = self.fixed_labels(model, update, generator)
         start = starts(model, update, self.restarts, generator)
         soft = torch.randn(
             (trials, update.batch_size, update.classes), generator=generator, device=generator.device
@@ -90,15 +100,22 @@ class DLG(Attack):
     ) -> tuple[Tensor, Tensor, float, Status]:
         x, logits = start.clone().requires_grad_(True), soft.clone().requires_grad_(True)
         free = [x] if fixed is not None else [x, logits]
-        optimiser = torch.optim.LBFGS(free, lr=1.0, max_iter=_CHUNK, history_size=50, line_search_fn="strong_wolfe")
+        optimiser = torch.optim.LBFGS(
+            free, lr=1.0, max_iter=_CHUNK, history_size=_HISTORY, line_search_fn="strong_wolfe"
+        )
         best, best_x, best_logits, first = torch.inf, start, soft, torch.inf
 
-        def closure() -> float:
-            nonlocal best, best_x, best_logits, first
+        def matched() -> tuple[Tensor, tuple[Tensor, ...]]:
             target = fixed if fixed is not None else logits.softmax(1)
             with engine.twice_differentiable():
                 outcome = self._loss(update, model(x), target)
-            value, slopes = engine.match_one(model, outcome, free, shared, engine.squared)
+            return engine.match_one(model, outcome, free, shared, engine.squared)
+
+        bearable(matched, model, (self.name, x.shape), x.device)
+
+        def closure() -> float:
+            nonlocal best, best_x, best_logits, first
+            value, slopes = matched()
             for leaf, slope in zip(free, slopes, strict=True):
                 leaf.grad = slope
             number = float(value)

@@ -11,12 +11,15 @@ from torch import Tensor
 
 from leakaudit.attacks.inverting_gradients import InvertingGradients
 from leakaudit.engine import matching as engine
-from leakaudit.errors import NotApplicable
+from leakaudit.errors import NotApplicable, OutOfTime
 from leakaudit.protocol.attack import Needs
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.gradients import Gradients
 from leakaudit.protocol.registry import register_attack
+from leakaudit.work.progress import expired
+
+_LOOK = 64  # draws after which the clock is looked at
 
 
 def defended(defense: Defense, gradient: Gradients, batch_size: int, generator: torch.Generator) -> Gradients:
@@ -40,7 +43,9 @@ def expected(
     """
     zero = tuple(torch.zeros_like(g) for g in gradient)
     total = zero
-    for _ in range(draws):
+    for k in range(draws):
+        if k % _LOOK == _LOOK - 1 and expired():
+            raise OutOfTime("the time budget ended within one step: give fewer draws")
         seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
         pair = [
             defended(defense, g, batch_size, torch.Generator(device=generator.device).manual_seed(seed))

@@ -9,15 +9,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from leakaudit.attacks._attacking import client_mode, memory_safe, starts
+from leakaudit.attacks._attacking import client_mode, memory_safe, room_for, starts
 from leakaudit.attacks._labels import known_labels
-from leakaudit.attacks._optimise import best_restart, descend, roughness
+from leakaudit.attacks._optimise import COPIES, best_restart, descend, roughness
 from leakaudit.engine import matching as engine
 from leakaudit.protocol.attack import Attack, Effort, Reconstruction
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import PixelModel
-from leakaudit.work.memory import exhausted
+from leakaudit.work.memory import exhausted, held
 
 # (pictures (T, B, C, H, W), labels (T, B), the update of each (T,)) -> (values (T,), slopes in the pictures)
 Match = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -122,6 +122,15 @@ class InvertingGradients(Attack):
         self, choices: Sequence[InvertingGradients], model: PixelModel, update: SharedUpdate, generator: torch.Generator
     ) -> list[Reconstruction]:
         """Return each choice's reconstructions. Trials lie choice by choice, victim by victim, restart by restart."""
+        one = choices[0]
+        told = f"{one.restarts} restarts of {update.victims} victims at {len(choices)} settings"
+        trials = len(choices) * update.victims * one.restarts
+        with held(room_for(update, trials, COPIES), told, "restarts or records", model.mean.device):
+            return self._descended(choices, model, update, generator)
+
+    def _descended(
+        self, choices: Sequence[InvertingGradients], model: PixelModel, update: SharedUpdate, generator: torch.Generator
+    ) -> list[Reconstruction]:
         labels = known_labels(model, update, generator)
         one = choices[0]
         distance = one.distance(update, generator)

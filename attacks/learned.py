@@ -25,6 +25,7 @@ from leakaudit.protocol.gradients import Gradients, mean_gradient
 from leakaudit.protocol.labels import class_means, hard, soft
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import PixelModel, Records
+from leakaudit.work.memory import need
 from leakaudit.work.progress import expired, track
 from leakaudit.work.seeding import derive, forked
 
@@ -79,12 +80,12 @@ def reader_for(model: PixelModel, update: SharedUpdate, shown: Records, generato
     head = find_head(model, update, shown.images[:64], by_class=True)
     sizes = [g[0].numel() for g in update.gradients]
     lengths = [*sizes, 0 if head is None else int(head.features.numel())]
-    drawn = [torch.randint(2, (n,), generator=generator, device=generator.device) for n in lengths]
+    drawn = [torch.randint(2, (n,), generator=generator, device=generator.device).to(torch.int8) for n in lengths]
     with torch.no_grad():
         said = torch.cat([model(x).softmax(1) for x in torch.split(shown.images, 128)])
     return Reader(
         widths=widths_within(sizes, FEATURES),
-        signs=tuple((2 * s - 1).to(shown.images) for s in drawn),
+        signs=tuple((2 * s - 1).to(shown.images.device) for s in drawn),
         head=head,
         factors=class_means(said - soft(shown.labels, update.classes), hard(shown.labels), update.classes),
     )
@@ -117,9 +118,13 @@ def updates_of(
     """
     device = auxiliary.images.device
     size = min(len(auxiliary), pairs, max(2, _VALUES // auxiliary.images[0].numel()))
+    times = max(1, min(draws, pairs // size))
+    each = 4 * FEATURES * 4 + 2 * auxiliary.images[0].numel() * 4  # rows with and without noise, singly and stacked
+    whole = 5 * 4 * sum(g[0].numel() for g in update.gradients)  # some updates of one record, and what folds them
+    need(times * size * each + whole, f"{times * size} pairs", "pairs or draws", device)
     order = torch.randperm(len(auxiliary), generator=generator, device=generator.device)[:size].to(device)
     own = auxiliary[order]
-    releases = [release(defense, own, generator) for _ in range(max(1, min(draws, pairs // size)))]
+    releases = [release(defense, own, generator) for _ in range(times)]
     reader = reader_for(model, update, releases[0], generator)
     seen: list[Rows] = []
     calm: list[Rows] = []

@@ -21,6 +21,7 @@ from leakaudit.protocol.gradients import Gradients
 from leakaudit.protocol.labels import hard
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import LossFunction, PixelModel, Records
+from leakaudit.work.memory import need
 from leakaudit.work.progress import expired, track
 
 _TOGETHER = 128  # pictures whose replacements are described at a time
@@ -67,6 +68,7 @@ def gradient_scores(
 
     scores = {"record": similarity(model, loss, shared, label, pictures)}
     if replaces_records(defense):
+        need(8 * draws * len(pictures), f"the scores of {draws} draws", "draws", pictures.device)
         told = Records(pictures, label.expand(len(pictures)))
         drawn = (release(defense, told, generator).images for _ in range(draws))
         replaced = torch.stack([similarity(model, loss, shared, label, shown) for shown in drawn])
@@ -218,6 +220,8 @@ class ReleasedLinkage(_Linking):
     def _scores(
         self, model: PixelModel, defense: Defense, records: Records, seen: Features, generator: torch.Generator
     ) -> Scores:
+        size = 4 * 4 * (self.draws + 1) * sum(each[0].numel() for each in seen.values()) * len(records)
+        need(size, f"{self.draws} replacements of {len(records)} records", "draws", records.labels.device)
         draws = [features_of(model, defense, release(defense, records, generator).images) for _ in range(self.draws)]
         replaced = {name: torch.stack([d[name] for d in draws]).mean(0) for name in seen}
         scores = released_scores(features_of(model, defense, records.images), replaced, seen)

@@ -13,7 +13,7 @@ from leakaudit.attacks._attacking import client_mode, memory_safe
 from leakaudit.attacks._labels import known_labels
 from leakaudit.attacks._linking import distinct, linked, sum_of
 from leakaudit.attacks._playing import Way, prepared, trusted
-from leakaudit.attacks._replaying import Client, Parts, client_of, parts_seen
+from leakaudit.attacks._replaying import COPIES, FEATURES, Client, Parts, client_of, parts_seen
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.attack import Attack, Kind, Needs, Reconstruction
@@ -22,6 +22,7 @@ from leakaudit.protocol.defense import Defense, parts_of
 from leakaudit.protocol.labels import hard
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import PixelModel, Records
+from leakaudit.work.memory import need
 
 
 def confirm(
@@ -40,6 +41,11 @@ def confirm(
     """
     if update.defense is None:
         raise NotApplicable("the defense is not exposed")
+    device = model.mean.device
+    need(100 * draws, f"{draws} draws", "draws", device)
+    entries = [*(g[0].numel() for g in update.gradients), *(b.numel() for b in (update.buffers or ({},))[0].values())]
+    if sum(entries) > FEATURES:
+        need(4 * COPIES * sum(entries), f"{COPIES} updates of the model", "", device)
     labels = _labels(model, update, candidates, generator).cpu()
     candidates = candidates.cpu()  # as a client's records are: what a defense makes of them may depend on the device
     scores = torch.zeros(candidates.shape[:2], device=model.mean.device)

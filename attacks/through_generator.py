@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from leakaudit.attacks._attacking import room_for
 from leakaudit.attacks.inverting_gradients import InvertingGradients, Match
 from leakaudit.engine import matching as engine
 from leakaudit.errors import NotApplicable
@@ -17,6 +18,7 @@ from leakaudit.protocol.defense import Defense, replaces_records
 from leakaudit.protocol.labels import hard
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import PixelModel
+from leakaudit.work.memory import need
 
 
 def replaced(
@@ -87,6 +89,9 @@ class ThroughGenerator(InvertingGradients):
         check_slope(
             defense, update, torch.zeros(update.batch_size, dtype=torch.long, device=model.mean.device), generator
         )
+        shown = self.restarts * update.victims * self.draws
+        size = room_for(update, shown, 8) + 100 * self.draws
+        need(size, f"{self.draws} draws of {update.victims} victims", "draws", model.mean.device)
         seeds = torch.randint(2**62, (self.draws,), generator=generator, device=generator.device).tolist()
 
         def match(images: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.defense import Defense, replaces_records
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import PixelModel
+from leakaudit.work.memory import need
 from leakaudit.work.progress import expired, observe, track
 
 SMOOTH = 3e-3  # weight of the prior beside the mean square error: what the transform lost is filled in smoothly
@@ -32,9 +33,9 @@ def undone(defense: Defense, seen: Tensor, labels: Tensor, seeds: list[int], ste
     the seeds: a seed is one draw of the defense's randomness. Raises NotApplicable where no slope passes through T.
     """
     best, least = seen.clone(), torch.full((len(seen),), torch.inf, device=seen.device)
-    attempts = [(seed, start) for seed in seeds for start in (torch.full_like(seen, 0.5), seen)]
-    for t in track(label, len(attempts)):
-        seed, start = attempts[t]
+    begun = torch.full_like(seen, 0.5), seen
+    for t in track(label, len(begun) * len(seeds)):
+        seed, start = seeds[t // len(begun)], begun[t % len(begun)]
         x, value = _descended(defense, seen, labels, seed, start, steps)
         better = value < least
         best[better], least[better] = x[better], value[better]
@@ -104,6 +105,7 @@ class Untransform(InvertingGradients):
             raise NotApplicable("the defense is not exposed")
         if not replaces_records(defense):
             raise NotApplicable("the defense does not replace records, so there is nothing to undo")
+        need(100 * self.draws, f"{self.draws} draws", "draws", model.mean.device)
         inversion, _ = rehearsed(self, model, update, defense, update.auxiliary, self.rehearsals, generator)
         first = inversion(model, update, generator)
         if first.images is None or first.labels is None:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from leakaudit.defenses.gaussian import normal_like
 from leakaudit.protocol.target import Records
+from leakaudit.work.memory import need
 
 MAX_SIDE = 64  # larger pictures are generated at this size and enlarged
 MAX_MEASURED = 2000  # records from which the shared basis is computed
@@ -144,6 +145,9 @@ def fitted_code(
     """
     channels, height, width = records.images.shape[1:]
     grid = grid_of(height, width)
+    size = 4 * 4 * (classes + 1) * latent_of(latent, len(records)) ** 2
+    told = f"{latent_of(latent, len(records))} latent entries for each of {classes} classes"
+    need(size, told, "of them (latent)", records.labels.device)
     code = ClassCode(channels, grid, classes, latent_of(latent, len(records)))
     code.to(records.images.device).requires_grad_(False)
     images, labels = on_grid(records.images.float(), grid), records.labels.long()

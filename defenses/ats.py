@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
 from leakaudit.defenses._augmentations import Policy, applied, library
 from leakaudit.engine import matching as engine
+from leakaudit.errors import OutOfTime
 from leakaudit.protocol.defense import Defense, state
 from leakaudit.protocol.gradients import in_mode, mean_gradient
 from leakaudit.protocol.registry import register_defense
 from leakaudit.protocol.target import PixelModel, Records, Target
-from leakaudit.work.progress import track
+from leakaudit.work.memory import need
+from leakaudit.work.progress import expired, track
 
 LENGTH = 3  # transforms in a policy, as published
 PROBES = 32  # records whose Jacobians the accuracy score compares
+_LOOK = 64  # candidates, or points of a path, after which the clock is looked at
+T = TypeVar("T")
+
+
+def _in_time(items: Iterable[T]) -> Iterator[T]:
+    """Yield the items. Raises OutOfTime where the time budget is spent after some of many."""
+    for k, item in enumerate(items):
+        if k % _LOOK == _LOOK - 1 and expired():
+            raise OutOfTime("the time budget ended the search for transforms: give fewer candidates or points")
+        yield item
 
 
 def privacy_score(target: Target, policy: Policy, records: Records, noise: Tensor, points: int) -> float:
@@ -29,7 +42,7 @@ def privacy_score(target: Target, policy: Policy, records: Records, noise: Tenso
     found = []
     for x, label, begin in zip(applied(policy, records.images), records.labels[:, None], noise, strict=True):
         wanted = mean_gradient(target.model, target.loss, x[None], label)
-        for i in range(points):
+        for i in _in_time(range(points)):
             between = torch.lerp(begin, x, i / points)
             at = mean_gradient(target.model, target.loss, between[None], label)
             found.append(1 - float(engine.cosine(at, wanted)[0]))
@@ -100,11 +113,12 @@ class ATS(Defense):
         shown = records[: self.pictures]
         noise = torch.rand(shown.images.shape, generator=generator, device=generator.device).to(device)
         names = list(library())
+        need(1000 * self.candidates, f"{self.candidates} candidates", "candidates", torch.device("cpu"))
         drawn = torch.randint(len(names), (self.candidates, LENGTH), generator=generator, device=generator.device)
         found = [tuple(names[i] for i in row) for row in drawn.tolist()]
         untrained = target.fresh(int(torch.randint(2**31, (1,), generator=generator, device=generator.device)))
         with in_mode(untrained, "eval"):
-            useful = [accuracy_score(untrained, applied(policy, records.images)) for policy in found]
+            useful = [accuracy_score(untrained, applied(policy, records.images)) for policy in _in_time(found)]
         keep = max(self.policies, round(self.useful * len(found)))
         found = [found[i] for i in sorted(range(len(found)), key=lambda i: -useful[i])[:keep]]
         scores: list[float] = []

@@ -18,7 +18,10 @@ from leakaudit.result.schema import Guarantee
 
 
 def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> float:
-    """Return ε of `steps` releases of the Poisson-subsampled Gaussian mechanism, by opacus' RDP accountant."""
+    """Return ε of `steps` releases of the Poisson-subsampled Gaussian mechanism, by opacus' RDP accountant.
+
+    NaN where σ is so small or so large that its square is no number.
+    """
     from opacus.accountants import RDPAccountant
 
     accountant = RDPAccountant()
@@ -26,7 +29,10 @@ def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: floa
     with warnings.catch_warnings():
         # It warns where the best order is the largest or the smallest it tries; the ε is valid, only not the tightest.
         warnings.simplefilter("ignore")
-        return float(accountant.get_epsilon(delta))
+        try:
+            return float(accountant.get_epsilon(delta))
+        except ArithmeticError:
+            return math.nan
 
 
 @register_defense
@@ -82,6 +88,11 @@ class DPSGD(Defense):
         if self.noise_multiplier == 0:
             return {"epsilon": "unbounded: no noise", "delta": self.delta}
         spent = epsilon(self.noise_multiplier, min(1.0, batch_size / records), steps, self.delta)
+        if math.isnan(spent):
+            return {
+                "epsilon": "not stated: beyond what the accountant reckons with",
+                "delta": self.delta,
+            }
         if not math.isfinite(spent):
             return {"epsilon": "unbounded: too little noise for the accountant", "delta": self.delta}
         return {"epsilon": spent, "delta": self.delta, "epsilon assumes": assumes}

@@ -15,6 +15,8 @@ from leakaudit.protocol.labels import soft
 from leakaudit.protocol.registry import register_defense
 from leakaudit.protocol.target import Target
 
+PARTS = 100  # records in a mixture, at most
+
 
 def room(parts: int, most: float) -> float:
     """Return the share of the simplex of `parts` weights in which none exceeds `most`."""
@@ -77,6 +79,8 @@ def check_mixing(parts: int, most: float, least: int) -> None:
     """Raise ValueError where so many weights cannot, or hardly ever, all stay within `most`."""
     if parts < least:
         raise ValueError(f"k must be at least {least}, not {parts}.")
+    if parts > PARTS:
+        raise ValueError(f"k must be at most {PARTS}, not {parts}: a mixture of more is the mean picture.")
     if not 0 < most <= 1 or room(parts, most) < 1e-3:
         raise ValueError(
             f"max_weight must be at most 1 and leave {parts} weights that sum to 1 some room, which {most} does not."

@@ -164,7 +164,7 @@ class Obscure(Defense):
         code = fitted_code(
             private, classes, latent=self.latent, mirror=self.mirror, shared=self.shared, generator=generator
         )
-        labels = private.labels.repeat(self.pictures)[:MOST]
+        labels = private.labels.repeat(min(self.pictures, -(-MOST // max(1, len(private)))))[:MOST]
         sketches = torch.cat([code.pictures(part, generator) for part in torch.split(labels, 256)]).clamp(0, 1)
         made = refined(sketches, labels, references, steps=self.steps, mirror=self.mirror, generator=generator)
         return Records(made, labels)

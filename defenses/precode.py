@@ -18,6 +18,7 @@ from leakaudit.protocol.defense import Defense, state
 from leakaudit.protocol.gradients import in_mode, records_per_loss
 from leakaudit.protocol.registry import register_defense
 from leakaudit.protocol.target import PixelModel, Target
+from leakaudit.work.memory import need
 from leakaudit.work.seeding import forked
 
 MEND = "precode needs a last dense layer to stand before: scan a model that ends in one, or leave it out."
@@ -146,6 +147,9 @@ class Precode(Defense):
         changed = copy.deepcopy(model)
         head = changed.get_submodule(name)
         assert isinstance(head, nn.Linear)
+        size = 4 * (3 * head.in_features + 2) * self.bottleneck
+        told = f"{self.bottleneck} latent entries and their gradients"
+        need(4 * size, told, "of them (bottleneck)", head.weight.device)
         seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
         with forked(seed):
             inserted = Bottleneck(head, self.bottleneck, self.beta)

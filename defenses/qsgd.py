@@ -14,6 +14,8 @@ from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.gradients import Gradients
 from leakaudit.protocol.registry import register_defense
 
+MOST = 2**30  # levels: finer than single precision
+
 
 def quantise(tensor: Tensor, levels: int, generator: torch.Generator) -> Tensor:
     """Return Q_s(v) for v = `tensor` and s = `levels`: each |v_i| rounded up or down to a multiple of ‖v‖/s.
@@ -51,8 +53,8 @@ class Qsgd(Defense):
     levels: int = 16
 
     def __post_init__(self) -> None:
-        if self.levels < 1:
-            raise ValueError(f"levels must be at least 1, not {self.levels}.")
+        if not 1 <= self.levels <= MOST:
+            raise ValueError(f"levels must be at least 1 and at most {MOST}, not {self.levels}.")
 
     def transform_update(self, gradients: Gradients, batch_size: int, generator: torch.Generator) -> Gradients:
         """Quantise every tensor by its own norm."""

@@ -10,12 +10,14 @@ from torch import Tensor
 
 from leakaudit.defenses.gaussian import normal_like
 from leakaudit.engine.dense import Dense, dense_at_work, is_pictures
-from leakaudit.errors import UserError
+from leakaudit.errors import OutOfTime, UserError
 from leakaudit.protocol.defense import Defense, state
 from leakaudit.protocol.gradients import Gradients, in_mode, parameters_of
 from leakaudit.protocol.registry import register_defense
 from leakaudit.protocol.target import PixelModel, Target
+from leakaudit.work.progress import expired
 
+_LOOK = 64  # probes after which the clock is looked at
 MEND = "soteria needs a dense layer that takes one vector per record: scan a model with one, or leave it out."
 
 
@@ -40,7 +42,9 @@ def jacobian_norms(representation: Tensor, pictures: Tensor, probes: int, genera
     dual = torch.zeros_like(representation, requires_grad=True)
     (pulled,) = torch.autograd.grad(representation, pictures, dual, create_graph=True)
     total = torch.zeros_like(representation)
-    for _ in range(probes):
+    for k in range(probes):
+        if k % _LOOK == _LOOK - 1 and expired():
+            raise OutOfTime("the time budget ended within one update: give fewer probes")
         (pushed,) = torch.autograd.grad(pulled, dual, normal_like(pictures, generator), retain_graph=True)
         total += pushed.square()
     return (total / probes).sqrt().detach()

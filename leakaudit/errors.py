@@ -103,6 +103,13 @@ class OutOfTime(Exception):
     """The time budget ended work that is worth nothing unfinished. The message is the reason, `budget` the status."""
 
 
+class TooLittleMemory(MemoryError):
+    """What cannot be done in pieces takes more than the limit that was set, or than there is."""
+
+
+OWN = (UserError, NotApplicable, OutOfTime, TooLittleMemory)  # what they say is a sentence, and needs no type before it
+
+
 @dataclass
 class _Quoting:
     full: bool
@@ -154,17 +161,25 @@ def first_line(error: BaseException, *, placed: bool = True) -> str:
     What leakaudit itself says of an input is a sentence and needs no type. What any other code says is told within
     `quoting(True)` alone; elsewhere its type is, and where it is `placed` the line in the user's own code.
     """
-    own = isinstance(error, UserError | NotApplicable | OutOfTime)
+    own = isinstance(error, OWN)
     if not quotes() and not (own and _ours(error)):
         if (installed := _quoting.get()) is not None:
             installed.left_out = True
         return _kind(type(error)) + (line_of(error) if placed else "")
-    lines = str(error).strip().splitlines()
+    lines = message_of(error).strip().splitlines()
     text = lines[0].rstrip(".") if lines else ""
     text = text if len(text) <= 300 else f"{text[:299]}…"
     if own and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def message_of(error: BaseException) -> str:
+    """Return what an exception says; nothing where its own code fails at that."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
 
 
 def sentence(error: UserError) -> UserError:
@@ -204,7 +219,10 @@ def is_installed(file: str) -> bool:
 
 def class_name(cls: type) -> str:
     """Return the name of a class, if it can be looked up under it; empty where code made it up, maybe from data."""
-    name, module = (str(type.__getattribute__(cls, key)) for key in ("__qualname__", "__module__"))
+    try:
+        name, module = (str(type.__getattribute__(cls, key)) for key in ("__qualname__", "__module__"))
+    except Exception:  # a class may be made without either, or with anything in their place
+        return ""
     found: object = sys.modules.get(module)
     for part in name.split("."):
         found = getattr(found, "__dict__", {}).get(part)
@@ -220,8 +238,10 @@ def _kind(cls: type) -> str:
 def _ours(error: BaseException) -> bool:
     """Whether a line of leakaudit's raised it: what other code raises is its text, whatever class it takes."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    kind = sys.modules.get(type(error).__module__, sys)  # a class of its own may say anything
-    return bool(frames) and _of_leakaudit(frames[-1].f_globals) and _of_leakaudit(vars(kind))
+    if not frames or not _of_leakaudit(frames[-1].f_globals):
+        return False
+    module = sys.modules.get(type(error).__module__)  # a class of somebody's own may say anything
+    return _of_leakaudit(getattr(module, "__dict__", {}))
 
 
 def _of_leakaudit(names: dict[str, object]) -> bool:

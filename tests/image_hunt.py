@@ -52,12 +52,18 @@ def pictures(data: bytes, depth: int = 0) -> Iterator[Array]:
         yield from pictures(zlib.decompress(data, 31), depth + 1)
     text = data.replace(b"\\/", b"/").replace(b"\\n", b"")
     text = urllib.parse.unquote_to_bytes(text)
+    if text != data:
+        yield from _raster(text)
     for run in re.findall(
         rb"[A-Za-z0-9+/_-]{40,}={0,2}", re.sub(rb"(?<=[A-Za-z0-9+/])\r?\n(?=[A-Za-z0-9+/])", b"", text)
     ):
         for found in _decoded(run):
             if found.startswith(MAGIC) or found.startswith((b"PK", b"\x1f\x8b", b"%PDF")):
                 yield from pictures(found, depth + 1)
+                break
+        else:  # it may begin within the run, after what looks like more of it
+            for found in (each for start in range(1, 4) for each in _decoded(run[start:])):
+                yield from _raster(found)
 
 
 def _decoded(run: bytes) -> Iterator[bytes]:

@@ -177,7 +177,7 @@ def test_the_guard_sees_a_lazy_import_and_none_for_type_checkers() -> None:
 # What writes a file, or opens one for it, by the last part of the name that is called.
 WRITES = {
     "write_text", "write_bytes", "savez", "savez_compressed", "save_file", "mkstemp", "mkdir", "makedirs", "chmod",
-    "NamedTemporaryFile", "fdopen", "umask", "copyfile", "savetxt", "tofile",
+    "NamedTemporaryFile", "umask", "copyfile", "savetxt", "tofile",
 }  # fmt: skip
 WRITERS = ("files.writing", "files.folder")
 # In memory, or nowhere at all.
@@ -191,7 +191,9 @@ def _writes(tree: ast.Module) -> Iterator[str]:
         called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         given = [*node.args, *(k.value for k in node.keywords if k.arg == "mode")]
         modes = [a.value for a in given if isinstance(a, ast.Constant) and isinstance(a.value, str)]
-        if called in WRITES or (called == "open" and any(re.fullmatch("[rbt+]*[wax][bt+]*", mode) for mode in modes)):
+        if called in WRITES or (
+            called in ("open", "fdopen") and any(re.fullmatch("[rbt+]*[wax][bt+]*", mode) for mode in modes)
+        ):
             yield called
 
 

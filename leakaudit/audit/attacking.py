@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -21,7 +22,7 @@ from leakaudit.result.schema import AttackResult, Value
 from leakaudit.score.baselines import mean_pictures
 from leakaudit.score.scoring import LEAST, Truth, failed, score
 from leakaudit.score.tuning import tuned_in_time
-from leakaudit.work.memory import Memory, bounded, exhausted
+from leakaudit.work.memory import Memory, bounded, exhausted, held
 from leakaudit.work.progress import Course, expired, followed
 from leakaudit.work.seeding import generator_for, seeded
 
@@ -116,7 +117,9 @@ def _guess(
         update = repeated(update, update.batch_size)
     labels = shown.image_labels().to(scene.target.device)
     update = replace(update, candidate_labels=labels)
-    claim = attack.link(model, update, shown.images().to(scene.target.device), generator)
+    size = 2 * 4 * shown.indices.numel() * math.prod(scene.target.input_shape)  # and the attack's own copy
+    with held(size, f"the line-ups of {len(shown)} records", "candidates", scene.target.device):
+        claim = attack.link(model, update, shown.images().to(scene.target.device), generator)
     return replace(claim, labels=None) if update.batch_size > 1 and isinstance(claim, Reconstruction) else claim
 
 

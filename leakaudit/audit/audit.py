@@ -11,7 +11,7 @@ import torch
 
 from leakaudit.audit import fingerprint, provenance
 from leakaudit.audit.attacking import attacked
-from leakaudit.audit.canary import canary
+from leakaudit.audit.canary import planted
 from leakaudit.audit.clock import Clock
 from leakaudit.audit.costs import NOMINAL, measured
 from leakaudit.audit.examine import Subject, examine
@@ -22,7 +22,7 @@ from leakaudit.audit.scene import Scene, set_scene
 from leakaudit.audit.told import SETTINGS, at_level, stated, vouched
 from leakaudit.audit.updates import Updates
 from leakaudit.audit.weaker import seen_weakened
-from leakaudit.errors import OutOfTime, UserError, first_line, quotes
+from leakaudit.errors import OutOfTime, UserError, first_line
 from leakaudit.judge.caps import FAR_OFF, capped, caps
 from leakaudit.judge.exposed import exposed
 from leakaudit.judge.scope import assumptions, not_tested
@@ -45,7 +45,6 @@ from leakaudit.result.schema import (
     Examined,
     Finding,
     Reason,
-    Verdict,
     Waiver,
 )
 from leakaudit.score.diagnosis import compare_with_control, inspected
@@ -53,10 +52,8 @@ from leakaudit.score.standin import SENTENCE
 from leakaudit.score.utility import Utility, majority, utility
 from leakaudit.work import ends
 from leakaudit.work.precision import exact
-from leakaudit.work.progress import current, expired, monitored
+from leakaudit.work.progress import current, expired
 from leakaudit.work.seeding import generator_for, seeded
-
-CANARY = 0.1  # of a time budget, that the planted leak may take
 
 Keep = Callable[[AuditResult], None]
 KeepLearned = Callable[[str, Defense], None]
@@ -88,7 +85,7 @@ def audit(
     scene = set_scene(target, plan, lpips_weights, command, waivers)
     interrupted = False
     try:
-        verdict, told = planted(plan, begun)
+        verdict, told = planted(plan, begun, examined)
     except KeyboardInterrupt:
         ends.took()
         verdict, told, interrupted = None, "", True
@@ -98,28 +95,6 @@ def audit(
     clock = Clock(plan.budget, outline(plan, scene.sizes()), costs, begun)
     course = Course(scene, clock, controls, made)
     return run(course, () if interrupted else asked, keep, keep_learned, complete=not interrupted)
-
-
-def planted(plan: Plan, begun: float) -> tuple[Verdict, str]:
-    """Return what became of the planted leak. Under a time budget it gets a tenth of what is left of that."""
-    if plan.budget is None:
-        return _canary(plan.seed)
-    now = time.monotonic()
-    with monitored(replace(current(), deadline=now + CANARY * max(0.0, begun + plan.budget - now))):
-        return _canary(plan.seed)
-
-
-_planted: dict[tuple[int, bool], tuple[Verdict, str]] = {}  # by seed, and whether exceptions are quoted
-
-
-def _canary(seed: int) -> tuple[Verdict, str]:
-    """Audit what is planted, once in a process for each seed: the code does not change between scans."""
-    if (seed, quotes()) in _planted:
-        return _planted[seed, quotes()]
-    found = canary(seed, examined)
-    if not expired():  # what the time ended is tried again
-        _planted[seed, quotes()] = found
-    return found
 
 
 def examined(scene: Scene, asked: Sequence[tuple[str, Defense]]) -> AuditResult:

@@ -22,6 +22,7 @@ from leakaudit.protocol.exposure import preset
 from leakaudit.protocol.gradients import Mode, in_mode, parameters_of
 from leakaudit.protocol.target import Records, Target
 from leakaudit.result.batteries import TRAINING_BATCH
+from leakaudit.work.memory import Memory, bounded
 from leakaudit.work.seeding import generator_for, seeded
 
 FAST = 0.01  # seconds of an update, up to which the matching of all victims is measured …
@@ -59,7 +60,7 @@ def measured(target: Target, plan: Plan) -> Costs:
     say so) keeps its nominal cost.
     """
     records = target.auxiliary if len(target.auxiliary) >= plan.batch_size else target.private
-    with seeded(plan.seed, "costs"):
+    with seeded(plan.seed, "costs"), bounded(Memory(plan.memory)):
         try:
             return _measured(target, plan, records)
         except Exception:

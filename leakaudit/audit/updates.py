@@ -17,6 +17,7 @@ from leakaudit.protocol.client import SharedUpdate, release, share
 from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.score.baselines import guesses
 from leakaudit.score.nulls import public_forms
+from leakaudit.work.memory import Memory, bounded
 from leakaudit.work.seeding import generator_for, seeded
 
 
@@ -110,7 +111,9 @@ class Updates:
 
     def _shared(self, records: Records, who: str) -> SharedUpdate:
         scene, subject, seed = self.scene, self.subject, self.scene.plan.seed
-        with seeded(seed, subject.spec, who, "client"):  # dropout draws from the global generator, some defenses too
+        # The updates are what is audited, as the records are: no part of what a step may take.
+        # Dropout draws from the global generator, some defenses too.
+        with bounded(Memory()), seeded(seed, subject.spec, who, "client"):
             return share(
                 self.model(),
                 scene.target.loss,

@@ -29,7 +29,7 @@ from leakaudit.cli.options import (
     USAGE,
 )
 from leakaudit.cli.scan import _project_defaults, app
-from leakaudit.errors import UserError, first_line, left_out, quoting, sentence, system_line
+from leakaudit.errors import UserError, first_line, left_out, message_of, quoting, sentence, system_line
 from leakaudit.files.reading import check_text
 from leakaudit.result.outward import default_images
 from leakaudit.result.plaintext import visible
@@ -112,7 +112,7 @@ def _main_() -> None:
             raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except UserError as error:
-        typer.echo(f"leakaudit: {visible(str(sentence(error)), 10_000)}", err=True)
+        typer.echo(f"leakaudit: {visible(message_of(sentence(error)), 10_000)}", err=True)
         sys.exit(USAGE)
     except ParseError as error:
         error.show()

@@ -7,9 +7,10 @@ date, and a date is when a scan ran, not which state of the code is the later on
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from leakaudit.compare.changes import unlike_settings
@@ -19,6 +20,8 @@ from leakaudit.judge.facts import facts_of
 from leakaudit.result.rules import most_successful
 from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Estimate, Verdict, load
 from leakaudit.result.specs import names
+
+MOST_RUNS = 2_000
 
 
 @dataclass(frozen=True)
@@ -77,12 +80,9 @@ def read(folder: Path) -> History:
         raise UserError(f"{folder} is no folder: give the one that holds the results of a branch.")
     found: list[tuple[str, AuditResult]] = []
     skipped = []
-    for path in sorted(folder.rglob("*.json"), key=lambda p: order(p.relative_to(folder).as_posix())):
-        place = path.relative_to(folder).as_posix()
-        if any(part.startswith(".") for part in place.split("/")) or not path.is_file():
-            continue
+    for place in sorted(_documents(folder), key=order):
         try:
-            found.append((place, load(path)))
+            found.append((place, _without_pictures(load(folder / place))))
         except UserError:
             skipped.append(place)
     if not found:
@@ -95,6 +95,24 @@ def read(folder: Path) -> History:
         breaks = differences(before, result) if before is not None else ()
         runs.append(Run(i + 1, place, result, breaks, remarks(before, result) if before is not None else ()))
     return History(folder.resolve().name or str(folder), tuple(runs), _series(runs), tuple(skipped))
+
+
+def _documents(folder: Path) -> list[str]:
+    """Return the JSON files below a folder; UserError where they are more than a branch has runs."""
+    found: list[str] = []
+    for top, below, held in os.walk(folder):  # a link to a folder is not followed, so that none leads in a circle
+        below[:] = [name for name in below if not name.startswith(".")]
+        paths = [Path(top, name) for name in held if name.endswith(".json") and not name.startswith(".")]
+        found += [path.relative_to(folder).as_posix() for path in paths if path.is_file()]
+        if len(found) > MOST_RUNS:
+            raise UserError(f"{folder} holds more than {MOST_RUNS:,} JSON files: keep the last runs only.")
+    return found
+
+
+def _without_pictures(result: AuditResult) -> AuditResult:
+    """Return a result without its galleries: a history draws none, and hundreds of them fill the memory."""
+    defenses = (replace(d, attacks=tuple(replace(a, gallery=()) for a in d.attacks)) for d in result.defenses)
+    return replace(result, defenses=tuple(defenses))
 
 
 def order(path: str) -> tuple[tuple[tuple[tuple[int, int, str], ...], ...], str]:

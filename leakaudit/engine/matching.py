@@ -29,9 +29,10 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from leakaudit.engine.distances import Distance, Span, cosine, energy, inner, squared
 from leakaudit.engine.recording import Unsupported
 from leakaudit.engine.stacked import Around, Trials, stacked, twice_differentiable
+from leakaudit.errors import message_of
 from leakaudit.protocol.gradients import Gradients, parameters_of, with_parameters
 from leakaudit.protocol.target import LossFunction, PixelModel
-from leakaudit.work.memory import exhausted, in_pieces
+from leakaudit.work.memory import bearable, exhausted, in_pieces
 from leakaudit.work.precision import exact as exact_float32
 from leakaudit.work.seeding import random_states, set_random_states
 
@@ -112,7 +113,7 @@ def _one_by_one(job: Trials, others: Tensor | None) -> tuple[Tensor, Tensor]:
         try:
             found.append(trial(t, row))
         except RuntimeError as error:
-            if model in _once or "derivative for" not in str(error):
+            if model in _once or "derivative for" not in message_of(error):
                 raise
             _once.add(model)
             found.append(trial(t, row))
@@ -181,6 +182,16 @@ class _History:
 _known: WeakKeyDictionary[PixelModel, dict[Any, _History]] = WeakKeyDictionary()
 
 
+def _recalled(model: PixelModel, key: Any, ways: tuple[str, ...], asked: tuple[LossFunction, Distance]) -> _History:
+    """Return what is known of the ways, and forget what was used longest ago."""
+    histories = _known.setdefault(model, {})
+    history = histories.pop(key, None) or _History(ways, asked)
+    histories[key] = history  # the last one is the last used
+    if len(histories) > HISTORIES:
+        del histories[next(iter(histories))]
+    return history
+
+
 _rows: Any = WeakTensorKeyDictionary()  # rows of a stack -> which version of them was read, and the numbers
 
 
@@ -227,15 +238,13 @@ def match(
     rows = torch.arange(trials, device=images.device) if rows is None else rows
     training = tuple(module.training for module in model.modules())
     key = (images.shape[1:], images.dtype, training, id(loss), id(distance), len(shared), trials > 1)
-    histories = _known.setdefault(model, {})
-    history = histories.pop(key, None) or _History(order(model, trials), (loss, distance))
-    histories[key] = history  # the last one is the last used
-    if len(histories) > HISTORIES:
-        del histories[next(iter(histories))]
+    history = _recalled(model, key, order(model, trials), (loss, distance))
     history.calls += 1
-    check = history.calls & (history.calls - 1) == 0
+    check = history.calls & (history.calls - 1) == 0 or not history.checks  # a first one that ran out of memory is owed
 
     job = Trials(model, loss, images, labels, shared, distance, rows, around, listed)
+    if history.ways[0] != "loop":  # the check forms whole gradients, where the way that it checks may not
+        bearable(lambda: _one_by_one(job[:1], None), model, ("check", *key), images.device)
 
     def piece(start: int, stop: int) -> tuple[Tensor, Tensor]:
         return _attempt(job[start:stop], history)

@@ -37,7 +37,7 @@ class Kind:
 
 
 JSON = Kind("JSON", 512 * MiB)  # a result with its pictures may have tens
-TOML = Kind("TOML", 4 * MiB)
+TOML = Kind("TOML", MiB)
 CODE = Kind("Python code", 16 * MiB)
 NOTES = Kind("text", 16 * MiB)
 REPORT = Kind("a report", GiB)

@@ -6,10 +6,11 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from leakaudit.errors import UserError, first_line
+from leakaudit.errors import UserError
 from leakaudit.files.reading import TOML, reading, text_of
 
 MEND = "mend that"
+DOTS = 500  # of a key: parsers take time with the square of their number
 
 
 def table_of(path: Path) -> dict[str, Any]:
@@ -19,11 +20,13 @@ def table_of(path: Path) -> dict[str, Any]:
 
 def parsed(text: str, source: str) -> dict[str, Any]:
     """Return the table of a TOML text; raises UserError naming `source`: also for what nests deep or counts high."""
+    if any(line.partition("=")[0].count(".") > DOTS for line in text.splitlines()):
+        raise UserError(f"{source} cannot be read as TOML (a key of more than {DOTS} parts): {MEND}.")
     try:
         with reading(source, "TOML", MEND):
             return tomllib.loads(text)
     except UserError as error:
         cause = error.__cause__
         if isinstance(cause, tomllib.TOMLDecodeError):
-            raise UserError(f"{source} cannot be read: {first_line(cause).partition(': ')[2]}.") from cause
+            raise UserError(f"{source} cannot be read: {cause}.") from cause
         raise

@@ -31,6 +31,11 @@ class Misfit(Exception):
         """Return a clause: where, and what is wrong there."""
         return f"{self.place.removeprefix('.') or 'it'} {self.what}"
 
+    def within(self, step: str) -> Misfit:
+        """Return it as seen from around: a step further from where it stands."""
+        self.place = step + self.place
+        return self
+
 
 def typed(value: Any, kind: type[T]) -> T:
     """Return parsed JSON as an object of the dataclass `kind`; raises Misfit. Keys that it does not know are left out.
@@ -105,8 +110,7 @@ def _list(one: Read) -> Read:
             for each in value:
                 found.append(one(each))
         except Misfit as error:
-            error.place = f"[{len(found)}]{error.place}"
-            raise
+            raise error.within(f"[{len(found)}]") from None
         return tuple(found)
 
     return read
@@ -122,8 +126,7 @@ def _table(one: Read) -> Read:
             for key, each in value.items():
                 found[key] = one(each)
         except Misfit as error:
-            error.place = f".{short(key)[1:-1]}{error.place}"
-            raise
+            raise error.within(f".{short(key)[1:-1]}") from None
         return found
 
     return read
@@ -144,8 +147,7 @@ def _object(kind: Any) -> Read:
                 try:
                     found[name] = one(value[name])
                 except Misfit as error:
-                    error.place = f".{name}{error.place}"
-                    raise
+                    raise error.within(f".{name}") from None
             elif needed:
                 raise Misfit(f"has no {name!r}")
         return kind(**found)

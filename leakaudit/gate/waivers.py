@@ -28,14 +28,14 @@ def _waiver(block: Any) -> Waiver:
     if unknown:
         raise UserError(f"{WHERE} has no setting {short(unknown[0])}; known: {', '.join(KEYS)}.")
     for key in ("rule", "reason", "expires"):
-        if not str(block.get(key, "")).strip():
+        if key not in block or (isinstance(block[key], str) and not block[key].strip()):
             raise UserError(f"{WHERE} has no {key}: every waiver names its rule, its reason and the day it expires.")
     day = block["expires"]
     if isinstance(day, dt.datetime):
         day = day.date()
     try:
-        expires = (day if isinstance(day, dt.date) else dt.date.fromisoformat(str(day))).isoformat()
-    except ValueError as error:
+        expires = (day if isinstance(day, dt.date) else dt.date.fromisoformat(day)).isoformat()
+    except (ValueError, TypeError) as error:
         raise UserError(f"{WHERE} expires on {short(day)}, which is no day: write it as 2027-01-31.") from error
     words = {key: block[key] for key in ("rule", "reason", "defense", "attack", "by") if key in block}
     for key, value in words.items():

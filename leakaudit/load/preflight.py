@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from leakaudit.engine.head import find
-from leakaudit.errors import Setting, UserError, first_line, said, worded
+from leakaudit.errors import Setting, UserError, first_line, message_of, said, worded
 from leakaudit.judge.noticed import frozen
 from leakaudit.load.chances import chances
 from leakaudit.protocol.gradients import Mode, in_mode, parameters_of
@@ -274,7 +274,7 @@ def _gradient(target: Target, mode: str, batch_size: int, records: int, costs: b
     except torch.OutOfMemoryError:
         return [_error("memory", batch_size=batch_size, device=str(target.device))]
     except Exception as error:  # user code may raise anything
-        if mode == "train" and "more than 1 value per channel" in str(error):
+        if mode == "train" and "more than 1 value per channel" in message_of(error):
             return [_error("batchnorm-single-record", batch_size=batch_size)]
         message = (
             f"the model gives no gradient on a batch of shape {tuple(x.shape)} in {mode} mode ({first_line(error)})."

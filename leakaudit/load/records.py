@@ -34,7 +34,7 @@ def per_channel(value: Any, name: str, default: float) -> tuple[float, ...]:
     mend = f"give {name} as one number or one per channel"
     try:
         numbers = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=np.float64).reshape(-1)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{name} is {type(value).__name__}, not numbers: {mend}.") from error
     if not numbers.size or not np.isfinite(numbers).all():
         raise UserError(f"{name} holds {'a value that is not finite' if numbers.size else 'no number'}: {mend}.")

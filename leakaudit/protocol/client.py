@@ -7,19 +7,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leakaudit.errors import OutOfTime, UserError, worded
+from leakaudit.errors import OutOfTime, UserError, message_of, worded
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.exposure import Exposure
 from leakaudit.protocol.gradients import (
     ExampleGradients,
     Gradients,
     Mode,
+    bytes_of,
     example_gradients,
     in_mode,
     mean_gradient,
     parameters_of,
 )
 from leakaudit.protocol.target import LossFunction, PixelModel, Records
+from leakaudit.work.memory import need
 from leakaudit.work.progress import track
 
 
@@ -105,6 +107,16 @@ def sent(
         return gradients, {n: b.detach().clone() for n, b in model.named_buffers() if b.is_floating_point()}
 
 
+def _written(stacks: Gradients, gradients: Gradients, victim: int, victims: int) -> Gradients:
+    """Return stacks (V, *p), made for the first victim, with one victim's gradients written into them."""
+    stacks = stacks or tuple(g.new_empty(victims, *g.shape) for g in gradients)
+    for whole, g in zip(stacks, gradients, strict=True):
+        if (g.shape, g.dtype) != (whole.shape[1:], whole.dtype):  # or it would be broadcast without a word
+            raise RuntimeError(f"a client's gradient is {g.dtype} {tuple(g.shape)}, another's is not")
+        whole[victim] = g
+    return stacks
+
+
 def share(  # noqa: PLR0913 - all that an update depends on
     model: PixelModel,
     loss: LossFunction,
@@ -127,15 +139,16 @@ def share(  # noqa: PLR0913 - all that an update depends on
     victims = len(released) // batch_size
     images = released.images[: victims * batch_size].reshape(victims, batch_size, *released.images.shape[1:])
     labels = released.labels[: victims * batch_size].reshape(victims, batch_size, *released.labels.shape[1:])
-    names, _ = parameters_of(model)
-    updates: list[Gradients] = []
+    names, parameters = parameters_of(model)
+    need(bytes_of(parameters) * victims, f"the updates of {victims} clients", "records", model.mean.device)
+    stacks: Gradients = ()  # written to victim by victim: a list of all, and then a stack, would take twice as much
     buffers: list[dict[str, Tensor]] = []
     for v in track("computing updates", victims):
         x, y = images[v], labels[v]
         try:
             gradients, statistics = sent(model, loss, x, y, defense, mode, generator)
         except (ValueError, RuntimeError) as error:
-            if mode == "train" and "more than 1 value per channel" in str(error):
+            if mode == "train" and "more than 1 value per channel" in message_of(error):
                 raise UserError(
                     *worded(
                         "BatchNorm cannot run in train mode on {records} record(s) of this size: use {--mode eval} "
@@ -144,12 +157,12 @@ def share(  # noqa: PLR0913 - all that an update depends on
                     )
                 ) from error
             raise
-        updates.append(gradients)
+        stacks = _written(stacks, gradients, v, victims)
         buffers.append(statistics)
-    if len(updates) < victims:
+    if len(buffers) < victims:
         raise OutOfTime("the time budget ended before the updates were computed")
     return SharedUpdate(
-        gradients=tuple(torch.stack(column) for column in zip(*updates, strict=True)),
+        gradients=stacks,
         names=names,
         batch_size=batch_size,
         input_shape=(int(images.shape[2]), int(images.shape[3]), int(images.shape[4])),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal
@@ -40,6 +40,11 @@ def parameters_of(model: PixelModel) -> tuple[tuple[str, ...], tuple[torch.nn.Pa
     """Return names and tensors of the parameters that are trained, and so shared."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     return tuple(name for name, _ in named), tuple(p for _, p in named)
+
+
+def bytes_of(tensors: Iterable[Tensor]) -> int:
+    """Return how many bytes so many tensors hold; of a model's parameters, what one gradient holds."""
+    return sum(t.numel() * t.element_size() for t in tensors)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ _attacks: dict[str, type[Attack]] = {}
 _defenses: dict[str, type[Defense]] = {}
 _sources: dict[type[Any], tuple[str, str]] = {}
 _files: dict[tuple[Path, int], ModuleType] = {}  # imported for the classes in them, by path and time of change
-LONGEST = 10_000  # characters of a spec
+LONGEST = 2_000  # characters of a spec
 MOST = 10**9  # that a whole number in a spec may be, above and below zero
 A = TypeVar("A", bound=type[Attack])
 D = TypeVar("D", bound=type[Defense])
@@ -130,19 +130,23 @@ def parse_attack(spec: str) -> Attack:
 
     Raises UserError, UnknownName where nothing known so far has the name.
     """
-    found: Attack = _parse(spec, "attack")
+    found: Attack = _parse(_checked(spec, "attack"), "attack")
     return found
 
 
 def parse_defense(spec: str) -> Defense:
     """Return the defense of a spec; commas chain: `obscure,dp-sgd:noise_multiplier=0.5`. Raises as `parse_attack`."""
-    return chain(*(_parse(part.strip(), "defense") for part in spec.split(",")))
+    return chain(*(_parse(part.strip(), "defense") for part in _checked(spec, "defense").split(",")))
 
 
-def _parse(spec: str, kind: str) -> Any:
+def _checked(spec: str, kind: str) -> str:
     check_text(spec, f"the {kind}")
     if len(spec) > LONGEST:
         raise UserError(f"the {kind} {short(spec)} is longer than {LONGEST} characters: that is no spec.")
+    return spec
+
+
+def _parse(spec: str, kind: str) -> Any:
     name, given = split(spec)
     cls = _from_file(name, kind) if ".py:" in name or name.endswith(".py") else _named(name, kind)
     settings, hints = settings_of(cls), get_type_hints(cls)

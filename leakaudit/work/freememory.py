@@ -12,13 +12,13 @@ def free_bytes(device: torch.device, root: Path = Path("/")) -> int | None:
     """Return the bytes that are free on `device` now, or None where the system does not say.
 
     On CUDA what torch keeps in reserve counts as free. On a CPU it is what the machine has available or, where less,
-    what the control group (a container's limit) leaves; without /proc, half the memory built in. `root` is where the
-    file system begins.
+    what the control group (a container's limit) or the process's own limit (`ulimit -v`) leaves; without /proc, half
+    the memory built in. `root` is where the file system begins.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
-    found = [n for n in (_available(root / "proc/meminfo"), *_group_room(root)) if n is not None]
+    found = [n for n in (_available(root / "proc/meminfo"), *_group_room(root), _own_room(root)) if n is not None]
     if found:
         return max(0, min(found))
     try:
@@ -55,6 +55,18 @@ def _group_room(root: Path) -> list[int]:
             if group == top:
                 break
     return found
+
+
+def _own_room(root: Path) -> int | None:
+    """Return what is left of the address space that the process may take, or None where it is not limited."""
+    try:
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_AS)[0]
+        used = int((root / "proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except (ImportError, AttributeError, OSError, ValueError, IndexError):
+        return None
+    return None if most == resource.RLIM_INFINITY else most - used
 
 
 def _number(path: Path) -> int | None:

@@ -8,6 +8,10 @@ to 2.1 times the tensors of a step (eight networks, batches of 1 to 64).
 
 With a limit set, the pieces depend only on it and on the work. Without one it is what is free when the work is first
 met, so the pieces depend on the machine only where the stack does not fit into that.
+
+What an attack holds at once whatever the pieces (all restarts of all victims, say, or what it learns from) it announces
+by `held` before it makes it: more than the limit, or than what is free, is refused in one sentence, and what is held is
+taken off the pieces' limit. A system that promises more memory than it has would otherwise kill the process.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from leakaudit.errors import TooLittleMemory, message_of
 from leakaudit.work.freememory import free_bytes
 from leakaudit.work.peak import peak_bytes
 from leakaudit.work.quantities import readable
@@ -32,12 +37,9 @@ from leakaudit.work.seeding import forked
 SHARES = {"cuda": 0.8}  # for tensors; what CUDA's allocator reports holds most of the kernels' own
 PROBES = (1, 2, 4)  # trials in the runs that measure what a trial takes
 CLEAR = 10  # times what one trial alone takes: no way of running a stack takes that for each of its trials
+MOST = 10**27  # bytes that a sentence names: a setting may have as many digits as somebody types
 EXHAUSTED = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc", "alloc_failed")
 T = TypeVar("T")
-
-
-class TooLittleMemory(MemoryError):
-    """One trial takes more than the limit that was set."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,9 @@ class _Work:
     split: tuple[int, int] = (0, 0)  # the largest stack that was split in advance, and the length of its pieces
     halved: list[tuple[int, int]] = field(default_factory=list)
 
-    @property
-    def limit(self) -> int:
-        """What the tensors of a piece may take."""
-        return int(self.share * self.room)
+    def limit(self, held: int) -> int:
+        """Return what the tensors of a piece may take beside the bytes that are held."""
+        return max(0, int(self.share * (self.room - held)))
 
 
 @dataclass
@@ -75,6 +76,7 @@ class Memory:
     """The memory of one piece of an audit: `limit` in bytes, or None for what is free; and what became of it."""
 
     limit: int | None = None
+    held: int = 0  # bytes that are held beside the pieces, where a limit is set: what is free knows of them already
     works: weakref.WeakKeyDictionary[Any, dict[Hashable, _Work]] = field(default_factory=weakref.WeakKeyDictionary)
     noted: dict[_Work, None] = field(default_factory=dict)  # what was split or halved, in order
     refusal: str | None = None  # why work was refused, if it was
@@ -113,11 +115,42 @@ def bounded(memory: Memory) -> Iterator[Memory]:
         _memory.reset(token)
 
 
+def need(size: float, what: str, fewer: str, device: torch.device) -> None:
+    """Raise TooLittleMemory unless `size` bytes are left of the limit or, where none is set, free on `device`.
+
+    To be asked before anything of that size is made. The sentence begins with `what`, a plural ("4 restarts of 16
+    victims"), and ends with what to give `fewer` of ("restarts"), if
+    there is anything.
+    """
+    memory = _memory.get()
+    free = memory.limit - memory.held if memory.limit else free_bytes(device)
+    if free is None or size <= free:
+        return
+    needed = readable(min(math.ceil(size), MOST) + memory.held, up=True)
+    there = f"--memory allows {readable(memory.limit)}" if memory.limit else f"{readable(free)} are free"
+    ways = [f"at least {needed}"] * bool(memory.limit) + [f"fewer {fewer}"] * bool(fewer)
+    memory.refusal = f"{what} take about {needed} and {there}" + (f": give {' or '.join(ways)}" if ways else "")
+    raise TooLittleMemory(memory.refusal)
+
+
+@contextmanager
+def held(size: float, what: str, fewer: str, device: torch.device) -> Iterator[None]:
+    """Announce that the enclosed work holds so many bytes beside its pieces. Raises TooLittleMemory as `need` does."""
+    need(size, what, fewer, device)
+    memory = _memory.get()
+    taken = math.ceil(size) if memory.limit else 0
+    memory.held += taken
+    try:
+        yield
+    finally:
+        memory.held -= taken
+
+
 def exhausted(error: BaseException) -> bool:
     """Return whether an error says that there was not enough memory, on whatever device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in EXHAUSTED)
+    return isinstance(error, RuntimeError) and any(words in message_of(error).lower() for words in EXHAUSTED)
 
 
 def in_pieces(
@@ -165,28 +198,39 @@ def in_pieces(
     return found
 
 
+def bearable(call: Callable[[], object], owner: object, key: Hashable, device: torch.device) -> None:
+    """Raise TooLittleMemory where `call`, which cannot be split, takes more than a limit that was set.
+
+    It is measured once for each `owner` and `key`, by a run of its own, and must bear that; not at all without a limit.
+    """
+    memory = _memory.get()
+    if memory.limit is not None:
+        _fits(memory, memory.work(owner, key, device), lambda start, stop: call(), 1, device)
+
+
 def _fits(memory: Memory, work: _Work, call: Callable[[int, int], object], trials: int, device: torch.device) -> int:
     """Return how many trials fit into the limit at once, at least one."""
     if work.room == sys.maxsize or (trials == 1 and memory.limit is None):  # nothing to keep to, or nothing to split
         return trials
-    cost = work.cost or _measured(work, call, trials, device)
+    limit = work.limit(memory.held)
+    cost = work.cost or _measured(work, call, trials, limit, device)
     one = work.peaks.get(1) or cost.of(1)
-    if memory.limit is not None and one > work.limit:
-        needed, allowed = readable(math.ceil(one / work.share), up=True), readable(memory.limit)
+    if memory.limit is not None and one > limit:
+        needed, allowed = readable(math.ceil(one / work.share) + memory.held, up=True), readable(memory.limit)
         memory.refusal = f"one trial needs about {needed} and --memory allows {allowed}: give at least {needed}"
         raise TooLittleMemory(memory.refusal)
-    return max(1, min(trials, (work.limit - cost.base) // max(1, cost.each)))
+    return max(1, min(trials, (limit - cost.base) // max(1, cost.each)))
 
 
-def _measured(work: _Work, call: Callable[[int, int], object], trials: int, device: torch.device) -> Cost:
+def _measured(work: _Work, call: Callable[[int, int], object], trials: int, limit: int, device: torch.device) -> Cost:
     """Measure as many trials as the limit bears and return the line through the two longest runs.
 
     One trial may run another way than a stack does: where no more than two were measured, nothing is taken as fixed.
     """
     for probe in PROBES:
         length, longest = min(probe, trials), max(work.peaks, default=0)
-        near = longest == 0 or CLEAR * trials * max(p / n for n, p in work.peaks.items()) > work.limit
-        bears = longest == 0 or work.peaks[longest] * length <= work.limit * longest
+        near = longest == 0 or CLEAR * trials * max(p / n for n, p in work.peaks.items()) > limit
+        bears = longest == 0 or work.peaks[longest] * length <= limit * longest
         if not (length > longest and near and bears):
             continue
         try:

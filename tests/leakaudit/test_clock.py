@@ -141,7 +141,7 @@ def test_all_are_fitted_before_anything_is_attacked(short_battery: None, monkeyp
 def test_a_budget_that_is_spent_leaves_a_whole_result_without_a_score(
     short_battery: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit_module, "_planted", {})
+    monkeypatch.setattr("leakaudit.audit.canary._planted", {})
     plan = Plan(defenses=("obscure:steps=1:epochs=1",), battery="quick", records=4, budget=1e-3)
     result = audit(target(), plan)
     assert result.complete

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leakaudit.engine import matching as engine
+from leakaudit.errors import TooLittleMemory
 from leakaudit.protocol.gradients import parameters_of
 from leakaudit.protocol.target import PixelModel
 from leakaudit.work.freememory import free_bytes
-from leakaudit.work.memory import Cost, Memory, TooLittleMemory, bounded, exhausted, in_pieces
+from leakaudit.work.memory import Cost, Memory, bounded, exhausted, in_pieces
 from leakaudit.work.peak import peak_bytes
 from leakaudit.work.quantities import parse
 
