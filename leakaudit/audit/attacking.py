@@ -21,7 +21,7 @@ from leakaudit.result.schema import AttackResult, Value
 from leakaudit.score.baselines import mean_pictures
 from leakaudit.score.scoring import LEAST, Truth, failed, score
 from leakaudit.score.tuning import tuned_in_time
-from leakaudit.work.memory import Memory, bounded, exhausted, held, said
+from leakaudit.work.memory import Memory, TooLittleMemory, bounded, exhausted, held, said
 from leakaudit.work.progress import Course, expired, followed
 from leakaudit.work.seeding import generator_for, seeded
 
@@ -56,6 +56,8 @@ def _attacked(updates: Updates, attack: Attack, role: str, memory: Memory, too_l
                 rehearsal, own = updates.rehearsal(released=bound)
                 generator = generator_for(seed, spec, attack.name, "tune")
                 attack, tuned = tuned_in_time(attack, model, rehearsal, own, generator)
+                if memory.refusal and not tuned:  # its default settings may be weaker, and nobody would know
+                    raise TooLittleMemory(memory.refusal)
             update = updates.victims(attack, released=bound)
             guess: object = _guess(scene, attack, model, update, generator_for(seed, spec, attack.name, "run"))
         if memory.refusal and isinstance(guess, Reconstruction) and "out-of-memory" in guess.statuses:
