@@ -18,6 +18,7 @@ from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import PixelModel
 from leakaudit.work.memory import exhausted, held
+from leakaudit.work.progress import expired
 
 LONGEST = 10**12  # steps: nobody sees the end of them, and a clock of 64 bits can count them
 
@@ -119,8 +120,13 @@ class InvertingGradients(Attack):
         except (MemoryError, RuntimeError) as error:
             if not exhausted(error):
                 raise
+        found = []
+        for choice in own:  # one by one, from the same random numbers: what is chosen must not depend on the memory
+            if expired():
+                break
             generator.set_state(state)
-            return super().several(choices, model, update, generator)
+            found.append(choice(model, update, generator))
+        return found
 
     def _inverted(
         self, choices: Sequence[InvertingGradients], model: PixelModel, update: SharedUpdate, generator: torch.Generator

@@ -270,6 +270,9 @@ def _commands() -> dict[str, bytes]:
         "compare": ["compare", f"{here}/result.json", "result.json", "--markdown", "changes.md"],
         "report": ["report", "result.json", "-o", "again.html"],
         "history": ["history", ".", "-o", "again.html"],
+        "sign --new-key": ["sign", "--new-key", "officer"],
+        "sign": ["sign", "result.json", "--key", "officer.pem", "--report", "report.html", "--name", "A. Officer"],
+        "verify": ["verify", "report.html", "result.json", "--key", "officer.pub.pem"],
     }.items():
         for stream, text in zip(("stdout", "stderr"), called(words), strict=True):
             made[f"leakaudit {name}, {stream}"] = text

@@ -12,7 +12,7 @@ from torch import Tensor
 from leakaudit.audit.scene import Scene
 from leakaudit.audit.told import claimed
 from leakaudit.audit.updates import Updates, asked_by
-from leakaudit.errors import NotApplicable, OutOfTime, UserError, first_line
+from leakaudit.errors import NotApplicable, OutOfTime, TooLittleMemory, UserError, first_line
 from leakaudit.protocol.attack import Attack, Reconstruction
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.registry import settings_values
@@ -57,6 +57,8 @@ def _attacked(updates: Updates, attack: Attack, role: str, memory: Memory, too_l
                 rehearsal, own = updates.rehearsal(released=bound)
                 generator = generator_for(seed, spec, attack.name, "tune")
                 attack, tuned = tuned_in_time(attack, model, rehearsal, own, generator)
+                if memory.refusal and not tuned:  # its default settings may be weaker, and nobody would know
+                    raise TooLittleMemory(memory.refusal)
             update = updates.victims(attack, released=bound)
             guess: object = _guess(scene, attack, model, update, generator_for(seed, spec, attack.name, "run"))
             guess = claimed(attack, guess, scene.plan.images)

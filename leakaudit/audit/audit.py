@@ -29,8 +29,7 @@ from leakaudit.judge.scope import assumptions, not_tested
 from leakaudit.judge.verdict import Case, errors_of, judge, overall
 from leakaudit.judge.words import sentences
 from leakaudit.protocol.defense import Defense, replaces_records
-from leakaudit.protocol.plugins import failures
-from leakaudit.protocol.registry import attacks, defenses, parse_attack
+from leakaudit.protocol.registry import parse_attack
 from leakaudit.protocol.stages import CHANGES
 from leakaudit.protocol.target import Records, Target
 from leakaudit.result.batteries import TRAINING_BATCH
@@ -49,7 +48,6 @@ from leakaudit.result.schema import (
     Waiver,
 )
 from leakaudit.score.diagnosis import compare_with_control, inspected
-from leakaudit.score.metrics import further
 from leakaudit.score.standin import SENTENCE
 from leakaudit.score.utility import Utility, majority, utility
 from leakaudit.work import ends
@@ -92,7 +90,7 @@ def audit(
         ends.took()
         verdict, told, interrupted = None, "", True
     controls = Controls(verdict, told, scene.told_apart, lowered(plan), left_out(plan))
-    scene = replace(scene, findings=(*scene.findings, *_left_out()))
+    scene = replace(scene, findings=(*scene.findings, *provenance.left_out_plugins()))
     costs = NOMINAL if plan.budget is None or interrupted else measured(target, plan)
     clock = Clock(plan.budget, outline(plan, scene.sizes()), costs, begun)
     course = Course(scene, clock, controls, made)
@@ -373,9 +371,3 @@ def _result(course: Course, *, complete: bool) -> AuditResult:
         timings=dict(clock.timings) | {"total": round(time.monotonic() - clock.started, 3)},
     )
     return all_in_place(found, plan.images)
-
-
-def _left_out() -> tuple[Finding, ...]:
-    """Return a remark for every plug-in that could not be loaded. What was asked for by name ran without it."""
-    attacks(), defenses(), further()  # whatever was asked for: which plug-ins there are does not depend on it
-    return tuple(Finding("plugin-left-out", "info", sentence) for sentence in failures())

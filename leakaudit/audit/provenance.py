@@ -14,10 +14,12 @@ import torch
 from leakaudit.load.units import count_units
 from leakaudit.protocol.defense import Defense, parts_of
 from leakaudit.protocol.exposure import Exposure
-from leakaudit.protocol.registry import settings_values
+from leakaudit.protocol.plugins import failures
+from leakaudit.protocol.registry import attacks, defenses, settings_values
 from leakaudit.protocol.target import Target, shared_parameters
 from leakaudit.result.adversary import GRANTED
-from leakaudit.result.schema import Value
+from leakaudit.result.schema import Finding, Value
+from leakaudit.score.metrics import further
 from leakaudit.version import __version__
 
 
@@ -108,3 +110,9 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:  # part of a frozen application: it runs, but nobody knows what it is
         return "unknown"
+
+
+def left_out_plugins() -> tuple[Finding, ...]:
+    """Return a remark for every plug-in that could not be loaded. What was asked for by name ran without it."""
+    attacks(), defenses(), further()  # whatever was asked for: which plug-ins there are does not depend on it
+    return tuple(Finding("plugin-left-out", "info", sentence) for sentence in failures())

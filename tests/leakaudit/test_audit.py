@@ -332,14 +332,16 @@ def test_gradient_matching_keeps_to_the_memory_and_finds_the_same() -> None:
         settings = FAST | {"utility": False, "records": 8, "memory": memory}
         return attack(row(leakaudit.scan(dense(), data(), **settings), "none"), "inverting-gradients")
 
-    least, refused, whole = "1KB", scan("1KB"), scan(None)
-    while "out-of-memory" in refused.statuses:  # what is held at once is asked for first, then a trial
-        assert refused.statuses == {"out-of-memory": 8}
-        enough = str(refused.reason).rpartition("give at least ")[2].partition(" or ")[0]
-        assert parse(enough) > parse(least)
-        least, refused = enough, scan(enough)
-    split = scan(f"{2 * parse(least)}B")
-    assert [note.split(" of ")[0] for note in split.notes] == ["ran in pieces"] * len(split.notes) != []
+    split, whole, needs = scan("1KB"), scan(None), ["1KB"]
+    while split.statuses == {"out-of-memory": 8}:  # the pictures of all trials, then a trial beside them
+        enough = str(split.reason).rpartition("give at least ")[2].split(" ")[0]
+        assert parse(enough) > parse(needs[-1])
+        needs.append(enough)
+        split = scan(enough)
+    assert 2 <= len(needs) <= 4
+    assert split.tuned == whole.tuned
+    within = f" trials to stay within --memory {needs[-1]}"
+    assert all(note.startswith("ran in pieces of ") and note.endswith(within) for note in split.notes)
     assert whole.notes == ()
     assert split.statuses == whole.statuses
     assert split.psnr.value == pytest.approx(whole.psnr.value, abs=0.1)
