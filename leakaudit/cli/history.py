@@ -10,6 +10,7 @@ import typer
 from leakaudit.cli.options import examples
 from leakaudit.errors import UserError
 from leakaudit.files.writing import apart
+from leakaudit.result.plaintext import visible
 
 
 def add(app: typer.Typer) -> None:
@@ -41,4 +42,4 @@ def history(
     found = read(directory)
     write_atomically(output, render(found))
     summary(found, Console())
-    typer.echo(f"history  {output}")
+    typer.echo(visible(f"history  {output}", 5_000))

@@ -13,6 +13,7 @@ import typer
 from leakaudit.cli.options import EPILOG, TARGET_HELP, Checkpoint, Data, Device, examples
 from leakaudit.errors import UserError
 from leakaudit.files.writing import check_writable
+from leakaudit.result.plaintext import visible
 
 if TYPE_CHECKING:
     from leakaudit.defenses.obscurer import Obscurer
@@ -104,7 +105,7 @@ def fit(
             resumable(partial, key_of(defense, loaded, chosen)) as kept,
         ):
             if kept.resumed:
-                typer.echo(f"resumed  {kept.resumed} finished stages of {partial}", err=True)
+                typer.echo(f"resumed  {kept.resumed} finished stages of {visible(str(partial))}", err=True)
             elif kept.discarded:
                 typer.echo(f"note  {kept.discarded}.", err=True)
             begun = now()
@@ -120,14 +121,17 @@ def fit(
             wanted, output = output, put(save, output)
             card_file = output.with_suffix(".md")
             if output != wanted:
-                typer.echo(f"leakaudit: {wanted.parent} takes no more: the generator is in {output.parent}.", err=True)
+                typer.echo(
+                    visible(f"leakaudit: {wanted.parent} takes no more: the generator is in {output.parent}.", 9_000),
+                    err=True,
+                )
     except KeyboardInterrupt:
         _interrupted(partial)
     for note in loaded.notes:
         typer.echo(f"note      {note}")
     _show(obscurer, card, spent, output, card_file)
     command = _scan(target, data, checkpoint, settings)
-    typer.echo(f"next      {command}   attacks a generator that is fitted like this one")
+    typer.echo(f"next      {visible(command, 5_000)}   attacks a generator that is fitted like this one")
 
 
 @app.command(
@@ -174,7 +178,8 @@ def apply(
     write_atomically(output, npz(pictures, probabilities, card.classes))
     size = "×".join(map(str, pictures.shape[1:]))
     typer.echo(
-        f"released  {output}: {len(pictures):,} pictures {size} with probabilities over {len(card.classes)} classes"
+        f"released  {visible(str(output))}: {len(pictures):,} pictures {size} with probabilities over "
+        f"{len(card.classes)} classes"
     )
     if obscurer.slope == 0:
         typer.echo("rate      0 nats: which picture stands for a record depends on chance alone")
@@ -207,8 +212,6 @@ def _records(generator: Path, records: str, data: Path | None, limit: int) -> Re
 
 def _few(target: Target, limit: int) -> None:
     """Warn before the fit where classes have so few private records that their statistics are those records."""
-    from leakaudit.result.plaintext import visible
-
     counts = target.private.labels.bincount(minlength=len(target.classes)).tolist()
     few = [k for k, count in enumerate(counts) if count < FEW]
     if few:
@@ -258,7 +261,7 @@ def _scan(target: str, data: Path | None, checkpoint: Path | None, settings: str
 def _interrupted(partial: Path) -> None:
     if partial.exists():
         typer.echo(
-            f"Interrupted: finished stages are kept in {partial}; the same command goes on from there.\n"
+            f"Interrupted: finished stages are kept in {visible(str(partial))}; the same command goes on from there.\n"
             "It holds networks trained on the private records: keep it as you keep those, or delete it.",
             err=True,
         )
@@ -293,4 +296,4 @@ def _show(obscurer: Obscurer, card: Card, spent: Costs, output: Path, card_file:
     for sentence in card.found:
         if not sentence.startswith("info: "):
             typer.echo(sentence)
-    typer.echo(f"generator {output}\ncard      {card_file}")
+    typer.echo(f"generator {visible(str(output))}\ncard      {visible(str(card_file))}")

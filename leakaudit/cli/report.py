@@ -78,7 +78,7 @@ def report(
     for doubt in (*doubts(loaded), *(outcome_doubts(outcome, loaded) if outcome else ())):
         typer.echo(visible(f"The numbers contradict what is claimed: {doubt}"), err=True)
     for path in written:
-        typer.echo(f"report  {path}")
+        typer.echo(visible(f"report  {path}", 5_000))
 
 
 def verify(

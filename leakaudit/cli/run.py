@@ -89,7 +89,7 @@ class Voice:
 
             typer.echo("")
             (gate_terminal.brief if self.quiet else gate_terminal.show)(gate, Console(soft_wrap=self.quiet))
-        typer.echo("\n".join(f"{name:<6}  {path}" for name, path in paths.items()))
+        typer.echo("\n".join(visible(f"{name:<6}  {path}", 5_000) for name, path in paths.items()))
 
 
 def run(
@@ -141,9 +141,12 @@ def run(
         raise UserError(f"{refusal} The scan itself is kept in {paths['report'].parent}.") from refusal
     voice.tell(result, paths, code, said)
     if files.folder != output:
-        typer.echo(f"leakaudit: {output} took no more ({files.trouble}): all is in {files.folder}.", err=True)
+        typer.echo(
+            visible(f"leakaudit: {output} took no more ({files.trouble}): all is in {files.folder}.", 9_000),
+            err=True,
+        )
     if not result.complete:
-        typer.echo(f"Interrupted: what was measured so far is kept in {files.folder}.", err=True)
+        typer.echo(f"Interrupted: what was measured so far is kept in {visible(str(files.folder))}.", err=True)
     raise typer.Exit(code)
 
 
@@ -171,7 +174,9 @@ def _measured(
         files.keep(RESULT, to_json(result))
         if files.trouble and not before:
             typer.echo(
-                f"warning  {files.folder} takes no more ({files.trouble}): going on in memory; make room there.",
+                visible(
+                    f"warning  {files.folder} takes no more ({files.trouble}): going on in memory; make room there."
+                ),
                 err=True,
             )
         monitor.kept(result)

@@ -94,7 +94,7 @@ def _sign(
     write_atomically(place, to_json(made))
     covered = " and ".join(file.name for file in made.files)
     typer.echo(visible(f"Signed {covered} on {words(made.signed)} by the key {made.key} (SHA-256)."))
-    typer.echo(f"signature  {place}")
+    typer.echo(visible(f"signature  {place}", 5_000))
 
 
 def _shows_gate(report: Path) -> bool:
