@@ -27,6 +27,8 @@ LABEL_KEYS = ("label", "labels", "target", "y")
 
 MAX_BYTES = 2**30  # of pictures held per role; a limit of records alone would let large pictures fill the memory
 
+MOST = 2**25  # records that a dataset may say it holds
+
 MOST_LABEL = 2**31  # a larger number is no class, and no index
 
 PAIRS = "give (image, label) pairs, or dicts with an image and a label"
@@ -150,6 +152,8 @@ def _length(data: Any) -> int | None:
 
 
 def _shuffled(count: int, seed: int, name: str) -> list[int]:
+    if count > MOST:  # all positions are drawn at once, 36 bytes each, whatever is read of them
+        raise UserError(f"{name} says that it holds {count:,} records: give at most {MOST:,} of them, as a Subset.")
     return [int(i) for i in torch.randperm(count, generator=generator_for(seed, "divide", name))]
 
 

@@ -203,3 +203,13 @@ def test_class_names_are_found_under_subset_and_loader() -> None:
     data.classes = ["a", "b"]  # type: ignore[attr-defined]
     assert classes_of(DataLoader(Subset(data, [1, 2]))) == ("a", "b")
     assert classes_of(Streamed()) is None
+
+
+@pytest.mark.parametrize("length", [2**26, 10**18])
+def test_a_dataset_that_lies_of_its_length_is_refused_before_its_positions_are_drawn(length: int) -> None:
+    class Lies(Mapped):
+        def __len__(self) -> int:
+            return length
+
+    with pytest.raises(UserError, match="at most 33,554,432 of them"):
+        divide(Lies(tuple), (0.8, 0.2), name="train_data", limit=4, seed=0)
