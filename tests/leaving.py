@@ -238,14 +238,13 @@ def formats(result: AuditResult, outcome: Outcome) -> dict[str, str | bytes]:
 
 
 def printed(result: AuditResult) -> dict[str, str | bytes]:
-    """The PDF, where one can be made and read. It is of few defenses: laying out the whole takes long."""
+    """The PDF, where one can be made and read. It is of the control alone: laying out the whole takes long."""
     from leakaudit.reports import html, pdf
 
     found: dict[str, str | bytes] = {}
     if importlib.util.find_spec("weasyprint") and importlib.util.find_spec("pypdf"):
         with suppress(UserError):  # without Pango there is no PDF
-            few = [d for d in result.defenses if d.spec == "none" or d.spec.endswith(TALKING)]
-            found["report.pdf"] = pdf.to_pdf(html.render(replace(result, defenses=tuple(few[:2]))))
+            found["report.pdf"] = pdf.to_pdf(html.render(replace(result, defenses=result.defenses[:1])))
     return found
 
 

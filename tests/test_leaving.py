@@ -37,6 +37,9 @@ UNSAID = (
     "leakaudit history",
     "leakaudit scan --quiet",
     "stderr",
+    "officer",
+    "leakaudit sign",
+    "leakaudit verify",
 )  # no exception, even in full
 
 
