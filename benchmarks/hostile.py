@@ -180,7 +180,7 @@ def run(
     """Run one input in a fresh folder below `base`; return what was done to it and how it ended."""
     shutil.rmtree(base, ignore_errors=True)
     work = base / "work"
-    shutil.copytree(kit, work)
+    shutil.copytree(kit, work, symlinks=True)
     for folder in ("home", "tmp", "bin"):
         (base / folder).mkdir()
     for program in ("gs", "gswin64c", "inkscape", "convert", "xdg-open"):  # started, they leave the canary
@@ -307,7 +307,7 @@ def make(kit: Path, base: Path, command: Callable[[], None]) -> None:
 
 def warm(base: Path, kit: Path, command: Callable[[], None]) -> None:
     """Run cheap commands in this process, so that no child compiles a template or reads the sources anew."""
-    shutil.copytree(kit, base / "warm")
+    shutil.copytree(kit, base / "warm", symlinks=True)
     here, kept = Path.cwd(), (os.dup(1), os.dup(2))
     os.chdir(base / "warm")
     silent = os.open(os.devnull, os.O_WRONLY)

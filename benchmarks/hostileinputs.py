@@ -49,10 +49,11 @@ reason = "known"
 expires = 2099-01-01
 """
 CHEAP = ("--quick", "--no-utility", "--records", "2", "--budget", "1s", "-a", "labels", "--images", "none")
+# No path of these can be written: the inputs run with all the rights of who runs them.
 TEXTS = (
     "", " ", "0", "-1", "-0.0", "nan", "inf", "-inf", "1e309", "1e-320", "9" * 30, "9" * 5000, "true", "None", "[]",
     "=", ":", ",",
-    files.CONTROLS, "\udcff\udcfe", "a" * 5000, "../" * 500, "/dev/full", "/proc/self/x", "/nowhere/x", ".", "/", "~",
+    files.CONTROLS, "\udcff\udcfe", "a" * 5000, "../" * 500 + "proc/x", "device", "/proc/self/x", "/proc/nowhere/x", ".", "/proc", "~",
     "%s%n", "１２", "1_0",
 )  # fmt: skip
 WRONG: tuple[Any, ...] = (
@@ -97,6 +98,7 @@ def arrange(kit: Path, *, last: bool = False) -> tuple[tuple[str, ...], ...]:
         place.mkdir(parents=True)
         shutil.copy(kit / "out" / "result.json", place)
     shutil.copy(kit / "out" / "result.json", kit / "before.json")
+    (kit / "device").symlink_to("/dev/full")
     return ()
 
 

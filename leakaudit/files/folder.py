@@ -91,8 +91,8 @@ def _set_aside(folder: Path) -> Path | None:
         return None
     whole = folder.resolve()
     apart = whole if folder.name in ("", "..") or folder.is_symlink() else folder
-    beside, within = apart.with_name(f".{whole.name}.earlier"), folder / ".earlier"
-    places = (within,) if whole.parent == whole or whole.is_mount() else (beside, within)
+    within = folder / ".earlier"  # the root of a file system has no name, and nothing beside it
+    places = (within,) if whole.is_mount() else (apart.with_name(f".{whole.name}.earlier"), within)
     for place in places:
         with suppress(OSError) if place != places[-1] else owner_only():
             return _moved(found, place)
