@@ -52,9 +52,8 @@ CHEAP = ("--quick", "--no-utility", "--records", "2", "--budget", "1s", "-a", "l
 # No path of these can be written: the inputs run with all the rights of who runs them.
 TEXTS = (
     "", " ", "0", "-1", "-0.0", "nan", "inf", "-inf", "1e309", "1e-320", "9" * 30, "9" * 5000, "true", "None", "[]",
-    "=", ":", ",",
-    files.CONTROLS, "\udcff\udcfe", "a" * 5000, "../" * 500 + "proc/x", "device", "/proc/self/x", "/proc/nowhere/x", ".", "/proc", "~",
-    "%s%n", "１２", "1_0",
+    "=", ":", ",", files.CONTROLS, "\udcff\udcfe", "a" * 5000, "../" * 500 + "proc/x", "device", "/proc/self/x",
+    "/proc/nowhere/x", ".", "/proc", "~", "%s%n", "１２", "1_0",
 )  # fmt: skip
 WRONG: tuple[Any, ...] = (
     "nan", "false", "1", "", None, True, [], {}, -1, 0, 1.5, float("nan"), float("inf"), -float("inf"), 10**400,
