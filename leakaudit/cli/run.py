@@ -143,7 +143,7 @@ def run(
     if files.folder != output:
         typer.echo(f"leakaudit: {output} took no more ({files.trouble}): all is in {files.folder}.", err=True)
     if not result.complete:
-        typer.echo(f"Interrupted: what was measured so far is kept in {files.folder}.", err=True)
+        typer.echo(f"Interrupted: what was measured so far is kept in {files.folder / RESULT}.", err=True)
     raise typer.Exit(code)
 
 

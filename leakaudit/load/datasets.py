@@ -27,6 +27,8 @@ LABEL_KEYS = ("label", "labels", "target", "y")
 
 MAX_BYTES = 2**30  # of pictures held per role; a limit of records alone would let large pictures fill the memory
 
+MOST_RECORDS = 2**28  # that are put into a random order
+
 MOST_LABEL = 2**31  # a larger number is no class, and no index
 
 PAIRS = "give (image, label) pairs, or dicts with an image and a label"
@@ -144,9 +146,16 @@ def _length(data: Any) -> int | None:
     if isinstance(data, DataLoader | IterableDataset) or not hasattr(data, "__getitem__"):
         return None
     try:
-        return len(data)
+        count = len(data)
     except (TypeError, NotImplementedError):
         return None
+    except Exception as error:  # a length below zero, or beyond what Python counts
+        raise UserError(
+            f"the data has no length ({first_line(error)}): let len() say how many records it has."
+        ) from error
+    if count > MOST_RECORDS:  # their order alone would fill the memory
+        raise UserError(f"the data says that it has {count:,} records: give at most {MOST_RECORDS:,}.")
+    return count
 
 
 def _shuffled(count: int, seed: int, name: str) -> list[int]:

@@ -203,3 +203,16 @@ def test_class_names_are_found_under_subset_and_loader() -> None:
     data.classes = ["a", "b"]  # type: ignore[attr-defined]
     assert classes_of(DataLoader(Subset(data, [1, 2]))) == ("a", "b")
     assert classes_of(Streamed()) is None
+
+
+@pytest.mark.parametrize(("length", "said"), [(-1, "has no length"), (10**15, "1,000,000,000,000,000 records")])
+def test_a_length_that_is_none_is_refused(length: int, said: str) -> None:
+    class Long(Dataset[Any]):
+        def __getitem__(self, index: int) -> Any:
+            return torch.rand(1, 5, 5), 0
+
+        def __len__(self) -> int:
+            return length
+
+    with pytest.raises(UserError, match=said):
+        divide(Long(), [1.0], name="d", limit=9, seed=0)
