@@ -182,6 +182,13 @@ FOUND: dict[str, Edit] = {
     "the command": lambda r: replace(
         r, environment=r.environment | {"command": COMMAND.replace("--records 8", "--records 64")}
     ),
+    "a flag of the command": lambda r: replace(r, environment=r.environment | {"command": COMMAND + " --full"}),
+    "an attack that the command asks for": lambda r: replace(
+        r, environment=r.environment | {"command": COMMAND + " -adlg"}
+    ),
+    "a budget that the command gives": lambda r: replace(
+        r, environment=r.environment | {"command": COMMAND + " --budget 90h"}
+    ),
     "a record twice": lambda r: on(r, DRAWS, lambda a: replace(a, records=(a.records[0],) * 8)),
 }
 # Nothing in a file can tell these: what is said of them stands in `unknown`, and a signature covers them.
