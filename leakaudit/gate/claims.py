@@ -167,6 +167,13 @@ def _rows(result: AuditResult) -> Iterator[str]:
             yield f"the audit says that it is complete, but the accuracy of {d.spec} was never reached"
         if "seeds" in result.settings and len(d.accuracies) > whole(result.settings, "seeds"):
             yield f"{d.spec} has more training runs than there are seeds"
+        for bound in d.guarantees:
+            # Guessing picks one of M out with probability 1/M, whatever is hidden: no proof goes below that.
+            if (
+                bound.identification is not None
+                and not 1 <= bound.candidates * bound.identification <= bound.candidates
+            ):
+                yield f"{d.spec} has a proven bound that none can be"
     if len({d.spec for d in result.defenses}) < len(result.defenses):
         yield "a defense has two rows"
     if result.complete and any(r.id == "interrupted" for r in result.why):

@@ -151,6 +151,8 @@ FOUND: dict[str, Edit] = {
             guarantees=(Guarantee("Nobody is found.", "proven", "", 0.11, 10),),
         )
     ),
+    "a bound below chance": lambda r: row(r, guarantees=(Guarantee("Nobody is found.", "proven", "", 0.05, 10),)),
+    "a bound without a line-up": lambda r: row(r, guarantees=(Guarantee("Nobody is found.", "proven", "", 0.01),)),
     "an attack dropped": lambda r: judged(without(r, LINKS)),
     "an attack that identifies nothing dropped": lambda r: without(r, "labels"),
     "a defense dropped": lambda r: judged(replace(r, defenses=r.defenses[:1])),
