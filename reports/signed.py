@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leakaudit.errors import UserError
+from leakaudit.files.reading import REPORT, bytes_of
 from leakaudit.result.dates import commit_of, now, words
 from leakaudit.result.keys import fingerprint, holds, read_public, sign
 from leakaudit.result.schema import AuditResult
@@ -119,7 +120,4 @@ def _who(found: Signature) -> str:
 
 def digest_of(path: Path) -> str:
     """Return the SHA-256 of a file's bytes; raises UserError where it cannot be read."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
+    return hashlib.sha256(bytes_of(path, REPORT)).hexdigest()

@@ -26,7 +26,7 @@ ALLOWED = {
     ("load.checkpoints", "load_file"): "after files.weights has looked through it",
     ("load.checkpoints", "torch.load"): "weights only, after files.weights has looked through it",
     ("reports.html_source", "read_bytes"): "the sources of our own package",
-    ("reports.markdown", "open"): "appended to, not read",
+    ("result.signature", "base64.b64decode"): "text that files.jsonfile gave, of a length that it limits",
     ("reports.sarif", "json.loads"): "what this module has just written",
     ("work.freememory", "read_text"): "the kernel's own files",
     ("work.resume", "safe_open"): "after files.weights has looked through it",

@@ -81,8 +81,6 @@ def arrays(path: Path, room: int | None = None) -> Iterator[Arrays]:
             name = member.filename
             if not name.endswith(".npy") or member.is_dir():
                 raise Broken(f"it holds {short(name)}, which is no array")
-            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise Broken(f"{short(name)} is packed in a way that numpy does not use")
             members[name.removesuffix(".npy")] = member
         yield Arrays(str(path), packed, members, room)
 

@@ -25,6 +25,7 @@ from leakaudit.reports.verify import verify
 from leakaudit.result import outcome, schema
 from leakaudit.work.resume import kept_key
 
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "result-1.json"
 READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "a result": ("r.json", schema.load),
     "an outcome": ("g.json", outcome.load),
@@ -34,7 +35,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "safetensors": ("w.safetensors", lambda path: load_checkpoint(nn.Linear(2, 2), path)),
     "a generator": ("g.safetensors", read_generator),
     "a picture": ("p.png", picture_of),
-    "a report": ("r.html", lambda path: verify(path, Path("tests/golden/result-1.json").resolve())),
+    "a report": ("r.html", lambda path: verify(path, GOLDEN)),
     "code": ("model.py", lambda path: import_file(path, "is read")),
 }
 
