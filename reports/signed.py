@@ -82,7 +82,9 @@ def check(place: Path, given: dict[Part, Path | None], key: Path | None, *, deri
     wrong = _files(place, found, {part: path for part, path in given.items() if path is not None}, derived)
     if wrong:
         return Checked(False, wrong)
-    also = ", and the report says what that says," if derived and not found.of("report") else ""
+    shown = given.get("report")
+    own_report = shown is not None and digest_of(shown) in [file.sha256 for file in found.of("report")]
+    also = ", and the report says what that says," if derived and not own_report else ""
     names = " and ".join(file.name for file in found.files)
     made = f"audited {words(found.audited)}" if found.audited else "of an audit without a date"
     made += f" by leakaudit {found.audited_with}" if found.audited_with else ""
@@ -102,7 +104,7 @@ def _files(place: Path, found: Signature, given: dict[Part, Path], derived: bool
     wrong = []
     for part, path in given.items():
         signed = [file.sha256 for file in found.of(part)]
-        if not signed and part == "report" and derived:
+        if part == "report" and derived:  # printed again of the signed result, whatever else was signed with it
             continue
         if not signed:
             wrong.append(f"{path} is not among what {place} covers: have it signed too (leakaudit sign --{part}).")

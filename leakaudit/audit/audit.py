@@ -225,6 +225,8 @@ def _fitted(
         course.learned[f"defense:{spec}"] = found
     if keep_learned is not None:
         keep_learned(spec, fitted)
+    run = (len(target.private), TRAINING_BATCH, 0)
+    fitted.facts(*run), fitted.guarantees(*run, course.scene.candidates.size)  # what may raise does so before attacks
     subject = examine(course.scene, spec, fitted)
     odd = inspected(spec, fitted, _beside_strangers(course.scene), subject.released, seed) if subject.replaced else ()
     return subject, odd

@@ -29,7 +29,7 @@ from leakaudit.cli.options import (
     USAGE,
 )
 from leakaudit.cli.scan import _project_defaults, app
-from leakaudit.errors import UserError, first_line, left_out, message_of, quoting, sentence, system_line
+from leakaudit.errors import UserError, first_line, left_out, line_of, message_of, quoting, sentence, system_line
 from leakaudit.files.reading import check_text
 from leakaudit.result.outward import default_images
 from leakaudit.result.plaintext import visible
@@ -101,13 +101,21 @@ def main() -> None:
                 typer.echo(f"leakaudit: {told}", err=True)
 
 
+def _called(defaults: dict[str, Any]) -> Any:
+    """Run the command; what exits within is code of others, whose exit code would pass for a verdict."""
+    try:
+        return app(default_map=defaults, standalone_mode=False)
+    except SystemExit as error:
+        raise UserError(f"code of yours exits{line_of(error)} while it is used: let it return or raise.") from error
+
+
 def _main_() -> None:
     try:
         for word in sys.argv[1:]:
             check_text(word, "the command line")  # now: what is written of it would fail when the work is done
         # `init` mends the table: what is wrong in it must not keep it from that.
         defaults = {} if sys.argv[1:2] == ["init"] else _project_defaults()
-        code = app(default_map=defaults, standalone_mode=False)
+        code = _called(defaults)
         if code == 130:  # newer typer's word for Ctrl-C
             raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
@@ -117,8 +125,10 @@ def _main_() -> None:
     except ParseError as error:
         error.show()
         sys.exit(USAGE)
-    except (typer.Abort, KeyboardInterrupt):
-        typer.echo("leakaudit: interrupted; only what an --output folder already holds is kept.", err=True)
+    except (typer.Abort, KeyboardInterrupt) as error:
+        put = "".join(f" {text}" for text in error.args if text and isinstance(text, str))
+        told = f"leakaudit: interrupted; only what an --output folder already holds is kept.{put}"
+        typer.echo(visible(told), err=True)
         from leakaudit.result.rules import EXIT
 
         sys.exit(EXIT["inconclusive"])
@@ -130,6 +140,10 @@ def _main_() -> None:
     except Exception as error:
         if os.environ.get("LEAKAUDIT_DEBUG"):
             raise
+        if place := line_of(error):  # it was not ours to begin with
+            told = first_line(error, placed=False)
+            typer.echo(f"leakaudit: code of yours fails{visible(place)} ({visible(told)}): mend that.", err=True)
+            sys.exit(USAGE)
         typer.echo(
             f"leakaudit: internal error: {visible(first_line(error))}\n"
             "This is a bug in leakaudit: please report it; LEAKAUDIT_DEBUG=1 shows the traceback.",

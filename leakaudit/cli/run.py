@@ -146,7 +146,7 @@ def run(
             err=True,
         )
     if not result.complete:
-        typer.echo(f"Interrupted: what was measured so far is kept in {visible(str(files.folder))}.", err=True)
+        typer.echo(f"Interrupted: what was measured so far is kept in {visible(str(files.folder / RESULT))}.", err=True)
     raise typer.Exit(code)
 
 

@@ -41,6 +41,8 @@ def claimed(folder: Path, private: bool) -> Iterator[str]:
                 yield put
             except UserError as error:
                 raise UserError(*sentence(error).parts, f" {put}" * bool(put)) from error
+            except KeyboardInterrupt as error:  # nobody was told yet, and may look for yesterday's result
+                raise KeyboardInterrupt(put) from error
         finally:
             if not existed:
                 with suppress(OSError):
@@ -91,8 +93,8 @@ def _set_aside(folder: Path) -> Path | None:
         return None
     whole = folder.resolve()
     apart = whole if folder.name in ("", "..") or folder.is_symlink() else folder
-    within = folder / ".earlier"  # the root of a file system has no name, and nothing beside it
-    places = (within,) if whole.is_mount() else (apart.with_name(f".{whole.name}.earlier"), within)
+    beside, within = apart.parent / f".{whole.name}.earlier", folder / ".earlier"
+    places = (within,) if whole.parent == whole or whole.is_mount() else (beside, within)
     for place in places:
         with suppress(OSError) if place != places[-1] else owner_only():
             return _moved(found, place)

@@ -19,7 +19,7 @@ from leakaudit.result.batteries import BATTERIES, FIXED, TRAINING_BATCH
 from leakaudit.result.dates import is_moment
 from leakaudit.result.digests import of_values
 from leakaudit.result.rules import BESIDES, OTHER_WORK, VERDICTS
-from leakaudit.result.schema import AuditResult, DefenseResult, Examined, Reason
+from leakaudit.result.schema import AuditResult, DefenseResult, Examined, Reason, Value
 from leakaudit.result.specs import apart, split
 from leakaudit.version import __version__
 
@@ -29,12 +29,18 @@ COMMANDED = {  # options of a scan that stand in its settings as they are given
     "--batch-size": "batch_size",
     "--candidates": "candidates",
     "--max-identification": "max_identification",
+    "--max-accuracy-loss": "max_accuracy_loss",
     "--mode": "mode",
     "--exposure": "exposure",
     "--seeds": "seeds",
     "--epochs": "epochs",
     "--images": "images",
     "--seed": "seed",
+}
+FLAGS: dict[str, tuple[str, Value]] = {
+    "--quick": ("battery", "quick"),
+    "--full": ("battery", "full"),
+    "--no-utility": ("utility", False),
 }
 WORDS = {"configuration": "its settings", "environment": "the versions it names"}
 
@@ -113,17 +119,33 @@ def _command(result: AuditResult) -> Iterator[str]:
     words = apart(str(result.environment.get("command") or ""))
     if words[:2] != ["leakaudit", "scan"]:
         return
-    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    words = [part for word in words for part in _parted(word)]
+    settings = result.settings
     pairs = list(pairwise(words))
     given = {word: value for word, value in pairs if word in COMMANDED}  # of an option given twice the last counts
     for word, value in given.items():
         stored = result.settings.get(COMMANDED[word])
         if stored is not None and str(stored) != value and _number(value) != stored:
             yield f"the command says {word} {value}, and its settings say {stored}"
+    for word, (name, meant) in FLAGS.items():
+        if word in words and settings.get(name, meant) != meant:
+            yield f"the command says {word}, and its settings say {name} {settings[name]}"
+    if settings.get("budget", 0) is None and "--budget" in words:
+        yield "the command says --budget, and its settings know none"
+    attacks = [value for word, value in pairs if word in ("-a", "--attack")]
+    if "attacks" in settings and not set(attacks) <= set(specs_of(settings, "attacks")):
+        yield "the command asks for an attack, and its settings do not"
     asked = [value for word, value in pairs if word in ("-d", "--defense") and value != "none"]
     lost = [spec for spec in asked if spec not in specs_of(result.settings, "defenses")]
     if lost and "defenses" in result.settings:
         yield f"the command asks for {lost[0]}, and its settings do not"
+
+
+def _parted(word: str) -> list[str]:
+    """Return an option and its value where one word holds both: `--records=8`, `-dclip`."""
+    if word.startswith("--"):
+        return word.split("=", 1)
+    return [word[:2], word[2:]] if word[:2] in ("-d", "-a") and len(word) > 2 else [word]
 
 
 def _number(text: str) -> float | None:
@@ -145,6 +167,13 @@ def _rows(result: AuditResult) -> Iterator[str]:
             yield f"the audit says that it is complete, but the accuracy of {d.spec} was never reached"
         if "seeds" in result.settings and len(d.accuracies) > whole(result.settings, "seeds"):
             yield f"{d.spec} has more training runs than there are seeds"
+        for bound in d.guarantees:
+            # Guessing picks one of M out with probability 1/M, whatever is hidden: no proof goes below that.
+            if (
+                bound.identification is not None
+                and not 1 <= bound.candidates * bound.identification <= bound.candidates
+            ):
+                yield f"{d.spec} has a proven bound that none can be"
     if len({d.spec for d in result.defenses}) < len(result.defenses):
         yield "a defense has two rows"
     if result.complete and any(r.id == "interrupted" for r in result.why):

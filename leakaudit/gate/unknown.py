@@ -8,7 +8,8 @@ from leakaudit.version import __version__
 
 ALWAYS = (
     "whether the scores were measured: who invents every record’s score, and all that follows, agrees with himself",
-    "whether the hashes are those of your model, data and generators, which are not in the files: scan again to see",
+    "whether the hashes, shapes and counts are those of your model, data and generators, which are not in the files: "
+    "scan again to see",
     "what the scan saw and keeps no numbers of: what became of the planted leak, what was tried of each defense, what "
     "its proofs say, warnings about the model and the data, notes on the data at the end of the assumptions",
     "scores kept as one number: R², metrics of plug-ins, how close guesses come, the test of the auxiliary records",

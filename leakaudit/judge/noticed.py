@@ -30,7 +30,7 @@ def exceeded(
     scored = [a for a in attacks if a.identification.value is not None and a.identification.n]
     found = []
     for each in guarantees if batch_size == 1 else ():
-        if each.identification is None or each.kind != "proven":
+        if each.identification is None or each.kind != "proven" or each.candidates < 1:
             continue
         for a in scored:
             hits, n = round((a.identification.value or 0.0) * a.identification.n), a.identification.n

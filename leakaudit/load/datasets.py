@@ -146,9 +146,14 @@ def _length(data: Any) -> int | None:
     if isinstance(data, DataLoader | IterableDataset) or not hasattr(data, "__getitem__"):
         return None
     try:
-        return len(data)
+        count = len(data)
     except (TypeError, NotImplementedError):
         return None
+    except Exception as error:  # a length below zero, or beyond what Python counts
+        raise UserError(
+            f"the data has no length ({first_line(error)}): let len() say how many records it has."
+        ) from error
+    return count
 
 
 def _shuffled(count: int, seed: int, name: str) -> list[int]:

@@ -151,6 +151,8 @@ FOUND: dict[str, Edit] = {
             guarantees=(Guarantee("Nobody is found.", "proven", "", 0.11, 10),),
         )
     ),
+    "a bound below chance": lambda r: row(r, guarantees=(Guarantee("Nobody is found.", "proven", "", 0.05, 10),)),
+    "a bound without a line-up": lambda r: row(r, guarantees=(Guarantee("Nobody is found.", "proven", "", 0.01),)),
     "an attack dropped": lambda r: judged(without(r, LINKS)),
     "an attack that identifies nothing dropped": lambda r: without(r, "labels"),
     "a defense dropped": lambda r: judged(replace(r, defenses=r.defenses[:1])),
@@ -181,6 +183,13 @@ FOUND: dict[str, Edit] = {
     "accuracy from nowhere": lambda r: row(r, accuracies=(0.9, 0.9, 0.9), accuracy=Estimate(0.9, 0.9, 0.9, 3)),
     "the command": lambda r: replace(
         r, environment=r.environment | {"command": COMMAND.replace("--records 8", "--records 64")}
+    ),
+    "a flag of the command": lambda r: replace(r, environment=r.environment | {"command": COMMAND + " --full"}),
+    "an attack that the command asks for": lambda r: replace(
+        r, environment=r.environment | {"command": COMMAND + " -adlg"}
+    ),
+    "a budget that the command gives": lambda r: replace(
+        r, environment=r.environment | {"command": COMMAND + " --budget 90h"}
     ),
     "a record twice": lambda r: on(r, DRAWS, lambda a: replace(a, records=(a.records[0],) * 8)),
 }

@@ -317,3 +317,29 @@ def test_an_interrupt_while_starting_exits_3_with_a_sentence(
     assert "interrupted" in outcome.err
     assert list((tmp_path / "leakaudit-out").iterdir()) == []
     assert len(list((tmp_path / ".leakaudit-out.earlier").glob("*/result.json"))) == 1
+
+
+FORWARD = (
+    MODEL
+    + """
+import sys
+class Own(nn.Sequential):
+    def forward(self, x):
+        {does}
+model = Own(*model)
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (FORWARD.format(does="sys.exit(0)"), ("model.py", "exits", "line")),  # which is what a pass ends with
+        (MODEL + "def __getattr__(name): raise ValueError(name)\n", ("code of yours fails", "line 11 of model.py")),
+    ],
+)
+def test_what_users_code_does_is_neither_a_verdict_nor_a_bug_of_ours(
+    run: Run, tmp_path: Path, code: str, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "model.py").write_text(code)
+    sentence(run("scan", "model.py", *FAST), *words)

@@ -205,11 +205,13 @@ def test_class_names_are_found_under_subset_and_loader() -> None:
     assert classes_of(Streamed()) is None
 
 
-@pytest.mark.parametrize("length", [2**26, 10**18])
-def test_a_dataset_that_lies_of_its_length_is_refused_before_its_positions_are_drawn(length: int) -> None:
+@pytest.mark.parametrize(
+    ("length", "said"), [(2**26, "at most 33,554,432 of them"), (10**18, "at most 33,554,432"), (-1, "has no length")]
+)
+def test_a_dataset_that_lies_of_its_length_is_refused_before_its_positions_are_drawn(length: int, said: str) -> None:
     class Lies(Mapped):
         def __len__(self) -> int:
             return length
 
-    with pytest.raises(UserError, match="at most 33,554,432 of them"):
+    with pytest.raises(UserError, match=said):
         divide(Lies(tuple), (0.8, 0.2), name="train_data", limit=4, seed=0)

@@ -179,6 +179,22 @@ def test_an_error_says_where_an_earlier_scans_files_are(tmp_path: Path) -> None:
         raise UserError("no such file.")
 
 
+def test_an_interrupt_says_where_an_earlier_scans_files_are(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "result.json").write_text("")
+    with pytest.raises(KeyboardInterrupt, match=r"^What .* is in .*\.out\.earlier"), claimed(tmp_path / "out", True):
+        raise KeyboardInterrupt
+
+
+def test_the_root_is_a_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "result.json").write_text("old")
+    monkeypatch.setattr(folders, "_moved", lambda found, place: place)
+    assert folders._set_aside(Path("/")) in (None, Path("/.earlier"))
+    monkeypatch.setattr(folders, "OURS", tuple(each.name for each in Path("/").iterdir() if each.is_dir())[:1])
+    monkeypatch.setattr(Path, "is_file", lambda self: True)
+    assert folders._set_aside(Path("/")) == Path("/.earlier")
+
+
 def test_what_a_place_does_not_take_is_put_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def save(path: Path) -> None:
         if path.parent == tmp_path:

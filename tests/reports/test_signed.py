@@ -17,7 +17,7 @@ from leakaudit.reports.signed import check, signature_of
 from leakaudit.result import outcome as outcomes
 from leakaudit.result.keys import fingerprint, new_key, read_private, read_public, sign
 from leakaudit.result.schema import AuditResult, to_json
-from leakaudit.result.signature import PREFIX, Signature, covered, load
+from leakaudit.result.signature import PREFIX, Part, Signature, covered, load
 from leakaudit.result.signature import to_json as written
 from tests.outcomes import every
 
@@ -113,6 +113,16 @@ def test_another_key_another_file_and_no_signature_are_told_apart(place: Path) -
     assert (found.exit_code, "is not the file that was signed" in found.output) == (1, True)
 
 
+def test_a_report_made_again_of_a_signed_result_is_covered_beside_one_that_was_signed(place: Path) -> None:
+    given: dict[Part, Path | None] = {"result": place / "result.json", "report": place / "again.html", "gate": None}
+    (place / "again.html").write_text("printed again", encoding="utf-8")
+    found = [
+        check(place / "result.json.sig", given, place / "officer.pub.pem", derived=derived) for derived in (True, False)
+    ]
+    assert [each.holds for each in found] == [True, False]
+    assert "and the report says what that says" in found[0].sentences[0]
+
+
 def test_a_report_that_its_result_gives_needs_no_signature_and_a_gate_does(place: Path, sound: AuditResult) -> None:
     outcome = every(sound)["fail"][1]
     (place / "gate.json").write_text(outcomes.to_json(outcome), encoding="utf-8")
@@ -192,7 +202,7 @@ def test_what_cannot_be_used_is_one_sentence(
 def test_a_file_that_is_no_signature_is_an_error_of_use(place: Path, broken: dict[str, object]) -> None:
     path = place / "result.json.sig"
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | broken, indent=1, sort_keys=True) + "\n")
-    given = {"result": place / "result.json", "report": None, "gate": None}
+    given: dict[Part, Path | None] = {"result": place / "result.json", "report": None, "gate": None}
     with pytest.raises(UserError):
         check(path, given, place / "officer.pub.pem")  # type: ignore[arg-type]
     assert check(path, given, None).holds is None  # type: ignore[arg-type]
