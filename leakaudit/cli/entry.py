@@ -31,6 +31,7 @@ from leakaudit.cli.options import (
 from leakaudit.cli.scan import _project_defaults, app
 from leakaudit.errors import UserError, first_line, left_out, line_of, message_of, quoting, sentence, system_line
 from leakaudit.files.reading import check_text
+from leakaudit.protocol.usercode import of_users
 from leakaudit.result.outward import default_images
 from leakaudit.result.plaintext import visible
 from leakaudit.work import ends
@@ -140,9 +141,11 @@ def _main_() -> None:
     except Exception as error:
         if os.environ.get("LEAKAUDIT_DEBUG"):
             raise
-        if place := line_of(error):  # it was not ours to begin with
+        if of_users(error):
             told = first_line(error, placed=False)
-            typer.echo(f"leakaudit: code of yours fails{visible(place)} ({visible(told)}): mend that.", err=True)
+            typer.echo(
+                f"leakaudit: code of yours fails{visible(line_of(error))} ({visible(told)}): mend that.", err=True
+            )
             sys.exit(USAGE)
         typer.echo(
             f"leakaudit: internal error: {visible(first_line(error))}\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,19 @@ from types import ModuleType
 
 from leakaudit.errors import UserError, first_line, is_installed, line_of, quotes, sentence
 from leakaudit.files.reading import CODE, check
+
+_folders: set[Path] = set()  # that users' code was imported from
+
+
+def of_users(error: BaseException) -> bool:
+    """Return whether an exception passed through code that was imported for a user."""
+    files = {frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)}
+    return any(
+        Path(file).resolve().is_relative_to(folder)
+        for file in files
+        if file.endswith(".py") and not is_installed(file)
+        for folder in _folders
+    )
 
 
 @contextmanager
@@ -20,6 +34,7 @@ def importable(folder: Path) -> Iterator[None]:
     Ours are imported as `leakaudit.attacks` and the like, so a user's `attacks.py` neither shadows nor is shadowed.
     """
     place, known = str(folder), set(sys.modules)
+    _folders.add(folder.resolve())
     # Of a copy: reading `__file__` of a lazy module may import others.
     hidden = {n: m for n, m in list(sys.modules.items()) if "." not in n and _is_other(m, folder / n)}
     for name in hidden:
