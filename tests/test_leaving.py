@@ -38,6 +38,7 @@ UNSAID = (
     "leakaudit scan --quiet",
     "stderr",
     "officer",
+    ".sig",
     "leakaudit sign",
     "leakaudit verify",
 )  # no exception, even in full
