@@ -127,7 +127,7 @@ def scan(  # noqa: PLR0913 - a command: its options
         typer.Option(
             "--memory",
             help="What a step of an attack may take beside the model and the data: 512MB, 4GB. "
-            "More runs in pieces. Default: what is free.",
+            "More runs in pieces, or is refused and says what it needs. Default: what is free.",
         ),
     ] = None,
     records: Annotated[int, typer.Option("--records", help="Private records to attack.")] = 16,
