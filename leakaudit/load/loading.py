@@ -189,6 +189,8 @@ def _network(
         raise UserError(
             f"{source} {_kind(given)}, not a torch.nn.Module: give a classifier or a function that returns one."
         )
+    if _holds_itself(given):
+        raise UserError("`model` holds itself among its own layers: take that layer out.")
     network, failure = own_copy(given)
     if failure is not None and not built:
         raise UserError(f"`model` {failure}: give a function that returns the model instead.")
@@ -204,6 +206,13 @@ def _network(
         dtype = str(network.get_parameter(odd).dtype).removeprefix("torch.")
         raise UserError(f"the parameter {odd!r} of `model` is {dtype}, not float32: call model.float().")
     return network, factory, notes
+
+
+def _holds_itself(module: nn.Module, around: tuple[nn.Module, ...] = ()) -> bool:
+    """Whether a module stands somewhere within itself: whatever walks through its layers would never end."""
+    return any(module is outer for outer in around) or any(
+        _holds_itself(inner, (*around, module)) for inner in module.children()
+    )
 
 
 def _given_again(model: Any, first: nn.Module, failure: str | None, seed: int) -> list[str]:

@@ -107,6 +107,17 @@ def test_roles_never_share_a_picture(seed: int, copies: int, test: str, auxiliar
         assert any("records of test_data were exact copies" in note for note in target.notes)
 
 
+def test_a_model_that_holds_itself_is_refused() -> None:
+    inner = nn.Sequential(nn.ReLU())
+    model = nn.Sequential(
+        nn.Flatten(), inner, inner, nn.Linear(108, 4)
+    )  # a layer that stands twice is none within itself
+    target_from_objects(model, pictures())
+    inner.add_module("outer", model)
+    with pytest.raises(UserError, match="holds itself"):
+        target_from_objects(model, pictures())
+
+
 def test_a_limit_is_kept_and_said() -> None:
     target = target_from_objects(small(), pictures(100), test_data=pictures(50, seed=1), limit=20)
     assert (len(target.private), len(target.test), len(target.auxiliary)) == (20, 20, 20)
