@@ -29,6 +29,7 @@ from leakaudit.cli.learned import Learned
 from leakaudit.errors import UserError, quoting
 from leakaudit.files.writing import write_atomically
 from leakaudit.load.loading import target_from_objects
+from leakaudit.protocol import registry
 from leakaudit.protocol.target import Target
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.schema import AuditResult, Images, load, to_json
@@ -312,6 +313,9 @@ def _as_person(home: Path, work: Path) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(patch.dict("os.environ", known))
         stack.enter_context(patch.dict(plan.BATTERIES, {"quick": short}))
+        registry.attacks(), registry.defenses()  # leakaudit's own are read once, and stay
+        for known_here in (registry._attacks, registry._defenses, registry._files):
+            stack.enter_context(patch.dict(known_here))  # what is made known within is forgotten
         for place in ("socket.gethostname", "socket.getfqdn", "platform.node"):
             stack.enter_context(patch(place, return_value=HOST))
         os.chdir(work)
