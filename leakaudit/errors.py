@@ -99,6 +99,10 @@ class NotApplicable(Exception):
     """An attack cannot be run on this model or update. The message is the reason; the status is `not-applicable`."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """An interrupt with something to tell: the message is a sentence of leakaudit's own, for a terminal."""
+
+
 class OutOfTime(Exception):
     """The time budget ended work that is worth nothing unfinished. The message is the reason, `budget` the status."""
 

@@ -29,7 +29,17 @@ from leakaudit.cli.options import (
     USAGE,
 )
 from leakaudit.cli.scan import _project_defaults, app
-from leakaudit.errors import UserError, first_line, left_out, line_of, message_of, quoting, sentence, system_line
+from leakaudit.errors import (
+    Interrupted,
+    UserError,
+    first_line,
+    left_out,
+    line_of,
+    message_of,
+    quoting,
+    sentence,
+    system_line,
+)
 from leakaudit.files.reading import check_text
 from leakaudit.protocol.usercode import of_users
 from leakaudit.result.outward import default_images
@@ -127,8 +137,8 @@ def _main_() -> None:
         error.show()
         sys.exit(USAGE)
     except (typer.Abort, KeyboardInterrupt) as error:
-        put = "".join(f" {text}" for text in error.args if text and isinstance(text, str))
-        told = f"leakaudit: interrupted; only what an --output folder already holds is kept.{put}"
+        put = str(error) if isinstance(error, Interrupted) else ""  # code of others may interrupt, and say anything
+        told = f"leakaudit: interrupted; only what an --output folder already holds is kept. {put}".rstrip()
         typer.echo(visible(told), err=True)
         from leakaudit.result.rules import EXIT
 

@@ -74,7 +74,7 @@ def _sign(
 
     loaded, place = load(result), output or beside(result)
     if place.exists():
-        raise UserError(f"{place} is a signature already: name another file with --output, or remove it.")
+        raise UserError(f"{place} exists: name another file with --output, or remove it.")
     inputs = {"the result": result, "--key": key, "--gate": gate}
     apart({"--output": place}, {**inputs, **{f"the report {path}": path for path in reports}})
     private = read_private(key, lambda: _passphrase(key))

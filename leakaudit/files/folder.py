@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 
-from leakaudit.errors import Setting, UserError, sentence
+from leakaudit.errors import Interrupted, Setting, UserError, sentence
 from leakaudit.files.writing import PROBE, make, owner_only, probe, sweep, why, write_atomically
 
 REPORT, RESULT, GATE, LEARNED = "report.html", "result.json", "gate.json", "defenses"
@@ -42,7 +42,7 @@ def claimed(folder: Path, private: bool) -> Iterator[str]:
             except UserError as error:
                 raise UserError(*sentence(error).parts, f" {put}" * bool(put)) from error
             except KeyboardInterrupt as error:  # nobody was told yet, and may look for yesterday's result
-                raise KeyboardInterrupt(put) from error
+                raise Interrupted(put) from error
         finally:
             if not existed:
                 with suppress(OSError):

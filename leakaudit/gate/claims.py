@@ -42,6 +42,7 @@ FLAGS: dict[str, tuple[str, Value]] = {
     "--full": ("battery", "full"),
     "--no-utility": ("utility", False),
 }
+ROUNDING = 1e-9  # 49 · (1/49) is less than 1 in floating point
 WORDS = {"configuration": "its settings", "environment": "the versions it names"}
 
 
@@ -169,10 +170,8 @@ def _rows(result: AuditResult) -> Iterator[str]:
             yield f"{d.spec} has more training runs than there are seeds"
         for bound in d.guarantees:
             # Guessing picks one of M out with probability 1/M, whatever is hidden: no proof goes below that.
-            if (
-                bound.identification is not None
-                and not 1 <= bound.candidates * bound.identification <= bound.candidates
-            ):
+            share = bound.identification
+            if share is not None and not 1 - ROUNDING <= bound.candidates * share <= bound.candidates:
                 yield f"{d.spec} has a proven bound that none can be"
     if len({d.spec for d in result.defenses}) < len(result.defenses):
         yield "a defense has two rows"

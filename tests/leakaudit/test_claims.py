@@ -234,3 +234,9 @@ def test_another_versions_result_is_said_to_be_unchecked_and_no_contradiction(ma
     assert doubts(older) == ()
     assert any("no date" in clause for clause in not_checked(older))
     assert any("no hash" in clause for clause in not_checked(older))
+
+
+@pytest.mark.parametrize("size", [2, 10, 49, 98, 100, 997])
+def test_a_bound_at_chance_is_one(made: AuditResult, size: int) -> None:
+    bounded = row(made, guarantees=(Guarantee("It is a guess.", "proven", "", 1 / size, size),))
+    assert not any("that none can be" in doubt for doubt in doubts(bounded))

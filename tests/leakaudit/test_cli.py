@@ -265,7 +265,7 @@ def test_with_no_room_anywhere_the_last_result_stays_and_the_verdict_is_printed(
     assert "prune" in outcome.out
     assert json.loads((tmp_path / "leakaudit-out/result.json").read_text())["complete"] is False
     assert [p.name for p in (tmp_path / "leakaudit-out").iterdir()] == ["result.json"]
-    assert not list(tmp_path.glob("leakaudit-*/")) or [*tmp_path.glob("leakaudit-*")] == [tmp_path / "leakaudit-out"]
+    assert [*tmp_path.glob("leakaudit-*")] == [tmp_path / "leakaudit-out"]
 
 
 def test_a_disk_that_fills_ends_with_everything_elsewhere(
@@ -319,6 +319,18 @@ def test_an_interrupt_while_starting_exits_3_with_a_sentence(
     assert "interrupted" in outcome.err
     assert list((tmp_path / "leakaudit-out").iterdir()) == []
     assert len(list((tmp_path / ".leakaudit-out.earlier").glob("*/result.json"))) == 1
+
+
+def test_an_interrupt_of_others_code_says_nothing_of_theirs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt("0.125, 0.25")
+
+    for command, place in (("scan", "loading.load_target"), ("doctor", "preflight.preflight")):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"leakaudit.load.{place}", interrupted)
+            outcome = run(command, "model.py")
+        assert outcome.code == 3, outcome
+        assert "0.125" not in outcome.err
 
 
 FORWARD = (
