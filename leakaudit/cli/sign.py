@@ -118,8 +118,8 @@ def _new_key(name: Path, encrypt: bool) -> None:
     own, shown = new_key(passphrase)
     write_atomically(private, own, private=True)
     write_atomically(public, shown)
-    typer.echo(f"private key  {private}   (keep it: whoever has it signs as you)")
-    typer.echo(f"public key   {public}   (give it to those who check)")
+    typer.echo(f"private key  {visible(str(private))}   (keep it: whoever has it signs as you)")
+    typer.echo(f"public key   {visible(str(public))}   (give it to those who check)")
     typer.echo(f"fingerprint  {of(read_public(public))}   (SHA-256; tell it by another way than the key)")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
+from leakaudit.errors import FLAGS, Setting, as_option
 from leakaudit.gate.records import without_line_up
 from leakaudit.judge.noticed import auxiliary_differs, auxiliary_few, exceeded, frozen, no_line_up
 from leakaudit.judge.scope import assumptions, left_out, not_tested, roles, specs_of, whole
@@ -19,29 +20,21 @@ from leakaudit.result.batteries import BATTERIES, FIXED, TRAINING_BATCH
 from leakaudit.result.dates import is_moment
 from leakaudit.result.digests import of_values
 from leakaudit.result.rules import BESIDES, OTHER_WORK, VERDICTS
-from leakaudit.result.schema import AuditResult, DefenseResult, Examined, Reason, Value
+from leakaudit.result.schema import AuditResult, DefenseResult, Examined, Reason
+from leakaudit.result.signature import is_digest
 from leakaudit.result.specs import apart, split
 from leakaudit.version import __version__
 
 HASHES = ("model", "private", "test", "auxiliary", "victims", "candidates", "configuration", "environment")
-COMMANDED = {  # options of a scan that stand in its settings as they are given
-    "--records": "records",
-    "--batch-size": "batch_size",
-    "--candidates": "candidates",
-    "--max-identification": "max_identification",
-    "--max-accuracy-loss": "max_accuracy_loss",
-    "--mode": "mode",
-    "--exposure": "exposure",
-    "--seeds": "seeds",
-    "--epochs": "epochs",
-    "--images": "images",
-    "--seed": "seed",
-}
-FLAGS: dict[str, tuple[str, Value]] = {
-    "--quick": ("battery", "quick"),
-    "--full": ("battery", "full"),
-    "--no-utility": ("utility", False),
-}
+# Options of a scan that stand in its settings as they are given, and flags that stand for a value of one.
+COMMANDED = {
+    as_option(Setting(name)): name
+    for name in (
+        "records", "batch_size", "candidates", "max_identification", "max_accuracy_loss", "mode", "exposure", "seeds",
+        "epochs", "images", "seed",
+    )
+}  # fmt: skip
+FLAGGED = {flag: (setting.name, setting.value) for flag, setting in FLAGS.items() if setting.value is not None}
 ROUNDING = 1e-9  # 49 · (1/49) is less than 1 in floating point
 WORDS = {"configuration": "its settings", "environment": "the versions it names"}
 
@@ -107,12 +100,8 @@ def _hashes(result: AuditResult) -> Iterator[str]:
     for name, value in given.items():
         if result.hashes.get(name, value) != value:
             yield f"the hash of {WORDS[name]} is not the one that it holds"
-    if current(result) and any(not _is_hash(result.hashes.get(name, "")) for name in HASHES):
+    if current(result) and any(not is_digest(result.hashes.get(name, "")) for name in HASHES):
         yield "a hash of what it was made of is missing, or is none"
-
-
-def _is_hash(text: str) -> bool:
-    return len(text) == 64 and set(text) <= set("0123456789abcdef")
 
 
 def _command(result: AuditResult) -> Iterator[str]:
@@ -128,7 +117,7 @@ def _command(result: AuditResult) -> Iterator[str]:
         stored = result.settings.get(COMMANDED[word])
         if stored is not None and str(stored) != value and _number(value) != stored:
             yield f"the command says {word} {value}, and its settings say {stored}"
-    for word, (name, meant) in FLAGS.items():
+    for word, (name, meant) in FLAGGED.items():
         if word in words and settings.get(name, meant) != meant:
             yield f"the command says {word}, and its settings say {name} {settings[name]}"
     if settings.get("budget", 0) is None and "--budget" in words:
