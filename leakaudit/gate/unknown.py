@@ -13,8 +13,8 @@ ALWAYS = (
     "what the scan saw and keeps no numbers of: what became of the planted leak, what was tried of each defense, what "
     "its proofs say, warnings about the model and the data, notes on the data at the end of the assumptions",
     "scores kept as one number: R², metrics of plug-ins, how close guesses come, the test of the auxiliary records",
-    "what it holds twice and is not compared yet: the scores beside pictures, the size of line-ups in findings, the words "
-    "of a few findings and of why accuracy was not measured, the sum of the timings",
+    "what it holds twice and is not compared yet: the scores beside pictures, the size of line-ups in findings, the "
+    "words of a few findings and of why accuracy was not measured, the sum of the timings",
     "when, with which command, on which machine and code it ran, and who says so: a signature tells who vouches for it",
 )
 
