@@ -20,8 +20,8 @@ MEASURING = ("work", "protocol", "engine", "load", "score", "audit")
 SHOWING = ("watch", "cli")
 PLUGINS = ("defenses", "attacks", "reports")  # folders beside the package, linked into it
 GROUND = ("version", "errors")
-ORDER = (*GROUND, *READING, *MEASURING, *PLUGINS, "watch", "api", "cli", "testing", "pytest_plugin", "")
-FACES = ("api", "cli", "testing", "pytest_plugin", "")
+ORDER = (*GROUND, *READING, *MEASURING, *PLUGINS, "watch", "api", "cli", "loggers", "testing", "pytest_plugin", "")
+FACES = ("api", "cli", "loggers", "testing", "pytest_plugin", "")
 WINGS = (*READING, *MEASURING, *SHOWING)
 MOST_LINES = 2500
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
@@ -30,6 +30,7 @@ LONG = {
     "cli.scan:scan",  # the options of a command
     "cli.obscure:fit",  # the same
     "testing:assert_private",  # the public surface, with its documentation
+    "api:scan",  # the same: every argument stands there with its type and its default
 }
 
 
