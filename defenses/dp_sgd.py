@@ -16,7 +16,6 @@ from leakaudit.protocol.gradients import Gradients
 from leakaudit.protocol.registry import register_defense
 from leakaudit.result.schema import Guarantee
 
-
 # Where the PRV accountant is used: below this δ its sums are lost in rounding (it then states less than is true), above
 # this ε it needs gigabytes, and beyond this σ or so many steps minutes.
 LEAST_DELTA, MOST_EPSILON, MOST_SIGMA, MOST_STEPS = 1e-10, 100.0, 1e4, 10**6

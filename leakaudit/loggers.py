@@ -53,7 +53,7 @@ def to_wandb(result: AuditResult, run: Run | None = None) -> None:
     if run is None:
         raise UserError("to_wandb logs to a run, and none has begun: call wandb.init(...) first.")
     run.summary.update(_numbers(result) | _verdicts(result))
-    run.config.update({"leakaudit": dict(result.settings)})  # type: ignore[no-untyped-call]
+    run.config.update({"leakaudit": dict(result.settings)})
     if not is_private(result):
         run.log({PAGE: wandb.Html(render(result))})
 

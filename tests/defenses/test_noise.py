@@ -120,7 +120,7 @@ def test_epsilon_is_what_opacus_accounts() -> None:
 @pytest.mark.parametrize("delta", [1e-3, 1e-5, 1e-8, 1e-10, 1e-14])
 @pytest.mark.parametrize(("sigma", "steps"), [(1.0, 1), (2.0, 50), (10.0, 3), (0.4, 2), (50.0, 10), (0.1, 2)])
 def test_epsilon_is_never_below_the_exact_one_of_the_gaussian_mechanism(sigma: float, steps: int, delta: float) -> None:
-    # δ(ε) = Φ(μ/2 − ε/μ) − e^ε Φ(−μ/2 − ε/μ) with μ = √T/σ where nothing is subsampled: theorem 8 of Balle and Wang 2018.
+    # δ(ε) = Φ(μ/2 − ε/μ) − e^ε Φ(−μ/2 − ε/μ) with μ = √T/σ without subsampling: Balle and Wang 2018, theorem 8.
     mu = math.sqrt(steps) / sigma
 
     def beyond(e: float) -> float:
