@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from leakaudit.cli.options import EPILOG, TARGET_HELP, Checkpoint, Data, Device, examples
 from leakaudit.errors import UserError
 from leakaudit.files.writing import check_writable
+from leakaudit.options.command import Command, Group
+from leakaudit.options.common import EPILOG, TARGET_HELP, Checkpoint, Data, Device, examples
+from leakaudit.options.settings import FROM_ENVIRONMENT
 from leakaudit.result.plaintext import visible
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from leakaudit.protocol.target import Records, Target
 
 app = typer.Typer(
+    cls=Group,
     help="Keep the obscuring generator as a file: fit it on private records once, then put its pictures in their "
     "place.\n\n\b\n"
     "  leakaudit obscure fit model.py                            generator.safetensors and its card\n"
@@ -43,11 +46,13 @@ Limit = Annotated[
 
 
 @app.command(
+    cls=Command,
+    context_settings=FROM_ENVIRONMENT,
     epilog=examples(
         "leakaudit obscure fit model.py -o generator.safetensors",
         "leakaudit obscure fit model.py --settings pictures=3:steps=20",
         "leakaudit obscure fit model.py --data digits.npz --settings mirror=false",
-    )
+    ),
 )
 def fit(
     target: Annotated[str, typer.Argument(help=TARGET_HELP)],
@@ -135,11 +140,13 @@ def fit(
 
 
 @app.command(
+    cls=Command,
+    context_settings=FROM_ENVIRONMENT,
     epilog=examples(
         "leakaudit obscure apply generator.safetensors model.py -o released.npz",
         "leakaudit obscure apply generator.safetensors pictures/ -o released.npz",
         "leakaudit scan model.py --data released.npz",
-    )
+    ),
 )
 def apply(
     generator: Annotated[Path, typer.Argument(help="A file written by `leakaudit obscure fit`.")],

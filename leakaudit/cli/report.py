@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from leakaudit.cli.options import examples
 from leakaudit.errors import UserError
 from leakaudit.files.writing import apart
+from leakaudit.options.command import Command
+from leakaudit.options.common import READ, examples
 from leakaudit.result.plaintext import visible
 
 CODES = {"same": 0, "other": 1, "unknown": 3}
@@ -19,19 +20,23 @@ GateFile = Annotated[Path | None, typer.Option("--gate", help="What the gate sai
 def add(app: typer.Typer) -> None:
     """Register the commands of this file."""
     app.command(
+        cls=Command,
+        rich_help_panel=READ,
         epilog=examples(
             "leakaudit report leakaudit-out/result.json -o report.html",
             "leakaudit report leakaudit-out/result.json -o report.pdf --pdf",
             "leakaudit report leakaudit-out/result.json --gate gate.json",
-        )
+        ),
     )(report)
     app.command(
+        cls=Command,
+        rich_help_panel=READ,
         epilog=examples(
             "leakaudit verify report.html leakaudit-out/result.json",
             "leakaudit verify report.pdf leakaudit-out/result.json --gate gate.json",
             "leakaudit verify report.html result.json --key officer.pub.pem",
             "leakaudit verify result.json --key officer.pub.pem",
-        )
+        ),
     )(verify)
 
 

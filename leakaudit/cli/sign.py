@@ -7,14 +7,17 @@ from typing import Annotated
 
 import typer
 
-from leakaudit.cli.options import examples
 from leakaudit.errors import UserError
+from leakaudit.options.command import Command
+from leakaudit.options.common import READ, examples
 from leakaudit.result.plaintext import visible
 
 
 def add(app: typer.Typer) -> None:
     """Register the command."""
     app.command(
+        cls=Command,
+        rich_help_panel=READ,
         short_help="Sign a result, so that others can tell who stands behind it.",
         epilog=examples(
             "leakaudit sign --new-key officer     (officer.pem is yours alone, officer.pub.pem is for the others)",

@@ -16,6 +16,23 @@ from leakaudit.files.reading import CODE, check
 _folders: set[Path] = set()  # that users' code was imported from
 
 
+def named(spec: str) -> tuple[str, str | None]:
+    """Return what a target's spec names, a file or a module, and the factory after its colon."""
+    head, colon, tail = spec.rpartition(":")
+    return (head, tail) if colon and tail.isidentifier() else (spec, None)
+
+
+def is_file(place: str) -> bool:
+    """Return whether what a spec names is a file or a folder, not a module that is imported by its name."""
+    return place.endswith(".py") or "/" in place or "\\" in place or Path(place).exists()
+
+
+def folder_of(spec: str) -> Path:
+    """Return the folder that a target's file stands in; the present one for a module."""
+    place, _ = named(spec)
+    return Path(place).absolute().parent if is_file(place) else Path.cwd()
+
+
 def of_users(error: BaseException) -> bool:
     """Return whether an exception passed through code that was imported for a user."""
     files = {frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)}
