@@ -20,21 +20,9 @@ MEASURING = ("work", "protocol", "engine", "load", "score", "audit")
 SHOWING = ("watch", "options", "cli")
 PLUGINS = ("defenses", "attacks", "reports")  # folders beside the package, linked into it
 GROUND = ("version", "errors")
-ORDER = (
-    *GROUND,
-    *READING,
-    *MEASURING,
-    *PLUGINS,
-    "watch",
-    "api",
-    "options",
-    "cli",
-    "testing",
-    "pytest_plugin",
-    "__main__",
-    "",
-)
-FACES = ("api", "cli", "testing", "pytest_plugin", "__main__", "")
+ENDS = ("testing", "pytest_plugin", "__main__", "")
+ORDER = (*GROUND, *READING, *MEASURING, *PLUGINS, "watch", "api", "options", "cli", *ENDS)
+FACES = ("api", "cli", *ENDS)
 WINGS = (*READING, *MEASURING, *SHOWING)
 MOST_LINES = 2500
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60

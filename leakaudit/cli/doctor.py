@@ -161,7 +161,7 @@ def takes(console: Console, target: Loaded, plan: Plan, costs: Costs) -> None:
 
 
 def list_(
-    kind: Annotated[Kind, typer.Argument(help="attacks, defenses or metrics.")],
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="attacks, defenses or metrics.")],
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """List what is built in and what plug-ins bring, with settings and sources."""

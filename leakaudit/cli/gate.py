@@ -16,7 +16,7 @@ from leakaudit.errors import UserError
 from leakaudit.files.writing import apart
 from leakaudit.gate.pyproject import Configuration, read
 from leakaudit.options.command import Command
-from leakaudit.options.common import GATES, JUDGED, TOLD, examples, written
+from leakaudit.options.common import EPILOG, GATES, JUDGED, TOLD, Stored, examples, written
 from leakaudit.options.settings import Config
 from leakaudit.result.outward import in_place
 
@@ -46,8 +46,10 @@ def add(app: typer.Typer) -> None:
         short_help="Judge a stored result, and its change from a baseline, for CI.",
         epilog=examples(
             "leakaudit gate leakaudit-out/result.json",
-            "leakaudit gate result.json --baseline main.json --junit junit.xml --sarif leakaudit.sarif",
-            "leakaudit gate result.json --markdown comment.md --html report.html -o gate.json",
+            "leakaudit gate result.json --baseline main.json --junit junit.xml",
+            "leakaudit gate result.json --sarif leakaudit.sarif -o gate.json --config ci.toml",
+            "leakaudit gate result.json --markdown comment.md --html report.html",
+            codes=EPILOG,
         ),
     )(gate)
     app.command(
@@ -59,7 +61,7 @@ def add(app: typer.Typer) -> None:
 
 
 def gate(  # noqa: PLR0913 - a command: its options
-    result: Annotated[Path, typer.Argument(help="A result.json written by a scan.")],
+    result: Stored,
     baseline: Baseline = None,
     config: Config = None,
     exit_zero: Annotated[
@@ -103,8 +105,8 @@ def gate(  # noqa: PLR0913 - a command: its options
 
 
 def compare(
-    before: Annotated[Path, typer.Argument(help="The result.json to compare with, say main's.")],
-    after: Annotated[Path, typer.Argument(help="The result.json of the change.")],
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="The result.json to compare with, say main's.")],
+    after: Annotated[Path, typer.Argument(metavar="AFTER", help="The result.json of the change.")],
     markdown: Annotated[Path | None, written("The table as Markdown.", "--markdown")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the changes as JSON.", rich_help_panel=TOLD)] = False,
 ) -> None:

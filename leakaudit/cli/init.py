@@ -48,9 +48,12 @@ def add(app: typer.Typer) -> None:
 def init(
     ctx: typer.Context,
     model: Annotated[
-        str | None, typer.Argument(help=f"What CI will scan: {TARGET_HELP} Default: what the first scan was given.")
+        str | None,
+        typer.Argument(
+            metavar="MODEL", help=f"What CI will scan: {TARGET_HELP} Default: what the first scan was given."
+        ),
     ] = None,
-    result: Annotated[Path, typer.Option("--result", help="The first scan's result.json.")] = FIRST,
+    result: Annotated[Path, typer.Option("--result", metavar="FILE", help="The first scan's result.json.")] = FIRST,
     github: Annotated[bool, typer.Option("--github", help=f"Write {WORKFLOWS['github']}, too.")] = False,
     gitlab: Annotated[bool, typer.Option("--gitlab", help=f"Write {WORKFLOWS['gitlab']}, too.")] = False,
     force: Annotated[

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,7 +31,11 @@ from leakaudit.options.common import (
     ClientMode,
     Data,
     Device,
+    ExitZero,
+    Images,
     Mode,
+    Output,
+    Preset,
     Records,
     Seed,
     Target,
@@ -54,56 +57,17 @@ app = typer.Typer(
     name="leakaudit",
     help="What can somebody who sees a shared gradient rebuild of the data behind it, and what does preventing that "
     "cost in accuracy?\n\n\b\n"
-    "  leakaudit demo                             a face out of a gradient, in minutes\n"
-    "  leakaudit scan model.py --defense obscure  audit your model\n"
-    "  leakaudit obscure fit model.py             a generator that puts drawn pictures in your records' place\n"
-    "  leakaudit doctor model.py                  check the set-up before a long run",
+    "  leakaudit demo                       a face out of a gradient, in minutes\n"
+    "  leakaudit doctor model.py            check the set-up before a long run\n"
+    "  leakaudit scan model.py -d obscure   audit your model\n"
+    "  leakaudit report leakaudit-out       its report again, from the stored result\n"
+    "  leakaudit scan -h                    a command's options, with examples",
     epilog=EPILOG,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-class Preset(str, Enum):  # noqa: UP042 - typer shows the values
-    """Exposure presets."""
-
-    honest = "honest-but-curious"
-    adaptive = "adaptive"
-    malicious = "malicious-server"
-
-
-class Images(str, Enum):  # noqa: UP042
-    """How pictures appear in the result."""
-
-    full = "full"
-    redacted = "redacted"
-    none = "none"
-
-
-ImagesOption = Annotated[
-    Images | None,
-    typer.Option(
-        "--images",
-        metavar="LEVEL",
-        help="Pictures in the result: full, redacted (public pictures degraded alike) or none. "
-        "Default: full, or redacted where CI=true.",
-        rich_help_panel=TOLD,
-    ),
-]
-
-Output = Annotated[
-    Path,
-    typer.Option(
-        "--output", "-o", metavar="FOLDER", help="Folder for result.json and report.html.", rich_help_panel=TOLD
-    ),
-]
-
-ExitZero = Annotated[
-    bool,
-    typer.Option("--exit-zero", help="Exit 0 whatever the verdict.", allow_from_autoenv=False, rich_help_panel=JUDGED),
-]
 
 
 @app.command(
@@ -123,6 +87,7 @@ ExitZero = Annotated[
         "leakaudit scan -a my_attack.py:MyAttack:steps=200 -d my_defense.py:MyDefense",
         "leakaudit scan model.py -d obscure --tensorboard runs",
         settings=True,
+        codes=EPILOG,
     ),
 )
 def scan(  # noqa: PLR0913 - a command: its options
@@ -237,7 +202,7 @@ def scan(  # noqa: PLR0913 - a command: its options
     baseline: Baseline = None,
     exit_zero: ExitZero = False,
     output: Output = Path("leakaudit-out"),
-    images: ImagesOption = None,
+    images: Images = None,
     quiet: Quiet = False,
     json: AsJson = False,
     open: Open = False,
@@ -330,14 +295,16 @@ def scan(  # noqa: PLR0913 - a command: its options
     short_help="The same on embedded pictures, in two or three minutes.",
     rich_help_panel=AUDIT,
     epilog=examples(
-        "leakaudit demo --open", "leakaudit demo -o faces --seed 1", "leakaudit demo --quiet --images none"
+        "leakaudit demo --open",
+        "leakaudit demo -o faces --seed 1",
+        "leakaudit demo --quiet --images none",
     ),
 )
 def demo(
     output: Output = Path("leakaudit-demo"),
     seed: Seed = 0,
     device: Device = "cpu",
-    images: ImagesOption = None,
+    images: Images = None,
     quiet: Quiet = False,
     json: AsJson = False,
     open: Open = False,

@@ -10,8 +10,10 @@ from typer.core import TyperCommand, TyperGroup
 
 from leakaudit.errors import UserError
 from leakaudit.options import settings
+from leakaudit.options.common import FROM, JUDGED, SCENE, TOLD, WHAT, WORK
 from leakaudit.result.plaintext import visible
 
+HEADINGS = ("Arguments", WHAT, WORK, SCENE, JUDGED, TOLD, FROM, "Other options")
 WIDEST = 26  # letters of an option's name and value, beside which its help begins on the same line
 
 # Typer carries its own copy of click in newer versions, so what click calls these is written down nowhere here.
@@ -36,7 +38,8 @@ class Command(TyperCommand):
         except typer.BadParameter as error:
             place = settings.placed(ctx, str(getattr(error.param, "name", "")))
             if place:
-                raise UserError(f"{place}: {error.message}") from error
+                why = str(error.message).removeprefix("Value error, ").rstrip(".")
+                raise UserError(f"{place}: {why}.") from error
             raise
 
     def invoke(self, ctx: Context) -> Any:
@@ -46,6 +49,11 @@ class Command(TyperCommand):
             for line in settings.unknown(ctx):
                 typer.echo(f"leakaudit: warning: {visible(line)}", err=True)
         return super().invoke(ctx)
+
+    def collect_usage_pieces(self, ctx: Context) -> list[str]:
+        """Return the words of the line that shows how it is called."""
+        named = [param for param in self.get_params(ctx) if param.param_type_name == "argument"]
+        return ["[OPTIONS]", *(str(p.metavar) if p.required else f"[{p.metavar}]" for p in named)]
 
     def format_options(self, ctx: Context, formatter: Formatter) -> None:
         """Write the options under the headings that they were given."""
@@ -74,13 +82,15 @@ class Group(TyperGroup):
 
 
 def write_groups(params: Iterable[Any], ctx: Context, formatter: Formatter) -> None:
-    """Write parameters under the headings that they were given, in the order in which these come first."""
+    """Write parameters under the headings that they were given, the others at the end."""
     found: dict[str, list[tuple[str, str]]] = {}
     for param in params:
         row = param.get_help_record(ctx)
         if row is not None:
-            usual = "Arguments" if param.param_type_name == "argument" else "Other options"
+            usual = HEADINGS[-1]
+            if param.param_type_name == "argument":
+                usual, row = HEADINGS[0], (str(param.metavar), row[1])
             found.setdefault(getattr(param, "rich_help_panel", None) or usual, []).append(row)
-    for heading, rows in found.items():
+    for heading in sorted(found, key=HEADINGS.index):
         with formatter.section(heading):
-            formatter.write_dl(rows, col_max=WIDEST)
+            formatter.write_dl(found[heading], col_max=WIDEST)

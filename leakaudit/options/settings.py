@@ -48,10 +48,9 @@ def configured(ctx: typer.Context, config: Path | None) -> Path | None:
     for key, value in table.items():
         param = known.get(key.replace("-", "_"))
         if param is None:
-            guess = _nearest(key.replace("_", "-"), [name.replace("_", "-") for name in known])
-            raise UserError(
-                f"{path}: [tool.leakaudit] has no setting {short(key)}{guess}; known: {', '.join(sorted(known))}."
-            )
+            names = sorted(name.replace("_", "-") for name, param in known.items() if param.allow_from_autoenv)
+            guess = _nearest(key.replace("_", "-"), names)
+            raise UserError(f"{path}: [tool.leakaudit] has no setting {short(key)}{guess}; known: {', '.join(names)}.")
         if not param.allow_from_autoenv:
             raise UserError(f"{path}: {key} {SEEN}.")
         defaults[param.name] = checked(scan.callback, param.name, f"{path}: [tool.leakaudit] {key}", value)
@@ -69,7 +68,7 @@ Config = Annotated[
         is_eager=True,
         callback=configured,
         envvar=CONFIG,
-        show_envvar=False,
+        allow_from_autoenv=False,
         rich_help_panel=FROM,
     ),
 ]
