@@ -28,6 +28,7 @@ from leakaudit.options.common import (
     examples,
     name_what_was_left_out,
     named,
+    tell_where,
 )
 from leakaudit.options.settings import FROM_ENVIRONMENT, Config
 
@@ -86,6 +87,7 @@ def doctor(  # noqa: PLR0913 - a command: its options
     Ends with "ready", or exits 2 on an error.
     """
     named(target)
+    tell_where(config)
     from rich.console import Console
 
     from leakaudit.audit.costs import measured

@@ -256,7 +256,7 @@ def command_line() -> str:
             kept += [word, *words]
         elif word in ("-o", "--output"):
             next(words, None)
-        elif not word.startswith("--output=") and not (word.startswith("-o") and len(word) > 2):
+        elif word != "--open" and not word.startswith("--output=") and not (word.startswith("-o") and len(word) > 2):
             kept.append(word)
     return shlex.join([*kept[:2], *elsewhere(), *kept[2:]])
 

@@ -42,8 +42,10 @@ from leakaudit.options.common import (
     examples,
     name_what_was_left_out,
     named,
+    tell_where,
 )
 from leakaudit.options.settings import FROM_ENVIRONMENT, Config, overridden
+from leakaudit.protocol.usercode import registers
 from leakaudit.result.outward import default_images
 
 if TYPE_CHECKING:
@@ -267,16 +269,17 @@ def scan(  # noqa: PLR0913 - a command: its options
             images=shown,
             seed=seed,
         )
-        _check_specs(plan, loaded=False)
+        _check_specs(plan, wait=registers(target))
         gating = Gating.read(found, baseline, plan, before) if gate else None
 
         def load() -> Loaded:
             loaded = load_target(target, data=data, checkpoint=checkpoint, device=device, seed=seed)
-            _check_specs(plan, loaded=True)
+            _check_specs(plan, wait=False)
             return loaded
 
         if not quiet:
             name_what_was_left_out()
+            tell_where(config)
         run(
             load,
             plan,
@@ -324,11 +327,8 @@ def demo(
         run(lambda: demo_target(seed, device), plan, output, voice, exit_zero=True)
 
 
-def _check_specs(plan: Plan, *, loaded: bool) -> None:
-    """Find a mistyped defense or attack before anything takes long.
-
-    Before the model is loaded a name may still be unknown: the model's own file may register it.
-    """
+def _check_specs(plan: Plan, *, wait: bool) -> None:
+    """Find a mistyped defense or attack before anything takes long; an unknown name may `wait` for the model's file."""
     from leakaudit.protocol.registry import UnknownName, parse_attack, parse_defense
 
     parsers: tuple[tuple[tuple[str, ...], Callable[[str], object]], ...] = (
@@ -340,7 +340,7 @@ def _check_specs(plan: Plan, *, loaded: bool) -> None:
             try:
                 parse(spec)
             except UnknownName:
-                if loaded:
+                if not wait:
                     raise
 
 

@@ -153,6 +153,12 @@ def named(target: str) -> str:
     return target
 
 
+def tell_where(config: Path | None) -> None:
+    """Say on stderr which file settings come from, if any does."""
+    if config is not None:
+        typer.echo(visible(f"leakaudit: settings of {config}", 5_000), err=True)
+
+
 def name_what_was_left_out() -> None:
     """Name on stderr every installed plug-in that could not be loaded."""
     from leakaudit.protocol.plugins import failures

@@ -6,7 +6,6 @@ capitals. The parser reads both; what is here finds the file, checks it, and kno
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from leakaudit.errors import Setting, UserError, as_option
+from leakaudit.errors import Setting, UserError, as_option, did_you_mean
 from leakaudit.files.reading import short
 from leakaudit.gate.pyproject import find, read
 from leakaudit.options.common import FROM
@@ -49,7 +48,7 @@ def configured(ctx: typer.Context, config: Path | None) -> Path | None:
         param = known.get(key.replace("-", "_"))
         if param is None:
             names = sorted(name.replace("_", "-") for name, param in known.items() if param.allow_from_autoenv)
-            guess = _nearest(key.replace("_", "-"), names)
+            guess = did_you_mean(key.replace("_", "-"), names)
             raise UserError(f"{path}: [tool.leakaudit] has no setting {short(key)}{guess}; known: {', '.join(names)}.")
         if not param.allow_from_autoenv:
             raise UserError(f"{path}: {key} {SEEN}.")
@@ -187,12 +186,7 @@ def unknown(ctx: typer.Context) -> list[str]:
     return [
         f"the variable {name} {SEEN}, and is not read."
         if name in refused
-        else f"no setting is called by the variable {short(name)}{_nearest(name, sorted(known))}; it is not read."
+        else f"no setting is called by the variable {short(name)}{did_you_mean(name, sorted(known))}; it is not read."
         for name in mine
         if name not in known
     ]
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
