@@ -17,6 +17,7 @@ class Claim:
 
     text: str
     under: str = ""
+    by: str = ""  # the attack that it is about, where it is about one
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,10 @@ def standing(result: AuditResult, defense: DefenseResult) -> Standing:
     beaten = [f.attack for f in known if f.identifies or f.rebuilds]
     within = [a for a in scored if a.identification.high is None or a.identification.high <= limit]
     survived = [a for a in scored if a not in beaten and a in within]
-    undecided = tuple(Claim(_ended(a)) for a in scored if a not in beaten and a not in within)
+    undecided = tuple(Claim(_ended(a), by=a.name) for a in scored if a not in beaten and a not in within)
     proven = tuple(Claim(_beside(result, g, scored), g.assumes) for g in defense.guarantees if g.kind == "proven")
     unbounded = tuple(Claim(g.statement) for g in defense.guarantees if g.kind == "not-bounded")
-    fell = tuple(Claim(_ended(a)) for a in beaten)
+    fell = tuple(Claim(_ended(a), by=a.name) for a in beaten)
     return Standing(proven, _survived(result, survived), undecided, fell, unbounded, bool(defense.guarantees))
 
 
