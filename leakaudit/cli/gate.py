@@ -33,7 +33,7 @@ def add(app: typer.Typer) -> None:
     app.command(
         short_help="Judge a stored result, and its change from a baseline, for CI.",
         epilog=examples(
-            "leakaudit gate leakaudit-out/result.json",
+            "leakaudit gate leakaudit-out/result.json --verbose",
             "leakaudit gate result.json --baseline main.json --junit junit.xml --sarif leakaudit.sarif",
             "leakaudit gate result.json --markdown comment.md --html report.html -o gate.json",
         ),
@@ -54,6 +54,9 @@ def gate(  # noqa: PLR0913 - a command: its options
     html: Annotated[Path | None, typer.Option("--html", help="The report again, with the gate's checks in it.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print what the gate says as JSON, and nothing else.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print every check with its sentence, all waivers and notes.")
     ] = False,
     exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit 0 whatever the gate says.")] = False,
 ) -> None:
@@ -78,7 +81,7 @@ def gate(  # noqa: PLR0913 - a command: its options
 
         from leakaudit.reports.gate_terminal import show
 
-        show(outcome, Console())
+        show(outcome, Console(), verbose)
     from leakaudit.result.rules import EXIT
 
     raise typer.Exit(0 if exit_zero else EXIT[outcome.verdict])

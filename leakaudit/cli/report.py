@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from leakaudit.cli.options import examples
+from leakaudit.cli.run import Verbose
 from leakaudit.errors import UserError
 from leakaudit.files.writing import apart
 from leakaudit.result.plaintext import visible
@@ -22,7 +23,7 @@ def add(app: typer.Typer) -> None:
         epilog=examples(
             "leakaudit report leakaudit-out/result.json -o report.html",
             "leakaudit report leakaudit-out/result.json -o report.pdf --pdf",
-            "leakaudit report leakaudit-out/result.json --gate gate.json",
+            "leakaudit report leakaudit-out/result.json --gate gate.json --verbose",
         )
     )(report)
     app.command(
@@ -44,6 +45,7 @@ def report(
         bool, typer.Option("--pdf", help="Write a PDF beside it as well (pip install 'leakaudit[pdf]').")
     ] = False,
     gate: GateFile = None,
+    verbose: Verbose = False,
 ) -> None:
     """Render a stored result as HTML again, or as PDF. Runs no attack and needs no model."""
     from rich.console import Console
@@ -74,7 +76,8 @@ def report(
 
         write(output.with_suffix(".pdf"), page, is_private(loaded))
         written.append(output.with_suffix(".pdf"))
-    summary(loaded, Console())
+    summary(loaded, Console(), verbose)
+    typer.echo("")
     for doubt in (*doubts(loaded), *(outcome_doubts(outcome, loaded) if outcome else ())):
         typer.echo(visible(f"The numbers contradict what is claimed: {doubt}"), err=True)
     for path in written:

@@ -23,7 +23,7 @@ from leakaudit.cli.options import (
     examples,
     name_what_was_left_out,
 )
-from leakaudit.cli.run import AsJson, Quiet, Voice, run
+from leakaudit.cli.run import AsJson, Quiet, Verbose, Voice, run
 from leakaudit.errors import UserError, quote
 from leakaudit.files.folder import claimed
 from leakaudit.files.reading import short
@@ -87,7 +87,7 @@ ExitZero = Annotated[bool, typer.Option("--exit-zero", help="Exit 0 whatever the
         "leakaudit scan model.py -d prune:sparsity=0.99 -d dp-sgd -d obscure",
         "leakaudit scan model.py -d obscure,dp-sgd:noise_multiplier=0.5 --quick",
         "leakaudit scan model.py:make_model --data pictures/ --budget 30m -o out",
-        "leakaudit scan model.py -d obscure --full --memory 4GB",
+        "leakaudit scan model.py -d obscure --full --memory 4GB --verbose",
         "leakaudit scan model.py -d obscure --records 64 --gate --baseline main.json",
         "leakaudit scan model.py -d obscure --json > verdict.json",
         "leakaudit scan model.py -a my_attack.py:MyAttack:steps=200 -d my_defense.py:MyDefense",
@@ -170,6 +170,7 @@ def scan(  # noqa: PLR0913 - a command: its options
     ] = False,
     baseline: Baseline = None,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     as_json: AsJson = False,
     exit_zero: ExitZero = False,
 ) -> None:
@@ -178,6 +179,7 @@ def scan(  # noqa: PLR0913 - a command: its options
     _file_exists(lpips_weights, "--lpips-weights")
     if quick and full:
         raise UserError("--quick and --full exclude each other: give one.")
+    Voice(quiet, verbose=verbose)
     if baseline is not None and not gate:
         raise UserError("--baseline is what --gate compares with: give both, or neither.")
     shown = images.value if images is not None else default_images()
@@ -223,7 +225,7 @@ def scan(  # noqa: PLR0913 - a command: its options
             load,
             plan,
             output,
-            Voice(quiet, as_json, tensorboard, earlier),
+            Voice(quiet, as_json, tensorboard, earlier, verbose),
             lpips_weights=lpips_weights,
             exit_zero=exit_zero,
             gate=gating,
@@ -243,6 +245,7 @@ def demo(
     images: ImagesOption = None,
     device: Device = "cpu",
     quiet: Quiet = False,
+    verbose: Verbose = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a small CNN on 200 embedded pictures, take a face out of its gradient, then defend it. No download.
@@ -256,7 +259,7 @@ def demo(
         from leakaudit.cli.demo import demo_plan, demo_target
 
         plan = demo_plan(seed, shown)
-        voice = Voice(quiet, as_json, earlier=earlier)
+        voice = Voice(quiet, as_json, earlier=earlier, verbose=verbose)
         run(lambda: demo_target(seed, device), plan, output, voice, exit_zero=True)
 
 
