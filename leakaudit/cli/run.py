@@ -42,6 +42,16 @@ Quiet = Annotated[
     ),
 ]
 
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        "-v",
+        help="Print all that there is to say ahead of the table: every reason, what was tried, failures, notes.",
+        rich_help_panel=TOLD,
+    ),
+]
+
 AsJson = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON document on stdout: verdict, reasons, paths.", rich_help_panel=TOLD),
@@ -57,6 +67,11 @@ class Voice:
     tensorboard: Path | None = None
     earlier: str = ""  # where the files of an earlier scan were put
     opens: bool = False  # the report, in the browser
+    verbose: bool = False
+
+    def __post_init__(self) -> None:
+        if self.quiet and self.verbose:
+            raise UserError("--quiet and --verbose exclude each other: give one.")
 
     @contextmanager
     def listening(self, plan: Plan) -> Iterator[Monitor]:
@@ -95,13 +110,23 @@ class Voice:
         if self.quiet:
             headline(result, Console(soft_wrap=True))
         else:
-            summary(result, Console())
-        if gate is not None:
-            from leakaudit.reports import gate_terminal
-
+            summary(result, Console(), self.verbose)
             typer.echo("")
-            (gate_terminal.brief if self.quiet else gate_terminal.show)(gate, Console(soft_wrap=self.quiet))
+        if gate is not None:
+            self._judged(gate)
         typer.echo("\n".join(visible(f"{name:<6}  {path}", 5_000) for name, path in paths.items()))
+
+    def _judged(self, gate: Outcome) -> None:
+        from rich.console import Console
+
+        from leakaudit.reports import gate_terminal
+
+        if self.quiet:
+            gate_terminal.brief(gate, Console(soft_wrap=True))
+        elif self.verbose:
+            gate_terminal.show(gate, Console(), verbose=True)
+        else:
+            gate_terminal.in_a_line(gate, Console())
 
 
 def run(

@@ -10,7 +10,7 @@ import typer
 import typer.main
 
 from leakaudit.cli.gate import Baseline, Gating, configured_waivers
-from leakaudit.cli.run import AsJson, Quiet, Voice, run
+from leakaudit.cli.run import AsJson, Quiet, Verbose, Voice, run
 from leakaudit.errors import UserError, quote
 from leakaudit.files.folder import claimed
 from leakaudit.files.writing import writable
@@ -83,7 +83,7 @@ app = typer.Typer(
         "leakaudit scan model.py -d prune:sparsity=0.99 -d dp-sgd -d obscure",
         "leakaudit scan model.py -d obscure,dp-sgd:noise_multiplier=0.5 --quick",
         "leakaudit scan model.py:make_model --data pictures/ --budget 30m -o out",
-        "leakaudit scan model.py -d obscure --full --memory 4GB",
+        "leakaudit scan model.py -d obscure --full --memory 4GB --verbose",
         "leakaudit scan model.py -d obscure --records 64 --gate --baseline main.json",
         "leakaudit scan model.py -d obscure --json > verdict.json",
         "leakaudit scan -a my_attack.py:MyAttack:steps=200 -d my_defense.py:MyDefense",
@@ -206,6 +206,7 @@ def scan(  # noqa: PLR0913 - a command: its options
     output: Output = Path("leakaudit-out"),
     images: Images = None,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     json: AsJson = False,
     open: Open = False,
     tensorboard: Annotated[
@@ -235,6 +236,7 @@ def scan(  # noqa: PLR0913 - a command: its options
     quick, full = quick and not overridden("quick"), full and not overridden("full")
     if quick and full:
         raise UserError("--quick and --full exclude each other: give one.")
+    Voice(quiet, verbose=verbose)
     if baseline is not None and not gate:
         raise UserError("--baseline is what --gate compares with: give both, or neither.")
     shown = images.value if images is not None else default_images()
@@ -284,7 +286,7 @@ def scan(  # noqa: PLR0913 - a command: its options
             load,
             plan,
             output,
-            Voice(quiet, json, tensorboard, earlier, open),
+            Voice(quiet, json, tensorboard, earlier, open, verbose),
             lpips_weights=lpips_weights,
             exit_zero=exit_zero,
             gate=gating,
@@ -309,6 +311,7 @@ def demo(
     device: Device = "cpu",
     images: Images = None,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     json: AsJson = False,
     open: Open = False,
 ) -> None:
@@ -323,7 +326,7 @@ def demo(
         from leakaudit.cli.demo import demo_plan, demo_target
 
         plan = demo_plan(seed, shown)
-        voice = Voice(quiet, json, earlier=earlier, opens=open)
+        voice = Voice(quiet, json, earlier=earlier, opens=open, verbose=verbose)
         run(lambda: demo_target(seed, device), plan, output, voice, exit_zero=True)
 
 

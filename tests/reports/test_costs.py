@@ -58,7 +58,7 @@ def test_the_dearest_pieces_are_named_in_the_terminal() -> None:
         == f"Took 5:00; most for fit on {SPEC} 1:40, dlg on none 1:01, dlg on {SPEC} 0:30."
     )
     console = Console(file=io.StringIO(), width=80)
-    summary(made(timings=TIMES), console)
+    summary(made(timings=TIMES), console, verbose=True)
     assert "Took 5:00; most for" in console.file.getvalue()  # type: ignore[attr-defined]
 
 

@@ -25,7 +25,7 @@ STATED = (
 def shown(result: AuditResult, encoding: str = "utf-8") -> str:
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding=encoding, errors="strict", write_through=True)
-    summary(result, Console(file=file, width=80))
+    summary(result, Console(file=file, width=80), verbose=True)
     return raw.getvalue().decode(encoding)
 
 
