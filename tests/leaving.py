@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from leakaudit.audit import plan
 from leakaudit.audit.audit import audit
 from leakaudit.cli import entry
-from leakaudit.cli.learned import Learned
 from leakaudit.errors import UserError, quoting
 from leakaudit.files.writing import write_atomically
 from leakaudit.load.loading import target_from_objects
@@ -33,6 +32,7 @@ from leakaudit.protocol import registry
 from leakaudit.protocol.target import Target
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.schema import AuditResult, Images, load, to_json
+from leakaudit.work.learned import Learned
 from leakaudit.work.progress import Monitor, monitored
 from leakaudit.work.seeding import generator_for
 from tests.image_hunt import Array, below, distinct, pictures

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from leakaudit.errors import UserError
+from leakaudit.options import names
 from leakaudit.options.command import Command
 from leakaudit.options.common import (
     AUDIT,
@@ -67,7 +69,12 @@ def add(app: typer.Typer) -> None:
         name="list",
         rich_help_panel=AUDIT,
         short_help="List attacks, defenses and metrics: built in, and of plug-ins.",
-        epilog=examples("leakaudit list attacks", "leakaudit list defenses --json"),
+        epilog=examples(
+            "leakaudit list attacks",
+            "leakaudit list attacks --defense obscure",
+            "leakaudit list defenses --json",
+            "leakaudit list metrics",
+        ),
     )(list_)
 
 
@@ -164,14 +171,30 @@ def takes(console: Console, target: Loaded, plan: Plan, costs: Costs) -> None:
 
 def list_(
     kind: Annotated[Kind, typer.Argument(metavar="KIND", help="attacks, defenses or metrics.")],
+    defense: Annotated[
+        str | None,
+        typer.Option(
+            "--defense",
+            "-d",
+            metavar="SPEC",
+            help="With attacks: which of them a scan would run on this defense, and why.",
+            autocompletion=names.defenses,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """List what is built in and what plug-ins bring, with settings and sources."""
-    from leakaudit.cli.listing import rows, show
+    if defense is not None and kind is not Kind.attacks:
+        raise UserError("--defense says which attacks run on it: leakaudit list attacks --defense NAME.")
+    from leakaudit.cli.listing import against, rows, show, show_against
+    from leakaudit.protocol.registry import parse_defense
 
-    found = rows(kind.value)
+    found = None if defense is None else parse_defense(defense)
+    listed = rows(kind.value) if found is None else against(found)
     name_what_was_left_out()
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        typer.echo(json.dumps(listed, indent=1))
+    elif found is None:
+        show(listed)
     else:
-        show(found)
+        show_against(str(defense), found)

@@ -46,6 +46,7 @@ from leakaudit.work import ends
 from leakaudit.work.progress import Monitor, monitored
 
 # Bad usage found by the parser. Typer carries its own copy of click in newer versions, so the class is taken from it.
+COMPLETING = "_LEAKAUDIT_COMPLETE"  # the variable in which a shell asks
 ParseError: type[Any] = typer.BadParameter.__mro__[2]
 
 
@@ -123,6 +124,14 @@ def _called() -> Any:
         raise UserError(f"code of yours exits{line_of(error)} while it is used: let it return or raise.") from error
 
 
+def _completed() -> None:
+    """Answer a shell that completes a word, or print and install what lets it ask: all of that is the library's."""
+    try:
+        app(prog_name="leakaudit")
+    except SystemExit as error:  # a code is an answer, too, where a shell asks
+        sys.exit(error.code if os.environ.get(COMPLETING) else USAGE if error.code else 0)
+
+
 def _told(error: UserError) -> str:
     """Return what an error says, each setting as whoever set it wrote it."""
     try:
@@ -135,6 +144,8 @@ def _main_() -> None:
     try:
         for word in sys.argv[1:]:
             check_text(word, "the command line")  # now: what is written of it would fail when the work is done
+        if os.environ.get(COMPLETING) or sys.argv[1:2] in (["--install-completion"], ["--show-completion"]):
+            _completed()
         code = _called()
         if code == 130:  # newer typer's word for Ctrl-C
             raise KeyboardInterrupt

@@ -1,48 +1,129 @@
-"""What `leakaudit list` shows: every attack, defense and metric with its settings and source."""
+"""What `leakaudit list` shows: every attack, defense and metric with what it is, and which attacks a defense meets."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
+from leakaudit.audit.choice import Choice, Runs, Why, choices
 from leakaudit.protocol import registry
+from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.stages import CHANGES, declared
+from leakaudit.result.adversary import PRESETS
+from leakaudit.result.batteries import BATTERIES
 from leakaudit.result.plaintext import visible
-from leakaudit.result.scores import SCORES
-from leakaudit.score.metrics import further
+from leakaudit.result.scores import SCORES, Score
+from leakaudit.score.metrics import Metric, further
 
 Row = dict[str, Any]
+KEYS = ("settings", "requires", "examines", "changes", "adaptive", "threshold", "baseline", "source", "from")
+NEEDS = {  # what an attack is not applicable to that `needs` it
+    "one_record": "to several records in one update",
+    "dense_input": "to a model whose first layer is not dense",
+    "batchnorm": "to a model without BatchNorm statistics",
+    "replaced_records": "where the records are seen to stay",
+}
+HEADINGS: dict[Runs, str] = {
+    "always": "{count} run whatever the scan sees",
+    "expected": "{count} more if {spec} is seen to change what its code may change",
+    "possible": "{count} more if {spec} is seen to change what its code does not tell of",
+    "asked": "{count} run only where --attack names them",
+}
+FOOTNOTE = (
+    "A scan fits a defense and tries it before it attacks: what it sees it change decides, whatever its code tells. "
+    "A bound is handed the replaced records, which no attacker sees. "
+    "--attack replaces the attacks that a battery runs, and no others."
+)
 
 
 def rows(kind: str) -> list[Row]:
     """Return one row per thing, built in or of a plug-in; `kind` is attacks, defenses or metrics."""
     if kind == "metrics":
-        leaks = {"max": "higher leaks more", "min": "lower leaks more"}
-        return [
-            *(
-                {"name": score.name, "summary": f"{score.summary} ({leaks[score.direction]})", "unit": score.unit}
-                for score in SCORES.values()
-                if score.summary
-            ),
-            *(
-                {
-                    "name": metric.name,
-                    "summary": f"{metric.summary} ({leaks['max' if metric.higher_leaks else 'min']})",
-                    "unit": metric.unit,
-                }
-                for metric in further()
-            ),
-        ]
+        return [*map(_score, SCORES.values()), *map(_further, further())]
     if kind == "attacks":
         return [
-            _described(name, cls) | {"kind": cls.kind, "requires": sorted(cls.requires)}
+            _described(name, cls)
+            | {"kind": cls.kind, "requires": sorted(cls.requires), "examines": sorted(cls.examines)}
             for name, cls in registry.attacks().items()
         ]
     return [
-        _described(name, cls) | {"adaptive": list(cls.adaptive), "replaces_records": cls.replaces_records}
+        _described(name, cls)
+        | {
+            "changes": [change for change in CHANGES if change in declared(cls())],
+            "adaptive": list(cls.adaptive),
+            "replaces_records": cls.replaces_records,
+        }
         for name, cls in registry.defenses().items()
     ]
+
+
+def _score(score: Score) -> Row:
+    leaks = "higher" if score.direction == "max" else "lower"
+    worse = "costs" if score.name.startswith("accuracy") else "leaks"
+    row = {"name": score.name, "summary": f"{score.summary or score.title} ({leaks} {worse} more)", "unit": score.unit}
+    limits = [] if score.limits is None else [f"{score.limits[0]:g} to {score.limits[1]:g}"]
+    return row | {"threshold": limits, "baseline": [score.compared] if score.compared else []}
+
+
+def _further(metric: Metric) -> Row:
+    leaks = "higher" if metric.higher_leaks else "lower"
+    return {"name": metric.name, "summary": f"{metric.summary} ({leaks} leaks more)", "unit": metric.unit}
+
+
+def against(defense: Defense) -> list[Row]:
+    """Return one row per attack, with what becomes of it where a scan has this defense, and why."""
+    return [asdict(choice) for choice in choices(defense)]
+
+
+def show_against(spec: str, defense: Defense) -> None:
+    """Print for a person which attacks a scan would run on a defense, and why."""
+    console, found = Console(), choices(defense)
+    may = [CHANGES[change] for change in CHANGES if change in declared(defense)]
+    _print(console, Text(visible(f"{spec} may change, as its code tells: {_and(may) or 'nothing'}.")), "    ")
+    for runs, heading in HEADINGS.items():
+        some = [choice for choice in found if choice.runs == runs]
+        if some:
+            console.print()
+            _print(console, Text(visible(heading.format(count=len(some), spec=spec)), "bold"), "    ")
+        for choice in some if runs != "asked" else ():
+            told = f"  {'; '.join(map(_because, choice.why))}{'; a bound' * (choice.role == 'bound')}"
+            _print(console, Text.assemble("  ", choice.attack, visible(told)), " " * 6)
+        if some and runs == "asked":
+            _print(console, Text("  " + ", ".join(choice.attack for choice in some)), "  ")
+    console.print()
+    _print(console, Text("Not applicable, and then reported as that, which never counts as safe", "bold"), "    ")
+    for case, those in _unfit([choice for choice in found if choice.runs != "asked"]).items():
+        _print(console, Text.assemble(f"  {case}  ", (", ".join(those), "dim")), " " * 6)
+    console.print()
+    _print(console, Text(FOOTNOTE), "")
+
+
+def _because(why: Why) -> str:
+    if why.id == "battery":
+        others = [name for name in BATTERIES if name not in why.of]
+        return "in every battery" + (f" but {_and(others)}" if others else "")
+    if why.id == "anything":
+        return "examines every defense"
+    if why.id == "named":
+        return f"built against {_and(why.of)}"
+    return f"examines {' or '.join(CHANGES[change] for change in why.of)}"
+
+
+def _unfit(found: Sequence[Choice]) -> dict[str, list[str]]:
+    """Return the attacks that are not applicable in a case, by the case."""
+    cases = {words: [each.attack for each in found if need in each.needs] for need, words in NEEDS.items()}
+    cases |= {
+        f"under --exposure {preset}": [each.attack for each in found if preset in each.lacks] for preset in PRESETS
+    }
+    return {case: those for case, those in cases.items() if those}
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 def _described(name: str, cls: Any) -> Row:
@@ -60,7 +141,17 @@ def show(found: list[Row]) -> None:
     console = Console()
     for row in found:
         _print(console, Text.assemble((str(row["name"]), "bold"), visible(f"  {row['summary']}")), "    ")
-        for key in ("settings", "requires", "adaptive", "source", "from"):
+        for key in (
+            "settings",
+            "requires",
+            "examines",
+            "changes",
+            "adaptive",
+            "threshold",
+            "baseline",
+            "source",
+            "from",
+        ):
             value = row.get(key)
             if not value:
                 continue

@@ -24,11 +24,11 @@ from leakaudit.result.plaintext import visible
 if TYPE_CHECKING:
     from leakaudit.audit.plan import Plan
     from leakaudit.cli.gate import Gating
-    from leakaudit.cli.learned import Learned
     from leakaudit.files.folder import Output
     from leakaudit.protocol.target import Target
     from leakaudit.result.outcome import Outcome
     from leakaudit.result.schema import AuditResult, Waiver
+    from leakaudit.work.learned import Learned
     from leakaudit.work.progress import Monitor
 
 
@@ -146,10 +146,10 @@ def run(
     finished piece, so that an interrupt keeps what was measured; while the folder takes nothing the audit goes on.
     `output` is claimed already.
     """
-    from leakaudit.cli.learned import Learned
     from leakaudit.files.folder import Output
     from leakaudit.result.rules import EXIT
     from leakaudit.result.schema import from_json, to_json
+    from leakaudit.work.learned import Learned
     from leakaudit.work.progress import current, monitored
 
     files, learned = Output(output, plan.images == "full"), Learned(output, plan.images)

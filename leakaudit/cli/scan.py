@@ -15,6 +15,7 @@ from leakaudit.errors import UserError, quote
 from leakaudit.files.folder import claimed
 from leakaudit.files.writing import writable
 from leakaudit.gate.pyproject import read
+from leakaudit.options import names
 from leakaudit.options.browser import Open
 from leakaudit.options.command import Command, Group
 from leakaudit.options.common import (
@@ -66,7 +67,6 @@ app = typer.Typer(
     "  leakaudit scan -h                    a command's options, with examples",
     epilog=EPILOG,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -102,6 +102,7 @@ def scan(  # noqa: PLR0913 - a command: its options
             metavar="SPEC",
             help="name[:setting=value…], or path.py:Class for one of your own; commas chain; repeat for several. "
             "The undefended control always runs.",
+            autocompletion=names.defenses,
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -113,6 +114,7 @@ def scan(  # noqa: PLR0913 - a command: its options
             metavar="SPEC",
             help="Replace the battery's attacks: a spec likewise; repeat. What the audit chooses for a defense runs "
             "all the same; with others left out nothing is a pass.",
+            autocompletion=names.attacks,
             rich_help_panel=WHAT,
         ),
     ] = None,
