@@ -1,4 +1,4 @@
-"""CIFAR-10 for the examples: from LEAKAUDIT_DATA, a data folder beside the checkout, or torchvision's download."""
+"""CIFAR-10 for the examples: from CIFAR10_DATA, a data folder beside the checkout, or torchvision's download."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DOWNLOADS = Path.home() / ".cache" / "leakaudit"
 
 def part(name: str, count: int) -> TensorDataset:
     """Return the first `count` records of "private", "auxiliary" or "test": disjoint, normalised by MEAN and STD."""
-    folder = Path(os.environ.get("LEAKAUDIT_DATA", Path(__file__).resolve().parents[2] / "shared/data/cifar10"))
+    folder = Path(os.environ.get("CIFAR10_DATA", Path(__file__).resolve().parents[2] / "shared/data/cifar10"))
     images, labels = _from_npz(folder, name) if folder.is_dir() else _from_torchvision(name)
     pixels = images[:count].permute(0, 3, 1, 2).float() / 255
     mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)

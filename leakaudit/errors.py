@@ -8,6 +8,7 @@ begins an audit installs where the result may hold records in full; elsewhere it
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 import traceback
@@ -74,6 +75,12 @@ def worded(template: str, needs: Iterable[Setting] = (), **facts: object) -> tup
 def said(parts: Iterable[str | Setting], spell: Spell = as_option) -> str:
     """Return parts as one text, each setting as `spell` has it."""
     return "".join(part if isinstance(part, str) else spell(part) for part in parts)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return which of the known names, three at most, may have been meant, to stand after one that is not known."""
+    close = [repr(each) for each in difflib.get_close_matches(name, list(known), n=3)]
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
 class UserError(Exception):

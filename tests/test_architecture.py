@@ -17,11 +17,12 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the ground up: a wing may import those before it, and none behind it. "" is leakaudit/__init__.py.
 READING = ("files", "result", "stats", "judge", "compare", "gate")
 MEASURING = ("work", "protocol", "engine", "load", "score", "audit")
-SHOWING = ("watch", "cli")
+SHOWING = ("watch", "options", "cli")
 PLUGINS = ("defenses", "attacks", "reports")  # folders beside the package, linked into it
 GROUND = ("version", "errors")
-ORDER = (*GROUND, *READING, *MEASURING, *PLUGINS, "watch", "api", "cli", "testing", "pytest_plugin", "")
-FACES = ("api", "cli", "testing", "pytest_plugin", "")
+ENDS = ("loggers", "testing", "pytest_plugin", "__main__", "")
+ORDER = (*GROUND, *READING, *MEASURING, *PLUGINS, "watch", "api", "options", "cli", *ENDS)
+FACES = ("api", "cli", *ENDS)
 WINGS = (*READING, *MEASURING, *SHOWING)
 MOST_LINES = 2500
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
@@ -30,6 +31,7 @@ LONG = {
     "cli.scan:scan",  # the options of a command
     "cli.obscure:fit",  # the same
     "testing:assert_private",  # the public surface, with its documentation
+    "api:scan",  # the same: every argument stands there with its type and its default
 }
 
 

@@ -293,7 +293,7 @@ def test_the_documented_commands_are_real_and_its_links_exist() -> None:
 
 
 def test_the_documented_exit_codes_are_those_of_the_commands() -> None:
-    from leakaudit.cli.options import INTERNAL, USAGE
+    from leakaudit.options.common import INTERNAL, USAGE
     from leakaudit.result.rules import EXIT
 
     table = {int(c): words for c, words in re.findall(r"^\| (\d) \| (\w+)", DOCS, re.MULTILINE)}

@@ -25,6 +25,7 @@ ALLOWED = {
     ("gate.pyproject", "tomlkit.parse"): "text that files.reading gave, within `reading`",
     ("load.checkpoints", "load_file"): "after files.weights has looked through it",
     ("load.checkpoints", "torch.load"): "weights only, after files.weights has looked through it",
+    ("options.browser", "open"): "a page in a browser",
     ("reports.html_source", "read_bytes"): "the sources of our own package",
     ("result.signature", "base64.b64decode"): "text that files.jsonfile gave, of a length that it limits",
     ("reports.sarif", "json.loads"): "what this module has just written",

@@ -11,17 +11,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from leakaudit.cli.options import (
-    TARGET_HELP,
+from leakaudit.options.command import Command
+from leakaudit.options.common import (
+    AUDIT,
+    MODEL,
     USAGE,
+    BatchSize,
     Checkpoint,
+    ClientMode,
     Data,
     Device,
     Mode,
+    Records,
     Seed,
+    Target,
     examples,
     name_what_was_left_out,
+    named,
+    tell_where,
 )
+from leakaudit.options.settings import FROM_ENVIRONMENT, Config
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +39,7 @@ if TYPE_CHECKING:
 
     from leakaudit.audit.costs import Costs
     from leakaudit.audit.plan import Plan
-    from leakaudit.protocol.target import Target
+    from leakaudit.protocol.target import Target as Loaded
     from leakaudit.result.schema import Finding
 
 BUDGETS = (60.0, 300.0, 1800.0)  # seconds, that `doctor` reckons with
@@ -46,25 +55,39 @@ class Kind(str, Enum):  # noqa: UP042 - typer shows the values
 
 def add(app: typer.Typer) -> None:
     """Register the commands of this file."""
-    lines = ("leakaudit doctor model.py", "leakaudit doctor model.py --mode train --batch-size 8")
-    app.command(short_help="Check the set-up before a long run.", epilog=examples(*lines))(doctor)
-    app.command(name="list", epilog=examples("leakaudit list attacks", "leakaudit list defenses --json"))(list_)
+    app.command(
+        cls=Command,
+        context_settings=FROM_ENVIRONMENT,
+        rich_help_panel=AUDIT,
+        short_help="Check the set-up before a long run.",
+        epilog=examples("leakaudit doctor", "leakaudit doctor model.py --mode train --batch-size 8", settings=True),
+    )(doctor)
+    app.command(
+        cls=Command,
+        name="list",
+        rich_help_panel=AUDIT,
+        short_help="List attacks, defenses and metrics: built in, and of plug-ins.",
+        epilog=examples("leakaudit list attacks", "leakaudit list defenses --json"),
+    )(list_)
 
 
-def doctor(
-    target: Annotated[str, typer.Argument(help=TARGET_HELP)],
+def doctor(  # noqa: PLR0913 - a command: its options
+    target: Target = MODEL,
     data: Data = None,
     checkpoint: Checkpoint = None,
-    mode: Annotated[Mode, typer.Option("--mode", help="The client's mode: eval or train.")] = Mode.eval,
-    records: Annotated[int, typer.Option("--records", help="Private records to attack.")] = 16,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Records in one shared update.")] = 1,
+    records: Records = 16,
+    batch_size: BatchSize = 1,
+    mode: ClientMode = Mode.eval,
     device: Device = "auto",
     seed: Seed = 0,
+    config: Config = None,
 ) -> None:
     """Check the set-up before a long run: ranges, labels, modes, gradients, memory, and what a scan would take.
 
     Ends with "ready", or exits 2 on an error.
     """
+    named(target)
+    tell_where(config)
     from rich.console import Console
 
     from leakaudit.audit.costs import measured
@@ -89,7 +112,7 @@ def doctor(
     console.print(f"[green]ready[/]{told}", highlight=False)
 
 
-def notice(console: Console, target: Target, findings: Sequence[Finding]) -> None:
+def notice(console: Console, target: Loaded, findings: Sequence[Finding]) -> None:
     """Print what a target is, what was found, and how to mend it."""
     from rich.markup import escape
 
@@ -116,7 +139,7 @@ def notice(console: Console, target: Target, findings: Sequence[Finding]) -> Non
         console.print(f"[dim]note   [/] {shown(note)}", highlight=False)
 
 
-def takes(console: Console, target: Target, plan: Plan, costs: Costs) -> None:
+def takes(console: Console, target: Loaded, plan: Plan, costs: Costs) -> None:
     """Print what every battery would take here, and what a time budget buys of the standard one."""
     from rich.table import Table
 
@@ -140,7 +163,7 @@ def takes(console: Console, target: Target, plan: Plan, costs: Costs) -> None:
 
 
 def list_(
-    kind: Annotated[Kind, typer.Argument(help="attacks, defenses or metrics.")],
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="attacks, defenses or metrics.")],
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """List what is built in and what plug-ins bring, with settings and sources."""

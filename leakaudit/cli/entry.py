@@ -24,11 +24,7 @@ from leakaudit.cli import init as cli_init
 from leakaudit.cli import obscure as cli_obscure
 from leakaudit.cli import report as cli_report
 from leakaudit.cli import sign as cli_sign
-from leakaudit.cli.options import (
-    INTERNAL,
-    USAGE,
-)
-from leakaudit.cli.scan import _project_defaults, app
+from leakaudit.cli.scan import app
 from leakaudit.errors import (
     Interrupted,
     UserError,
@@ -41,6 +37,8 @@ from leakaudit.errors import (
     system_line,
 )
 from leakaudit.files.reading import check_text
+from leakaudit.options import settings
+from leakaudit.options.common import GENERATOR, INTERNAL, USAGE
 from leakaudit.protocol.usercode import of_users
 from leakaudit.result.outward import default_images
 from leakaudit.result.plaintext import visible
@@ -54,7 +52,7 @@ ParseError: type[Any] = typer.BadParameter.__mro__[2]
 @app.callback()
 def _main(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=lambda v: _version(v))
+        bool, typer.Option("--version", "-V", help="Print the version.", is_eager=True, callback=lambda v: _version(v))
     ] = False,
 ) -> None: ...
 
@@ -80,7 +78,12 @@ cli_init.add(app)
 
 cli_history.add(app)
 
-app.add_typer(cli_obscure.app, name="obscure", short_help="The obscuring generator as a file: fit, apply.")
+app.add_typer(
+    cli_obscure.app,
+    name="obscure",
+    rich_help_panel=GENERATOR,
+    short_help="The obscuring generator as a file: fit, apply.",
+)
 
 
 @contextmanager
@@ -104,7 +107,7 @@ def main() -> None:
     A reader that goes away early (`| head`) ends it by the signal that ends every program then, not by a verdict.
     """
     clock = monitored(Monitor(started=time.monotonic()))
-    with _broken_pipes(), ends.listening(), clock, quoting(default_images() == "full"):
+    with _broken_pipes(), ends.listening(), clock, settings.noting(), quoting(default_images() == "full"):
         try:
             _main_()
         finally:
@@ -112,26 +115,32 @@ def main() -> None:
                 typer.echo(f"leakaudit: {told}", err=True)
 
 
-def _called(defaults: dict[str, Any]) -> Any:
+def _called() -> Any:
     """Run the command; what exits within is code of others, whose exit code would pass for a verdict."""
     try:
-        return app(default_map=defaults, standalone_mode=False)
+        return app(standalone_mode=False)
     except SystemExit as error:
         raise UserError(f"code of yours exits{line_of(error)} while it is used: let it return or raise.") from error
+
+
+def _told(error: UserError) -> str:
+    """Return what an error says, each setting as whoever set it wrote it."""
+    try:
+        return error.spelled(settings.spelled)
+    except Exception:  # a class of somebody's own
+        return message_of(error)
 
 
 def _main_() -> None:
     try:
         for word in sys.argv[1:]:
             check_text(word, "the command line")  # now: what is written of it would fail when the work is done
-        # `init` mends the table: what is wrong in it must not keep it from that.
-        defaults = {} if sys.argv[1:2] == ["init"] else _project_defaults()
-        code = _called(defaults)
+        code = _called()
         if code == 130:  # newer typer's word for Ctrl-C
             raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except UserError as error:
-        typer.echo(f"leakaudit: {visible(message_of(sentence(error)), 10_000)}", err=True)
+        typer.echo(f"leakaudit: {visible(_told(sentence(error)), 10_000)}", err=True)
         sys.exit(USAGE)
     except ParseError as error:
         error.show()

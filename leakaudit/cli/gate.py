@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leakaudit.cli.options import examples
 from leakaudit.errors import UserError
 from leakaudit.files.writing import apart
-from leakaudit.gate.pyproject import read
+from leakaudit.gate.pyproject import Configuration, read
+from leakaudit.options.command import Command
+from leakaudit.options.common import EPILOG, GATES, JUDGED, TOLD, Stored, examples, written
+from leakaudit.options.settings import Config
 from leakaudit.result.outward import in_place
 
 if TYPE_CHECKING:
@@ -24,49 +28,65 @@ if TYPE_CHECKING:
     from leakaudit.result.schema import AuditResult, Waiver
 
 Baseline = Annotated[
-    Path | None, typer.Option("--baseline", help="A result.json of the same scan before the change, say main's.")
+    Path | None,
+    typer.Option(
+        "--baseline",
+        metavar="FILE",
+        help="A result.json of the same scan before the change, say main's.",
+        rich_help_panel=JUDGED,
+    ),
 ]
 
 
 def add(app: typer.Typer) -> None:
     """Register the commands of this file."""
     app.command(
+        cls=Command,
+        rich_help_panel=GATES,
         short_help="Judge a stored result, and its change from a baseline, for CI.",
         epilog=examples(
             "leakaudit gate leakaudit-out/result.json",
-            "leakaudit gate result.json --baseline main.json --junit junit.xml --sarif leakaudit.sarif",
-            "leakaudit gate result.json --markdown comment.md --html report.html -o gate.json",
+            "leakaudit gate result.json --baseline main.json --junit junit.xml",
+            "leakaudit gate result.json --sarif leakaudit.sarif -o gate.json --config ci.toml",
+            "leakaudit gate result.json --markdown comment.md --html report.html",
+            codes=EPILOG,
         ),
     )(gate)
     app.command(
+        cls=Command,
+        rich_help_panel=GATES,
         short_help="Show what changed between two results, and what chance explains.",
         epilog=examples("leakaudit compare main.json branch.json", "leakaudit compare main.json branch.json --json"),
     )(compare)
 
 
 def gate(  # noqa: PLR0913 - a command: its options
-    result: Annotated[Path, typer.Argument(help="A result.json written by a scan.")],
+    result: Stored,
     baseline: Baseline = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="What the gate says, as JSON.")] = None,
-    junit: Annotated[Path | None, typer.Option("--junit", help="JUnit XML, for a CI's list of tests.")] = None,
-    sarif: Annotated[Path | None, typer.Option("--sarif", help="SARIF 2.1.0, for code scanning.")] = None,
-    markdown: Annotated[Path | None, typer.Option("--markdown", help="Markdown, for a comment.")] = None,
-    html: Annotated[Path | None, typer.Option("--html", help="The report again, with the gate's checks in it.")] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print what the gate says as JSON, and nothing else.")
+    config: Config = None,
+    exit_zero: Annotated[
+        bool, typer.Option("--exit-zero", help="Exit 0 whatever the gate says.", rich_help_panel=JUDGED)
     ] = False,
-    exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit 0 whatever the gate says.")] = False,
+    output: Annotated[Path | None, written("What the gate says, as JSON.", "--output", "-o")] = None,
+    junit: Annotated[Path | None, written("JUnit XML, for a CI's list of tests.", "--junit")] = None,
+    sarif: Annotated[Path | None, written("SARIF 2.1.0, for code scanning.", "--sarif")] = None,
+    markdown: Annotated[Path | None, written("Markdown, for a comment.", "--markdown")] = None,
+    html: Annotated[Path | None, written("The report again, with the gate's checks in it.", "--html")] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print what the gate says as JSON, and nothing else.", rich_help_panel=TOLD),
+    ] = False,
 ) -> None:
-    """Judge a stored result by [tool.leakaudit.assert] of ./pyproject.toml, and by a baseline. Runs no attack.
+    """Judge a stored result by [tool.leakaudit.assert] of pyproject.toml, and by a baseline. Runs no attack.
 
     Without assertions the preset "recommended" holds. In GitHub Actions the step summary is written as well.
     """
     from leakaudit.result.schema import load
 
     places = {"--output": output, "--junit": junit, "--sarif": sarif, "--markdown": markdown, "--html": html}
-    apart(places, {"the result": result, "--baseline": baseline})
+    apart(places, {"the result": result, "--baseline": baseline, "the configuration": config})
     loaded = load(result)
-    outcome = Gating.read(baseline)(loaded, result)
+    outcome = Gating.read(read(config), baseline)(loaded, result)
     _write(loaded, outcome, {"gate": output, "junit": junit, "sarif": sarif, "markdown": markdown, "html": html})
     summarise(loaded, outcome)
     if as_json:
@@ -85,10 +105,10 @@ def gate(  # noqa: PLR0913 - a command: its options
 
 
 def compare(
-    before: Annotated[Path, typer.Argument(help="The result.json to compare with, say main's.")],
-    after: Annotated[Path, typer.Argument(help="The result.json of the change.")],
-    markdown: Annotated[Path | None, typer.Option("--markdown", help="The table as Markdown.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the changes as JSON.")] = False,
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="The result.json to compare with, say main's.")],
+    after: Annotated[Path, typer.Argument(metavar="AFTER", help="The result.json of the change.")],
+    markdown: Annotated[Path | None, written("The table as Markdown.", "--markdown")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the changes as JSON.", rich_help_panel=TOLD)] = False,
 ) -> None:
     """Show what changed between two results of the same records and seeds, and whether chance explains it.
 
@@ -128,11 +148,17 @@ class Gating:
     waivers: tuple[Waiver, ...]
     baseline: AuditResult | None = None
     baseline_source: str = ""
-    configured: bool = True  # whether ./pyproject.toml says what is asked
+    configured: bool = True  # whether a file says what is asked
 
     @classmethod
-    def read(cls, baseline: Path | None, plan: Plan | None = None, before: AuditResult | None = None) -> Gating:
-        """Read ./pyproject.toml and the baseline; UserError where one cannot be used, or the plan is unlike it.
+    def read(
+        cls,
+        found: Configuration,
+        baseline: Path | None,
+        plan: Plan | None = None,
+        before: AuditResult | None = None,
+    ) -> Gating:
+        """Read what a file asks and the baseline; UserError where one cannot be used, or the plan is unlike it.
 
         `before` is what stood in the baseline, where it is read already.
         """
@@ -140,17 +166,19 @@ class Gating:
         from leakaudit.gate import assertions
         from leakaudit.result.schema import load
 
-        table = read().assertions
-        asked = assertions.parse(table)
+        table = found.assertions
+        with _naming(found):
+            asked = assertions.parse(table)
+        waivers = configured_waivers(found)
         if baseline is None:
-            return cls(asked, configured_waivers(), configured=bool(table))
+            return cls(asked, waivers, configured=bool(table))
         before = before or load(baseline)
         other = () if plan is None else unlike(before.settings, plan.settings())
         if other:
             raise UserError(
                 f"{baseline} cannot be compared with this scan: {'; '.join(other)}. Scan with its settings."
             )
-        return cls(asked, configured_waivers(), before, str(baseline), configured=bool(table))
+        return cls(asked, waivers, before, str(baseline), configured=bool(table))
 
     def early(self, target: Target) -> None:
         """Refuse a target that the baseline is not of, before anything is attacked."""
@@ -179,15 +207,24 @@ class Gating:
         )
         if self.configured:
             return said
-        note = "./pyproject.toml has no [tool.leakaudit.assert]: the preset recommended was judged."
+        note = "no pyproject.toml has [tool.leakaudit.assert]: the preset recommended was judged."
         return replace(said, notes=(*said.notes, note))
 
 
-def configured_waivers() -> tuple[Waiver, ...]:
-    """Return the waivers of ./pyproject.toml; UserError where one is malformed."""
+def configured_waivers(found: Configuration) -> tuple[Waiver, ...]:
+    """Return the waivers of a file; UserError, naming it, where one is malformed."""
     from leakaudit.gate.waivers import parse
 
-    return parse(read().waivers)
+    with _naming(found):
+        return parse(found.waivers)
+
+
+@contextmanager
+def _naming(found: Configuration) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{found.path}: ", *error.parts) from error
 
 
 def summarise(result: AuditResult, outcome: Outcome) -> None:

@@ -7,15 +7,18 @@ from typing import Annotated
 
 import typer
 
-from leakaudit.cli.options import examples
 from leakaudit.errors import UserError
 from leakaudit.files.writing import apart
+from leakaudit.options.command import Command
+from leakaudit.options.common import GATES, examples, written
 from leakaudit.result.plaintext import visible
 
 
 def add(app: typer.Typer) -> None:
     """Register the command."""
     app.command(
+        cls=Command,
+        rich_help_panel=GATES,
         short_help="Draw leakage and accuracy over the stored results of a branch.",
         epilog=examples("leakaudit history results/", "leakaudit history results/ -o trend.html"),
     )(history)
@@ -23,7 +26,7 @@ def add(app: typer.Typer) -> None:
 
 def history(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A folder with the result.json of every run below.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file.")] = Path("history.html"),
+    output: Annotated[Path, written("The HTML file.", "--output", "-o")] = Path("history.html"),
 ) -> None:
     """Draw leakage and accuracy over the stored results of a branch, in the natural order of their paths.
 

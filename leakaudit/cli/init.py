@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leakaudit.cli.options import TARGET_HELP, examples
 from leakaudit.errors import UserError
+from leakaudit.options.command import Command
+from leakaudit.options.common import GATES, TARGET_HELP, examples
+from leakaudit.options.settings import options, scan_of
 from leakaudit.result import dates
 from leakaudit.work.quantities import typed_bytes, typed_seconds
 
@@ -32,6 +34,8 @@ SIMPLE = re.compile(r"[\w./:=,+-]+")  # needs quoting neither in YAML nor in a s
 def add(app: typer.Typer) -> None:
     """Register the command."""
     app.command(
+        cls=Command,
+        rich_help_panel=GATES,
         short_help="Write the gate's configuration from a first scan, and CI workflows.",
         epilog=examples(
             "leakaudit scan model.py -d obscure && leakaudit init",
@@ -42,10 +46,14 @@ def add(app: typer.Typer) -> None:
 
 
 def init(
+    ctx: typer.Context,
     model: Annotated[
-        str | None, typer.Argument(help=f"What CI will scan: {TARGET_HELP} Default: what the first scan was given.")
+        str | None,
+        typer.Argument(
+            metavar="MODEL", help=f"What CI will scan: {TARGET_HELP} Default: what the first scan was given."
+        ),
     ] = None,
-    result: Annotated[Path, typer.Option("--result", help="The first scan's result.json.")] = FIRST,
+    result: Annotated[Path, typer.Option("--result", metavar="FILE", help="The first scan's result.json.")] = FIRST,
     github: Annotated[bool, typer.Option("--github", help=f"Write {WORKFLOWS['github']}, too.")] = False,
     gitlab: Annotated[bool, typer.Option("--gitlab", help=f"Write {WORKFLOWS['gitlab']}, too.")] = False,
     force: Annotated[
@@ -74,7 +82,7 @@ def init(
     place = PROJECT.resolve()  # a link stays one
     existing = _existing(place)
     replaced = table(existing)
-    before, dropped = _kept(replaced) if force else ({}, ())
+    before, dropped = _kept(replaced, set(options(scan_of(ctx)))) if force else ({}, ())
     made = start(first, _options(first, before), today)
     texts = {place: inserted(existing, made.block, force)}
     for name, wanted in (("github", github), ("gitlab", gitlab)):
@@ -100,11 +108,8 @@ def _existing(path: Path) -> str:
     return text_of(path, TOML, "utf-8") if path.exists() else ""
 
 
-def _kept(table: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _kept(table: Mapping[str, Any], known: Set[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the options in a table that is replaced, by their name with underscores, and the keys that are none."""
-    from leakaudit.cli.scan import option_names
-
-    known = option_names()
     found = {key.replace("-", "_"): value for key, value in table.items() if key not in ("assert", "waiver")}
     plain = {k: v for k, v in found.items() if isinstance(v, str | int | float)}
     return {k: v for k, v in plain.items() if k in known}, tuple(repr(k) for k in found if k not in known)

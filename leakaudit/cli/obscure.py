@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from leakaudit.cli.options import EPILOG, TARGET_HELP, Checkpoint, Data, Device, examples
 from leakaudit.errors import UserError
 from leakaudit.files.writing import check_writable
+from leakaudit.options.command import Command, Group
+from leakaudit.options.common import DONE, TARGET_HELP, Checkpoint, Data, Device, examples, written
+from leakaudit.options.settings import FROM_ENVIRONMENT
 from leakaudit.result.plaintext import visible
 
 if TYPE_CHECKING:
@@ -22,11 +24,12 @@ if TYPE_CHECKING:
     from leakaudit.protocol.target import Records, Target
 
 app = typer.Typer(
+    cls=Group,
     help="Keep the obscuring generator as a file: fit it on private records once, then put its pictures in their "
     "place.\n\n\b\n"
-    "  leakaudit obscure fit model.py                            generator.safetensors and its card\n"
-    "  leakaudit obscure apply generator.safetensors model.py    released.npz",
-    epilog=EPILOG,
+    "  leakaudit obscure fit model.py\n"
+    "  leakaudit obscure apply generator.safetensors model.py",
+    epilog=DONE,
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -38,24 +41,41 @@ MOST_SEED = 2**63 - 1
 # A --seed here is of random choices alone: which records are held out does not depend on it, so that `apply` finds the
 # records that `fit` was given.
 Limit = Annotated[
-    int, typer.Option("--limit", min=3, max=10**7, help="Records read at most: private, test, auxiliary each.")
+    int,
+    typer.Option(
+        "--limit",
+        metavar="N",
+        min=3,
+        max=10**7,
+        allow_from_autoenv=False,
+        help="Records read at most: private, test, auxiliary each.",
+    ),
 ]
 
 
 @app.command(
+    cls=Command,
+    context_settings=FROM_ENVIRONMENT,
     epilog=examples(
         "leakaudit obscure fit model.py -o generator.safetensors",
         "leakaudit obscure fit model.py --settings pictures=3:steps=20",
         "leakaudit obscure fit model.py --data digits.npz --settings mirror=false",
-    )
+    ),
 )
 def fit(
-    target: Annotated[str, typer.Argument(help=TARGET_HELP)],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="The .safetensors file; its card goes beside it as .md.")
-    ] = Path("generator.safetensors"),
+    target: Annotated[str, typer.Argument(metavar="MODEL", help=TARGET_HELP)],
+    output: Annotated[Path, written("The .safetensors file; its card goes beside it as .md.", "--output", "-o")] = Path(
+        "generator.safetensors"
+    ),
     settings: Annotated[
-        str, typer.Option("--settings", "-s", help="setting=value[:setting=value…], as in -d obscure:steps=20.")
+        str,
+        typer.Option(
+            "--settings",
+            "-s",
+            metavar="SETTINGS",
+            help="setting=value[:setting=value…], as in -d obscure:steps=20.",
+            allow_from_autoenv=False,
+        ),
     ] = "",
     data: Data = None,
     checkpoint: Checkpoint = None,
@@ -65,6 +85,8 @@ def fit(
         int | None,
         typer.Option(
             "--seed",
+            metavar="N",
+            allow_from_autoenv=False,  # whoever knows it knows the random choices
             min=0,
             max=MOST_SEED,
             help="Repeat a fit exactly. Default: drawn afresh and not kept, since whoever knows it knows the fit's "
@@ -135,17 +157,22 @@ def fit(
 
 
 @app.command(
+    cls=Command,
+    context_settings=FROM_ENVIRONMENT,
     epilog=examples(
         "leakaudit obscure apply generator.safetensors model.py -o released.npz",
         "leakaudit obscure apply generator.safetensors pictures/ -o released.npz",
         "leakaudit scan model.py --data released.npz",
-    )
+    ),
 )
 def apply(
-    generator: Annotated[Path, typer.Argument(help="A file written by `leakaudit obscure fit`.")],
-    records: Annotated[str, typer.Argument(help="model.py (its private records), a folder of class folders, an .npz.")],
+    generator: Annotated[Path, typer.Argument(metavar="GENERATOR", help="A file written by `leakaudit obscure fit`.")],
+    records: Annotated[
+        str,
+        typer.Argument(metavar="RECORDS", help="model.py (its private records), a folder of class folders, an .npz."),
+    ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The .npz file: x_train, y_train, probabilities, classes.")
+        Path, written("The .npz file: x_train, y_train, probabilities, classes.", "--output", "-o")
     ] = Path("released.npz"),
     data: Data = None,
     limit: Limit = 4000,
@@ -153,6 +180,8 @@ def apply(
         int | None,
         typer.Option(
             "--seed",
+            metavar="N",
+            allow_from_autoenv=False,  # whoever knows it knows the random choices
             min=0,
             max=MOST_SEED,
             help="Repeat a draw exactly. Default: drawn afresh, so that nobody can guess it.",

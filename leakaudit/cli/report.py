@@ -7,54 +7,83 @@ from typing import Annotated
 
 import typer
 
-from leakaudit.cli.options import examples
 from leakaudit.errors import UserError
+from leakaudit.files.folder import GATE, REPORT, RESULT
 from leakaudit.files.writing import apart
+from leakaudit.options.browser import Open, show
+from leakaudit.options.command import Command
+from leakaudit.options.common import READ, TOLD, examples, say, written
 from leakaudit.result.plaintext import visible
 
 CODES = {"same": 0, "other": 1, "unknown": 3}
-GateFile = Annotated[Path | None, typer.Option("--gate", help="What the gate said: a JSON file written by it.")]
+GateFile = Annotated[
+    Path | None, typer.Option("--gate", metavar="FILE", help="What the gate said: a JSON file written by it.")
+]
 
 
 def add(app: typer.Typer) -> None:
     """Register the commands of this file."""
     app.command(
+        cls=Command,
+        rich_help_panel=READ,
+        short_help="Render a stored result as HTML again, or as PDF.",
         epilog=examples(
-            "leakaudit report leakaudit-out/result.json -o report.html",
-            "leakaudit report leakaudit-out/result.json -o report.pdf --pdf",
-            "leakaudit report leakaudit-out/result.json --gate gate.json",
-        )
+            "leakaudit report leakaudit-out --open",
+            "leakaudit report result.json -o report.html",
+            "leakaudit report result.json -o report.pdf --pdf",
+            "leakaudit report result.json --gate gate.json",
+        ),
     )(report)
     app.command(
+        cls=Command,
+        rich_help_panel=READ,
+        short_help="Check that a report says what its result says.",
         epilog=examples(
             "leakaudit verify report.html leakaudit-out/result.json",
-            "leakaudit verify report.pdf leakaudit-out/result.json --gate gate.json",
+            "leakaudit verify report.pdf result.json --gate gate.json",
             "leakaudit verify report.html result.json --key officer.pub.pem",
             "leakaudit verify result.json --key officer.pub.pem",
-        )
+            codes="",
+        ),
     )(verify)
 
 
 def report(
-    result: Annotated[Path, typer.Argument(help="A result.json written by a scan.")],
+    result: Annotated[
+        Path, typer.Argument(metavar="RESULT", help="A result.json, or the folder that a scan wrote it into.")
+    ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The HTML file; with --pdf a name ending in .pdf writes that alone.")
-    ] = Path("report.html"),
+        Path | None,
+        written(
+            "The HTML file; with --pdf a name ending in .pdf writes that alone. Default: report.html, of a folder the "
+            "one in it.",
+            "--output",
+            "-o",
+        ),
+    ] = None,
     pdf: Annotated[
-        bool, typer.Option("--pdf", help="Write a PDF beside it as well (pip install 'leakaudit[pdf]').")
+        bool,
+        typer.Option(
+            "--pdf", help="Write a PDF beside it as well (pip install 'leakaudit[pdf]').", rich_help_panel=TOLD
+        ),
     ] = False,
+    open: Open = False,
     gate: GateFile = None,
 ) -> None:
-    """Render a stored result as HTML again, or as PDF. Runs no attack and needs no model."""
+    """Render a stored result as HTML again, or as PDF. Runs no attack and needs no model.
+
+    Of a folder, what its gate.json says is in the report, too, as it was when the scan wrote it.
+    """
     from rich.console import Console
 
-    from leakaudit.files.writing import write_atomically
     from leakaudit.gate.consistency import doubts, outcome_doubts
     from leakaudit.reports.html import render
     from leakaudit.reports.terminal import summary
     from leakaudit.result import outcome as outcomes
     from leakaudit.result.schema import digest, is_private, load
 
+    output = output or (result / REPORT if result.is_dir() else Path(REPORT))
+    result, gate = _within(result, gate)
     loaded = load(result)
     if output.is_dir():
         raise UserError(f"--output {output} is a folder: name the HTML file to write, say {output / 'report.html'}.")
@@ -64,35 +93,55 @@ def report(
     outcome = outcomes.load(gate) if gate else None
     if outcome and outcome.result_digest != digest(loaded):
         raise UserError(f"--gate {gate} judges another result than {result}: give the outcome of this one.")
-    page = render(loaded, outcome)
-    written = []
-    if output.suffix.lower() != ".pdf":
-        write_atomically(output, page, is_private(loaded))
-        written.append(output)
-    if pdf:
-        from leakaudit.reports.pdf import write
-
-        write(output.with_suffix(".pdf"), page, is_private(loaded))
-        written.append(output.with_suffix(".pdf"))
+    places = _write(render(loaded, outcome), output, pdf, is_private(loaded))
     summary(loaded, Console())
     for doubt in (*doubts(loaded), *(outcome_doubts(outcome, loaded) if outcome else ())):
         typer.echo(visible(f"The numbers contradict what is claimed: {doubt}"), err=True)
-    for path in written:
+    for path in places:
         typer.echo(visible(f"report  {path}", 5_000))
+    if open:
+        show(places[0])
+
+
+def _write(page: str, output: Path, pdf: bool, private: bool) -> list[Path]:
+    """Write a page, as HTML unless only a PDF was asked for; return where it is."""
+    from leakaudit.files.writing import write_atomically
+
+    places = []
+    if output.suffix.lower() != ".pdf":
+        write_atomically(output, page, private)
+        places.append(output)
+    if pdf:
+        from leakaudit.reports.pdf import write
+
+        write(output.with_suffix(".pdf"), page, private)
+        places.append(output.with_suffix(".pdf"))
+    return places
+
+
+def _within(result: Path, gate: Path | None) -> tuple[Path, Path | None]:
+    """Return the files of a result and of what its gate said, which in a folder are called as a scan calls them."""
+    if not result.is_dir():
+        return result, gate
+    if not (result / RESULT).is_file():
+        raise UserError(f"{result} holds no {RESULT}: name a folder that a scan wrote into, or a result.")
+    beside = result / GATE
+    return result / RESULT, gate or (beside if beside.is_file() else None)
 
 
 def verify(
-    page: Annotated[
-        Path,
-        typer.Argument(metavar="[REPORT]", help="A report.html or report.pdf of it; may be left out."),
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="[REPORT] RESULT", help="A report.html or report.pdf, and the result.json it shows."),
     ],
-    result: Annotated[Path | None, typer.Argument(metavar="RESULT", help="The result.json it shows.")] = None,
     gate: GateFile = None,
     key: Annotated[
-        Path | None, typer.Option("--key", help="The public key, a PEM file, of who must have signed the result.")
+        Path | None,
+        typer.Option("--key", metavar="FILE", help="The public key, a PEM file, of who must have signed the result."),
     ] = None,
     signature: Annotated[
-        Path | None, typer.Option("--signature", help="The signature. Default: the result's name with .sig.")
+        Path | None,
+        typer.Option("--signature", metavar="FILE", help="The signature. Default: the result's name with .sig."),
     ] = None,
 ) -> None:
     """Check that a report, HTML or PDF, says what its result says, and the result what its own numbers say.
@@ -108,12 +157,14 @@ def verify(
     from leakaudit.reports.verify import verify as compare
     from leakaudit.result.signature import Part
 
-    shown, stored = (None, page) if result is None else (page, result)
+    if len(files) > 2:
+        raise UserError("verify takes a report and its result, or a result alone.")
+    shown, stored = (files[0] if len(files) == 2 else None), files[-1]
     found = compare(shown, stored, gate)
     given: dict[Part, Path | None] = {"result": stored, "report": shown, "gate": gate}
     derived = shown is not None and found.status == "same"
     signed = check(signature or beside(stored), given, key, derived=derived)
     code = CODES["other"] if signed.holds is False else CODES[found.status]
     for sentence in (*found.sentences, *signed.sentences, *(found.unknown if code == CODES["same"] else ())):
-        typer.echo(visible(sentence))
+        say(sentence)
     raise typer.Exit(code)

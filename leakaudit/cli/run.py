@@ -17,6 +17,8 @@ import typer
 
 from leakaudit.errors import UserError
 from leakaudit.files.folder import GATE, REPORT, RESULT
+from leakaudit.options.browser import show
+from leakaudit.options.common import TOLD
 from leakaudit.result.plaintext import visible
 
 if TYPE_CHECKING:
@@ -31,10 +33,19 @@ if TYPE_CHECKING:
 
 
 Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Print the verdict and the paths only; on stderr nothing but errors.")
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        help="Print the verdict and the paths only; on stderr nothing but errors.",
+        rich_help_panel=TOLD,
+    ),
 ]
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout: verdict, reasons, paths.")]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON document on stdout: verdict, reasons, paths.", rich_help_panel=TOLD),
+]
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,7 @@ class Voice:
     as_json: bool = False
     tensorboard: Path | None = None
     earlier: str = ""  # where the files of an earlier scan were put
+    opens: bool = False  # the report, in the browser
 
     @contextmanager
     def listening(self, plan: Plan) -> Iterator[Monitor]:
@@ -140,6 +152,8 @@ def run(
     if refusal is not None:
         raise UserError(f"{refusal} The scan itself is kept in {paths['report'].parent}.") from refusal
     voice.tell(result, paths, code, said)
+    if voice.opens:
+        show(paths["report"])
     if files.folder != output:
         typer.echo(
             visible(f"leakaudit: {output} took no more ({files.trouble}): all is in {files.folder}.", 9_000),
@@ -228,8 +242,13 @@ def _written(result: AuditResult, said: Outcome | None, files: Output, learned: 
 
 
 def command_line() -> str:
-    """Return the command as it was typed, quoted for a shell; where its files go is no part of what repeats it."""
+    """Return the command as it was typed, quoted for a shell, with what variables and files added to it.
+
+    Where its files go is no part of what repeats it.
+    """
     import shlex
+
+    from leakaudit.options.settings import elsewhere
 
     words, kept = iter(sys.argv[1:]), ["leakaudit"]
     for word in words:
@@ -237,9 +256,9 @@ def command_line() -> str:
             kept += [word, *words]
         elif word in ("-o", "--output"):
             next(words, None)
-        elif not word.startswith("--output=") and not (word.startswith("-o") and len(word) > 2):
+        elif word != "--open" and not word.startswith("--output=") and not (word.startswith("-o") and len(word) > 2):
             kept.append(word)
-    return shlex.join(kept)
+    return shlex.join([*kept[:2], *elsewhere(), *kept[2:]])
 
 
 @contextmanager

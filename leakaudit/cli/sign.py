@@ -7,37 +7,45 @@ from typing import Annotated
 
 import typer
 
-from leakaudit.cli.options import examples
 from leakaudit.errors import UserError
+from leakaudit.options.command import Command
+from leakaudit.options.common import READ, examples, say, written
 from leakaudit.result.plaintext import visible
 
 
 def add(app: typer.Typer) -> None:
     """Register the command."""
     app.command(
+        cls=Command,
+        rich_help_panel=READ,
         short_help="Sign a result, so that others can tell who stands behind it.",
         epilog=examples(
-            "leakaudit sign --new-key officer     (officer.pem is yours alone, officer.pub.pem is for the others)",
+            "leakaudit sign --new-key officer",
             "leakaudit sign leakaudit-out/result.json --key officer.pem --name 'A. Officer'",
             "leakaudit sign result.json --key officer.pem --report report.html --gate gate.json",
             "leakaudit verify report.html result.json --key officer.pub.pem",
+            codes="",
         ),
     )(sign)
 
 
 def sign(
-    result: Annotated[Path | None, typer.Argument(help="A result.json written by a scan.")] = None,
-    key: Annotated[Path | None, typer.Option("--key", help="Your private key, a PEM file.")] = None,
+    result: Annotated[Path | None, typer.Argument(metavar="RESULT", help="A result.json written by a scan.")] = None,
+    key: Annotated[Path | None, typer.Option("--key", metavar="FILE", help="Your private key, a PEM file.")] = None,
     report: Annotated[
-        list[Path] | None, typer.Option("--report", help="A report of it, HTML or PDF, to sign as well; repeat.")
+        list[Path] | None,
+        typer.Option("--report", metavar="FILE", help="A report of it, HTML or PDF, to sign as well; repeat."),
     ] = None,
-    gate: Annotated[Path | None, typer.Option("--gate", help="What the gate said of it, to sign as well.")] = None,
-    name: Annotated[str, typer.Option("--name", help="Your name, as the signature says it.")] = "",
+    gate: Annotated[
+        Path | None, typer.Option("--gate", metavar="FILE", help="What the gate said of it, to sign as well.")
+    ] = None,
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Your name, as the signature says it.")] = "",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The signature. Default: the result's name with .sig.")
+        Path | None, written("The signature. Default: the result's name with .sig.", "--output", "-o")
     ] = None,
     new_key: Annotated[
-        Path | None, typer.Option("--new-key", help="Make a key instead: NAME.pem, private, and NAME.pub.pem.")
+        Path | None,
+        typer.Option("--new-key", metavar="NAME", help="Make a key instead: NAME.pem, private, and NAME.pub.pem."),
     ] = None,
     encrypt: Annotated[bool, typer.Option("--encrypt", help="With --new-key: ask for a passphrase.")] = False,
 ) -> None:
@@ -86,14 +94,14 @@ def _sign(
         wrong += found.sentences if found.status == "other" and not wrong else ()
     if wrong:
         for sentence in wrong:
-            typer.echo(visible(sentence))
+            say(sentence)
         typer.echo("Nothing was signed.", err=True)
         raise typer.Exit(1)
     files: dict[Part, tuple[Path, ...]] = {"result": (result,), "report": reports, "gate": (gate,) if gate else ()}
     made = signature_of(loaded, files, private, name)
     write_atomically(place, to_json(made))
     covered = " and ".join(file.name for file in made.files)
-    typer.echo(visible(f"Signed {covered} on {words(made.signed)} by the key {made.key} (SHA-256)."))
+    say(f"Signed {covered} on {words(made.signed)} by the key {made.key} (SHA-256).")
     typer.echo(visible(f"signature  {place}", 5_000))
 
 
@@ -118,9 +126,9 @@ def _new_key(name: Path, encrypt: bool) -> None:
     own, shown = new_key(passphrase)
     write_atomically(private, own, private=True)
     write_atomically(public, shown)
-    typer.echo(f"private key  {visible(str(private))}   (keep it: whoever has it signs as you)")
-    typer.echo(f"public key   {visible(str(public))}   (give it to those who check)")
-    typer.echo(f"fingerprint  {of(read_public(public))}   (SHA-256; tell it by another way than the key)")
+    say(f"private key  {private}   (keep it: whoever has it signs as you)")
+    say(f"public key   {public}   (give it to those who check)")
+    say(f"fingerprint  {of(read_public(public))}   (SHA-256; tell it by another way than the key)")
 
 
 def _passphrase(key: Path, confirm: bool = False) -> str:

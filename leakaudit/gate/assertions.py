@@ -13,7 +13,7 @@ from leakaudit.result.rules import SEVERITIES
 from leakaudit.result.schema import Severity
 from leakaudit.result.scores import Direction, Score, assertable
 
-WHERE = "pyproject.toml: [tool.leakaudit.assert]"
+WHERE = "[tool.leakaudit.assert]"
 
 
 @dataclass(frozen=True)

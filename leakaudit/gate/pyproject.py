@@ -5,6 +5,7 @@ Somebody else's file: every byte outside our table stays as it was, or nothing i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,28 +30,65 @@ BY_HAND = (
 class Configuration:
     """The table in its three parts, unchecked: who uses a part checks it."""
 
+    path: Path = FILE
     scan: dict[str, Any] = field(default_factory=dict)  # options of `scan` by long name
     assertions: dict[str, Any] = field(default_factory=dict)  # [tool.leakaudit.assert]
     waivers: tuple[Any, ...] = ()  # [[tool.leakaudit.waiver]]
 
 
-def read(path: Path = FILE) -> Configuration:
-    """Read the table; an absent file or table is an empty one. Raises UserError where it cannot be read."""
-    if not (path.exists() or path.is_symlink()):
-        return Configuration()
+def find(*folders: Path) -> Path | None:
+    """Return the nearest pyproject.toml with a table [tool.leakaudit], from the first of the folders that has one.
+
+    From each it is looked for upwards, until a folder that holds `.git`, or the root. One in a folder further up is
+    passed over where it belongs to somebody else, since what it names is run: anybody may put one into /tmp. Raises
+    UserError where one on the way cannot be read.
+    """
+    for folder in dict.fromkeys(folder.resolve() for folder in folders):
+        for place in (folder, *folder.parents):
+            path = place / FILE
+            there = (path.exists() or path.is_symlink()) and (place == folder or _trusted(path, folder))
+            if there and _table(path) is not None:
+                return _near(path)
+            if (place / ".git").exists():
+                break
+    return None
+
+
+def _trusted(path: Path, folder: Path) -> bool:
+    """Whether a file belongs to this user, to the system's, or to whoever the folder belongs to."""
+    try:
+        return path.stat().st_uid in (getattr(os, "geteuid", lambda: 0)(), 0, folder.stat().st_uid)
+    except OSError:
+        return True  # whoever reads it says why it cannot be
+
+
+def _near(path: Path) -> Path:
+    """Return a path as a reader would write it: from the present folder, if it lies there or right above."""
+    short = Path(os.path.relpath(path))
+    return path if short.parts[:3] == ("..", "..", "..") else short
+
+
+def _table(path: Path) -> dict[str, Any] | None:
     tool = table_of(path).get("tool", {})
     if not isinstance(tool, dict):
         raise UserError(f"{path}: tool must be a table, not {short(tool)}.")
-    table = tool.get("leakaudit", {})
-    if not isinstance(table, dict):
+    found = tool.get("leakaudit")
+    if found is not None and not isinstance(found, dict):
         raise UserError(f"{path}: [tool.leakaudit] must be a table.")
-    options = dict(table)
+    return found
+
+
+def read(path: Path | None) -> Configuration:
+    """Read the table; no file and no table are an empty one. Raises UserError where it cannot be read."""
+    if path is None:
+        return Configuration()
+    options = dict(_table(path) or {})
     assertions, waivers = options.pop("assert", {}), options.pop("waiver", [])
     if not isinstance(assertions, dict):
         raise UserError(f"{path}: [tool.leakaudit.assert] must be a table, not {short(assertions)}.")
     if not isinstance(waivers, list):
         raise UserError(f"{path}: waivers are written as [[tool.leakaudit.waiver]], one block each.")
-    return Configuration(options, assertions, tuple(waivers))
+    return Configuration(path, options, assertions, tuple(waivers))
 
 
 def toml(value: Any) -> str:

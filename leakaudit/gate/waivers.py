@@ -12,7 +12,7 @@ from leakaudit.files.reading import short
 from leakaudit.result.outcome import Check, WaiverState
 from leakaudit.result.schema import Waiver
 
-WHERE = "pyproject.toml: a [[tool.leakaudit.waiver]]"
+WHERE = "a [[tool.leakaudit.waiver]]"
 KEYS = ("rule", "reason", "expires", "defense", "attack", "by")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from leakaudit.errors import UserError, first_line, line_of
-from leakaudit.protocol.usercode import import_error, import_file
+from leakaudit.protocol.usercode import import_error, import_file, is_file, named
 from leakaudit.work.seeding import seeded
 
 NAMES = ("model", "train_data", "test_data", "auxiliary_data", "groups", "loss", "mean", "std", "classes", "device")
@@ -35,13 +35,10 @@ def read_spec(spec: str, seed: int) -> ModelFile:
     Runs under a fixed random state, so that the same seed builds the same weights. Raises UserError naming the file
     and, where known, the line.
     """
-    place, factory = spec, None
-    head, colon, tail = spec.rpartition(":")
-    if colon and tail.isidentifier():
-        place, factory = head, tail
+    place, factory = named(spec)
     path = Path(place)
     with seeded(seed, "import"):
-        if place.endswith(".py") or path.exists() or "/" in place or "\\" in place:
+        if is_file(place):
             module, folder = import_file(path, "defines model and train_data"), path.resolve().parent
         else:
             module, folder = _import_module(place), Path.cwd()

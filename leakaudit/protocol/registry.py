@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar, get_type_hints
 
-from leakaudit.errors import UserError, first_line, quotes, sentence
+from leakaudit.errors import UserError, did_you_mean, first_line, quotes, sentence
 from leakaudit.files.reading import check_text, short
 from leakaudit.protocol import plugins
 from leakaudit.protocol.attack import Attack
@@ -158,7 +157,7 @@ def _parse(spec: str, kind: str) -> Any:
             raise UserError(f"{kind} {short(name)}: {short(pair)} is not of the form setting=value.")
         if key not in settings:
             allowed = ", ".join(settings) or "none"
-            hint = _suggest(key, list(settings))
+            hint = did_you_mean(key, settings)
             raise UserError(f"{kind} {short(name)} has no setting {short(key)}{hint}; its settings: {allowed}.")
         values[key] = _convert(text.strip(), hints[key], f"{kind} {short(name)}: setting {short(key)}")
     try:
@@ -173,7 +172,7 @@ def _parse(spec: str, kind: str) -> Any:
 def _named(name: str, kind: str) -> type[Any]:
     known: dict[str, type[Any]] = dict(attacks() if kind == "attack" else defenses())
     if name not in known:
-        hint, (first, *others) = _suggest(name, list(known)), plugins.failures() or ("",)
+        hint, (first, *others) = did_you_mean(name, known), plugins.failures() or ("",)
         lost = f" {first}" + (f" So were {len(others)} more." if others else "") if first else ""
         raise UnknownName(f"unknown {kind} {short(name)}{hint}; see `leakaudit list {kind}s`.{lost}")
     return known[name]
@@ -193,7 +192,7 @@ def _from_file(name: str, kind: str) -> type[Any]:
     if not wanted:
         raise UserError(f"{name} names no class: write {path}:Class; {have}.")
     if not hasattr(module, wanted):
-        raise UserError(f"{path} has no class {wanted!r}{_suggest(wanted, there)}; {have}.")
+        raise UserError(f"{path} has no class {wanted!r}{did_you_mean(wanted, there)}; {have}.")
     cls: Any = getattr(module, wanted)
     known: dict[str, type[Any]] = dict(_attacks if kind == "attack" else _defenses)
     if not isinstance(cls, type) or known.get(getattr(cls, "name", "")) is not cls:
@@ -232,8 +231,3 @@ def _convert(text: str, hint: Any, where: str) -> str | int | float | bool:
         wanted = {bool: "true or false", int: "a whole number", float: "a finite number"}[hint]
         raise UserError(f"{where} takes {wanted}, not {short(text)}.") from None
     return text
-
-
-def _suggest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -6,14 +6,46 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 
 from leakaudit.errors import UserError, first_line, is_installed, line_of, quotes, sentence
-from leakaudit.files.reading import CODE, check
+from leakaudit.files.reading import CODE, check, text_of
 
 _folders: set[Path] = set()  # that users' code was imported from
+
+
+def named(spec: str) -> tuple[str, str | None]:
+    """Return what a target's spec names, a file or a module, and the factory after its colon."""
+    head, colon, tail = spec.rpartition(":")
+    return (head, tail) if colon and tail.isidentifier() else (spec, None)
+
+
+def is_file(place: str) -> bool:
+    """Return whether what a spec names is a file or a folder, not a module that is imported by its name."""
+    return place.endswith(".py") or "/" in place or "\\" in place or Path(place).exists()
+
+
+def folder_of(spec: str) -> Path:
+    """Return the folder that a target's file stands in; the present one for a module."""
+    place, _ = named(spec)
+    return Path(place).absolute().parent if is_file(place) else Path.cwd()
+
+
+def registers(spec: str) -> bool:
+    """Return whether a target's file, or one beside it, may register attacks or defenses of its own.
+
+    Told by its text, without running it; of a module, which is not looked for here, it is assumed.
+    """
+    place, _ = named(spec)
+    if not is_file(place):
+        return True
+    for file in (Path(place), *sorted(folder_of(spec).glob("*.py"))):
+        with suppress(UserError):
+            if any(f"register_{kind}" in text_of(file, CODE) for kind in ("attack", "defense")):
+                return True
+    return False
 
 
 def of_users(error: BaseException) -> bool:

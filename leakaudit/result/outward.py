@@ -24,9 +24,14 @@ _OUTSIDE = re.compile(
 T = TypeVar("T")
 
 
+def in_ci() -> bool:
+    """Return whether this runs for nobody in particular: where CI=true."""
+    return os.environ.get("CI", "").lower() in ("1", "true")
+
+
 def default_images() -> Images:
     """Return how pictures appear where nobody says: in full, redacted where CI=true."""
-    return "redacted" if os.environ.get("CI", "").lower() in ("1", "true") else "full"
+    return "redacted" if in_ci() else "full"
 
 
 def in_place(text: str, images: str = "full") -> str:

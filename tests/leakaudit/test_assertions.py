@@ -70,7 +70,7 @@ def test_nothing_written_is_the_recommended_preset() -> None:
 def test_a_mistake_is_named_with_its_mend(table: dict[str, Any], words: tuple[str, ...]) -> None:
     with pytest.raises(UserError) as caught:
         assertions.parse(table)
-    for word in ("pyproject.toml", *words):
+    for word in ("[tool.leakaudit.assert", *words):
         assert word in str(caught.value)
 
 

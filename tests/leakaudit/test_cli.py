@@ -86,7 +86,7 @@ def test_bad_input_is_one_sentence(run: Run, words: tuple[str, ...], expected: t
 
 
 def test_usage_errors_exit_2(run: Run) -> None:
-    assert run("scan").code == 2
+    assert run("scan", "model.py", "other.py").code == 2
     assert run("scan", "model.py", "--no-such-option").code == 2
     assert run("list", "nothing").code == 2
 

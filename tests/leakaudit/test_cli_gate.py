@@ -48,7 +48,7 @@ def test_the_exit_code_is_the_gates(call: Run, hits: int, code: int, word: str) 
     said = call("gate", stored("r.json", leaking(hits)))
     assert said.code == code, said
     assert f"GATE {word}" in said.out
-    assert "has no [tool.leakaudit.assert]" in said.out
+    assert "no pyproject.toml has [tool.leakaudit.assert]" in said.out
     assert call("gate", "r.json", "--exit-zero").code == 0
 
 

@@ -95,7 +95,7 @@ def test_settings_of_the_new_options_come_from_pyproject(run: Run, tmp_path: Pat
     settings = json.loads((tmp_path / "leakaudit-out/result.json").read_text())["settings"]
     assert settings["max_accuracy_loss"] == 0.25
     (tmp_path / "pyproject.toml").write_text("[tool.leakaudit]\nhelp = true\n")
-    sentence(run(*WORDS), "'help'", "max_accuracy_loss")
+    sentence(run(*WORDS), "'help'", "max-accuracy-loss")
 
 
 @pytest.mark.parametrize("value", ["-0.1", "1.5"])

@@ -23,12 +23,12 @@ def test_minimal() -> None:
 
 @pytest.mark.parametrize("name", ["cifar10", "torchvision_resnet18"])
 def test_cifar10(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read from a small folder named by LEAKAUDIT_DATA: the real files take seconds to unpack."""
+    """Read from a small folder named by CIFAR10_DATA: the real files take seconds to unpack."""
     generator = np.random.default_rng(0)
     for file, key in (("cifar10_train_a", "train"), ("cifar10_train_b", "train"), ("cifar10_test", "test")):
         x = generator.integers(0, 256, (40, 32, 32, 3)).astype(np.uint8)
         np.savez(tmp_path / f"{file}.npz", **{f"x_{key}": x, f"y_{key}": (np.arange(40) % 10).astype(np.uint8)})
-    monkeypatch.setenv("LEAKAUDIT_DATA", str(tmp_path))
+    monkeypatch.setenv("CIFAR10_DATA", str(tmp_path))
     target = load_target(str(EXAMPLES / f"{name}.py"))
     assert (len(target.private), len(target.test), len(target.auxiliary)) == (40, 40, 40)
     assert target.classes[9] == "truck"

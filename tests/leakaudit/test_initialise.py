@@ -170,7 +170,7 @@ def test_what_it_writes_is_what_scan_and_gate_read(run: Run) -> None:
     assert done.code == 0, done
     assert "gate now pass" in done.out
     assert "leakaudit scan src/net.py:make --gate" in done.out
-    found = read()
+    found = read(Path("pyproject.toml"))
     assert found.scan == {
         "defense": ["obscure"],
         "records": 40,
@@ -252,7 +252,7 @@ def test_what_the_first_scan_had_from_the_table_is_kept(run: Run) -> None:
     )
     done = run("init", "--force")
     assert done.code == 0, done
-    assert read().scan == {
+    assert read(Path("pyproject.toml")).scan == {
         "defense": ["obscure"],
         "records": 46,
         "candidates": 50,  # of the scan, which is newer than the table
@@ -299,7 +299,7 @@ def test_force_replaces_a_table_that_scan_refuses(run: Run) -> None:
     assert done.code == 0, done
     assert "left out of the table, since scan has no such setting: 'recrods'" in done.out
     assert "the table had 1 waiver: put back what still holds" in done.out
-    assert read().scan == {"defense": ["obscure"], "records": 46, "quiet": True}
+    assert read(Path("pyproject.toml")).scan == {"defense": ["obscure"], "records": 46, "quiet": True}
 
 
 @pytest.mark.parametrize(

@@ -144,5 +144,5 @@ def test_waivers_of_another_type_are_refused(run: Run, key: str, value: str) -> 
     if value == "''" and key not in kept:
         return
     with pytest.raises(UserError) as caught:
-        configured_waivers()
+        configured_waivers(read(Path("pyproject.toml")))
     assert len(str(caught.value)) < 400
