@@ -69,7 +69,8 @@ def scan(  # noqa: PLR0913 - the public surface
     "4GB" (by default what is free). `images` is full, redacted or none: by default full, and redacted where
     CI=true. `progress` shows what is computed. Raises UserError on bad input.
 
-    >>> leakaudit.scan(model, train_data, defense=["prune:sparsity=0.99", "obscure"], battery="quick").verdict
+    Examples:
+        >>> leakaudit.scan(model, train_data, defense=["prune:sparsity=0.99", "obscure"], battery="quick").verdict
     """
     plan = Plan(
         defenses=_specs("defense", defense),
