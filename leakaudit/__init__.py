@@ -45,10 +45,16 @@ def _lines(result: AuditResult) -> str:
     return brief(result)
 
 
+def _screen(result: AuditResult) -> str:
+    from leakaudit.reports.first_screen import fragment
+
+    return fragment(result)
+
+
 def _table(result: AuditResult) -> DataFrame:
     from leakaudit.reports.rows import frame
 
     return frame(result)
 
 
-display.lines, display.table = _lines, _table
+display.lines, display.screen, display.table = _lines, _screen, _table

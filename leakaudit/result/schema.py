@@ -296,6 +296,10 @@ class AuditResult:
         """Return three lines: the verdict, the defenses, where to read on."""
         return display.lines(self)
 
+    def _repr_html_(self) -> str:
+        """Return the first screen of the report, which notebooks show."""
+        return display.screen(self)
+
 
 # Values that came after version 1 began, parts before what holds them: only written where they say something.
 VALUES_LATER: dict[type, tuple[str, ...]] = {

@@ -17,6 +17,7 @@ import leakaudit
 from leakaudit.audit.plan import Plan
 from leakaudit.errors import UserError
 from leakaudit.protocol.target import Records
+from leakaudit.reports.first_screen import fragment
 from leakaudit.reports.rows import UNION, rows
 from leakaudit.result.schema import AuditResult, Estimate, Examined, Further
 from leakaudit.result.scores import of_attacks
@@ -126,3 +127,14 @@ def test_scan_takes_every_setting_of_a_plan_by_name_with_its_default_and_a_type(
     for f in fields(Plan):
         if f.name != "defenses":
             assert taken[f.name].default == (None if f.name == "images" else getattr(plan, f.name)), f.name
+
+
+def test_a_notebook_shows_the_first_screen(golden: AuditResult) -> None:
+    page = golden._repr_html_()
+    assert page == fragment(golden)
+    assert str(golden.target["name"]) in page
+    assert "<script" not in page
+    pictures = [p for d in golden.defenses for a in d.attacks for p in a.gallery]
+    shown = [s for p in pictures for s in (p.original, p.shared, p.reconstruction) if s and s in page]
+    assert shown
+    assert not any(s in replace(golden, images="none")._repr_html_() for s in shown)
