@@ -21,6 +21,7 @@ from leakaudit.audit.plan import Plan
 from leakaudit.cli.entry import app
 from leakaudit.defenses import obscurer_fit
 from leakaudit.result.schema import AuditResult, load, to_json
+from tests import command_reference
 from tests.leakaudit.command_line import Outcome, Run, caller
 from tests.leakaudit.results import HASHES
 from tests.reports.conftest import GOLDEN, agreeing
@@ -174,6 +175,10 @@ def test_every_command_has_an_example_and_a_screen_that_fits(run: Run) -> None:
             assert told.out.startswith("Usage: ")
         names = [line.split()[0] for line in told.out.splitlines() if line.startswith("  -")]
         assert len(names) == len(set(names))
+
+
+def test_the_reference_is_up_to_date() -> None:
+    assert command_reference.page() == command_reference.PAGE.read_text(encoding="utf-8")
 
 
 def test_without_a_command_the_help_is_shown_and_that_is_usage(run: Run) -> None:
