@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from leakaudit.audit.audit import audit
 from leakaudit.audit.plan import Plan
-from leakaudit.errors import Setting, UserError, quoting, sentence
+from leakaudit.errors import Setting, UserError, did_you_mean, quoting, sentence
 from leakaudit.files.reading import check_text, short
 from leakaudit.load.loading import target_from_objects
 from leakaudit.protocol.target import Target
@@ -56,6 +57,7 @@ def scan(  # noqa: PLR0913 - the public surface
     memory: int | str | None = None,
     images: Images | None = None,
     seed: int = Plan.seed,
+    **unknown: Never,
 ) -> AuditResult:
     """Audit a classifier and return the result: a notebook shows its first screen, `to_pandas()` gives its numbers.
 
@@ -72,6 +74,10 @@ def scan(  # noqa: PLR0913 - the public surface
     Examples:
         >>> leakaudit.scan(model, train_data, defense=["prune:sparsity=0.99", "obscure"], battery="quick").verdict
     """
+    if unknown:
+        name = next(iter(unknown))
+        meant = did_you_mean(name, signature(scan).parameters)
+        raise UserError(f"scan takes no setting {short(name)}{meant}: help(leakaudit.scan) lists them.")
     plan = Plan(
         defenses=_specs("defense", defense),
         attacks=_specs("attacks", attacks),
