@@ -30,7 +30,8 @@ FROM python:${PYTHON}-slim
 LABEL org.opencontainers.image.title="leakaudit" org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/leakaudit /opt/leakaudit
 RUN useradd --create-home --uid 1000 audit && install -d -o audit -g audit /work
-ENV PATH=/opt/leakaudit/bin:$PATH PYTHONDONTWRITEBYTECODE=1
+# A user that `--user` names has no home and no name; libraries ask for both.
+ENV PATH=/opt/leakaudit/bin:$PATH HOME=/tmp USER=audit PYTHONDONTWRITEBYTECODE=1
 USER audit
 WORKDIR /work
 ENTRYPOINT ["leakaudit"]
