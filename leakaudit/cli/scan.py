@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -179,7 +180,7 @@ def scan(  # noqa: PLR0913 - a command: its options
     _file_exists(lpips_weights, "--lpips-weights")
     if quick and full:
         raise UserError("--quick and --full exclude each other: give one.")
-    Voice(quiet, verbose=verbose)
+    voice = Voice(quiet, as_json, tensorboard, verbose=verbose)
     if baseline is not None and not gate:
         raise UserError("--baseline is what --gate compares with: give both, or neither.")
     shown = images.value if images is not None else default_images()
@@ -188,10 +189,13 @@ def scan(  # noqa: PLR0913 - a command: its options
 
     before = load_result(baseline) if baseline is not None else None  # it may lie where the output goes
     with claimed(output, shown == "full") as earlier:  # at once: loading libraries takes seconds
-        from leakaudit.audit.plan import Plan
-        from leakaudit.load.loading import load_target
-        from leakaudit.work.quantities import parse, seconds
+        with voice.starting():
+            from leakaudit.audit.plan import Plan
+            from leakaudit.load.loading import load_target
+            from leakaudit.protocol.registry import attacks, defenses
+            from leakaudit.work.quantities import parse, seconds
 
+            attacks(), defenses()
         plan = Plan(
             defenses=tuple(defense or ()),
             attacks=tuple(attack or ()),
@@ -225,7 +229,7 @@ def scan(  # noqa: PLR0913 - a command: its options
             load,
             plan,
             output,
-            Voice(quiet, as_json, tensorboard, earlier, verbose),
+            replace(voice, earlier=earlier),
             lpips_weights=lpips_weights,
             exit_zero=exit_zero,
             gate=gating,
@@ -256,10 +260,11 @@ def demo(
     shown = images.value if images is not None else default_images()
     quote(shown == "full")
     with claimed(output, shown == "full") as earlier:
-        from leakaudit.cli.demo import demo_plan, demo_target
+        voice = Voice(quiet, as_json, earlier=earlier, verbose=verbose)
+        with voice.starting():
+            from leakaudit.cli.demo import demo_plan, demo_target
 
         plan = demo_plan(seed, shown)
-        voice = Voice(quiet, as_json, earlier=earlier, verbose=verbose)
         run(lambda: demo_target(seed, device), plan, output, voice, exit_zero=True)
 
 
