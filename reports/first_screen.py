@@ -53,8 +53,9 @@ def fragment(result: AuditResult) -> str:
     The same result gives the same bytes; all text of the result is escaped. It shows what the result holds: private
     pictures in full, stand-ins or none.
     """
-    page = environment().get_template("fragment.html.j2").render(first(result))
-    return writable(page)
+    shows = first(result)
+    own = {"drawing": figures.frontier(result, f"frontier-{shows['digest'][:8]}")}  # a notebook may hold several
+    return writable(environment().get_template("fragment.html.j2").render(shows | own))
 
 
 def first(result: AuditResult, outcome: Outcome | None = None) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def first(result: AuditResult, outcome: Outcome | None = None) -> dict[str, Any]
         "contradicted": bool(wrong) and result.verdict != "fail",
         "headline": steps.headline(result),
         "strip": strip(result),
-        "drawing": figures.frontier(result, f"frontier-{known[:8]}"),
+        "drawing": figures.frontier(result),
         "tasks": steps.tasks(result, outcome),
     }
 
@@ -136,16 +137,12 @@ def _card(result: AuditResult, index: int, drawn: Mapping[Place, Drawn], place: 
             "reconstruction",
             side,
             bool(result.stand_in),
-            (f"drawn by {found.attack.name}, {_above(found)}",),
+            (f"drawn by {found.attack.name}: {found.words}",),
             told,
         )
     accuracy = defense.accuracy.value
     lines = (*_identified(worst), "accuracy not measured" if accuracy is None else f"accuracy {percent(accuracy)}")
     return Card(view.key(index), defense.spec, defense.verdict, view.heading(defense.verdict), lines, picture)
-
-
-def _above(drawn: Drawn) -> str:
-    return drawn.words + (" above a guess" if drawn.gain is not None else "")
 
 
 def _identified(worst: AttackResult | None) -> tuple[str, ...]:
@@ -157,16 +154,16 @@ def _identified(worst: AttackResult | None) -> tuple[str, ...]:
 
 def _note(result: AuditResult, original: Shown | None) -> str:
     limits = (
-        f"Allowed: at most {percent(result.max_identification)} of the records identified, over the whole 95% "
-        f"interval; a guess identifies {percent(result.chance_identification)}."
+        f"Allowed: at most {percent(result.max_identification)} identified, over the whole 95% interval; "
+        f"a guess: {percent(result.chance_identification)}."
     )
     if result.images == "none":
         return f"This report is made without pictures. {limits}"
     if original is None:
         return f"No attack left a picture. {limits}"
     chosen_by = (
-        "Of the records of which most pictures were kept, and which are not flat, it is the one that lost most where "
-        "nothing protects."
+        "It is the record, of those most pictures were kept of and flat ones aside, that lost most unprotected; dB: "
+        "above the best guess."
     )
     if result.stand_in:
         return (

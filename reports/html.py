@@ -101,6 +101,7 @@ def _context(result: AuditResult, outcome: Outcome | None) -> dict[str, Any]:
         "mapping": mapping,
         "hashes": _hashes(result.hashes),
         "costs": costs.costs(result),
+        "other_timings": costs.others(result),
         "costs_in_brief": costs.in_brief(result),
         "command": numbers.plain(result.environment.get("command") or result.settings.get("command") or ""),
     }

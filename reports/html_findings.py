@@ -40,8 +40,9 @@ WORDS = {
     "role": "kind of attack",
 }
 SHORT = {  # what was found, where the columns beside it hold all the numbers of its sentence
-    LEAKS[0]: "Tells which record it was",
+    LEAKS[0]: "Identified",
     LEAKS[1]: "Rebuilds pictures far closer than a guess",
+    "labels-leak": "Reads labels off the updates",
 }
 STATES = {
     "in-force": "in force",
@@ -140,7 +141,7 @@ def _told(finding: Finding, about: str, mend: int) -> Told:
     share, n = finding.evidence.get("measured"), finding.evidence.get("n")
     short = SHORT.get(finding.id, "")
     if finding.id == LEAKS[0] and isinstance(share, int | float) and isinstance(n, int):
-        short = f"{short}: {round(share * n)} of {n}"
+        short = f"{short} {round(share * n)} of {n} records"
         measured = measured.removesuffix(f", n = {n}")
         told = parts.pop("candidates", "")
         short += f" among {told}" if told else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from leakaudit.result.numbers import MINUS
 from leakaudit.result.plaintext import visible
 
 MOST = 10**9  # characters
@@ -15,6 +16,11 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]{1,24}(?![\w-])(?:[ =]\d{1,9}(?:[.,
 def shown(value: Any) -> Any:
     """Write out what a reader cannot see but a browser obeys, of any length: pictures are text here too."""
     return visible(value, MOST) if type(value) is str else value
+
+
+def dashed(interval: str) -> str:
+    """Return `3.5 to 12` as `3.5–12`, which takes less room; beside a minus sign a dash would mislead."""
+    return interval if MINUS in interval else interval.replace(" to ", "–")
 
 
 def unbroken(text: str) -> Any:

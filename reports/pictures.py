@@ -188,7 +188,12 @@ def _near(drawn: Drawn | None, stand_in: bool) -> Shown | None:
     if drawn is None:
         return None
     return shown(
-        drawn.picture, "reconstruction", SIDE, stand_in, (drawn.words,), f", by {drawn.attack.name}{_told(drawn)}"
+        drawn.picture,
+        "reconstruction",
+        SIDE,
+        stand_in,
+        (drawn.words.removesuffix(" dB"),),
+        f", by {drawn.attack.name}{_told(drawn)}",
     )
 
 
@@ -218,9 +223,8 @@ def _plain_row(name: str, of: str, pictures: Iterable[Picture], stand_in: bool) 
 
 def _one(drawn: Drawn, stand_in: bool) -> Shown:
     p = drawn.picture
-    found = {True: "identified", False: "", None: ""}[p.identified]
-    under = (_score("psnr", p.psnr), _score("ssim", p.ssim), found)
-    return shown(p, "reconstruction", SMALL, stand_in, tuple(filter(None, under)), _told(drawn))
+    under = f"{_score('psnr', p.psnr).removesuffix(' dB')}, {_score('ssim', p.ssim)}{' ✓' if p.identified else ''}"
+    return shown(p, "reconstruction", SMALL, stand_in, (under,), _told(drawn))
 
 
 def _told(drawn: Drawn) -> str:

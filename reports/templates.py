@@ -35,6 +35,7 @@ def environment() -> Environment:
         "spaced": _spaced,
         "join_specs": join_specs,
         "unbroken": html_text.unbroken,
+        "dashed": html_text.dashed,
         "heading": view.heading,
         "seconds": lambda value: numbers.DASH if value is None else numbers.seconds(value),
     }

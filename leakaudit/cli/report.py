@@ -41,7 +41,7 @@ def add(app: typer.Typer) -> None:
         short_help="Check that a report says what its result says.",
         epilog=examples(
             "leakaudit verify report.html leakaudit-out/result.json",
-            "leakaudit verify report.pdf result.json --gate gate.json",
+            "leakaudit verify result.json --gate gate.json",
             "leakaudit verify report.html result.json --key officer.pub.pem",
             "leakaudit verify result.json --key officer.pub.pem",
             codes="",

@@ -63,7 +63,7 @@ app = typer.Typer(
     "  leakaudit demo                       a face out of a gradient, in minutes\n"
     "  leakaudit doctor model.py            check the set-up before a long run\n"
     "  leakaudit scan model.py -d obscure   audit your model\n"
-    "  leakaudit report leakaudit-out       its report again, from the stored result\n"
+    "  leakaudit report leakaudit-out       its report again, from what is stored\n"
     "  leakaudit scan -h                    a command's options, with examples",
     epilog=EPILOG,
     no_args_is_help=True,

@@ -21,8 +21,9 @@ def add(app: typer.Typer) -> None:
         short_help="Sign a result, so that others can tell who stands behind it.",
         epilog=examples(
             "leakaudit sign --new-key officer",
-            "leakaudit sign leakaudit-out/result.json --key officer.pem --name 'A. Officer'",
-            "leakaudit sign result.json --key officer.pem --report report.html --gate gate.json",
+            "leakaudit sign result.json --key officer.pem --name 'A. Officer'",
+            "leakaudit sign result.json --key officer.pem --report report.html",
+            "leakaudit sign result.json --key officer.pem --gate gate.json",
             "leakaudit verify report.html result.json --key officer.pub.pem",
             codes="",
         ),

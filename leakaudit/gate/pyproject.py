@@ -56,10 +56,8 @@ def find(*folders: Path) -> Path | None:
 
 def _trusted(path: Path, folder: Path) -> bool:
     """Whether a file belongs to this user, to the system's, or to whoever the folder belongs to."""
-    try:
-        return path.stat().st_uid in (getattr(os, "geteuid", lambda: 0)(), 0, folder.stat().st_uid)
-    except OSError:
-        return True  # whoever reads it says why it cannot be
+    owners = {0, getattr(os, "geteuid", lambda: 0)()} | ({folder.stat().st_uid} if folder.exists() else set())
+    return not path.exists() or path.stat().st_uid in owners  # whoever reads one that is not there says so
 
 
 def _near(path: Path) -> Path:

@@ -40,14 +40,6 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
     return caller(monkeypatch, tmp_path, capsys, MODEL)
 
 
-@pytest.mark.parametrize("command", ["fit", "apply"])
-def test_every_command_has_an_example(run: Run, command: str) -> None:
-    outcome = run("obscure", command, "--help")
-    assert outcome.code == 0
-    assert f"leakaudit obscure {command}" in outcome.out.partition("Examples:")[2]
-    assert "obscure" in run("--help").out
-
-
 def test_fit_then_apply(run: Run, tmp_path: Path) -> None:
     outcome = run("obscure", "fit", "model.py", *FAST)
     assert outcome.code == 0, outcome

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer.main
 
 from leakaudit.audit.plan import Plan
-from leakaudit.cli.entry import app
 from leakaudit.cli.run import Voice, command_line
 from leakaudit.work.progress import Monitor
 from tests.leakaudit.command_line import Run, caller, sentence
@@ -111,34 +107,6 @@ def test_tensorboard_is_asked_for_by_name(run: Run, tmp_path: Path, monkeypatch:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     sentence(run(*WORDS, "--tensorboard", "runs"), "--tensorboard", "pip install 'leakaudit[tensorboard]'")
     assert not (tmp_path / "runs").exists()
-
-
-def examples() -> list[tuple[str, ...]]:
-    """Return the commands that the help screens show, in words."""
-    found: list[tuple[str, ...]] = []
-
-    def collect(command: Any) -> None:
-        told = f"{command.help or ''}\n{command.epilog or ''}".splitlines()
-        for line in told:
-            if line.startswith("  leakaudit "):
-                parts = line.split("  ")[1].partition(" > ")[0].split(" && ")
-                found.extend(tuple(shlex.split(part)[1:]) for part in parts)
-        for inner in getattr(command, "commands", {}).values():
-            collect(inner)
-
-    collect(typer.main.get_command(app))
-    return found
-
-
-def test_every_example_of_the_help_screens_can_be_typed() -> None:
-    lines = examples()
-    root: Any = typer.main.get_command(app)
-    assert {words[0] for words in lines} == set(root.commands)
-    for words in lines:
-        command, rest = root.commands[words[0]], list(words[1:])
-        if hasattr(command, "commands"):
-            command = command.commands[rest.pop(0)]
-        command.make_context(" ".join(words), rest)  # raises where an option is not there, or lacks its value
 
 
 def test_nobody_listens_where_all_is_quiet() -> None:

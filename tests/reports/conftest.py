@@ -29,6 +29,11 @@ def golden(golden_path: Path) -> AuditResult:
 @pytest.fixture
 def sound(golden: AuditResult) -> AuditResult:
     """The golden result with records and intervals that give its made-up shares, and the verdicts that these give."""
+    return agreeing(golden)
+
+
+def agreeing(golden: AuditResult) -> AuditResult:
+    """Return a made-up result whose parts agree with each other."""
     rows = tuple(
         replace(
             d,

@@ -40,7 +40,7 @@ def written(result: AuditResult) -> list[str]:
 
 
 def in_page(result: AuditResult) -> ET.Element:
-    found = re.search(r'<svg class="frontier-.*?</svg>', render(result), re.DOTALL)
+    found = re.search(r'<svg class="frontier".*?</svg>', render(result), re.DOTALL)
     assert found is not None
     return ET.fromstring(found[0].replace("<svg ", f'<svg xmlns="{SVG[1:-1]}" ', 1))
 

@@ -167,7 +167,7 @@ def test_what_leaked_is_a_finding_and_not_said_again(golden: AuditResult) -> Non
     words = Page(render(golden)).words
     (leak,) = [why for why in grouped(reasons_of(golden, golden.defenses[1])) if why[0].id in LEAKS][:1]
     assert sentence(leak) not in words
-    assert "expectation-over-noise adaptive Tells which record it was: 3 of 4 among 4. 75% (30.1 to 95.4) 30%" in words
+    assert "expectation-over-noise adaptive Identified 3 of 4 records among 4. 75% (30.1–95.4) 30%" in words
     # A failed defense whose leak no finding tells keeps its reasons.
     quiet = replace(golden.defenses[1], attacks=())
     assert golden.defenses[1].reasons[0] in Page(render(replace(golden, defenses=(golden.defenses[0], quiet)))).words

@@ -146,7 +146,7 @@ def test_the_frontier_is_printed_in_the_colours_of_paper_and_has_a_text_in_its_p
     read = pypdf.PdfReader(printed[0])
     (page,) = [page for page in read.pages if figures.ACROSS in page.extract_text()]
     strokes = set(re.findall(rb"([\d.]+ [\d.]+ [\d.]+) RG", page.get_contents().get_data()))
-    drawn = page_and_pdf(to_json(sound))[0].partition('<svg class="frontier-')[2].partition("</svg>")[0]
+    drawn = page_and_pdf(to_json(sound))[0].partition('<svg class="frontier"')[2].partition("</svg>")[0]
     used = re.findall(r'stroke="#(\w\w)(\w\w)(\w\w)"', drawn)
     wanted = {" ".join(f"{int(part, 16) / 255:.6g}" for part in colour).encode() for colour in used}
     assert len(wanted) == 5
