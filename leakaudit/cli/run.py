@@ -157,7 +157,6 @@ def run(
     `output` is claimed already.
     """
     from leakaudit.files.folder import Output
-    from leakaudit.result.rules import EXIT
     from leakaudit.result.schema import from_json, to_json
     from leakaudit.work.learned import Learned
     from leakaudit.work.progress import Work, current, monitored, stage
@@ -179,9 +178,7 @@ def run(
         stage("writing the report")
         result = from_json(to_json(result))  # as it is stored: what is rendered again must be the same page
         said, refusal = _judged(result, gate, output / RESULT)
-        code = 0 if exit_zero else EXIT[said.verdict if said is not None else result.verdict]
-        if not result.complete and not (said is not None and said.verdict == "fail"):
-            code = EXIT["inconclusive"]
+        code = _code(result, said, exit_zero)
         try:
             paths = _written(result, said, files, learned)
         except UserError:  # what is printed is then all that there is
@@ -200,6 +197,15 @@ def run(
     if not result.complete:
         typer.echo(f"Interrupted: what was measured so far is kept in {visible(str(files.folder / RESULT))}.", err=True)
     raise typer.Exit(code)
+
+
+def _code(result: AuditResult, said: Outcome | None, exit_zero: bool) -> int:
+    """Return the exit code: of the gate where there is one; of an interrupted scan always its own."""
+    from leakaudit.result.rules import EXIT
+
+    if not result.complete and not (said is not None and said.verdict == "fail"):
+        return EXIT["inconclusive"]
+    return 0 if exit_zero else EXIT[said.verdict if said is not None else result.verdict]
 
 
 def _measured(
