@@ -50,7 +50,7 @@ def test_wandb(golden: AuditResult, images: str, tmp_path: Path, monkeypatch: py
     result = replace(golden, images=images)
     with pytest.raises(UserError, match=r"wandb\.init"):
         to_wandb(result)
-    with wandb.init(mode="offline", dir=tmp_path, settings=wandb.Settings(silent=True, x_disable_stats=True)) as run:
+    with wandb.init(mode="offline", dir=tmp_path, settings=wandb.Settings(silent=True)) as run:
         to_wandb(result)
         told = dict(run.summary)
         assert run.config["leakaudit"]["seed"] == 7
