@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import io
 import re
 from dataclasses import replace
 from functools import cache
