@@ -151,7 +151,7 @@ def _told(finding: Finding, about: str, mend: int) -> Told:
         short = f"{short} {round(share * n)} of {n} records"
         measured = measured.removesuffix(f", n = {n}")
         told = parts.pop("candidates", "")
-        short += f" among {told}" if told else ""
+        short += f", each among {told}" if told else ""
     return Told(finding.id, short or _alone(finding, about), measured, limit, tuple(parts.items()), mend)
 
 

@@ -96,23 +96,42 @@ def drawn_of(defense: DefenseResult) -> dict[Place, Drawn]:
     return found
 
 
-def chosen(drawn: Sequence[Mapping[Place, Drawn]]) -> list[Place]:
-    """Return at most `COLUMNS` records, the most telling first; `drawn` holds the pictures by defense, control first.
+@dataclass(frozen=True)
+class Rank:
+    """What decides the place of a record: `gain` is under the first defense with a picture of it, the control first."""
 
-    Those of which most defenses' pictures are kept; among them by the gain over the best guess under the first of
-    these defenses. Flat pictures, which any attack draws well, come last: those that a PNG packs smaller than half
-    of the records. Redacted ones are all the same.
-    """
-    places = dict.fromkeys(place for of in drawn for place in of)
-    packed = {place: len(next(of[place].picture.original or "" for of in drawn if place in of)) for place in places}
+    flat: bool  # a PNG packs it smaller than half of the records; redacted ones are all the same
+    kept: int  # defenses of which a picture of it is kept
+    sure: bool  # whether the gain is known, or the PSNR stands for it
+    gain: float
+
+
+def ranks(drawn: Sequence[Mapping[Place, Drawn]]) -> dict[Place, Rank]:
+    """Return the rank of every record; `drawn` holds the pictures by defense, the control first."""
+    by_place: dict[Place, list[Drawn]] = {}
+    for of in drawn:
+        for place, one in of.items():
+            by_place.setdefault(place, []).append(one)
+    packed = {place: len(of[0].picture.original or "") for place, of in by_place.items()}
     middle = sorted(packed.values())[len(packed) // 2] if packed else 0
+    return {place: Rank(packed[place] < middle, len(of), *of[0].order) for place, of in by_place.items()}
 
-    def order(place: Place) -> tuple[int, bool, float, Place]:
-        known = [of[place] for of in drawn if place in of]
-        sure, gained = known[0].order
-        return -len(known), not sure, -gained, place
 
-    return sorted(sorted(places, key=order)[:COLUMNS], key=lambda place: packed[place] < middle)
+def chosen(drawn: Sequence[Mapping[Place, Drawn]]) -> list[Place]:
+    """Return at most `COLUMNS` records, the most telling first.
+
+    Those of which most defenses' pictures are kept, among them by the gain over the best guess. Flat pictures, which
+    any attack draws well, come last.
+    """
+    known = ranks(drawn)
+    best = sorted(known, key=lambda place: (-known[place].kept, not known[place].sure, -known[place].gain, place))
+    return sorted(best[:COLUMNS], key=lambda place: known[place].flat)
+
+
+def by_gain(drawn: Sequence[Mapping[Place, Drawn]]) -> list[Place]:
+    """Return the chosen records by their gain, flat ones last."""
+    known = ranks(drawn)
+    return sorted(chosen(drawn), key=lambda place: (known[place].flat, not known[place].sure, -known[place].gain))
 
 
 def section(result: AuditResult) -> Section:
@@ -123,7 +142,7 @@ def section(result: AuditResult) -> Section:
     if result.images == "none":
         return Section(None, (), 0)
     drawn = [drawn_of(defense) for defense in result.defenses]
-    places = chosen(drawn)
+    places = by_gain(drawn)
     if not places and not any(a.gallery for d in result.defenses for a in d.attacks):
         return Section(None, (), 0)
     stand_in = bool(result.stand_in)
@@ -180,7 +199,7 @@ def _nearest(result: AuditResult, drawn: Sequence[Mapping[Place, Drawn]], places
     for i, (defense, of) in enumerate(zip(result.defenses, drawn, strict=True)):
         if of:
             cells = tuple(_near(of.get(place), stand_in) for place in places)
-            rows.append(Row(defense.spec, view.key(i), cells))
+            rows.append(Row(f"{view.key(i)} {defense.spec}", "", cells))
     return Table("nearest", "", tuple(first[place].label for place in places), tuple(rows))
 
 

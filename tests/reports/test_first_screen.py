@@ -121,6 +121,7 @@ def test_the_record_is_the_one_that_lost_most_and_flat_ones_come_last(golden: Au
     defended = drew(one, "a", {0: -1.0, 1: -2.0, 2: -3.0})
     result = drawn(golden, [weaker, undefended], [defended])
     assert chosen(result) == [2, 1, 3, 0]  # 3 is kept under one defense alone, 0 is flat
+    assert [v for v, _ in pictures.by_gain([pictures.drawn_of(d) for d in result.defenses])] == [3, 2, 1, 0]
     handed = replace(drew(one, "c", {2: 99.0}), role="bound")
     assert pictures.drawn_of(result.defenses[0])[2, 0].attack.name == "a"
     assert pictures.drawn_of(result.defenses[0])[3, 0].gain == 20.0

@@ -57,8 +57,10 @@ def words_of(data: bytes) -> tuple[int, str]:
 
 def test_a_page_of_four_defenses_is_short_and_its_first_screen_is_the_answer(page: Page, four: AuditResult) -> None:
     assert len(four.defenses) == 5
-    assert page.evaluate("document.documentElement.scrollHeight") <= HEIGHT
-    assert page.evaluate(COUNT) <= WORDS
+    height, words = page.evaluate("document.documentElement.scrollHeight"), page.evaluate(COUNT)
+    print(f"{height} pixels, {words} words")  # pytest -s shows them: docs/report.md
+    assert height <= HEIGHT
+    assert words <= WORDS
     seen = """e => { const r = e.getBoundingClientRect(); return r.top >= 0 && r.bottom <= 900 && r.width > 0 }"""
     for what in (".la-title", ".la-verdict", ".la-strip", ".la-frontier", ".la-tasks"):
         assert page.locator(what).evaluate(seen), what
@@ -99,5 +101,6 @@ def test_the_pdf_is_short_and_holds_what_is_folded(four: AuditResult) -> None:
     except (ImportError, OSError):
         pytest.skip("needs WeasyPrint and Pango")
     pages, words = words_of(to_pdf(render(four)))
+    print(f"{pages} pages")
     assert pages <= PAGES
     assert [told for told in FOLDED if told not in words] == []

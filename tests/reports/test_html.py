@@ -167,7 +167,7 @@ def test_what_leaked_is_a_finding_and_not_said_again(golden: AuditResult) -> Non
     words = Page(render(golden)).words
     (leak,) = [why for why in grouped(reasons_of(golden, golden.defenses[1])) if why[0].id in LEAKS][:1]
     assert sentence(leak) not in words
-    assert "expectation-over-noise adaptive Identified 3 of 4 records among 4. 75% (30.1–95.4) 30%" in words
+    assert "expectation-over-noise adaptive Identified 3 of 4 records, each among 4. 75% (30.1–95.4) 30%" in words
     # A failed defense whose leak no finding tells keeps its reasons.
     quiet = replace(golden.defenses[1], attacks=())
     assert golden.defenses[1].reasons[0] in Page(render(replace(golden, defenses=(golden.defenses[0], quiet)))).words
@@ -176,7 +176,7 @@ def test_what_leaked_is_a_finding_and_not_said_again(golden: AuditResult) -> Non
 def test_unscored_attacks_are_no_numbers(golden: AuditResult) -> None:
     text = render(golden)
     assert text.count("<strong>Not scored</strong>") == 3
-    listed = Page(text).words.partition("Not scored, neither a success nor a failure")[2].partition("All scores")[0]
+    listed = Page(text).words.partition("Not scored: neither success nor failure")[2].partition("All scores")[0]
     assert "dlg on none (4 out-of-memory): The attack needed more memory than was free." in listed
     assert text.count('<li id="unscored-') == 3
     for reason in ("The attack needed more memory than was free", "ValueError: draws must be at least 1"):

@@ -39,7 +39,7 @@ def test_sections_come_in_the_order_in_which_they_are_asked_for(golden: AuditRes
         "What was not tested",
         "What it cost",
         "Scope, threat model and assumptions",
-        "What readers are asked for",
+        "Clauses, and what is evidence for them",
         "Glossary",
         "Reproducing this audit",
         "Digest and sign-off",
@@ -195,7 +195,7 @@ def test_an_attack_on_a_defense_has_one_row_for_all_that_was_found_of_it() -> No
     ]
     ((row,),) = [block.rows for block in html_findings.levels(made)[0].blocks]
     assert (row.attack, row.role) == ("a", "adaptive")
-    assert row.told[0].text == "Identified 3 of 4 records among 7"
+    assert row.told[0].text == "Identified 3 of 4 records, each among 7"
     assert (row.told[0].measured, row.told[0].limit) == ("75% (30 to 95)", "30%")
     assert row.told[1].measured.startswith("20.0 dB")
 

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from leakaudit.errors import UserError
 from leakaudit.reports import figures, pdf
+from leakaudit.reports.first_screen import fragment
 from leakaudit.reports.html import generator, render
 from leakaudit.reports.pdf import to_pdf
 from leakaudit.reports.verify import verify
@@ -130,7 +131,7 @@ def test_nothing_is_fetched(weasyprint: Any, golden: AuditResult, tmp_path: Path
         lambda self, r, *a, **k: asked.append(r.full_url) or real(self, r, *a, **k),
     )
     links = f'<link rel="stylesheet" href="{secret.as_uri()}"><img src="http://localhost:9/x.png" alt="x">'
-    to_pdf(render(golden).replace("</h1>", f"</h1>{links}", 1))
+    to_pdf(f"<html lang='en'><title>A page</title>{fragment(golden)}".replace("</h1>", f"</h1>{links}", 1))
     assert asked
     assert [url for url in asked if not url.startswith("data:")] == []
 
