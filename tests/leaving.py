@@ -216,14 +216,15 @@ def run(level: Images, own: Path, folder: Path) -> bytes:
 
 
 def drawing(console: Console, settings: plan.Plan) -> Monitor:
-    """What a terminal shows as a scan runs, drawn whenever there is something new to see, whatever the clock says."""
+    """What a terminal shows as a scan runs, drawn whenever there is a picture to see, whatever the clock says."""
     from leakaudit.watch.console import display_on
 
     display = display_on(console, settings)
 
     def see(make: Callable[[], Sight]) -> None:
-        display.look(make())
-        console.print(display)
+        display.look(sight := make())
+        if sight.images is not None:
+            console.print(display)
 
     return Monitor(display.show, see=see, stage=display.enter, originals=display.beside)
 

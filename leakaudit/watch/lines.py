@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from leakaudit.audit.plan import Plan
     from leakaudit.result.schema import AuditResult
 
-SILENCE = 60.0  # seconds after which a line says what is still being computed
+SILENCE = 30.0  # seconds after which a line says what is still being computed
 
 
 @contextmanager

@@ -69,6 +69,18 @@ def test_without_either_the_summary_is_printed_and_a_file_holds_no_control_codes
     assert outcome.err.count("none: inverting-gradients") == 1
 
 
+def test_verbose_tells_the_rest_ahead_of_the_same_end(run: Run, tmp_path: Path) -> None:
+    short = run(*WORDS).out
+    told = run("report", "leakaudit-out/result.json", "-v").out
+    assert "Measured: " in told
+    assert "Measured: " not in short
+    table = short[short.index("Defense ") : short.index("Limit: ")]
+    assert table in told
+    assert short.splitlines()[-2:] == ["report  leakaudit-out/report.html", "result  leakaudit-out/result.json"]
+    assert len(short[short.index("\n\nDefense ") :].splitlines()) <= 20  # what the model prints comes before
+    sentence(run(*WORDS, "-v", "-q"), "--quiet", "--verbose")
+
+
 def test_an_interrupt_is_told_in_json_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from leakaudit.attacks import masked
 

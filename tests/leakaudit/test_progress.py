@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import replace
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from leakaudit.audit.audit import audit
@@ -30,6 +32,7 @@ from leakaudit.work.progress import (
     while_tuning,
 )
 from tests.leakaudit.audited import target
+from tests.leaving import drawing
 
 DLG = Piece(Work("dlg", "none"), Amount(slopes=100))
 
@@ -66,10 +69,12 @@ PLAN = Plan(
 
 
 def test_a_watched_audit_gives_the_same_bytes_and_shows_every_kind_of_work(short_battery: None) -> None:
-    watching = Watching()
-    with monitored(watching.monitor):
-        watched = audit(target(), PLAN, keep=watching.monitor.kept)
-    alone = audit(target(), PLAN)
+    watching, plan, file = Watching(), replace(PLAN, images="full"), io.StringIO()
+    console = Console(file=file, force_terminal=True, color_system="truecolor", width=80, height=24)
+    with monitored(together(watching.monitor, drawing(console, plan))):
+        watched = audit(target(), plan, keep=watching.monitor.kept)
+    assert "▀" in file.getvalue()
+    alone = audit(target(), plan)
     assert to_json(replace(watched, timings={}, made="")) == to_json(replace(alone, timings={}, made=""))
     loops = {work for work, _ in watching.sights}
     attack = Work("inverting-gradients")
