@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("sign", "pdf", "tensorboard")  # those for users
+EXTRAS = ("sign", "pdf", "tensorboard", "pandas", "mlflow", "wandb")  # those for users
 HEAD = """# Licences of what leakaudit is installed with
 
 leakaudit is under Apache-2.0. It redistributes none of what stands here: its wheel and its sdist hold its own files
@@ -75,7 +75,12 @@ def main() -> None:
     chosen = [need for need in extras if any(need.marker and need.marker.evaluate({"extra": name}) for name in EXTRAS)]
     print(HEAD)
     print("## Always", "", *rows(pinned), sep="\n", end="\n\n")
-    print("## With the extras `sign`, `pdf` and `tensorboard`", "", *rows(closure(chosen, pinned)), sep="\n")
+    print(
+        f"## With the extras `{'`, `'.join(EXTRAS[:-1])}` and `{EXTRAS[-1]}`",
+        "",
+        *rows(closure(chosen, pinned)),
+        sep="\n",
+    )
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What the README's numbers come from. Run with `python -m benchmarks.NAME` from the repository root."""
+"""What the documentation's numbers come from. Run with `python -m benchmarks.NAME` from the repository root."""

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -16,22 +16,36 @@ from leakaudit.protocol.gradients import Gradients
 from leakaudit.protocol.registry import register_defense
 from leakaudit.result.schema import Guarantee
 
+# Where the PRV accountant is used: below this δ its sums are lost in rounding (it then states less than is true), above
+# this ε it needs gigabytes, and beyond this σ or so many steps minutes.
+LEAST_DELTA, MOST_EPSILON, MOST_SIGMA, MOST_STEPS = 1e-10, 100.0, 1e4, 10**6
 
-def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> float:
-    """Return ε of `steps` releases of the Poisson-subsampled Gaussian mechanism, by opacus' RDP accountant.
 
-    NaN where σ is so small or so large that its square is no number.
+def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> tuple[float, str]:
+    """Return ε of `steps` releases of the Poisson-subsampled Gaussian mechanism, and by which accountant of opacus.
+
+    Both bound it from above, and the lower bound is told: by Rényi divergences (RDP, Mironov 2017), or by composing the
+    distribution of the loss itself (PRV, Gopi, Lee and Wutschitz 2021), where that can be reckoned. At least 0; NaN
+    where σ is so small or so large that its square is no number.
     """
-    from opacus.accountants import RDPAccountant
+    from opacus.accountants import PRVAccountant, RDPAccountant
 
-    accountant = RDPAccountant()
-    accountant.history = [(noise_multiplier, sample_rate, steps)]
+    run = (noise_multiplier, sample_rate, steps)
+    rdp = _epsilon(RDPAccountant(), run, delta)
+    reckoned = delta >= LEAST_DELTA and rdp <= MOST_EPSILON and noise_multiplier <= MOST_SIGMA and steps <= MOST_STEPS
+    prv = _epsilon(PRVAccountant(), run, delta) if reckoned else math.nan
+    return (prv, "PRV") if prv < rdp else (rdp, "RDP")
+
+
+def _epsilon(accountant: Any, run: tuple[float, float, int], delta: float) -> float:
+    """Return ε by one accountant, at least 0; NaN where it cannot say."""
+    accountant.history = [run]
     with warnings.catch_warnings():
-        # It warns where the best order is the largest or the smallest it tries; the ε is valid, only not the tightest.
+        # RDP warns where the best order is the largest or the smallest it tries: its ε is valid, only not tight.
         warnings.simplefilter("ignore")
         try:
-            return float(accountant.get_epsilon(delta))
-        except ArithmeticError:
+            return max(0.0, float(accountant.get_epsilon(delta)))
+        except (ArithmeticError, ValueError, RuntimeError):  # of the latter two PRV, where rounding would decide
             return math.nan
 
 
@@ -79,15 +93,11 @@ class DPSGD(Defense):
 
     def facts(self, records: int, batch_size: int, steps: int) -> dict[str, str | float]:
         """Return ε and δ of `steps` updates of `batch_size` drawn from `records`, and what that ε assumes."""
-        assumes = (
-            f"{steps} steps of {batch_size} of {records} records, Poisson sampling, add-or-remove-one-record "
-            "neighbours, RDP accountant; gradients only, not BatchNorm statistics"
-        )
         if steps == 0:
             return {"epsilon": "not stated: no training run to account for", "delta": self.delta}
         if self.noise_multiplier == 0:
             return {"epsilon": "unbounded: no noise", "delta": self.delta}
-        spent = epsilon(self.noise_multiplier, min(1.0, batch_size / records), steps, self.delta)
+        spent, accountant = epsilon(self.noise_multiplier, min(1.0, batch_size / records), steps, self.delta)
         if math.isnan(spent):
             return {
                 "epsilon": "not stated: beyond what the accountant reckons with",
@@ -95,6 +105,10 @@ class DPSGD(Defense):
             }
         if not math.isfinite(spent):
             return {"epsilon": "unbounded: too little noise for the accountant", "delta": self.delta}
+        assumes = (
+            f"{steps} steps of {batch_size} of {records} records, Poisson sampling, add-or-remove-one-record "
+            f"neighbours, {accountant} accountant; gradients only, not BatchNorm statistics"
+        )
         return {"epsilon": spent, "delta": self.delta, "epsilon assumes": assumes}
 
     def guarantees(self, records: int, batch_size: int, steps: int, candidates: int) -> tuple[Guarantee, ...]:

@@ -30,11 +30,12 @@ class Obscurer:
     The picture j is drawn from q(j | x) ∝ exp(slope · s_j(x)), where s_j(x) in [0, 1] says how alike x and picture j
     look at 4×4 pixels, `slope` ≥ 0. At slope 0 every picture is as likely, whatever x is.
 
-    In a client's own training loop, before the pictures are normalised:
+    Examples:
+        In a client's own training loop, before the pictures are normalised:
 
-    >>> obscurer = Obscurer.load("generator.safetensors")
-    >>> x, p = obscurer(x)  # x (N, C, H, W) in [0, 1]; p (N, K) are probabilities
-    >>> loss = torch.nn.functional.cross_entropy(model(normalise(x)), p)
+        >>> obscurer = Obscurer.load("generator.safetensors")
+        >>> x, p = obscurer(x)  # x (N, C, H, W) in [0, 1]; p (N, K) are probabilities
+        >>> loss = torch.nn.functional.cross_entropy(model(normalise(x)), p)
     """
 
     pictures: Tensor

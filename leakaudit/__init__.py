@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from leakaudit.result import display
 from leakaudit.version import __version__
 
 __all__ = ["AuditResult", "Obscurer", "UserError", "__version__", "scan"]
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from leakaudit.api import scan
     from leakaudit.defenses.obscurer import Obscurer
     from leakaudit.errors import UserError
@@ -34,3 +37,24 @@ def __getattr__(name: str) -> Any:
 
         return UserError
     raise AttributeError(f"module 'leakaudit' has no attribute {name!r}")
+
+
+def _lines(result: AuditResult) -> str:
+    from leakaudit.reports.brief import brief
+
+    return brief(result)
+
+
+def _screen(result: AuditResult) -> str:
+    from leakaudit.reports.first_screen import fragment
+
+    return fragment(result)
+
+
+def _table(result: AuditResult) -> DataFrame:
+    from leakaudit.reports.rows import frame
+
+    return frame(result)
+
+
+display.lines, display.screen, display.table = _lines, _screen, _table

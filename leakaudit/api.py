@@ -2,62 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from leakaudit.audit.audit import audit
 from leakaudit.audit.plan import Plan
-from leakaudit.errors import Setting, UserError, quoting, sentence
+from leakaudit.errors import Setting, UserError, did_you_mean, quoting, sentence
 from leakaudit.files.reading import check_text, short
 from leakaudit.load.loading import target_from_objects
 from leakaudit.protocol.target import Target
-from leakaudit.result.schema import AuditResult
+from leakaudit.result.outward import default_images
+from leakaudit.result.schema import AuditResult, Images
 from leakaudit.work.progress import monitored
 from leakaudit.work.quantities import parse, seconds
 
+Data = Dataset[Any] | Iterable[Any]  # a Dataset or DataLoader of (picture, label), or dicts
+
 
 def scan(  # noqa: PLR0913 - the public surface
-    model: Any,
-    train_data: Any,
+    model: nn.Module | Callable[[], nn.Module],
+    train_data: Data,
     *,
     defense: str | Sequence[str] = (),
-    test_data: Any = None,
-    auxiliary_data: Any = None,
-    groups: Any = None,
-    loss: Any = None,
-    mean: Any = None,
-    std: Any = None,
+    test_data: Data | None = None,
+    auxiliary_data: Data | None = None,
+    groups: Sequence[Any] | Mapping[str, Sequence[Any]] | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     classes: Sequence[str] | None = None,
     device: str = "auto",
     checkpoint: Path | str | None = None,
     lpips_weights: Path | str | None = None,
     progress: bool = False,
-    **settings: Any,
+    attacks: str | Sequence[str] = (),
+    battery: str = Plan.battery,
+    exposure: str = Plan.exposure,
+    mode: str = Plan.mode,
+    records: int = Plan.records,
+    batch_size: int = Plan.batch_size,
+    candidates: int = Plan.candidates,
+    max_identification: float = Plan.max_identification,
+    max_accuracy_loss: float = Plan.max_accuracy_loss,
+    utility: bool = Plan.utility,
+    seeds: int | None = None,
+    epochs: int | None = None,
+    budget: float | str | None = None,
+    memory: int | str | None = None,
+    images: Images | None = None,
+    seed: int = Plan.seed,
+    **unknown: Never,
 ) -> AuditResult:
-    """Audit a classifier and return the result.
+    """Audit a classifier and return the result: a notebook shows its first screen, `to_pandas()` gives its numbers.
 
-    `model` is a `torch.nn.Module` (or a zero-argument callable that builds one) giving logits (N, classes);
-    `train_data` a Dataset or DataLoader of (picture, label). Pictures come as the model takes them; with `mean` and
-    `std`, pixel = value · std + mean lies in [0, 1]. `groups`: whose each record is, ids in the order of `train_data`
-    (or a dict by data name). `defense` is one spec or several; `settings` are those of `leakaudit.audit.plan.Plan`;
-    `budget` takes seconds or "10m", `memory` bytes or "4GB"; `images` is "redacted" by default where CI=true. Raises
-    UserError on bad input.
+    `model` is a `torch.nn.Module` (or a function that builds one) giving logits (N, classes); `train_data` holds
+    (picture, label), pictures (C, H, W) as the model takes them: with `mean` and `std`, pixel = value · std + mean lies
+    in [0, 1]. `groups`: whose each record is, ids in the order of `train_data` (or a dict by data name). `defense` is
+    one spec or several, as is `attacks` (by default the battery's). `battery` is quick, standard or full; `exposure` is
+    adaptive, honest-but-curious or malicious-server; `mode` is eval or train. `records` are attacked, in batches of
+    `batch_size`, and looked for among `candidates`; the limits are shares. `utility=False` trains nothing. `seeds` and
+    `epochs` are the battery's by default; `budget` takes seconds or "10m" (by default it has none), `memory` bytes or
+    "4GB" (by default what is free). `images` is full, redacted or none: by default full, and redacted where
+    CI=true. `progress` shows what is computed. Raises UserError on bad input.
 
-    >>> leakaudit.scan(model, train_data, defense=["prune:sparsity=0.99", "obscure"], battery="quick").verdict
+    Examples:
+        >>> leakaudit.scan(model, train_data, defense=["prune:sparsity=0.99", "obscure"], battery="quick").verdict
     """
-    unknown = sorted(set(settings) - {f.name for f in fields(Plan)} | set(settings) & {"defenses"})
     if unknown:
-        known = ", ".join(f.name for f in fields(Plan) if f.name != "defenses")
-        raise UserError(f"scan takes no setting {unknown[0]!r}; it takes {known}.")
-    attacks, budget = settings.get("attacks", ()), settings.get("budget")
-    settings["attacks"] = _specs("attacks", attacks)
-    settings["budget"] = seconds(budget) if isinstance(budget, str) else budget
-    memory, weights = settings.get("memory"), _weights(lpips_weights)
-    settings["memory"] = parse(memory) if isinstance(memory, str) else memory
-    plan = Plan(defenses=_specs("defense", defense), **settings)
+        name = next(iter(unknown))
+        meant = did_you_mean(name, signature(scan).parameters)
+        raise UserError(f"scan takes no setting {short(name)}{meant}: help(leakaudit.scan) lists them.")
+    plan = Plan(
+        defenses=_specs("defense", defense),
+        attacks=_specs("attacks", attacks),
+        battery=battery,
+        exposure=exposure,
+        mode=mode,
+        records=records,
+        batch_size=batch_size,
+        candidates=candidates,
+        max_identification=max_identification,
+        max_accuracy_loss=max_accuracy_loss,
+        utility=utility,
+        seeds=seeds,
+        epochs=epochs,
+        budget=seconds(budget) if isinstance(budget, str) else budget,
+        memory=parse(memory) if isinstance(memory, str) else memory,
+        images=default_images() if images is None else images,
+        seed=seed,
+    )
+    weights = _weights(lpips_weights)
     with _quoted(plan):
         target = target_from_objects(
             model,

@@ -47,6 +47,12 @@ def in_brief(result: AuditResult) -> str:
     return f"Took {numbers.clock(found.total)}" + (f"; most for {named}." if named else ".")
 
 
+def others(result: AuditResult) -> dict[str, float]:
+    """Return the timings that are of no piece: what no table of them shows."""
+    told = {f"{d.spec}: {name}" for d in result.defenses for name in _of(result, d.spec)} | {"total"}
+    return {name: seconds for name, seconds in result.timings.items() if name not in told}
+
+
 def _of(result: AuditResult, spec: str) -> dict[str, float]:
     """Return the seconds of a defense's pieces by name. A spec may hold what stands between it and the name."""
     known = {a.name for d in result.defenses if d.spec == spec for a in d.attacks} | set(OTHER_WORK)

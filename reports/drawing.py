@@ -100,7 +100,7 @@ class Word:
 class Drawing:
     """A figure. `name` is its class and the beginning of its ids; `title` and `description` are for who cannot see it.
 
-    Lines are drawn by kind, marks above them in their order, words above all. `keyed`: its labels are letters alone.
+    Lines are drawn by kind, marks above them in their order, words above all; `allowed` areas lie below everything.
     """
 
     name: str
@@ -112,7 +112,7 @@ class Drawing:
     marks: tuple[Mark, ...]
     words: tuple[Word, ...]
     bands: tuple[Line, ...] = ()
-    keyed: bool = False
+    allowed: tuple[Line, ...] = ()
 
 
 @dataclass(frozen=True)

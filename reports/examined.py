@@ -51,6 +51,7 @@ COLUMNS = (
     "By class",
     "Exact records",
 )
+FIELDS = ("changes", "works", "union", "tenth", "classes", "exact")  # of `Tried`, in that order
 
 
 def tried(result: AuditResult) -> tuple[Tried, ...]:

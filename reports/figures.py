@@ -14,16 +14,10 @@ from leakaudit.result.numbers import interval, margin, percent
 from leakaudit.result.plaintext import visible
 from leakaudit.result.schema import AuditResult, Estimate
 
-# Where the panel stands, the ticks across at their square roots (what matters happens at the low end), and their name.
-SIZES = {
-    "wide": (
-        Box(58, 12, 595, 286),
-        (0, 0.01, 0.05, 0.1, 0.25, 0.5, 1),
-        "records identified by the worst attack (square-root scale)",
-    ),
-    "narrow": (Box(46, 8, 272, 258), (0, 0.01, 0.05, 0.25, 0.5, 1), "records identified (√ scale)"),
-}
-TITLE = "Privacy against accuracy; the same in numbers is in the table “Leakage and cost”"
+PANEL = Box(46, 8, 322, 232)
+TICKS = (0, 0.01, 0.05, 0.25, 0.5, 1)  # at their square roots: what matters happens at the low end
+ACROSS = "identified by the worst attack (√ scale)"
+TITLE = "Privacy against accuracy; the same in numbers is in the table of every defense against every attack"
 SMALL = 8.5  # pixels: the words at the limits
 LONGEST = 30  # characters of a defense's name beside its point
 
@@ -81,13 +75,13 @@ def describe(result: AuditResult) -> str:
     return "Privacy–accuracy frontier. " + "; ".join(parts) + "." + limits
 
 
-def frontier(result: AuditResult, size: str) -> Drawing | None:
-    """Return the frontier in one of `SIZES`, None where nothing can be drawn.
+def frontier(result: AuditResult, name: str = "frontier") -> Drawing | None:
+    """Return the frontier, None where nothing can be drawn; `name` begins its ids, which a page has once.
 
     x: worst identification over the attacks an adversary can run, on a square-root scale; y: accuracy; both with 95 %
-    intervals. Hollow: the bound. The same result gives the same drawing.
+    intervals. Hollow: the bound. What both limits allow is shaded. The same result gives the same drawing.
     """
-    drawn, (box, across, caption) = points(result), SIZES[size]
+    drawn, box = points(result), PANEL
     if not drawn:
         return None
     least = least_accuracy(result)
@@ -95,19 +89,19 @@ def frontier(result: AuditResult, size: str) -> Drawing | None:
     ys += [result.chance_accuracy, *([least] if least is not None else [])]
     pad = max(0.12 * (max(ys) - min(ys)), 0.05)
     panel = Panel(box, (-0.03, 1.03), (min(ys) - pad, max(ys) + pad))
-    axes, scales = _axes(panel, across, caption)
+    axes, scales = _axes(panel)
     spread, marks = [line for p in drawn for line in _intervals(panel, p)], _marks(panel, drawn)
     limits, said = _limits(panel, result, [mark.box for mark in marks], [line.box for line in spread])
     taken = [*(mark.box for mark in marks), *(word.box for word in said)]
     crossed = [line.box for line in spread]
     keys = [Label(*panel.at(*p.at), p.key) for p in drawn]
     names = [replace(label, text=f"{p.key} {_short(p.label)}") for p, label in zip(drawn, keys, strict=True)]
-    words, leaders = beside(names, box, taken, crossed, reach=60) if size == "wide" else ([], [])
+    words, leaders = beside(names, box, taken, crossed, reach=60)
     keyed = len(words) < len(drawn)
     if keyed:
         words, leaders = beside(keys, box, taken, crossed, reach=400)
     return Drawing(
-        name=f"frontier-{size}",
+        name=name,
         title=TITLE,
         description=describe(result),
         width=box.right + 10,
@@ -115,19 +109,26 @@ def frontier(result: AuditResult, size: str) -> Drawing | None:
         lines=(*axes, *limits, *spread, *leaders),
         marks=tuple(marks),
         words=(*scales, *said, *words),
-        keyed=keyed,
+        allowed=_allowed(panel, result.max_identification, least),
     )
+
+
+def _allowed(panel: Panel, limit: float, least: float | None) -> tuple[Line, ...]:
+    """Return the outline of where both limits are kept; without one of lost accuracy any accuracy keeps it."""
+    left, right, low, high = panel.across[0], sqrt(limit), panel.up[0] if least is None else least, panel.up[1]
+    corners = ((left, low), (right, low), (right, high), (left, high))
+    return (Line("limit", tuple(panel.at(*corner) for corner in corners)),)
 
 
 def _short(name: str) -> str:
     return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
 
 
-def _axes(panel: Panel, ticks: tuple[float, ...], caption: str) -> tuple[list[Line], list[Word]]:
-    across, up, box = {sqrt(tick): percent(tick) for tick in ticks}, percents(*panel.up, 8), panel.box
+def _axes(panel: Panel) -> tuple[list[Line], list[Word]]:
+    across, up, box = {sqrt(tick): percent(tick) for tick in TICKS}, percents(*panel.up, 8), panel.box
     lines = [*(panel.plumb("grid", x) for x in across), *(panel.level("grid", y) for y in up), panel.frame()]
     names = [
-        Word((box.left + box.right) / 2, box.bottom + 34, caption, anchor="middle"),
+        Word((box.left + box.right) / 2, box.bottom + 34, ACROSS, anchor="middle"),
         Word(11, (box.top + box.bottom) / 2, "test accuracy", anchor="middle", upright=True),
     ]
     return lines, [*panel.scale_across(across), *panel.scale_up(up), *names]

@@ -10,7 +10,7 @@ from leakaudit.compare.history import History, Point, Run, Series
 from leakaudit.reports import view
 from leakaudit.reports.drawing import Box, Drawing, Line, Mark, Panel, Word, percents, ticks
 from leakaudit.reports.labels import first_free
-from leakaudit.reports.terminal import STYLES, printable
+from leakaudit.reports.terminal_lines import STYLES, printable
 from leakaudit.result import numbers
 from leakaudit.result.plaintext import visible
 from leakaudit.result.schema import Estimate

@@ -1,7 +1,7 @@
 """An audit as one HTML file: no JavaScript, nothing loaded from anywhere, readable in light, dark, narrow and print.
 
-The order is the one in which a compliance reader asks: verdict, scope, findings, frontier, evidence, what was not
-tested, waivers, whom the figures answer to, glossary, reproduction, sign-off.
+The first screen is the answer. Below it stands what an engineer, a privacy officer and a reviewer ask next; long texts
+and tables fold away, and are open in print.
 """
 
 from __future__ import annotations
@@ -9,28 +9,27 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from leakaudit.gate.consistency import doubts, outcome_doubts, unaudited
+from leakaudit.gate.consistency import unaudited
 from leakaudit.judge import advice
 from leakaudit.judge.facts import control_in
 from leakaudit.reports import (
+    costs,
     examined,
-    figures,
+    first_screen,
     html_findings,
-    html_galleries,
     html_rows,
-    html_text,
     mapping,
-    steps,
+    pictures,
     view,
 )
-from leakaudit.reports.costs import costs
 from leakaudit.reports.html_source import fingerprint
 from leakaudit.reports.standing import bound_of
+from leakaudit.reports.templates import environment, writable
 from leakaudit.result import dates, numbers
 from leakaudit.result import outcome as gate
 from leakaudit.result.adversary import WORDS
 from leakaudit.result.outcome import Outcome
-from leakaudit.result.schema import AuditResult, Value, digest
+from leakaudit.result.schema import AuditResult, Value
 
 __all__ = ["generator", "render"]
 
@@ -52,29 +51,8 @@ def render(result: AuditResult, outcome: Outcome | None = None) -> str:
 
     The same result and outcome give the same bytes; text of either is escaped throughout.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("leakaudit.reports", ""),
-        autoescape=True,
-        finalize=html_text.shown,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "percent": numbers.percent,
-        "points": numbers.points,
-        "plain": numbers.plain,
-        "pairs": numbers.pairs,
-        "byname": _by_name,
-        "spaced": _spaced,
-        "join_specs": _join_specs,
-        "unbroken": html_text.unbroken,
-        "seconds": lambda value: numbers.DASH if value is None else numbers.seconds(value),
-    }
-    page = environment.get_template("report.html.j2").render(_context(result, outcome))
-    return page.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate of the JSON cannot be written to a file
+    page = environment().get_template("report.html.j2").render(_context(result, outcome))
+    return writable(page)
 
 
 def generator() -> str:
@@ -88,66 +66,49 @@ def _context(result: AuditResult, outcome: Outcome | None) -> dict[str, Any]:
     tables = html_rows.tables(result)
     baselines, baseline_notes = html_rows.baselines(result)
     found = html_findings.all_findings(result, outcome)
-    told = advice.advise(result)
-    return {
-        "result": result,
+    return first_screen.first(result, outcome) | {
         "outcome": outcome,
         "made": generator(),
         "origin": dates.origin(result),
-        "digest": digest(result),
         "gate_digest": hashlib.sha256(gate.to_json(outcome).encode("utf-8", "surrogatepass")).hexdigest()
         if outcome
         else "",
-        "heading": view.heading,
         "capital": _capital,
-        "doubts": (*doubts(result), *(outcome_doubts(outcome, result) if outcome else ())),
         "unaudited": unaudited(result),
         "repeats": _repeats(result),
-        "headline": steps.headline(result),
-        "steps": steps.steps(result, outcome),
         "meaning": view.meaning(result),
         "reasons": view.reasons(result),
-        "verdicts": [(row, html_findings.untold(result, row.defense, found)) for row in tables.rows],
+        "untold": [(row, told) for row in tables.rows if (told := html_findings.untold(result, row.defense, found))],
         "exposure": [(WORDS.get(k, k), v) for k, v in _exposure(result.exposure)],
-        "levels": html_findings.grouped(found),
+        "levels": html_findings.levels(found),
         "severity": html_findings.TITLES,
         "severity_meaning": html_findings.MEANINGS,
-        "figure": {size: figures.frontier(result, size) for size in figures.SIZES},
-        "drawn": [point.key for point in figures.points(result)],
-        "advice": told,
+        "advice": advice.advise(result),
         "tables": tables,
         "rows": tables.rows,
+        "matrix": html_rows.matrix(tables.rows),
+        "as_run": html_rows.as_run(tables.rows),
         "bounded": any(bound_of(defense) is not None for defense in result.defenses),
-        "tried": examined.tried(result),
-        "tried_columns": examined.COLUMNS,
+        "tried": {row.key: row for row in examined.tried(result)},
+        "tried_rows": tuple(zip(examined.COLUMNS, examined.FIELDS, strict=True)),
         "shown_controls": examined.controls(result),
         "training": view.training(result),
-        "galleries": html_galleries.galleries(result),
+        "pictures": pictures.section(result),
         "controls": _controls(result),
         "baselines": baselines,
         "baseline_notes": baseline_notes,
         "waivers": html_findings.waiver_rows(result, outcome),
         "mapping": mapping,
         "hashes": _hashes(result.hashes),
-        "costs": costs(result),
+        "costs": costs.costs(result),
+        "other_timings": costs.others(result),
+        "costs_in_brief": costs.in_brief(result),
         "command": numbers.plain(result.environment.get("command") or result.settings.get("command") or ""),
     }
 
 
 def _capital(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:] if sentence[:1].isascii() else sentence
-
-
-def _by_name(values: dict[str, Value]) -> list[tuple[str, Value]]:
-    return sorted(values.items())
-
-
-def _spaced(items: list[tuple[str, Value]]) -> list[tuple[str, Value]]:
-    return [(name.replace("_", " "), value) for name, value in items]
-
-
-def _join_specs(specs: tuple[str, ...]) -> str:
-    return specs[0] if len(specs) == 1 else f"{', '.join(specs[:-1])} and {specs[-1]}"
 
 
 def _exposure(values: dict[str, Value]) -> list[tuple[str, Value]]:

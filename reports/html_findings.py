@@ -23,7 +23,7 @@ MEANINGS: dict[Severity, str] = {
 # Evidence that a message already says, or that others of the list say together.
 # Said by the finding's place or its sentence.
 SAID = {"defense", "attack", "low", "high", "n", "unit", "waived", "waived_until", "waived_by", "p", "rose", "fell"}
-SAID |= {"before", "after"}
+SAID |= {"before", "after", "scored", "statuses", "victims"}
 MEASURED = {  # by findings of the audit: a score
     "identification-above-limit": "identification",
     "undecided": "identification",
@@ -39,6 +39,12 @@ WORDS = {
     "guess": "a guess without the update",
     "role": "kind of attack",
 }
+MANY = 12  # rows of warnings that stand open
+SHORT = {  # what was found, where the columns beside it hold all the numbers of its sentence
+    LEAKS[0]: "Identified",
+    LEAKS[1]: "Rebuilds pictures far closer than a guess",
+    "labels-leak": "Reads labels off the updates",
+}
 STATES = {
     "in-force": "in force",
     "expired": "expired",
@@ -48,21 +54,52 @@ STATES = {
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One finding with its evidence in words."""
+class Told:
+    """One finding in a row: what was found, what was measured of it and what is allowed, and its further evidence."""
 
-    finding: Finding
-    message: str  # without the defense, which stands beside it
+    id: str
+    text: str
+    measured: str
+    limit: str
     evidence: tuple[tuple[str, str], ...]
+    mend: int  # the number of what to do about it, 0 for nothing
 
 
 @dataclass(frozen=True)
-class Group:
-    """Findings of one severity about one defense (or about the audit) that one mend answers."""
+class Row:
+    """All that was found of one attack on one defense; `attack` is empty for what is of no one attack."""
 
-    about: str  # the defense, empty for the audit as a whole
-    shown: tuple[Shown, ...]
-    mend: str
+    attack: str
+    role: str
+    told: tuple[Told, ...]
+
+
+@dataclass(frozen=True)
+class Block:
+    """The rows of one defense, of all of them (`*`) or of the audit as a whole (empty)."""
+
+    about: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Level:
+    """The findings of one severity, and what to do about them by number."""
+
+    severity: Severity
+    blocks: tuple[Block, ...]
+    mends: tuple[tuple[int, str, tuple[str, ...]], ...]  # number, what to do, about which kinds of findings
+
+    @property
+    def folded(self) -> bool:
+        """Whether they fold away: what asks for nothing, and warnings that would push all else out of sight."""
+        many = sum(len(block.rows) for block in self.blocks) > MANY
+        return self.severity == "info" or (self.severity == "warning" and many)
+
+    @property
+    def count(self) -> int:
+        """How many findings there are."""
+        return sum(len(row.told) for block in self.blocks for row in block.rows)
 
 
 @dataclass(frozen=True)
@@ -74,20 +111,48 @@ class WaiverRow:
     checks: tuple[str, ...]
 
 
-def grouped(found: Sequence[Finding]) -> list[tuple[Severity, list[Group]]]:
-    """Return findings by severity, errors first, then by defense and mend in the order in which they come."""
-    levels: list[tuple[Severity, list[Group]]] = []
+def levels(found: Sequence[Finding]) -> list[Level]:
+    """Return findings by severity, errors first, then by defense and attack in the order in which they come.
+
+    What mends several of them is told once, under a number that counts through all severities.
+    """
+    made: list[Level] = []
+    numbers: dict[str, int] = {}
     for severity in TITLES:
-        groups: dict[tuple[str, str], list[Shown]] = {}
-        for finding in found:
-            if finding.severity == severity:
-                about = str(finding.evidence.get("defense") or "")
-                groups.setdefault((about, finding.mend), []).append(
-                    Shown(finding, _alone(finding, about), evidence(finding))
-                )
-        if groups:
-            levels.append((severity, [Group(about, tuple(all_), mend) for (about, mend), all_ in groups.items()]))
-    return levels
+        rows: dict[str, dict[tuple[str, str], list[Told]]] = {}
+        own: dict[str, list[str]] = {}
+        for finding in (f for f in found if f.severity == severity):
+            about = str(finding.evidence.get("defense") or "")
+            attack = str(finding.evidence.get("attack") or "")
+            role = str(finding.evidence.get("role") or "")
+            if finding.mend:
+                own.setdefault(finding.mend, []).append(finding.id)
+                numbers.setdefault(finding.mend, len(numbers) + 1)
+            told = _told(finding, about, numbers.get(finding.mend, 0))
+            rows.setdefault(about, {}).setdefault((attack, "" if role == "standard" else role), []).append(told)
+        blocks = tuple(
+            Block(about, tuple(Row(*key, tuple(all_)) for key, all_ in of.items())) for about, of in rows.items()
+        )
+        if blocks:
+            made.append(
+                Level(severity, blocks, tuple((numbers[t], t, tuple(dict.fromkeys(ids))) for t, ids in own.items()))
+            )
+    return made
+
+
+def _told(finding: Finding, about: str, mend: int) -> Told:
+    """Return a finding in a row: its numbers in columns, and a sentence where they do not say it all."""
+    parts = dict(evidence(finding))
+    measured, limit = parts.pop(WORDS["measured"], ""), parts.pop(WORDS["limit"], "")
+    parts.pop(WORDS["role"], None)
+    share, n = finding.evidence.get("measured"), finding.evidence.get("n")
+    short = SHORT.get(finding.id, "")
+    if finding.id == LEAKS[0] and isinstance(share, int | float) and isinstance(n, int):
+        short = f"{short} {round(share * n)} of {n} records"
+        measured = measured.removesuffix(f", n = {n}")
+        told = parts.pop("candidates", "")
+        short += f" among {told}" if told else ""
+    return Told(finding.id, short or _alone(finding, about), measured, limit, tuple(parts.items()), mend)
 
 
 def _alone(finding: Finding, about: str) -> str:
@@ -129,8 +194,8 @@ def _spread(values: Mapping[str, Value], score: Score | None, moved: bool) -> st
         return ""
     known = Estimate(0.0, low, high)
     if score is None:
-        return f" (95% interval {significant(low)} to {significant(high)})"
-    return f" (95% interval {score.shift_ends(known) if moved else score.ends(known)})"
+        return f" ({significant(low)} to {significant(high)})"
+    return f" ({score.shift_ends(known) if moved else score.ends(known)})"
 
 
 def all_findings(result: AuditResult, outcome: Outcome | None) -> tuple[Finding, ...]:

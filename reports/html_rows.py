@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from leakaudit.judge import ranking
 from leakaudit.reports import view
@@ -34,6 +34,7 @@ class AttackRow:
     cells: tuple[Cell, ...]  # of the columns shown; empty where nothing was scored
     note: int | None
     unscored: int | None  # which item of the list of unscored attacks tells why
+    nth: int = 0  # of the attacks of this name on the defense
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,34 @@ class DefenseRow:
     proven: str  # the bound on identification
     facts: list[tuple[str, str]]  # which the guarantees do not say
     further: tuple[tuple[str, tuple[str, ...]], ...]  # what metrics of plug-ins say of each attack
+
+
+@dataclass(frozen=True)
+class Square:
+    """One attack on one defense in the matrix: its main number, or which item of the list tells why there is none."""
+
+    text: str
+    interval: str = ""
+    worst: bool = False
+    unscored: int | None = None
+
+
+@dataclass(frozen=True)
+class MatrixRow:
+    """One attack against every defense; None where it was not run."""
+
+    name: str
+    kind: str
+    bound: bool
+    squares: tuple[Square | None, ...]
+
+
+@dataclass(frozen=True)
+class AsRun:
+    """An attack with the settings it ran with, and the letters of the defenses that it ran so on."""
+
+    attack: AttackResult
+    keys: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -117,6 +146,44 @@ def tables(result: AuditResult) -> Tables:
     return Tables(rows, titles, tuple(absent), tuple(notes.reasons), tuple(shares.reasons), unscored)
 
 
+def matrix(rows: Sequence[DefenseRow]) -> tuple[MatrixRow, ...]:
+    """Return every attack against every defense, but for attacks that could be scored on none: those stand in a list.
+
+    A square is the share identified, of an attack on labels the share of labels, else the PSNR.
+    """
+    names = dict.fromkeys((line.attack.name, line.nth) for row in rows for line in row.attacks)
+    found = []
+    for name, nth in names:
+        lines = [next((a for a in row.attacks if (a.attack.name, a.nth) == (name, nth)), None) for row in rows]
+        ran = [line.attack for line in lines if line is not None]
+        if any(line is not None and line.cells for line in lines):
+            squares = tuple(None if line is None else _square(line) for line in lines)
+            found.append(MatrixRow(name, ran[0].kind, all(a.role == "bound" for a in ran), squares))
+    return tuple(found)
+
+
+def as_run(rows: Sequence[DefenseRow]) -> tuple[AsRun, ...]:
+    """Return every attack with its settings; one row for those that ran alike on several defenses."""
+    found: dict[str, tuple[AttackResult, list[str]]] = {}
+    for row in rows:
+        for line in row.attacks:
+            a = line.attack
+            alike = repr((a.name, a.role, sorted(a.requires), numbers.pairs(a.settings), numbers.pairs(a.tuned)))
+            found.setdefault(alike, (a, []))[1].append(row.key)
+    return tuple(AsRun(a, tuple(dict.fromkeys(keys))) for a, keys in found.values())
+
+
+def _square(line: AttackRow) -> Square:
+    if not line.cells:
+        return Square(numbers.DASH, unscored=line.unscored)
+    a = line.attack
+    for name in ("identification", "label-accuracy", "psnr"):
+        estimate: Estimate = getattr(a, SCORES[name].field)
+        if estimate.value is not None:
+            return Square(SCORES[name].write(estimate.value), SCORES[name].ends(estimate), line.worst)
+    return Square(numbers.DASH, unscored=line.unscored)
+
+
 def baselines(result: AuditResult) -> tuple[list[tuple[Baseline, tuple[Cell, ...]]], list[str]]:
     """Return the baselines with their cells, and the footnotes."""
     notes = Notes()
@@ -151,7 +218,13 @@ def _defense_row(
         accuracy=_cell(accuracy, defense.accuracy, shares),
         seeds=", ".join(map(accuracy.write, defense.accuracies)),
         change=_change(result, defense, shares),
-        attacks=tuple(_attack_row(a, a is worst, columns, notes, missing, defense.spec) for a in defense.attacks),
+        attacks=tuple(
+            replace(
+                _attack_row(a, a is worst, columns, notes, missing, defense.spec),
+                nth=[b.name for b in defense.attacks[:i]].count(a.name),
+            )
+            for i, a in enumerate(defense.attacks)
+        ),
         standing=standing(result, defense),
         proven=bound_text(defense),
         facts=further_facts(defense),

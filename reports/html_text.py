@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
+from leakaudit.result.numbers import MINUS
 from leakaudit.result.plaintext import visible
 
 MOST = 10**9  # characters
@@ -17,6 +19,11 @@ def shown(value: Any) -> Any:
     return visible(value, MOST) if type(value) is str else value
 
 
+def dashed(interval: str) -> str:
+    """Return `3.5 to 12` as `3.5–12`, which takes less room; beside a minus sign a dash would mislead."""
+    return interval if MINUS in interval else interval.replace(" to ", "–")
+
+
 def unbroken(text: str) -> Any:
     """Return text as markup, escaped, in which no line breaks within `--records 23`. Copied, it is the same text."""
     from markupsafe import Markup, escape
@@ -26,3 +33,15 @@ def unbroken(text: str) -> Any:
         parts += escape(told[end : option.start()]) + Markup('<span class="option">{}</span>').format(option[0])
         end = option.end()
     return parts + escape(told[end:])
+
+
+def named(text: str, names: Iterable[str]) -> Any:
+    """Return text as markup, escaped, in which every one of some names stands out; of two at one place the longer."""
+    from markupsafe import Markup, escape
+
+    told = shown(text)
+    known = sorted({shown(name) for name in names if name}, key=lambda name: (-len(name), name))
+    if not known:
+        return escape(told)
+    parts = re.split(rf"(?<![\w-])({'|'.join(map(re.escape, known))})(?![\w-])", told)
+    return Markup("").join(Markup("<b>{}</b>").format(part) if i % 2 else escape(part) for i, part in enumerate(parts))

@@ -20,12 +20,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
+from junitparser import Error, Failure, JUnitXml, Skipped, SystemOut, TestCase, TestSuite
+
 from leakaudit.judge.conclusions import conclusions
 from leakaudit.judge.findings import accepted, unused_mend
 from leakaudit.result.dates import commit_of, is_moment
 from leakaudit.result.outcome import Check, Outcome
 from leakaudit.result.plaintext import visible
 from leakaudit.result.schema import AuditResult, Finding, Verdict
+
+STATES = {"failure": Failure, "error": Error, "skipped": Skipped}
 
 
 @dataclass(frozen=True)
@@ -53,17 +57,24 @@ def render(result: AuditResult, outcome: Outcome) -> str:
             suites.append(_suite(spec or "audit", cases, _properties(result, outcome, spec), _about(findings, spec)))
     if outcome.waivers:
         suites.append(_suite("waivers", _waivers(outcome), {}, ()))
-    told = {"failure": "fail", "error": "inconclusive"}
-    states = {told[child.tag] for suite in suites for child in suite.iterfind("testcase/*") if child.tag in told}
+    states = {what for suite in suites for what, n in (("fail", suite.failures), ("inconclusive", suite.errors)) if n}
     suites.append(_suite("gate", [_gate(outcome, states)], _properties(result, outcome, ""), _about(findings, "")))
-    for suite in suites if is_moment(result.made) else ():
-        suite.set("timestamp", result.made.removesuffix("Z"))  # JUnit's own form has no zone; it is UTC
-    root = ET.Element("testsuites", name="leakaudit")
-    for name in ("tests", "failures", "errors"):
-        root.set(name, str(sum(int(suite.get(name, "0")) for suite in suites)))
-    root.extend(suites)
-    ET.indent(root, " ")
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+    root = JUnitXml("leakaudit")
+    for suite in suites:
+        if is_moment(result.made):
+            suite.timestamp = result.made.removesuffix("Z")  # JUnit's own form has no zone; it is UTC
+        root.add_testsuite(suite)
+    root.update_statistics()
+    return _written(root)
+
+
+def _written(root: JUnitXml) -> str:
+    """Return the document in one form, whichever XML library junitparser found."""
+    tree = ET.fromstring(root.tostring())
+    for name in ("skipped", "time"):  # of the whole run, Jenkins' schema knows neither
+        tree.attrib.pop(name, None)
+    ET.indent(tree, " ")
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(tree, encoding="unicode") + "\n"
 
 
 def _case(check: Check) -> Case:
@@ -114,39 +125,30 @@ def _gate(outcome: Outcome, states: set[str]) -> Case:
     return Case("verdict", state, message, text, outcome.verdict)
 
 
-def _suite(name: str, cases: list[Case], properties: dict[str, str], findings: Iterable[Finding]) -> ET.Element:
-    counts = {s: sum(case.state == s for case in cases) for s in ("failure", "error", "skipped")}
-    suite = ET.Element(
-        "testsuite",
-        name=visible(name),
-        tests=str(len(cases)),
-        failures=str(counts["failure"]),
-        errors=str(counts["error"]),
-        skipped=str(counts["skipped"]),
-        time="0",
-    )
-    if properties:
-        box = ET.SubElement(suite, "properties")
-        for key, value in properties.items():
-            ET.SubElement(box, "property", name=visible(key), value=visible(value))
-    for case in cases:
-        # Jenkins cuts a class name at its last dot into package and class: a dot within a setting must be none.
-        classname = "leakaudit." + visible(name).replace(".", "·")
-        element = ET.SubElement(suite, "testcase", name=visible(case.name), classname=classname, time="0")
-        if case.state:
-            told = ET.SubElement(element, case.state, message=visible(case.message))
-            if case.kind:
-                told.set("type", visible(case.kind))
-            told.text = case.text
-        else:
-            ET.SubElement(element, "system-out").text = case.text
+def _suite(name: str, cases: list[Case], properties: dict[str, str], findings: Iterable[Finding]) -> TestSuite:
+    suite = TestSuite(visible(name))
+    for key, value in properties.items():
+        suite.add_property(visible(key), visible(value))
+    suite.add_testcases([_element(name, case) for case in cases])
     lines = [
         visible(f"{f.severity}{', waived' if accepted(f) else ''}: {f.id}: {f.message} {f.mend}".rstrip())
         for f in findings
     ]
     if lines:
-        ET.SubElement(suite, "system-out").text = "\n".join(lines)
+        suite.append(SystemOut("\n".join(lines)))
     return suite
+
+
+def _element(suite: str, case: Case) -> TestCase:
+    # Jenkins cuts a class name at its last dot into package and class: a dot within a setting must be none.
+    element = TestCase(visible(case.name), f"leakaudit.{visible(suite).replace('.', '·')}", 0)
+    if case.state:
+        told = STATES[case.state](visible(case.message), visible(case.kind) if case.kind else None)
+        told.text = case.text
+        element.result = [told]
+    else:
+        element.system_out = case.text
+    return element
 
 
 def _about(findings: Iterable[Finding], spec: str) -> list[Finding]:

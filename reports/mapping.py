@@ -33,6 +33,24 @@ SECTIONS = {  # anchor in the report: how a link to it reads
 }
 
 
+CONTENTS = (  # sections in their order: anchor, how the link at the head reads
+    ("findings", "Findings"),
+    ("pictures", "Pictures"),
+    ("attacks", "Every attack"),
+    ("guarantees", "What is proven"),
+    ("controls", "Controls"),
+    ("not-tested", "What was not tested"),
+    ("costs", "Costs"),
+    ("gate", "Gate"),
+    ("waivers", "Waivers"),
+    ("scope", "Assumptions"),
+    ("mapping", "Clauses"),
+    ("glossary", "Glossary"),
+    ("reproduce", "Reproducing"),
+    ("sign-off", "Sign-off"),
+)
+
+
 @dataclass(frozen=True)
 class Clause:
     """One clause, what it asks in plain words, the sections that are evidence for it, and what they leave open."""

@@ -10,6 +10,8 @@ from leakaudit.result.numbers import decibels, interval, percent, plain
 from leakaudit.result.rules import most_successful
 from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Guarantee, Value
 
+MEASURED = " – measured: "  # between a proven statement and what attacks measured of it
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -17,6 +19,7 @@ class Claim:
 
     text: str
     under: str = ""
+    by: str = ""  # the attack that it is about, where it is about one
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Standing:
     fell: tuple[Claim, ...]
     unbounded: tuple[Claim, ...]
     stated: bool
+    foremost: tuple[Claim, ...] = ()  # of several proofs the one beside which something was measured, else the first
 
 
 def standing(result: AuditResult, defense: DefenseResult) -> Standing:
@@ -47,11 +51,12 @@ def standing(result: AuditResult, defense: DefenseResult) -> Standing:
     beaten = [f.attack for f in known if f.identifies or f.rebuilds]
     within = [a for a in scored if a.identification.high is None or a.identification.high <= limit]
     survived = [a for a in scored if a not in beaten and a in within]
-    undecided = tuple(Claim(_ended(a)) for a in scored if a not in beaten and a not in within)
+    undecided = tuple(Claim(_ended(a), by=a.name) for a in scored if a not in beaten and a not in within)
     proven = tuple(Claim(_beside(result, g, scored), g.assumes) for g in defense.guarantees if g.kind == "proven")
     unbounded = tuple(Claim(g.statement) for g in defense.guarantees if g.kind == "not-bounded")
-    fell = tuple(Claim(_ended(a)) for a in beaten)
-    return Standing(proven, _survived(result, survived), undecided, fell, unbounded, bool(defense.guarantees))
+    fell = tuple(Claim(_ended(a), by=a.name) for a in beaten)
+    first = tuple(c for c in proven if MEASURED in c.text)[:1] or proven[:1]
+    return Standing(proven, _survived(result, survived), undecided, fell, unbounded, bool(defense.guarantees), first)
 
 
 def in_brief(result: AuditResult, defense: DefenseResult) -> str:
@@ -78,7 +83,7 @@ def _beside(result: AuditResult, guarantee: Guarantee, attacks: Sequence[AttackR
         return guarantee.statement
     most = most_successful(alike) or alike[0]
     which = f"the most successful of {len(alike)} attacks, {most.name}" if len(alike) > 1 else most.name
-    return f"{guarantee.statement} – measured: {_hits(most)} by {which}"
+    return f"{guarantee.statement}{MEASURED}{_hits(most)} by {which}"
 
 
 def _survived(result: AuditResult, attacks: Sequence[AttackResult]) -> tuple[Claim, ...]:

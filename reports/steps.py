@@ -1,4 +1,4 @@
-"""The verdict in one sentence, and what to do next: for somebody who will read nothing else."""
+"""The verdict in one sentence, and who has to do what: for somebody who will read nothing else."""
 
 from __future__ import annotations
 
@@ -6,21 +6,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from leakaudit.judge import advice
+from leakaudit.judge.verdict import LEAKS, reasons_of
 from leakaudit.result.numbers import percent
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.rules import judged
 from leakaudit.result.schema import AuditResult, Verdict
 
+# What an attacker can do, by the reason of a verdict that says so.
+DOES = {
+    LEAKS[0]: "tell which private record it was",
+    LEAKS[1]: "draw it far closer than a guess",
+    "union-above-limit": "recover private records more often than allowed",
+    "class-above-limit": "recover the records of one class more often than allowed",
+}
 NAMED, LONG = 3, 60  # more defenses than these, or longer names in all, are counted and not named
 
 
 @dataclass(frozen=True)
-class Step:
-    """One sentence, and the section that says more."""
+class Task:
+    """What one reader has to do, and the sections that say more: pairs of an anchor and how the link reads."""
 
+    who: str
     text: str
-    anchor: str = ""
-    more: str = ""
+    links: tuple[tuple[str, str], ...] = ()
 
 
 def headline(result: AuditResult) -> str:
@@ -29,17 +37,14 @@ def headline(result: AuditResult) -> str:
     many = len(judged(result))
     failed, open_ = specs["fail"], specs["inconclusive"]
     if result.verdict == "fail":
-        held = (
-            ""
-            if not specs["pass"]
-            else f"; {_named(specs['pass'], many, 'and')} held against every attack that was tried"
+        held = _named(specs["pass"], many, "and") if specs["pass"] else ""
+        told = (
+            f" {held[:1].upper() + held[1:] if ' of the ' in held else held} held against every attack that was tried."
         )
         if not failed:
-            return "Private records can be recovered from what the clients share."
-        return (
-            f"Somebody who sees what the clients share can recover private records {_with(failed, many)}, more often "
-            f"or more clearly than this audit allows{held}."
-        )
+            return "Private records can be recovered from what a client shares."
+        who = f"From what a client shares {_with(failed, many)}, an attacker can {_recovered(result)}."
+        return who + (told if held else "")
     if result.verdict == "pass" and not specs["pass"]:
         return "This result calls itself a pass, and no defense in it passed."
     if result.verdict == "pass":
@@ -55,30 +60,48 @@ def headline(result: AuditResult) -> str:
     )
 
 
-def steps(result: AuditResult, outcome: Outcome | None = None) -> tuple[Step, ...]:
-    """Return what the verdict means for the reader, and what to do next, most important first."""
-    specs, many, found = _by_verdict(result), len(judged(result)), []
+def tasks(result: AuditResult, outcome: Outcome | None = None) -> tuple[Task, ...]:
+    """Return who must do what, in at most five lines: an engineer, a privacy officer, a reviewer, a gate, everybody."""
+    specs, many = _by_verdict(result), len(judged(result))
+    engineer = []
     if specs["fail"]:
-        found.append(Step(f"Do not share updates {_with(specs['fail'], many)}.", "findings", "Findings"))
+        engineer.append(f"Do not share updates {_with(specs['fail'], many)}.")
     if specs["inconclusive"]:
-        what = f"Treat updates {_with(specs['inconclusive'], many)} as unsafe until a further scan settles it."
-        found.append(Step(what, "findings", "Findings"))
+        engineer.append(
+            f"Treat updates {_with(specs['inconclusive'], many)} as unsafe until a further scan settles it."
+        )
     if specs["pass"]:
-        what = f"The limit was kept {_with(specs['pass'], many)}, under the assumptions stated here and no others."
-        found.append(Step(what, "scope", "Scope and assumptions"))
+        engineer.append(f"The limit was kept {_with(specs['pass'], many)}, under the assumptions stated and no others.")
     told = advice.advise(result)
-    if told.found != "nothing":
-        found.append(Step(told.sentences[1], "advice", "Which setting to choose"))
+    if told.found != "nothing" and not specs["pass"]:
+        engineer.append(told.sentences[1])
+    private = result.images == "full" and any(a.gallery for d in result.defenses for a in d.attacks)
+    keep = " This file holds private pictures: keep it as you keep the records." if private else ""
+    found = [
+        Task("Engineer", " ".join(engineer), (("findings", "Findings"), ("advice", "Which setting to choose"))),
+        Task(
+            "Privacy officer",
+            f"Read what was not tested before relying on any number here.{keep}",
+            (("not-tested", "What was not tested"), ("scope", "Assumptions"), ("mapping", "Clauses")),
+        ),
+        Task(
+            "Reviewer",
+            "See that the attacks work where nothing protects, and that this report says what its result says.",
+            (("controls", "Controls"), ("attacks", "Every attack"), ("sign-off", "Verify")),
+        ),
+    ]
     if outcome is not None:
         words = {"pass": "passes", "fail": "fails", "inconclusive": "is undecided"}[outcome.verdict]
-        found.append(Step(f"The gate {words}: {_first(outcome.reasons)}", "gate", "Checks of the gate"))
-    found.append(
-        Step("Read what was not tested before relying on any number here.", "not-tested", "What was not tested")
-    )
-    if result.images == "full" and any(a.gallery for d in result.defenses for a in d.attacks):
-        found.append(Step("This file holds private pictures: keep it as you keep the records.", "pictures", "Pictures"))
-    found.append(Step("Audit again when the model, the data, the training or the defense changes."))
-    return tuple(found)
+        found.append(Task("Gate", f"The gate {words}: {_first(outcome.reasons)}", (("gate", "Checks of the gate"),)))
+    found.append(Task("Everybody", "Audit again when the model, the data, the training or the defense changes."))
+    return tuple(task for task in found if task.text)
+
+
+def _recovered(result: AuditResult) -> str:
+    """Return what an attacker can do, by the reasons of the defenses that failed."""
+    ids = {r.id for d in judged(result) if d.verdict == "fail" for r in reasons_of(result, d)}
+    told = [words for id_, words in DOES.items() if id_ in ids]
+    return " and ".join(told) if told else "recover private records"
 
 
 def _by_verdict(result: AuditResult) -> dict[Verdict, list[str]]:

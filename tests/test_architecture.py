@@ -20,7 +20,7 @@ MEASURING = ("work", "protocol", "engine", "load", "score", "audit")
 SHOWING = ("watch", "options", "cli")
 PLUGINS = ("defenses", "attacks", "reports")  # folders beside the package, linked into it
 GROUND = ("version", "errors")
-ENDS = ("testing", "pytest_plugin", "__main__", "")
+ENDS = ("loggers", "testing", "pytest_plugin", "__main__", "")
 ORDER = (*GROUND, *READING, *MEASURING, *PLUGINS, "watch", "api", "options", "cli", *ENDS)
 FACES = ("api", "cli", *ENDS)
 WINGS = (*READING, *MEASURING, *SHOWING)
@@ -31,6 +31,7 @@ LONG = {
     "cli.scan:scan",  # the options of a command
     "cli.obscure:fit",  # the same
     "testing:assert_private",  # the public surface, with its documentation
+    "api:scan",  # the same: every argument stands there with its type and its default
 }
 
 

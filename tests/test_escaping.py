@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from html.parser import HTMLParser
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -235,13 +235,13 @@ def printed(show: Callable[[Any], None], **settings: Any) -> str:
 def terminal(result: AuditResult, _: Outcome, __: Changes, **settings: Any) -> str:
     from leakaudit.reports.terminal import summary
 
-    return printed(lambda console: summary(result, console), **settings)
+    return "".join(printed(partial(summary, result, verbose=v), **settings) for v in (False, True))
 
 
 def terminal_gate(_: AuditResult, outcome: Outcome, __: Changes, **settings: Any) -> str:
-    from leakaudit.reports.gate_terminal import show
+    from leakaudit.reports.gate_terminal import in_a_line, show
 
-    return printed(lambda console: show(outcome, console), **settings)
+    return "".join(printed(partial(s, outcome), **settings) for s in (show, partial(show, verbose=True), in_a_line))
 
 
 def terminal_changes(_: AuditResult, outcome: Outcome, changes: Changes, **settings: Any) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import os
 import re
+import site
 import subprocess
 import sys
 import tarfile
 import tomllib
+import venv
 import zipfile
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
 from pathlib import Path
@@ -32,9 +34,11 @@ RUNTIME = [Requirement(line) for line in PROJECT["project"]["dependencies"]]
 EXTRAS = {
     extra: [Requirement(line) for line in lines] for extra, lines in PROJECT["project"]["optional-dependencies"].items()
 }
-FOR_USERS = [*RUNTIME, *(need for extra in EXTRAS if extra != "test" for need in EXTRAS[extra])]
+WORKSHOP = ("test", "docs")  # extras that leakaudit itself does not import
+FOR_USERS = [*RUNTIME, *(need for extra in EXTRAS if extra not in WORKSHOP for need in EXTRAS[extra])]
 UNDECLARED = {"pytest": "the plug-in is imported by pytest alone"}
 UNIMPORTED = {"torchvision": "lpips imports it, and the models of most users do"}
+ALONE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 HIDDEN = {"torch.utils.tensorboard": "tensorboard"}  # modules that import another distribution
 
 
@@ -90,24 +94,64 @@ def test_sdist_holds_every_source(built: Path) -> None:
     assert [source for source in SOURCES if not {source, source.removeprefix("leakaudit/")} & names] == []
 
 
-def test_works_beside_a_users_own_attacks_module(built: Path, tmp_path: Path) -> None:
-    unpacked, work = tmp_path / "site", tmp_path / "work"
-    with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
-        wheel.extractall(unpacked)
-    work.mkdir()
-    for name in ("attacks", "defenses", "reports"):
-        (work / f"{name}.py").write_text("raise ImportError('the wrong module')\n")
-    code = "import sys; from leakaudit.cli.entry import main; sys.argv[1:] = ['list', 'attacks']; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=work,
-        env=os.environ | {"PYTHONPATH": str(unpacked)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_the_sdist_holds_what_a_packager_builds_and_tests_with(built: Path) -> None:
+    with tarfile.open(next(built.glob("*.tar.gz"))) as sdist:
+        names = {name.partition("/")[2] for name in sdist.getnames()}
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    links = {f"leakaudit/{name}" for name in (*PLUGINS, "workflows")}  # what they lead to is there as files
+    wanted = {file for file in listed.stdout.splitlines() if (ROOT / file).exists()} - links
+    assert {f for f in wanted - names if not f.startswith("benchmarks/")} == {".gitignore", ".pre-commit-config.yaml"}
+
+
+@pytest.fixture(scope="module")
+def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with the wheel, which borrows the dependencies from here; the folder of its programs."""
+    folder = tmp_path_factory.mktemp("venv")
+    venv.create(folder)
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(folder / "bin" / "python"),
+        "install",
+        "--no-deps",
+        "--no-index",
+    ]
+    run = [*pip, str(next(built.glob("*.whl")))]
+    done = subprocess.run(run, env=ALONE, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "inverting-gradients" in done.stdout
+    sites = [path for path in site.getsitepackages() if Path(path).is_dir()]
+    (next(folder.glob("lib/python*/site-packages")) / "borrowed.pth").write_text("\n".join(sites))
+    return folder / "bin"
+
+
+def test_the_wheel_works_without_the_checkout_beside_a_users_own_attacks(installed: Path, tmp_path: Path) -> None:
+    """Every command that needs no minutes, in a folder whose modules have the names of ours."""
+    golden = ROOT / "tests" / "golden" / "result-1.json"
+    for name in PLUGINS:
+        (tmp_path / f"{name}.py").write_text("raise ImportError('the wrong module')\n")
+    test = "def test_one(pytestconfig):\n    assert 'privacy' in str(pytestconfig.getini('markers'))\n"
+    (tmp_path / "test_one.py").write_text(test)
+    where = "import leakaudit, leakaudit.attacks; print(leakaudit.__path__[0], leakaudit.attacks.__path__[0])"
+    commands = {
+        ("python", "-c", where): str(installed.parent),
+        ("leakaudit", "demo", "--help"): "demo",
+        ("leakaudit", "list", "attacks"): "inverting-gradients",
+        ("leakaudit", "report", str(golden), "-o", "report.html"): "report.html",
+        ("leakaudit", "init", "--result", str(golden), "--github"): "pyproject.toml",
+        ("python", "-m", "pytest", "-p", "no:cacheprovider", "test_one.py"): "1 passed",
+    }
+    for (program, *words), told in commands.items():
+        run = [str(installed / program), *words]
+        done = subprocess.run(run, cwd=tmp_path, env=ALONE, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert told in done.stdout + done.stderr, words
+        assert str(ROOT) not in done.stdout.replace(str(golden), ""), words
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+    assert (tmp_path / ".github" / "workflows" / "leakaudit.yml").is_file()
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
@@ -120,7 +164,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     assert used == {canonicalize_name(need.name) for need in FOR_USERS} - UNIMPORTED.keys()
 
 
-@pytest.mark.parametrize("need", [*FOR_USERS, *EXTRAS["test"]], ids=lambda need: str(need))
+@pytest.mark.parametrize("need", [*FOR_USERS, *EXTRAS["test"], *EXTRAS["docs"]], ids=lambda need: str(need))
 def test_a_dependency_has_one_lower_bound_which_is_kept_here(need: Requirement) -> None:
     """`.ci/oldest` installs exactly these bounds, so it fails where one does not exist, and runs the core with them."""
     (bound,) = need.specifier
@@ -170,3 +214,13 @@ def test_the_licence_of_every_dependency_is_listed() -> None:
     assert [name for name, (_, words) in listed.items() if words == "not stated"] == ["cuda-toolkit"]
     further = set(re.findall(r"^\| `(\S+)` ", extras, re.M))
     assert {canonicalize_name(need.name) for need in FOR_USERS} <= listed.keys() | further
+
+
+def test_the_citation_is_valid_and_of_this_version() -> None:
+    file = ROOT / "CITATION.cff"
+    words = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.citation-file-format", str(file)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = file.read_text(encoding="utf-8").splitlines()
+    assert f"version: {PROJECT['project']['version']}" in lines
+    assert f"license: {PROJECT['project']['license']}" in lines

@@ -40,24 +40,23 @@ EFFORT = ("steps", "restarts", "decoder_steps", "undo_steps", "draws", "pairs", 
 class Plan:
     """The settings of a scan. `None` for seeds and epochs means the battery's own."""
 
-    defenses: tuple[str, ...] = ()
+    defenses: tuple[str, ...] = ()  # specs; the undefended control runs beside them
     attacks: tuple[str, ...] = ()  # empty: the battery's
-    battery: str = "standard"
-    exposure: str = "adaptive"
-    mode: str = "eval"
-    records: int = 16
-    batch_size: int = 1
-    candidates: int = 100
-    max_identification: float = 0.25
+    battery: str = "standard"  # quick, standard or full
+    exposure: str = "adaptive"  # what the adversary knows: honest-but-curious, adaptive or malicious-server
+    mode: str = "eval"  # the client's: train or eval
+    records: int = 16  # private ones that are attacked
+    batch_size: int = 1  # records in one shared update
+    candidates: int = 100  # in a line-up, all of one class
+    max_identification: float = 0.25  # share of records that an attack may identify
     max_accuracy_loss: float = 0.1  # share of accuracy a defense may cost; asked by the advice only, not by the verdict
-    utility: bool = True
-    seeds: int | None = None
-    epochs: int | None = None
+    utility: bool = True  # measure accuracy, by training runs
+    seeds: int | None = None  # training runs per defense
+    epochs: int | None = None  # of each training run
     budget: float | None = None  # seconds for the whole scan
-    # Bytes that a step of an attack may take beside model and data; None: what is free.
-    memory: int | None = None
+    memory: int | None = None  # bytes that a step of an attack may take beside model and data; None: what is free
     images: Images = field(default_factory=default_images)  # by CI where nobody says
-    seed: int = 0
+    seed: int = 0  # one fixes everything
 
     def __post_init__(self) -> None:
         self._check_types()

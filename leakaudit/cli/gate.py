@@ -45,7 +45,7 @@ def add(app: typer.Typer) -> None:
         rich_help_panel=GATES,
         short_help="Judge a stored result, and its change from a baseline, for CI.",
         epilog=examples(
-            "leakaudit gate leakaudit-out/result.json",
+            "leakaudit gate leakaudit-out/result.json --verbose",
             "leakaudit gate result.json --baseline main.json --junit junit.xml",
             "leakaudit gate result.json --sarif leakaudit.sarif -o gate.json",
             "leakaudit gate result.json --markdown comment.md --html report.html",
@@ -76,6 +76,16 @@ def gate(  # noqa: PLR0913 - a command: its options
         bool,
         typer.Option("--json", help="Print what the gate says as JSON, and nothing else.", rich_help_panel=TOLD),
     ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            "-v",
+            help="Print every check with its sentence, all waivers and notes.",
+            rich_help_panel=TOLD,
+            allow_from_autoenv=False,
+        ),
+    ] = False,
 ) -> None:
     """Judge a stored result by [tool.leakaudit.assert] of pyproject.toml, and by a baseline. Runs no attack.
 
@@ -98,7 +108,7 @@ def gate(  # noqa: PLR0913 - a command: its options
 
         from leakaudit.reports.gate_terminal import show
 
-        show(outcome, Console())
+        show(outcome, Console(), verbose)
     from leakaudit.result.rules import EXIT
 
     raise typer.Exit(0 if exit_zero else EXIT[outcome.verdict])

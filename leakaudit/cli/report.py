@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from leakaudit.cli.run import Verbose
 from leakaudit.errors import UserError
 from leakaudit.files.folder import GATE, REPORT, RESULT
 from leakaudit.files.writing import apart
@@ -31,7 +32,7 @@ def add(app: typer.Typer) -> None:
             "leakaudit report leakaudit-out --open",
             "leakaudit report result.json -o report.html",
             "leakaudit report result.json -o report.pdf --pdf",
-            "leakaudit report result.json --gate gate.json",
+            "leakaudit report result.json --gate gate.json --verbose",
         ),
     )(report)
     app.command(
@@ -69,6 +70,7 @@ def report(
     ] = False,
     open: Open = False,
     gate: GateFile = None,
+    verbose: Verbose = False,
 ) -> None:
     """Render a stored result as HTML again, or as PDF. Runs no attack and needs no model.
 
@@ -94,7 +96,8 @@ def report(
     if outcome and outcome.result_digest != digest(loaded):
         raise UserError(f"--gate {gate} judges another result than {result}: give the outcome of this one.")
     places = _write(render(loaded, outcome), output, pdf, is_private(loaded))
-    summary(loaded, Console())
+    summary(loaded, Console(), verbose)
+    typer.echo("")
     for doubt in (*doubts(loaded), *(outcome_doubts(outcome, loaded) if outcome else ())):
         typer.echo(visible(f"The numbers contradict what is claimed: {doubt}"), err=True)
     for path in places:

@@ -14,6 +14,7 @@ from typing import Literal
 from leakaudit.errors import Setting, as_option
 from leakaudit.judge.ranking import worst
 from leakaudit.judge.verdict import DOUBT, UNFINISHED, reasons_of
+from leakaudit.judge.words import named
 from leakaudit.result.numbers import interval, percent, points
 from leakaudit.result.rules import resolution, worst_verdict
 from leakaudit.result.schema import AuditResult, DefenseResult, Estimate, Verdict
@@ -50,6 +51,16 @@ class Advice:
     options: tuple[Option, ...]  # the requested defenses, in the result's order; never the control
     found: Literal["meets", "may", "none", "nothing"]  # nothing: no defense was measured
     sentences: tuple[str, ...]
+    brief: tuple[str, ...]  # the answer, and what to do next, or where there is nothing to do what it stands on
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is said of the options: the answer, what it stands on, what to do next."""
+
+    answer: str
+    grounds: tuple[str, ...] = ()
+    todo: tuple[str, ...] = ()
 
 
 def advise(result: AuditResult) -> Advice:
@@ -61,7 +72,8 @@ def advise(result: AuditResult) -> Advice:
         "nothing" if not options else "meets" if "pass" in best else "may" if "inconclusive" in best else "none"
     )
     told = {"meets": _meets, "may": _may, "none": _none, "nothing": _nothing}[found](result, options, limit)
-    return Advice(result.max_identification, limit, options, found, (_limits(result, limit), *told))
+    said = (_limits(result, limit), told.answer, *told.grounds, *told.todo)
+    return Advice(result.max_identification, limit, options, found, said, (told.answer, *(told.todo or told.grounds)))
 
 
 def sentences(result: AuditResult) -> tuple[str, ...]:
@@ -126,39 +138,33 @@ def _limits(result: AuditResult, limit: float | None) -> str:
     return f"{first}. Limit of cost: {points(limit)} of accuracy below no defense."
 
 
-def _meets(result: AuditResult, options: Sequence[Option], limit: float | None) -> tuple[str, ...]:
+def _meets(result: AuditResult, options: Sequence[Option], limit: float | None) -> Told:
     good = sorted((o for o in options if o.both == "pass"), key=_cost)
     which = "both limits" if limit is not None else "the leakage limit"
-    told = [f"{_join(o.spec for o in good)} {'keeps' if len(good) == 1 else 'keep'} {which}."]
-    for o in good:
-        told.append(f"{o.spec}: {_identified(o)}; {_lost(o)}.")
-    if len(good) > 1 and good[0].loss.value is not None:
-        told.append(f"Of these, {good[0].spec} costs least.")
-    return (*told, *_open(result, [o for o in options if o.both == "inconclusive"], limit))
+    answer = f"{named([o.spec for o in good], len(options))} {'keeps' if len(good) == 1 else 'keep'} {which}."
+    grounds = tuple(f"{o.spec}: {_identified(o)}; {_lost(o)}." for o in good)
+    cheapest = (f"Of these, {good[0].spec} costs least.",) if len(good) > 1 and good[0].loss.value is not None else ()
+    return Told(answer, grounds, (*cheapest, *_open(result, [o for o in options if o.both == "inconclusive"], limit)))
 
 
-def _may(result: AuditResult, options: Sequence[Option], limit: float | None) -> tuple[str, ...]:
+def _may(result: AuditResult, options: Sequence[Option], limit: float | None) -> Told:
     which = "both limits" if limit is not None else "the leakage limit"
     unclear = sorted((o for o in options if o.both == "inconclusive"), key=_cost)
     seen = [o for o in unclear if o.identification.value is not None]
     first = f"No setting measured here is shown to keep {which}"
     unseen = [f"{o.spec}: no attack was scored, so nothing is known of it." for o in unclear if o not in seen]
-    told = f"{first}; {_join(o.spec for o in seen)} may." if seen else f"{first}."
-    return (told, *_quick(result), *_open(result, seen, limit), *unseen)
+    told = f"{first}; {named([o.spec for o in seen], len(options))} may." if seen else f"{first}."
+    return Told(told, todo=(*_quick(result), *_open(result, seen, limit), *unseen))
 
 
-def _none(result: AuditResult, options: Sequence[Option], limit: float | None) -> tuple[str, ...]:
+def _none(result: AuditResult, options: Sequence[Option], limit: float | None) -> Told:
     private = sorted((o for o in options if o.leakage == "pass"), key=_cost)
     useful = sorted((o for o in options if o.accuracy == "pass"), key=_leak)
     if limit is None:
         least = min(options, key=_leak)
-        told = [
-            "No setting measured here keeps the leakage limit.",
-            f"{least.spec} leaks least: {_identified(least)}.",
-            *_next(result, [], [least]),
-        ]
-        return tuple(told)
-    told = ["No setting measured here keeps both limits."]
+        grounds = (f"{least.spec} leaks least: {_identified(least)}.",)
+        return Told("No setting measured here keeps the leakage limit.", grounds, _next(result, [], [least]))
+    told: list[str] = []
     if private:
         told.append(f"Of those that keep the leakage limit, {private[0].spec} costs least: {_lost(private[0])}.")
     if useful:
@@ -172,14 +178,17 @@ def _none(result: AuditResult, options: Sequence[Option], limit: float | None) -
         if len(options) > 1:
             told.append(f"{least.spec} leaks least: {_identified(least)}; {_lost(least)}.")
         useful = [least] if least.accuracy != "fail" else []  # more private would cost even more
-    return (*told, *_quick(result), *_next(result, private, useful))
+    answer = "No setting measured here keeps both limits."
+    return Told(answer, tuple(told), (*_quick(result), *_next(result, private, useful)))
 
 
-def _nothing(result: AuditResult, options: Sequence[Option], limit: float | None) -> tuple[str, ...]:
+def _nothing(result: AuditResult, options: Sequence[Option], limit: float | None) -> Told:
     control = result.control()
+    if not result.complete:
+        return Told("No defense was measured before the run was interrupted.")
     if control is not None and control.verdict == "pass":
-        return ("Only the undefended model was measured, and it keeps the leakage limit as it is.",)
-    return ("No defense was measured, so there is nothing to choose from: name one with --defense.",)
+        return Told("Only the undefended model was measured, and it keeps the leakage limit as it is.")
+    return Told("No defense was measured, so there is nothing to choose from: name one with --defense.")
 
 
 def _quick(result: AuditResult) -> tuple[str, ...]:
@@ -289,8 +298,3 @@ def _lost(option: Option) -> str:
         return f"{words}; {e.reason}" if e.reason else words
     told = Estimate(-e.value, -e.high, -e.low) if e.value < 0 else e
     return f"{words} ({interval(told)} with 95% confidence)"
-
-
-def _join(items: Iterable[str]) -> str:
-    words = list(items)
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

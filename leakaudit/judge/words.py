@@ -14,6 +14,7 @@ from leakaudit.judge.verdict import DOUBT, LEAKS, UNFINISHED
 from leakaudit.result.numbers import decibels, percent
 from leakaudit.result.schema import AttackResult, Estimate, Reason, Value
 
+LONG = 60  # characters that a list of specs may take within a sentence
 Words = tuple[str, str]  # what is said, and the detail that a brief version leaves out
 
 
@@ -35,6 +36,12 @@ def sentence(reasons: Sequence[Reason], spell: Spell = as_option) -> str:
     """Return the sentence for the reasons of one group, after the defense that they name."""
     about = f"{reasons[0].defense}: " if reasons[0].defense else ""
     return about + "".join(_told(reasons, spell))
+
+
+def named(specs: Sequence[str], of: int) -> str:
+    """Return some of so many defenses by their specs, `a, b and c`; counted where that would be long."""
+    words = specs[0] if len(specs) == 1 else f"{', '.join(specs[:-1])} and {specs[-1]}"
+    return words if len(specs) == 1 or len(words) <= LONG else f"{len(specs)} of {of} defenses"
 
 
 def brief(reasons: Sequence[Reason]) -> str:

@@ -18,7 +18,7 @@ from leakaudit.work.seeding import forked
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Records:
     """Labelled pictures: `images` (N, C, H, W) float32 in [0, 1] and integer `labels` (N,).
 
@@ -29,6 +29,9 @@ class Records:
     images: Tensor
     labels: Tensor
     units: Tensor | None = None
+
+    def __repr__(self) -> str:
+        return f"Records({tuple(self.images.shape)})"  # no pixel and no label: it ends up in logs
 
     def __len__(self) -> int:
         return int(self.labels.shape[0])

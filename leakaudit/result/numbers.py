@@ -18,6 +18,11 @@ def percent(share: float) -> str:
     return f"{_clean(text)}%"
 
 
+def hits(rate: Estimate) -> str:
+    """Return a rate as `3 of 16`; a dash where it was not measured."""
+    return DASH if rate.value is None else f"{round(rate.value * rate.n)} of {rate.n}"
+
+
 def points(share: float) -> str:
     """Return an amount of percentage points with its unit: `3.2 points`, `1 point`."""
     text = _one_decimal(share)

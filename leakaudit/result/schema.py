@@ -10,7 +10,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cattrs.preconf.json import make_converter
 
@@ -18,6 +18,10 @@ from leakaudit.errors import Setting, UserError
 from leakaudit.files.jsonfile import leave_out, structured
 from leakaudit.files.reading import text_of
 from leakaudit.files.typed import Bulk
+from leakaudit.result import display
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 SCHEMA = "leakaudit.result/1"
 
@@ -116,9 +120,9 @@ class Picture:
     victim: int
     record: int
     label: str
-    original: Bulk | None
-    shared: Bulk | None  # what a data-replacing defense put in its place, else None
-    reconstruction: Bulk | None
+    original: Bulk | None = field(repr=False)  # none of them in a log: a picture is as private as its record
+    shared: Bulk | None = field(repr=False)  # what a data-replacing defense put in its place, else None
+    reconstruction: Bulk | None = field(repr=False)
     psnr: float | None = None
     ssim: float | None = None
     identified: bool | None = None
@@ -154,8 +158,8 @@ class AttackResult:
     r2: Estimate  # share of the variance of x explained beyond the class mean, ≤ 1
     psnr_released: Estimate  # against x̃
     label_accuracy: Estimate
-    records: tuple[RecordScore, ...] = ()
-    gallery: tuple[Picture, ...] = ()  # worst (most leaking) first
+    records: tuple[RecordScore, ...] = field(default=(), repr=False)
+    gallery: tuple[Picture, ...] = field(default=(), repr=False)  # worst (most leaking) first
     notes: tuple[str, ...] = ()  # how it ran where that was not as planned, e.g. in pieces for lack of memory
     doubts: dict[str, Value] = field(default_factory=dict)  # by kebab id, what makes its scores weaker than they look
     asked: dict[str, Value] = field(default_factory=dict)  # the settings in `tuned` before; empty in older results
@@ -247,9 +251,9 @@ class Baseline:
     lpips: Estimate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AuditResult:
-    """A whole audit."""
+    """A whole audit. A notebook shows it as the first screen of its report; `to_pandas` gives its numbers."""
 
     target: dict[str, Value]  # name, model class, parameters, input_shape, classes, record counts, ...
     exposure: dict[str, Value]  # the facts, and "preset"
@@ -280,6 +284,21 @@ class AuditResult:
     def control(self) -> DefenseResult | None:
         """Return the undefended row."""
         return next((d for d in self.defenses if d.spec == "none"), None)
+
+    def to_pandas(self) -> DataFrame:
+        """Return every number as a table with the columns defense, attack, metric, value, low, high, records.
+
+        A score that was not measured is a row without a value. Raises UserError where pandas is not installed.
+        """
+        return display.table(self)
+
+    def __repr__(self) -> str:
+        """Return three lines: the verdict, the defenses, where to read on."""
+        return display.lines(self)
+
+    def _repr_html_(self) -> str:
+        """Return the first screen of the report, which notebooks show."""
+        return display.screen(self)
 
 
 # Values that came after version 1 began, parts before what holds them: only written where they say something.

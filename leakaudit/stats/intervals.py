@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
+from functools import cache
 
 from leakaudit.result.schema import Estimate
 
@@ -20,21 +22,22 @@ def rate(hits: int, n: int, reason: str | None = None) -> Estimate:
         return Estimate(reason=reason or "no record was scored")
     if not 0 <= hits <= n:
         raise ValueError(f"{hits} hits of {n}")
-    from scipy.special import betaincinv
+    return Estimate(hits / n, *_exact(hits, n), n)
 
-    tail = (1 - CONFIDENCE) / 2
-    low = 0.0 if hits == 0 else float(betaincinv(hits, n - hits + 1, tail))
-    high = 1.0 if hits == n else float(betaincinv(hits + 1, n - hits, 1 - tail))
-    return Estimate(hits / n, low, high, n)
+
+@cache  # an audit and its reports ask for the same few hundred times over
+def _exact(hits: int, n: int) -> tuple[float, float]:
+    from scipy.stats import binomtest
+
+    ends = binomtest(hits, n).proportion_ci(CONFIDENCE, method="exact")
+    return float(ends.low), float(ends.high)
 
 
 def tail(hits: int, n: int, share: float) -> float:
     """Return the probability of `hits` or more of n at a rate of `share`."""
-    if hits <= 0:
-        return 1.0
-    from scipy.special import betainc
+    from scipy.stats import binom
 
-    return float(betainc(hits, n - hits + 1, share))
+    return float(binom.sf(hits - 1, n, share))
 
 
 def records_needed(limit: float, share: float = 0.0) -> int | None:
@@ -76,18 +79,19 @@ def records_needed(limit: float, share: float = 0.0) -> int | None:
 def median(values: Sequence[float], reason: str | None = None) -> Estimate:
     """Return the median with the order-statistic interval, which assumes nothing of the distribution.
 
-    [x₍ₖ₎, x₍ₙ₊₁₋ₖ₎] with the largest k for which P(Binomial(n, ½) < k) ≤ 2.5 %. Fewer than 6 values have no such
-    interval.
+    [x₍ₖ₎, x₍ₙ₊₁₋ₖ₎] with the largest k for which P(Binomial(n, ½) < k) ≤ 2.5 % (Conover 1999, section 3.2). Fewer
+    than 6 values have no such interval.
     """
     n = len(values)
     if n == 0:
         return Estimate(reason=reason or "no record was scored")
-    ordered = sorted(values)
-    middle = (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
-    below, k = 0.0, 0
-    while (below := below + math.comb(n, k) / 2**n) <= (1 - CONFIDENCE) / 2:
-        k += 1
-    return Estimate(middle, ordered[k - 1], ordered[n - k], n) if k else Estimate(middle, n=n)
+    middle = statistics.median(values)
+    if n < 6:
+        return Estimate(middle, n=n)
+    from scipy.stats import quantile_test
+
+    ends = quantile_test(values, q=middle).confidence_interval(CONFIDENCE)
+    return Estimate(middle, float(ends.low), float(ends.high), n)
 
 
 def mean(
@@ -105,14 +109,14 @@ def mean(
     n = len(values)
     if n == 0:
         return Estimate(reason=reason or "nothing was measured")
-    average = math.fsum(values) / n
+    average = float(statistics.mean(values))  # exact: three runs of .1 are .1, not a little above chance
     if n < 3:
         return Estimate(average, n=n, reason=reason)
-    from scipy.special import stdtrit
+    from scipy.stats import t
 
-    spread = max(math.sqrt(math.fsum((v - average) ** 2 for v in values) / (n - 1)), least)
-    half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * spread / math.sqrt(n)
-    low, high = average - half, average + half
+    error = max(statistics.stdev(values), least) / math.sqrt(n)
+    # Where all values are equal and none can differ, there is no spread to scale by.
+    low, high = map(float, t.interval(CONFIDENCE, n - 1, average, error)) if error else (average, average)
     if within is not None:
         low, high = max(low, within[0]), min(high, within[1])
     return Estimate(average, low, high, n, reason)

@@ -55,7 +55,7 @@ def test_the_exit_code_is_the_gates(call: Run, hits: int, code: int, word: str) 
 def test_a_regression_fails_and_none_does_not(call: Run) -> None:
     stored("main.json", leaking(0))
     assert call("gate", "main.json", "--baseline", "main.json").code == 0
-    said = call("gate", stored("r.json", leaking(40)), "--baseline", "main.json")
+    said = call("gate", stored("r.json", leaking(40)), "--baseline", "main.json", "--verbose")
     assert said.code == 1
     assert "from 0 to 40 of 40 records" in " ".join(said.out.split())
 
@@ -83,13 +83,15 @@ def test_assertions_and_waivers_come_from_pyproject(call: Run) -> None:
     assert "has no [tool.leakaudit.assert]" not in said.out
     strict = '[tool.leakaudit.assert]\npreset = "strict"\n[[tool.leakaudit.waiver]]\nrule = "identification"\n'
     Path("pyproject.toml").write_text(strict + 'reason = "known"\nexpires = 2999-01-31\n')
-    said = call("gate", "r.json")
+    said = call("gate", "r.json", "-v")
     assert said.code == 0
+    assert "until 2999-01-31: 17.5%" in call("gate", "r.json").out
     assert "Waived until 2999-01-31: known" in said.out
     Path("pyproject.toml").write_text(strict + 'reason = "known"\nexpires = 2001-01-31\n')
-    said = call("gate", "r.json")
+    said = call("gate", "r.json", "-v")
     assert said.code == 1
     assert "EXPIRED on 2001-01-31" in said.out
+    assert "1 waiver, 1 expired" in call("gate", "r.json").out
     Path("pyproject.toml").write_text("[tool.leakaudit.assert]\nsecrecy = { max = 0.5 }\n")
     sentence(call("gate", "r.json"), "pyproject.toml", "secrecy", "known")
 

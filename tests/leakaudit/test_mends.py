@@ -69,7 +69,7 @@ def test_every_format_names_the_rule() -> None:
     state = WaiverState(Waiver("identifcation", "typo", "2031-01-01"), "unused")
     said = outcome(made, "fail", check("fail", "obscure"), waivers=(state,))
     console = Console(record=True, width=200, file=StringIO())
-    gate_terminal.show(said, console)
+    gate_terminal.show(said, console, verbose=True)
     for text in (junit.render(made, said), markdown.render(made, said), console.export_text()):
         assert "Perhaps rule = " in text.replace("\n", " ")
     (found,) = [f for f in conclusions(made, said) if f.id == "waiver-unused"]

@@ -30,7 +30,8 @@ NAMES = ("golden", "gate", "big")
 VIEWS = [(width, scheme) for width in (360, 1440) for scheme in ("light", "dark")]
 SEEN = [(360, "dark"), (1440, "light")]
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-FOCUSABLE = "a[href], [tabindex='0']"
+FOCUSABLE = "a[href], summary, [tabindex='0']"
+OPEN = "document.querySelectorAll('details').forEach(d => { d.open = true })"
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,7 @@ def test_it_opens_whole_and_alone(browser: Browser, pages: dict[str, Path], name
 def test_axe_finds_nothing(browser: Browser, pages: dict[str, Path], name: str, width: int, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
     page = opened(browser, pages[name], width, scheme).page
+    page.evaluate(OPEN)
     try:
         answer = axe.Axe().run(page, options={"runOnly": TAGS, "resultTypes": ["violations"]}).response
     finally:
@@ -132,8 +134,10 @@ def test_the_keyboard_reaches_every_link_and_region_and_shows_where_it_is(
     browser: Browser, pages: dict[str, Path], width: int
 ) -> None:
     page = opened(browser, pages["gate"], width, "light").page
+    page.evaluate(OPEN)
     look = """() => { const e = document.activeElement, s = getComputedStyle(e), all = [...document.querySelectorAll(
-      "a[href], [tabindex='0']")]; return [all.indexOf(e), s.outlineStyle !== "none" && parseFloat(s.outlineWidth) >= 2,
+      "a[href], summary, [tabindex='0']")];
+      return [all.indexOf(e), s.outlineStyle !== "none" && parseFloat(s.outlineWidth) >= 2,
       e.getBoundingClientRect().width > 0] }"""
     try:
         wanted = page.locator(FOCUSABLE).count()
@@ -165,7 +169,7 @@ def test_a_table_that_is_wider_than_the_phone_shows_that_there_is_more(
     browser: Browser, pages: dict[str, Path]
 ) -> None:
     page = opened(browser, pages["golden"], 360, "light").page
-    region = page.get_by_role("region", name="Defenses: leakage and accuracy")
+    region = page.get_by_role("region", name="Defenses and attacks")
     edge = """e => { e.scrollIntoView({block: "center"}); const r = e.getBoundingClientRect();
       return {x: r.right - 8, y: r.top + r.height / 2, width: 8, height: 8} }"""
     try:
@@ -201,13 +205,13 @@ def test_no_word_of_the_frontier_is_cut_or_lies_on_another(
     path.write_text(render(crowd(load(GOLDEN), count, long, together)), encoding="utf-8")
     page = opened(browser, path, width, "light").page
     try:
-        found = page.locator(f"svg.frontier-{'narrow' if width == 360 else 'wide'}").evaluate(LAID)
+        found = page.locator("svg[class^=frontier]").evaluate(LAID)
         shown = page.locator("svg[role=img]").evaluate_all("all => all.map(s => s.getBoundingClientRect().width > 0)")
     finally:
         page.close()
     assert found["words"] > 10 + count
     assert (found["clipped"], found["covered"]) == ([], [])
-    assert sorted(shown) == [False, True]
+    assert shown == [True]
 
 
 @pytest.mark.parametrize(
@@ -225,8 +229,8 @@ def test_the_frontier_has_the_colours_of_the_page(
     try:
         page.emulate_media(media=media, color_scheme=scheme)  # type: ignore[arg-type]
         colour = "e => getComputedStyle(e).fill"
-        assert page.locator("svg.frontier-wide path[transform]").last.evaluate(colour) == point
-        assert page.locator("svg.frontier-wide text").first.evaluate(colour) == word
+        assert page.locator("svg[class^=frontier] path[transform]").last.evaluate(colour) == point
+        assert page.locator("svg[class^=frontier] text").first.evaluate(colour) == word
         named = page.get_by_role("img", name="Privacy against accuracy")
         assert named.count() == 1
     finally:

@@ -58,16 +58,16 @@ def test_the_dearest_pieces_are_named_in_the_terminal() -> None:
         == f"Took 5:00; most for fit on {SPEC} 1:40, dlg on none 1:01, dlg on {SPEC} 0:30."
     )
     console = Console(file=io.StringIO(), width=80)
-    summary(made(timings=TIMES), console)
+    summary(made(timings=TIMES), console, verbose=True)
     assert "Took 5:00; most for" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_the_page_has_them_escaped_and_a_result_without_timings_has_no_table() -> None:
     page = render(made(timings=TIMES))
-    part = page[page.index("What each piece took") :]
+    part = page[page.index("Seconds by piece and defense") :]
     assert "61.3 s" in part or "61.2 s" in part
     assert "how=a: &lt;b&gt;" in part
     assert "<b>" not in part[: part.index("</table>")]
     assert costs(made(timings={})) is None
     assert in_brief(made(timings={})) == ""
-    assert "What each piece took" not in render(made(timings={}))
+    assert "Seconds by piece and defense" not in render(made(timings={}))

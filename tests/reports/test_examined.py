@@ -39,7 +39,7 @@ def known() -> AuditResult:
 
 def surfaces(known: AuditResult) -> dict[str, str]:
     told = StringIO()
-    summary(known, Console(file=told, width=200))
+    summary(known, Console(file=told, width=200), verbose=True)
     return {
         "html": " ".join("".join(Page(render(known)).text).split()),
         "md": markdown(known),

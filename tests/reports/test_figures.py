@@ -29,37 +29,36 @@ CROWDS = {
 }
 
 
-def drawn(result: AuditResult, size: str = "wide") -> Drawing:
-    drawing = figures.frontier(result, size)
+def drawn(result: AuditResult) -> Drawing:
+    drawing = figures.frontier(result)
     assert drawing is not None
     return drawing
 
 
-def written(result: AuditResult, size: str = "wide") -> list[str]:
-    return [word.text for word in drawn(result, size).words]
+def written(result: AuditResult) -> list[str]:
+    return [word.text for word in drawn(result).words]
 
 
-def in_page(result: AuditResult, size: str = "wide") -> ET.Element:
-    found = re.search(rf'<svg class="frontier-{size}".*?</svg>', render(result), re.DOTALL)
+def in_page(result: AuditResult) -> ET.Element:
+    found = re.search(r'<svg class="frontier".*?</svg>', render(result), re.DOTALL)
     assert found is not None
     return ET.fromstring(found[0].replace("<svg ", f'<svg xmlns="{SVG[1:-1]}" ', 1))
 
 
-@pytest.mark.parametrize("size", figures.SIZES)
 def test_it_is_svg_with_text_in_colours_of_paper_and_a_name_and_words_for_who_cannot_see_it(
-    golden: AuditResult, size: str
+    golden: AuditResult,
 ) -> None:
-    root = in_page(golden, size)
-    labels = ["A none", "B gaussian:std=0.01", "D obscure"] if size == "wide" else ["A", "B", "D"]
+    root = in_page(golden)
+    labels = ["A none", "B gaussian:std=0.01", "D obscure"]
     texts = [t.text for t in root.iter(f"{SVG}text")]
     assert set(texts) >= {*labels, "limit 30%", "chance", "test accuracy"}
-    assert texts == written(golden, size)
+    assert texts == written(golden)
     assert root.get("role") == "img"
     ids = [e.get("id") for e in root.iter() if e.get("id")]
     assert (root.get("aria-labelledby") or "").split() == ids
     assert root.findtext(f"{SVG}desc") == figures.describe(golden)
     colours = {e.get(name) for e in root.iter() for name in ("fill", "stroke")} - {None, "none"}
-    assert colours == {"#000000", "#444444", "#bbbbbb", "#1f4e79", "#ffffff"}
+    assert colours == {"#000000", "#444444", "#bbbbbb", "#1f4e79", "#ffffff", "#1d6b3a"}
     assert {e.tag.removeprefix(SVG) for e in root.iter()} == {"svg", "title", "desc", "path", "text"}
 
 
@@ -80,7 +79,7 @@ def test_what_was_not_measured_is_not_drawn(golden: AuditResult) -> None:
     assert keys == ["A", "B", "D"]  # C has no accuracy
     gone = Estimate(reason="not trained")
     blank = replace(golden, defenses=tuple(replace(d, accuracy=gone) for d in golden.defenses))
-    assert figures.frontier(blank, "wide") is None
+    assert figures.frontier(blank) is None
 
 
 def test_points_intervals_and_bounds_stand_where_their_numbers_are(golden: AuditResult) -> None:
@@ -106,33 +105,38 @@ def test_points_intervals_and_bounds_stand_where_their_numbers_are(golden: Audit
     assert not any(mark.hollow for mark in drawn(replace(golden, defenses=golden.defenses[:3])).marks)
 
 
-@pytest.mark.parametrize("size", figures.SIZES)
 @pytest.mark.parametrize("name", CROWDS)
-def test_every_point_has_a_label_and_no_word_lies_on_another_or_on_a_mark(
-    golden: AuditResult, name: str, size: str
-) -> None:
+def test_every_point_has_a_label_and_no_word_lies_on_another_or_on_a_mark(golden: AuditResult, name: str) -> None:
     result = crowd(golden, *CROWDS[name])
-    drawing = drawn(result, size)
+    drawing = drawn(result)
     labels = [w for w in drawing.words if re.match(r"[A-Z]\d*( |$)", w.text)]
     assert [w.text.split()[0] for w in labels] == [p.key for p in figures.points(result)]
-    assert all(" " in w.text for w in labels) is not drawing.keyed
-    assert drawing.keyed == (size == "narrow" or name not in ("one", "two", "twelve"))  # names where they find room
+    assert all(" " in w.text for w in labels) is (name in ("one", "two"))  # names where they find room
     boxes = [w.box for w in drawing.words]
     assert not [(a, b) for i, a in enumerate(boxes) for b in boxes[:i] if a.meets_any([b])]
     assert not [w.text for w in labels if w.box.meets_any(mark.box for mark in drawing.marks)]
     whole = Box(0, 0, drawing.width, drawing.height)
     assert all(whole.holds(box) for box in boxes)
-    assert drawn(result, size) == drawing
+    assert drawn(result) == drawing
 
 
-def test_labels_that_are_letters_are_told_beside_the_figure(golden: AuditResult) -> None:
-    assert '<ul class="keys only-narrow">' in render(crowd(golden, 2))
-    assert '<ul class="keys">' in render(crowd(golden, 30))
-    keys = render(golden).partition('<ul class="keys')[2].partition("</ul>")[0].splitlines()
-    drawn = {point.key for point in figures.points(golden)}
-    told = {line[4]: "(not drawn)" in line for line in keys if line.startswith("<li>")}
-    assert told == {view.key(i): view.key(i) not in drawn for i in range(len(golden.defenses))}
-    assert set(told.values()) == {True, False}
+def test_what_is_allowed_is_shaded_up_to_the_limits(golden: AuditResult) -> None:
+    for result in (golden, replace(golden, settings=golden.settings | {"max_accuracy_loss": 0.1})):
+        drawing = drawn(result)
+        (corner,) = drawing.allowed
+        upright = next(line for line in drawing.lines if line.kind == "limit").points[0][0]
+        frame = next(line for line in drawing.lines if line.kind == "axis").points
+        level = [line.points[0][1] for line in drawing.lines if line.kind == "limit"][1:]
+        assert {x for x, _ in corner.points} == {frame[0][0], upright}
+        assert {y for _, y in corner.points} == {frame[0][1], level[0] if level else frame[1][1]}
+
+
+def test_letters_of_labels_are_told_beside_the_figure_and_in_the_tables(golden: AuditResult) -> None:
+    page = render(crowd(golden, 30))
+    for i, defense in enumerate(crowd(golden, 30).defenses):
+        assert f'<th scope="col">{view.key(i)} <span class="mono">{defense.spec}</span>' in page
+    cards = re.findall(r"<b><i>(\w+)</i> ([^<]*)</b>", render(golden))
+    assert cards == [(view.key(i), d.spec) for i, d in enumerate(golden.defenses)]
 
 
 def test_mathematics_and_markup_in_a_label_stay_text(golden: AuditResult) -> None:

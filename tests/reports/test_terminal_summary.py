@@ -1,0 +1,185 @@
+"""What a scan ends with in a terminal: table, advice, path, in 20 lines of 80 columns; the gate's lines likewise."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from leakaudit.judge import advice, ranking
+from leakaudit.reports import gate_terminal
+from leakaudit.reports.terminal import summary
+from leakaudit.reports.terminal_lines import labels, shortened
+from leakaudit.result.outcome import Check, WaiverState
+from leakaudit.result.schema import AuditResult, DefenseResult, Estimate, Finding, Reason, Waiver
+from tests.leakaudit.results import attack, defense, lost, result, some
+from tests.outcomes import check, outcome
+
+PATHS = 3  # lines that follow: an empty one, the report and the result
+LONG = "dp-sgd:noise_multiplier={}:max_norm=0.5,prune:sparsity=0.99,clip:max_norm={}"
+HOSTILE = "\x1b[31m[bold]漢字" + "長" * 60 + "\u202e:x=1"
+STEADY = (0.80, 0.81, 0.82)
+
+
+def shown(made: AuditResult, width: int = 80, verbose: bool = False, encoding: str = "utf-8") -> str:
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding=encoding, errors="strict", write_through=True)
+    summary(made, Console(file=file, width=width), verbose)
+    return raw.getvalue().decode(encoding)
+
+
+def row(spec: str, hits: int, verdict: str, **changes: object) -> DefenseResult:
+    found = attack(some(hits), name="inverting-gradients", psnr=[12.3] * 40)
+    return replace(defense(spec, found, accuracies=STEADY), verdict=verdict, **changes)  # type: ignore[arg-type]
+
+
+def six(specs: list[str]) -> AuditResult:
+    doubt = (Reason("no-bound"), Reason("no-adaptive-attack"))
+    rows = [row(spec, i, "inconclusive", why=doubt[i % 2 :]) for i, spec in enumerate(specs)]
+    return replace(result(*rows), verdict="inconclusive")
+
+
+FAILED = result(row("prune:sparsity=0.9", 40, "fail"), verdict="fail")
+PASSED = result(row("obscure", 0, "pass"), settings={"max_accuracy_loss": 0.1, "battery": "standard"})
+OPEN = six(["clip"])
+MANY = six([f"prune:sparsity=0.{i}" for i in range(1, 26)])
+ALIKE = six([LONG.format(i, 1) for i in range(5)])
+CRASHED = result(
+    row("clip", 3, "inconclusive", why=(Reason("no-bound"),)),
+    defense("sign", lost("dlg", "failed", 4), lost("linkage", "budget", 4), lost("peeling", "not-applicable", 4)),
+    findings=(Finding("some-thing", "warning", "It is wrong."), Finding("other", "info", "By the way.")),
+    waivers=(Waiver("psnr", "Once.", "2999-01-31"),),
+)
+CASES = {
+    "fail": (FAILED, "FAIL", "No setting measured here keeps the leakage limit."),
+    "pass": (PASSED, "PASS", "obscure keeps both limits."),
+    "inconclusive": (OPEN, "INCONCLUSIVE", "No setting measured here is shown to keep the leakage limit; clip may."),
+    "interrupted": (replace(OPEN, complete=False), "INCONCLUSIVE so far", "clip may"),
+    "before anything": (replace(OPEN, defenses=(), complete=False), "INCONCLUSIVE so far", "No defense was measured"),
+    "six long specs": (six([LONG.format(i, i) for i in range(5)]), "INCONCLUSIVE", "No setting measured here"),
+    "specs alike but in the middle": (ALIKE, "INCONCLUSIVE", "No setting measured here"),
+    "hostile text": (
+        replace(six([HOSTILE, "[/nope]"]), target={"name": HOSTILE * 9}),
+        "INCONCLUSIVE",
+        "No setting measured here is shown to keep the",
+    ),
+    "lost": (CRASHED, "PASS", advice.sentences(CRASHED)[1]),
+    "many": (MANY, "INCONCLUSIVE", "No setting measured here"),
+}
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_short_and_says_what_matters(name: str, width: int) -> None:
+    made, verdict, advised = CASES[name]
+    text = shown(made, width)
+    lines = text.splitlines()
+    assert lines[0].startswith(verdict)
+    assert all(cell_len(line) <= width for line in lines)
+    assert not set(text) & set("\x1b\u202e")
+    assert advised.split(";")[0] in " ".join(text.split())
+    if width >= 80:
+        assert len(lines) + PATHS <= 20 + max(0, len(made.defenses) - 6)
+    for each in made.defenses:
+        worst, start = ranking.worst(each), shortened(each.spec, 8)[:3]
+        (told,) = [x for x in lines if x.startswith(start)][:1] if made in (FAILED, PASSED, OPEN) else [""]
+        if told and worst:
+            hits = round((worst.identification.value or 0) * 40)
+            assert told.split()[1:4] == [each.verdict, worst.name, str(hits)]
+
+
+def test_every_defense_has_a_row_that_names_no_other() -> None:
+    for made in (MANY, ALIKE, CASES["six long specs"][0]):
+        table = shown(made).partition("Defense")[2].partition("Limit:")[0].splitlines()[1:]
+        names = [line.split()[0] for line in table if " inconclusive " in line]
+        assert len(names) == len(set(names)) == len(table) - 1 == len(made.defenses) - 1
+    both = ["a" * 40 + "b" + "a" * 40, "a" * 39 + "b" + "a" * 41]  # one is told by all of it, on several lines
+    assert "".join(map(str.strip, labels([*both, both[0]], 12, "utf-8")[0])) == both[0]
+
+
+@pytest.mark.parametrize("width", range(6, 60, 3))
+def test_a_name_is_shortened_where_it_can_be_seen(width: int) -> None:
+    for words in (LONG, "short", "長" * 40, "a" * 7):
+        short = shortened(words, width)
+        assert cell_len(short) <= max(3, width)
+        assert short == words or ("…" in short and words.startswith(short.partition("…")[0]))
+        assert words.endswith(short.partition("…")[2])
+    assert shortened("a" * 20, 9, "ascii") == "aaa..aaaa"
+    first, second = labels([LONG.format(1, 1), LONG.format(2, 1)], max(width, 12), "utf-8")
+    assert first != second
+
+
+def test_a_column_goes_before_a_name_that_must_be_told_from_others() -> None:
+    head = [shown(FAILED, width).splitlines()[2].split() for width in (120, 80, 66, 56, 40)]
+    assert head[0] == ["Defense", "Verdict", "Worst", "attack", "Identified", "PSNR", "SSIM", "Accuracy", "Cost"]
+    for wider, narrower in pairwise(head):
+        assert [word for word in wider if word in narrower] == narrower
+    assert head[-1] == ["Defense", "Verdict", "Identified"]
+    assert "PSNR in dB" not in shown(FAILED, 40)
+
+
+def test_what_a_row_does_not_explain_is_told_in_a_sentence() -> None:
+    assert "far closer" not in shown(FAILED)
+    rebuilt = Reason("reconstruction-close", attack="dlg", measured=Estimate(30.0), facts={"guess": 9.0})
+    told = shown(result(row("clip", 0, "fail", why=(rebuilt,)), row("sign", 0, "fail", why=(rebuilt,))))
+    assert "clip and sign: The attack dlg rebuilds pictures far closer" in " ".join(told.split())
+    assert "clip: No attack" not in shown(result(row("clip", 0, "pass", why=(Reason("no-bound"),))))
+
+
+def test_failures_are_counted_and_nothing_harmless_is() -> None:
+    words = " ".join(shown(CRASHED).split())
+    assert "Not told here: 2 attacks without a score (1 budget, 1 failed), 1 warning, 1 waiver." in words
+    assert "--verbose" in words
+    assert "Not told here" not in shown(PASSED)
+    told = shown(CRASHED, verbose=True)
+    for name in ("dlg on sign (4 failed", "linkage on sign (4 budget", "peeling on sign (4 not-applicable"):
+        assert f"not scored: {name}" in told
+    assert "warning: It is wrong." in told
+
+
+def test_the_short_advice_is_part_of_the_long_one() -> None:
+    for made, *_ in CASES.values():
+        found = advice.advise(made)
+        assert set(found.brief) <= set(found.sentences)
+        assert found.brief[0] == found.sentences[1]
+
+
+def test_a_poor_terminal_is_served() -> None:
+    text = shown(six([LONG.format(1, 1)]), encoding="ascii")
+    assert ".." in text
+    assert "?" not in text
+
+
+def gated(*checks: Check, width: int = 80, **changes: object) -> list[str]:
+    console = Console(file=io.StringIO(), width=width)
+    said = replace(outcome(FAILED, "fail", *checks), **changes)  # type: ignore[arg-type]
+    gate_terminal.show(said, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_the_gate_has_a_line_for_each_check_that_did_not_pass(width: int) -> None:
+    checks = [check("fail", f"prune:sparsity=0.{i}:and_more={LONG}") for i in range(20)]
+    lines = gated(*checks, *(check("pass", f"sign{i}") for i in range(30)), width=width, notes=("word " * 60,))
+    assert len(lines) <= 20
+    assert all(cell_len(line) <= width for line in lines)
+    assert sum(line.startswith("FAIL ") for line in lines) == gate_terminal.CHECKS
+    assert "       12 more, which --verbose lists" in lines
+    assert "ok     30 checks" in lines
+    assert sum(line.startswith("Next: ") for line in lines) == 1
+
+
+def test_the_gate_after_a_scan_names_what_decided_it() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    waivers = (WaiverState(Waiver("psnr", "Once.", "2001-01-31"), "expired"),)
+    said = outcome(FAILED, "fail", check("fail", "prune"), check("pass", "sign"), waivers=waivers)
+    gate_terminal.in_a_line(said, console)
+    assert isinstance(console.file, io.StringIO)
+    words = re.sub(r"\s+", " ", console.file.getvalue()).strip()
+    assert words == "GATE FAIL identification/prune failed; 1 waiver expired; 1 of 2 checks passed"
