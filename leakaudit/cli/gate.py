@@ -47,7 +47,7 @@ def add(app: typer.Typer) -> None:
         epilog=examples(
             "leakaudit gate leakaudit-out/result.json --verbose",
             "leakaudit gate result.json --baseline main.json --junit junit.xml",
-            "leakaudit gate result.json --sarif leakaudit.sarif --config ci.toml",
+            "leakaudit gate result.json --sarif leakaudit.sarif -o gate.json",
             "leakaudit gate result.json --markdown comment.md --html report.html",
             codes=EPILOG,
         ),

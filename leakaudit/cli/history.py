@@ -20,7 +20,7 @@ def add(app: typer.Typer) -> None:
         cls=Command,
         rich_help_panel=GATES,
         short_help="Draw leakage and accuracy over the stored results of a branch.",
-        epilog=examples("leakaudit history runs/", "leakaudit history runs/ -o trend.html"),
+        epilog=examples("leakaudit history results/", "leakaudit history results/ -o trend.html"),
     )(history)
 
 

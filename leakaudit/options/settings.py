@@ -39,7 +39,8 @@ def configured(ctx: typer.Context, config: Path | None) -> Path | None:
     """Return the file that holds [tool.leakaudit], given or found, and make its options the command's defaults."""
     if ctx.resilient_parsing:
         return config
-    path = config or find(folder_of(str(ctx.params.get("target") or "")), Path.cwd())
+    target = ctx.params.get("target")
+    path = config or find(*([folder_of(target)] if target else []), Path.cwd())
     if path is None:
         return None
     table, scan = read(path).scan, scan_of(ctx)

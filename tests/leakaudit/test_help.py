@@ -91,7 +91,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def prepare(folder: Path) -> None:
-    for name, text in (("model.py", MODEL), ("my_attack.py", ATTACK), ("my_defense.py", DEFENSE), ("ci.toml", "")):
+    for name, text in (("model.py", MODEL), ("my_attack.py", ATTACK), ("my_defense.py", DEFENSE)):
         (folder / name).write_text(text)
     pictures = np.random.default_rng(0).integers(0, 256, (160, 8, 8), dtype=np.uint8)
     np.savez("digits.npz", x_train=pictures[:, None], y_train=np.arange(160) % 2)
@@ -101,7 +101,14 @@ def prepare(folder: Path) -> None:
         Image.fromarray(picture).save(place / f"{i}.png")
     stored = load(GOLDEN)
     found = replace(agreeing(replace(stored, defenses=stored.defenses[:2])), hashes=HASHES)
-    results = ("result.json", "main.json", "branch.json", "out/result.json", "leakaudit-out/result.json", "runs/1.json")
+    results = (
+        "result.json",
+        "main.json",
+        "branch.json",
+        "out/result.json",
+        "leakaudit-out/result.json",
+        "results/1.json",
+    )
     for name in results:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(to_json(found))
@@ -146,6 +153,7 @@ def run(stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     return caller(monkeypatch, tmp_path, capsys, MODEL)
 
 
+@pytest.mark.usefixtures("fresh_registry")
 @pytest.mark.parametrize("line", examples())
 def test_every_example_does_what_it_says(run: Run, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if "verify" not in line:  # which reads every byte of a report

@@ -12,6 +12,7 @@ from leakaudit.errors import UserError
 from leakaudit.protocol import plugins, registry
 from leakaudit.reports import markdown
 from leakaudit.result.schema import load
+from leakaudit.result.scores import SCORES
 from leakaudit.result.specs import apart, names, split, together
 from tests.conftest import Install
 from tests.leakaudit.command_line import Run, caller, sentence
@@ -313,7 +314,7 @@ def test_a_metric_of_a_plug_in_is_measured_listed_and_shown(
     names = ("gap_metric", "broken_metric", "short_metric", "taken", "number")
     install("plugged", METRICS, "[leakaudit.metrics]", *(f"{name} = plugged:{name}" for name in names))
     listed = {row["name"] for row in json.loads(run("list", "metrics", "--json").out)}
-    assert listed == {"mse", "psnr", "ssim", "lpips", "largest", "broken", "short"}
+    assert listed == {*SCORES, "largest", "broken", "short"}
     told = " ".join(plugins.failures())
     assert "the name 'psnr' is taken" in told
     assert "it is a int, no leakaudit.score.metrics.Metric" in told

@@ -16,7 +16,7 @@ from leakaudit.gate.pyproject import find
 from leakaudit.options import names
 from leakaudit.options.settings import options, variable_of
 from leakaudit.protocol import registry
-from leakaudit.result.schema import AuditResult
+from leakaudit.result.schema import AuditResult, to_json
 from tests.leakaudit.command_line import Run, caller, sentence
 from tests.leakaudit.results import result
 
@@ -194,6 +194,18 @@ def test_the_file_is_looked_for_from_the_models_folder(run: Run) -> None:
     assert asked(run, "models/net.py", "--config", "pyproject.toml")["records"] == 4
     done = run("scan", "models/net.py:make")
     assert "settings of models/pyproject.toml" in done.err
+
+
+def test_a_gate_looks_from_the_present_folder(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = to_json(result())
+    Path("inner").mkdir()
+    Path("pyproject.toml").write_text("[tool.leakaudit]\noutside = 1\n")
+    Path("inner/pyproject.toml").write_text("[tool.leakaudit]\ninside = 1\n")
+    Path("inner/result.json").write_text(stored)
+    monkeypatch.chdir("inner")
+    sentence(run("gate", "result.json"), "'inside'")
+    Path("pyproject.toml").unlink()
+    sentence(run("gate", "result.json"), "'outside'")
 
 
 def test_without_a_model_one_sentence_says_how_to_make_one(run: Run) -> None:
