@@ -12,6 +12,7 @@ from typing import Any
 from leakaudit.gate.consistency import doubts, outcome_doubts, unaudited
 from leakaudit.judge import ranking
 from leakaudit.reports import figures, steps, view
+from leakaudit.reports.html_text import named
 from leakaudit.reports.pictures import Drawn, Place, Shown, chosen, drawn_of, shown
 from leakaudit.reports.templates import environment, writable
 from leakaudit.result import dates
@@ -70,7 +71,7 @@ def first(result: AuditResult, outcome: Outcome | None = None) -> dict[str, Any]
         "doubts": wrong,
         "told_doubts": DOUBTS,
         "contradicted": bool(wrong) and result.verdict != "fail",
-        "headline": steps.headline(result),
+        "headline": named(steps.headline(result), [d.spec for d in result.defenses]),
         "strip": strip(result),
         "drawing": figures.frontier(result),
         "tasks": steps.tasks(result, outcome),
@@ -137,12 +138,17 @@ def _card(result: AuditResult, index: int, drawn: Mapping[Place, Drawn], place: 
             "reconstruction",
             side,
             bool(result.stand_in),
-            (f"drawn by {found.attack.name}: {found.words}",),
+            (f"drawn by {found.attack.name}: {_above(found)}",),
             told,
         )
     accuracy = defense.accuracy.value
     lines = (*_identified(worst), "accuracy not measured" if accuracy is None else f"accuracy {percent(accuracy)}")
     return Card(view.key(index), defense.spec, defense.verdict, view.heading(defense.verdict), lines, picture)
+
+
+def _above(drawn: Drawn) -> str:
+    """Return how far above the best guess a picture is: what is not above it shows nothing of the record."""
+    return "no nearer than a guess" if drawn.gain is not None and drawn.gain <= 0 else drawn.words
 
 
 def _identified(worst: AttackResult | None) -> tuple[str, ...]:
@@ -162,12 +168,12 @@ def _note(result: AuditResult, original: Shown | None) -> str:
     if original is None:
         return f"No attack left a picture. {limits}"
     chosen_by = (
-        "It is the record, of those most pictures were kept of and flat ones aside, that lost most unprotected; dB: "
-        "above the best guess."
+        "(dB: above the best guess). By rule it is the record that lost most without a defense, flat ones and those of "
+        "which fewer pictures were kept aside."
     )
     if result.stand_in:
         return (
             "Public stand-ins: each is as close to the first as the nearest picture that any attack drew is to the "
-            f"private record. {chosen_by} {limits}"
+            f"private record {chosen_by} {limits}"
         )
-    return f"One record, and the nearest picture that any attack drew of it under each defense. {chosen_by} {limits}"
+    return f"One record, and the nearest picture that any attack drew of it under each defense {chosen_by} {limits}"

@@ -39,6 +39,7 @@ WORDS = {
     "guess": "a guess without the update",
     "role": "kind of attack",
 }
+MANY = 12  # rows of warnings that stand open
 SHORT = {  # what was found, where the columns beside it hold all the numbers of its sentence
     LEAKS[0]: "Identified",
     LEAKS[1]: "Rebuilds pictures far closer than a guess",
@@ -88,6 +89,12 @@ class Level:
     severity: Severity
     blocks: tuple[Block, ...]
     mends: tuple[tuple[int, str, tuple[str, ...]], ...]  # number, what to do, about which kinds of findings
+
+    @property
+    def folded(self) -> bool:
+        """Whether they fold away: what asks for nothing, and warnings that would push all else out of sight."""
+        many = sum(len(block.rows) for block in self.blocks) > MANY
+        return self.severity == "info" or (self.severity == "warning" and many)
 
     @property
     def count(self) -> int:

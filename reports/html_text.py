@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from leakaudit.result.numbers import MINUS
@@ -32,3 +33,15 @@ def unbroken(text: str) -> Any:
         parts += escape(told[end : option.start()]) + Markup('<span class="option">{}</span>').format(option[0])
         end = option.end()
     return parts + escape(told[end:])
+
+
+def named(text: str, names: Iterable[str]) -> Any:
+    """Return text as markup, escaped, in which every one of some names stands out; of two at one place the longer."""
+    from markupsafe import Markup, escape
+
+    told = shown(text)
+    known = sorted({shown(name) for name in names if name}, key=lambda name: (-len(name), name))
+    if not known:
+        return escape(told)
+    parts = re.split(rf"(?<![\w-])({'|'.join(map(re.escape, known))})(?![\w-])", told)
+    return Markup("").join(Markup("<b>{}</b>").format(part) if i % 2 else escape(part) for i, part in enumerate(parts))

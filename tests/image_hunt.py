@@ -20,6 +20,7 @@ from torch import Tensor
 
 MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*")
 RASTER = MAGIC[:3]  # what is looked for within other files: the others' marks are too short to stand for anything
+HALF = "▀"  # two pixels of a terminal
 SHORTEST = 64  # numbers in a row that could be a picture: fewer are like one by chance
 Array = np.ndarray[Any, Any]
 
@@ -34,6 +35,8 @@ def pictures(data: bytes, depth: int = 0) -> Iterator[Array]:
     if depth > 4:
         return
     yield from _raster(data)
+    if HALF.encode() in data:
+        yield from _of_terminal(data.decode("utf-8", "replace"))
     if data.startswith(b"PK"):
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             for name in archive.namelist():
@@ -85,6 +88,27 @@ def _raster(data: bytes) -> Iterator[Array]:
             except Exception:  # three bytes of anything may look like the mark of a JPEG
                 pass
             start = data.find(mark, start + len(mark))
+
+
+def _of_terminal(text: str) -> Iterator[Array]:
+    """Every picture drawn with upper half blocks in 24-bit colours: cells below each other at the same columns."""
+    above: dict[tuple[int, int], list[Array]] = {}  # what was begun, by its first column and width
+    for line in text.splitlines():
+        runs: list[tuple[int, list[list[int]]]] = []
+        column, last = 0, -2
+        for colours, plain in re.findall(rf"\x1b\[38;2;([\d;]+)m{HALF}|(?:\x1b\[[\d;?]*[A-Za-z])|([^\x1b])", line):
+            if colours and last != column - 1:
+                runs.append((column, []))
+            if colours:
+                runs[-1][1].append([int(x) for x in colours.replace("48;2;", "").split(";")])
+                last = column
+            column += bool(colours or plain)
+        here = {(start, len(cells)): np.array(cells) / 255 for start, cells in runs}
+        for place in above.keys() - here.keys():
+            yield np.concatenate(above.pop(place))
+        for place, cells in here.items():
+            above.setdefault(place, []).append(np.stack([cells[:, :3], cells[:, 3:]]))
+    yield from (np.concatenate(rows) for rows in above.values())
 
 
 def _of_pdf(data: bytes) -> Iterator[Array]:

@@ -12,7 +12,7 @@ import io
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -20,6 +20,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 from leakaudit.audit import plan
@@ -33,7 +34,7 @@ from leakaudit.protocol.target import Target
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.schema import AuditResult, Images, load, to_json
 from leakaudit.work.learned import Learned
-from leakaudit.work.progress import Monitor, monitored
+from leakaudit.work.progress import Monitor, Sight, monitored, together
 from leakaudit.work.seeding import generator_for
 from tests.image_hunt import Array, below, distinct, pictures
 
@@ -42,6 +43,7 @@ PRIVATE, VICTIMS = 60, 4
 DEFENSES = ("mixup", "class-conditional:latent=4")
 TALKING = ("Talks", "Broken")
 USER, HOST, SAID = "quistgaard", "vault-host-17", "feldspar"  # SAID stands in every text of the plug-ins
+LIVE = "leakaudit scan, the live view"
 WORDS = {"exception": SAID, "host": HOST, "user": USER}
 PLUGIN = """
 from dataclasses import dataclass, replace
@@ -168,9 +170,10 @@ def left(level: Images) -> Written:
         place.mkdir(parents=True, exist_ok=True)
     (study / "mine.py").write_text(PLUGIN.format(said=SAID, pixels=row()))
     with _as_person(home, work):
-        run(level, study / "mine.py", work)
-        printed = _commands() | _told_by_scan()
+        live = run(level, study / "mine.py", work)
+        printed = _commands() | _told_by_scan() | {LIVE: live}
     files = {str(path.relative_to(work)): list(pictures(path.read_bytes())) for path in below(work)}
+    files[LIVE] = list(pictures(live))
     return Written(work, load(work / "result.json"), files, printed)
 
 
@@ -179,8 +182,11 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="leaving-")
 
 
-def run(level: Images, own: Path, folder: Path) -> None:
-    """Audit and write as `leakaudit scan --images LEVEL --tensorboard …` and the commands after it do."""
+def run(level: Images, own: Path, folder: Path) -> bytes:
+    """Audit and write as `leakaudit scan --images LEVEL --tensorboard …` and the commands after it do.
+
+    Return what a terminal was shown meanwhile.
+    """
     mine = [f"{own}:{name}" for name in ("Crash", "Excuse", "Noted")]
     settings = plan.Plan(
         defenses=(*(f"{own}:{name}" for name in TALKING), *DEFENSES),
@@ -192,7 +198,11 @@ def run(level: Images, own: Path, folder: Path) -> None:
         utility=False,
         images=level,
     )
-    with watched(folder / "tensorboard", level) as monitor, monitored(monitor), quoting(level == "full"):
+    console = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor", width=200, height=24)
+    with ExitStack() as stack:
+        monitor = together(stack.enter_context(watched(folder / "tensorboard", level)), drawing(console, settings))
+        stack.enter_context(monitored(monitor))
+        stack.enter_context(quoting(level == "full"))
         result = audit(
             target(),
             settings,
@@ -201,6 +211,21 @@ def run(level: Images, own: Path, folder: Path) -> None:
             command=f"leakaudit scan {own.parent}/faces.py --images {level} -d {own}:Talks -o {folder}/out",
         )
     write(folder, result)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().encode()
+
+
+def drawing(console: Console, settings: plan.Plan) -> Monitor:
+    """What a terminal shows as a scan runs, drawn whenever there is something new to see, whatever the clock says."""
+    from leakaudit.watch.console import display_on
+
+    display = display_on(console, settings)
+
+    def see(make: Callable[[], Sight]) -> None:
+        display.look(make())
+        console.print(display)
+
+    return Monitor(display.show, see=see, stage=display.enter, originals=display.beside)
 
 
 def write(folder: Path, result: AuditResult) -> None:
@@ -266,9 +291,11 @@ def _commands() -> dict[str, bytes]:
     here, made = Path.cwd(), {}
     for name, words in {
         "gate": ["gate", f"{here}/result.json", "-o", "gate.cli.json"],
+        "gate --verbose": ["gate", "result.json", "--verbose"],
         "gate --json": ["gate", "result.json", "--json"],
         "compare": ["compare", f"{here}/result.json", "result.json", "--markdown", "changes.md"],
         "report": ["report", "result.json", "-o", "again.html"],
+        "report --verbose": ["report", "result.json", "-o", "again.html", "-v"],
         "history": ["history", ".", "-o", "again.html"],
         "sign --new-key": ["sign", "--new-key", "officer"],
         "sign": ["sign", "result.json", "--key", "officer.pem", "--report", "report.html", "--name", "A. Officer"],
@@ -284,7 +311,13 @@ def _told_by_scan() -> dict[str, bytes]:
     from leakaudit.cli.run import Voice
 
     found, made = load(Path("result.json")), {}
-    for name, voice in {"": Voice(), " --quiet": Voice(quiet=True), " --json": Voice(as_json=True)}.items():
+    voices = {
+        "": Voice(),
+        " --verbose": Voice(verbose=True),
+        " --quiet": Voice(quiet=True),
+        " --json": Voice(as_json=True),
+    }
+    for name, voice in voices.items():
         out = io.StringIO()
         with redirect_stdout(out):
             voice.tell(found, {"report": Path("report.html"), "result": Path("result.json")}, 1)

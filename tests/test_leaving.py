@@ -41,6 +41,8 @@ UNSAID = (
     ".sig",
     "leakaudit sign",
     "leakaudit verify",
+    "live view",
+    "leakaudit gate, stdout",  # a line for each check: its sentence is what --verbose prints
 )  # no exception, even in full
 
 
@@ -136,10 +138,13 @@ def shown_records(name: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     return np.asarray(found.max(0))
 
 
+def as_bytes(record: int) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+    return (private()[record, 0].numpy() * 255).round().astype(np.uint8)
+
+
 def as_png(record: int, form: str = "") -> bytes:
-    plane = (private()[record, 0].numpy() * 255).round().astype(np.uint8)
     file = io.BytesIO()
-    Image.fromarray(plane).save(file, "PNG")
+    Image.fromarray(as_bytes(record)).save(file, "PNG")
     return base64.b64encode(file.getvalue()) if form else file.getvalue()
 
 
@@ -176,7 +181,17 @@ def lines(data: bytes, width: int = 76) -> bytes:
     return b"\r\n".join(data[i : i + width] for i in range(0, len(data), width))
 
 
+def drawn_in_a_terminal() -> bytes:
+    plane = np.vstack([as_bytes(7), np.zeros((1, 25), int)])
+    cells = [
+        "".join(f"\x1b[38;2;{a};{a};{a};48;2;{b};{b};{b}m▀\x1b[0m" for a, b in zip(*plane[i : i + 2], strict=True))
+        for i in range(0, 26, 2)
+    ]
+    return "\n".join(["fit", *(f"\x1b[2K  {line} x {line}" for line in cells), "end"]).encode()
+
+
 CONTAINERS: dict[str, Callable[[], bytes]] = {
+    "a terminal": drawn_in_a_terminal,
     "a picture": lambda: as_png(7),
     "a picture after other bytes": lambda: b"xyz" * 100 + as_png(7),
     "a data URI": lambda: b'<svg><image href="data:image/png;base64,' + as_png(7, "base64") + b'"/></svg>',

@@ -21,7 +21,7 @@ from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult
 from leakaudit.score import standin
 from leakaudit.work.seeding import generator_for
 from tests.image_hunt import Array, below, distinct, likeness, likeness_of_numbers, numbers_in
-from tests.leaving import LEVELS, PRIVATE, VICTIMS, Written, faces, left, private
+from tests.leaving import LEVELS, LIVE, PRIVATE, VICTIMS, Written, faces, left, private
 
 OWN = ("crash", "excuse", "noted")  # their reasons are words, which the levels treat differently
 FOUND = 0.9  # a correlation that nobody takes for chance
@@ -45,6 +45,8 @@ def test_the_detector_finds_what_is_there(written: dict[str, Written]) -> None:
         like = np.stack([likeness(picture, private()) for picture in full.found[name]]).max(0)
         assert like[order].min() > 0.999, name
         assert sorted(np.flatnonzero(like > 0.999)) == sorted(order.tolist()), name
+    drawn = np.stack([likeness(picture, private()) for picture in distinct(full.found[LIVE])]).max(0)
+    assert drawn[order].min() > FOUND  # beside what emerges, with fewer pixels
     saved = [name for name in full.found if name.startswith("defenses")]
     assert saved  # what was learned is written in full only
     assert any(full.found[name] for name in saved)

@@ -16,14 +16,14 @@ from leakaudit.errors import NotApplicable, OutOfTime, TooLittleMemory, UserErro
 from leakaudit.protocol.attack import Attack, Reconstruction
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.registry import settings_values
-from leakaudit.protocol.target import PixelModel
+from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.result.rules import scored_statuses
 from leakaudit.result.schema import AttackResult, Value
 from leakaudit.score.baselines import mean_pictures
 from leakaudit.score.scoring import LEAST, Truth, failed, score
 from leakaudit.score.tuning import tuned_in_time
 from leakaudit.work.memory import Memory, bounded, exhausted, held
-from leakaudit.work.progress import Course, expired, followed
+from leakaudit.work.progress import Course, current, expired, followed, stage
 from leakaudit.work.seeding import generator_for, seeded
 
 
@@ -55,11 +55,14 @@ def _attacked(updates: Updates, attack: Attack, role: str, memory: Memory, too_l
             model = updates.model()
             if attack.grid and exposure.auxiliary and len(scene.rehearsal):
                 rehearsal, own = updates.rehearsal(released=bound)
+                _show(scene, own)
                 generator = generator_for(seed, spec, attack.name, "tune")
                 attack, tuned = tuned_in_time(attack, model, rehearsal, own, generator)
                 if memory.refusal and not tuned:  # its default settings may be weaker, and nobody would know
                     raise TooLittleMemory(memory.refusal)
             update = updates.victims(attack, released=bound)
+            _show(scene, scene.target.private, asked_by(scene, attack))
+            stage("attacking")
             guess: object = _guess(scene, attack, model, update, generator_for(seed, spec, attack.name, "run"))
             guess = claimed(attack, guess, scene.plan.images)
         if memory.refusal and isinstance(guess, Reconstruction) and "out-of-memory" in guess.statuses:
@@ -75,10 +78,23 @@ def _attacked(updates: Updates, attack: Attack, role: str, memory: Memory, too_l
         if exhausted(error):
             return failed(attack, role, tuned, victims, "out-of-memory", first_line(error))
         return failed(attack, role, tuned, victims, "failed", first_line(error))
+    stage("scoring")
     try:
         return score(attack, role, tuned, guess, _truth(updates, attack), scene.plan.images)
     except Exception as error:  # what the attack returned is not what it must return
         return failed(attack, role, tuned, victims, "failed", f"its output cannot be scored: {first_line(error)}")
+
+
+def _show(scene: Scene, records: Records, who: Tensor | None = None) -> None:
+    """Tell whoever watches which records are attacked, by default all of these; only where they may be shown."""
+    size, among = scene.plan.batch_size, torch.arange(len(records)) if who is None else who
+
+    def original(victim: int) -> Tensor:
+        first = victim % (len(among) // size) * size  # where settings are tuned together, every one has all victims
+        return records.images[among[first : first + size]]
+
+    if scene.plan.images == "full":
+        current().originals(original)
 
 
 def in_time(guess: object, course: Course, attack: Attack) -> object:

@@ -52,7 +52,7 @@ from leakaudit.score.standin import SENTENCE
 from leakaudit.score.utility import Utility, majority, utility
 from leakaudit.work import ends
 from leakaudit.work.precision import exact
-from leakaudit.work.progress import current, expired
+from leakaudit.work.progress import current, expired, stage
 from leakaudit.work.seeding import generator_for, seeded
 
 Keep = Callable[[AuditResult], None]
@@ -82,8 +82,10 @@ def audit(
     for spec in plan.effort().attacks:
         parse_attack(spec)
     begun, made = current().started or time.monotonic(), now()
+    stage("checking the model and the data")
     scene = set_scene(target, plan, lpips_weights, command, waivers)
     interrupted = False
+    stage("looking for the planted leak")
     try:
         verdict, told = planted(plan, begun, examined)
     except KeyboardInterrupt:
@@ -91,6 +93,7 @@ def audit(
         verdict, told, interrupted = None, "", True
     controls = Controls(verdict, told, scene.told_apart, lowered(plan), left_out(plan))
     scene = replace(scene, findings=(*scene.findings, *provenance.left_out_plugins()))
+    stage("measuring what this machine takes")
     costs = NOMINAL if plan.budget is None or interrupted else measured(target, plan)
     clock = Clock(plan.budget, outline(plan, scene.sizes()), costs, begun)
     course = Course(scene, clock, controls, made)
@@ -225,6 +228,7 @@ def _fitted(
         course.learned[f"defense:{spec}"] = found
     if keep_learned is not None:
         keep_learned(spec, fitted)
+    stage("trying what it changes")
     run = (len(target.private), TRAINING_BATCH, 0)
     fitted.facts(*run), fitted.guarantees(*run, course.scene.candidates.size)  # what may raise does so before attacks
     subject = examine(course.scene, spec, fitted)

@@ -24,7 +24,7 @@ from leakaudit.protocol.gradients import Gradients
 from leakaudit.protocol.target import PixelModel, Records, Target
 from leakaudit.result.rules import VERDICTS
 from leakaudit.result.schema import AuditResult, DefenseResult, Verdict
-from leakaudit.work.progress import Monitor, current, expired, monitored
+from leakaudit.work.progress import Monitor, Work, current, expired, monitored
 from leakaudit.work.seeding import generator_for, seeded
 
 SHARE = 0.1  # of a time budget, that it may take
@@ -91,7 +91,13 @@ def canary(seed: int, audited: Audited, planted: Planted = PLANTED) -> tuple[Ver
     nothing, and leaves random states as they are; what breaks in it is inconclusive.
     """
     try:
-        with monitored(Monitor(deadline=current().deadline)), seeded(seed, "canary"):
+        outer = current()
+
+        def show(work: Work, done: int, total: int) -> None:
+            if total == 0:
+                outer.stage(f"looking for the planted leak: {work.name}")
+
+        with monitored(Monitor(show, outer.deadline)), seeded(seed, "canary"):
             rows = () if expired() else _rows(seed, audited, planted)
         if expired():
             return "inconclusive", "the time budget ended it before the planted leak was found"

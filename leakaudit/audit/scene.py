@@ -25,6 +25,7 @@ from leakaudit.score.baselines import baselines
 from leakaudit.score.identification import CandidateSets, candidate_sets
 from leakaudit.score.metrics import MetricFunction, lpips_metric
 from leakaudit.score.twosample import auxiliary_findings
+from leakaudit.work.progress import stage
 from leakaudit.work.seeding import generator_for
 
 MOST = 64  # victims that attacks which link are asked about
@@ -93,14 +94,14 @@ def set_scene(
         told, odd = auxiliary_findings(target, generator_for(plan.seed, "auxiliary"), _both_units(target))
     findings = (*findings, *no_line_up(int((~candidates.lined).sum()), len(candidates)), *odd)
     target = replace(target, notes=(*target.notes, *_of_units(target, victims)))
-    truth = target.private[victims]
     wanted = plan.effort().tuning_victims * plan.batch_size
     rehearsal = torch.randperm(len(target.auxiliary), generator=generator_for(plan.seed, "rehearsal"))[:wanted]
     rehearsal = rehearsal[: len(rehearsal) // plan.batch_size * plan.batch_size]
+    stage("measuring what guesses draw without an update")
     lpips = lpips_metric(lpips_weights, target.device)
     versions = environment(target, command_in_place(command, plan.images), lpips_weights)
     guesses = baselines(
-        truth,
+        target.private[victims],
         target.auxiliary,
         candidates,
         lpips,

@@ -116,7 +116,9 @@ def fit(
 
     _may_replace(output, card_file)
     defense = parsed(settings)
-    loaded = load_target(target, data=data, checkpoint=checkpoint, device=device, limit=limit)
+    with progress_monitor() as monitor:
+        monitor.stage("loading the model and the data")
+        loaded = load_target(target, data=data, checkpoint=checkpoint, device=device, limit=limit)
     _few(loaded, limit)
     partial = output.with_name(output.name + ".partial")
     chosen = seed if seed is not None else int((kept_key(partial) or {}).get("seed") or secrets.randbits(62))

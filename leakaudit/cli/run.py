@@ -74,8 +74,11 @@ class Voice:
             raise UserError("--quiet and --verbose exclude each other: give one.")
 
     @contextmanager
-    def listening(self, plan: Plan) -> Iterator[Monitor]:
-        """Yield the monitor of an audit. What user's code prints stays out of what a program may read."""
+    def listening(self, plan: Plan | None) -> Iterator[Monitor]:
+        """Yield the monitor of an audit, without a `plan` of what comes before it.
+
+        What user's code prints stays out of what a program may read.
+        """
         from leakaudit.work.progress import together
 
         with ExitStack() as stack:
@@ -88,11 +91,18 @@ class Voice:
                 from leakaudit.watch.console import progress_monitor
 
                 monitors.append(stack.enter_context(progress_monitor(plan=plan)))
-            if self.tensorboard is not None:
+            if self.tensorboard is not None and plan is not None:
                 from leakaudit.watch.tensorboard import tensorboard_monitor
 
                 monitors.append(stack.enter_context(tensorboard_monitor(self.tensorboard, plan.images)))
             yield together(*monitors)
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """Say that libraries are loaded while they are: that takes seconds."""
+        with self.listening(None) as monitor:
+            monitor.stage("loading libraries")
+            yield
 
     def tell(self, result: AuditResult, paths: dict[str, Path], code: int, gate: Outcome | None = None) -> None:
         """Print what came of an audit; `paths` are the files by name, `gate` is what a gate said of it."""
@@ -147,15 +157,15 @@ def run(
     `output` is claimed already.
     """
     from leakaudit.files.folder import Output
-    from leakaudit.result.rules import EXIT
     from leakaudit.result.schema import from_json, to_json
     from leakaudit.work.learned import Learned
-    from leakaudit.work.progress import current, monitored
+    from leakaudit.work.progress import Work, current, monitored, stage
 
     files, learned = Output(output, plan.images == "full"), Learned(output, plan.images)
     with voice.listening(plan) as monitor, monitored(replace(monitor, started=current().started)):
 
         def begin() -> Target:
+            stage("loading the model and the data")
             target = load()
             if gate is not None:
                 gate.early(target)
@@ -164,11 +174,11 @@ def run(
             return target
 
         result = _measured(begin, plan, files, learned, lpips_weights=lpips_weights, waivers=waivers)
+        monitor.show(Work("finishing"), 0, 0)
+        stage("writing the report")
         result = from_json(to_json(result))  # as it is stored: what is rendered again must be the same page
         said, refusal = _judged(result, gate, output / RESULT)
-        code = 0 if exit_zero else EXIT[said.verdict if said is not None else result.verdict]
-        if not result.complete and not (said is not None and said.verdict == "fail"):
-            code = EXIT["inconclusive"]
+        code = _code(result, said, exit_zero)
         try:
             paths = _written(result, said, files, learned)
         except UserError:  # what is printed is then all that there is
@@ -187,6 +197,15 @@ def run(
     if not result.complete:
         typer.echo(f"Interrupted: what was measured so far is kept in {visible(str(files.folder / RESULT))}.", err=True)
     raise typer.Exit(code)
+
+
+def _code(result: AuditResult, said: Outcome | None, exit_zero: bool) -> int:
+    """Return the exit code: of the gate where there is one; of an interrupted scan always its own."""
+    from leakaudit.result.rules import EXIT
+
+    if not result.complete and not (said is not None and said.verdict == "fail"):
+        return EXIT["inconclusive"]
+    return 0 if exit_zero else EXIT[said.verdict if said is not None else result.verdict]
 
 
 def _measured(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -238,22 +239,23 @@ def scan(  # noqa: PLR0913 - a command: its options
     quick, full = quick and not overridden("quick"), full and not overridden("full")
     if quick and full:
         raise UserError("--quick and --full exclude each other: give one.")
-    Voice(quiet, verbose=verbose)
+    voice = Voice(quiet, json, tensorboard, opens=open, verbose=verbose)
     if baseline is not None and not gate:
         raise UserError("--baseline is what --gate compares with: give both, or neither.")
     shown = images.value if images is not None else default_images()
     quote(shown == "full")
     from leakaudit.result.schema import load as load_result
 
-    found, before = (
-        read(config),
-        load_result(baseline) if baseline is not None else None,
-    )  # it may lie where the output goes
+    found = read(config)
+    before = load_result(baseline) if baseline is not None else None  # it may lie where the output goes
     with claimed(output, shown == "full") as earlier:  # at once: loading libraries takes seconds
-        from leakaudit.audit.plan import Plan
-        from leakaudit.load.loading import load_target
-        from leakaudit.work.quantities import parse, seconds
+        with voice.starting():
+            from leakaudit.audit.plan import Plan
+            from leakaudit.load.loading import load_target
+            from leakaudit.protocol.registry import attacks, defenses
+            from leakaudit.work.quantities import parse, seconds
 
+            attacks(), defenses()
         plan = Plan(
             defenses=tuple(defense or ()),
             attacks=tuple(attack or ()),
@@ -288,7 +290,7 @@ def scan(  # noqa: PLR0913 - a command: its options
             load,
             plan,
             output,
-            Voice(quiet, json, tensorboard, earlier, open, verbose),
+            replace(voice, earlier=earlier),
             lpips_weights=lpips_weights,
             exit_zero=exit_zero,
             gate=gating,
@@ -325,10 +327,11 @@ def demo(
     shown = images.value if images is not None else default_images()
     quote(shown == "full")
     with claimed(output, shown == "full") as earlier:
-        from leakaudit.cli.demo import demo_plan, demo_target
+        voice = Voice(quiet, json, earlier=earlier, opens=open, verbose=verbose)
+        with voice.starting():
+            from leakaudit.cli.demo import demo_plan, demo_target
 
         plan = demo_plan(seed, shown)
-        voice = Voice(quiet, json, earlier=earlier, opens=open, verbose=verbose)
         run(lambda: demo_target(seed, device), plan, output, voice, exit_zero=True)
 
 

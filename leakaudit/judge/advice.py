@@ -184,6 +184,8 @@ def _none(result: AuditResult, options: Sequence[Option], limit: float | None) -
 
 def _nothing(result: AuditResult, options: Sequence[Option], limit: float | None) -> Told:
     control = result.control()
+    if not result.complete:
+        return Told("No defense was measured before the run was interrupted.")
     if control is not None and control.verdict == "pass":
         return Told("Only the undefended model was measured, and it keeps the leakage limit as it is.")
     return Told("No defense was measured, so there is nothing to choose from: name one with --defense.")

@@ -1,7 +1,6 @@
-"""What the terminal shows while work runs: how far it is, what it is at, and the loss.
+"""What the terminal shows while work runs: how far it is, what it is at, the loss, and the pictures as they emerge.
 
-Elsewhere than on a terminal, a line for each finished piece of an audit with its time and outcome, without control
-codes.
+Elsewhere than on a terminal, plain lines.
 """
 
 from __future__ import annotations
@@ -11,46 +10,48 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
+from rich.spinner import Spinner
 from rich.text import Text
 
-from leakaudit.judge.words import sentences
-from leakaudit.result import numbers
-from leakaudit.result.numbers import clock, percent, significant
-from leakaudit.result.plaintext import visible
-from leakaudit.result.rules import ACCURACY, FIT, UPDATES, WEAKENED
-from leakaudit.work.progress import Monitor, Sight, Work, harmless, paced
+from leakaudit.result.numbers import clock, decibels, percent, significant
+from leakaudit.watch.lines import plain_lines
+from leakaudit.watch.pictures import Pair, Pane, nearest
+from leakaudit.watch.present import Present
+from leakaudit.work.progress import Monitor, Original, Sight, Work, harmless, paced
 
 if TYPE_CHECKING:
     from leakaudit.audit.plan import Plan
-    from leakaudit.result.schema import AuditResult
     from leakaudit.watch.forecast import Forecast
 
-EVERY = 0.2  # seconds between looks at the work
-SHARE = 200  # drawing waits so many times as long as it took: it costs half a hundredth of the time
+EVERY, LONGEST = 0.2, 0.7  # seconds between looks at the work, and between two drawings at most
+PAGE = 4.0  # seconds that the same pictures are shown, where there is no room for all
+SHARE = 200  # drawing waits so many times as long as it took, up to `LONGEST`
 WIDE = 60  # columns below which no bar is shown
-STARTING, NO_LOOP = Work("starting"), Work("")  # before the first piece, and before its first loop
 BARS = "▁▂▃▄▅▆▇█"
+TURNING, PLAIN_TURNING = Spinner("dots").frames, Spinner("line").frames
+COLOURS = ("truecolor", "256")  # with fewer no picture can be made out
 
 
 @contextmanager
 def progress_monitor(console: Console | None = None, plan: Plan | None = None) -> Iterator[Monitor]:
-    """Yield a monitor that draws on stderr: live on a terminal, a line per piece of work elsewhere.
+    """Yield a monitor that draws on stderr: live on a terminal, plain lines elsewhere.
 
-    With a `plan` it knows what is ahead. No picture is shown here: the report and TensorBoard have them.
+    With a `plan` it knows what is ahead, and whether pictures may be shown: only where its `images` are full.
     """
-    if console is None:  # a file that was asked to hold colours is no terminal to draw on
-        console = Console(stderr=True, force_interactive=None if sys.stderr.isatty() else False)
+    if console is None:
+        console = _stderr()
     if not console.is_interactive or os.environ.get("CI"):
-        yield _lines(console, plan)
+        with plain_lines(console, plan) as monitor:
+            yield monitor
         return
-    display = Display(console, _forecast(plan), plan=plan)
+    display = display_on(console, plan)
     live = Live(
         console=console,
         auto_refresh=False,
@@ -63,14 +64,32 @@ def progress_monitor(console: Console | None = None, plan: Plan | None = None) -
         drawing = threading.Thread(target=_draw, args=(live, ended), daemon=True)
         drawing.start()
         try:
-            yield Monitor(show=harmless(display.show), see=paced(harmless(display.look), EVERY))
+            yield Monitor(
+                show=harmless(display.show),
+                see=paced(harmless(display.look), EVERY),
+                stage=harmless(display.enter),
+                originals=harmless(display.beside),
+            )
         finally:
             ended.set()
             drawing.join()
 
 
+def display_on(console: Console, plan: Plan | None) -> Display:
+    """Return what is drawn on a console: with pictures only where the plan's are full, and colours can show them."""
+    pictures = plan is not None and plan.images == "full" and console.color_system in COLOURS
+    return Display(console, _forecast(plan), plan=plan, pictures=pictures and not console.options.ascii_only)
+
+
+def _stderr() -> Console:
+    """Return stderr as a console: no terminal to draw on where it is a file that may hold colours, or a notebook."""
+    if Console().is_jupyter:
+        return Console(stderr=True, force_jupyter=False, force_terminal=False)
+    return Console(stderr=True, force_interactive=None if sys.stderr.isatty() else False)
+
+
 def _draw(live: Live, ended: threading.Event) -> None:
-    """Draw now and then until the work has ended, in a two-hundredth of the time at most."""
+    """Draw now and then until the work has ended: in a two-hundredth of the time, but at least every `LONGEST`."""
     pause = EVERY
     while not ended.wait(pause):
         begun = time.thread_time()
@@ -78,7 +97,7 @@ def _draw(live: Live, ended: threading.Event) -> None:
             live.refresh()
         except Exception:  # the terminal went away: the work goes on
             return
-        pause = max(EVERY, SHARE * (time.thread_time() - begun))
+        pause = min(LONGEST, max(EVERY, SHARE * (time.thread_time() - begun)))
 
 
 def _forecast(plan: Plan | None) -> Forecast | None:
@@ -96,46 +115,65 @@ def _forecast(plan: Plan | None) -> Forecast | None:
 
 @dataclass
 class Display:
-    """What is known of the work now, drawn as a few lines."""
+    """What is known of the work now, drawn as a few lines, and pictures below them where they may be shown."""
 
     console: Console
     forecast: Forecast | None = None
-    piece: Work = STARTING
-    loop: Work = NO_LOOP
-    done: int = 0
-    total: int = 0
-    since: float = 0.0  # when the present bar began
-    sight: Sight | None = None
-    history: list[float] = field(default_factory=list)  # medians of the losses since the present bar began
     plan: Plan | None = None  # for the forecast, where what is ahead was not known at first
+    pictures: bool = False
+    now: Callable[[], float] = time.monotonic
+    present: Present = field(init=False)
+    sight: Sight | None = None
+    history: list[float] = field(default_factory=list)  # medians of the losses since the present loop began
+    original: Original | None = None
+    pairs: tuple[Pair, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.present = Present("full" if self.plan is None else self.plan.images, self.now)
 
     def show(self, work: Work, done: int, total: int) -> None:
         """Take in where the work is; a total of 0 begins a piece."""
-        if total == 0:
-            self.piece, self.loop, self.total, self.sight = work, NO_LOOP, 0, None
+        if self.present.show(work, done, total):
             self.history = []
+        if total == 0:
+            self.sight, self.original, self.pairs = None, None, ()
             self.forecast = self.forecast or _forecast(self.plan)
             if self.forecast is not None:
                 self.forecast.begin(work)
-            return
-        if work != self.loop or done < self.done:
-            self.since, self.loop = time.monotonic(), work
-            self.history = []
-        self.done, self.total = done, total
+
+    def enter(self, stage: str) -> None:
+        """Take in that a stage begins."""
+        self.present.enter(stage)
+        if self.original is None:  # the last losses are of something else
+            self.sight = None
+
+    def beside(self, original: Original) -> None:
+        """Take in how to see what the pictures in sight are to become."""
+        self.original, self.pairs = original, ()
 
     def look(self, sight: Sight) -> None:
         """Take in what the work looks like."""
         self.sight = sight
         if finite := sorted(v for v in sight.losses if math.isfinite(v)):
             self.history.append(finite[len(finite) // 2])
+        if self.pictures and sight.images is not None and self.original is not None:
+            who = "tuning" if self.present.loop.tuning else "victim"
+            pairs = []
+            for victim, drawn in zip(sight.shown, sight.images, strict=True):
+                original, near = nearest(drawn, self.original(victim))
+                pairs.append(Pair(f"{who} {victim + 1}, {decibels(near)}", drawn, original))
+            self.pairs = tuple(pairs)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the lines, none wider than the terminal."""
+        """Yield the lines, none wider than the terminal, and the pictures that there is room for."""
         width, plain = options.max_width, options.ascii_only
         lines = [line for line in (self._overall(width, plain), *self._present(width, plain)) if line.plain]
-        for line in lines[: max(1, console.height - 2)]:
+        lines = lines[: max(1, console.height - 2)]
+        for line in lines:
             line.no_wrap, line.overflow = True, "crop" if plain else "ellipsis"
             yield line
+        if pairs := self.pairs:
+            yield Pane(pairs, console.height - 2 - len(lines), int(self.now() / PAGE))
 
     def _overall(self, width: int, plain: bool) -> Text:
         """Return `audit ━━━━──── 38%  1:05, about 1:40 left`."""
@@ -143,7 +181,7 @@ class Display:
             return Text()
         share, left = self.forecast.share(), self.forecast.left()
         number, count = self.forecast.place()
-        words = Text("audit  ", "bold")
+        words = Text().append("audit  ", "bold")
         if width >= WIDE:
             words += bar(share, 24, plain) + Text(" ")
         words += Text(f"{percent(round(share, 2)):>4}  {clock(self.forecast.elapsed())}")
@@ -151,32 +189,38 @@ class Display:
         return words + Text(f"  defense {number} of {count}" if number else "", "dim")
 
     def _present(self, width: int, plain: bool) -> list[Text]:
-        """Return the piece of work, its loop, and its losses."""
-        doing, sight = Text(visible(str(self.piece)), "cyan"), self.sight
+        """Return the piece of work, its loop or stage with a clock that moves, and its losses."""
+        at, sight = self.present, self.sight
+        doing = Text(at.what(), "cyan")
         if sight is not None and sight.victims:
             dot = "-" if plain else "·"
-            who = "rehearsal victim" if self.loop.tuning else "victim"
+            who = "rehearsal victim" if at.loop.tuning else "victim"
             doing += Text(f" {dot} {sight.victims} {who}{'s' if sight.victims > 1 else ''}")
             if sight.running < sight.victims:
-                at = f"victim {sight.shown[0] + 1}" if len(sight.shown) == 1 == sight.running else f"{sight.running}"
-                doing += Text(f", {at} at work", "dim")
-        lines = [doing]
-        if self.total:
-            took = time.monotonic() - self.since
-            line = Text("  ")
-            if width >= WIDE:
-                line += bar(self.done / self.total, 24, plain) + Text(" ")
-            line += Text(f"{self.done} of {self.total}")
-            if 0 < self.done < self.total:
-                line += Text(f", {clock(took / self.done * (self.total - self.done))} left", "dim")
-            what = replace(self.loop, name="") if self.loop.name == self.piece.name else self.loop
-            lines.append(line + Text("  " + visible(str(what)), "dim"))
+                one = f"victim {sight.shown[0] + 1}" if len(sight.shown) == 1 == sight.running else f"{sight.running}"
+                doing += Text(f", {one} at work", "dim")
+        lines = [doing, self._moving(width, plain)]
         if sight is not None and (finite := sorted(v for v in sight.losses if math.isfinite(v))):
             line = Text(f"  loss {significant(finite[0])}")
             if len(sight.losses) > 1:
                 line += Text(f" best, {significant(finite[len(finite) // 2])} median")
             lines.append(line + Text("" if plain else f"  {falling(self.history[:])}", "green"))
         return lines
+
+    def _moving(self, width: int, plain: bool) -> Text:
+        """Return how far the loop is, or which stage it is and for how long, after what turns with every drawing."""
+        at, took = self.present, self.present.elapsed()
+        frames = PLAIN_TURNING if plain else TURNING
+        line, within = Text().append(f"{frames[int(self.now() / EVERY) % len(frames)]} ", "cyan"), at.within()
+        if not at.total:
+            return line + Text(f"{within}, {clock(took)}" if within else clock(took), "dim")
+        if width >= WIDE:
+            line += bar(at.done / at.total, 24, plain) + Text(" ")
+        line += Text(f"{at.done} of {at.total}")
+        left = (
+            f", {clock(took / at.done * (at.total - at.done))} left" if 0 < at.done < at.total else f", {clock(took)}"
+        )
+        return line + Text(left, "dim") + Text(f"  {within}", "dim")
 
 
 def bar(share: float, width: int, plain: bool) -> Text:
@@ -196,53 +240,3 @@ def falling(values: list[float], width: int = 24) -> str:
     low, high = min(logs), max(logs)
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
     return "".join(BARS[round((v - low) * scale)] for v in logs)
-
-
-def _lines(console: Console, plan: Plan | None) -> Monitor:
-    """Return a monitor for files and pipes: of an audit a line when a piece ended, of other work when one begins."""
-    begun: list[Work] = []  # pieces of an audit of which no line told yet
-
-    def line(words: str) -> None:
-        console.print(Text(visible(words)), soft_wrap=True)
-
-    def show(work: Work, done: int, total: int) -> None:
-        if total == 0 and plan is None:
-            line(str(work))
-        elif total == 0:
-            begun.append(work)
-
-    def kept(result: AuditResult) -> None:
-        while begun and (seconds := result.timings.get(str(begun[0]))) is not None:
-            work = begun.pop(0)
-            outcome = became(result, work)
-            if outcome or seconds >= 1:  # to fit a defense that learns nothing is no news
-                line(f"{work}  {numbers.seconds(seconds)}" + (f", {outcome}" if outcome else ""))
-
-    return Monitor(show=harmless(show), kept=harmless(kept))
-
-
-def became(result: AuditResult, work: Work) -> str:
-    """Return in a few words what came of a piece of an audit's work; empty where there is nothing to say."""
-    row = next((d for d in result.defenses if d.spec == work.defense), None)
-    if row is None:
-        return ""
-    if work.name == UPDATES:
-        return ""
-    if work.name == FIT:
-        return "" if row.attacks else "; ".join(sentences(row.why[:1]))
-    if work.name == ACCURACY:
-        value = row.accuracy.value
-        return percent(value) if value is not None else row.accuracy.reason or ""
-    if work.name == WEAKENED and row.examined is not None:
-        found, share = row.examined.weakened, row.examined.strength
-        told = f"{percent(found.value)} identified" if found.value is not None else found.reason or ""
-        return told if share is None else f"{told} at {percent(share)} of its strength"
-    attack = next((a for a in row.attacks if a.name == work.name), None)
-    if attack is None:
-        return "not finished"
-    found, labels = attack.identification, attack.label_accuracy.value
-    if found.value is not None:
-        return f"{round(found.value * found.n)} of {found.n} identified"
-    if attack.kind == "labels" and labels is not None:
-        return f"{percent(labels)} of the labels"
-    return attack.reason or found.reason or ""

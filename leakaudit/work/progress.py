@@ -42,7 +42,7 @@ class Work:
 class Sight:
     """What long work looks like now: its losses, and the pictures of a few victims. Copies, on the CPU.
 
-    The monitor sees no more than the attack does: there is no truth in here.
+    It holds no more than the attack knows: there is no truth in here.
     """
 
     losses: tuple[float, ...]  # of each victim in sight the best of its restarts; of training one number
@@ -52,6 +52,7 @@ class Sight:
     images: Tensor | None = None  # (len(shown), C, H, W) in [0, 1]: the best so far of each one's first record
 
 
+Original = Callable[[int], "Tensor"]  # of a victim, counted from 0, its records (B, C, H, W) in [0, 1]
 See = Callable[[Callable[[], Sight]], None]  # gets what makes the sight, and calls it only if it wants to look
 
 
@@ -64,6 +65,10 @@ class Monitor:
     started: float | None = None  # when the time budget began, likewise; None: with the audit
     see: See | None = None  # None: nobody looks, and `observe` does nothing
     kept: Callable[[AuditResult], None] = lambda result: None  # the result so far, after every finished piece
+    stage: Callable[[str], None] = lambda name: None  # what is done now that no loop counts
+    # How to see the records that the pictures in sight are to become. It goes one way: from the audit, which knows
+    # them and says whether they may be shown, past the attack, to whoever watches.
+    originals: Callable[[Original], None] = lambda original: None
 
 
 @dataclass
@@ -94,7 +99,12 @@ def while_tuning() -> Iterator[None]:
     outer = _monitor.get()
     deadline, now = outer.deadline, time.monotonic()
     half = None if deadline is None else now + (deadline - now) / 2
-    inner = replace(outer, show=lambda work, i, n: outer.show(replace(work, tuning=True), i, n), deadline=half)
+    inner = replace(
+        outer,
+        show=lambda work, i, n: outer.show(replace(work, tuning=True), i, n),
+        stage=lambda name: outer.stage(str(Work(name, tuning=True))),
+        deadline=half,
+    )
     with monitored(inner), followed():
         yield
 
@@ -138,9 +148,18 @@ def together(*monitors: Monitor) -> Monitor:
         for m in monitors:
             m.kept(result)
 
+    def stage(name: str) -> None:
+        for m in monitors:
+            m.stage(name)
+
+    def originals(original: Original) -> None:
+        for m in monitors:
+            m.originals(original)
+
     deadline = monitors[0].deadline if monitors else None
     started = monitors[0].started if monitors else None
-    return Monitor(show=show, deadline=deadline, started=started, see=see if looking else None, kept=kept)
+    looked = see if looking else None
+    return Monitor(show, deadline, started, looked, kept, stage, originals)
 
 
 def harmless(call: Callable[P, None]) -> Callable[P, None]:
@@ -174,6 +193,11 @@ def paced(see: Callable[[Sight], None], every: float) -> See:
             see(make())
 
     return look
+
+
+def stage(name: str) -> None:
+    """Say what is done from now on, until a loop or a piece of work begins, or the next such name."""
+    _monitor.get().stage(name)
 
 
 def expired() -> bool:

@@ -17,8 +17,9 @@ from leakaudit.protocol.amounts import Amount
 from leakaudit.result.numbers import clock
 from leakaudit.result.rules import WEAKENED
 from leakaudit.result.schema import Estimate, Examined
-from leakaudit.watch.console import Display, bar, became, falling, progress_monitor
+from leakaudit.watch.console import Display, bar, falling, progress_monitor
 from leakaudit.watch.forecast import Forecast
+from leakaudit.watch.lines import became
 from leakaudit.work.progress import Sight, Work, monitored, observe
 from tests.leakaudit.audited import target
 from tests.leakaudit.results import attack, defense, lost, some

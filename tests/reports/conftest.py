@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,15 +11,21 @@ import pytest
 from leakaudit.judge.verdict import overall, rejudge
 from leakaudit.judge.words import sentences
 from leakaudit.result.rules import resolution
-from leakaudit.result.schema import AttackResult, AuditResult, Estimate, RecordScore, load
+from leakaudit.result.schema import AttackResult, AuditResult, Estimate, RecordScore, from_json, load
 from leakaudit.stats.intervals import mean, median, rate
 
+DEMO = Path(__file__).resolve().parents[1] / "golden" / "demo-four.json.gz"  # the demo with four defenses, as scanned
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "result-1.json"
 
 
 @pytest.fixture(scope="session")
 def golden_path() -> Path:
     return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def four() -> AuditResult:
+    return from_json(gzip.decompress(DEMO.read_bytes()).decode())
 
 
 @pytest.fixture
