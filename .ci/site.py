@@ -1,4 +1,4 @@
-"""What the site takes from outside of docs/: pages at the root, files that pages link to, the help of commands.
+"""What the site takes from outside of docs/: pages at the root and files that pages link to.
 
 The sources keep the links that work in the repository: `../action.yml` in docs/, `docs/ci.md` at the root. Here the
 first becomes a copy of that file within the site, the second the page.
@@ -6,36 +6,16 @@ first becomes a copy of that file within the site, the second the page.
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from posixpath import normpath, relpath
 
 from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "SECURITY.md": "security.md"}
-HELP = "<!-- the help of every command -->"
-ASK = """
-import typer.main
-from typer.testing import CliRunner
-from leakaudit.cli.entry import app
-
-def shown(command, words):
-    if hasattr(command, "commands"):
-        return [each for name, sub in command.commands.items() for each in shown(sub, [*words, name])]
-    return [words]
-
-commands = typer.main.get_command(app).commands
-for words in [each for name, command in commands.items() for each in shown(command, [name])]:
-    told = CliRunner().invoke(app, [*words, "-h"], prog_name="leakaudit").stdout
-    print(f"## {' '.join(words)}\\n\\n```text\\n{told.strip()}\\n```\\n")
-"""
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
 
 
@@ -67,19 +47,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def helped() -> str:
-    """Return a section for each command with what its `-h` prints, 80 columns wide."""
-    env = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "80", "TERM": "dumb"}
-    done = subprocess.run([sys.executable, "-c", ASK], env=env, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise PluginError(f"the help of the commands: {done.stderr}")
-    return done.stdout
-
-
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turn the links of the repository into those of the site."""
-    if HELP in markdown:
-        return markdown.replace(HELP, helped())
     name = page.file.src_uri
     source = {to: root for root, to in PAGES.items()}.get(name, f"docs/{name}")
     here = Path(name).parent.as_posix()

@@ -148,8 +148,6 @@ def test_the_reference_has_all_that_is_public(pages: dict[str, Seen]) -> None:
     surface = [getattr(leakaudit, name) for name in leakaudit.__all__ if not name.startswith("__")]
     for item in surface:
         assert f"{item.__module__}.{item.__qualname__}" in pages["reference/python.html"].ids
-    assert {"scan", "report", "gate", "obscure-fit"} <= pages["reference/command-line.html"].ids
-    assert "--max-identification" in pages["reference/command-line.html"].text
     modules = {f"leakaudit.protocol.{file.stem}" for file in (ROOT / "leakaudit" / "protocol").glob("[a-z]*.py")}
     assert modules - pages["reference/protocol.html"].ids == set()
     settings = pages["reference/settings.html"].ids
