@@ -10,6 +10,8 @@ from leakaudit.version import __version__
 __all__ = ["AuditResult", "Obscurer", "UserError", "__version__", "scan"]
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pandas import DataFrame
 
     from leakaudit.api import scan
@@ -57,4 +59,10 @@ def _table(result: AuditResult) -> DataFrame:
     return frame(result)
 
 
-display.lines, display.screen, display.table = _lines, _screen, _table
+def _keep(result: AuditResult, folder: Path) -> Path:
+    from leakaudit.reports.saved import save
+
+    return save(result, folder)
+
+
+display.lines, display.screen, display.table, display.keep = _lines, _screen, _table, _keep

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from leakaudit.errors import UserError
+from leakaudit.errors import UserError, first_line
 from leakaudit.reports.html import render
 from leakaudit.reports.rows import rows
 from leakaudit.result.numbers import plain
@@ -32,11 +32,14 @@ def to_mlflow(result: AuditResult) -> None:
         import mlflow
     except ImportError:
         raise UserError("to_mlflow needs MLflow: pip install mlflow.") from None
-    mlflow.log_metrics({_key(name): value for name, value in _numbers(result).items()})
-    mlflow.log_params({_key(f"leakaudit/{name}"): plain(value)[:500] for name, value in result.settings.items()})
-    mlflow.set_tags({_key(name): value for name, value in _verdicts(result).items()})
-    if not is_private(result):
-        mlflow.log_text(render(result), PAGE)
+    try:
+        mlflow.log_metrics({_key(name): value for name, value in _numbers(result).items()})
+        mlflow.log_params({_key(f"leakaudit/{name}"): plain(value)[:500] for name, value in result.settings.items()})
+        mlflow.set_tags({_key(name): value for name, value in _verdicts(result).items()})
+        if not is_private(result):
+            mlflow.log_text(render(result), PAGE)
+    except mlflow.exceptions.MlflowException as error:
+        raise UserError(f"MLflow took no result: {first_line(error)}. Look at mlflow.set_tracking_uri.") from error
 
 
 def to_wandb(result: AuditResult, run: Run | None = None) -> None:

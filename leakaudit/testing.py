@@ -214,17 +214,9 @@ def _keep(result: AuditResult, outcome: Outcome, output: str | Path | None, good
         folder = folder.with_name(f"{folder.name}-{count + 1}") if count else folder
     else:
         return ""
-    from leakaudit.files.writing import write_atomically
-    from leakaudit.result import outcome as outcomes
-    from leakaudit.result.schema import from_json, is_private, to_json
+    from leakaudit.reports.saved import save
 
-    write_atomically(folder / "result.json", to_json(result), is_private(result))
-    from leakaudit.reports.html import render  # what was measured is kept by now
-
-    write_atomically(folder / "gate.json", outcomes.to_json(outcome))  # what `verify` needs beside the report
-    page = render(from_json(to_json(result)), outcome)  # as `report` renders it
-    write_atomically(folder / "report.html", page, is_private(result))
-    return str(folder / "report.html")
+    return str(save(result, folder, outcome))
 
 
 def _note(result: AuditResult, outcome: Outcome, report: str) -> None:

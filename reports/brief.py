@@ -23,7 +23,7 @@ def brief(result: AuditResult) -> str:
         (
             f"<AuditResult: {result.verdict.upper()}{state} · {' · '.join(about)}",
             f" {'; '.join(told) or 'no defense was measured'}",
-            " .to_pandas() gives every number, .reasons say why, `leakaudit report` writes the pages>",
+            " .to_pandas() gives every number, .reasons say why, .save(folder) writes result.json and report.html>",
         )
     )
 

@@ -292,6 +292,14 @@ class AuditResult:
         """
         return display.table(self)
 
+    def save(self, folder: Path | str) -> Path:
+        """Write `result.json` and `report.html` into a folder, as a scan does; return where the report is.
+
+        What an earlier audit left there is set aside; files with private pictures are for their owner alone. Raises
+        UserError where nothing can be written.
+        """
+        return display.keep(self, Path(folder))
+
     def __repr__(self) -> str:
         """Return three lines: the verdict, the defenses, where to read on."""
         return display.lines(self)

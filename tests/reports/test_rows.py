@@ -6,7 +6,9 @@ import base64
 import builtins
 import inspect
 import math
+import stat
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -18,8 +20,9 @@ from leakaudit.audit.plan import Plan
 from leakaudit.errors import UserError
 from leakaudit.protocol.target import Records
 from leakaudit.reports.first_screen import fragment
+from leakaudit.reports.html import render
 from leakaudit.reports.rows import UNION, rows
-from leakaudit.result.schema import AuditResult, Estimate, Examined, Further
+from leakaudit.result.schema import AuditResult, Estimate, Examined, Further, load
 from leakaudit.result.scores import of_attacks
 
 COLUMNS = ["defense", "attack", "metric", "value", "low", "high", "records"]
@@ -138,3 +141,18 @@ def test_a_notebook_shows_the_first_screen(golden: AuditResult) -> None:
     shown = [s for p in pictures for s in (p.original, p.shared, p.reconstruction) if s and s in page]
     assert shown
     assert not any(s in replace(golden, images="none")._repr_html_() for s in shown)
+
+
+def test_a_result_is_saved_as_a_scan_does_it(golden: AuditResult, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    assert golden.save(str(folder)) == folder / "report.html"
+    assert load(folder / "result.json") == golden
+    assert (folder / "report.html").read_text(encoding="utf-8") == render(golden)
+    assert stat.S_IMODE((folder / "result.json").stat().st_mode) == 0o600
+    second = replace(golden, images="none")
+    second.save(folder)  # the first one's files are set aside
+    assert load(folder / "result.json") == second
+    assert [load(file) for file in tmp_path.glob(".out.earlier/*/result.json")] == [golden]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError):
+        golden.save(tmp_path / "file")
