@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
-from typing import Any, Never
+from typing import Any, Literal, Never
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -42,9 +42,9 @@ def scan(  # noqa: PLR0913 - the public surface
     lpips_weights: Path | str | None = None,
     progress: bool = False,
     attacks: str | Sequence[str] = (),
-    battery: str = Plan.battery,
-    exposure: str = Plan.exposure,
-    mode: str = Plan.mode,
+    battery: Literal["quick", "standard", "full"] = "standard",
+    exposure: Literal["adaptive", "honest-but-curious", "malicious-server"] = "adaptive",
+    mode: Literal["eval", "train"] = "eval",
     records: int = Plan.records,
     batch_size: int = Plan.batch_size,
     candidates: int = Plan.candidates,

@@ -9,7 +9,7 @@ import math
 import stat
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pandas as pd
 import pytest
@@ -18,10 +18,12 @@ import torch
 import leakaudit
 from leakaudit.audit.plan import Plan
 from leakaudit.errors import UserError
+from leakaudit.protocol.exposure import PRESETS
 from leakaudit.protocol.target import Records
 from leakaudit.reports.first_screen import fragment
 from leakaudit.reports.html import render
 from leakaudit.reports.rows import UNION, rows
+from leakaudit.result.batteries import BATTERIES
 from leakaudit.result.schema import AuditResult, Estimate, Examined, Further, load
 from leakaudit.result.scores import of_attacks
 
@@ -126,6 +128,9 @@ def test_scan_takes_every_setting_of_a_plan_by_name_with_its_default_and_a_type(
     taken = inspect.signature(leakaudit.scan).parameters
     assert [p.annotation for p in taken.values() if p.kind is inspect.Parameter.VAR_KEYWORD] == ["Never"]
     assert all(p.annotation not in (inspect.Parameter.empty, "Any") for p in taken.values())
+    hints = get_type_hints(leakaudit.scan)
+    assert set(get_args(hints["battery"])) == set(BATTERIES)
+    assert set(get_args(hints["exposure"])) == set(PRESETS)
     plan = Plan()
     for f in fields(Plan):
         if f.name != "defenses":
