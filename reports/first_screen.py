@@ -169,7 +169,7 @@ def _note(result: AuditResult, original: Shown | None) -> str:
         return f"No attack left a picture. {limits}"
     flat = "" if result.stand_in else "flat ones and "
     chosen_by = (
-        f"(dB: above the best guess). By rule it is the record that lost most without a defense, {flat}those of which "
+        f"(+ dB: above the best guess). By rule it is the record that lost most without a defense, {flat}those of which "
         "fewer pictures were kept aside."
     )
     if result.stand_in:
