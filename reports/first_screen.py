@@ -167,10 +167,10 @@ def _note(result: AuditResult, original: Shown | None) -> str:
         return f"This report is made without pictures. {limits}"
     if original is None:
         return f"No attack left a picture. {limits}"
-    flat = "" if result.stand_in else "flat ones and "
+    aside = "those of which" if result.stand_in else "flat ones and those of which"
     chosen_by = (
-        f"(dB: above the best guess). By rule it is the record that lost most without a defense, {flat}those of which "
-        "fewer pictures were kept aside."
+        "(+ dB: above the best guess). By rule it is the record that lost most without a defense, "
+        f"{aside} fewer pictures were kept aside."
     )
     if result.stand_in:
         return (

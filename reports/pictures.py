@@ -80,8 +80,9 @@ class Drawn:
 
     @property
     def words(self) -> str:
-        """How far above the best guess it is, else how near to the record: `+3.2 dB` or `19.0 dB`."""
-        return f"{numbers.signed(self.gain, 1)} dB" if self.gain is not None else _score("psnr", self.picture.psnr)
+        """How far above the best guess it is, else how near to the record: `+3.2 dB` or `PSNR 19.0 dB`."""
+        known = self.gain is not None
+        return f"{numbers.signed(self.gain or 0.0, 1)} dB" if known else f"PSNR {_score('psnr', self.picture.psnr)}"
 
 
 def drawn_of(defense: DefenseResult) -> dict[Place, Drawn]:

@@ -94,8 +94,9 @@ def test_redacted_pictures_can_be_drawn_from_the_scores_alone(written: dict[str,
         assert row.psnr is not None
         assert row.shared is None
         allowed.add(in_bytes(standin.degraded(shape, row.psnr, row.victim, row.record)[0].numpy()))
-    for name in ("result.json", "report.html", "gated.html"):
-        assert len(redacted.found[name]) == 2 * len(rows)
+    assert len(redacted.found["result.json"]) == 2 * len(rows)
+    for name in ("report.html", "gated.html"):  # which show an original once for all attacks on a defense
+        assert len(rows) < len(redacted.found[name]) < 2 * len(rows) + VICTIMS
     for picture in redacted.all():
         assert np.ptp(picture, 2).max() == 0
         assert in_bytes(picture[:, :, 0]) in allowed

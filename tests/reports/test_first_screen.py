@@ -126,6 +126,8 @@ def test_the_record_is_the_one_that_lost_most_and_flat_ones_come_last(golden: Au
     assert pictures.drawn_of(result.defenses[0])[2, 0].attack.name == "a"
     assert pictures.drawn_of(result.defenses[0])[3, 0].gain == 20.0
     assert pictures.drawn_of(drawn(golden, [handed, undefended]).defenses[0])[2, 0].attack.name == "a"
+    older = replace(undefended, records=())  # of a result that does not hold gains
+    assert "drawn by a: PSNR 19.0 dB" in Page(fragment(drawn(golden, [older], [defended]))).words
     small = Page(fragment(result)).words
     assert "drawn by a: +9.0 dB" in small
     assert "drawn by a: no nearer than a guess" in small
