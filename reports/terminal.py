@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 
 GAP = 2  # columns between two columns
 NAME = 8  # columns for the name of a defense, at least
-WHY, ADVICE, LEFT = 2, 3, 2  # lines of a summary that is not verbose: why, what to do, and what it leaves out
+# Lines of a summary that is not verbose: why, what it leaves out and what to do, and all three together.
+WHY, LEFT, ADVICE, TOLD = 2, 2, 3, 6
 
 
 def summary(result: AuditResult, console: Console, verbose: bool = False) -> None:
     """Print the verdict, a table of the defenses, and the advice; `verbose` what else there is to say before that.
 
-    At 80 columns up to six defenses take at most 18 lines, and each further one a line more. Text of the result is
+    At 80 columns up to six defenses take at most 17 lines, and each further one a line more. Text of the result is
     printed as it is: no markup is read in it, control codes are blanked, and what the terminal cannot encode is
     replaced.
     """
@@ -43,11 +44,8 @@ def summary(result: AuditResult, console: Console, verbose: bool = False) -> Non
     if verbose:
         details(result, console)
         console.print()
-    shown = _table(result, console)
-    guess, majority = numbers.percent(result.chance_identification), numbers.percent(result.chance_accuracy)
-    limit = numbers.percent(result.max_identification)
-    units = " PSNR in dB." if "PSNR" in shown else ""
-    line(f"Limit: {limit} identified. Chance: {guess} identified, {majority} accuracy.{units}", "dim")
+    _table(result, console)
+    line(_limits(result), "dim")
     console.print()
     if verbose:
         for advised in advice.sentences(result):
@@ -56,9 +54,20 @@ def summary(result: AuditResult, console: Console, verbose: bool = False) -> Non
     room = WHY
     for why in _unseen(result):
         room -= line(why, most=room) if room else 0
-    line(" ".join(advice.advise(result).brief), most=ADVICE)
+    taken = WHY - room + (0 if result.complete else 1)
     if left := _left(result):
-        line(left, "dim", most=LEFT)
+        taken += line(left, "dim", most=LEFT)
+    line(" ".join(advice.advise(result).brief), most=min(ADVICE, TOLD - taken))
+
+
+def _limits(result: AuditResult) -> str:
+    """Return what is allowed, and what anybody reaches by guessing."""
+    cost = advice.loss_limit(result)
+    allowed = numbers.percent(result.max_identification) + " identified"
+    guess, majority = numbers.percent(result.chance_identification), numbers.percent(result.chance_accuracy)
+    if cost is None:
+        return f"Limit: {allowed}. By chance: {guess} identified, {majority} accuracy."
+    return f"Limits: {allowed}, {numbers.points(cost)} of accuracy. By chance: {guess} and {majority}."
 
 
 def headline(result: AuditResult, console: Console, width: int | None = None) -> None:
@@ -114,21 +123,21 @@ COLUMNS = (
     Column("Verdict", lambda _, defense: defense.verdict, left=True),
     Column("Worst attack", _worst, name=NAME, left=True),
     Column("Identified", _identified),
-    Column("PSNR", _drawn("psnr"), name=20),
+    Column("PSNR dB", _drawn("psnr"), name=20),
     Column("SSIM", _drawn("ssim"), name=80),
     Column("Accuracy", lambda _, defense: _value("accuracy", defense.accuracy), name=14),
     Column("Cost", _cost, name=70),
 )
 
 
-def _table(result: AuditResult, console: Console) -> list[str]:
-    """Print a row for each defense with the columns that there is room for; return their headings."""
+def _table(result: AuditResult, console: Console) -> None:
+    """Print a row for each defense with the columns that there is room for."""
     from rich.cells import cell_len, set_cell_size
     from rich.text import Text
 
     if not result.defenses:
         paragraph(console, "Nothing was measured.")
-        return []
+        return
     cells = {
         column: [printable(column.cell(result, defense), console.encoding) for defense in result.defenses]
         for column in COLUMNS
@@ -156,7 +165,6 @@ def _table(result: AuditResult, console: Console) -> list[str]:
         line(name, [cells[column][i] for column in shown], ["", *styles])
         for rest in more:
             console.print(Text(rest), soft_wrap=True)
-    return [column.heading for column in shown]
 
 
 def _unseen(result: AuditResult) -> list[str]:
@@ -189,4 +197,4 @@ def _left(result: AuditResult) -> str:
         counted(left.notes, "note") if left.notes else "",
     )
     told = [part for part in parts if part]
-    return f"Not told here: {', '.join(told)}. The report and --verbose tell all." if told else ""
+    return f"Not told here: {', '.join(told)}; see the report, or --verbose." if told else ""

@@ -60,6 +60,7 @@ def progress_monitor(console: Console | None = None, plan: Plan | None = None) -
         get_renderable=lambda: display,
     )
     with live:
+        harmless(live.refresh)()  # at once: what follows may keep the processor for a second
         ended = threading.Event()
         drawing = threading.Thread(target=_draw, args=(live, ended), daemon=True)
         drawing.start()

@@ -64,7 +64,7 @@ def test_quiet_is_quiet(run: Run) -> None:
 
 def test_without_either_the_summary_is_printed_and_a_file_holds_no_control_codes(run: Run) -> None:
     outcome = run(*WORDS)
-    assert "Chance:" in outcome.out
+    assert "By chance:" in outcome.out
     assert "\x1b" not in outcome.out + outcome.err
     assert outcome.err.count("none: inverting-gradients") == 1
 
@@ -74,7 +74,7 @@ def test_verbose_tells_the_rest_ahead_of_the_same_end(run: Run, tmp_path: Path) 
     told = run("report", "leakaudit-out/result.json", "-v").out
     assert "Measured: " in told
     assert "Measured: " not in short
-    table = short[short.index("Defense ") : short.index("Limit: ")]
+    table = short[short.index("Defense ") : short.index("Limits: ")]
     assert table in told
     assert short.splitlines()[-2:] == ["report  leakaudit-out/report.html", "result  leakaudit-out/result.json"]
     assert len(short[short.index("\n\nDefense ") :].splitlines()) <= 20  # what the model prints comes before

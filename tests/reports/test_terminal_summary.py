@@ -6,6 +6,7 @@ import io
 import re
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from rich.cells import cell_len
@@ -55,6 +56,11 @@ CRASHED = result(
     findings=(Finding("some-thing", "warning", "It is wrong."), Finding("other", "info", "By the way.")),
     waivers=(Waiver("psnr", "Once.", "2999-01-31"),),
 )
+WORST: dict[str, Any] = {
+    "defenses": (CRASHED.defenses[0], *six([LONG.format(i, i) for i in range(4)]).defenses[1:], CRASHED.defenses[-1]),
+    "complete": False,
+    "verdict": "inconclusive",
+}
 CASES = {
     "fail": (FAILED, "FAIL", "No setting measured here keeps the leakage limit."),
     "pass": (PASSED, "PASS", "obscure keeps both limits."),
@@ -69,6 +75,7 @@ CASES = {
         "No setting measured here is shown to keep the",
     ),
     "lost": (CRASHED, "PASS", advice.sentences(CRASHED)[1]),
+    "all at once": (replace(CRASHED, **WORST), "INCONCLUSIVE so far", "sign keeps the leakage limit."),
     "many": (MANY, "INCONCLUSIVE", "No setting measured here"),
 }
 
@@ -116,11 +123,15 @@ def test_a_name_is_shortened_where_it_can_be_seen(width: int) -> None:
 
 def test_a_column_goes_before_a_name_that_must_be_told_from_others() -> None:
     head = [shown(FAILED, width).splitlines()[2].split() for width in (120, 80, 66, 56, 40)]
-    assert head[0] == ["Defense", "Verdict", "Worst", "attack", "Identified", "PSNR", "SSIM", "Accuracy", "Cost"]
+    assert head[0] == ["Defense", "Verdict", "Worst", "attack", "Identified", "PSNR", "dB", "SSIM", "Accuracy", "Cost"]
     for wider, narrower in pairwise(head):
         assert [word for word in wider if word in narrower] == narrower
     assert head[-1] == ["Defense", "Verdict", "Identified"]
-    assert "PSNR in dB" not in shown(FAILED, 40)
+
+
+def test_what_is_allowed_is_told_beside_chance() -> None:
+    assert "Limits: 25% identified, 10 points of accuracy. By chance: 1% and 10%." in shown(PASSED)
+    assert "Limit: 25% identified. By chance: 1% identified, 10% accuracy." in shown(FAILED)
 
 
 def test_what_a_row_does_not_explain_is_told_in_a_sentence() -> None:
@@ -133,8 +144,9 @@ def test_what_a_row_does_not_explain_is_told_in_a_sentence() -> None:
 
 def test_failures_are_counted_and_nothing_harmless_is() -> None:
     words = " ".join(shown(CRASHED).split())
-    assert "Not told here: 2 attacks without a score (1 budget, 1 failed), 1 warning, 1 waiver." in words
-    assert "--verbose" in words
+    counts = "2 attacks without a score (1 budget, 1 failed), 1 warning, 1 waiver"
+    assert f"Not told here: {counts}; see the report, or --verbose." in words
+    assert words.index("Not told here") < words.index(advice.advise(CRASHED).brief[0])
     assert "Not told here" not in shown(PASSED)
     told = shown(CRASHED, verbose=True)
     for name in ("dlg on sign (4 failed", "linkage on sign (4 budget", "peeling on sign (4 not-applicable"):
