@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
+from textwrap import wrap
 from typing import Annotated, Any
 
 import typer
@@ -135,12 +136,14 @@ def written(help: str, *names: str) -> Any:
 
 
 def say(text: str) -> None:
-    """Print a sentence: wrapped at words in a terminal, whole into a file or a pipe."""
+    """Print a sentence: wrapped at words in a terminal, as an item of a list where it is one; whole into a pipe."""
     from rich.console import Console
-    from rich.text import Text
 
-    console = Console(highlight=False)
-    console.print(Text(visible(text, 5_000)), soft_wrap=not console.is_terminal)
+    console, told = Console(), visible(text, 5_000)
+    if console.is_terminal:
+        indent = " " * (len(told) - len(told.lstrip(" -")))
+        told = "\n".join(wrap(told, console.width, subsequent_indent=indent, break_on_hyphens=False))
+    typer.echo(told)
 
 
 def named(target: str) -> str:
