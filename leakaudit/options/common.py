@@ -159,7 +159,7 @@ def named(target: str) -> str:
 def tell_where(config: Path | None) -> None:
     """Say on stderr which file settings come from, if any does."""
     if config is not None:
-        typer.echo(visible(f"leakaudit: settings of {config}", 5_000), err=True)
+        typer.echo(visible(f"settings of {config}", 5_000), err=True)
 
 
 def name_what_was_left_out() -> None:
