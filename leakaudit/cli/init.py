@@ -14,7 +14,6 @@ from leakaudit.errors import UserError
 from leakaudit.options.command import Command
 from leakaudit.options.common import GATES, TARGET_HELP, examples
 from leakaudit.options.settings import options, scan_of
-from leakaudit.result import dates
 from leakaudit.work.quantities import typed_bytes, typed_seconds
 
 if TYPE_CHECKING:
@@ -68,6 +67,7 @@ def init(
     from leakaudit.files.writing import write_atomically
     from leakaudit.gate.initialise import start
     from leakaudit.gate.pyproject import inserted, table
+    from leakaudit.result import dates
     from leakaudit.result.plaintext import visible
     from leakaudit.result.schema import load
 

@@ -46,7 +46,7 @@ from leakaudit.options.common import (
     named,
     tell_where,
 )
-from leakaudit.options.settings import FROM_ENVIRONMENT, Config, overridden
+from leakaudit.options.settings import FROM_ENVIRONMENT, Config
 from leakaudit.protocol.usercode import registers
 from leakaudit.result.outward import default_images
 
@@ -236,7 +236,6 @@ def scan(  # noqa: PLR0913 - a command: its options
     named(target)
     writable(output)
     _file_exists(lpips_weights, "--lpips-weights")
-    quick, full = quick and not overridden("quick"), full and not overridden("full")
     if quick and full:
         raise UserError("--quick and --full exclude each other: give one.")
     voice = Voice(quiet, json, tensorboard, opens=open, verbose=verbose)

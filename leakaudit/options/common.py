@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
+from textwrap import wrap
 from typing import Annotated, Any
 
 import typer
@@ -135,12 +136,14 @@ def written(help: str, *names: str) -> Any:
 
 
 def say(text: str) -> None:
-    """Print a sentence: wrapped at words in a terminal, whole into a file or a pipe."""
+    """Print a sentence: wrapped at words in a terminal, as an item of a list where it is one; whole into a pipe."""
     from rich.console import Console
-    from rich.text import Text
 
-    console = Console(highlight=False)
-    console.print(Text(visible(text, 5_000)), soft_wrap=not console.is_terminal)
+    console, told = Console(), visible(text, 5_000)
+    if console.is_terminal:
+        indent = " " * (len(told) - len(told.lstrip(" -")))
+        told = "\n".join(wrap(told, console.width, subsequent_indent=indent, break_on_hyphens=False))
+    typer.echo(told)
 
 
 def named(target: str) -> str:
@@ -156,7 +159,7 @@ def named(target: str) -> str:
 def tell_where(config: Path | None) -> None:
     """Say on stderr which file settings come from, if any does."""
     if config is not None:
-        typer.echo(visible(f"leakaudit: settings of {config}", 5_000), err=True)
+        typer.echo(visible(f"settings of {config}", 5_000), err=True)
 
 
 def name_what_was_left_out() -> None:

@@ -28,7 +28,7 @@ DEBUG, CONFIG = f"{PREFIX}_DEBUG", f"{PREFIX}_CONFIG"
 SEEN = "belongs on the command line, where everybody sees it"  # of an option that no file and no variable sets
 WORDS = {bool: "true or false", int: "a whole number", float: "a number"}
 RANKS = {"COMMANDLINE": 0, "ENVIRONMENT": 1, "DEFAULT_MAP": 2}  # what click calls the places, the nearest first
-EXCLUSIVE = ("quick", "full")
+EXCLUSIVE = (("quick", "full"), ("quiet", "verbose"))  # flags, of which the one set nearer holds
 # Options that change nothing of what is measured.
 MANNERS = ("output", "quiet", "json", "open", "verbose", "config", "tensorboard")
 
@@ -117,8 +117,12 @@ def noting() -> Iterator[None]:
 
 
 def note(ctx: typer.Context) -> None:
-    """Say that this command runs now."""
+    """Say that this command runs now, and let a flag give way to its opposite that was set nearer."""
     _running.set(ctx)
+    for pair in EXCLUSIVE:
+        if all(ctx.params.get(name) for name in pair):
+            ranks = {name: RANKS.get(_source(ctx, name), len(RANKS)) for name in pair}
+            ctx.params |= {name: False for name in pair if ranks[name] > min(ranks.values())}
 
 
 def placed(ctx: typer.Context, name: str) -> str:
@@ -154,13 +158,6 @@ def spelled(setting: Setting) -> str:
     return option
 
 
-def overridden(name: str) -> bool:
-    """Return whether a flag gives way to the other of `EXCLUSIVE`, which was set nearer to the command line."""
-    ctx = _running.get()
-    others = [other for other in EXCLUSIVE if other != name and ctx is not None and ctx.params.get(other)]
-    return any(RANKS.get(_source(ctx, other), 3) < RANKS.get(_source(ctx, name), 3) for other in others)
-
-
 def elsewhere() -> list[str]:
     """Return as words of a command line what of a measurement was set elsewhere, by variables or a file."""
     ctx, found = _running.get(), []
@@ -168,7 +165,7 @@ def elsewhere() -> list[str]:
         value = ctx.params.get(param.name)
         if _source(ctx, param.name) not in ("ENVIRONMENT", "DEFAULT_MAP") or param.name in MANNERS:
             continue
-        if value is None or value is False or (param.name in EXCLUSIVE and overridden(param.name)):
+        if value is None or value is False:
             continue
         option = next(each for each in param.opts if each.startswith("--"))
         for each in value if isinstance(value, list | tuple) else [value]:

@@ -11,9 +11,11 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from leakaudit.result.schema import Images, Picture, Value
+if TYPE_CHECKING:
+    from leakaudit.result.schema import Images, Value
+
 
 MOST_TEXTS, MOST_LETTERS, MOST_NUMBERS = 8, 200, 3  # of what a plug-in says of one thing, and in each text
 WITHHELD = "left out: --images full shows it"
@@ -64,6 +66,8 @@ def _folder(find: Callable[[], Path]) -> str:
 
 def all_in_place(value: T, images: str) -> T:
     """Return values, dataclasses and mappings with every text in them as `in_place` has it; pictures stay."""
+    from leakaudit.result.schema import Picture  # late: every command asks for a level, and few read a result
+
     found: Any = value
     if isinstance(value, str):
         found = in_place(value, images)

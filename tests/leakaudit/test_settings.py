@@ -14,6 +14,7 @@ from leakaudit.audit.plan import Plan
 from leakaudit.cli.entry import app
 from leakaudit.gate.pyproject import find
 from leakaudit.options import names
+from leakaudit.options.common import say
 from leakaudit.options.settings import options, variable_of
 from leakaudit.protocol import registry
 from leakaudit.result.schema import AuditResult, to_json
@@ -96,6 +97,9 @@ def test_of_quick_and_full_the_nearer_wins(run: Run, monkeypatch: pytest.MonkeyP
     Path("pyproject.toml").write_text("[tool.leakaudit]\nquick = true\nfull = true\n")
     monkeypatch.delenv("LEAKAUDIT_FULL")
     sentence(run("scan"), "--quick", "--full")
+    Path("pyproject.toml").write_text("[tool.leakaudit]\nquiet = true\n")
+    assert "Limit" in run("scan", "--verbose").out
+    assert "Limit" not in run("scan").out
 
 
 @pytest.mark.parametrize("command", ["scan", "doctor"])
@@ -264,6 +268,33 @@ def test_a_shell_is_told_how_to_ask(run: Run, monkeypatch: pytest.MonkeyPatch, s
     monkeypatch.delenv("_LEAKAUDIT_COMPLETE")
     monkeypatch.setattr("shellingham.detect_shell", lambda: (shell, shell))
     assert "_LEAKAUDIT_COMPLETE=complete" in run("--show-completion").out
+
+
+def test_a_folder_is_reported_again_with_what_its_gate_said(run: Run) -> None:
+    assert run("scan", "--gate").code in (0, 1, 3)
+    written = Path("leakaudit-out/report.html").read_bytes()
+    Path("leakaudit-out/report.html").unlink()
+    assert run("report", "leakaudit-out").code == 0
+    assert Path("leakaudit-out/report.html").read_bytes() == written
+    Path("leakaudit-out/result.json").unlink()
+    sentence(run("report", "leakaudit-out"), "leakaudit-out holds no result.json")
+
+
+def test_sentences_wrap_in_a_terminal_and_go_whole_into_a_pipe(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "Signed result.json by the key " + "0123456789abcdef" * 4 + " and nobody else's."
+    say(words)
+    assert capsys.readouterr().out == words + "\n"
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    monkeypatch.setenv("COLUMNS", "80")
+    say(words)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 1
+    assert max(map(len, lines)) <= 80
+    assert " ".join(lines) == words
+    say(f"  - {words}")
+    assert all(line.startswith("    ") for line in capsys.readouterr().out.splitlines()[1:])
 
 
 def test_a_page_is_opened_where_somebody_sits(
