@@ -126,6 +126,8 @@ def test_every_page_is_in_the_navigation_and_pictures_are_small(pages: dict[str,
     for page in (ROOT / "docs").rglob("*.md"):
         name = page.relative_to(ROOT / "docs").with_suffix(".html").as_posix()
         assert f"/{name}" in menu or name == "index.html", f"{name} is not in nav"
+    named = re.findall(r"([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(named) == len(set(named)) > 30
     for picture in (ROOT / "docs").rglob("*"):
         if picture.suffix in PICTURES:
             assert picture.stat().st_size <= 250_000, picture.name

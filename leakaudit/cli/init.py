@@ -201,4 +201,5 @@ def _tell(result: AuditResult, verdict: str, reasons: tuple[str, ...], target: s
     if github:
         typer.echo(f"next     put the owner and version of leakaudit into {WORKFLOWS['github']}, and commit it")
     if gitlab:
+        typer.echo(f"next     put the owner and version of leakaudit into {WORKFLOWS['gitlab']}, and commit it")
         typer.echo(f"next     add to .gitlab-ci.yml:  include: {{ local: {WORKFLOWS['gitlab']} }}")
