@@ -19,7 +19,7 @@ from leakaudit.files.tomlfile import parsed
 from leakaudit.gate.assertions import PRESETS, Rule, parse
 from leakaudit.gate.decision import gate
 from leakaudit.gate.pyproject import toml
-from leakaudit.gate.thresholds import judge_rule
+from leakaudit.gate.thresholds import accuracy_of, judge_rule
 from leakaudit.result.numbers import decibels, percent, points
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.plaintext import visible
@@ -205,7 +205,7 @@ def _utility(result: AuditResult, rows: Sequence[DefenseResult]) -> list[str]:
     """Return what accuracy and its loss may be: judged today by the gate itself, so that its bounds are used."""
     floors, missing = [], []
     for row in rows:
-        low = row.accuracy.low
+        low = accuracy_of(result, row).low
         floor = down(low) if low is not None else 0.0
         if low is not None and floor > result.chance_accuracy:
             floors.append((row.spec, floor, f"{_words(row.spec)}: at least {percent(low)}"))

@@ -252,11 +252,15 @@ def _leak(estimate: Estimate, rule: Rule) -> float:
     return estimate.value if rule.direction == "max" else -estimate.value
 
 
+def accuracy_of(result: AuditResult, defense: DefenseResult) -> Estimate:
+    """Return a defense's accuracy with the interval that the gate judges: from its runs where they are known."""
+    if not defense.accuracies:
+        return defense.accuracy
+    return mean(defense.accuracies, (0.0, 1.0), least=resolution(result))
+
+
 def _accuracy(result: AuditResult, defense: DefenseResult, rule: Rule) -> Check:
-    known = defense.accuracy
-    if defense.accuracies:
-        known = mean(defense.accuracies, (0.0, 1.0), least=resolution(result))
-    return _utility(result, defense, rule, known)
+    return _utility(result, defense, rule, accuracy_of(result, defense))
 
 
 def _accuracy_loss(result: AuditResult, defense: DefenseResult, rule: Rule) -> Check:
