@@ -1,6 +1,6 @@
 """The report in a real browser: nothing loaded, nothing in the console, nothing cut off, reachable and readable.
 
-Screenshots go to artifacts/screenshots, or where LEAKAUDIT_SCREENSHOTS says.
+Screenshots go to artifacts/screenshots, or where SCREENSHOTS says.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "result-1.json"
-SHOTS = Path(os.environ.get("LEAKAUDIT_SCREENSHOTS") or ROOT / "artifacts" / "screenshots")
+SHOTS = Path(os.environ.get("SCREENSHOTS") or ROOT / "artifacts" / "screenshots")
 NAMES = ("golden", "gate", "big")
 VIEWS = [(width, scheme) for width in (360, 1440) for scheme in ("light", "dark")]
 SEEN = [(360, "dark"), (1440, "light")]
