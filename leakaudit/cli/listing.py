@@ -29,8 +29,8 @@ NEEDS = {  # what an attack is not applicable to that `needs` it
 }
 HEADINGS: dict[Runs, str] = {
     "always": "{count} run whatever the scan sees",
-    "expected": "{count} more if {spec} is seen to change what its code may change",
-    "possible": "{count} more if {spec} is seen to change what its code does not tell of",
+    "expected": "{count} more if the scan sees {spec} do what its code says",
+    "possible": "{count} more if the scan sees {spec} change something else",
     "asked": "{count} run only where --attack names them",
 }
 FOOTNOTE = (
@@ -82,6 +82,7 @@ def against(defense: Defense) -> list[Row]:
 def show_against(spec: str, defense: Defense) -> None:
     """Print for a person which attacks a scan would run on a defense, and why."""
     console, found = Console(), choices(defense)
+    widest = max(len(choice.attack) for choice in found if choice.runs != "asked")
     may = [CHANGES[change] for change in CHANGES if change in declared(defense)]
     _print(console, Text(visible(f"{spec} may change, as its code tells: {_and(may) or 'nothing'}.")), "    ")
     for runs, heading in HEADINGS.items():
@@ -90,8 +91,8 @@ def show_against(spec: str, defense: Defense) -> None:
             console.print()
             _print(console, Text(visible(heading.format(count=len(some), spec=spec)), "bold"), "    ")
         for choice in some if runs != "asked" else ():
-            told = f"  {'; '.join(map(_because, choice.why))}{'; a bound' * (choice.role == 'bound')}"
-            _print(console, Text.assemble("  ", choice.attack, visible(told)), " " * 6)
+            told = f"{'; '.join(map(_because, choice.why))}{'; a bound' * (choice.role == 'bound')}"
+            _print(console, Text.assemble("  ", choice.attack.ljust(widest + 2), visible(told)), " " * (widest + 4))
         if some and runs == "asked":
             _print(console, Text("  " + ", ".join(choice.attack for choice in some)), "  ")
     console.print()

@@ -171,7 +171,7 @@ def _device(device: Any) -> torch.device:
         torch.zeros(1, device=chosen).item()  # also refuses cuda without a GPU, and meta
     except Exception as error:  # assertion, runtime or type error, by backend
         raise UserError(
-            f"device {short(device)} cannot be used here ({first_line(error)}): give auto, cpu or cuda."
+            f"device {short(device)} cannot be used here ({first_line(error)[:160]}): give auto, cpu or cuda."
         ) from error
     return chosen
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,10 @@ from leakaudit.options.common import FROM, JUDGED, SCENE, TOLD, WHAT, WORK
 from leakaudit.result.plaintext import visible
 
 HEADINGS = ("Arguments", WHAT, WORK, SCENE, JUDGED, TOLD, FROM, "Other options")
+NUMBERS = {
+    "Input should be a valid integer": "it takes a whole number",
+    "Input should be a valid number": "it takes a number",
+}
 WIDEST = 26  # letters of an option's name and value, beside which its help begins on the same line
 
 # Typer carries its own copy of click in newer versions, so what click calls these is written down nowhere here.
@@ -36,10 +41,15 @@ class Command(TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except typer.BadParameter as error:
+            error.message = _plainly(error)
             place = settings.placed(ctx, str(getattr(error.param, "name", "")))
             if place:
-                why = str(error.message).removeprefix("Value error, ").rstrip(".")
-                raise UserError(f"{place}: {why}.") from error
+                raise UserError(f"{place}: {error.message}.") from error
+            raise
+        except Exception as error:
+            told: Any = error  # of an option that there is not; its class is named nowhere, as below
+            if difflib.get_close_matches(str(getattr(error, "option_name", "")), ["--battery"]):
+                told.possibilities = ["--quick", "--full"]  # without either it is the standard one
             raise
 
     def invoke(self, ctx: Context) -> Any:
@@ -79,6 +89,12 @@ class Group(TyperGroup):
         for heading, rows in found.items():
             with formatter.section(heading):
                 formatter.write_dl(rows)
+
+
+def _plainly(error: typer.BadParameter) -> str:
+    """Return why a value is refused, in words of ours where what checked it has only its own."""
+    why = str(error.message).removeprefix("Value error, ").rstrip(".")
+    return next((ours for theirs, ours in NUMBERS.items() if why.startswith(theirs)), why)
 
 
 def write_groups(params: Iterable[Any], ctx: Context, formatter: Formatter) -> None:

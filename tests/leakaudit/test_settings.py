@@ -314,3 +314,21 @@ def test_a_page_is_opened_where_somebody_sits(
     show(tmp_path / "a.html")
     assert len(opened) == 2
     assert "CI=true" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--records", "foo"), "it takes a whole number"),
+        (("--max-identification", "foo"), "it takes a number"),
+        (("--mode", "foo"), "'foo' is not one of 'eval', 'train'"),
+        (("--batery", "quick"), "--quick"),
+        (("--battery", "full"), "--full"),
+        (("--record", "3"), "--records"),
+    ],
+)
+def test_what_is_refused_is_refused_in_our_words(run: Run, words: tuple[str, ...], told: str) -> None:
+    done = run("scan", *words)
+    assert done.code == 2
+    assert told in done.err
+    assert "Input should be" not in done.err
