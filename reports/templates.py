@@ -36,6 +36,7 @@ def environment() -> Environment:
         "join_specs": join_specs,
         "unbroken": html_text.unbroken,
         "dashed": html_text.dashed,
+        "letter": html_text.letter,
         "heading": view.heading,
         "seconds": lambda value: numbers.DASH if value is None else numbers.seconds(value),
     }
