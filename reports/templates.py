@@ -37,6 +37,7 @@ def environment() -> Environment:
         "unbroken": html_text.unbroken,
         "dashed": html_text.dashed,
         "letter": html_text.letter,
+        "parted": html_text.parted,
         "heading": view.heading,
         "seconds": lambda value: numbers.DASH if value is None else numbers.seconds(value),
     }
