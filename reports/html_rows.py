@@ -9,7 +9,7 @@ from leakaudit.judge import ranking
 from leakaudit.judge.facts import facts_of
 from leakaudit.reports import view
 from leakaudit.reports.html_missing import Missing, Unscored
-from leakaudit.reports.standing import Standing, bound_text, further_facts, standing
+from leakaudit.reports.standing import Standing, bound_of, bound_text, further_facts, standing
 from leakaudit.result import numbers
 from leakaudit.result.rules import chance_of
 from leakaudit.result.schema import AttackResult, AuditResult, Baseline, DefenseResult, Estimate
@@ -192,7 +192,7 @@ def _defense_row(
         control=defense.spec == "none",
         worst=worst,
         identified=_cell(identified, worst.identification if worst else nothing, shares),
-        bound=_cell(SCORES["bound"], limit.identification, shares) if limit else None,
+        bound=_bound(defense, limit.identification, shares) if limit else None,
         accuracy=_cell(accuracy, defense.accuracy, shares),
         seeds=", ".join(map(accuracy.write, defense.accuracies)),
         change=_change(result, defense, shares),
@@ -208,6 +208,16 @@ def _defense_row(
         facts=further_facts(defense),
         further=tuple((a.name, ranking.further(a)) for a in defense.attacks if a.further),
     )
+
+
+def _bound(defense: DefenseResult, measured: Estimate, notes: Notes) -> Cell:
+    """Return what who is handed the replaced records identified, with a note where chance put it above a proof."""
+    cell, proof = _cell(SCORES["bound"], measured, notes), bound_of(defense)
+    if proof is None or measured.value is None or measured.low is None or not measured.low <= proof < measured.value:
+        return cell
+    hits = f"{round(measured.value * measured.n)} of {measured.n}"
+    why = f"More than is proven, but within chance: {hits} records, and the interval reaches down to what is proven."
+    return replace(cell, note=notes.number(why))
 
 
 def _change(result: AuditResult, defense: DefenseResult, notes: Notes) -> Cell:
