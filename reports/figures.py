@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import sqrt
 
-from leakaudit.judge.advice import loss_limit
+from leakaudit.judge.advice import loss_limit, no_accuracy
 from leakaudit.judge.ranking import bound, worst
 from leakaudit.reports.drawing import Anchor, Box, Drawing, Line, Mark, Panel, Word, percents
 from leakaudit.reports.labels import Label, beside, first_free
@@ -53,11 +53,14 @@ def points(result: AuditResult) -> list[Point]:
 
 
 def least_accuracy(result: AuditResult) -> float | None:
-    """Return the accuracy at which the limit of its loss is reached, None without a limit or an undefended accuracy."""
+    """Return the accuracy at which the limit of its loss is reached.
+
+    None without a limit, and where the undefended accuracy is unknown or no better than chance: nothing can be lost.
+    """
     control, limit = result.control(), loss_limit(result)
-    return (
-        None if limit is None or control is None or control.accuracy.value is None else control.accuracy.value - limit
-    )
+    if limit is None or control is None or control.accuracy.value is None or no_accuracy(result):
+        return None
+    return control.accuracy.value - limit
 
 
 def describe(result: AuditResult) -> str:
@@ -79,7 +82,8 @@ def frontier(result: AuditResult, name: str = "frontier") -> Drawing | None:
     """Return the frontier, None where nothing can be drawn; `name` begins its ids, which a page has once.
 
     x: worst identification over the attacks an adversary can run, on a square-root scale; y: accuracy; both with 95 %
-    intervals. Hollow: the bound. What both limits allow is shaded. The same result gives the same drawing.
+    intervals. Hollow: the bound. What both limits allow is shaded; nothing where accuracy says nothing. The same result
+    gives the same drawing.
     """
     drawn, box = points(result), PANEL
     if not drawn:
@@ -109,13 +113,14 @@ def frontier(result: AuditResult, name: str = "frontier") -> Drawing | None:
         lines=(*axes, *limits, *spread, *leaders),
         marks=tuple(marks),
         words=(*scales, *said, *words),
-        allowed=_allowed(panel, result.max_identification, least),
+        allowed=() if no_accuracy(result) else _allowed(panel, result, least),
     )
 
 
-def _allowed(panel: Panel, limit: float, least: float | None) -> tuple[Line, ...]:
-    """Return the outline of where both limits are kept; without one of lost accuracy any accuracy keeps it."""
-    left, right, low, high = panel.across[0], sqrt(limit), panel.up[0] if least is None else least, panel.up[1]
+def _allowed(panel: Panel, result: AuditResult, least: float | None) -> tuple[Line, ...]:
+    """Return the outline of where both limits are kept, never below chance: such a model is of no use to anybody."""
+    low = max(result.chance_accuracy, panel.up[0] if least is None else least)
+    left, right, high = panel.across[0], sqrt(result.max_identification), panel.up[1]
     corners = ((left, low), (right, low), (right, high), (left, high))
     return (Line("limit", tuple(panel.at(*corner) for corner in corners)),)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from leakaudit.gate.consistency import doubts, outcome_doubts, unaudited
 from leakaudit.judge import ranking
+from leakaudit.judge.facts import facts_of
 from leakaudit.reports import figures, steps, view
 from leakaudit.reports.html_text import named
 from leakaudit.reports.pictures import Drawn, Place, Shown, chosen, drawn_of, shown
@@ -36,6 +37,7 @@ class Card:
     word: str
     lines: tuple[str, ...]  # how many records were identified, by which attack, the accuracy
     picture: Shown | None
+    empty: str = ""  # why there is no picture, where others have one
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ def strip(result: AuditResult) -> Strip:
             "Not audited",
             ("It was requested and not audited: nothing here speaks of it.",),
             None,
+            "not audited",
         )
         for spec in missing
     )
@@ -141,9 +144,26 @@ def _card(result: AuditResult, index: int, drawn: Mapping[Place, Drawn], place: 
             (f"drawn by {found.attack.name}: {_above(found)}",),
             told,
         )
-    accuracy = defense.accuracy.value
-    lines = (*_identified(worst), "accuracy not measured" if accuracy is None else f"accuracy {percent(accuracy)}")
-    return Card(view.key(index), defense.spec, defense.verdict, view.heading(defense.verdict), lines, picture)
+    lines, word = (*_identified(defense, worst), _accuracy(result, defense)), view.heading(defense.verdict)
+    return Card(view.key(index), defense.spec, defense.verdict, word, lines, picture, _undrawn(defense))
+
+
+def _accuracy(result: AuditResult, defense: DefenseResult) -> str:
+    value = defense.accuracy.value
+    if value is None:
+        return "accuracy not measured"
+    chance = f", chance {percent(result.chance_accuracy)}" if ranking.no_cost(result) else ""
+    return f"accuracy {percent(value)}{chance}"
+
+
+def _undrawn(defense: DefenseResult) -> str:
+    """Return why there may be no picture of a record: nothing drew, nothing had time to, or another was kept."""
+    if not defense.attacks:
+        return "not attacked"
+    drawing = [a for a in defense.attacks if a.kind == "reconstruction" and a.role != "bound"]
+    if any(a.gallery or facts_of(a).began for a in drawing):
+        return "no picture kept"
+    return "no time to draw" if any(facts_of(a).out_of_time for a in drawing) else "no attack drew it"
 
 
 def _above(drawn: Drawn) -> str:
@@ -151,10 +171,13 @@ def _above(drawn: Drawn) -> str:
     return "no nearer than a guess" if drawn.gain is not None and drawn.gain <= 0 else drawn.words
 
 
-def _identified(worst: AttackResult | None) -> tuple[str, ...]:
+def _identified(defense: DefenseResult, worst: AttackResult | None) -> tuple[str, ...]:
     share = worst.identification if worst else None
     if worst is None or share is None or share.value is None:
         return ("identification not measured",)
+    if not share.value:  # whichever is named of those that found nothing says nothing
+        asked = sum(a.identification.value is not None and a.role != "bound" for a in defense.attacks)
+        return f"0 of {share.n} identified", f"by any of {asked} attacks" if asked > 1 else f"by {worst.name}"
     return f"{round(share.value * share.n)} of {share.n} identified", f"by {worst.name}"
 
 

@@ -136,8 +136,7 @@ def _controls(result: AuditResult) -> str:
     spread = f" ({numbers.interval(share)})" if numbers.interval(share) else ""
     told = (
         f"Without a defense, {attack.name} identified {numbers.percent(share.value or 0)}{spread} of the "
-        f"{share.n} scored record{'' if share.n == 1 else 's'}, against {numbers.percent(seen.floor)} by guessing "
-        "without the update, "
+        f"{share.n} scored record{'' if share.n == 1 else 's'}, against {_guessed(result, seen.floor)}, "
     )
     if not seen.works:
         proven = "these attacks prove nothing on this model, and a low score elsewhere neither"
@@ -145,6 +144,16 @@ def _controls(result: AuditResult) -> str:
     if share.n < FEW:
         return f"{told}above that; but fewer than {FEW} scored records are little evidence that the attacks work."
     return f"{told}clearly above that: the attacks work on this model."
+
+
+def _guessed(result: AuditResult, floor: float) -> str:
+    """Return what guesses hit that see no update: by chance, and the luckiest of the baselines where that is more."""
+    chance = f"{numbers.percent(result.chance_identification)} by guessing without the update"
+    return (
+        f"{chance} (the luckiest guess below: {numbers.percent(floor)})"
+        if floor > result.chance_identification
+        else chance
+    )
 
 
 def _repeats(result: AuditResult) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from leakaudit.judge.conclusions import conclusions
 from leakaudit.judge.verdict import LEAKS, reasons_of
 from leakaudit.judge.words import sentences
+from leakaudit.reports.html_missing import merged
 from leakaudit.result.numbers import plain, significant
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.rules import judged
@@ -81,6 +82,11 @@ class Block:
     about: str
     rows: tuple[Row, ...]
 
+    @property
+    def lines(self) -> int:
+        """How many lines of a table they take: one for each finding."""
+        return sum(len(row.told) for row in self.rows)
+
 
 @dataclass(frozen=True)
 class Level:
@@ -118,10 +124,11 @@ def levels(found: Sequence[Finding]) -> list[Level]:
     """
     made: list[Level] = []
     numbers: dict[str, int] = {}
+    told_once = merged(found)
     for severity in TITLES:
         rows: dict[str, dict[tuple[str, str], list[Told]]] = {}
         own: dict[str, list[str]] = {}
-        for finding in (f for f in found if f.severity == severity):
+        for finding in (f for f in told_once if f.severity == severity):
             about = str(finding.evidence.get("defense") or "")
             attack = str(finding.evidence.get("attack") or "")
             role = str(finding.evidence.get("role") or "")

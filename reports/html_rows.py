@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from leakaudit.judge import ranking
+from leakaudit.judge.facts import facts_of
 from leakaudit.reports import view
-from leakaudit.reports.standing import Standing, bound_text, further_facts, standing
+from leakaudit.reports.html_missing import Missing, Unscored
+from leakaudit.reports.standing import Standing, bound_of, bound_text, further_facts, standing
 from leakaudit.result import numbers
 from leakaudit.result.rules import chance_of
 from leakaudit.result.schema import AttackResult, AuditResult, Baseline, DefenseResult, Estimate
@@ -35,6 +37,7 @@ class AttackRow:
     note: int | None
     unscored: int | None  # which item of the list of unscored attacks tells why
     nth: int = 0  # of the attacks of this name on the defense
+    untold: str = ""  # why it has no scores, where that list says no more than that time was short
 
 
 @dataclass(frozen=True)
@@ -86,16 +89,6 @@ class AsRun:
 
 
 @dataclass(frozen=True)
-class Unscored:
-    """An attack that was not scored, on whatever defenses for the same reason."""
-
-    attack: str
-    statuses: str
-    why: str
-    specs: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Tables:
     """All rows of a report, their columns and their footnotes."""
 
@@ -105,20 +98,6 @@ class Tables:
     notes: tuple[str, ...]
     shares: tuple[str, ...]
     unscored: tuple[Unscored, ...]
-
-
-@dataclass
-class Missing:
-    """Unscored attacks numbered in the order in which they are first met; one item for one reason."""
-
-    specs: dict[tuple[str, str, str], list[str]] = field(default_factory=dict)
-
-    def number(self, attack: AttackResult, spec: str) -> int:
-        """Return the number of the item that tells why `attack` has no scores on `spec`."""
-        why = ranking.how_it_ended(attack) or "no reason was recorded."
-        key = (attack.name, ranking.statuses(attack), why)
-        self.specs.setdefault(key, []).append(spec)
-        return list(self.specs).index(key) + 1
 
 
 class Notes:
@@ -141,9 +120,8 @@ def tables(result: AuditResult) -> Tables:
     notes, shares, missing = Notes(), Notes(), Missing()
     columns, absent = _columns(result)
     rows = tuple(_defense_row(result, i, d, columns, notes, shares, missing) for i, d in enumerate(result.defenses))
-    unscored = tuple(Unscored(*key, tuple(specs)) for key, specs in missing.specs.items())
     titles = tuple(_titles(columns))
-    return Tables(rows, titles, tuple(absent), tuple(notes.reasons), tuple(shares.reasons), unscored)
+    return Tables(rows, titles, tuple(absent), tuple(notes.reasons), tuple(shares.reasons), missing.items())
 
 
 def matrix(rows: Sequence[DefenseRow]) -> tuple[MatrixRow, ...]:
@@ -214,7 +192,7 @@ def _defense_row(
         control=defense.spec == "none",
         worst=worst,
         identified=_cell(identified, worst.identification if worst else nothing, shares),
-        bound=_cell(SCORES["bound"], limit.identification, shares) if limit else None,
+        bound=_bound(defense, limit.identification, shares) if limit else None,
         accuracy=_cell(accuracy, defense.accuracy, shares),
         seeds=", ".join(map(accuracy.write, defense.accuracies)),
         change=_change(result, defense, shares),
@@ -230,6 +208,16 @@ def _defense_row(
         facts=further_facts(defense),
         further=tuple((a.name, ranking.further(a)) for a in defense.attacks if a.further),
     )
+
+
+def _bound(defense: DefenseResult, measured: Estimate, notes: Notes) -> Cell:
+    """Return what who is handed the replaced records identified, with a note where chance put it above a proof."""
+    cell, proof = _cell(SCORES["bound"], measured, notes), bound_of(defense)
+    if proof is None or measured.value is None or measured.low is None or not measured.low <= proof < measured.value:
+        return cell
+    hits = f"{round(measured.value * measured.n)} of {measured.n}"
+    why = f"More than is proven, but within chance: {hits} records, and the interval reaches down to what is proven."
+    return replace(cell, note=notes.number(why))
 
 
 def _change(result: AuditResult, defense: DefenseResult, notes: Notes) -> Cell:
@@ -271,7 +259,10 @@ def _attack_row(
         cells += [Cell(chance)] if score.name == "identification" else []
     note = notes.number(ranking.how_it_ended(attack)) if done else None
     unscored = None if done else missing.number(attack, spec)
-    return AttackRow(attack, worst, f"{done} of {of}", ranking.statuses(attack), tuple(cells), note, unscored)
+    late = not done and facts_of(attack).out_of_time
+    untold = ranking.how_it_ended(attack) if late else ""
+    ended = ranking.in_words(attack)
+    return AttackRow(attack, worst, f"{done} of {of}", ended, tuple(cells), note, unscored, untold=untold)
 
 
 def _baseline_cells(baseline: Baseline, notes: Notes) -> tuple[Cell, ...]:

@@ -24,6 +24,19 @@ def dashed(interval: str) -> str:
     return interval if MINUS in interval else interval.replace(" to ", "–")
 
 
+def parted(name: str) -> Any:
+    """Return a name as markup, escaped, that breaks behind `:`, `=`, `,` and `;`. Copied, it is the same text."""
+    from markupsafe import Markup, escape
+
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[:=,;])", shown(name)) if part)
+
+
+def letter(number: int) -> str:
+    """Return the mark of a footnote from its number: a … z, aa, ab …, as an `ol` of type a counts."""
+    high, low = divmod(number - 1, 26)
+    return (letter(high) if high else "") + chr(ord("a") + low)
+
+
 def unbroken(text: str) -> Any:
     """Return text as markup, escaped, in which no line breaks within `--records 23`. Copied, it is the same text."""
     from markupsafe import Markup, escape

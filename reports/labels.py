@@ -12,7 +12,7 @@ from leakaudit.reports.drawing import Anchor, Box, Line, Word
 SIDES = [(0.8, 0.6), (0.8, -0.6), (-0.8, 0.6), (-0.8, -0.6), (0.0, 1.0), (0.0, -1.0), (1.0, 0.0), (-1.0, 0.0)]
 SIDES += [(x, y) for a, b in ((0.92, 0.38), (0.38, 0.92)) for x in (a, -a) for y in (b, -b)]
 BESIDE, STEP = 7, 6  # pixels from a point's middle to the nearest label, and to the next ring of places
-CROSSING, LEADER = 40, 12  # how many pixels farther a label goes to lie on no line, or to need no leader
+CROSSING, LEADER = 66, 12  # how many pixels farther a label goes to lie on no line, or to need no leader
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,9 @@ def _beside(result: AuditResult, guarantee: Guarantee, attacks: Sequence[AttackR
         return guarantee.statement
     most = most_successful(alike) or alike[0]
     which = f"the most successful of {len(alike)} attacks, {most.name}" if len(alike) > 1 else most.name
-    return f"{guarantee.statement}{MEASURED}{_hits(most)} by {which}"
+    share = most.identification
+    lucky = (share.low or 0.0) <= guarantee.identification < (share.value or 0.0)
+    return f"{guarantee.statement}{MEASURED}{_hits(most)} by {which}{', within chance' if lucky else ''}"
 
 
 def _survived(result: AuditResult, attacks: Sequence[AttackResult]) -> tuple[Claim, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from leakaudit.judge import advice
@@ -38,9 +38,7 @@ def headline(result: AuditResult) -> str:
     failed, open_ = specs["fail"], specs["inconclusive"]
     if result.verdict == "fail":
         held = _named(specs["pass"], many, "and") if specs["pass"] else ""
-        told = (
-            f" {held[:1].upper() + held[1:] if ' of the ' in held else held} held against every attack that was tried."
-        )
+        told = f" {_first_large(held) if ' defenses' in held else held} held against every attack tried."
         if not failed:
             return "Private records can be recovered from what a client shares."
         who = f"From what a client shares {_with(failed, many)}, an attacker can {_recovered(result)}."
@@ -50,7 +48,7 @@ def headline(result: AuditResult) -> str:
     if result.verdict == "pass":
         return (
             f"No attack that was tried recovers private records {_with(specs['pass'], many)} more often than this "
-            f"audit allows, which is {percent(result.max_identification)} of them."
+            f"audit allows ({percent(result.max_identification)} of them)."
         )
     if not open_:
         return "This audit does not settle whether private records are safe."
@@ -73,15 +71,16 @@ def tasks(result: AuditResult, outcome: Outcome | None = None) -> tuple[Task, ..
     if specs["pass"]:
         engineer.append(f"The limit was kept {_with(specs['pass'], many)}, under the assumptions stated and no others.")
     told = advice.advise(result)
-    if told.found != "nothing" and not specs["pass"]:
+    if told.found == "none" and not specs["pass"]:
         engineer.append(told.sentences[1])
+    engineer += [told.silent] if told.silent else []
     private = result.images == "full" and any(a.gallery for d in result.defenses for a in d.attacks)
     keep = " This file holds private pictures: keep it as you keep the records." if private else ""
     found = [
         Task("Engineer", " ".join(engineer), (("findings", "Findings"), ("advice", "Which setting to choose"))),
         Task(
             "Privacy officer",
-            f"Read what was not tested before relying on any number here.{keep}",
+            f"{_approval(result, specs)}{keep}",
             (("not-tested", "What was not tested"), ("scope", "Assumptions"), ("mapping", "Clauses")),
         ),
         Task(
@@ -95,6 +94,23 @@ def tasks(result: AuditResult, outcome: Outcome | None = None) -> tuple[Task, ..
         found.append(Task("Gate", f"The gate {words}: {_first(outcome.reasons)}", (("gate", "Checks of the gate"),)))
     found.append(Task("Everybody", "Audit again when the model, the data, the training or the defense changes."))
     return tuple(task for task in found if task.text)
+
+
+def _approval(result: AuditResult, specs: Mapping[Verdict, Sequence[str]]) -> str:
+    """Return what who approves the sharing of updates has to do, by the verdict."""
+    many = len(judged(result))
+    if result.verdict == "pass" and result.complete:
+        return "A pass speaks of the attacks tried alone: approve only after reading what was not tested."
+    if result.verdict == "fail":
+        failed = f" {_with(specs['fail'], many)}" if specs["fail"] else ""
+        others = f", nor yet {_with(specs['inconclusive'], many)}" if failed and specs["inconclusive"] else ""
+        held = f" {_first_large(_with(specs['pass'], many))}, read first what was not tested." if specs["pass"] else ""
+        return f"Do not approve sharing{failed}{others}.{held}"
+    return "Do not approve yet: undecided is not safe."
+
+
+def _first_large(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _recovered(result: AuditResult) -> str:
@@ -112,15 +128,16 @@ def _by_verdict(result: AuditResult) -> dict[Verdict, list[str]]:
 
 
 def _with(specs: Sequence[str], many: int) -> str:
-    return "without a defense" if list(specs) == ["none"] else f"with {_named(specs, many, 'or')} in place"
+    return "without a defense" if list(specs) == ["none"] else f"under {_named(specs, many, 'or')}"
 
 
 def _named(specs: Sequence[str], many: int, joint: str) -> str:
     if len(specs) == many > 1:
-        either = {"or": ("either", "any"), "and": ("both", "all")}[joint]
-        return f"{either[0]} of the 2 defenses tried" if many == 2 else f"{either[1]} of the {many} defenses tried"
+        if many == 2:
+            return {"or": "either defense", "and": "both defenses"}[joint]
+        return {"or": f"any of the {many} defenses", "and": f"all {many} defenses"}[joint]
     if len(specs) > NAMED or (len(specs) > 1 and sum(map(len, specs)) > LONG):
-        return f"{'any of ' if joint == 'or' else ''}{len(specs)} of the {many} defenses tried"
+        return f"{len(specs)} of the {many} defenses"
     return specs[0] if len(specs) == 1 else f"{', '.join(specs[:-1])} {joint} {specs[-1]}"
 
 

@@ -36,6 +36,8 @@ def environment() -> Environment:
         "join_specs": join_specs,
         "unbroken": html_text.unbroken,
         "dashed": html_text.dashed,
+        "letter": html_text.letter,
+        "parted": html_text.parted,
         "heading": view.heading,
         "seconds": lambda value: numbers.DASH if value is None else numbers.seconds(value),
     }

@@ -97,7 +97,7 @@ def unscored(result: AuditResult) -> dict[tuple[str, str], list[str]]:
         named = {reason.attack for reason in reasons_of(result, defense) if reason.id == UNFINISHED}
         for attack in defense.attacks:
             if ranking.scored(attack)[0] == 0 and not (attack.reason and attack.name in named):
-                why = f"{ranking.statuses(attack)}: {ranking.how_it_ended(attack) or 'no reason was recorded'}"
+                why = f"{ranking.in_words(attack)}: {ranking.how_it_ended(attack) or 'no reason was recorded'}"
                 found.setdefault((attack.name, why), []).append(defense.spec)
     return found
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from leakaudit.errors import Setting, as_option
+from leakaudit.judge import ranking
 from leakaudit.judge.ranking import worst
 from leakaudit.judge.verdict import DOUBT, UNFINISHED, reasons_of
 from leakaudit.judge.words import named
@@ -34,7 +35,7 @@ class Option:
     leakage_needs: str  # where it is undecided: how many records would settle it, as far as the verdict says
     identification: Estimate  # of the worst attack
     loss: Estimate  # accuracy without a defense minus accuracy with it; its `reason` says why there is no interval
-    accuracy: Verdict | None  # of the loss; None where the result has no limit for it
+    accuracy: Verdict | None  # of the loss; None where the result has no limit for it, or nothing is known of any loss
 
     @property
     def both(self) -> Verdict:
@@ -52,6 +53,7 @@ class Advice:
     found: Literal["meets", "may", "none", "nothing"]  # nothing: no defense was measured
     sentences: tuple[str, ...]
     brief: tuple[str, ...]  # the answer, and what to do next, or where there is nothing to do what it stands on
+    silent: str  # why nothing is known of the loss of accuracy, empty where something is
 
 
 @dataclass(frozen=True)
@@ -64,16 +66,22 @@ class Told:
 
 
 def advise(result: AuditResult) -> Advice:
-    """Return the advice for a result; one without a limit for the loss of accuracy is judged by leakage alone."""
-    limit = loss_limit(result)
+    """Return the advice for a result; one without a limit for the loss of accuracy is judged by leakage alone.
+
+    So is one that cannot say what any defense costs (`no_accuracy`).
+    """
+    limit = None if no_accuracy(result) else loss_limit(result)
     options = tuple(_option(result, d, limit) for d in result.defenses if d.requested and d.spec != "none")
     best = {o.both for o in options}
     found: Literal["meets", "may", "none", "nothing"] = (
         "nothing" if not options else "meets" if "pass" in best else "may" if "inconclusive" in best else "none"
     )
     told = {"meets": _meets, "may": _may, "none": _none, "nothing": _nothing}[found](result, options, limit)
-    said = (_limits(result, limit), told.answer, *told.grounds, *told.todo)
-    return Advice(result.max_identification, limit, options, found, said, (told.answer, *(told.todo or told.grounds)))
+    silent = no_accuracy(result) if options else ""
+    answer = (told.answer, silent) if silent else (told.answer,)
+    said, brief = (*answer, *told.grounds, *told.todo), (*answer, *(told.todo or told.grounds))
+    found, asked = "may" if silent and found == "meets" else found, loss_limit(result)
+    return Advice(result.max_identification, asked, options, found, (_limits(result, asked), *said), brief, silent)
 
 
 def sentences(result: AuditResult) -> tuple[str, ...]:
@@ -86,6 +94,26 @@ def loss_limit(result: AuditResult) -> float | None:
     value = result.settings.get("max_accuracy_loss")
     fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if fits and value is not None else None
+
+
+def no_accuracy(result: AuditResult) -> str:
+    """Return why a result cannot say what any defense costs, and what would; empty where it can, or need not."""
+    control = result.control()
+    if loss_limit(result) is None or control is None:
+        return ""
+    if result.settings.get("utility") is False:
+        return "Accuracy was not measured (--no-utility): nothing here says what a defense costs."
+    if control.accuracy.value is None:
+        why = (control.accuracy.reason or "no reason was recorded").rstrip(".")
+        return f"Accuracy says nothing here: without a defense it was not measured ({why})."
+    if not ranking.no_cost(result):
+        return ""
+    epochs = result.settings.get("epochs")
+    made = f" than {epochs}" if isinstance(epochs, int) and not isinstance(epochs, bool) else ""
+    return (
+        "Accuracy says nothing here: undefended it is not clearly above chance "
+        f"({percent(result.chance_accuracy)}); give more --epochs{made}, or more data."
+    )
 
 
 def loss(result: AuditResult, defense: DefenseResult) -> Estimate:
@@ -153,7 +181,11 @@ def _may(result: AuditResult, options: Sequence[Option], limit: float | None) ->
     seen = [o for o in unclear if o.identification.value is not None]
     first = f"No setting measured here is shown to keep {which}"
     unseen = [f"{o.spec}: no attack was scored, so nothing is known of it." for o in unclear if o not in seen]
-    told = f"{first}; {named([o.spec for o in seen], len(options))} may." if seen else f"{first}."
+    told = (
+        f"{first}; {named([o.spec for o in seen], len(options))} {'is' if len(seen) == 1 else 'are'} undecided."
+        if seen
+        else f"{first}."
+    )
     return Told(told, todo=(*_quick(result), *_open(result, seen, limit), *unseen))
 
 

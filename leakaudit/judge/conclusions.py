@@ -204,7 +204,10 @@ def _unscored(defense: DefenseResult, attack: AttackResult, counted: bool, reaso
         "victims": total,
         "statuses": statuses(attack),
     }
-    return Finding("attack-not-scored", "warning" if open_ else "info", f"{defense.spec}: {text}", evidence, why=why)
+    todo = Mend("out-of-time") if open_ and known.out_of_time else None
+    severity: Severity = "warning" if open_ else "info"
+    told = mend(todo) if todo else ""
+    return Finding("attack-not-scored", severity, f"{defense.spec}: {text}", evidence, told, why=why, todo=todo)
 
 
 def _undecided(result: AuditResult, defense: DefenseResult, reasons: Sequence[Reason]) -> list[Finding]:
@@ -218,7 +221,8 @@ def _undecided(result: AuditResult, defense: DefenseResult, reasons: Sequence[Re
         if attack is not None:
             evidence = _evidence(defense.spec, attack, attack.identification, result.max_identification)
         text = f"{defense.spec}: {sentence((reason,))}"
-        todo = Mend(reason.id) if reason.id in MENDS else None
+        late = reason.id == UNFINISHED and attack is not None and facts_of(attack).out_of_time
+        todo = Mend("out-of-time") if late else Mend(reason.id) if reason.id in MENDS else None
         told = mend(todo) if todo else ""
         found.append(Finding("undecided", "warning", text, evidence, told, why=(reason,), todo=todo))
     return found

@@ -40,6 +40,11 @@ class Facts:
         return bool(self.lost or self.cut)
 
     @property
+    def out_of_time(self) -> bool:
+        """Whether time is all that it lacks."""
+        return self.unfinished and {s for s, n in self.attack.statuses.items() if n} - {"converged"} == {"budget"}
+
+    @property
     def finished(self) -> bool:
         """Whether it was scored on every victim, none of them cut short."""
         return self.began and self.scored == self.victims and not self.attack.statuses.get("budget")

@@ -89,6 +89,7 @@ MENDS: dict[str, str] = {
     "leak-found": "Choose a stronger setting of this defense or another defense, and scan again.",
     "undecided": "Undecided is not safe: scan again with what the sentence asks for, or with more {--records}.",
     "attack-not-scored": "Mend what the reason names (a larger {--budget} or {--memory}, another setting), and scan.",
+    "out-of-time": "Scan again with a larger {--budget}.",
     "quick-battery": "Scan with the standard battery.",
     "weak-adversary": "Scan with {--exposure adaptive}.",
     "effort-lowered": "Leave these attacks their effort: name them without settings, or with larger ones.",

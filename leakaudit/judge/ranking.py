@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from leakaudit.judge.facts import facts_of
-from leakaudit.judge.words import notes_of
+from leakaudit.judge.words import ended, notes_of
 from leakaudit.result.numbers import percent, significant
 from leakaudit.result.rules import most_successful
 from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Further
@@ -19,6 +19,11 @@ def statuses(attack: AttackResult) -> str:
     """Return `12 converged, 4 diverged`, the largest count first."""
     counted = sorted(((n, s) for s, n in attack.statuses.items() if n), key=lambda pair: (-pair[0], pair[1]))
     return ", ".join(f"{n} {s}" for n, s in counted) or "no victims"
+
+
+def in_words(attack: AttackResult) -> str:
+    """Return `12 converged, 4 out of time`, the largest count first."""
+    return ended(statuses(attack))
 
 
 def how_it_ended(attack: AttackResult) -> str:

@@ -100,9 +100,9 @@ def _unfinished(r: Reason, _: Spell) -> Words:
         "adaptive": "was built against this defense but ",
         "bound": "is handed the replaced records but ",
         "works": "works on the undefended model but ",
-        "unseen": "was not seen to fail on the undefended model and ",
+        "unseen": "may work, as nothing measured without a defense shows otherwise, but ",
     }.get(str(r.facts.get("weight", "")), "")
-    lost, detail = r.facts["lost"], "; ".join(filter(None, (str(r.facts["ended"]), str(r.facts["told"]))))
+    lost, detail = r.facts["lost"], "; ".join(filter(None, (ended(str(r.facts["ended"])), str(r.facts["told"]))))
     what = f"has no score on {lost}" if lost else f"was cut short on {r.facts['cut']}"
     hides = ", enough to hide a leak above the limit" if r.facts.get("may_hide") else ""
     return f"The attack {r.attack} {why}{what} of {r.facts['victims']} victims", f" ({detail}){hides}."
@@ -244,6 +244,7 @@ HOW = {
     "rebuilt": "a picture closer than an eye can tell, far beyond any guess",
     "confirmed": "what was shared is theirs to the last digits, and no other candidate's",
 }
+ENDED = {"budget": "out of time", "not-applicable": "not applicable", "out-of-memory": "out of memory"}  # by status
 DOUBTS = {"overfitted": "overfitted its training pairs"}  # of an attack, by id
 # By id of a reason, its words. An id that is not here has none: `stored` is what another version said.
 REASONS: dict[str, Callable[[Reason, Spell], Words]] = {
@@ -308,6 +309,12 @@ REASONS: dict[str, Callable[[Reason, Spell], Words]] = {
     "stored": _stored,
 }
 _LEAK: dict[str, Callable[[Reason], Words]] = {LEAKS[0]: _identified, LEAKS[1]: _rebuilt}
+
+
+def ended(counted: str) -> str:
+    """Return `8 budget, 4 failed` in words: how many victims ended how."""
+    parts = (part.partition(" ") for part in counted.split(", "))
+    return ", ".join(f"{n}{gap}{ENDED.get(status, status)}" for n, gap, status in parts)
 
 
 def notes_of(attack: AttackResult) -> tuple[str, ...]:

@@ -97,8 +97,32 @@ def test_fewer_than_three_runs_never_pass(golden: AuditResult, runs: tuple[float
 
 def test_an_undefended_model_that_learned_nothing_has_nothing_to_lose(golden: AuditResult) -> None:
     result = replace(audit(golden, row(golden, "a", "pass", STEADY)), chance_accuracy=0.9)
-    assert advise(result).found == "may"
-    assert "not clearly above chance" in " ".join(sentences(result))
+    told = advise(result)
+    assert told.found == "may"
+    assert told.brief[:2] == ("a keeps the leakage limit.", told.silent)
+    assert "undefended it is not clearly above chance (90%); give more --epochs" in told.silent
+    assert not any("both limits" in s or " may" in s or "undecided" in s for s in told.sentences)
+    open_ = advise(replace(audit(golden, row(golden, "a", "inconclusive", STEADY)), chance_accuracy=0.9))
+    assert open_.brief[:2] == (
+        "No setting measured here is shown to keep the leakage limit; a is undecided.",
+        open_.silent,
+    )
+    lost = advise(replace(audit(golden, row(golden, "a", "fail", STEADY)), chance_accuracy=0.9))
+    assert (lost.found, lost.brief[0]) == ("none", "No setting measured here keeps the leakage limit.")
+    assert advise(audit(golden, row(golden, "a", "pass", STEADY))).silent == ""
+
+
+def test_accuracy_that_was_not_measured_is_no_limit_that_may_be_kept(golden: AuditResult) -> None:
+    off = advise(audit(golden, row(golden, "a", "pass", ()), utility=False))
+    assert off.silent.startswith("Accuracy was not measured (--no-utility)")
+    assert not any("both limits" in s for s in off.sentences)
+    control, defense = audit(golden, row(golden, "a", "pass", STEADY)).defenses
+    cut = replace(control, accuracy=Estimate(reason="the time budget ended seed 1."), accuracies=())
+    told = advise(replace(audit(golden, row(golden, "a", "pass", STEADY)), defenses=(cut, defense)))
+    assert told.silent == (
+        "Accuracy says nothing here: without a defense it was not measured (the time budget ended seed 1)."
+    )
+    assert told.found == "may"
 
 
 @pytest.mark.parametrize("leak", ["pass", "fail", "inconclusive"])

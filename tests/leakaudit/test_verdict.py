@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leakaudit.judge.verdict import Case, judge, overall
-from leakaudit.judge.words import sentences
+from leakaudit.judge.words import ENDED, sentences
 from leakaudit.result.schema import AttackResult, Baseline, DefenseResult, Estimate, Reason, Verdict
 from leakaudit.stats.intervals import median, rate
 
@@ -170,7 +170,7 @@ def test_an_attack_that_matters_and_was_not_scored_is_not_a_pass(status: str) ->
     useless = attack("analytic", 0, 0, lost=100, status=status)  # seen not to work on this model
     verdict, text = judged(GOOD[0], useless, GOOD[2])
     assert verdict == "pass"
-    assert f"100 {status}" in text  # and is still listed
+    assert f"(100 {ENDED.get(status, status)};" in text  # and is still listed
 
 
 @pytest.mark.parametrize("status", ["failed", "out-of-memory", "budget"])
@@ -180,7 +180,7 @@ def test_an_attack_that_crashed_on_the_control_too_is_not_a_pass(status: str) ->
     for here in (crashed, attack("dlg", 0, 0, lost=100), attack("dlg", 0, 40, lost=60)):
         verdict, text = judged(*GOOD, here, control=control)
         assert verdict == "inconclusive"
-        assert "dlg was not seen to fail on the undefended model" in text
+        assert "dlg may work, as nothing measured without a defense shows otherwise, but" in text
     assert judged(*GOOD, crashed)[0] == "inconclusive"  # nor is one that was not run there
     assert judged(*GOOD, attack("dlg", 0, 100), control=control)[0] == "pass"  # here it did run
     partly = attack("dlg", 0, 40, lost=60, status=status)  # 0 of 40 there, but the other 60 were not seen
@@ -204,7 +204,7 @@ def test_an_adaptive_attack_that_does_not_apply_blocks_nothing_where_another_was
     linkage = attack("linkage", 0, 0, "adaptive", lost=100, status="not-applicable")
     verdict, text = judged(*GOOD, linkage)
     assert verdict == "pass"
-    assert "linkage has no score on 100 of 100 victims (100 not-applicable" in text
+    assert "linkage has no score on 100 of 100 victims (100 not applicable" in text
     assert judged(*GOOD[:2], linkage)[0] == "inconclusive"
     handed = attack("released-linkage", 0, 0, "bound", lost=100, status="not-applicable")
     assert judged(*GOOD, linkage, handed, replaces_records=True)[0] == "inconclusive"

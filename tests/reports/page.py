@@ -27,7 +27,7 @@ class Page(HTMLParser):
         self.images: list[dict[str, str | None]] = []
         self.headings: list[int] = []
         self.tables: list[str] = []
-        self.feed(OPTION.sub(r"\1", text))
+        self.feed(OPTION.sub(r"\1", text).replace("<wbr>", ""))  # where a long name may break
         self.close()
         self.faults += [f"<{tag}> is never closed" for tag in self.open]
 

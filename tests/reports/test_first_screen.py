@@ -87,7 +87,8 @@ def test_every_card_says_what_the_result_says_of_its_defense(four: AuditResult) 
         assert worst is not None
         share = worst.identification
         assert card.lines[0] == f"{round((share.value or 0) * share.n)} of {share.n} identified"
-        assert card.lines[1] == f"by {worst.name}"
+        asked = [a for a in defense.attacks if a.role != "bound" and a.identification.value is not None]
+        assert card.lines[1] == f"by {worst.name}" if share.value else f"by any of {len(asked)} attacks"
         assert card.verdict == defense.verdict
         assert card.lines[2].startswith("accuracy ")
     bare = replace(four, defenses=tuple(replace(d, attacks=()) for d in four.defenses))

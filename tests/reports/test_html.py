@@ -141,7 +141,7 @@ def test_it_shows_every_defense_attack_status_and_reason(golden: AuditResult) ->
         expected += sentences(why) if d.verdict != "fail" else []  # what leaked is a finding
         expected += [d.accuracy.reason or f"{100 * (d.accuracy.value or 0):g}%"]
         for a in d.attacks:
-            expected += [a.name, a.kind, ranking.statuses(a), "{} of {}".format(*ranking.scored(a)), a.reason or a.name]
+            expected += [a.name, a.kind, ranking.in_words(a), "{} of {}".format(*ranking.scored(a)), a.reason or a.name]
             expected += [a.role] if a.role != "standard" else []
             if ranking.scored(a)[0]:
                 estimates = (a.identification, a.psnr, a.ssim, a.lpips, a.r2, a.psnr_released, a.label_accuracy)
@@ -177,7 +177,7 @@ def test_unscored_attacks_are_no_numbers(golden: AuditResult) -> None:
     text = render(golden)
     assert text.count("<strong>Not scored</strong>") == 3
     listed = Page(text).words.partition("Not scored: neither success nor failure")[2].partition("All scores")[0]
-    assert "dlg on none (4 out-of-memory): The attack needed more memory than was free." in listed
+    assert "dlg on none (4 out of memory): The attack needed more memory than was free." in listed
     assert text.count('<li id="unscored-') == 3
     for reason in ("The attack needed more memory than was free", "ValueError: draws must be at least 1"):
         table = Page(text).words[

@@ -145,11 +145,11 @@ def test_pictures_that_do_not_fit_are_left_out_and_counted(
 @pytest.mark.parametrize(
     ("verdicts", "overall", "expected"),
     [
-        (("fail",), "fail", "shares with gaussian:std=0.01 in place, an attacker can tell which private record it was"),
-        (("fail", "pass"), "fail", ". dp-sgd:noise_multiplier=1 held against every attack that was tried"),
-        (("fail", "fail"), "fail", "with either of the 2 defenses tried in place"),
-        (("pass",), "pass", "No attack that was tried recovers private records with gaussian:std=0.01 in place"),
-        (("inconclusive",), "inconclusive", "does not settle whether private records are safe with gaussian"),
+        (("fail",), "fail", "shares under gaussian:std=0.01, an attacker can tell which private record it was"),
+        (("fail", "pass"), "fail", ". dp-sgd:noise_multiplier=1 held against every attack tried"),
+        (("fail", "fail"), "fail", "under either defense, an attacker can"),
+        (("pass",), "pass", "No attack that was tried recovers private records under gaussian:std=0.01"),
+        (("inconclusive",), "inconclusive", "does not settle whether private records are safe under gaussian"),
         ((), "fail", "From what a client shares without a defense, an attacker can"),
     ],
 )
@@ -157,7 +157,7 @@ def test_the_headline_names_what_leaks(golden: AuditResult, verdicts: Any, overa
     tried = tuple(replace(d, verdict=v) for d, v in zip(golden.defenses[1:], verdicts, strict=False))
     result = replace(golden, defenses=(replace(golden.defenses[0], requested=not tried), *tried), verdict=overall)
     assert expected in steps.headline(result)
-    assert expected in Page(render(result)).words
+    assert expected in Page(render(result)).words.replace(" ,", ",").replace(" .", ".")
 
 
 def test_the_evidence_of_a_finding_is_in_words() -> None:

@@ -50,10 +50,10 @@ def test_unscored_attacks_are_named_with_their_reason(golden: AuditResult) -> No
     words = " ".join(shown(golden).split())
     for d in golden.defenses:
         for a in d.attacks:
-            line = f"not scored: {a.name} on {d.spec} ({ranking.statuses(a)}: {a.reason})"
+            line = f"not scored: {a.name} on {d.spec} ({ranking.in_words(a)}: {a.reason})"
             assert (line in words) is (ranking.scored(a)[0] == 0)
     again = replace(golden, defenses=(golden.defenses[0], replace(golden.defenses[0], spec="other")))
-    assert "not scored: dlg on none, other (4 out-of-memory:" in " ".join(shown(again).split())
+    assert "not scored: dlg on none, other (4 out of memory:" in " ".join(shown(again).split())
 
 
 def noted(golden: AuditResult) -> AuditResult:
@@ -230,6 +230,6 @@ def test_linkage_whose_time_was_spent_was_not_scored(golden: AuditResult) -> Non
     never = replace(golden.defenses[3].attacks[0], statuses={"budget": 40}, identification=nothing, psnr=nothing)
     assert ranking.scored(never) == (0, 40)
     row = replace(golden.defenses[3], attacks=(replace(never, reason=nothing.reason),))
-    assert "not scored: inverting-gradients on obscure (40 budget: the time budget was spent" in " ".join(
+    assert "not scored: inverting-gradients on obscure (40 out of time: the time budget was spent" in " ".join(
         shown(replace(golden, defenses=(row,))).split()
     )

@@ -64,8 +64,12 @@ WORST: dict[str, Any] = {
 CASES = {
     "fail": (FAILED, "FAIL", "No setting measured here keeps the leakage limit."),
     "pass": (PASSED, "PASS", "obscure keeps both limits."),
-    "inconclusive": (OPEN, "INCONCLUSIVE", "No setting measured here is shown to keep the leakage limit; clip may."),
-    "interrupted": (replace(OPEN, complete=False), "INCONCLUSIVE so far", "clip may"),
+    "inconclusive": (
+        OPEN,
+        "INCONCLUSIVE",
+        "No setting measured here is shown to keep the leakage limit; clip is undecided.",
+    ),
+    "interrupted": (replace(OPEN, complete=False), "INCONCLUSIVE so far", "clip is undecided"),
     "before anything": (replace(OPEN, defenses=(), complete=False), "INCONCLUSIVE so far", "No defense was measured"),
     "six long specs": (six([LONG.format(i, i) for i in range(5)]), "INCONCLUSIVE", "No setting measured here"),
     "specs alike but in the middle": (ALIKE, "INCONCLUSIVE", "No setting measured here"),
@@ -149,7 +153,7 @@ def test_failures_are_counted_and_nothing_harmless_is() -> None:
     assert words.index("Not told here") < words.index(advice.advise(CRASHED).brief[0])
     assert "Not told here" not in shown(PASSED)
     told = shown(CRASHED, verbose=True)
-    for name in ("dlg on sign (4 failed", "linkage on sign (4 budget", "peeling on sign (4 not-applicable"):
+    for name in ("dlg on sign (4 failed", "linkage on sign (4 out of time", "peeling on sign (4 not applicable"):
         assert f"not scored: {name}" in told
     assert "warning: It is wrong." in told
 
