@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from leakaudit.judge import advice, ranking
+from leakaudit.judge.caps import WEAKENED
+from leakaudit.judge.findings import mend
 from leakaudit.judge.verdict import reasons_of
 from leakaudit.judge.words import brief, grouped, named
 from leakaudit.reports import view
@@ -14,7 +16,7 @@ from leakaudit.reports.terminal_details import details, left_out
 from leakaudit.reports.terminal_lines import STYLES, counted, height, labels, paragraph, printable, shortened
 from leakaudit.result import numbers
 from leakaudit.result.rules import identifies, judged
-from leakaudit.result.schema import AuditResult, DefenseResult, Estimate
+from leakaudit.result.schema import AuditResult, DefenseResult, Estimate, Mend
 from leakaudit.result.scores import SCORES
 
 if TYPE_CHECKING:
@@ -190,21 +192,26 @@ def _table(result: AuditResult, console: Console) -> None:
             console.print(Text(rest), soft_wrap=True)
 
 
-def _unseen(result: AuditResult) -> list[str]:
+def _unseen(result: AuditResult) -> tuple[list[str], list[str]]:
     """Return why the verdicts are what they are that a row of the table does not explain, each reason once.
+
+    Those come first that the whole scan gave, with what to do about it, which no advice says.
 
     A fail is explained by a worst attack that identified more than the limit. Nobody asks why something passed.
     """
-    found: dict[str, list[str]] = {}
+    found: dict[tuple[bool, str], list[str]] = {}
     for defense in result.defenses:
         worst = ranking.worst(defense)
         plain = defense.verdict == "fail" and worst is not None and identifies(worst, result.max_identification)
         why = grouped(reasons_of(result, defense))
         if why and defense.requested and defense.verdict != "pass" and not plain:
-            found.setdefault(brief(why[0]), []).append(defense.spec)
+            first = why[0][0].id
+            todo = f" {mend(Mend(first))}" if first in WEAKENED else ""
+            found.setdefault((bool(todo), f"{brief(why[0])}.{todo}"), []).append(defense.spec)
     overall = [] if found else [*view.reasons(result)] if result.complete else []
     asked = sum(defense.requested for defense in result.defenses)
-    return [*overall, *(f"{named(specs, asked)}: {words}." for words, specs in found.items())]
+    told = [(weak, f"{named(specs, asked)}: {words}") for (weak, words), specs in found.items()]
+    return [words for weak, words in told if weak], [*overall, *(words for weak, words in told if not weak)]
 
 
 @dataclass(frozen=True)
@@ -223,12 +230,14 @@ def _told(result: AuditResult, console: Console, room: int) -> Told:
     undecided, then what else is advised.
     """
     first, *more = _advised(result).brief
-    pointless, whys = ranking.pointless(result), _unseen(result)
-    ranked = [words for words in (first, pointless, *more[:1], *whys, *more[1:]) if words]
+    pointless, (weak, others) = ranking.pointless(result), _unseen(result)
+    ranked = [words for words in (first, pointless, *weak, *more[:1], *others, *more[1:]) if words]
 
     def with_(kept: Sequence[str]) -> Told:
         advised = [words for words in (first, pointless, *more) if words in kept]
-        return Told(tuple(w for w in whys if w in kept), _left(result, len(ranked) - len(kept)), " ".join(advised))
+        return Told(
+            tuple(w for w in (*weak, *others) if w in kept), _left(result, len(ranked) - len(kept)), " ".join(advised)
+        )
 
     kept = ranked[:1]
     for words in ranked[1:]:

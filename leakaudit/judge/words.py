@@ -303,9 +303,8 @@ REASONS: dict[str, Callable[[Reason, Spell], Words]] = {
         f" ({r.facts['told']}).",
     ),
     "canary-unfinished": lambda r, _: (
-        f"The leak that the audit plants in every scan was {unfinished(r.facts['ended'])}, so that what was not "
-        "found here counts for nothing.",
-        "",
+        f"The leak that the audit plants in every scan was {unfinished(r.facts['ended'])}",
+        ", so that what was not found here counts for nothing.",
     ),
     "auxiliary-differs": _plain(
         "The adversary's own records are of another kind than the private ones, so that attacks which learn on them "

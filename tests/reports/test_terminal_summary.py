@@ -107,7 +107,7 @@ def whole(made: AuditResult, width: int = 80) -> str:
     words = " ".join(text.split())
     assert "…" not in text.partition("By chance")[2]
     first, *more = terminal._advised(made).brief
-    told = [first, ranking.pointless(made), *more, *terminal._unseen(made)]
+    told = [first, ranking.pointless(made), *more, *(why for whys in terminal._unseen(made) for why in whys)]
     assert first in words
     left = sum(said not in words for said in told)
     counts = re.search(r"Not told here: (\d+) sentences?\b", words)
@@ -173,6 +173,7 @@ def test_a_planted_leak_that_time_did_not_let_be_found_is_told_as_that() -> None
     cut = Reason("canary-unfinished", facts={"ended": "budget"})
     words = whole(six_of(cut))
     assert "not looked for to the end (the time budget was spent)" in words
+    assert "Scan again to the end, with a larger --budget or none." in words
     assert "was not found, so that it cannot be relied upon" not in words
 
 
