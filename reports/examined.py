@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from leakaudit.judge.exposed import exact
+from leakaudit.judge.words import unfinished
 from leakaudit.reports import view
 from leakaudit.result.numbers import DASH, interval, number, percent
 from leakaudit.result.schema import AuditResult, Controls, DefenseResult, Estimate, Examined
@@ -141,7 +142,9 @@ def _exactly(defense: DefenseResult) -> Told:
 
 def _controls(c: Controls) -> tuple[tuple[str, str], ...]:
     rows = []
-    if c.canary is not None:
+    if c.canary_ended:
+        rows.append(("Planted leak", f"{unfinished(c.canary_ended)}; what was not found here counts for nothing."))
+    elif c.canary is not None:
         told = f": {c.canary_told.rstrip('.')}" if c.canary_told else ""
         rows.append(("Planted leak", f"{CANARY[c.canary]}{told}."))
     if c.auxiliary.value is not None or c.auxiliary.reason:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from leakaudit.judge import advice, ranking
+from leakaudit.judge.caps import WEAKENED
+from leakaudit.judge.findings import mend
 from leakaudit.judge.verdict import reasons_of
 from leakaudit.judge.words import brief, grouped, named
 from leakaudit.reports import view
 from leakaudit.reports.terminal_details import details, left_out
-from leakaudit.reports.terminal_lines import STYLES, counted, labels, paragraph, printable, shortened
+from leakaudit.reports.terminal_lines import STYLES, counted, height, labels, paragraph, printable, shortened
 from leakaudit.result import numbers
-from leakaudit.result.rules import identifies
-from leakaudit.result.schema import AuditResult, DefenseResult, Estimate
+from leakaudit.result.rules import identifies, judged
+from leakaudit.result.schema import AuditResult, DefenseResult, Estimate, Mend
 from leakaudit.result.scores import SCORES
 
 if TYPE_CHECKING:
@@ -22,8 +24,8 @@ if TYPE_CHECKING:
 
 GAP = 2  # columns between two columns
 NAME = 8  # columns for the name of a defense, at least
-# Lines of a summary that is not verbose: why, what it leaves out and what to do, and all three together.
-WHY, LEFT, ADVICE, TOLD = 2, 2, 3, 6
+# Lines of a summary that is not verbose: of the rows and what is told below them together, and of that at least.
+ROWS, TOLD = 12, 6
 
 
 def summary(result: AuditResult, console: Console, verbose: bool = False) -> None:
@@ -48,23 +50,38 @@ def summary(result: AuditResult, console: Console, verbose: bool = False) -> Non
     line(_limits(result), "dim")
     console.print()
     if verbose:
-        for advised in advice.sentences(result):
-            line(advised)
+        for advised in (ranking.pointless(result), *_advised(result).sentences[0 if _costs(result) else 1 :]):
+            if advised:
+                line(advised)
         return
-    room = WHY
-    for why in _unseen(result):
-        room -= line(why, most=room) if room else 0
-    taken = WHY - room + (0 if result.complete else 1)
-    if left := _left(result):
-        taken += line(left, "dim", most=LEFT)
-    line(" ".join(advice.advise(result).brief), most=min(ADVICE, TOLD - taken))
+    room = max(TOLD, ROWS - len(result.defenses)) - (0 if result.complete else 1)
+    told = _told(result, console, room)
+    for why in told.whys:
+        line(why)
+    if told.left:
+        line(told.left, "dim")
+    line(told.advice, most=max(1, room - height(console, told.left)))
+
+
+def _costs(result: AuditResult) -> bool:
+    """Return whether what a defense costs can be told here: accuracy was to be measured, and there is some to lose."""
+    return result.settings.get("utility") is not False and not ranking.at_chance(result)
+
+
+def _advised(result: AuditResult) -> advice.Advice:
+    """Return the advice; where no cost can be told it is on leakage alone, and speaks of no other limit."""
+    if not _costs(result):
+        result = replace(result, settings={k: v for k, v in result.settings.items() if k != "max_accuracy_loss"})
+    return advice.advise(result)
 
 
 def _limits(result: AuditResult) -> str:
     """Return what is allowed, and what anybody reaches by guessing."""
-    cost = advice.loss_limit(result)
+    cost = advice.loss_limit(result) if _costs(result) else None
     allowed = numbers.percent(result.max_identification) + " identified"
     guess, majority = numbers.percent(result.chance_identification), numbers.percent(result.chance_accuracy)
+    if result.settings.get("utility") is False:
+        return f"Limit: {allowed}. By chance: {guess}."
     if cost is None:
         return f"Limit: {allowed}. By chance: {guess} identified, {majority} accuracy."
     return f"Limits: {allowed}, {numbers.points(cost)} of accuracy. By chance: {guess} and {majority}."
@@ -93,7 +110,11 @@ class Column:
 
 
 def _worst(_: AuditResult, defense: DefenseResult) -> str:
+    """Return the attack that leaks most; where several identified nothing none of them is worse than another."""
     worst = ranking.worst(defense)
+    tried = [a for a in defense.attacks if a.role != "bound" and a.identification.value is not None]
+    if worst and len(tried) > 1 and worst.identification.value == 0 and defense.verdict != "fail":
+        return f"none of {counted(len(tried), 'attack')}"
     return worst.name if worst else "none scored"
 
 
@@ -143,7 +164,9 @@ def _table(result: AuditResult, console: Console) -> None:
         for column in COLUMNS
     }
     widths = {column: max(map(cell_len, (column.heading, *cells[column]))) + GAP for column in COLUMNS}
-    longest = max(NAME, *(cell_len(printable(defense.spec, console.encoding)) for defense in result.defenses))
+    control = None if result.control() in judged(result) else result.control()
+    specs = [defense.spec + (" (control)" if defense is control else "") for defense in result.defenses]
+    longest = max(NAME, *(cell_len(printable(spec, console.encoding)) for spec in specs))
     shown = list(COLUMNS)
     for column in sorted(COLUMNS, key=lambda column: -column.name):
         if console.width - sum(widths[c] for c in shown) < min(longest, column.name):
@@ -159,7 +182,9 @@ def _table(result: AuditResult, console: Console) -> None:
         console.print(row, soft_wrap=True)
 
     line("Defense", [column.heading for column in shown], ["dim"] * (len(shown) + 1))
-    names = labels([defense.spec for defense in result.defenses], room, console.encoding)
+    if room < longest:  # what a name is beside it goes before a part of a name
+        specs = [defense.spec for defense in result.defenses]
+    names = labels(specs, room, console.encoding)
     for i, ((name, *more), defense) in enumerate(zip(names, result.defenses, strict=True)):
         styles = [STYLES[defense.verdict] if column is COLUMNS[0] else "" for column in shown]
         line(name, [cells[column][i] for column in shown], ["", *styles])
@@ -167,29 +192,68 @@ def _table(result: AuditResult, console: Console) -> None:
             console.print(Text(rest), soft_wrap=True)
 
 
-def _unseen(result: AuditResult) -> list[str]:
+def _unseen(result: AuditResult) -> tuple[list[str], list[str]]:
     """Return why the verdicts are what they are that a row of the table does not explain, each reason once.
+
+    Those come first that the whole scan gave, with what to do about it, which no advice says.
 
     A fail is explained by a worst attack that identified more than the limit. Nobody asks why something passed.
     """
-    found: dict[str, list[str]] = {}
+    found: dict[tuple[bool, str], list[str]] = {}
     for defense in result.defenses:
         worst = ranking.worst(defense)
         plain = defense.verdict == "fail" and worst is not None and identifies(worst, result.max_identification)
         why = grouped(reasons_of(result, defense))
         if why and defense.requested and defense.verdict != "pass" and not plain:
-            found.setdefault(brief(why[0]), []).append(defense.spec)
+            first = why[0][0].id
+            todo = f" {mend(Mend(first))}" if first in WEAKENED else ""
+            found.setdefault((bool(todo), f"{brief(why[0])}.{todo}"), []).append(defense.spec)
     overall = [] if found else [*view.reasons(result)] if result.complete else []
     asked = sum(defense.requested for defense in result.defenses)
-    return [*overall, *(f"{named(specs, asked)}: {words}." for words, specs in found.items())]
+    told = [(weak, f"{named(specs, asked)}: {words}") for (weak, words), specs in found.items()]
+    return [words for weak, words in told if weak], [*overall, *(words for weak, words in told if not weak)]
 
 
-def _left(result: AuditResult) -> str:
-    """Return what the summary leaves out, counted; empty where that is nothing to worry about."""
+@dataclass(frozen=True)
+class Told:
+    """What stands below the table: why a verdict is what it is, what is left out, and what to do."""
+
+    whys: tuple[str, ...]
+    left: str
+    advice: str
+
+
+def _told(result: AuditResult, console: Console, room: int) -> Told:
+    """Return the sentences that there is room for, each of them whole; those left out are counted.
+
+    First comes the answer, then what to do about accuracies that say nothing and the next step, then why rows are
+    undecided, then what else is advised.
+    """
+    first, *more = _advised(result).brief
+    pointless, (weak, others) = ranking.pointless(result), _unseen(result)
+    ranked = [words for words in (first, pointless, *weak, *more[:1], *others, *more[1:]) if words]
+
+    def with_(kept: Sequence[str]) -> Told:
+        advised = [words for words in (first, pointless, *more) if words in kept]
+        return Told(
+            tuple(w for w in (*weak, *others) if w in kept), _left(result, len(ranked) - len(kept)), " ".join(advised)
+        )
+
+    kept = ranked[:1]
+    for words in ranked[1:]:
+        told = with_([*kept, words])
+        lines = sum(height(console, each) for each in (*told.whys, told.left, told.advice))
+        kept += [words] if lines <= room else []
+    return with_(kept)
+
+
+def _left(result: AuditResult, sentences: int = 0) -> str:
+    """Return what the summary leaves out, counted, some `sentences` too; empty where that is nothing to worry about."""
     left = left_out(result)
     lost = sum(n for _, n in left.lost)
     how = ", ".join(f"{n} {status}" for status, n in left.lost)
     parts = (
+        counted(sentences, "sentence") if sentences else "",
         counted(lost, "attack") + f" without a score ({how})" if lost else "",
         counted(left.partly, "attack") + " scored in part or cut short" if left.partly else "",
         counted(left.warnings, "warning") if left.warnings else "",

@@ -49,12 +49,7 @@ def paragraph(
     """
     from rich.text import Text
 
-    text = Text(printable(words, console.encoding), style)
-    first, *rest = text.wrap(console, max(20, console.width - indent)) or [text]
-    if rest and hanging:
-        begun = len(text.plain) - len(text.plain[len(first) :].lstrip())
-        rest = list(text[begun:].wrap(console, max(20, console.width - indent - hanging)))
-    lines = [first, *rest]
+    lines = _wrapped(console, Text(printable(words, console.encoding), style), indent, hanging)
     if most is not None and len(lines) > most:
         lines = lines[:most]
         lines[-1] = _ended(lines[-1], console)
@@ -62,6 +57,21 @@ def paragraph(
         part.rstrip()
         console.print(Text(" " * (indent + (hanging if i else 0))) + part, soft_wrap=True)
     return len(lines)
+
+
+def height(console: Console, words: str) -> int:
+    """Return how many lines a paragraph takes; none where there are no words."""
+    from rich.text import Text
+
+    return len(_wrapped(console, Text(printable(words, console.encoding)))) if words else 0
+
+
+def _wrapped(console: Console, text: Text, indent: int = 0, hanging: int = 0) -> list[Text]:
+    first, *rest = text.wrap(console, max(20, console.width - indent)) or [text]
+    if rest and hanging:
+        begun = len(text.plain) - len(text.plain[len(first) :].lstrip())
+        rest = list(text[begun:].wrap(console, max(20, console.width - indent - hanging)))
+    return [first, *rest]
 
 
 def _ended(line: Text, console: Console) -> Text:

@@ -11,7 +11,7 @@ import torch
 
 from leakaudit.audit import fingerprint, provenance
 from leakaudit.audit.attacking import attacked
-from leakaudit.audit.canary import planted
+from leakaudit.audit.canary import Planting, planted
 from leakaudit.audit.clock import Clock
 from leakaudit.audit.costs import NOMINAL, measured
 from leakaudit.audit.examine import Subject, examine
@@ -87,11 +87,11 @@ def audit(
     interrupted = False
     stage("looking for the planted leak")
     try:
-        verdict, told = planted(plan, begun, examined)
+        found = planted(plan, begun, examined)
     except KeyboardInterrupt:
         ends.took()
-        verdict, told, interrupted = None, "", True
-    controls = Controls(verdict, told, scene.told_apart, lowered(plan), left_out(plan))
+        found, interrupted = Planting("inconclusive", ended="interrupt"), True
+    controls = Controls(found.verdict, found.told, scene.told_apart, lowered(plan), left_out(plan), found.ended)
     scene = replace(scene, findings=(*scene.findings, *provenance.left_out_plugins()))
     stage("measuring what this machine takes")
     costs = NOMINAL if plan.budget is None or interrupted else measured(target, plan)

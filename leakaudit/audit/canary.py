@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -56,13 +56,22 @@ class KeyedPermutation(Defense):
         return tuple(permuted)
 
 
+@dataclass(frozen=True)
+class Planting:
+    """What became of the planted leak: "fail" where it was found, and what ended the search where that was cut off."""
+
+    verdict: Verdict
+    told: str = ""
+    ended: Literal["", "budget", "interrupt"] = ""
+
+
 Planted = tuple[tuple[str, Defense], ...]  # by their specs, the undefended model first
 # What audits the user's model: it calls this file, so it is handed in.
 Audited = Callable[[Scene, Planted], AuditResult]
 PLANTED: Planted = (("none", Defense()), (KeyedPermutation.name, KeyedPermutation()))
 
 
-def planted(plan: Plan, begun: float, audited: Audited) -> tuple[Verdict, str]:
+def planted(plan: Plan, begun: float, audited: Audited) -> Planting:
     """Return what became of the planted leak. Under a time budget it gets a tenth of what is left of that."""
     if plan.budget is None:
         return _canary(plan.seed, audited)
@@ -71,21 +80,21 @@ def planted(plan: Plan, begun: float, audited: Audited) -> tuple[Verdict, str]:
         return _canary(plan.seed, audited)
 
 
-_planted: dict[tuple[int, bool], tuple[Verdict, str]] = {}  # by seed, and whether exceptions are quoted
+_planted: dict[tuple[int, bool], Planting] = {}  # by seed, and whether exceptions are quoted
 
 
-def _canary(seed: int, audited: Audited) -> tuple[Verdict, str]:
+def _canary(seed: int, audited: Audited) -> Planting:
     """Audit what is planted, once in a process for each seed: the code does not change between scans."""
     if (seed, quotes()) in _planted:
         return _planted[seed, quotes()]
     found = canary(seed, audited)
-    if not expired():  # what the time ended is tried again
+    if not found.ended:  # what the time ended is tried again
         _planted[seed, quotes()] = found
     return found
 
 
-def canary(seed: int, audited: Audited, planted: Planted = PLANTED) -> tuple[Verdict, str]:
-    """Audit what is `planted` by the very code that audits the user's model; return a verdict and what happened.
+def canary(seed: int, audited: Audited, planted: Planted = PLANTED) -> Planting:
+    """Audit what is `planted` by the very code that audits the user's model; return what became of it.
 
     "fail" where each of them failed, as it must; else the verdict furthest from that, which discredits a pass. It shows
     nothing, and leaves random states as they are; what breaks in it is inconclusive.
@@ -100,12 +109,14 @@ def canary(seed: int, audited: Audited, planted: Planted = PLANTED) -> tuple[Ver
         with monitored(Monitor(show, outer.deadline)), seeded(seed, "canary"):
             rows = () if expired() else _rows(seed, audited, planted)
         if expired():
-            return "inconclusive", "the time budget ended it before the planted leak was found"
+            return Planting("inconclusive", ended="budget")
     except Exception as error:  # as broken as whatever it was to show
-        return "inconclusive", f"the planted leak could not be audited ({first_line(error)})"
+        if expired():  # what breaks for want of time is looked at with more of it
+            return Planting("inconclusive", ended="budget")
+        return Planting("inconclusive", f"the planted leak could not be audited ({first_line(error)})")
     missed = [row for row in rows if row.verdict != "fail"]
     verdict: Verdict = max([row.verdict for row in rows], key=VERDICTS.index)
-    return verdict, "; ".join(map(_told, missed or rows))
+    return Planting(verdict, "; ".join(map(_told, missed or rows)))
 
 
 def leaky(seed: int) -> Target:

@@ -12,6 +12,7 @@ from leakaudit.protocol.target import Target
 from leakaudit.result.outward import default_images
 from leakaudit.result.schema import Images
 from leakaudit.score.utility import train
+from leakaudit.work.progress import stage
 from leakaudit.work.seeding import derive, forked, generator_for
 
 CLASSES = ("not a face", "face")
@@ -61,6 +62,7 @@ def demo_target(seed: int = 0, device: str = "cpu") -> Target:
         name="demo (lfw_subset)",
         factory=network,
     )
+    stage(f"training a small CNN on {len(target.private)} pictures")
     train(target.model, target.private, target.loss, epochs=3, seed=seed)
     return target
 

@@ -6,11 +6,14 @@ Heavy imports wait until a command runs, so that `--help` answers at once.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from leakaudit.cli.run import Voice
 from leakaudit.errors import UserError
 from leakaudit.options import names
 from leakaudit.options.command import Command
@@ -97,26 +100,39 @@ def doctor(  # noqa: PLR0913 - a command: its options
     tell_where(config)
     from rich.console import Console
 
-    from leakaudit.audit.costs import measured
-    from leakaudit.audit.plan import Plan
-    from leakaudit.load.loading import load_target
-    from leakaudit.load.preflight import preflight
-    from leakaudit.load.units import with_units
+    with working("loading libraries") as stage:
+        from leakaudit.audit.costs import measured
+        from leakaudit.audit.plan import Plan
+        from leakaudit.load.loading import load_target
+        from leakaudit.load.preflight import preflight
+        from leakaudit.load.units import with_units
 
-    plan = Plan(mode=mode.value, records=records, batch_size=batch_size, seed=seed)
-    loaded = with_units(load_target(target, data=data, checkpoint=checkpoint, device=device, seed=seed))
-    findings = preflight(loaded, mode=mode.value, batch_size=batch_size, records=records, costs=True)
+        plan = Plan(mode=mode.value, records=records, batch_size=batch_size, seed=seed)
+        stage("loading the model and the data")
+        loaded = with_units(load_target(target, data=data, checkpoint=checkpoint, device=device, seed=seed))
+        stage("checking the model and the data")
+        findings = preflight(loaded, mode=mode.value, batch_size=batch_size, records=records, costs=True)
     console = Console()
     notice(console, loaded, findings)
     errors, warnings = (sum(finding.severity == kind for finding in findings) for kind in ("error", "warning"))
     if errors:
         console.print(f"[red]not ready[/]: mend {'the error' if errors == 1 else f'the {errors} errors'} above.")
         raise typer.Exit(USAGE)
-    with console.status("measuring what a scan would take …"):
+    with working("measuring what a scan would take"):
         costs = measured(loaded, plan)
     takes(console, loaded, plan, costs)
     told = f" but for {'the warning' if warnings == 1 else f'the {warnings} warnings'} above" if warnings else ""
     console.print(f"[green]ready[/]{told}", highlight=False)
+
+
+@contextmanager
+def working(first: str) -> Iterator[Callable[[str], None]]:
+    """Show what is done meanwhile, as a scan does; yield what names the next."""
+    from leakaudit.work.progress import monitored
+
+    with Voice().listening(None) as monitor, monitored(monitor):
+        monitor.stage(first)
+        yield monitor.stage
 
 
 def notice(console: Console, target: Loaded, findings: Sequence[Finding]) -> None:

@@ -331,6 +331,12 @@ def demo(
             from leakaudit.cli.demo import demo_plan, demo_target
 
         plan = demo_plan(seed, shown)
+        if not quiet:
+            typer.echo(
+                f"leakaudit demo: a small CNN learns faces; its gradients are attacked as they are, and under "
+                f"{', '.join(plan.defenses[:-1])} and {plan.defenses[-1]}.",
+                err=True,
+            )
         run(lambda: demo_target(seed, device), plan, output, voice, exit_zero=True)
 
 

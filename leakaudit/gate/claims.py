@@ -197,6 +197,8 @@ def _canary(result: AuditResult) -> Iterator[str]:
     controls = result.controls
     told = controls.canary_told if controls else ""
     verdicts = [verdict for verdict in VERDICTS if f"({verdict})" in told]
+    if controls and controls.canary_ended and controls.canary != "inconclusive":
+        yield "the planted leak was not looked for to the end, and is said to be decided"
     if controls and controls.canary and verdicts and controls.canary not in verdicts:
         yield f"the planted leak is said to be a {controls.canary}, and told as another ({told})"
 

@@ -8,7 +8,7 @@ from leakaudit.result.schema import AuditResult, Controls, Finding, Reason, Valu
 
 # Findings that make attacks which learn on auxiliary records prove little.
 OWN = ("auxiliary-differs", "auxiliary-few")
-WEAKENED = ("weak-adversary", "effort-lowered", "attacks-left-out", "canary-missed")
+WEAKENED = ("weak-adversary", "effort-lowered", "attacks-left-out", "canary-missed", "canary-unfinished")
 FAR_OFF = 0.7  # AUC at its lower bound: seen apart more often than not, as blurred, grey or noisy pictures are
 # What does not matter where a proof carries the pass, which `replay` confirms without learning from other records.
 PROVEN, NOT_ASKED = ("independent", "proven"), ("quick-battery", *OWN)
@@ -28,7 +28,8 @@ def caps(
     """Return why an audit with these settings and controls supports no pass.
 
     It was a first look, granted its adversary too little or left out what it granted, gave attacks less effort than the
-    battery, left some out, or missed the leak that was planted. Results without controls are older, and had fewer.
+    battery, left some out, or missed the leak that was planted or did not look for it to the end. Results without
+    controls are older, and had fewer.
     """
     found = [Reason("quick-battery")] if settings.get("battery") == "quick" else []
     found += [Reason("malicious-server")] if exposure.get("model_control") else []
@@ -37,7 +38,9 @@ def caps(
     found += [] if exposure.get("defense") and exposure.get("auxiliary") else [Reason("weak-adversary")]
     for name, attacks in (("effort-lowered", controls.lowered), ("attacks-left-out", controls.left_out)):
         found += [Reason(name, facts={"attacks": ", ".join(attacks)})] if attacks else []
-    if controls.canary not in (None, "fail"):
+    if controls.canary_ended:
+        found.append(Reason("canary-unfinished", facts={"ended": controls.canary_ended}))
+    elif controls.canary not in (None, "fail"):
         found.append(Reason("canary-missed", facts={"told": controls.canary_told}))
     noticed = {finding.id for finding in findings}
     apart = (controls.auxiliary.low or 0.0) >= FAR_OFF

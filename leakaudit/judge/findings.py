@@ -95,6 +95,7 @@ MENDS: dict[str, str] = {
     "effort-lowered": "Leave these attacks their effort: name them without settings, or with larger ones.",
     "attacks-left-out": "Scan without {--attack}, so that the whole battery runs.",
     "canary-missed": "Report it, with the versions that the result names: no audit by this installation counts.",
+    "canary-unfinished": "Scan again to the end, with a larger {--budget} or none.",
     "control-within-limit": "Scan with {--full}, trained weights or more {--records} until the control leaks more.",
     "not-seen-weakened": "Scan with {--exposure adaptive}, more {--budget} or stages that bear any records.",
     "no-family": "Use a {--batch-size}, a model or an {--exposure} that attacks of this kind can be run with.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from leakaudit.errors import Spell, as_option, said, worded
 from leakaudit.judge.facts import facts_of
 from leakaudit.judge.words import ended, notes_of
 from leakaudit.result.numbers import percent, significant
@@ -89,15 +90,33 @@ def no_cost(result: AuditResult) -> str | None:
     """Return why no defense of this audit has a cost although accuracies were measured, None where they have."""
     control = result.control()
     others = [d for d in result.defenses if d is not control and d.accuracy.value is not None]
-    if control is None or control.accuracy.value is None or not others:
-        return None
-    least = control.accuracy.value if control.accuracy.low is None else control.accuracy.low
-    if least > result.chance_accuracy:
+    if not others or not at_chance(result):
         return None
     return (
         "No cost in accuracy is given: without a defense the accuracy is not clearly above chance "
         f"({percent(result.chance_accuracy)}), so there is nothing to lose."
     )
+
+
+def at_chance(result: AuditResult) -> bool:
+    """Return whether the undefended model's accuracy was measured and is not clearly above chance."""
+    control = result.control()
+    if control is None or control.accuracy.value is None:
+        return False
+    least = control.accuracy.value if control.accuracy.low is None else control.accuracy.low
+    return least <= result.chance_accuracy
+
+
+def pointless(result: AuditResult, spell: Spell = as_option) -> str:
+    """Return that accuracies say nothing and what would mend it, where the undefended model is at chance; else ""."""
+    if not at_chance(result):
+        return ""
+    now = result.settings.get("epochs")
+    than = f" than {now}" if isinstance(now, int) and not isinstance(now, bool) else ""
+    words = (
+        f"Accuracy says nothing here: undefended the model is at chance; give more {{--epochs}}{than}, or more data."
+    )
+    return said(worded(words), spell)
 
 
 def cost_note(result: AuditResult, defense: DefenseResult) -> str:

@@ -221,6 +221,12 @@ def _proven(r: Reason, _: Spell) -> Words:
     )
 
 
+def unfinished(ended: Value) -> str:
+    """Return that something was not looked for to the end, and what ended it (`Controls.canary_ended`)."""
+    why = {"budget": "the time budget was spent", "interrupt": "the scan was interrupted"}[str(ended)]
+    return f"not looked for to the end ({why})"
+
+
 def _listed(text: str) -> Callable[[Reason, Spell], Words]:
     return lambda r, _: (text.format(r.facts["attacks"]), "")
 
@@ -296,6 +302,10 @@ REASONS: dict[str, Callable[[Reason, Spell], Words]] = {
     "canary-missed": lambda r, _: (
         "A leak that the audit plants in every scan was not found, so that it cannot be relied upon",
         f" ({r.facts['told']}).",
+    ),
+    "canary-unfinished": lambda r, _: (
+        f"The leak that the audit plants in every scan was {unfinished(r.facts['ended'])}",
+        ", so that what was not found here counts for nothing.",
     ),
     "auxiliary-differs": _plain(
         "The adversary's own records are of another kind than the private ones, so that attacks which learn on them "

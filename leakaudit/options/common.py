@@ -65,7 +65,13 @@ Checkpoint = Annotated[
 ]
 
 Records = Annotated[
-    int, typer.Option("--records", metavar="N", help="Private records to attack.", rich_help_panel=WORK)
+    int,
+    typer.Option(
+        "--records",
+        metavar="N",
+        help="Private records to attack; replay, which further ones cost little, is asked about up to 64.",
+        rich_help_panel=WORK,
+    ),
 ]
 
 BatchSize = Annotated[

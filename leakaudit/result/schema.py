@@ -205,6 +205,7 @@ class Controls:
     auxiliary: Estimate = field(default_factory=Estimate)  # AUC of a classifier telling auxiliary from private records
     lowered: tuple[str, ...] = ()  # attacks that were given less effort than the battery gives
     left_out: tuple[str, ...] = ()  # attacks of the battery that did not run
+    canary_ended: Literal["", "budget", "interrupt"] = ""  # what ended the search for the planted leak before its end
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-from leakaudit.result.numbers import clock, decibels, percent, significant
+from leakaudit.result.numbers import about, clock, decibels, percent, significant
 from leakaudit.watch.lines import plain_lines
 from leakaudit.watch.pictures import Pair, Pane, nearest
 from leakaudit.watch.present import Present
@@ -158,7 +158,7 @@ class Display:
         if finite := sorted(v for v in sight.losses if math.isfinite(v)):
             self.history.append(finite[len(finite) // 2])
         if self.pictures and sight.images is not None and self.original is not None:
-            who = "tuning" if self.present.loop.tuning else "victim"
+            who = "tuning record" if self.present.loop.tuning else "victim"
             pairs = []
             for victim, drawn in zip(sight.shown, sight.images, strict=True):
                 original, near = nearest(drawn, self.original(victim))
@@ -186,7 +186,7 @@ class Display:
         if width >= WIDE:
             words += bar(share, 24, plain) + Text(" ")
         words += Text(f"{percent(round(share, 2)):>4}  {clock(self.forecast.elapsed())}")
-        words += Text(f", about {clock(left)} left" if left is not None else "", "dim")
+        words += Text(f", about {about(left)} left" if left is not None else "", "dim")
         return words + Text(f"  defense {number} of {count}" if number else "", "dim")
 
     def _present(self, width: int, plain: bool) -> list[Text]:
@@ -195,10 +195,10 @@ class Display:
         doing = Text(at.what(), "cyan")
         if sight is not None and sight.victims:
             dot = "-" if plain else "·"
-            who = "rehearsal victim" if at.loop.tuning else "victim"
+            who = "tuning record" if at.loop.tuning else "victim"
             doing += Text(f" {dot} {sight.victims} {who}{'s' if sight.victims > 1 else ''}")
             if sight.running < sight.victims:
-                one = f"victim {sight.shown[0] + 1}" if len(sight.shown) == 1 == sight.running else f"{sight.running}"
+                one = f"{who} {sight.shown[0] + 1}" if len(sight.shown) == 1 == sight.running else f"{sight.running}"
                 doing += Text(f", {one} at work", "dim")
         lines = [doing, self._moving(width, plain)]
         if sight is not None and (finite := sorted(v for v in sight.losses if math.isfinite(v))):

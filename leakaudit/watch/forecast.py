@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from statistics import median
 
 from leakaudit.audit.pieces import Piece
 from leakaudit.result.rules import FIT
 from leakaudit.work.progress import Work
 
-HEAVY = 2.0  # the weight from which a piece says how fast this machine is
+HEAVY = 2.0  # the weight from which a piece says how fast this machine is …
+TELLING = 3  # … where so many have ended: a single one can be five times dearer or cheaper than its weight says
 
 
 @dataclass
@@ -18,7 +21,7 @@ class Forecast:
     """What is known of a running scan's time.
 
     A piece is expected to take what the same work took under an earlier defense; where there was none, its weight
-    times the seconds that a weight of one took in the heavy pieces so far (the light ones often take no time at all).
+    times the seconds that a weight of one took in most heavy pieces so far (the light ones often take no time at all).
     """
 
     pieces: tuple[Piece, ...]
@@ -60,9 +63,9 @@ class Forecast:
         if alike and piece.work.name != FIT:
             return alike[-1]
         least = min(HEAVY, max((p.weight for p in self.pieces), default=0.0))
-        telling = [p for p in self.pieces if p.weight and p.weight >= least and p.work in self.took]
-        weight = sum(p.weight for p in telling)
-        return piece.weight * sum(self.took[p.work] for p in telling) / weight if weight else None
+        heavy = [p for p in self.pieces if p.weight and p.weight >= least]
+        telling = [self.took[p.work] / p.weight for p in heavy if p.work in self.took]
+        return piece.weight * median(telling) if telling and len(telling) >= min(TELLING, len(heavy)) else None
 
     def left(self) -> float | None:
         """Return the seconds that the rest may take, within the budget; None where nothing is known yet."""
@@ -82,7 +85,10 @@ class Forecast:
         whole = sum(p.weight for p in self.pieces)
         left = self.left()
         if left is None:
-            done = sum(p.weight for p in self.pieces if p.work in self.took) / whole if whole else 0.0
+            done = sum(p.weight for p in self.pieces if p.work in self.took)
+            if self.present is not None and self.present.weight:  # nothing is known of its speed: never to its end
+                done += self.present.weight * -math.expm1((self.since - self.now()) / self.present.weight)
+            done = done / whole if whole else 0.0
         else:
             done = self.elapsed() / max(1e-9, self.elapsed() + left)
         self.furthest = max(self.furthest, min(1.0, done))

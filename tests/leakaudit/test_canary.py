@@ -14,12 +14,18 @@ import torch
 from leakaudit.attacks.analytic import Analytic
 from leakaudit.audit import attacking
 from leakaudit.audit.audit import examined
-from leakaudit.audit.canary import PLANTED, KeyedPermutation, canary
+from leakaudit.audit.canary import PLANTED, KeyedPermutation, Planting, canary
+from leakaudit.judge.caps import capped, caps
+from leakaudit.judge.findings import mend_of
+from leakaudit.judge.words import brief, sentence
 from leakaudit.protocol.attack import Attack, Reconstruction
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.registry import attacks, defenses
+from leakaudit.reports import examined as examined_words
+from leakaudit.result.schema import Controls, Reason
 from leakaudit.score.identification import CandidateSets
 from leakaudit.work.progress import Monitor, Work, monitored
+from tests.leakaudit.results import defense, result
 
 UNDEFENDED = PLANTED[:1]
 
@@ -36,13 +42,13 @@ def noise(attack: Attack, model: Any, update: SharedUpdate, *rest: Any) -> Recon
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_undefended_leak_fails(seed: int) -> None:
-    verdict, told = canary(seed, examined, UNDEFENDED)
-    assert verdict == "fail"
-    assert "20 of 20" in told
+    found = canary(seed, examined, UNDEFENDED)
+    assert found.verdict == "fail"
+    assert "20 of 20" in found.told
 
 
 def test_what_a_fixed_key_permutes_fails_too() -> None:
-    assert canary(0, examined)[0] == "fail"
+    assert canary(0, examined).verdict == "fail"
 
 
 def test_the_planted_defense_permutes_and_cannot_be_chosen(generator: torch.Generator) -> None:
@@ -59,10 +65,11 @@ def test_the_planted_defense_permutes_and_cannot_be_chosen(generator: torch.Gene
 def test_attacks_that_return_noise_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     for cls in attacks().values():
         monkeypatch.setattr(cls, "link" if cls.kind == "linkage" else "__call__", noise)
-    verdict, told = canary(0, examined, UNDEFENDED)
-    assert verdict != "fail"
-    assert "without a defense" in told
-    assert "picked out" in told  # they were scored
+    found = canary(0, examined, UNDEFENDED)
+    assert found.verdict != "fail"
+    assert not found.ended
+    assert "without a defense" in found.told
+    assert "picked out" in found.told  # they were scored
 
 
 def test_scores_that_look_in_the_wrong_place_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +83,7 @@ def test_scores_that_look_in_the_wrong_place_are_noticed(monkeypatch: pytest.Mon
         return replace(truth, candidates=wrong, records=others)
 
     monkeypatch.setattr(attacking, "_truth", elsewhere)
-    assert canary(0, examined, UNDEFENDED)[0] != "fail"
+    assert canary(0, examined, UNDEFENDED).verdict != "fail"
 
 
 def test_attacks_that_crash_are_noticed_and_so_is_an_audit_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,8 +93,8 @@ def test_attacks_that_crash_are_noticed_and_so_is_an_audit_that_does(monkeypatch
     with monkeypatch.context() as patch:
         for cls in attacks().values():
             patch.setattr(cls, "link" if cls.kind == "linkage" else "__call__", crash)
-        assert canary(0, examined, UNDEFENDED)[0] != "fail"
-    assert canary(0, crash) == ("inconclusive", "the planted leak could not be audited (RuntimeError: broken)")
+        assert canary(0, examined, UNDEFENDED).verdict != "fail"
+    assert canary(0, crash) == Planting("inconclusive", "the planted leak could not be audited (RuntimeError: broken)")
 
 
 def test_one_leak_that_is_missed_is_enough() -> None:
@@ -95,10 +102,10 @@ def test_one_leak_that_is_missed_is_enough() -> None:
         def transform_update(self, gradients: Any, batch_size: int, generator: torch.Generator) -> Any:
             return tuple(torch.zeros_like(g) for g in gradients)
 
-    verdict, told = canary(0, examined, (*UNDEFENDED, ("zeros", Blank())))
-    assert verdict != "fail"
-    assert "behind zeros" in told
-    assert "without a defense" not in told
+    found = canary(0, examined, (*UNDEFENDED, ("zeros", Blank())))
+    assert found.verdict != "fail"
+    assert "behind zeros" in found.told
+    assert "without a defense" not in found.told
 
 
 def test_it_is_the_same_every_time_and_disturbs_nothing() -> None:
@@ -111,15 +118,49 @@ def test_it_is_the_same_every_time_and_disturbs_nothing() -> None:
     torch.manual_seed(11)
     kept = torch.random.get_rng_state()
     assert canary(3, examined, UNDEFENDED) == first
-    assert first[0] == "fail"
+    assert first.verdict == "fail"
     assert shown == []
     assert torch.equal(torch.random.get_rng_state(), kept)
     assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]
     assert (set(attacks()), set(defenses())) == known
     assert torch.get_num_threads() == threads
     with monitored(Monitor(deadline=time.monotonic() - 1)):
-        spent = canary(3, examined, UNDEFENDED)
-    assert spent == ("inconclusive", "the time budget ended it before the planted leak was found")
+        assert canary(3, examined, UNDEFENDED) == Planting("inconclusive", ended="budget")
+
+
+def test_what_breaks_for_want_of_time_is_no_broken_installation() -> None:
+    def late(*given: Any, **named: Any) -> Any:
+        time.sleep(0.06)
+        raise IndexError("nothing was scored")
+
+    with monitored(Monitor(deadline=time.monotonic() + 0.05)):
+        assert canary(0, late) == Planting("inconclusive", ended="budget")
+    assert "could not be audited" in canary(0, late).told
+
+
+@pytest.mark.parametrize("ended", ["budget", "interrupt"])
+def test_a_search_that_was_cut_off_asks_for_time_and_one_that_missed_for_a_report(ended: Any) -> None:
+    """Neither is a pass; only what was really missed says that the installation is broken."""
+    cut = Controls("inconclusive", canary_ended=ended)
+    for controls, identifier, todo, not_todo in (
+        (cut, "canary-unfinished", "--budget", "Report it"),
+        (replace(cut, canary=None), "canary-unfinished", "--budget", "Report it"),
+        (replace(cut, canary="fail"), "canary-unfinished", "--budget", "Report it"),
+        (Controls("pass", "behind x 0 of 20"), "canary-missed", "Report it", "--budget"),
+        (Controls("inconclusive", "it broke"), "canary-missed", "Report it", "--budget"),
+    ):
+        doubts = caps({}, {"defense": True, "auxiliary": True}, controls)
+        assert [reason.id for reason in doubts] == [identifier]
+        verdict, why = capped("pass", (Reason("within-limit"),), doubts)
+        assert (verdict, why[0].id) == ("inconclusive", identifier)
+        assert todo in mend_of(identifier)
+        assert not_todo not in mend_of(identifier)
+    said = {"budget": "the time budget was spent", "interrupt": "the scan was interrupted"}[ended]
+    (doubt,) = caps({}, {"defense": True, "auxiliary": True}, cut)
+    row = ("Planted leak", f"not looked for to the end ({said}); what was not found here counts for nothing.")
+    assert examined_words.controls(result(defense("clip"), controls=cut))[0] == row
+    for words in (sentence((doubt,)), brief((doubt,))):
+        assert f"not looked for to the end ({said})" in words
 
 
 def test_an_interrupt_is_the_scans_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,6 +165,7 @@ FOUND: dict[str, Edit] = {
     "no date": lambda r: replace(r, made=""),
     "a hash left out": lambda r: replace(r, hashes={k: v for k, v in r.hashes.items() if k != "private"}),
     "the planted leak": lambda r: judged(controls(r, canary="pass")),
+    "a planted leak not looked for to the end": lambda r: judged(controls(r, canary_ended="budget")),
     "auxiliary records told apart": lambda r: controls(r, auxiliary=Estimate(0.9, 0.85, 0.95, 40)),
     "attacks left out": lambda r: judged(controls(r, left_out=("dlg",))),
     "the exposure's name": lambda r: judged(replace(r, exposure=r.exposure | {"preset": "malicious-server"})),

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from leakaudit.audit.plan import Plan
+from leakaudit.cli.demo import demo_plan
 from leakaudit.cli.run import Voice, command_line
 from leakaudit.work.progress import Monitor
 from tests.leakaudit.command_line import Run, caller, sentence
@@ -49,6 +53,27 @@ def test_json_is_one_document_whatever_else_is_printed(run: Run, tmp_path: Path)
     assert "\x1b" not in outcome.err + outcome.out
     assert json.loads(run(*WORDS, "--json", "--exit-zero").out)["exit_code"] == 0
     assert Path(told["report"]).is_file()
+
+
+def test_doctor_names_what_it_does_as_a_scan_does(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+
+    @contextmanager
+    def listening(**named: Any) -> Iterator[Monitor]:
+        yield Monitor(stage=names.append)
+
+    monkeypatch.setattr("leakaudit.watch.console.progress_monitor", listening)
+    assert run("doctor", "model.py").code == 0
+    looked = ["loading libraries", "loading the model and the data", "checking the model and the data"]
+    assert names == [*looked, "measuring what a scan would take"]
+
+
+def test_demo_says_in_a_line_what_it_does(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leakaudit.cli.scan.run", lambda *given, **named: None)
+    (said,) = run("demo").err.splitlines()
+    assert all(spec in said for spec in demo_plan().defenses)
+    outcome = run("demo", "--quiet")
+    assert outcome.out + outcome.err == ""
 
 
 def test_quiet_is_quiet(run: Run) -> None:

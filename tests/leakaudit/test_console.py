@@ -88,12 +88,13 @@ def test_one_victim_after_another_is_named() -> None:
     assert "16 victims, victim 5 at work" in text
 
 
-def test_rehearsal_is_not_called_a_victim() -> None:
+def test_a_tuning_record_is_not_called_a_victim() -> None:
     display = busy(terminal())
     display.show(Work("dlg", tuning=True), 1, 4)
     display.look(SIGHT)
     text = "\n".join(drawn(display.console, display))
-    assert "16 rehearsal victims" in text
+    assert "16 tuning records" in text
+    assert "victim" not in text
     assert re.search(r"1 of 4, .* left  tuning$", text, re.MULTILINE)
     display.show(Work("dlg: training", tuning=True), 1, 4)
     assert "left  tuning: dlg: training" in "\n".join(drawn(display.console, display))

@@ -236,3 +236,21 @@ def test_a_forecast_learns_from_what_work_took() -> None:
     assert forecast.share() == 1
     hurried = Forecast(pieces, budget=25.0, now=lambda: 100.0)
     assert hurried.left() == 25.0
+
+
+def test_the_whole_moves_from_the_start_and_no_single_piece_says_how_fast_it_is() -> None:
+    now = [0.0]
+    pieces = tuple(Piece(Work(f"a{i}", "none"), weighing(10.0)) for i in range(8))
+    forecast, shares, seconds = Forecast(pieces, now=lambda: now[0]), [], (100.0, 10.0, 10.0, 10.0, 10.0)
+    for piece, took in zip(pieces, seconds, strict=False):
+        forecast.begin(piece.work)
+        for _ in range(4):
+            now[0] += took / 4
+            shares.append(forecast.share())
+        if len(forecast.took) < 3:
+            assert forecast.left() is None
+            assert forecast.share() <= (len(forecast.took) + 1) / 8
+    assert 0 < shares[0] < shares[1] < shares[2]
+    assert shares == sorted(shares)
+    forecast.begin(pieces[5].work)
+    assert forecast.left() == pytest.approx(30.0)  # one that was ten times dearer is not all that is known

@@ -290,6 +290,7 @@ CAPS: dict[str, tuple[tuple[Any, ...], set[str]]] = {
     "left out": (({}, FULL, replace(CONTROLS, left_out=("dlg", "linkage"))), {"attacks-left-out"}),
     "canary passed": (({}, FULL, replace(CONTROLS, canary="pass")), {"canary-missed"}),
     "canary unclear": (({}, FULL, replace(CONTROLS, canary="inconclusive", canary_told="broken")), {"canary-missed"}),
+    "canary cut off": (({}, FULL, Controls("inconclusive", canary_ended="budget")), {"canary-unfinished"}),
     "no canary": (({}, FULL, replace(CONTROLS, canary=None)), set()),
     "others' records": (({}, FULL, replace(CONTROLS, auxiliary=Estimate(0.9, 0.8, 0.95, 60)), OWN), {*OWN_IDS}),
     "records a little apart": (({}, FULL, replace(CONTROLS, auxiliary=Estimate(0.7, 0.6, 0.8, 60)), OWN), {OWN_IDS[1]}),

@@ -13,7 +13,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from leakaudit.judge import advice, ranking
-from leakaudit.reports import gate_terminal
+from leakaudit.judge.words import brief
+from leakaudit.reports import gate_terminal, terminal
 from leakaudit.reports.terminal import summary
 from leakaudit.reports.terminal_lines import labels, shortened
 from leakaudit.result.outcome import Check, WaiverState
@@ -101,7 +102,105 @@ def test_it_is_short_and_says_what_matters(name: str, width: int) -> None:
         (told,) = [x for x in lines if x.startswith(start)][:1] if made in (FAILED, PASSED, OPEN) else [""]
         if told and worst:
             hits = round((worst.identification.value or 0) * 40)
-            assert told.split()[1:4] == [each.verdict, worst.name, str(hits)]
+            assert told.replace("(control)", "").split()[1:4] == [each.verdict, worst.name, str(hits)]
+
+
+def whole(made: AuditResult, width: int = 80) -> str:
+    """Return what is told, and see that each of its sentences is whole and that those left out are counted."""
+    text = shown(made, width)
+    words = " ".join(text.split())
+    assert "…" not in text.partition("By chance")[2]
+    first, *more = terminal._advised(made).brief
+    told = [first, ranking.pointless(made), *more, *(why for whys in terminal._unseen(made) for why in whys)]
+    assert first in words
+    left = sum(said not in words for said in told)
+    counts = re.search(r"Not told here: (\d+) sentences?\b", words)
+    assert (int(counts[1]) if counts else 0) == left
+    return words
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_no_sentence_is_cut_and_those_left_out_are_counted(width: int) -> None:
+    kinds = ("no-bound", "no-adaptive-attack", "quick-battery", "control-not-scored", "weak-adversary", "no-family")
+    for n in range(1, 7):
+        for told in (SHORT_RUN, {"max_accuracy_loss": 0.1, "battery": "quick"}, {"battery": "quick"}):
+            rows = [row(f"clip:max_norm={i}", i, "inconclusive", why=(Reason(kinds[i]),)) for i in range(n)]
+            whole(replace(result(*rows, settings=told), verdict="inconclusive"), width)
+
+
+SHORT_RUN: dict[str, Any] = {"max_accuracy_loss": 0.1, "epochs": 2, "battery": "standard"}
+
+
+def chanced(spec: str = "clip") -> AuditResult:
+    """An audit whose models learned nothing."""
+    low = (0.09, 0.10, 0.11)
+    control = defense("none", attack([True] * 40), accuracies=low, requested=False, verdict="fail")
+    made = defense(spec, attack(some(3)), accuracies=low, verdict="inconclusive", why=(Reason("no-bound"),))
+    return result(control, made, settings=SHORT_RUN, verdict="inconclusive")
+
+
+def test_where_the_model_is_at_chance_accuracy_says_nothing_and_no_limit_of_it_may_be_kept() -> None:
+    for text in (shown(chanced()), shown(chanced(), verbose=True)):
+        words = " ".join(text.split())
+        asked = (
+            "Accuracy says nothing here: undefended the model is at chance; give more --epochs than 2, or more data."
+        )
+        assert words.count(asked) == 1
+        assert "both limits" not in words
+        assert "10 points of accuracy" not in words
+        assert "records no limit" not in words
+        assert "leakage limit; clip may" in words
+    fine = replace(OPEN, settings=SHORT_RUN)
+    assert "Accuracy says nothing" not in shown(fine)
+    assert "both limits; clip may" in " ".join(shown(fine).split())
+
+
+def test_without_accuracies_nothing_is_said_of_their_limit() -> None:
+    off = replace(OPEN, settings=SHORT_RUN | {"utility": False})
+    for verbose in (False, True):
+        words = " ".join(shown(off, verbose=verbose).split())
+        assert "both limits" not in words
+        assert "Limit: 25% identified. By chance: 1%." in words
+        assert "points of accuracy" not in words.partition("By chance")[2]
+        assert "leakage limit; clip may" in words
+
+
+def test_an_undecided_row_without_an_attack_says_why() -> None:
+    why = Reason("not-applied", facts={"told": "the defense could not be applied: too little time"})
+    empty = defense("obscure", verdict="inconclusive", why=(why,))
+    made = result(row("clip", 3, "inconclusive", why=(Reason("no-bound"),)), empty, settings=SHORT_RUN)
+    words = whole(replace(made, verdict="inconclusive"))
+    assert "obscure: " + brief((why,)) + "." in words
+
+
+def test_a_planted_leak_that_time_did_not_let_be_found_is_told_as_that() -> None:
+    cut = Reason("canary-unfinished", facts={"ended": "budget"})
+    words = whole(six_of(cut))
+    assert "not looked for to the end (the time budget was spent)" in words
+    assert "Scan again to the end, with a larger --budget or none." in words
+    assert "was not found, so that it cannot be relied upon" not in words
+
+
+def six_of(why: Reason) -> AuditResult:
+    rows = [row(f"clip:max_norm={i}", 3, "inconclusive", why=(why,)) for i in range(5)]
+    return replace(result(*rows, settings=SHORT_RUN), verdict="inconclusive")
+
+
+def test_the_control_is_named_as_that_where_it_does_not_count() -> None:
+    assert "none (control)" in shown(FAILED)
+    alone = result(defense("none", attack(some(40)), verdict="fail", requested=True), verdict="fail")
+    assert "(control)" not in shown(alone)
+    assert not [line for line in shown(FAILED, 40).splitlines() if line.startswith("none") and "…" in line]
+
+
+def test_of_attacks_that_found_nothing_none_is_the_worst() -> None:
+    both = (attack(some(0), name="dlg"), attack(some(0), name="linkage"))
+    made = result(defense("obscure", *both, attack(some(9), name="bound", role="bound")), verdict="pass")
+    (told,) = [line for line in shown(made).splitlines() if line.startswith("obscure  ")]
+    assert "none of 2 attacks" in told
+    assert "0 of 40" in told
+    for one in (result(defense("obscure", both[0])), result(defense("obscure", *both, verdict="fail"))):
+        assert "none of" not in shown(one)  # one attack has a name, and a fail has a cause
 
 
 def test_every_defense_has_a_row_that_names_no_other() -> None:
