@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from leakaudit.errors import UserError
+from leakaudit.files.folder import stored
 from leakaudit.files.writing import apart
 from leakaudit.gate.pyproject import Configuration, read
 from leakaudit.options.command import Command
-from leakaudit.options.common import EPILOG, GATES, JUDGED, TOLD, Stored, examples, written
+from leakaudit.options.common import EPILOG, GATES, JUDGED, STORED, TOLD, Stored, examples, written
 from leakaudit.options.settings import Config
 from leakaudit.result.outward import in_place
 
@@ -32,7 +33,7 @@ Baseline = Annotated[
     typer.Option(
         "--baseline",
         metavar="FILE",
-        help="A result.json of the same scan before the change, say main's.",
+        help="A result.json of the same scan before the change, say main's, or its folder.",
         rich_help_panel=JUDGED,
     ),
 ]
@@ -45,7 +46,7 @@ def add(app: typer.Typer) -> None:
         rich_help_panel=GATES,
         short_help="Judge a stored result, and its change from a baseline, for CI.",
         epilog=examples(
-            "leakaudit gate leakaudit-out/result.json --verbose",
+            "leakaudit gate leakaudit-out --verbose",
             "leakaudit gate result.json --baseline main.json --junit junit.xml",
             "leakaudit gate result.json --sarif leakaudit.sarif -o gate.json",
             "leakaudit gate result.json --markdown comment.md --html report.html",
@@ -93,6 +94,7 @@ def gate(  # noqa: PLR0913 - a command: its options
     """
     from leakaudit.result.schema import load
 
+    result, baseline = stored(result), baseline and stored(baseline)
     places = {"--output": output, "--junit": junit, "--sarif": sarif, "--markdown": markdown, "--html": html}
     apart(places, {"the result": result, "--baseline": baseline, "the configuration": config})
     loaded = load(result)
@@ -115,8 +117,8 @@ def gate(  # noqa: PLR0913 - a command: its options
 
 
 def compare(
-    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="The result.json to compare with, say main's.")],
-    after: Annotated[Path, typer.Argument(metavar="AFTER", help="The result.json of the change.")],
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help=f"What to compare with, say main's. {STORED}")],
+    after: Annotated[Path, typer.Argument(metavar="AFTER", help="The same of the change.")],
     markdown: Annotated[Path | None, written("The table as Markdown.", "--markdown")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the changes as JSON.", rich_help_panel=TOLD)] = False,
 ) -> None:
@@ -130,6 +132,7 @@ def compare(
     from leakaudit.gate.decision import compare as changes_of
     from leakaudit.result.schema import load
 
+    before, after = stored(before), stored(after)
     if markdown is not None:
         apart({"--markdown": markdown}, {"the first result": before, "the second result": after})
     first, second = load(before), load(after)

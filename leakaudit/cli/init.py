@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from leakaudit.errors import UserError
+from leakaudit.files.folder import stored
 from leakaudit.options.command import Command
 from leakaudit.options.common import GATES, TARGET_HELP, examples
 from leakaudit.options.settings import options, scan_of
@@ -52,7 +53,7 @@ def init(
             metavar="MODEL", help=f"What CI will scan: {TARGET_HELP} Default: what the first scan was given."
         ),
     ] = None,
-    result: Annotated[Path, typer.Option("--result", metavar="FILE", help="The first scan's result.json.")] = FIRST,
+    result: Annotated[Path, typer.Option("--result", metavar="FILE", help="The first scan's result.json, or its folder.")] = FIRST,
     github: Annotated[bool, typer.Option("--github", help=f"Write {WORKFLOWS['github']}, too.")] = False,
     gitlab: Annotated[bool, typer.Option("--gitlab", help=f"Write {WORKFLOWS['gitlab']}, too.")] = False,
     force: Annotated[
@@ -71,6 +72,7 @@ def init(
     from leakaudit.result.plaintext import visible
     from leakaudit.result.schema import load
 
+    result = stored(result)
     if not result.is_file():
         raise UserError(
             f"there is no {result} to take thresholds from: run `leakaudit scan {model or 'model.py'} -d obscure` "
