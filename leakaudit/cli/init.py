@@ -53,7 +53,9 @@ def init(
             metavar="MODEL", help=f"What CI will scan: {TARGET_HELP} Default: what the first scan was given."
         ),
     ] = None,
-    result: Annotated[Path, typer.Option("--result", metavar="FILE", help="The first scan's result.json, or its folder.")] = FIRST,
+    result: Annotated[
+        Path, typer.Option("--result", metavar="FILE", help="The first scan's result.json, or its folder.")
+    ] = FIRST,
     github: Annotated[bool, typer.Option("--github", help=f"Write {WORKFLOWS['github']}, too.")] = False,
     gitlab: Annotated[bool, typer.Option("--gitlab", help=f"Write {WORKFLOWS['gitlab']}, too.")] = False,
     force: Annotated[

@@ -54,8 +54,8 @@ def sign(
     """Sign a result, its reports and its gate's outcome with an Ed25519 key, into a small file beside the result.
 
     It covers the files' bytes, your name, the date, the key and the versions. It says that you stand behind them, not
-    that their numbers are right: what contradicts itself is not signed. Of a folder, its result alone is signed: name its
-    report and what the gate said.
+    that their numbers are right: what contradicts itself is not signed. Of a folder its result alone is signed: name
+    its report and what the gate said.
 
     Exit codes: 0 signed, 1 the files contradict themselves or each other, 2 a file or key cannot be used.
     """
