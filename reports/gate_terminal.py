@@ -169,6 +169,11 @@ def _in_full(outcome: Outcome, console: Console) -> None:
 
 def in_a_line(outcome: Outcome, console: Console) -> None:
     """Print the verdict and the checks that decided it, in two lines at most."""
+    paragraph(console, f"GATE {outcome.verdict.upper()}  {decided(outcome)}", STYLES[outcome.verdict], most=2)
+
+
+def decided(outcome: Outcome) -> str:
+    """Return which checks decided a verdict, `psnr/obscure failed; 4 of 5 checks passed`."""
     words = {"fail": "failed", "inconclusive": "open"}
     told = []
     for status, word in words.items():
@@ -178,7 +183,7 @@ def in_a_line(outcome: Outcome, console: Console) -> None:
     told += [f"{counted(expired, 'waiver')} expired"] if expired else []
     passed = sum(check.status == "pass" for check in outcome.checks)
     told.append(f"{passed} of {counted(len(outcome.checks), 'check')} passed")
-    paragraph(console, f"GATE {outcome.verdict.upper()}  {'; '.join(told)}", STYLES[outcome.verdict], most=2)
+    return "; ".join(told)
 
 
 def brief(outcome: Outcome, console: Console) -> None:

@@ -162,6 +162,7 @@ class Gating:
     baseline: AuditResult | None = None
     baseline_source: str = ""
     configured: bool = True  # whether a file says what is asked
+    named: tuple[str, ...] = ()  # the defenses that a file says to scan
 
     @classmethod
     def read(
@@ -179,19 +180,20 @@ class Gating:
         from leakaudit.gate import assertions
         from leakaudit.result.schema import load
 
-        table = found.assertions
+        table, named = found.assertions, found.scan.get("defense", ())
+        named = (named,) if isinstance(named, str) else tuple(named) if isinstance(named, list) else ()
         with _naming(found):
             asked = assertions.parse(table)
         waivers = configured_waivers(found)
         if baseline is None:
-            return cls(asked, waivers, configured=bool(table))
+            return cls(asked, waivers, configured=bool(table), named=named)
         before = before or load(baseline)
         other = () if plan is None else unlike(before.settings, plan.settings())
         if other:
             raise UserError(
                 f"{baseline} cannot be compared with this scan: {'; '.join(other)}. Scan with its settings."
             )
-        return cls(asked, waivers, before, str(baseline), configured=bool(table))
+        return cls(asked, waivers, before, str(baseline), configured=bool(table), named=named)
 
     def early(self, target: Target) -> None:
         """Refuse a target that the baseline is not of, before anything is attacked."""
@@ -218,10 +220,17 @@ class Gating:
             source=in_place(str(source), result.images),
             baseline_source=in_place(self.baseline_source, result.images),
         )
-        if self.configured:
-            return said
-        note = "no pyproject.toml has [tool.leakaudit.assert]: the preset recommended was judged."
-        return replace(said, notes=(*said.notes, note))
+        return replace(said, notes=(*said.notes, *self._notes(result)))
+
+    def _notes(self, result: AuditResult) -> Iterator[str]:
+        """Say what is judged that the file does not speak of."""
+        from leakaudit.result.rules import judged
+
+        others = ", ".join(row.spec for row in judged(result) if row.spec not in self.named)
+        if self.named and others:
+            yield f"judged, too, since the result holds it: {others}; [tool.leakaudit] defense does not name it."
+        if not self.configured:
+            yield "no pyproject.toml has [tool.leakaudit.assert]: the preset recommended was judged."
 
 
 def configured_waivers(found: Configuration) -> tuple[Waiver, ...]:
