@@ -84,8 +84,8 @@ def assert_private(  # noqa: PLR0913 - the public surface
     `model`, `data` (the private records), `defense` and `settings` are those of `leakaudit.scan`. `max_identification`
     and `max_accuracy_loss` are shares in (0, 1), judged on the bounds of 95 % intervals; accuracy is only measured
     (models are trained) where `max_accuracy_loss` or a `baseline` asks for it, or with `utility=True`. `baseline` is an
-    earlier result, or its file: what got clearly worse than there fails too. 32 records bear two identified by chance
-    at a limit of 25 %; the 16 of a scan bear none.
+    earlier result, its file or its folder: what got clearly worse than there fails too. 32 records bear two identified
+    by chance at a limit of 25 %; the 16 of a scan bear none.
 
     Raises PrivacyAssertionError where the verdict is fail, or inconclusive without `allow_inconclusive`: then the
     message says what evidence is missing. Its report is kept in `output`, else in `leakaudit-out/` or where pytest was
@@ -154,9 +154,10 @@ def _writable(output: Path) -> None:
 
 
 def _baseline(baseline: AuditResult | str | Path | None) -> AuditResult | None:
+    from leakaudit.files.folder import stored
     from leakaudit.result.schema import load
 
-    return load(Path(baseline)) if isinstance(baseline, str | Path) else baseline
+    return load(stored(Path(baseline))) if isinstance(baseline, str | Path) else baseline
 
 
 def _refuse_unlike(baseline: AuditResult, wanted: dict[str, Any]) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from leakaudit.compare.changes import Change
 from leakaudit.gate.losses import ALPHA
 from leakaudit.judge.findings import unused_mend
+from leakaudit.judge.words import sentences
 from leakaudit.reports.terminal_lines import STYLES, counted, paragraph, printable, shortened
 from leakaudit.result.numbers import DASH
 from leakaudit.result.outcome import Check, Outcome
+from leakaudit.result.plaintext import visible
 from leakaudit.result.rules import VERDICTS
 from leakaudit.result.schema import Estimate
 from leakaudit.result.scores import SCORES, Score
@@ -19,13 +23,13 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-CHECKS, MENDS = 8, 2  # told of those that did not pass, where it is short
-NAME = 40  # columns for the id of a check, where it is short
+ROOM, MENDS, MOST = 11, 2, 3  # where it is short: lines for checks, what mends them, and lines of one text
+INDENT = 7  # columns before the name of a check
 WORDS = {"pass": "ok", "fail": "FAIL", "inconclusive": "OPEN"}
 
 
 def show(outcome: Outcome, console: Console, verbose: bool = False) -> None:
-    """Print the verdict, a line for each check that did not pass, and what mends them.
+    """Print the verdict, each check that did not pass with its number or its reason, and what mends them.
 
     `verbose`: every check with its sentence and mend, all waivers, and all notes. Text is printed as it is.
     """
@@ -41,40 +45,96 @@ def show(outcome: Outcome, console: Console, verbose: bool = False) -> None:
 
 
 def _in_short(outcome: Outcome, console: Console) -> None:
-    """Print a line for each check that did not pass, how many did, what mends them, and the notes."""
-    from rich.text import Text
-
+    """Print each check that did not pass, how many did, what mends them, and the notes."""
     ordered = sorted(outcome.checks, key=_order)
     open_ = [check for check in ordered if check.status != "pass"]
-    width = min(NAME, max((len(check.id) for check in open_[:CHECKS]), default=0))
-    for check in open_[:CHECKS]:
-        word, style = _word(check)
-        name = shortened(printable(check.id, console.encoding), NAME, console.encoding)
-        until = f"until {check.waiver.expires}: " if check.waiver else ""
-        told = printable(f"{word:<7}{name:<{width}}  {until}{_measured(check)}", console.encoding)
-        console.print(Text(shortened(told, console.width, console.encoding), style))
-    if len(open_) > CHECKS:
-        paragraph(console, f"       {len(open_) - CHECKS} more, which --verbose lists", "dim")
+    told = _checks(open_, console)
+    if told < len(open_):
+        paragraph(console, f"       {len(open_) - told} more, which --verbose lists", "dim")
     if passed := len(ordered) - len(open_):
         paragraph(console, f"{WORDS['pass']:<7}{counted(passed, 'check')}", "dim")
     mends = dict.fromkeys(check.mend for check in open_ if check.waiver is None and check.mend)
     for mend in list(mends)[:MENDS]:
-        paragraph(console, f"Next: {mend}", hanging=6, most=2)
+        paragraph(console, f"Next: {_cut(mend, console)}", hanging=6)
     if outcome.waivers:
         expired = sum(state.state == "expired" for state in outcome.waivers)
-        told = counted(len(outcome.waivers), "waiver") + (f", {expired} expired" if expired else "")
-        paragraph(console, told, "red" if expired else "dim")
+        words = counted(len(outcome.waivers), "waiver") + (f", {expired} expired" if expired else "")
+        paragraph(console, words, "red" if expired else "dim")
     for note in (*outcome.notes, *(() if outcome.checks else outcome.reasons)):
-        paragraph(console, f"note   {note}", "dim", hanging=7, most=2)
+        paragraph(console, f"note   {_cut(note, console)}", "dim", hanging=7)
 
 
-def _measured(check: Check) -> str:
-    """Return what was measured beside what is allowed, `42.5 points, at most 10 points`; else what the check says."""
+def _checks(checks: Sequence[Check], console: Console) -> int:
+    """Print as many checks as have room, and return how many: a line for each, below it what did not fit and why.
+
+    What several in a row have as their reason stands once, below the last of them.
+    """
+    from rich.text import Text
+
+    told, used, column = 0, 0, _column(checks, console)
+    for (reason, _), group in groupby(checks, key=lambda check: (_reason(check), _word(check))):
+        rows = [(check, _row(check, column, console)) for check in group]
+        most = ROOM - used - (1 + len(reason) // (console.width - INDENT) if reason else 0)
+        fits = [rows[:n] for n in range(1, len(rows) + 1) if sum(len(lines) for _, lines in rows[:n]) <= most]
+        if not fits and told:
+            return told
+        for check, lines in (shown := fits[-1] if fits else rows[:1]):
+            for line in lines:
+                console.print(Text(line, _word(check)[1]), soft_wrap=True)
+        used += sum(len(lines) for _, lines in shown)
+        used += paragraph(console, _cut(reason, console), indent=INDENT) if reason else 0
+        told += len(shown)
+        if len(shown) < len(rows):
+            return told
+    return told
+
+
+def _column(checks: Sequence[Check], console: Console) -> int:
+    """Return the columns of a name: of the longest beside which its number fits."""
+    from rich.cells import cell_len
+
+    sizes = [(cell_len(printable(c.id, console.encoding)), len(_number(c))) for c in checks]
+    return max((name for name, number in sizes if INDENT + name + 2 + number <= console.width), default=0)
+
+
+def _row(check: Check, column: int, console: Console) -> list[str]:
+    """Return the lines of a check: its name whole, or shortened at its middle, and its number beside or below it."""
+    from rich.cells import cell_len
+
+    name = shortened(printable(check.id, console.encoding), console.width - INDENT, console.encoding)
+    number = printable(_number(check), console.encoding)
+    head, gap = f"{_word(check)[0]:<{INDENT}}{name}", " " * max(2, column - cell_len(name) + 2)
+    if not number or cell_len(head + gap + number) <= console.width:
+        return [f"{head}{gap}{number}".rstrip()]
+    return [head, " " * INDENT + shortened(number, console.width - INDENT, console.encoding)]
+
+
+def _number(check: Check) -> str:
+    """Return what was measured beside what is allowed, `42.5 points, at most 10 points`; empty where nothing was."""
+    until = f"until {check.waiver.expires}: " if check.waiver else ""
     score = next((score for score in SCORES.values() if score.name == check.rule), None)
     if score is None or check.measured.value is None or check.threshold is None or not check.direction:
-        return check.message
+        return until.removesuffix(": ")
     least = {"max": "at most", "min": "at least"}[check.direction]
-    return f"{score.measured(check.measured)}, {least} {score.write(check.threshold)}"
+    return f"{until}{score.measured(check.measured)}, {least} {score.write(check.threshold)}"
+
+
+def _reason(check: Check) -> str:
+    """Return why a check did not pass, empty where its number says that; of several reasons the first."""
+    low, high, limit = check.measured.low, check.measured.high, check.threshold
+    if check.direction and limit is not None and low is not None and high is not None:
+        allowed, beyond = (high <= limit, low > limit) if check.direction == "max" else (low >= limit, high < limit)
+        if (check.status == "fail" and beyond) or (check.status == "inconclusive" and not allowed and not beyond):
+            return ""
+    if not check.why:
+        return check.message.removeprefix(f"{check.defense}: ")
+    first, *more = sentences(check.why)
+    return f"{first} ({counted(len(more), 'more reason')}: --verbose)" if more else first
+
+
+def _cut(words: str, console: Console) -> str:
+    """Return text of a few lines; of what is longer, whole words, and where the rest is."""
+    return shorten(visible(words), MOST * (console.width - INDENT), placeholder=" … (the rest: --verbose)")
 
 
 def _in_full(outcome: Outcome, console: Console) -> None:
@@ -109,6 +169,11 @@ def _in_full(outcome: Outcome, console: Console) -> None:
 
 def in_a_line(outcome: Outcome, console: Console) -> None:
     """Print the verdict and the checks that decided it, in two lines at most."""
+    paragraph(console, f"GATE {outcome.verdict.upper()}  {decided(outcome)}", STYLES[outcome.verdict], most=2)
+
+
+def decided(outcome: Outcome) -> str:
+    """Return which checks decided a verdict, `psnr/obscure failed; 4 of 5 checks passed`."""
     words = {"fail": "failed", "inconclusive": "open"}
     told = []
     for status, word in words.items():
@@ -118,7 +183,7 @@ def in_a_line(outcome: Outcome, console: Console) -> None:
     told += [f"{counted(expired, 'waiver')} expired"] if expired else []
     passed = sum(check.status == "pass" for check in outcome.checks)
     told.append(f"{passed} of {counted(len(outcome.checks), 'check')} passed")
-    paragraph(console, f"GATE {outcome.verdict.upper()}  {'; '.join(told)}", STYLES[outcome.verdict], most=2)
+    return "; ".join(told)
 
 
 def brief(outcome: Outcome, console: Console) -> None:

@@ -116,7 +116,8 @@ def _waivers(outcome: Outcome) -> list[Case]:
 
 def _gate(outcome: Outcome, states: set[str]) -> Case:
     """Return the case of the gate itself, which fails only where no check and no waiver shows why."""
-    text = "\n".join(visible(line) for line in (f"The gate's verdict: {outcome.verdict}.", *outcome.reasons))
+    lines = (f"The gate's verdict: {outcome.verdict}.", *outcome.reasons, *outcome.notes)
+    text = "\n".join(map(visible, lines))
     message = " ".join(outcome.reasons) or f"The gate's verdict is {outcome.verdict}."
     shown: dict[Verdict, bool] = {"pass": True, "fail": "fail" in states, "inconclusive": "inconclusive" in states}
     if shown[outcome.verdict]:

@@ -55,6 +55,8 @@ def render(result: AuditResult, outcome: Outcome | None = None, location: str = 
     }
     told = {"auditedWith": str(result.environment.get("leakaudit") or ""), "auditedCommit": commit_of(result)}
     properties |= {name: visible(value) for name, value in told.items() if value}
+    if outcome is not None and outcome.notes:
+        properties["notes"] = [visible(note) for note in outcome.notes]
     if outcome is not None and outcome.baseline_digest:
         properties["baselineSha256"] = visible(outcome.baseline_digest)
     run = {

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from leakaudit.errors import UserError
+from leakaudit.files.folder import stored
 from leakaudit.files.writing import apart
 from leakaudit.gate.pyproject import Configuration, read
 from leakaudit.options.command import Command
-from leakaudit.options.common import EPILOG, GATES, JUDGED, TOLD, Stored, examples, written
+from leakaudit.options.common import EPILOG, GATES, JUDGED, STORED, TOLD, Stored, examples, written
 from leakaudit.options.settings import Config
 from leakaudit.result.outward import in_place
 
@@ -32,7 +33,7 @@ Baseline = Annotated[
     typer.Option(
         "--baseline",
         metavar="FILE",
-        help="A result.json of the same scan before the change, say main's.",
+        help="A result.json of the same scan before the change, say main's, or its folder.",
         rich_help_panel=JUDGED,
     ),
 ]
@@ -45,7 +46,7 @@ def add(app: typer.Typer) -> None:
         rich_help_panel=GATES,
         short_help="Judge a stored result, and its change from a baseline, for CI.",
         epilog=examples(
-            "leakaudit gate leakaudit-out/result.json --verbose",
+            "leakaudit gate leakaudit-out --verbose",
             "leakaudit gate result.json --baseline main.json --junit junit.xml",
             "leakaudit gate result.json --sarif leakaudit.sarif -o gate.json",
             "leakaudit gate result.json --markdown comment.md --html report.html",
@@ -93,6 +94,7 @@ def gate(  # noqa: PLR0913 - a command: its options
     """
     from leakaudit.result.schema import load
 
+    result, baseline = stored(result), baseline and stored(baseline)
     places = {"--output": output, "--junit": junit, "--sarif": sarif, "--markdown": markdown, "--html": html}
     apart(places, {"the result": result, "--baseline": baseline, "the configuration": config})
     loaded = load(result)
@@ -115,8 +117,8 @@ def gate(  # noqa: PLR0913 - a command: its options
 
 
 def compare(
-    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="The result.json to compare with, say main's.")],
-    after: Annotated[Path, typer.Argument(metavar="AFTER", help="The result.json of the change.")],
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help=f"What to compare with, say main's. {STORED}")],
+    after: Annotated[Path, typer.Argument(metavar="AFTER", help="The same of the change.")],
     markdown: Annotated[Path | None, written("The table as Markdown.", "--markdown")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the changes as JSON.", rich_help_panel=TOLD)] = False,
 ) -> None:
@@ -130,6 +132,7 @@ def compare(
     from leakaudit.gate.decision import compare as changes_of
     from leakaudit.result.schema import load
 
+    before, after = stored(before), stored(after)
     if markdown is not None:
         apart({"--markdown": markdown}, {"the first result": before, "the second result": after})
     first, second = load(before), load(after)
@@ -159,6 +162,7 @@ class Gating:
     baseline: AuditResult | None = None
     baseline_source: str = ""
     configured: bool = True  # whether a file says what is asked
+    named: tuple[str, ...] = ()  # the defenses that a file says to scan
 
     @classmethod
     def read(
@@ -176,19 +180,20 @@ class Gating:
         from leakaudit.gate import assertions
         from leakaudit.result.schema import load
 
-        table = found.assertions
+        table, named = found.assertions, found.scan.get("defense", ())
+        named = (named,) if isinstance(named, str) else tuple(named) if isinstance(named, list) else ()
         with _naming(found):
             asked = assertions.parse(table)
         waivers = configured_waivers(found)
         if baseline is None:
-            return cls(asked, waivers, configured=bool(table))
+            return cls(asked, waivers, configured=bool(table), named=named)
         before = before or load(baseline)
         other = () if plan is None else unlike(before.settings, plan.settings())
         if other:
             raise UserError(
                 f"{baseline} cannot be compared with this scan: {'; '.join(other)}. Scan with its settings."
             )
-        return cls(asked, waivers, before, str(baseline), configured=bool(table))
+        return cls(asked, waivers, before, str(baseline), configured=bool(table), named=named)
 
     def early(self, target: Target) -> None:
         """Refuse a target that the baseline is not of, before anything is attacked."""
@@ -215,10 +220,17 @@ class Gating:
             source=in_place(str(source), result.images),
             baseline_source=in_place(self.baseline_source, result.images),
         )
-        if self.configured:
-            return said
-        note = "no pyproject.toml has [tool.leakaudit.assert]: the preset recommended was judged."
-        return replace(said, notes=(*said.notes, note))
+        return replace(said, notes=(*said.notes, *self._notes(result)))
+
+    def _notes(self, result: AuditResult) -> Iterator[str]:
+        """Say what is judged that the file does not speak of."""
+        from leakaudit.result.rules import judged
+
+        others = ", ".join(row.spec for row in judged(result) if row.spec not in self.named)
+        if self.named and others:
+            yield f"judged, too, since the result holds it: {others}; [tool.leakaudit] defense does not name it."
+        if not self.configured:
+            yield "no pyproject.toml has [tool.leakaudit.assert]: the preset recommended was judged."
 
 
 def configured_waivers(found: Configuration) -> tuple[Waiver, ...]:

@@ -9,11 +9,11 @@ import typer
 
 from leakaudit.cli.run import Verbose
 from leakaudit.errors import UserError
-from leakaudit.files.folder import GATE, REPORT, RESULT
+from leakaudit.files.folder import GATE, REPORT, stored
 from leakaudit.files.writing import apart
 from leakaudit.options.browser import Open, show
 from leakaudit.options.command import Command
-from leakaudit.options.common import READ, TOLD, examples, say, written
+from leakaudit.options.common import READ, TOLD, Stored, examples, say, written
 from leakaudit.result.plaintext import visible
 
 CODES = {"same": 0, "other": 1, "unknown": 3}
@@ -40,6 +40,7 @@ def add(app: typer.Typer) -> None:
         rich_help_panel=READ,
         short_help="Check that a report says what its result says.",
         epilog=examples(
+            "leakaudit verify leakaudit-out",
             "leakaudit verify report.html leakaudit-out/result.json",
             "leakaudit verify result.json --gate gate.json",
             "leakaudit verify report.html result.json --key officer.pub.pem",
@@ -50,9 +51,7 @@ def add(app: typer.Typer) -> None:
 
 
 def report(
-    result: Annotated[
-        Path, typer.Argument(metavar="RESULT", help="A result.json, or the folder that a scan wrote it into.")
-    ],
+    result: Stored,
     output: Annotated[
         Path | None,
         written(
@@ -84,8 +83,8 @@ def report(
     from leakaudit.result import outcome as outcomes
     from leakaudit.result.schema import digest, is_private, load
 
-    output = output or (result / REPORT if result.is_dir() else Path(REPORT))
-    result, gate = _within(result, gate)
+    output, gate = output or (result if result.is_dir() else Path()) / REPORT, gate or _beside(result)
+    result = stored(result)
     loaded = load(result)
     if output.is_dir():
         raise UserError(f"--output {output} is a folder: name the HTML file to write, say {output / 'report.html'}.")
@@ -122,20 +121,18 @@ def _write(page: str, output: Path, pdf: bool, private: bool) -> list[Path]:
     return places
 
 
-def _within(result: Path, gate: Path | None) -> tuple[Path, Path | None]:
-    """Return the files of a result and of what its gate said, which in a folder are called as a scan calls them."""
-    if not result.is_dir():
-        return result, gate
-    if not (result / RESULT).is_file():
-        raise UserError(f"{result} holds no {RESULT}: name a folder that a scan wrote into, or a result.")
-    beside = result / GATE
-    return result / RESULT, gate or (beside if beside.is_file() else None)
+def _beside(result: Path, name: str = GATE) -> Path | None:
+    """Return what a scan wrote beside a result, where it is the folder that is named."""
+    return result / name if result.is_dir() and (result / name).is_file() else None
 
 
 def verify(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="[REPORT] RESULT", help="A report.html or report.pdf, and the result.json it shows."),
+        typer.Argument(
+            metavar="[REPORT] RESULT",
+            help="A report.html or report.pdf, and the result.json it shows; or the folder that a scan wrote into.",
+        ),
     ],
     gate: GateFile = None,
     key: Annotated[
@@ -150,23 +147,27 @@ def verify(
     """Check that a report, HTML or PDF, says what its result says, and the result what its own numbers say.
 
     With --key, also that the key's owner signed these very files. Without it this shows that the files agree with each
-    other, not who made them.
+    other, not who made them. Of a folder alone, its report is checked, too, with what the gate said in it.
 
     Exit codes: 0 they agree, and with --key the signature holds; 1 they do not, or it does not; 2 a file cannot be
     read; 3 the digest fits, but the rest cannot be compared here: another version of leakaudit or WeasyPrint wrote the
     report, or there is no WeasyPrint to print a PDF again.
     """
     from leakaudit.reports.signed import beside, check
+    from leakaudit.reports.verify import notes_of
     from leakaudit.reports.verify import verify as compare
     from leakaudit.result.signature import Part
 
     if len(files) > 2:
         raise UserError("verify takes a report and its result, or a result alone.")
-    shown, stored = (files[0] if len(files) == 2 else None), files[-1]
-    found = compare(shown, stored, gate)
-    given: dict[Part, Path | None] = {"result": stored, "report": shown, "gate": gate}
+    result, named = stored(files[-1]), files[0] if len(files) == 2 else None
+    shown = named or _beside(files[-1], REPORT)
+    if shown is not None and notes_of(shown).get("gate-sha256"):
+        gate = gate or _beside(files[-1])
+    found = compare(shown, result, gate)
+    given: dict[Part, Path | None] = {"result": result, "report": shown, "gate": gate}
     derived = shown is not None and found.status == "same"
-    signed = check(signature or beside(stored), given, key, derived=derived)
+    signed = check(signature or beside(result), given, key, derived=derived)
     code = CODES["other"] if signed.holds is False else CODES[found.status]
     for sentence in (*found.sentences, *signed.sentences, *(found.unknown if code == CODES["same"] else ())):
         say(sentence)

@@ -13,7 +13,7 @@ import typer.main
 from leakaudit.cli.gate import Baseline, Gating, configured_waivers
 from leakaudit.cli.run import AsJson, Quiet, Verbose, Voice, run
 from leakaudit.errors import UserError, quote
-from leakaudit.files.folder import claimed
+from leakaudit.files.folder import claimed, stored
 from leakaudit.files.writing import writable
 from leakaudit.gate.pyproject import read
 from leakaudit.options import names
@@ -245,7 +245,7 @@ def scan(  # noqa: PLR0913 - a command: its options
     quote(shown == "full")
     from leakaudit.result.schema import load as load_result
 
-    found = read(config)
+    found, baseline = read(config), baseline and stored(baseline)
     before = load_result(baseline) if baseline is not None else None  # it may lie where the output goes
     with claimed(output, shown == "full") as earlier:  # at once: loading libraries takes seconds
         with voice.starting():

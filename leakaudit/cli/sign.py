@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from leakaudit.errors import UserError
+from leakaudit.files.folder import stored
 from leakaudit.options.command import Command
-from leakaudit.options.common import READ, examples, say, written
+from leakaudit.options.common import READ, STORED, examples, say, written
 from leakaudit.result.plaintext import visible
 
 
@@ -31,7 +32,7 @@ def add(app: typer.Typer) -> None:
 
 
 def sign(
-    result: Annotated[Path | None, typer.Argument(metavar="RESULT", help="A result.json written by a scan.")] = None,
+    result: Annotated[Path | None, typer.Argument(metavar="RESULT", help=STORED)] = None,
     key: Annotated[Path | None, typer.Option("--key", metavar="FILE", help="Your private key, a PEM file.")] = None,
     report: Annotated[
         list[Path] | None,
@@ -53,7 +54,8 @@ def sign(
     """Sign a result, its reports and its gate's outcome with an Ed25519 key, into a small file beside the result.
 
     It covers the files' bytes, your name, the date, the key and the versions. It says that you stand behind them, not
-    that their numbers are right: what contradicts itself is not signed.
+    that their numbers are right: what contradicts itself is not signed. Of a folder its result alone is signed: name
+    its report and what the gate said.
 
     Exit codes: 0 signed, 1 the files contradict themselves or each other, 2 a file or key cannot be used.
     """
@@ -66,7 +68,7 @@ def sign(
         raise UserError("sign takes a result and --key, or --new-key NAME to make a key first.")
     if encrypt:
         raise UserError("--encrypt is for a new key: give --new-key too.")
-    _sign(result, key, tuple(report or ()), gate, name, output)
+    _sign(stored(result), key, tuple(report or ()), gate, name, output)
 
 
 def _sign(

@@ -22,6 +22,18 @@ LEARNED_IN = (".safetensors", ".npz", ".pt", ".json", ".md")  # a folder of code
 KEPT = 10  # earlier scans that are kept
 
 
+def stored(path: Path) -> Path:
+    """Return the file of a result: where a folder is named, the one that a scan wrote into it.
+
+    Raises UserError where the folder holds none. What a file is, its reader tells.
+    """
+    if not path.is_dir():
+        return path
+    if not (path / RESULT).is_file():
+        raise UserError(f"{path} holds no {RESULT}: name a folder that a scan wrote into, or a result.")
+    return path / RESULT
+
+
 @contextmanager
 def claimed(folder: Path, private: bool) -> Iterator[str]:
     """Hold a folder for one scan; yield a sentence that says where an earlier one's files were put, if there were any.

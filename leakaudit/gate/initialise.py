@@ -39,9 +39,11 @@ class Start:
     """What to write, and what the gate says of the first scan by it."""
 
     block: str  # TOML
-    outcome: Outcome
+    outcome: Outcome  # of the defenses that it names
+    whole: Outcome  # of all that the first scan holds, as the gate judges it
     defenses: tuple[str, ...]
     records: int
+    left: tuple[str, ...] = ()  # defenses that were scanned and are not named
     notes: tuple[str, ...] = ()  # what differs from the first scan, a sentence each
 
 
@@ -68,12 +70,14 @@ def start(result: AuditResult, options: Mapping[str, Any], today: dt.date) -> St
     records = _records(result, rows)
     training = _training(result, rows)
     runs = {} if training.seeds is None else {"seeds": training.seeds}
-    scan = {"defense": list(specs), "records": records, **options, **runs}
+    budget, of_budget = _budget(result, str(options.get("budget", "")), records, training)
+    timed = {key: budget if key == "budget" else value for key, value in options.items() if key != "budget" or budget}
+    scan = {"defense": list(specs), "records": records, **timed, **runs}
     lines = [
         "[tool.leakaudit]",
         "# Written by `leakaudit init`; the numbers in comments are the first scan's. All of it is yours to change.",
     ]
-    left = [d.spec for d in judged(result) if d.spec not in specs]
+    left = tuple(d.spec for d in judged(result) if d.spec not in specs)
     if left:
         lines.append(f"# Scanned as well, but not private enough to be gated: {_words(', '.join(left))}.")
     before = result.settings.get("records")
@@ -81,7 +85,7 @@ def start(result: AuditResult, options: Mapping[str, Any], today: dt.date) -> St
         lines.append(
             f"# More than the {before} scanned first: so many bear {BORNE} identified by chance at the limit below."
         )
-    lines += [f"# {training.why}"] if training.why else []
+    lines += [f"# {why}" for why in (training.why, of_budget) if why]
     lines += [f"{key} = {toml(value)}" for key, value in scan.items()]
     entries = [*_identification(result, rows), *_utility(result, rows), *_psnr(result, rows)]
     lines += [
@@ -102,9 +106,10 @@ def start(result: AuditResult, options: Mapping[str, Any], today: dt.date) -> St
     block = "\n".join(lines) + "\n"
     asked = parsed(block, "the table")["tool"]["leakaudit"]["assert"]  # what is written, read back as the gate will
     kept = replace(result, defenses=tuple(d for d in result.defenses if d.spec in specs or d.spec == "none"))
-    notes = [f"{records} records, not the {before} of this scan: its result is no baseline for the next."]
-    told = (*(notes if records != before else ()), *([training.why] if training.why else ()), *training.open)
-    return Start(block, gate(kept, parse(asked), today=today), specs, records, told)
+    of_records = f"{records} records, not the {before} of this scan: the next one cannot be compared with it."
+    notes = (_stricter(result, rows), of_records if records != before else "", training.why, of_budget, *training.open)
+    said, whole = (gate(each, parse(asked), today=today) for each in (kept, result))
+    return Start(block, said, whole, specs, records, left, tuple(filter(None, notes)))
 
 
 def _kept(result: AuditResult) -> list[DefenseResult]:
@@ -172,6 +177,38 @@ def _training(result: AuditResult, rows: Sequence[DefenseResult]) -> Training:
         return Training(open=tuple(unsettled))
     why = "fewer cannot be compared" if wanted == LEAST_SEEDS else f"that many rule out {loss} at the spread measured"
     return Training(wanted, f"{wanted} training runs of each defense, not {had}: {why}.", tuple(unsettled))
+
+
+def _budget(result: AuditResult, old: str, records: int, training: Training) -> tuple[str, str]:
+    """Return the time budget of the next scan, empty for none, and why it is not the `old` one, empty where it is.
+
+    One that ended some of the work leaves the gate open for good. One that was enough grows with the work: nothing in a
+    scan takes more than in proportion to its records, or to its training runs.
+    """
+    given = result.settings.get("budget")
+    if not isinstance(given, int | float):
+        return "", ""
+    controls = result.controls
+    ended = any(a.statuses.get("budget") for d in result.defenses for a in d.attacks)
+    missing = any(not d.attacks or (result.settings.get("utility") and not d.accuracies) for d in result.defenses)
+    if ended or missing or (controls is not None and controls.canary == "inconclusive"):
+        return "", f"No budget: the {old} of this scan ended work early, and what is not measured leaves the gate open."
+    before, had = result.settings.get("records"), min((len(d.accuracies) for d in result.defenses), default=0)
+    grown = records / before if isinstance(before, int) and before > 0 else 1.0
+    more = max(1.0, grown, (training.seeds or 0) / max(1, had))
+    if more == 1.0:
+        return old, ""
+    new = f"{math.ceil(given * more / 60)}m"
+    return new, f"A budget of {new}, not {old}: more records or training runs take longer."
+
+
+def _stricter(result: AuditResult, rows: Sequence[DefenseResult]) -> str:
+    """Return why the limit on identification is not the scan's, empty where it is."""
+    limit = _limit(result, rows)[0]
+    if limit == result.max_identification:
+        return ""
+    bound, scans = percent(max(map(_upper, rows))), percent(result.max_identification)
+    return f"At most {percent(limit)} identified, not {scans}: what the worst attack may reach ({bound}), rounded up."
 
 
 def _regression(training: Training) -> list[str]:

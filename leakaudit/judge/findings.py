@@ -146,8 +146,8 @@ MENDS: dict[str, str] = {
     "copies-private-records": "Train the generator so that it does not memorise: fewer steps, or more records.",
     "bound-exceeded": "Do not rely on the proof: find which of its assumptions does not hold.",
     # of checks of the gate
-    "strengthen": "Strengthen the defense or choose another one (the frontier in the report shows what each costs).",
-    "costs-less": "Choose a defense or a setting that costs less (the frontier in the report), or train longer.",
+    "strengthen": "Strengthen the defense or choose another one (costs: Privacy against accuracy, in the report).",
+    "costs-less": "Choose what costs less (Privacy against accuracy, in the report) or train longer.",
     "scan-defense": "Scan the defense ({--defense}), or mend the pattern in [tool.leakaudit.assert].",
     "mend-pattern": "Mend the pattern in [tool.leakaudit.assert].",
     "run-or-mend-pattern": "Run it ({--attack}), or mend the pattern.",

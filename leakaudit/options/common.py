@@ -42,7 +42,8 @@ MODEL = "model.py"  # what is audited where nobody says
 TARGET_HELP = "model.py, package.module, or either with :factory (path.py:make_model)."
 Target = Annotated[str, typer.Argument(metavar="MODEL", help=TARGET_HELP, is_eager=True)]
 
-Stored = Annotated[Path, typer.Argument(metavar="RESULT", help="A result.json written by a scan.")]
+STORED = "A result.json, or the folder that a scan wrote it into."
+Stored = Annotated[Path, typer.Argument(metavar="RESULT", help=STORED)]  # `stored` finds the file
 
 Data = Annotated[
     Path | None,

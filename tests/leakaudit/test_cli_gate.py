@@ -123,6 +123,36 @@ def test_compare_prints_a_table_json_or_markdown(call: Run) -> None:
     assert "clip" in Path("m.md").read_text()
 
 
+def test_a_folder_of_a_scan_stands_for_its_result_in_every_command(call: Run) -> None:
+    Path("empty").mkdir()
+    stored("r.json", leaking(0))
+    for folder, hits in (("main", 0), ("out", 40)):
+        Path(folder).mkdir()
+        stored(f"{folder}/result.json", leaking(hits))
+    said = {
+        "gate": call("gate", "out", "--baseline", "main", "-o", "out/gate.json"),
+        "compare": call("compare", "main", "out"),
+        "report": call("report", "out"),
+        "init": call("init", "--result", "main"),
+    }
+    assert {name: done.code for name, done in said.items()} == {**dict.fromkeys(said, 0), "gate": 1}
+    assert "out/result.json" in said["gate"].out
+    assert "LOSS" in said["compare"].out
+    assert "out/report.html is, byte for byte, what out/result.json says" in call("verify", "out").out
+    for words in (
+        ("gate", "empty"),
+        ("gate", "r.json", "--baseline", "empty"),
+        ("compare", "r.json", "empty"),
+        ("report", "empty"),
+        ("verify", "empty"),
+        ("sign", "empty", "--key", "me.pem"),
+        ("init", "--result", "empty", "--force"),
+        ("scan", "model.py", "--gate", "--baseline", "empty"),
+    ):
+        sentence(call(*words), "empty holds no result.json", "a folder that a scan wrote into")
+    sentence(call("gate", "out", "-o", "out/result.json"), "--output", "the result")
+
+
 @pytest.mark.usefixtures("short_battery")
 def test_a_scan_gates_itself_against_its_own_baseline(call: Run) -> None:
     words = ("scan", "model.py", "-d", "gaussian:std=10", "--records", "12", "--quick", "--no-utility", "-q")

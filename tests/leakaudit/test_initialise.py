@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leakaudit.cli import init as cli_init
 from leakaudit.errors import UserError
 from leakaudit.gate import assertions
 from leakaudit.gate.decision import gate
 from leakaudit.gate.initialise import down, start, up
 from leakaudit.gate.pyproject import read
 from leakaudit.gate.waivers import parse as parse_waivers
+from leakaudit.options.again import again
+from leakaudit.result import outcome as outcomes
 from leakaudit.result.schema import AuditResult, Estimate, Finding, to_json
 from leakaudit.stats.intervals import rate
 from leakaudit.work.quantities import parse as parse_bytes
@@ -260,13 +261,52 @@ def test_what_the_first_scan_had_from_the_table_is_kept(run: Run) -> None:
         "attack": ["dlg:steps=5"],
         "seeds": 4,
         "epochs": 3,
-        "budget": "5m",
+        "budget": "6m",  # which 46 records take where 40 took 5
         "memory": "1500MB",
         "data": "pictures",
         "images": "none",
         "quiet": True,
     }
     sentence(run("scan", "missing.py"), "missing.py")  # the table is one that `scan` takes
+
+
+def test_a_budget_that_ended_work_is_not_asked_for_again(run: Run) -> None:
+    """What it left unmeasured would leave every gate open."""
+    made = scanned(9, of=64)  # as many as are asked for again
+    cut = replace(made.defenses[1].attacks[0], statuses={"converged": 63, "budget": 1})
+    cut_short = replace(made, defenses=(made.defenses[0], replace(made.defenses[1], attacks=(cut,))))
+    for each, utility in ((cut_short, False), (scanned(of=64, accuracies=()), True)):
+        store(each, budget=120.0, utility=utility)
+        assert "No budget: the 2m of this scan ended work early" in " ".join(run("init", "--force").out.split())
+        assert "budget" not in read(Path("pyproject.toml")).scan
+    store(made, budget=120.0)
+    assert "budget" not in run("init", "--force").out
+    assert read(Path("pyproject.toml")).scan["budget"] == "2m"
+
+
+def test_where_the_gate_says_something_else_of_the_first_scan_both_say_why(run: Run) -> None:
+    """What was left out since it leaks is in the first result still, and judged."""
+    kept = defense("obscure", attack(some(1), psnr=[9.0] * 40), accuracies=GOOD)
+    store(result(kept, defense("gaussian:std=0.01", attack(some(40)), accuracies=GOOD)))
+    told = run("init").out
+    assert max(map(len, told.splitlines())) <= 80
+    words = " ".join(told.split())
+    assert "gate now pass: 5 of 5 checks passed, of obscure alone." in words
+    assert "leakaudit gate leakaudit-out/result.json says fail: it judges all that a result holds, so gaussian" in words
+    assert "At most 15% identified, not 25%: what the worst attack may reach (13.2%), rounded up." in words
+    done = run(
+        "gate", "leakaudit-out", "-o", "gate.json", "--junit", "j.xml", "--sarif", "s.sarif", "--markdown", "m.md"
+    )
+    why = "judged, too, since the result holds it: gaussian:std=0.01; [tool.leakaudit] defense does not name it."
+    assert done.code == 1
+    assert f"note {why}" in " ".join(done.out.split())
+    assert outcomes.load(Path("gate.json")).notes == (why,)
+    assert why in Path("j.xml").read_text()
+    assert why in Path("s.sarif").read_text()
+    store(result(kept))
+    assert "gate now pass: " in run("init", "--force").out
+    assert run("gate", "leakaudit-out").code == 0
+    assert "judged, too" not in run("gate", "leakaudit-out").out
 
 
 @pytest.mark.parametrize("budget", [90.0, 7200.0, 0.1, 61.5])
@@ -283,9 +323,9 @@ def test_what_is_default_is_not_written() -> None:
     from leakaudit.audit.plan import Plan
 
     made = replace(scanned(), settings=Plan().settings())
-    assert cli_init._options(made, {}) == {}
+    assert again(made, {}) == {}
     bare = replace(made, settings=Plan(utility=False, battery="full").settings())
-    assert cli_init._options(bare, {}) == {"full": True, "no-utility": True}
+    assert again(bare, {}) == {"full": True, "no-utility": True}
 
 
 def test_force_replaces_a_table_that_scan_refuses(run: Run) -> None:

@@ -124,6 +124,22 @@ def test_a_report_made_again_of_a_signed_result_is_covered_beside_one_that_was_s
     assert "and the report says what that says" in found[0].sentences[0]
 
 
+def test_a_folder_stands_for_the_result_in_it_and_is_verified_with_its_report(place: Path, sound: AuditResult) -> None:
+    made, key = place / "result.json.sig", ("--key", place / "officer.pem")
+    made.unlink()
+    assert run("sign", place, *key).exit_code == 0
+    assert [file.part for file in load(made).files] == ["result"]  # what is not named is not signed
+    found = run("verify", place, "--key", place / "officer.pub.pem")
+    assert (found.exit_code, "is, byte for byte, what" in found.output) == (0, True)
+    said = every(sound)["fail"][1]
+    (place / "gate.json").write_text(outcomes.to_json(said))
+    assert run("verify", place).exit_code == 0  # the report shows no gate
+    (place / "report.html").write_text(render(sound, said))
+    assert run("verify", place).exit_code == 0
+    (place / "gate.json").write_text(outcomes.to_json(replace(said, notes=("Another.",))))
+    assert "shows another gate" in run("verify", place).output
+
+
 def test_a_report_that_its_result_gives_needs_no_signature_and_a_gate_does(place: Path, sound: AuditResult) -> None:
     outcome = every(sound)["fail"][1]
     (place / "gate.json").write_text(outcomes.to_json(outcome), encoding="utf-8")

@@ -279,15 +279,39 @@ def gated(*checks: Check, width: int = 80, **changes: object) -> list[str]:
 
 
 @pytest.mark.parametrize("width", [60, 80])
-def test_the_gate_has_a_line_for_each_check_that_did_not_pass(width: int) -> None:
+def test_the_gate_is_a_screenful_whatever_the_specs_are_called(width: int) -> None:
     checks = [check("fail", f"prune:sparsity=0.{i}:and_more={LONG}") for i in range(20)]
     lines = gated(*checks, *(check("pass", f"sign{i}") for i in range(30)), width=width, notes=("word " * 60,))
     assert len(lines) <= 20
     assert all(cell_len(line) <= width for line in lines)
-    assert sum(line.startswith("FAIL ") for line in lines) == gate_terminal.CHECKS
-    assert "       12 more, which --verbose lists" in lines
+    told = [i for i, line in enumerate(lines) if line.startswith("FAIL ")]
+    assert len(told) == gate_terminal.ROOM // 2
+    assert all(lines[i + 1] == "       75% (40 to 90), at most 30%" for i in told)
+    assert f"       {20 - len(told)} more, which --verbose lists" in lines
     assert "ok     30 checks" in lines
     assert sum(line.startswith("Next: ") for line in lines) == 1
+    assert " ".join(" ".join(lines).split()).endswith("word … (the rest: --verbose)")
+    short = [check("fail", f"prune:sparsity=0.{i}") for i in range(9)]
+    assert sum(line.startswith("FAIL ") and line.endswith("at most 30%") for line in gated(*short)) == len(short)
+
+
+def test_the_gate_says_why_where_the_number_does_not() -> None:
+    """The reason is whole, below all the checks that have it; it is left out where the number tells as much."""
+    why = "The planted leak was not found, so nothing that passes here counts for anything at all."
+    open_ = [
+        check("inconclusive", spec, measured=Estimate(0.1, 0.0, 0.2, 40), message=f"{spec}: {why}")
+        for spec in ("prune:sparsity=0.99", "sign")
+    ]
+    unmeasured = check("inconclusive", "clip", "accuracy", measured=Estimate(reason=""), message="clip: No time.")
+    lines = gated(*open_, unmeasured, check("inconclusive", "mixup"))
+    words = " ".join(" ".join(lines).split())
+    assert words.count(why) == 1
+    assert f"OPEN identification/sign 10% (0 to 20), at most 30% {why} OPEN accuracy/clip No time. OPEN" in words
+    assert lines[-2] == "OPEN   identification/mixup                20% (10 to 35), at most 30%"
+    assert "may identify too many" not in words
+    several = (Reason("no-bound"), Reason("quick-battery"))
+    words = " ".join(" ".join(gated(check("fail", "sign", measured=Estimate(0.1, 0.0, 0.2, 40), why=several))).split())
+    assert "(1 more reason: --verbose)" in words
 
 
 def test_the_gate_after_a_scan_names_what_decided_it() -> None:
