@@ -17,8 +17,8 @@ from leakaudit.result.scores import SCORES, Score
 
 TITLES: dict[Severity, str] = {"error": "Errors", "warning": "Warnings", "info": "For information"}
 MEANINGS: dict[Severity, str] = {
-    "error": "What leaked, or must be mended before anything here is relied on.",
-    "warning": "What is undecided, or weakens what the audit can say.",
+    "error": "What leaked, or must be mended first.",
+    "warning": "What is undecided, or weakens the audit.",
     "info": "What was noticed and asks for nothing.",
 }
 # Evidence that a message already says, or that others of the list say together.

@@ -25,10 +25,10 @@ def dashed(interval: str) -> str:
 
 
 def parted(name: str) -> Any:
-    """Return a name as markup, escaped, that breaks behind `:`, `=`, `,` and `;`. Copied, it is the same text."""
+    """Return a name as markup, escaped, that breaks behind `:`, `=`, `,`, `;` and `_`. Copied, it is the same."""
     from markupsafe import Markup, escape
 
-    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[:=,;])", shown(name)) if part)
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[:=,;_])", shown(name)) if part)
 
 
 def letter(number: int) -> str:

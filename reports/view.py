@@ -50,9 +50,9 @@ def meaning(result: AuditResult) -> str:
         "pass": f"Under the assumptions below, every tested attack, those built against a defense included, stayed "
         f"within the limit of {limit} of the private records identified, or hit no more of them than guesses do. This "
         "says nothing about attacks that were not tested.",
-        "fail": "At least one tested attack gets more out of what the clients share than this audit allows. "
-        f"It allows {limit} of the private records identified, no reconstruction far closer than a guess and no record "
-        "known exactly.",
+        "fail": "At least one tested attack gets more out of what the clients share than this audit allows: "
+        f"{limit} of the private records identified, no reconstruction far closer than a guess and no record known "
+        "exactly.",
         "inconclusive": "The measurements do not settle whether the private records are safe from the tested attacks: "
         f"at most {limit} of them may be identified. This is not a pass.",
     }[result.verdict]

@@ -132,6 +132,24 @@ def test_what_is_allowed_is_shaded_up_to_the_limits(golden: AuditResult) -> None
         assert {y for _, y in corner.points} == {frame[0][1], level[0] if level else max(chance)}
 
 
+def test_a_name_lies_on_no_interval_where_there_is_room_beside_it(
+    golden: AuditResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two defenses that nothing but a little accuracy tells apart, at the right edge, one interval over the other."""
+    monkeypatch.setattr(figures, "no_accuracy", lambda _: "")  # the limit of accuracy is drawn: the rows are close
+    all_, nobody, rows = Estimate(1.0, 0.631, 1.0, 8), Estimate(0.0, 0.0, 0.369, 8), []
+    three = (("none", 0.12, all_), ("prune:sparsity=0.99", 0.09, nobody), ("gaussian:std=0.01", 0.117, all_))
+    for spec, accuracy, leak in three:
+        attack = replace(golden.defenses[1].attacks[0], role="standard", identification=leak)
+        rows.append(replace(golden.defenses[1], spec=spec, attacks=(attack,), accuracy=Estimate(accuracy, n=1)))
+    made = replace(golden, defenses=tuple(rows), settings={"max_accuracy_loss": 0.1}, chance_accuracy=0.143)
+    drawing = drawn(replace(made, chance_identification=0.01, max_identification=0.25))
+    names = [word.box for word in drawing.words if re.match(r"[A-C] \w", word.text)]
+    intervals = [line.box for line in drawing.lines if line.kind == "interval"]
+    assert len(names) == len(intervals) == 3
+    assert not [name for name in names if name.meets_any(intervals)]
+
+
 def test_letters_of_labels_are_told_beside_the_figure_and_in_the_tables(golden: AuditResult) -> None:
     page = render(crowd(golden, 30)).replace("<wbr>", "")
     for i, defense in enumerate(crowd(golden, 30).defenses):
