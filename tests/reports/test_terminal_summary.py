@@ -222,7 +222,7 @@ def test_a_name_is_shortened_where_it_can_be_seen(width: int) -> None:
 
 def test_a_column_goes_before_a_name_that_must_be_told_from_others() -> None:
     head = [shown(FAILED, width).splitlines()[2].split() for width in (120, 80, 66, 56, 40)]
-    assert head[0] == ["Defense", "Verdict", "Worst", "attack", "Identified", "PSNR", "dB", "SSIM", "Accuracy", "Cost"]
+    assert head[0] == ["Defense", "Verdict", "Worst", "attack", "Identified", "PSNR", "SSIM", "Accuracy", "Cost"]
     for wider, narrower in pairwise(head):
         assert [word for word in wider if word in narrower] == narrower
     assert head[-1] == ["Defense", "Verdict", "Identified"]
