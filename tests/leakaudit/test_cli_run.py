@@ -13,7 +13,8 @@ import pytest
 
 from leakaudit.audit.plan import Plan
 from leakaudit.cli.demo import demo_plan
-from leakaudit.cli.run import Voice, command_line
+from leakaudit.cli.run import Voice
+from leakaudit.options.settings import command_line
 from leakaudit.work.progress import Monitor
 from tests.leakaudit.command_line import Run, caller, sentence
 from tests.leakaudit.test_cli import FAST, MODEL

@@ -172,7 +172,7 @@ def test_an_undecided_row_without_an_attack_says_why() -> None:
 def test_a_planted_leak_that_time_did_not_let_be_found_is_told_as_that() -> None:
     cut = Reason("canary-unfinished", facts={"ended": "budget"})
     words = whole(six_of(cut))
-    assert "not looked for to the end (the time budget was spent)" in words
+    assert "not looked for to the end: the time budget was spent." in words
     assert "Scan again to the end, with a larger --budget or none." in words
     assert "was not found, so that it cannot be relied upon" not in words
 
