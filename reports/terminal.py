@@ -144,7 +144,7 @@ COLUMNS = (
     Column("Verdict", lambda _, defense: defense.verdict, left=True),
     Column("Worst attack", _worst, name=NAME, left=True),
     Column("Identified", _identified),
-    Column("PSNR dB", _drawn("psnr"), name=20),
+    Column("PSNR", _drawn("psnr"), name=20),
     Column("SSIM", _drawn("ssim"), name=80),
     Column("Accuracy", lambda _, defense: _value("accuracy", defense.accuracy), name=14),
     Column("Cost", _cost, name=70),

@@ -6,14 +6,11 @@ Heavy imports wait until a command runs, so that `--help` answers at once.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from leakaudit.cli.run import Voice
 from leakaudit.errors import UserError
 from leakaudit.options import names
 from leakaudit.options.command import Command
@@ -100,6 +97,8 @@ def doctor(  # noqa: PLR0913 - a command: its options
     tell_where(config)
     from rich.console import Console
 
+    from leakaudit.watch.console import working
+
     with working("loading libraries") as stage:
         from leakaudit.audit.costs import measured
         from leakaudit.audit.plan import Plan
@@ -123,16 +122,6 @@ def doctor(  # noqa: PLR0913 - a command: its options
     takes(console, loaded, plan, costs)
     told = f" but for {'the warning' if warnings == 1 else f'the {warnings} warnings'} above" if warnings else ""
     console.print(f"[green]ready[/]{told}", highlight=False)
-
-
-@contextmanager
-def working(first: str) -> Iterator[Callable[[str], None]]:
-    """Show what is done meanwhile, as a scan does; yield what names the next."""
-    from leakaudit.work.progress import monitored
-
-    with Voice().listening(None) as monitor, monitored(monitor):
-        monitor.stage(first)
-        yield monitor.stage
 
 
 def notice(console: Console, target: Loaded, findings: Sequence[Finding]) -> None:

@@ -19,6 +19,7 @@ from leakaudit.errors import UserError
 from leakaudit.files.folder import GATE, REPORT, RESULT
 from leakaudit.options.browser import show
 from leakaudit.options.common import TOLD
+from leakaudit.options.settings import command_line
 from leakaudit.result.plaintext import visible
 
 if TYPE_CHECKING:
@@ -283,26 +284,6 @@ def _written(result: AuditResult, said: Outcome | None, files: Output, learned: 
     if said is not None:
         summarise(result, said)
     return {name: at[file] for name, file in (("report", REPORT), ("result", RESULT), ("gate", GATE)) if file in at}
-
-
-def command_line() -> str:
-    """Return the command as it was typed, quoted for a shell, with what variables and files added to it.
-
-    Where its files go is no part of what repeats it.
-    """
-    import shlex
-
-    from leakaudit.options.settings import elsewhere
-
-    words, kept = iter(sys.argv[1:]), ["leakaudit"]
-    for word in words:
-        if word == "--":  # what follows are no options
-            kept += [word, *words]
-        elif word in ("-o", "--output"):
-            next(words, None)
-        elif word != "--open" and not word.startswith("--output=") and not (word.startswith("-o") and len(word) > 2):
-            kept.append(word)
-    return shlex.join([*kept[:2], *elsewhere(), *kept[2:]])
 
 
 @contextmanager

@@ -224,7 +224,7 @@ def _proven(r: Reason, _: Spell) -> Words:
 def unfinished(ended: Value) -> str:
     """Return that something was not looked for to the end, and what ended it (`Controls.canary_ended`)."""
     why = {"budget": "the time budget was spent", "interrupt": "the scan was interrupted"}[str(ended)]
-    return f"not looked for to the end ({why})"
+    return f"not looked for to the end: {why}"
 
 
 def _listed(text: str) -> Callable[[Reason, Spell], Words]:

@@ -7,6 +7,8 @@ capitals. The parser reads both; what is here finds the file, checks it, and kno
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -188,3 +190,19 @@ def unknown(ctx: typer.Context) -> list[str]:
         for name in mine
         if name not in known
     ]
+
+
+def command_line() -> str:
+    """Return the command as it was typed, quoted for a shell, with what variables and files added to it.
+
+    Where its files go is no part of what repeats it.
+    """
+    words, kept = iter(sys.argv[1:]), ["leakaudit"]
+    for word in words:
+        if word == "--":  # what follows are no options
+            kept += [word, *words]
+        elif word in ("-o", "--output"):
+            next(words, None)
+        elif word != "--open" and not word.startswith("--output=") and not (word.startswith("-o") and len(word) > 2):
+            kept.append(word)
+    return shlex.join([*kept[:2], *elsewhere(), *kept[2:]])

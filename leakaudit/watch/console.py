@@ -24,7 +24,7 @@ from leakaudit.result.numbers import about, clock, decibels, percent, significan
 from leakaudit.watch.lines import plain_lines
 from leakaudit.watch.pictures import Pair, Pane, nearest
 from leakaudit.watch.present import Present
-from leakaudit.work.progress import Monitor, Original, Sight, Work, harmless, paced
+from leakaudit.work.progress import Monitor, Original, Sight, Work, harmless, monitored, paced
 
 if TYPE_CHECKING:
     from leakaudit.audit.plan import Plan
@@ -74,6 +74,14 @@ def progress_monitor(console: Console | None = None, plan: Plan | None = None) -
         finally:
             ended.set()
             drawing.join()
+
+
+@contextmanager
+def working(first: str) -> Iterator[Callable[[str], None]]:
+    """Show what is done outside an audit, beginning with `first`; yield what names the next."""
+    with progress_monitor() as monitor, monitored(monitor):
+        monitor.stage(first)
+        yield monitor.stage
 
 
 def display_on(console: Console, plan: Plan | None) -> Display:

@@ -157,10 +157,10 @@ def test_a_search_that_was_cut_off_asks_for_time_and_one_that_missed_for_a_repor
         assert not_todo not in mend_of(identifier)
     said = {"budget": "the time budget was spent", "interrupt": "the scan was interrupted"}[ended]
     (doubt,) = caps({}, {"defense": True, "auxiliary": True}, cut)
-    row = ("Planted leak", f"not looked for to the end ({said}); what was not found here counts for nothing.")
+    row = ("Planted leak", f"not looked for to the end: {said}; what was not found here counts for nothing.")
     assert examined_words.controls(result(defense("clip"), controls=cut))[0] == row
     for words in (sentence((doubt,)), brief((doubt,))):
-        assert f"not looked for to the end ({said})" in words
+        assert f"not looked for to the end: {said}" in words
 
 
 def test_an_interrupt_is_the_scans_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from leakaudit.audit.plan import Plan
 from leakaudit.cli.demo import demo_plan
-from leakaudit.cli.run import Voice, command_line
+from leakaudit.cli.run import Voice
+from leakaudit.options.settings import command_line
 from leakaudit.work.progress import Monitor
 from tests.leakaudit.command_line import Run, caller, sentence
 from tests.leakaudit.test_cli import FAST, MODEL
@@ -99,7 +100,7 @@ def test_verbose_tells_the_rest_ahead_of_the_same_end(run: Run, tmp_path: Path) 
     told = run("report", "leakaudit-out/result.json", "-v").out
     assert "Measured: " in told
     assert "Measured: " not in short
-    table = short[short.index("Defense ") : short.index("Limits: ")]
+    table = short[short.index("Defense ") : short.index("Limit: ")]
     assert table in told
     assert short.splitlines()[-2:] == ["report  leakaudit-out/report.html", "result  leakaudit-out/result.json"]
     assert len(short[short.index("\n\nDefense ") :].splitlines()) <= 20  # what the model prints comes before

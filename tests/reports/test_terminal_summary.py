@@ -176,7 +176,7 @@ def test_an_undecided_row_without_an_attack_says_why() -> None:
 def test_a_planted_leak_that_time_did_not_let_be_found_is_told_as_that() -> None:
     cut = Reason("canary-unfinished", facts={"ended": "budget"})
     words = whole(six_of(cut))
-    assert "not looked for to the end (the time budget was spent)" in words
+    assert "not looked for to the end: the time budget was spent." in words
     assert "Scan again to the end, with a larger --budget or none." in words
     assert "was not found, so that it cannot be relied upon" not in words
 
@@ -226,7 +226,7 @@ def test_a_name_is_shortened_where_it_can_be_seen(width: int) -> None:
 
 def test_a_column_goes_before_a_name_that_must_be_told_from_others() -> None:
     head = [shown(FAILED, width).splitlines()[2].split() for width in (120, 80, 66, 56, 40)]
-    assert head[0] == ["Defense", "Verdict", "Worst", "attack", "Identified", "PSNR", "dB", "SSIM", "Accuracy", "Cost"]
+    assert head[0] == ["Defense", "Verdict", "Worst", "attack", "Identified", "PSNR", "SSIM", "Accuracy", "Cost"]
     for wider, narrower in pairwise(head):
         assert [word for word in wider if word in narrower] == narrower
     assert head[-1] == ["Defense", "Verdict", "Identified"]
