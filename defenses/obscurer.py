@@ -57,7 +57,7 @@ class Obscurer:
         `images` are floats in [0, 1], of any size; what comes back lies there too, on their device and of their type.
         A picture comes mirrored (if `mirror`) or not and shifted by up to two pixels. The labels of the records are
         not asked for: those of the pictures take their place. Without a generator the global random state is drawn on:
-        above slope 0, seed it with nothing that others can guess. Raises UserError on images that do not fit.
+        above slope 0, seed it with nothing that others can guess. Raises leakaudit.UserError on images that do not fit.
         """
         _check(images, self.pictures)
         return self.draw(images, generator)
@@ -81,15 +81,15 @@ class Obscurer:
     def load(path: str | Path, target: Target | None = None) -> Obscurer:
         """Return the obscurer of a file. Nothing in the file is executed.
 
-        Raises UserError, one sentence, on a file that is not one, is damaged, or does not fit `target`: other channels
-        or other classes. Its pictures need not have the target's size.
+        Raises leakaudit.UserError, one sentence, on a file that is not one, is damaged, or does not fit `target`: other
+        channels or other classes. Its pictures need not have the target's size.
         """
         return read(Path(path), target)[0]
 
     def save(self, path: str | Path, card: Card) -> None:
         """Write the obscurer with what is known of it; `load` gives it back bit for bit (pictures have 8 bits).
 
-        Raises UserError where the place cannot be written.
+        Raises leakaudit.UserError where the place cannot be written.
         """
         from leakaudit.defenses.obscurer_file import Contents, write
 

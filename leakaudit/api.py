@@ -69,7 +69,7 @@ def scan(  # noqa: PLR0913 - the public surface
     `batch_size`, and looked for among `candidates`; the limits are shares. `utility=False` trains nothing. `seeds` and
     `epochs` are the battery's by default; `budget` takes seconds or "10m" (by default it has none), `memory` bytes or
     "4GB" (by default what is free). `images` is full, redacted or none: by default full, and redacted where
-    CI=true. `progress` shows what is computed. Raises UserError on bad input.
+    CI=true. `progress` shows what is computed. Raises leakaudit.UserError on bad input.
 
     Examples:
         >>> leakaudit.scan(model, train_data, defense=["prune:sparsity=0.99", "obscure"], battery="quick").verdict

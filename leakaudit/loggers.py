@@ -23,7 +23,9 @@ PAGE = "leakaudit/report.html"
 
 
 def to_mlflow(result: AuditResult) -> None:
-    """Log a result to MLflow's active run, or to one that this starts. Raises UserError where MLflow is missing.
+    """Log a result to MLflow's active run, or to one that this starts.
+
+    Raises leakaudit.UserError where MLflow is missing.
 
     >>> with mlflow.start_run():
     ...     to_mlflow(leakaudit.scan(model, train_data, defense="obscure", images="redacted"))
@@ -43,7 +45,9 @@ def to_mlflow(result: AuditResult) -> None:
 
 
 def to_wandb(result: AuditResult, run: Run | None = None) -> None:
-    """Log a result to a run of Weights & Biases, by default the one begun last. Raises UserError where there is none.
+    """Log a result to a run of Weights & Biases, by default the one begun last.
+
+    Raises leakaudit.UserError where there is none.
 
     >>> with wandb.init(project="privacy"):
     ...     to_wandb(leakaudit.scan(model, train_data, defense="obscure", images="redacted"))

@@ -89,7 +89,7 @@ def assert_private(  # noqa: PLR0913 - the public surface
 
     Raises PrivacyAssertionError where the verdict is fail, or inconclusive without `allow_inconclusive`: then the
     message says what evidence is missing. Its report is kept in `output`, else in `leakaudit-out/` or where pytest was
-    told to, with redacted pictures unless `images` says otherwise. Raises UserError for bad input.
+    told to, with redacted pictures unless `images` says otherwise. Raises leakaudit.UserError for bad input.
     """
     __tracebackhide__ = True
     from leakaudit.errors import UserError

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = (".png", ".svg", ".gif", ".jpg", ".webp")
 LOADS = {"src", "srcset", "data", "poster"}  # attributes by which a page fetches, whatever the element
-OPENED = ("index.html", "tutorial.html", "gate.html", "reference/python.html")  # in a browser
+OPENED = ("index.html", "tutorial.html", "gate.html", "notebooks.html", "reference/python.html")  # in a browser
+CUT = """[...document.querySelectorAll('.highlight:not(.language-text) code')]
+    .filter(code => code.scrollWidth > code.clientWidth + 1).map(code => code.innerText)"""
 THEIRS = {"scrollable-region-focusable"}  # the theme's boxes around wide tables; browsers let keys scroll them by now
 
 
@@ -189,6 +191,7 @@ def test_a_browser_asks_nobody_else_and_axe_finds_nothing(site: Path, width: int
         for name in OPENED:
             page.goto(f"http://site.test/{name}", wait_until="load")
             assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+            assert page.evaluate(CUT) == [], f"{name}: lines of code are cut"
             found = axe.run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]})
             assert [item for item in found.response["violations"] if item["id"] not in THEIRS] == [], name
         page.keyboard.press("f")  # the theme's key for its search

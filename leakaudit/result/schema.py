@@ -289,7 +289,7 @@ class AuditResult:
     def to_pandas(self) -> DataFrame:
         """Return every number as a table with the columns defense, attack, metric, value, low, high, records.
 
-        A score that was not measured is a row without a value. Raises UserError where pandas is not installed.
+        A score that was not measured is a row without a value. Raises leakaudit.UserError without pandas.
         """
         return display.table(self)
 
@@ -297,7 +297,7 @@ class AuditResult:
         """Write `result.json` and `report.html` into a folder, as a scan does; return where the report is.
 
         What an earlier audit left there is set aside; files with private pictures are for their owner alone. Raises
-        UserError where nothing can be written.
+        leakaudit.UserError where nothing can be written.
         """
         return display.keep(self, Path(folder))
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import leakaudit
 from leakaudit.errors import UserError
 from leakaudit.loggers import to_mlflow, to_wandb
 from leakaudit.reports.rows import rows
@@ -19,6 +22,22 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "result-1.json"
 @pytest.fixture
 def golden() -> AuditResult:
     return load(GOLDEN)
+
+
+def public() -> list[tuple[str, object]]:
+    """Every class and function that users import, and the methods of those classes."""
+    from leakaudit import testing
+
+    found = [(name, getattr(leakaudit, name)) for name in leakaudit.__all__ if not name.startswith("__")]
+    found += [("to_mlflow", to_mlflow), ("to_wandb", to_wandb), ("assert_private", testing.assert_private)]
+    methods = [(f"{n}.{k}", v) for n, o in found if isinstance(o, type) for k, v in vars(o).items() if k[0] != "_"]
+    return found + methods
+
+
+def test_help_says_from_where_to_import_what_it_says_is_raised() -> None:
+    told = {name: inspect.getdoc(item) or "" for name, item in public()}
+    assert [name for name, text in told.items() if re.search(r"(?<!leakaudit\.)\bUserError\b", text)] == []
+    assert {"scan", "AuditResult.save", "Obscurer.load", "to_wandb"} <= {n for n in told if "UserError" in told[n]}
 
 
 @pytest.mark.parametrize("images", ["full", "redacted", "none"])
