@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from leakaudit.files.pictures import embedded_size
 from leakaudit.reports import view
 from leakaudit.result import numbers
-from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Picture, RecordScore
+from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Estimate, Picture, RecordScore
 from leakaudit.result.scores import SCORES
 
 Place = tuple[int, int]  # a victim, and the record's position in its batch
@@ -81,8 +81,8 @@ class Drawn:
     @property
     def words(self) -> str:
         """How far above the best guess it is, else how near to the record: `+3.2 dB` or `PSNR 19.0 dB`."""
-        known = self.gain is not None
-        return f"{numbers.signed(self.gain or 0.0, 1)} dB" if known else f"PSNR {_score('psnr', self.picture.psnr)}"
+        gain = SCORES["gain"].shifted(Estimate(self.gain))
+        return gain or f"PSNR {_score('psnr', self.picture.psnr)}"
 
 
 def drawn_of(defense: DefenseResult) -> dict[Place, Drawn]:

@@ -106,14 +106,7 @@ def no_accuracy(result: AuditResult) -> str:
     if control.accuracy.value is None:
         why = (control.accuracy.reason or "no reason was recorded").rstrip(".")
         return f"Accuracy says nothing here: without a defense it was not measured ({why})."
-    if not ranking.no_cost(result):
-        return ""
-    epochs = result.settings.get("epochs")
-    made = f" than {epochs}" if isinstance(epochs, int) and not isinstance(epochs, bool) else ""
-    return (
-        "Accuracy says nothing here: undefended it is not clearly above chance "
-        f"({percent(result.chance_accuracy)}); give more --epochs{made}, or more data."
-    )
+    return ranking.pointless(result)
 
 
 def loss(result: AuditResult, defense: DefenseResult) -> Estimate:

@@ -114,7 +114,8 @@ def pointless(result: AuditResult, spell: Spell = as_option) -> str:
     now = result.settings.get("epochs")
     than = f" than {now}" if isinstance(now, int) and not isinstance(now, bool) else ""
     words = (
-        f"Accuracy says nothing here: undefended the model is at chance; give more {{--epochs}}{than}, or more data."
+        "Accuracy says nothing here: undefended it is not clearly above chance "
+        f"({percent(result.chance_accuracy)}); give more {{--epochs}}{than}, or more data."
     )
     return said(worded(words), spell)
 

@@ -128,8 +128,11 @@ def test_a_file_that_was_changed_is_read_again(tmp_path: Path) -> None:
         ("raise SystemExit(3)", "Mine", "exits while it is imported"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_one_sentence(tmp_path: Path, source: str, wanted: str, words: str) -> None:
-    file = tmp_path / "my.py"
+def test_what_is_wrong_with_a_file_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, wanted: str, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = Path("my.py")
     file.write_text(source)
     with pytest.raises(UserError) as caught:
         registry.parse_attack(f"{file}:{wanted}")
@@ -318,7 +321,7 @@ def test_a_metric_of_a_plug_in_is_measured_listed_and_shown(
     told = " ".join(plugins.failures())
     assert "the name 'psnr' is taken" in told
     assert "it is a int, no leakaudit.score.metrics.Metric" in told
-    words = ("scan", "model.py", "--quick", "--records", "4", "--no-utility", "--exit-zero", "--images", images)
+    words = ("scan", "model.py", "--quick", "--records", "4", "--no-utility", "--exit-zero", "--images", images, "-v")
     outcome = run(*words, "-a", "inverting-gradients:steps=3", "-a", "labels")
     assert outcome.code == 0, outcome.err
     result = load(tmp_path / "leakaudit-out" / "result.json")

@@ -143,16 +143,17 @@ def test_where_the_model_is_at_chance_accuracy_says_nothing_and_no_limit_of_it_m
     for text in (shown(chanced()), shown(chanced(), verbose=True)):
         words = " ".join(text.split())
         asked = (
-            "Accuracy says nothing here: undefended the model is at chance; give more --epochs than 2, or more data."
+            "Accuracy says nothing here: undefended it is not clearly above chance (10%); "
+            "give more --epochs than 2, or more data."
         )
         assert words.count(asked) == 1
         assert "both limits" not in words
         assert "10 points of accuracy" not in words
         assert "records no limit" not in words
-        assert "leakage limit; clip may" in words
+        assert "leakage limit; clip is undecided" in words
     fine = replace(OPEN, settings=SHORT_RUN)
     assert "Accuracy says nothing" not in shown(fine)
-    assert "both limits; clip may" in " ".join(shown(fine).split())
+    assert "both limits; clip is undecided" in " ".join(shown(fine).split())
 
 
 def test_without_accuracies_nothing_is_said_of_their_limit() -> None:
@@ -162,7 +163,7 @@ def test_without_accuracies_nothing_is_said_of_their_limit() -> None:
         assert "both limits" not in words
         assert "Limit: 25% identified. By chance: 1%." in words
         assert "points of accuracy" not in words.partition("By chance")[2]
-        assert "leakage limit; clip may" in words
+        assert "leakage limit; clip is undecided" in words
 
 
 def test_an_undecided_row_without_an_attack_says_why() -> None:
