@@ -198,7 +198,7 @@ def _defense_row(
         change=_change(result, defense, shares),
         attacks=tuple(
             replace(
-                _attack_row(a, a is worst, columns, notes, missing, defense.spec),
+                _attack_row(a, a is worst and a.identification.value != 0, columns, notes, missing, defense.spec),
                 nth=[b.name for b in defense.attacks[:i]].count(a.name),
             )
             for i, a in enumerate(defense.attacks)

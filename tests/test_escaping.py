@@ -125,7 +125,7 @@ def of_html(text: str) -> tuple[list[Any], str]:
             self.words.append(data)
 
     page = Page()
-    page.feed(text)
+    page.feed(text.replace("<wbr>", ""))  # where a name may break: it holds and obeys nothing
     page.close()
     return page.parts, " ".join(page.words)
 
