@@ -16,9 +16,9 @@ from leakaudit.protocol.gradients import Gradients
 from leakaudit.protocol.registry import register_defense
 from leakaudit.result.schema import Guarantee
 
-# Where the PRV accountant is used: below this δ its sums are lost in rounding (it then states less than is true), above
-# this ε it needs gigabytes, and beyond this σ or so many steps minutes.
-LEAST_DELTA, MOST_EPSILON, MOST_SIGMA, MOST_STEPS = 1e-10, 100.0, 1e4, 10**6
+# Where the PRV accountant is used: below this δ its sums are lost in rounding (it then states less than is true),
+# beyond this σ it takes minutes, and with more points of its grid than these, gigabytes.
+LEAST_DELTA, MOST_SIGMA, MOST_POINTS = 1e-10, 1e4, 1.5e6
 
 
 def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> tuple[float, str]:
@@ -32,7 +32,9 @@ def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: floa
 
     run = (noise_multiplier, sample_rate, steps)
     rdp = _epsilon(RDPAccountant(), run, delta)
-    reckoned = delta >= LEAST_DELTA and rdp <= MOST_EPSILON and noise_multiplier <= MOST_SIGMA and steps <= MOST_STEPS
+    # Its grid is as wide as the loss may be and as fine as the errors that it adds up allow: theorem 5.5 of the paper.
+    points = 2 * (rdp + 3) * math.sqrt(steps / 2 * math.log(12_000 / delta)) / 0.01
+    reckoned = delta >= LEAST_DELTA and points <= MOST_POINTS and noise_multiplier <= MOST_SIGMA
     prv = _epsilon(PRVAccountant(), run, delta) if reckoned else math.nan
     return (prv, "PRV") if prv < rdp else (rdp, "RDP")
 

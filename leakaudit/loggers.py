@@ -7,9 +7,11 @@ pictures, which must not leave for a server by accident. `pip install 'leakaudit
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections import Counter
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
 
-from leakaudit.errors import UserError, first_line
+from leakaudit.errors import UserError
 from leakaudit.reports.html import render
 from leakaudit.reports.rows import rows
 from leakaudit.result.numbers import plain
@@ -35,13 +37,14 @@ def to_mlflow(result: AuditResult) -> None:
     except ImportError:
         raise UserError("to_mlflow needs MLflow: pip install mlflow.") from None
     try:
-        mlflow.log_metrics({_key(name): value for name, value in _numbers(result).items()})
-        mlflow.log_params({_key(f"leakaudit/{name}"): plain(value)[:500] for name, value in result.settings.items()})
-        mlflow.set_tags({_key(name): value for name, value in _verdicts(result).items()})
+        mlflow.log_params(_keyed({f"leakaudit/{name}": plain(value)[:500] for name, value in result.settings.items()}))
+        mlflow.log_metrics(_keyed(_numbers(result)))
+        mlflow.set_tags(_keyed(_verdicts(result)))
         if not is_private(result):
             mlflow.log_text(render(result), PAGE)
     except mlflow.exceptions.MlflowException as error:
-        raise UserError(f"MLflow took no result: {first_line(error)}. Look at mlflow.set_tracking_uri.") from error
+        why = (str(error).splitlines() or [""])[0][:300].rstrip(".")
+        raise UserError(f"MLflow did not take the result: {why}. One run holds one result.") from error
 
 
 def to_wandb(result: AuditResult, run: Run | None = None) -> None:
@@ -79,6 +82,13 @@ def _verdicts(result: AuditResult) -> dict[str, str]:
     return found | {f"leakaudit/{visible(d.spec)}/verdict": str(d.verdict) for d in result.defenses}
 
 
-def _key(name: str) -> str:
-    """Return a name as MLflow takes it: letters, digits and `_-. :/`, at most 250 of them."""
-    return re.sub(r"[^\w\-. :/]", "_", name)[:250]
+def _keyed(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values under names as MLflow takes them: letters, digits and `_-. :/`, at most 250, no two alike."""
+    names = {name: "/".join(_part(part) for part in name.split("/") if part.strip(". "))[:250] for name in values}
+    alike = {key for key, n in Counter(names.values()).items() if n > 1}
+    mark = {name: "-" + sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8] for name in values}
+    return {names[n][:240] + mark[n] if names[n] in alike else names[n]: value for n, value in values.items()}
+
+
+def _part(words: str) -> str:
+    return re.sub(r"[^\w\-. :]", "_", words)

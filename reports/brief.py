@@ -30,7 +30,7 @@ def brief(result: AuditResult) -> str:
 
 def _told(defense: DefenseResult) -> str:
     """Return `prune pass, 1 of 16 identified by replay`."""
-    worst = ranking.worst(defense)
+    worst = ranking.decisive(defense)
     name = f"{visible(defense.spec, NAME)} {defense.verdict}"
     if worst is None or worst.identification.value is None:
         return f"{name}, identification not measured"

@@ -65,6 +65,7 @@ def first(result: AuditResult, outcome: Outcome | None = None) -> dict[str, Any]
     """Return what the template of the first screen shows, by name."""
     known = digest(result)
     wrong = (*doubts(result), *(outcome_doubts(outcome, result) if outcome else ()))
+    trusted = result.verdict == "fail" or not wrong
     return {
         "result": result,
         "digest": known,
@@ -72,11 +73,11 @@ def first(result: AuditResult, outcome: Outcome | None = None) -> dict[str, Any]
         "title": result.target.get("name") or "Unnamed model",
         "doubts": wrong,
         "told_doubts": DOUBTS,
-        "contradicted": bool(wrong) and result.verdict != "fail",
-        "headline": named(steps.headline(result), [d.spec for d in result.defenses]),
+        "contradicted": not trusted,
+        "headline": named(steps.headline(result, trusted), [d.spec for d in result.defenses]),
         "strip": strip(result),
         "drawing": figures.frontier(result),
-        "tasks": steps.tasks(result, outcome),
+        "tasks": steps.tasks(result, outcome, trusted),
     }
 
 
@@ -132,7 +133,7 @@ def _carded(defenses: Sequence[DefenseResult]) -> list[int]:
 
 def _card(result: AuditResult, index: int, drawn: Mapping[Place, Drawn], place: Place | None, side: int) -> Card:
     defense = result.defenses[index]
-    worst, found = ranking.worst(defense), drawn.get(place) if place is not None else None
+    worst, found = ranking.decisive(defense), drawn.get(place) if place is not None else None
     picture = None
     if found is not None:
         told = f", under {defense.spec} by {found.attack.name}"
@@ -175,10 +176,11 @@ def _identified(defense: DefenseResult, worst: AttackResult | None) -> tuple[str
     share = worst.identification if worst else None
     if worst is None or share is None or share.value is None:
         return ("identification not measured",)
-    if not share.value:  # whichever is named of those that found nothing says nothing
-        asked = sum(a.identification.value is not None and a.role != "bound" for a in defense.attacks)
-        return f"0 of {share.n} identified", f"by any of {asked} attacks" if asked > 1 else f"by {worst.name}"
-    return f"{round(share.value * share.n)} of {share.n} identified", f"by {worst.name}"
+    many = ranking.fruitless(defense)
+    if not share.value and many > 1:
+        return f"0 of {share.n} identified", f"by any of {many} attacks"
+    handed = ", handed the replaced record" if worst.role == "bound" else ""
+    return f"{round(share.value * share.n)} of {share.n} identified", f"by {worst.name}{handed}"
 
 
 def _note(result: AuditResult, original: Shown | None) -> str:

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from leakaudit.judge import advice
+from leakaudit.judge.caps import PROVEN
 from leakaudit.judge.verdict import LEAKS, reasons_of
 from leakaudit.result.numbers import percent
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.rules import judged
-from leakaudit.result.schema import AuditResult, Verdict
+from leakaudit.result.schema import AuditResult, DefenseResult, Verdict
 
 # What an attacker can do, by the reason of a verdict that says so.
 DOES = {
@@ -19,6 +20,7 @@ DOES = {
     "union-above-limit": "recover private records more often than allowed",
     "class-above-limit": "recover the records of one class more often than allowed",
 }
+NAMES = {"pass": "a pass", "fail": "a fail", "inconclusive": "inconclusive"}
 NAMED, LONG = 3, 60  # more defenses than these, or longer names in all, are counted and not named
 
 
@@ -31,8 +33,13 @@ class Task:
     links: tuple[tuple[str, str], ...] = ()
 
 
-def headline(result: AuditResult) -> str:
-    """Return the verdict in one sentence without terms of the trade."""
+def headline(result: AuditResult, trusted: bool = True) -> str:
+    """Return the verdict in one sentence without terms of the trade.
+
+    Of a result that is not `trusted`, whose numbers contradict it, nothing reassuring is said.
+    """
+    if not trusted:
+        return f"This file calls itself {NAMES[result.verdict]}, and its own numbers contradict that."
     specs = _by_verdict(result)
     many = len(judged(result))
     failed, open_ = specs["fail"], specs["inconclusive"]
@@ -41,10 +48,17 @@ def headline(result: AuditResult) -> str:
         told = f" {_first_large(held) if ' defenses' in held else held} held against every attack tried."
         if not failed:
             return "Private records can be recovered from what a client shares."
-        who = f"From what a client shares {_with(failed, many)}, an attacker can {_recovered(result)}."
-        return who + (told if held else "")
+        leaks = [r for d in judged(result) if d.verdict == "fail" for r in reasons_of(result, d) if r.id in DOES]
+        handed = bool(leaks) and all(r.role == "bound" for r in leaks)
+        seen = "Handed the records that replace the private ones" if handed else "From what a client shares"
+        return f"{seen} {_with(failed, many)}, an attacker can {_recovered(result)}." + (told if held else "")
     if result.verdict == "pass" and not specs["pass"]:
         return "This result calls itself a pass, and no defense in it passed."
+    if result.verdict == "pass" and any(_lucky(result, d) for d in judged(result)):
+        return (
+            f"{_first_large(_with(specs['pass'], many))} a proof carries this pass, and replaying the defense on every "
+            "candidate agrees: what attacks identified beyond the limit counts as chance."
+        )
     if result.verdict == "pass":
         return (
             f"No attack that was tried recovers private records {_with(specs['pass'], many)} more often than this "
@@ -58,8 +72,16 @@ def headline(result: AuditResult) -> str:
     )
 
 
-def tasks(result: AuditResult, outcome: Outcome | None = None) -> tuple[Task, ...]:
+def _lucky(result: AuditResult, defense: DefenseResult) -> bool:
+    """Whether more was identified than the limit allows, and a proof carries the pass all the same."""
+    over = any((a.identification.value or 0.0) > result.max_identification for a in defense.attacks)
+    return over and any(r.id in PROVEN for r in reasons_of(result, defense))
+
+
+def tasks(result: AuditResult, outcome: Outcome | None = None, trusted: bool = True) -> tuple[Task, ...]:
     """Return who must do what, in at most five lines: an engineer, a privacy officer, a reviewer, a gate, everybody."""
+    if not trusted:
+        return (Task("Everybody", "Do not rely on this file: have the audit run again."),)
     specs, many = _by_verdict(result), len(judged(result))
     engineer = []
     if specs["fail"]:

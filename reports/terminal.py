@@ -111,15 +111,14 @@ class Column:
 
 def _worst(_: AuditResult, defense: DefenseResult) -> str:
     """Return the attack that leaks most; where several identified nothing none of them is worse than another."""
-    worst = ranking.worst(defense)
-    tried = [a for a in defense.attacks if a.role != "bound" and a.identification.value is not None]
-    if worst and len(tried) > 1 and worst.identification.value == 0 and defense.verdict != "fail":
-        return f"none of {counted(len(tried), 'attack')}"
-    return worst.name if worst else "none scored"
+    worst, many = ranking.decisive(defense), ranking.fruitless(defense)
+    if worst and many > 1 and worst.role != "bound":
+        return f"none of {counted(many, 'attack')}"
+    return (worst.name + (" (a bound)" if worst.role == "bound" else "")) if worst else "none scored"
 
 
 def _identified(_: AuditResult, defense: DefenseResult) -> str:
-    worst = ranking.worst(defense)
+    worst = ranking.decisive(defense)
     return numbers.hits(worst.identification) if worst else numbers.DASH
 
 

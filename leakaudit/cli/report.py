@@ -83,6 +83,7 @@ def report(
     from leakaudit.result import outcome as outcomes
     from leakaudit.result.schema import digest, is_private, load
 
+    given = gate is not None
     output, gate = output or (result if result.is_dir() else Path()) / REPORT, gate or _beside(result)
     result = stored(result)
     loaded = load(result)
@@ -92,6 +93,9 @@ def report(
         raise UserError(f"--output {output} names a PDF: give --pdf too, or name an HTML file.")
     apart({"--output": output}, {"the result": result, "--gate": gate})
     outcome = outcomes.load(gate) if gate else None
+    if outcome and outcome.result_digest != digest(loaded) and not given:
+        typer.echo(visible(f"leakaudit: {gate} judges another result, and is left out.", 5_000), err=True)
+        outcome = None
     if outcome and outcome.result_digest != digest(loaded):
         raise UserError(f"--gate {gate} judges another result than {result}: give the outcome of this one.")
     places = _write(render(loaded, outcome), output, pdf, is_private(loaded))

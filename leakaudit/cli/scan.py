@@ -274,6 +274,8 @@ def scan(  # noqa: PLR0913 - a command: its options
             images=shown,
             seed=seed,
         )
+        if not quiet:
+            tell_where(config)  # ahead of what it names, which is run
         _check_specs(plan, wait=registers(target))
         gating = Gating.read(found, baseline, plan, before) if gate else None
 
@@ -284,7 +286,6 @@ def scan(  # noqa: PLR0913 - a command: its options
 
         if not quiet:
             name_what_was_left_out()
-            tell_where(config)
         run(
             load,
             plan,

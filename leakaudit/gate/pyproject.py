@@ -39,14 +39,14 @@ class Configuration:
 def find(*folders: Path) -> Path | None:
     """Return the nearest pyproject.toml with a table [tool.leakaudit], from the first of the folders that has one.
 
-    From each it is looked for upwards, until a folder that holds `.git`, or the root. One in a folder further up is
-    passed over where it belongs to somebody else, since what it names is run: anybody may put one into /tmp. Raises
-    UserError where one on the way cannot be read.
+    From each it is looked for upwards, until a folder that holds `.git`, or the root. One that belongs to somebody else
+    is passed over, since what it names is run: anybody may put one into /tmp. Raises UserError where one on the way
+    cannot be read.
     """
     for folder in dict.fromkeys(folder.resolve() for folder in folders):
         for place in (folder, *folder.parents):
             path = place / FILE
-            there = (path.exists() or path.is_symlink()) and (place == folder or _trusted(path, folder))
+            there = (path.exists() or path.is_symlink()) and _trusted(path, folder)
             if there and _table(path) is not None:
                 return _near(path)
             if (place / ".git").exists():
@@ -74,6 +74,11 @@ def _table(path: Path) -> dict[str, Any] | None:
     if found is not None and not isinstance(found, dict):
         raise UserError(f"{path}: [tool.leakaudit] must be a table.")
     return found
+
+
+def holds(path: Path) -> bool:
+    """Return whether a file has the table [tool.leakaudit]. Raises UserError where it cannot be read."""
+    return _table(path) is not None
 
 
 def read(path: Path | None) -> Configuration:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from leakaudit.errors import Spell, as_option, said, worded
 from leakaudit.judge.facts import facts_of
+from leakaudit.judge.verdict import LEAKS
 from leakaudit.judge.words import ended, notes_of
 from leakaudit.result.numbers import percent, significant
 from leakaudit.result.rules import most_successful
@@ -53,6 +54,23 @@ def _by_plugin(score: Further) -> str:
 def worst(defense: DefenseResult) -> AttackResult | None:
     """Return the most leaking attack a real adversary could run (no bound); by PSNR where none identifies."""
     return _most([a for a in defense.attacks if a.role != "bound"])
+
+
+def decisive(defense: DefenseResult) -> AttackResult | None:
+    """Return the attack to name beside a verdict: the worst one, or the bound where no other failed the defense."""
+    leaks = [r for r in defense.why if r.id in LEAKS]
+    if defense.verdict == "fail" and leaks and all(r.role == "bound" for r in leaks):
+        return bound(defense)
+    return worst(defense)
+
+
+def fruitless(defense: DefenseResult) -> int:
+    """Return how many attacks (no bound) identified nobody, where all did of equally many records; else 0.
+
+    Then none of them is worse than another, and naming one would say nothing.
+    """
+    tried = [a.identification for a in defense.attacks if a.role != "bound" and a.identification.value is not None]
+    return len(tried) if not any(e.value for e in tried) and len({e.n for e in tried}) == 1 else 0
 
 
 def bound(defense: DefenseResult) -> AttackResult | None:

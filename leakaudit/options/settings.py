@@ -20,7 +20,7 @@ import typer
 
 from leakaudit.errors import Setting, UserError, as_option, did_you_mean
 from leakaudit.files.reading import short
-from leakaudit.gate.pyproject import find, read
+from leakaudit.gate.pyproject import find, holds, read
 from leakaudit.options.common import FROM
 from leakaudit.protocol.usercode import folder_of
 
@@ -45,6 +45,8 @@ def configured(ctx: typer.Context, config: Path | None) -> Path | None:
     path = config or find(*([folder_of(target)] if target else []), Path.cwd())
     if path is None:
         return None
+    if config is not None and not holds(config):
+        raise UserError(f"--config {config} has no table [tool.leakaudit]: name a file that has it.")
     table, scan = read(path).scan, scan_of(ctx)
     known, defaults = options(scan), {}
     for key, value in table.items():

@@ -159,7 +159,7 @@ def test_it_holds_for_few_and_for_many_defenses_with_long_names(golden: AuditRes
     assert shown == worst[: len(shown)]
     page = Page(fragment(result))
     assert page.faults == []
-    assert ("of milder verdict" in page.words) is (found.more > 0)
+    assert ("of no worse verdict" in page.words) is (found.more > 0)
 
 
 def test_doubts_and_an_interruption_stand_before_the_verdict(golden: AuditResult) -> None:
