@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import posixpath
 import re
 import sys
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 
 import leakaudit
 from leakaudit.errors import UserError
-from leakaudit.loggers import to_mlflow, to_wandb
+from leakaudit.loggers import _keyed, to_mlflow, to_wandb
 from leakaudit.reports.rows import rows
 from leakaudit.result.schema import AuditResult, digest, load
 
@@ -89,3 +90,15 @@ def test_without_the_library_it_says_what_to_install(
     assert callable(log)
     with pytest.raises(UserError, match=f"pip install {name}"):
         log(golden)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("a=1", "a_1"), ("防御🛡", "防御🛢"), ("x" * 300, "x" * 301), ("./mine.py:X", "../mine.py:X", "/abs/mine.py:X")],
+)
+def test_no_two_numbers_share_a_name_that_mlflow_takes(names: tuple[str, ...]) -> None:
+    keys = list(_keyed({f"leakaudit/{name}/psnr": 1.0 for name in names}))
+    assert len(set(keys)) == len(names)
+    for key in keys:
+        assert re.fullmatch(r"[/\w.\- :]{1,250}", key)
+        assert key == posixpath.normpath(key)

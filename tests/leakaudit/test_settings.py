@@ -180,7 +180,7 @@ def test_the_nearest_file_with_the_table_is_found(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("os.geteuid", lambda: 12345)
     os.chown(tmp_path / "pyproject.toml", 4711, -1) if os.getuid() == 0 else pytest.skip("only root gives files away")
     assert found(tmp_path / "elsewhere") is None  # somebody else's, above the folder
-    assert found(tmp_path) == tmp_path / "pyproject.toml"
+    assert found(tmp_path) is None  # nor in the folder itself: anybody may put one into /tmp
 
 
 def found(*folders: Path) -> Path | None:
@@ -332,3 +332,19 @@ def test_what_is_refused_is_refused_in_our_words(run: Run, words: tuple[str, ...
     assert done.code == 2
     assert told in done.err
     assert "Input should be" not in done.err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
+def test_a_file_of_somebody_else_is_not_read_even_in_the_folder_itself(tmp_path: Path) -> None:
+    file = tmp_path / "pyproject.toml"
+    file.write_text("[tool.leakaudit]\nrecords = 3\n")
+    assert find(tmp_path) is not None
+    os.chown(file, 1234, 1234)
+    assert find(tmp_path) is None
+    os.chown(tmp_path, 1234, 1234)  # their folder: who works there trusts them
+    assert find(tmp_path) is not None
+
+
+def test_a_file_that_is_named_must_hold_the_table(run: Run) -> None:
+    Path("other.toml").write_text("[tool.ruff]\n")
+    sentence(run("scan", "--config", "other.toml"), "other.toml has no table [tool.leakaudit]")
