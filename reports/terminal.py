@@ -31,7 +31,7 @@ ROWS, TOLD = 12, 6
 def summary(result: AuditResult, console: Console, verbose: bool = False) -> None:
     """Print the verdict, a table of the defenses, and the advice; `verbose` what else there is to say before that.
 
-    At 80 columns up to six defenses take at most 17 lines, and each further one a line more. Text of the result is
+    At 80 columns up to six rows take at most 17 lines, and each further one a line more. Text of the result is
     printed as it is: no markup is read in it, control codes are blanked, and what the terminal cannot encode is
     replaced.
     """
