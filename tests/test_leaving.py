@@ -42,7 +42,6 @@ UNSAID = (
     "leakaudit sign",
     "leakaudit verify",
     "live view",
-    "leakaudit gate, stdout",  # a line for each check: its sentence is what --verbose prints
 )  # no exception, even in full
 
 
