@@ -10,7 +10,7 @@ from leakaudit.judge import advice, ranking
 from leakaudit.judge.caps import WEAKENED
 from leakaudit.judge.findings import mend
 from leakaudit.judge.verdict import reasons_of
-from leakaudit.judge.words import brief, grouped, named
+from leakaudit.judge.words import brief, ended, grouped, named
 from leakaudit.reports import view
 from leakaudit.reports.terminal_details import details, left_out
 from leakaudit.reports.terminal_lines import STYLES, counted, height, labels, paragraph, printable, shortened
@@ -250,7 +250,7 @@ def _left(result: AuditResult, sentences: int = 0) -> str:
     """Return what the summary leaves out, counted, some `sentences` too; empty where that is nothing to worry about."""
     left = left_out(result)
     lost = sum(n for _, n in left.lost)
-    how = ", ".join(f"{n} {status}" for status, n in left.lost)
+    how = ended(", ".join(f"{n} {status}" for status, n in left.lost))
     parts = (
         counted(sentences, "sentence") if sentences else "",
         counted(lost, "attack") + f" without a score ({how})" if lost else "",

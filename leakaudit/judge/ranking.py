@@ -67,8 +67,11 @@ def decisive(defense: DefenseResult) -> AttackResult | None:
 def fruitless(defense: DefenseResult) -> int:
     """Return how many attacks (no bound) identified nobody, where all did of equally many records; else 0.
 
-    Then none of them is worse than another, and naming one would say nothing.
+    Then none of them is worse than another, and naming one would say nothing; but where the defense failed, one did
+    something else.
     """
+    if defense.verdict == "fail":
+        return 0
     tried = [a.identification for a in defense.attacks if a.role != "bound" and a.identification.value is not None]
     return len(tried) if not any(e.value for e in tried) and len({e.n for e in tried}) == 1 else 0
 

@@ -307,7 +307,8 @@ def test_an_interrupted_audit_says_so_first(golden: AuditResult) -> None:
 def test_the_verdict_is_the_first_thing_and_not_told_by_colour_alone(golden: AuditResult, verdict: Any) -> None:
     text = render(replace(golden, verdict=verdict))
     words = Page(text).words
-    assert words.index(verdict.capitalize()) < words.index("the private record") < words.index("Engineer")
+    who = "Engineer" if verdict == "fail" else "Everybody"  # the numbers contradict the others: nobody may rely on it
+    assert words.index(verdict.capitalize()) < words.index("the private record") < words.index(who)
     assert view.meaning(replace(golden, verdict=verdict)) in words
 
 

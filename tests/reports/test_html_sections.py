@@ -157,7 +157,8 @@ def test_the_headline_names_what_leaks(golden: AuditResult, verdicts: Any, overa
     tried = tuple(replace(d, verdict=v) for d, v in zip(golden.defenses[1:], verdicts, strict=False))
     result = replace(golden, defenses=(replace(golden.defenses[0], requested=not tried), *tried), verdict=overall)
     assert expected in steps.headline(result)
-    assert expected in Page(render(result)).words.replace(" ,", ",").replace(" .", ".")
+    shown = expected if overall == "fail" else "its own numbers contradict that"  # these do, a fail aside
+    assert shown in Page(render(result)).words.replace(" ,", ",").replace(" .", ".")
 
 
 def test_the_evidence_of_a_finding_is_in_words() -> None:

@@ -248,7 +248,7 @@ def test_what_a_row_does_not_explain_is_told_in_a_sentence() -> None:
 
 def test_failures_are_counted_and_nothing_harmless_is() -> None:
     words = " ".join(shown(CRASHED).split())
-    counts = "2 attacks without a score (1 budget, 1 failed), 1 warning, 1 waiver"
+    counts = "2 attacks without a score (1 out of time, 1 failed), 1 warning, 1 waiver"
     assert f"Not told here: {counts}; see the report, or --verbose." in words
     assert words.index("Not told here") < words.index(advice.advise(CRASHED).brief[0])
     assert "Not told here" not in shown(PASSED)
