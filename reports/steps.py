@@ -54,22 +54,32 @@ def headline(result: AuditResult, trusted: bool = True) -> str:
         return f"{seen} {_with(failed, many)}, an attacker can {_recovered(result)}." + (told if held else "")
     if result.verdict == "pass" and not specs["pass"]:
         return "This result calls itself a pass, and no defense in it passed."
-    if result.verdict == "pass" and any(_lucky(result, d) for d in judged(result)):
-        return (
-            f"{_first_large(_with(specs['pass'], many))} a proof carries this pass, and replaying the defense on every "
-            "candidate agrees: what attacks identified beyond the limit counts as chance."
-        )
     if result.verdict == "pass":
-        return (
-            f"No attack that was tried recovers private records {_with(specs['pass'], many)} more often than this "
-            f"audit allows ({percent(result.max_identification)} of them)."
-        )
+        return _passed(result, specs["pass"], many)
     if not open_:
         return "This audit does not settle whether private records are safe."
     return (
         f"This audit does not settle whether private records are safe {_with(open_, many)}: no clear leak was found, "
         "and too little was measured to rule one out."
     )
+
+
+def _passed(result: AuditResult, specs: Sequence[str], many: int) -> str:
+    """Return what a pass says: of defenses within the limit, and of those that a proof carries beyond it."""
+    lucky = [d.spec for d in judged(result) if _lucky(result, d)]
+    others = [spec for spec in specs if spec not in lucky]
+    told = []
+    if others:
+        told.append(
+            f"No attack that was tried recovers private records {_with(others, many)} more often than this audit "
+            f"allows ({percent(result.max_identification)} of them)."
+        )
+    if lucky:
+        told.append(
+            f"{_first_large(_with(lucky, many))} a proof carries the pass, and replaying the defense on every "
+            "candidate agrees: what attacks identified beyond the limit counts as chance."
+        )
+    return " ".join(told)
 
 
 def _lucky(result: AuditResult, defense: DefenseResult) -> bool:

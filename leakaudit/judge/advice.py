@@ -116,13 +116,12 @@ def loss(result: AuditResult, defense: DefenseResult) -> Estimate:
     interval (fewer than three runs on a side), or a value (no accuracy, or an undefended model that learned
     nothing, so that nothing can be lost), `reason` says why.
     """
-    control, chance = result.control(), result.chance_accuracy
+    control = result.control()
     if defense.accuracy.value is None:
         return Estimate(reason=defense.accuracy.reason or "its accuracy was not measured")
     if control is None or control.accuracy.value is None:
         return Estimate(reason="the accuracy without a defense was not measured")
-    least = control.accuracy.value if control.accuracy.low is None else control.accuracy.low
-    if least <= chance:
+    if ranking.at_chance(result):
         return Estimate(reason="without a defense the accuracy is not clearly above chance")
     value = control.accuracy.value - defense.accuracy.value
     fewest = min(len(control.accuracies), len(defense.accuracies))

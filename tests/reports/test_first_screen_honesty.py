@@ -56,12 +56,19 @@ def test_none_of_several_is_said_only_where_all_were_asked_about_the_same_record
     assert "by linkage" in found or "0 of 2 identified by dlg" in found
 
 
-@pytest.mark.parametrize(("many", "said"), [(20, "a proof carries this pass"), (0, "No attack that was tried")])
+@pytest.mark.parametrize(("many", "said"), [(20, "a proof carries the pass"), (0, "No attack that was tried")])
 def test_luck_beyond_the_limit_is_not_called_within_it(many: int, said: str) -> None:
     row = defense("obscure", attack(hits(many, 40), name="dlg"), verdict="pass", why=(Reason("independent"),))
     told = steps.headline(result(row, verdict="pass"))
     assert said in told
     assert ("recovers" in told) is (many == 0)
+
+
+def test_only_the_defense_that_a_proof_carries_is_said_to_be_proven() -> None:
+    lucky = defense("obscure", attack(hits(20, 40), name="dlg"), verdict="pass", why=(Reason("independent"),))
+    told = steps.headline(result(lucky, defense("clip", attack(hits(0, 40)), verdict="pass"), verdict="pass"))
+    assert "recovers private records under clip more often" in told
+    assert "Under obscure a proof carries the pass" in told
 
 
 def test_numbers_that_contradict_a_pass_calm_nobody() -> None:
