@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from leakaudit.judge import advice, ranking
@@ -50,9 +50,9 @@ def summary(result: AuditResult, console: Console, verbose: bool = False) -> Non
     line(_limits(result), "dim")
     console.print()
     if verbose:
-        for advised in (ranking.pointless(result), *_advised(result).sentences[0 if _costs(result) else 1 :]):
-            if advised:
-                line(advised)
+        told_all = advice.advise(result)
+        for advised in told_all.sentences[1 if told_all.silent else 0 :]:  # of no limit that nothing is known of
+            line(advised)
         return
     room = max(TOLD, ROWS - len(result.defenses)) - (0 if result.complete else 1)
     told = _told(result, console, room)
@@ -63,21 +63,9 @@ def summary(result: AuditResult, console: Console, verbose: bool = False) -> Non
     line(told.advice, most=max(1, room - height(console, told.left)))
 
 
-def _costs(result: AuditResult) -> bool:
-    """Return whether what a defense costs can be told here: accuracy was to be measured, and there is some to lose."""
-    return result.settings.get("utility") is not False and not ranking.at_chance(result)
-
-
-def _advised(result: AuditResult) -> advice.Advice:
-    """Return the advice; where no cost can be told it is on leakage alone, and speaks of no other limit."""
-    if not _costs(result):
-        result = replace(result, settings={k: v for k, v in result.settings.items() if k != "max_accuracy_loss"})
-    return advice.advise(result)
-
-
 def _limits(result: AuditResult) -> str:
     """Return what is allowed, and what anybody reaches by guessing."""
-    cost = advice.loss_limit(result) if _costs(result) else None
+    cost = None if advice.no_accuracy(result) else advice.loss_limit(result)
     allowed = numbers.percent(result.max_identification) + " identified"
     guess, majority = numbers.percent(result.chance_identification), numbers.percent(result.chance_accuracy)
     if result.settings.get("utility") is False:
@@ -228,12 +216,12 @@ def _told(result: AuditResult, console: Console, room: int) -> Told:
     First comes the answer, then what to do about accuracies that say nothing and the next step, then why rows are
     undecided, then what else is advised.
     """
-    first, *more = _advised(result).brief
-    pointless, (weak, others) = ranking.pointless(result), _unseen(result)
-    ranked = [words for words in (first, pointless, *weak, *more[:1], *others, *more[1:]) if words]
+    said, (weak, others) = advice.advise(result), _unseen(result)
+    first, *more = [words for words in said.brief if words != said.silent]
+    ranked = [words for words in (first, said.silent, *weak, *more[:1], *others, *more[1:]) if words]
 
     def with_(kept: Sequence[str]) -> Told:
-        advised = [words for words in (first, pointless, *more) if words in kept]
+        advised = [words for words in (first, said.silent, *more) if words in kept]
         return Told(
             tuple(w for w in (*weak, *others) if w in kept), _left(result, len(ranked) - len(kept)), " ".join(advised)
         )

@@ -110,8 +110,8 @@ def whole(made: AuditResult, width: int = 80) -> str:
     text = shown(made, width)
     words = " ".join(text.split())
     assert "…" not in text.partition("By chance")[2]
-    first, *more = terminal._advised(made).brief
-    told = [first, ranking.pointless(made), *more, *(why for whys in terminal._unseen(made) for why in whys)]
+    first, *more = advice.advise(made).brief
+    told = [first, *more, *(why for whys in terminal._unseen(made) for why in whys)]
     assert first in words
     left = sum(said not in words for said in told)
     counts = re.search(r"Not told here: (\d+) sentences?\b", words)
