@@ -98,17 +98,17 @@ class InvertingGradients(Attack):
         exact = fixed.isfinite().flatten(1).all(1)
         fewest, most = (bool(b) for b in (exact.all(), exact.any()))
 
-        def part(images: Tensor, labels: Tensor, rows: Tensor, held: bool) -> tuple[Tensor, Tensor]:
-            loss, told = (residual_loss, fixed[rows]) if held else (update.loss, labels)
+        def part(images: Tensor, labels: Tensor, rows: Tensor, known: bool) -> tuple[Tensor, Tensor]:
+            loss, told = (residual_loss, fixed[rows]) if known else (update.loss, labels)
             return engine.match(model, loss, images, told, update.gradients, distance, rows=rows)
 
         def match(images: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
             if fewest == most:  # of all victims or of none
                 return part(images, labels, rows, most)
             values, slopes = images.new_zeros(len(images)), torch.zeros_like(images)
-            for held in (False, True):
-                here = (exact[rows] == held).nonzero()[:, 0]
-                values[here], slopes[here] = part(images[here], labels[here], rows[here], held)
+            for known in (False, True):
+                here = (exact[rows] == known).nonzero()[:, 0]
+                values[here], slopes[here] = part(images[here], labels[here], rows[here], known)
             return values, slopes
 
         return match

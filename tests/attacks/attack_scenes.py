@@ -15,7 +15,7 @@ from leakaudit.protocol.defense import Defense, chain
 from leakaudit.protocol.exposure import Exposure
 from leakaudit.protocol.gradients import Mode
 from leakaudit.protocol.registry import parse_defense
-from leakaudit.protocol.target import LossFunction, PixelModel, Records
+from leakaudit.protocol.target import PixelModel, Records
 
 EVERYTHING = Exposure(buffers=True, defense=True, auxiliary=True, released=True)
 
@@ -126,13 +126,12 @@ def shared_update(
     classes: int = 3,
     mode: Mode = "eval",
     auxiliary: Records | None = None,
-    loss: LossFunction = F.cross_entropy,
 ) -> SharedUpdate:
     defense = defense or Defense()
     generator = torch.Generator().manual_seed(99)
     return share(
         model,
-        loss,
+        F.cross_entropy,
         release(defense, private, generator),
         defense,
         exposure,

@@ -12,9 +12,11 @@ from torch.nn import functional as F
 from leakaudit.attacks._residual import residual_loss, residuals
 from leakaudit.attacks.inverting_gradients import InvertingGradients
 from leakaudit.engine import matching as engine
+from leakaudit.protocol.client import share
+from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.registry import parse_defense
 from leakaudit.protocol.target import LossFunction, PixelModel, Records
-from tests.attacks.attack_scenes import conv_model, records, seeded, shared_update
+from tests.attacks.attack_scenes import EVERYTHING, conv_model, records, seeded, shared_update
 
 SHAPE = (1, 8, 8)
 
@@ -44,7 +46,10 @@ def test_the_residual_is_the_slope_of_whatever_loss_in_the_logits(
     loss: LossFunction, generator: torch.Generator
 ) -> None:
     model, private = convolutions(), records(4, SHAPE, 4, seed=5)
-    found = residuals(model, shared_update(model, private, classes=4, loss=loss), generator)
+    update = share(
+        model, loss, private, Defense(), EVERYTHING, batch_size=1, classes=4, mode="eval", generator=generator
+    )
+    found = residuals(model, update, generator)
     assert torch.allclose(found[:, 0].double(), slopes(model, loss, private), rtol=1e-4, atol=1e-6)
 
 
