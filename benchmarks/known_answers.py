@@ -129,9 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json:
             options.json.write_text(json.dumps([asdict(r) for r in rows], indent=1) + "\n", encoding="utf-8")
     counts = [sum(r.reached is value for r in rows) for value in (True, False, None)]
-    print(
-        f"\n{counts[0]} reached, {counts[1]} missed, {counts[2]} without a verdict; {sum(r.seconds for r in rows):.0f} s"
-    )
+    took = sum(r.seconds for r in rows)
+    print(f"\n{counts[0]} reached, {counts[1]} missed, {counts[2]} without a verdict; {took:.0f} s of CPU time")
     if options.quick:
         print("A quick run shows that each works: its figures are of few records.")
     return 1 if counts[1] else 0

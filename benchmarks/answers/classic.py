@@ -80,7 +80,7 @@ SITUATIONS = (
         "DLG with the label inferred, sigmoid LeNet",
         23.41,
         "dB",
-        "DLG on one record through a ConvNet: notebook of the breaching framework; the LeNet's paper shows pictures only",
+        "DLG on one record through a ConvNet: breaching's notebook; the LeNet's paper shows pictures only",
         partial(undefended, "lenet", IDLG(steps=300), 8),
     ),
     Situation(

@@ -1,4 +1,4 @@
-"""The known answers' frame: what is reached, missed or cannot be rebuilt is told apart, and every row has its source."""
+"""The known answers' frame: reached, missed and cannot be rebuilt are told apart, and every row has its source."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def test_every_situation_names_its_source_and_what_must_be_reached() -> None:
     found = known_answers.situations()
     assert len(found) >= 4
     for situation in found:
-        assert situation.source and situation.unit
+        assert situation.source
+        assert situation.unit
         assert len(situation.name) <= 44, "it must fit its column"
 
 
