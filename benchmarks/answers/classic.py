@@ -8,7 +8,7 @@ from functools import partial
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.answers.situation import Outcome, Situation, pictures
+from benchmarks.answers.situation import CannotRebuild, Outcome, Situation, pictures
 from benchmarks.networks import build
 from leakaudit.attacks.analytic import Analytic
 from leakaudit.attacks.dlg import IDLG
@@ -67,6 +67,11 @@ def without_its_layer(spec: str, quick: bool) -> Outcome:
     )
 
 
+def out_of_reach(reason: str, quick: bool) -> Outcome:
+    """Say why a situation cannot be rebuilt."""
+    raise CannotRebuild(reason)
+
+
 SITUATIONS = (
     Situation(
         "dense layer, one record, closed form",
@@ -98,5 +103,19 @@ SITUATIONS = (
         "Scheliga et al. 2022 (arXiv 2208.05845, by title): broken by leaving the bottleneck out; 20 dB likewise",
         partial(without_its_layer, "precode"),
         goal=20.0,
+    ),
+    Situation(
+        "FedAvg, 4 pictures x 4 local steps",
+        20.78,
+        "dB",
+        "trained ResNet-18, ImageNet, 2 local epochs of lr .001: notebook of the breaching framework",
+        partial(out_of_reach, "an audit knows one gradient step per update, no local steps"),
+    ),
+    Situation(
+        "trained ResNet-18, 224 pixels, one record",
+        14.21,
+        "dB",
+        "inverting gradients on ImageNet, eval mode: notebook of the breaching framework",
+        partial(out_of_reach, "it needs ImageNet's pictures and weights trained on them"),
     ),
 )
