@@ -39,6 +39,7 @@ class Reconstruction:
     linkage: Tensor | None = None
     notes: tuple[str, ...] = ()
     doubts: Mapping[str, str] = field(default_factory=dict)
+    certified: Tensor | None = None  # (V, B) bool: pictures the attack proves to be in the update
     certain: Tensor | None = None  # (V,) bool, of linkage attacks: the first choice replays to the last digits
     progress: Tensor | None = None  # (V,) share of its steps, in [0, 1], at most: where its loops do not `track` it all
 
