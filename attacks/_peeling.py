@@ -2,81 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from leakaudit.attacks._rows import LOOSE, Groups, Rows, Span, column_space, grouped, pictures_of
 from leakaudit.attacks.analytic import solve
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.target import PixelModel
 
-LOOSE = 3e-3  # how far a prediction may be off at most, relative
-BOX = 0.01  # how far outside [0, 1] a pixel of a record may come out
 EQUATIONS = 3  # that a prediction must meet beyond those its unknowns use up, or it is no evidence
-SKETCH = 32  # numbers a ratio is compared by
-LOOKS = 8  # directions beside a span that a prediction is held against first
+MIXED = 0.05  # how far the share of two records, one of them small, may be from that of one
 TOGETHER = 512  # pictures in one pass through the model
 POLISHES = 8  # times a batch that peeled whole is solved again
-
-
-@dataclass(frozen=True)
-class Precision:
-    """What the precision in which an update was computed leaves of it, relative.
-
-    `rounding` is that of a row's ratio, with room for the order in which sums were taken; `spent`, of what a row held
-    or was rid of, is the size below which what is left is rounding; `tolerances`, how far a prediction may be off, from
-    the surest records, which are peeled first, to LOOSE; a record within `proof` is exact.
-    """
-
-    rounding: float
-    spent: float
-    least: float  # of the largest row
-    tolerances: tuple[float, ...]
-    proof: float
-
-
-SINGLE = Precision(1e-5, 1e-4, 1e-9, (1e-4, 1e-3, LOOSE), 1e-3)
-DOUBLE = Precision(1e-12, 1e-9, 1e-15, (1e-8, 1e-6, 1e-4, 1e-3, LOOSE), 1e-4)
-
-
-def precision_of(gradient: Tensor) -> Precision:
-    """Return the precision a gradient was computed in: single too where its numbers were widened afterwards."""
-    return DOUBLE if bool((gradient != gradient.float()).any()) else SINGLE
-
-
-@dataclass(frozen=True)
-class Rows:
-    """What is left of a first layer's gradient: `weight` (O, D) and `bias` (O,), in double precision.
-
-    `scale` (O,) is the size of what a bias entry held or was rid of, so that rounding is precision.rounding·scale.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    scale: Tensor
-    precision: Precision
-
-    def usable(self) -> Tensor:
-        """Return a mask (O,) of the rows that hold more than rounding."""
-        least = self.precision.least * float(self.scale.max())
-        return self.bias.abs() > (self.precision.spent * self.scale).clamp_min(least)
-
-    def ratios(self, which: Tensor) -> Tensor:
-        """Return ∂W_j / ∂b_j (n, D) of rows `which` (n,)."""
-        return self.weight[which] / self.bias[which, None]
-
-
-@dataclass(frozen=True)
-class Groups:
-    """Rows of one ratio each: normalised pictures `flat` (n, D) and `own` (n, O), which rows they are."""
-
-    flat: Tensor
-    own: Tensor
-
-    def __getitem__(self, which: Tensor) -> Groups:
-        return Groups(self.flat[which], self.own[which])
 
 
 @dataclass(frozen=True)
@@ -84,53 +26,23 @@ class Explained:
     """The label that explains a group best: `slopes` (n, O) it predicts, and how far these are off (n,), relative.
 
     `share` (n,) is what of the predicted gradient of one record of the batch is in the update: 1 without a defense.
+    `several` (n,) marks groups whose rows bear each other out.
     """
 
     label: Tensor  # (n,), places among the labels tried
     slopes: Tensor
     share: Tensor
     error: Tensor
+    several: Tensor
 
+    def doubt(self, usual: float) -> Tensor:
+        """Return how far each is off (n,) where a record's share must be the `usual` one, or some times that.
 
-def rows_of(weight: Tensor, bias: Tensor) -> Rows:
-    """Return the rows of a gradient (O, D) and (O,) of which nothing was peeled."""
-    return Rows(weight.double(), bias.double(), bias.double().abs(), precision_of(weight))
-
-
-def grouped(rows: Rows, model: PixelModel, shape: tuple[int, int, int], generator: torch.Generator) -> Groups:
-    """Return the rows whose ratio could be a picture, those of equal ratio together; the largest groups first."""
-    which = rows.usable().nonzero()[:, 0]
-    ratios = rows.ratios(which)
-    inside = _within(pictures_of(ratios, model, shape))
-    which, ratios = which[inside], ratios[inside]
-    drawn = torch.randn((ratios.shape[1], SKETCH), generator=generator, device=generator.device, dtype=torch.float64)
-    sketch = ratios @ drawn.to(ratios.device) / SKETCH**0.5
-    rounding = rows.precision.rounding * (1 + rows.scale[which] / rows.bias[which].abs())
-    slack = rounding * (1 + ratios.square().sum(1)).sqrt()
-    free = torch.ones(len(which), dtype=torch.bool, device=which.device)
-    members = []
-    for head in slack.argsort(stable=True).tolist():
-        if free[head]:
-            alike = free & ((sketch - sketch[head]).norm(dim=1) <= slack + slack[head])
-            free &= ~alike
-            members.append(alike)
-    own = torch.zeros((len(members), len(rows.bias)), dtype=torch.bool, device=which.device)
-    if members:
-        own[:, which] = torch.stack(members)
-    largest = own.sum(1).argsort(descending=True, stable=True)
-    own = own[largest]
-    weights = own * rows.bias
-    flat = (weights @ rows.weight) / (weights * rows.bias).sum(1, keepdim=True)
-    return Groups(flat, own)
-
-
-def pictures_of(flat: Tensor, model: PixelModel, shape: tuple[int, int, int]) -> Tensor:
-    """Return pictures (n, C, H, W), not clamped, of normalised flat ones (n, D), in the model's precision."""
-    return (flat.view(len(flat), *shape) * model.std + model.mean).to(model.mean.dtype)
-
-
-def _within(pictures: Tensor) -> Tensor:
-    return ((pictures > -BOX) & (pictures < 1 + BOX)).flatten(1).all(1)
+        A row of two records, one of them small, is explained as one record, but for its share; several rows are not.
+        """
+        times = (self.share / usual).nan_to_num(0, 0, 0)
+        odd = (times - times.round().clamp_min(1)).abs()
+        return torch.where(self.several, self.error, torch.maximum(self.error, odd))
 
 
 def predicted(
@@ -158,39 +70,6 @@ def predicted(
         handle.remove()
 
 
-@dataclass(frozen=True)
-class Span:
-    """What B records span in the rows of [∂W ∂b]: an orthonormal `basis` (O, ≤ B), and a few directions `beside` it.
-
-    A direction's length beside the span is about that of its products with `beside` (O, LOOKS), and costs far less.
-    """
-
-    basis: Tensor
-    beside: Tensor
-
-    def strange(self, slopes: Tensor, wanted: Tensor) -> Tensor:
-        """Return what of directions (n, O) lies beside the span (n,), relative, exact where `wanted` (n,) and small."""
-        sizes = slopes.norm(dim=1).clamp_min(1e-300)
-        found = (slopes @ self.beside).norm(dim=1) / sizes
-        near = (wanted & (found <= 4 * LOOSE)).nonzero()[:, 0]
-        some = slopes[near]
-        found[near] = (some - (some @ self.basis) @ self.basis.T).norm(dim=1) / sizes[near]
-        return found
-
-
-def column_space(rows: Rows, batch: int, generator: torch.Generator) -> Span:
-    """Return what so many records span in a layer's rows, by random projection."""
-    width = min(batch + 8, rows.weight.shape[1] + 1)
-    drawn = torch.randn(
-        (rows.weight.shape[1] + 1, width), generator=generator, device=generator.device, dtype=torch.float64
-    ).to(rows.weight.device)
-    seen = rows.weight @ drawn[:-1] + rows.bias[:, None] * drawn[-1]
-    basis: Tensor = torch.linalg.svd(seen, full_matrices=False).U[:, :batch]
-    looks = torch.randn((len(basis), LOOKS), generator=generator, device=generator.device, dtype=torch.float64)
-    looks = looks.to(basis) / LOOKS**0.5
-    return Span(basis, looks - basis @ (basis.T @ looks))
-
-
 def explained(rows: Rows, groups: Groups, span: Span, slopes: Iterator[Tensor]) -> Explained:
     """Return how well each group is explained by its best label, of which `slopes` predict (n, O) each.
 
@@ -213,7 +92,7 @@ def explained(rows: Rows, groups: Groups, span: Span, slopes: Iterator[Tensor]) 
         error = torch.maximum(apart, torch.minimum(strange, whole))
         error = torch.where((share > 0) & share.isfinite(), error, torch.inf)
         error = error.nan_to_num(torch.inf, torch.inf, torch.inf)
-        this = Explained(torch.full_like(error, i, dtype=torch.long), slope, share, error)
+        this = Explained(torch.full_like(error, i, dtype=torch.long), slope, share, error, several)
         best = this if best is None else _better(best, this, rows.precision.tolerances[0])
     assert best is not None
     # One record's bias gradient has one factor to fit; a direction has as many as the basis.
@@ -231,7 +110,24 @@ def _better(one: Explained, other: Explained, alike: float) -> Explained:
         torch.where(nearer[:, None], other.slopes, one.slopes),
         torch.where(nearer, other.share, one.share),
         torch.where(nearer, other.error, one.error),
+        one.several,
     )
+
+
+def mixed(peel: Peel, usual: float) -> bool:
+    """Return whether a record's share is near the usual one but not equal: several rows may hold the same two records.
+
+    A share far from it is a factor of the record's own.
+    """
+    return LOOSE / 3 < abs(peel.share / (usual * peel.times) - 1) < MIXED
+
+
+def usual_share(known: Sequence[Explained], before: Sequence[Peel], proof: float) -> float:
+    """Return the share that records have whose several rows prove them: 1 where there are none."""
+    shares = [p.share / p.times for p in before if p.proved]
+    for some in known:
+        shares += some.share[some.several & (some.error <= proof)].tolist()
+    return statistics.median_low(shares) if shares else 1.0
 
 
 @dataclass(frozen=True)
@@ -246,9 +142,9 @@ class Peel:
 
 
 def peel_sure(
-    rows: Rows, groups: Groups, known: Explained, tolerance: float, before: Sequence[Peel], left: int
+    rows: Rows, groups: Groups, known: Explained, off: Tensor, tolerance: float, before: Sequence[Peel], left: int
 ) -> tuple[Rows, list[Peel]]:
-    """Peel what is explained within `tolerance`, the best first; each is checked again on what the others left.
+    """Peel what is `off` (n,) by no more than `tolerance`, the best first; each is checked again on what others left.
 
     What is small beside a record that was peeled (`before`, or here) may be what that one's own error left behind. The
     rows of what was peeled are then empty; what is taken from the others is as exact as the prediction.
@@ -257,8 +153,8 @@ def peel_sure(
     bias, scale, free = rows.bias.clone(), rows.scale.clone(), torch.ones_like(rows.bias, dtype=torch.bool)
     taken: list[Tensor] = []
     most = max((p.share for p in before), default=0.0)
-    for i in known.error.argsort(stable=True).tolist():
-        if float(known.error[i]) > tolerance or left < 1:
+    for i in off.argsort(stable=True).tolist():
+        if float(off[i]) > tolerance or left < 1:
             break
         own, slope = groups.own[i], known.slopes[i]
         share = (bias[own] @ slope[own]) / slope[own].square().sum()
@@ -273,7 +169,8 @@ def peel_sure(
         times = min(whole, left) if whole > 1 and abs(size - whole) < LOOSE else 1
         bias, scale, free = (bias - share * slope) * ~own, scale + (share * slope).abs(), free & ~own
         taken.append(share * slope)
-        peeled.append(Peel(groups.flat[i], int(known.label[i]), size, times, tolerance <= rows.precision.proof))
+        proved = max(tolerance, float(groups.rough[i])) <= rows.precision.proof
+        peeled.append(Peel(groups.flat[i], int(known.label[i]), size, times, proved))
         most, left = max(most, size), left - times
     if peeled:
         weight = (rows.weight - torch.stack(taken).T @ torch.stack([p.flat for p in peeled])) * free[:, None]
@@ -340,10 +237,13 @@ def peeled(
             slopes = predicted(model, layer, update, pictures_of(some.flat, model, shape), tried)
             known.append(explained(rows, some, span, slopes))
         before = left
-        for tolerance in rows.precision.tolerances:
+        usual = usual_share(known, found, rows.precision.proof)
+        for doubt, tolerance in itertools.product((True, False), rows.precision.tolerances):
             for some, told in zip(parts, known, strict=True):
-                rows, more = peel_sure(rows, some, told, tolerance, found, left)
-                found, left = found + more, left - sum(p.times for p in more)
+                off = told.doubt(usual) if doubt else told.error
+                rows, more = peel_sure(rows, some, told, off, tolerance, found, left)
+                found += [replace(p, proved=p.proved and doubt and not mixed(p, usual)) for p in more]
+                left -= sum(p.times for p in more)
             if left < before:
                 break
         groups = grouped(rows, model, shape, generator)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from leakaudit.attacks._attacking import client_mode, memory_safe
 from leakaudit.attacks._labels import probe_pictures
-from leakaudit.attacks._peeling import SINGLE, peeled, pictures_of, rows_of
+from leakaudit.attacks._peeling import peeled
+from leakaudit.attacks._rows import SINGLE, pictures_of, rows_of
 from leakaudit.attacks.analytic import first_dense, known_labels_or_none, solve
 from leakaudit.protocol.attack import Attack, Needs, Reconstruction, Status
 from leakaudit.protocol.client import SharedUpdate
