@@ -33,7 +33,7 @@ FEATURES = 6144  # numbers that the tensors of an update are reduced to
 LEAST = 8  # auxiliary updates, to learn anything from
 SHARED = 0.3  # what records of orthogonal residuals tell of each other, beside 1 for those of the same
 PENALTIES = (0.03, 0.1, 0.3, 1.0)  # of the regression, in units of the kernel's diagonal
-APART = 0.1  # noise on the guess, by which the runs that are averaged differ
+APART = 0.1  # noise on the guess, by which restarts differ
 POOR = 0.05  # 1 − cos above which a picture is not believed to have its contrast, which is then raised …
 MOST = 2.0  # … by no more than this
 _BEYOND = 6.0  # standard deviations at which a feature is cut
@@ -116,14 +116,17 @@ def fit(features: Tensor, directions: Tensor, pictures: Tensor) -> Regression:
     x, r, centre = own[~held], directions[~held], pictures[~held].mean(0)
     y, truth = pictures[~held] - centre, pictures[held] - centre
     some = x[:: max(1, len(x) // 500)]
-    width = 2 * some.var(0).sum()
+    width = (2 * some.var(0).sum()).clamp_min(1e-9)
     inner, told = kernel(x, r, x, r, width), kernel(own[held], directions[held], x, r, width)
     diagonal = float(inner.diagonal().mean())
     least, best = truth.square().mean(), torch.zeros_like(y)
     for penalty in PENALTIES:
         moved = inner.clone()
         moved.diagonal().add_(penalty * diagonal)
-        weights = torch.cholesky_solve(y, torch.linalg.cholesky(moved))
+        factor, failed_at = torch.linalg.cholesky_ex(moved)
+        if int(failed_at):  # records that are the same but for rounding
+            continue
+        weights = torch.cholesky_solve(y, factor)
         guess = told @ weights
         scale = (guess * truth).sum() / guess.square().sum().clamp_min(1e-20)
         error = (scale * guess - truth).square().mean()
@@ -140,8 +143,8 @@ class LearnedStart(InvertingGradients):
     Formulated here: the updates of `pairs` auxiliary records, through the defense where it is exposed, are reduced to
     features (`Reader`), a kernel ridge regression (`Regression`) guesses the picture from them, and matching with the
     residual held fixed (`residuals`) goes on from the guess: areas first, pixels last (`Pace`). All `restarts` begin
-    near the guess, and the mean of what they draw is given, its contrast restored (`averaged`). Settings were chosen on
-    auxiliary records of a trained ResNet-20, and are not tuned.
+    near the guess and run in full, for early objectives say little here; the least is kept, its contrast restored
+    (`chosen`). Settings were chosen on auxiliary records of a trained ResNet-20, and are not tuned.
 
     Raises NotApplicable for batches, where fewer than `LEAST` auxiliary records are exposed, and where no residual is
     known exactly: behind noise, pruning or rounding `learned-inversion` reads what is left.
@@ -197,33 +200,33 @@ class LearnedStart(InvertingGradients):
         guess = regression(features, directions)
         guess[~known] = regression.centre
         first = guess.view(update.victims, 1, *update.input_shape)
+        drawn = torch.randn((self.restarts, *first.shape), generator=generator, device=generator.device)
         runs = []
-        for _ in range(self.restarts):
-            noise = torch.randn(first.shape, generator=generator, device=generator.device).to(first)
+        for noise in drawn.to(first):
             begin = (first + APART * noise).clamp(0, 1)
             runs += self._inverted([replace(self, restarts=1)], model, update, generator, begin)
             if expired():
                 break
-        return averaged(runs, regression, update)
+        return chosen(runs, regression, update)
 
 
-def averaged(runs: Sequence[Reconstruction], regression: Regression, update: SharedUpdate) -> Reconstruction:
-    """Return the mean of several runs' pictures, with the contrast of auxiliary pictures where the match is poor.
+def chosen(runs: Sequence[Reconstruction], regression: Regression, update: SharedUpdate) -> Reconstruction:
+    """Return every victim's picture of least objective, with the contrast of auxiliary ones where the match is poor.
 
-    What runs from nearby starts do not agree on is no picture of anything. The prior, the guess and the mean all draw
-    towards grey: of victims whose mean objective is above `POOR`, the distance from the mean picture is raised until it
-    is what auxiliary pictures have on average. Statuses are the last run's.
+    The prior and the guess draw towards grey: of victims whose objective is above `POOR`, the distance from the mean
+    picture is raised until it is what auxiliary pictures have on average. Statuses are the last run's.
     """
     last = runs[-1]
     if last.images is None or any(run.images is None for run in runs):
         return last
-    pictures = torch.stack([run.images for run in runs if run.images is not None]).mean(0)
-    objective = torch.stack([run.objective for run in runs]).mean(0)
-    centre = regression.centre.view(update.input_shape)
-    poor = objective > POOR
+    values = torch.stack([run.objective for run in runs]).nan_to_num(nan=torch.inf)
+    best, victims = values.argmin(0), torch.arange(update.victims, device=values.device)
+    pictures = torch.stack([run.images for run in runs if run.images is not None])[best, victims]
+    objective = values[best, victims]
+    centre, poor = regression.centre.view(update.input_shape), objective > POOR
     if bool(poor.any()):
-        drawn = (pictures[poor] - centre).square().mean()
-        factor = (regression.energy / drawn.clamp_min(1e-12)).sqrt().clamp(1, MOST)
+        energy = (pictures[poor] - centre).square().mean()
+        factor = (regression.energy / energy.clamp_min(1e-12)).sqrt().clamp(1, MOST)
         pictures[poor] = (centre + factor * (pictures[poor] - centre)).clamp(0, 1)
     return replace(last, images=pictures, objective=objective)
 
