@@ -22,6 +22,7 @@ ANYTHING = "anything"  # what an attack `examines` that runs on every defense
 # has another of its class nearer than 30.3 dB: what is within 40 was not drawn from the class alone.
 EXACT = 40.0
 STATUSES = ("converged", "diverged", "not-applicable", "out-of-memory", "budget", "failed")
+SKIPPED = "skipped"  # the status that no attack has of itself: it was not begun, since the verdict was settled
 
 
 def worst_verdict(verdicts: Iterable[Verdict]) -> Verdict:
