@@ -126,7 +126,7 @@ def test_what_is_skipped_is_said_and_changes_no_verdict(short: AuditResult, whol
         "replay",
         "learned-inversion",
         "inverting-gradients",
-    }  # what is asked for by name runs
+    }
     assert not any(a.settled_by for d in whole.defenses for a in d.attacks)
     assert not any(a.settled_by for a in row(short, "none").attacks)
     kept = [(a, b) for a, b in zip(ours.attacks, theirs.attacks, strict=True) if not a.settled_by]
@@ -140,7 +140,7 @@ def test_what_is_skipped_is_said_and_changes_no_verdict(short: AuditResult, whol
         assert f"clip: {a.name}" not in short.timings
     assert any(a.gallery for a in ours.attacks)  # the leak can be seen
     assert from_json(to_json(short)) == short
-    assert doubts(short) == ()
+    assert all("its battery is called quick" in told for told in doubts(short))  # which is shortened here
 
 
 def test_a_full_battery_skips_nothing() -> None:
