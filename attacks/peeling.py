@@ -58,6 +58,7 @@ class Peeling(Attack):
     records that did not peel get pictures that several rows agree on, then what the remaining rows mix, or grey.
     """
 
+    family: ClassVar[str] = "closed-form"
     name: ClassVar[str] = "peeling"
     summary: ClassVar[str] = "peel a batch's records off the rows of a first dense layer that fire for one of them"
     source: ClassVar[str] = "formulated here; Boenisch et al. 2021, Fowl et al. 2022, Dimitrov et al. 2024 (SPEAR)"
