@@ -14,13 +14,13 @@ import leakaudit
 from leakaudit.audit import plan
 from leakaudit.audit.pieces import in_turn, pieces_of
 from leakaudit.audit.plan import Plan
+from leakaudit.compare.advice import advise
 from leakaudit.compare.changes import changes
 from leakaudit.gate.assertions import PRESETS, RegressionRule, Rule
 from leakaudit.gate.consistency import doubts
 from leakaudit.gate.decision import gate
 from leakaudit.gate.losses import judge_change
 from leakaudit.gate.thresholds import judge_rule
-from leakaudit.judge.advice import advise
 from leakaudit.judge.conclusions import conclusions
 from leakaudit.judge.facts import facts_of
 from leakaudit.judge.scope import not_tested
