@@ -109,7 +109,7 @@ def noise_of(rows: Tensor) -> float:
 
     Slopes q − e_y sum to zero over the classes, and so does every column: what is left there was not computed.
     """
-    return float(rows.double().sum(0).square().mean().sqrt()) / len(rows) ** 0.5
+    return float((rows.double().sum(0).square().mean() / len(rows)).sqrt())
 
 
 def surely_in(rows: Tensor) -> Tensor:
@@ -119,7 +119,8 @@ def surely_in(rows: Tensor) -> Tensor:
     class k no entry is negative (Yin et al. 2021, eq. 6, there as an assumption). Noise is allowed for.
     """
     noise = noise_of(rows)
-    return rows.amin(1) < (-SURE * noise if noise > ROUNDING * float(rows.abs().max()) else 0)
+    least: Tensor = rows.amin(1)
+    return least < (-SURE * noise if noise > ROUNDING * float(rows.abs().max()) else 0)
 
 
 def likeliest_counts(slope: Tensor, known: Chances, noise: float, least: Tensor, batch: int) -> Tensor:

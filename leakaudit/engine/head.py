@@ -27,8 +27,8 @@ class Head:
     output are the logits themselves.
 
     With `scale` c the slopes of a record's loss in the O outputs are c·(q − e_y), as cross-entropy's are with and
-    without a LogSoftmax (c = 1, q the softmax: `plain`) and under a temperature T (c = 1/T). `signed`: the slope, summed
-    over the places, is least in the true class's output.
+    without a LogSoftmax (c = 1, q the softmax: `plain`) and under a temperature T (c = 1/T). `signed`: the slope,
+    summed over the places, is least in the true class's output.
     """
 
     name: str
