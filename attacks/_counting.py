@@ -120,7 +120,8 @@ def surely_in(rows: Tensor) -> Tensor:
     """
     noise = noise_of(rows)
     least: Tensor = rows.amin(1)
-    return least < (-SURE * noise if noise > ROUNDING * float(rows.abs().max()) else 0)
+    sure: Tensor = least < (-SURE * noise if noise > ROUNDING * float(rows.abs().max()) else 0)
+    return sure
 
 
 def likeliest_counts(slope: Tensor, known: Chances, noise: float, least: Tensor, batch: int) -> Tensor:
