@@ -24,6 +24,8 @@ KEYS = ("settings", "requires", "examines", "changes", "adaptive", "threshold", 
 NEEDS = {  # what an attack is not applicable to that `needs` it
     "one_record": "to several records in one update",
     "dense_input": "to a model whose first layer is not dense",
+    "tokens": "to a model that is no vision transformer with learnt positions",
+    "chain": "to a model that is not one layer after another with activations that can be undone",
     "batchnorm": "to a model without BatchNorm statistics",
     "replaced_records": "where the records are seen to stay",
 }

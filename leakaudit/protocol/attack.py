@@ -11,7 +11,8 @@ from torch import Tensor
 
 from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.client import SharedUpdate
-from leakaudit.protocol.target import PixelModel
+from leakaudit.protocol.gradients import Mode
+from leakaudit.protocol.target import LossFunction, PixelModel, Records
 from leakaudit.work.progress import expired
 
 Status = Literal["converged", "diverged", "not-applicable", "out-of-memory", "budget"]
@@ -39,6 +40,7 @@ class Reconstruction:
     linkage: Tensor | None = None
     notes: tuple[str, ...] = ()
     doubts: Mapping[str, str] = field(default_factory=dict)
+    certified: Tensor | None = None  # (V, B) bool: pictures the attack proves to be in the update
     certain: Tensor | None = None  # (V,) bool, of linkage attacks: the first choice replays to the last digits
     progress: Tensor | None = None  # (V,) share of its steps, in [0, 1], at most: where its loops do not `track` it all
 
@@ -49,9 +51,26 @@ class Needs:
 
     one_record: bool = False  # per update: with more it is NotApplicable
     dense_input: bool = False  # a model whose first layer is dense
+    tokens: bool = False  # a vision transformer: patches with learnt positions
+    chain: bool = False  # a model that is one layer after another, with activations that can be undone
     batchnorm: bool = False  # a model with BatchNorm that keeps statistics
     replaced_records: bool = False  # a defense that shows the model other records than the private ones
     defense: str = ""  # the spec of a defense that it was built against, whose mark it reads off the update
+
+
+@dataclass(frozen=True)
+class Beforehand:
+    """What a server knows before any client sends something: all that it may change the model by.
+
+    `auxiliary` are its own records, on the model's device, None where it has none; no private record is here.
+    """
+
+    input_shape: tuple[int, int, int]  # channels, height, width
+    classes: int
+    batch_size: int  # records in one update
+    loss: LossFunction
+    mode: Mode
+    auxiliary: Records | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +100,21 @@ class Attack:
         numbers whatever the device: draw there, with `device=generator.device`, and move what was drawn.
         """
         raise NotImplementedError
+
+    def plant(self, model: PixelModel, known: Beforehand, generator: torch.Generator) -> PixelModel:
+        """Return the model that a malicious server sends to clients in place of `model`, a copy that may be changed.
+
+        By default `model` itself. An attack that overrides this `requires` "model_control". Its clients' updates are
+        then computed on what is returned, after the defense's own model stage, and so is `__call__` handed it: it must
+        take the same pictures and give logits of the same classes. What a `grid` tunes must not matter here, as it is
+        tuned afterwards. `generator` is on the CPU. Raises NotApplicable where nothing can be planted.
+        """
+        return model
+
+    @classmethod
+    def plants(cls) -> bool:
+        """Return whether it changes the model that clients are sent."""
+        return cls.plant is not Attack.plant
 
     def several(
         self, choices: Sequence[Attack], model: PixelModel, update: SharedUpdate, generator: torch.Generator
