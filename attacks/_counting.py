@@ -119,8 +119,7 @@ def surely_in(rows: Tensor) -> Tensor:
     class k no entry is negative (Yin et al. 2021, eq. 6, there as an assumption). Noise is allowed for.
     """
     noise = noise_of(rows)
-    least: Tensor = rows.amin(1)
-    sure: Tensor = least < (-SURE * noise if noise > ROUNDING * float(rows.abs().max()) else 0)
+    sure: Tensor = rows.amin(1) < (-SURE * noise if noise > ROUNDING * float(rows.abs().max()) else 0)
     return sure
 
 
@@ -139,7 +138,8 @@ def likeliest_counts(slope: Tensor, known: Chances, noise: float, least: Tensor,
     prior = known.shares.log()
 
     def gain(counts: Tensor) -> Tensor:  # of the log-likelihood, for one more record of each class
-        return along - inner @ counts - inner.diagonal() / 2 + prior - (counts + 1).log()
+        more: Tensor = along - inner @ counts - inner.diagonal() / 2 + prior - (counts + 1).log()
+        return more
 
     counts = least.double()
     for k in range(int(counts.sum()), batch):

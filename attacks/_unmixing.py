@@ -7,6 +7,7 @@ which is 1, sign and length. The slopes δ that the model gives for what was fou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 GAUSSIAN = 0.374567  # E log cosh of a standard normal number
 STEPS, SETTLED = 300, 1e-8  # of the fixed point, and how little a direction then turns
-POLISHES = 60
+POLISHES = 200
 EXACT = 1e-5  # of a gradient, that its records leave unexplained: rounding
 
 
@@ -46,7 +47,8 @@ def whitened(mixtures: Tensor, batch: int) -> Whitened:
 def decorrelated(directions: Tensor) -> Tensor:
     """Return the orthonormal matrix nearest to one (B, B)."""
     left, _, right = torch.linalg.svd(directions)
-    return left @ right
+    nearest: Tensor = left @ right
+    return nearest
 
 
 def contrast(rows: Tensor) -> Tensor:
@@ -56,7 +58,7 @@ def contrast(rows: Tensor) -> Tensor:
     normal than a mixture of them.
     """
     size = rows.abs()
-    log_cosh = size + torch.log1p(torch.exp(-2 * size)) - torch.log(torch.tensor(2.0, dtype=rows.dtype))
+    log_cosh = size + torch.log1p(torch.exp(-2 * size)) - math.log(2)
     return (log_cosh.mean(1) - GAUSSIAN).square().sum()
 
 
@@ -89,9 +91,9 @@ def unmixed(
     weight: Tensor,
     bias: Tensor,
     batch: int,
-    generator: torch.Generator,
     look: Callable[[Tensor], Tensor],
     restarts: int,
+    generator: torch.Generator,
 ) -> Tensor:
     """Return the inputs (B, D) of a dense layer from its gradients (O, D) and (O,).
 

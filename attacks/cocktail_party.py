@@ -1,4 +1,4 @@
-"""The cocktail party attack: unmix a dense layer's gradient into what its records gave it, then invert those features."""
+"""The cocktail party attack: unmix a dense layer's gradient into what its records gave it, then invert it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from leakaudit.attacks._attacking import client_mode, failed, memory_safe, room_for, starts
+from leakaudit.attacks._attacking import client_mode, failed, memory_safe, reason_of, room_for, starts
 from leakaudit.attacks._labels import probe_pictures
 from leakaudit.attacks._optimise import COPIES, Objective, best_restart, descend, roughness
 from leakaudit.attacks._unmixing import polished, unmixed
 from leakaudit.attacks.analytic import known_labels_or_none
+from leakaudit.attacks.peeling import labels_to_try
 from leakaudit.engine.dense import is_pictures, layers_at_work
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.attack import Attack, Effort, Reconstruction, Status
@@ -24,7 +25,10 @@ from leakaudit.protocol.target import PixelModel
 from leakaudit.work.memory import held, in_pieces
 from leakaudit.work.progress import track
 
-MANY = 100  # classes whose slopes are all tried; of more, those that the labels' count names
+WORDS = {
+    "diverged": "the layer's gradient is zero or not finite",
+    "budget": "the time budget was spent; the best so far is given",
+}
 UNMIXED = 1e-4  # of a gradient's length: what leaves less has found its records
 
 
@@ -118,7 +122,7 @@ class CocktailParty(Attack):
                 reached = v + 1
                 if bool(usable[v]):
                     inputs[v], rests[v] = self._unmixed(
-                        model, mixing, weights[v], biases[v], update, _tried(update, labels, v), generator
+                        model, mixing, weights[v], biases[v], update, labels_to_try(update, labels, v), generator
                     )
             usable = usable & inputs.isfinite().flatten(1).all(1)
             if mixing.pictures:
@@ -160,7 +164,7 @@ class CocktailParty(Attack):
         if size == 1:
             found = (bias.double() @ weight.double() / bias.double().square().sum())[None]
         else:
-            found = unmixed(weight, bias, size, generator, differences, self.restarts)
+            found = unmixed(weight, bias, size, differences, self.restarts, generator)
         if not mixing.alone or not bool(found.isfinite().all()):
             return found.to(weight.dtype), torch.inf
         basis = torch.linalg.svd(torch.cat([weight, bias[:, None]], 1).double(), full_matrices=False).U[:, :size]
@@ -191,7 +195,9 @@ class CocktailParty(Attack):
         statuses: tuple[Status, ...] = tuple(
             "budget" if v >= reached else "converged" if fine else "diverged" for v, fine in enumerate(usable.tolist())
         )
-        return Reconstruction(images=images, labels=None, objective=rests, statuses=statuses, reason=_reason(statuses))
+        return Reconstruction(
+            images=images, labels=None, objective=rests, statuses=statuses, reason=reason_of(statuses, WORDS)
+        )
 
     def _inverted(
         self,
@@ -236,8 +242,10 @@ def matching_features(model: PixelModel, layer: nn.Linear, update: SharedUpdate,
         handle = layer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
         try:
             with torch.enable_grad():
-                for some in x.split(1) if update.mode == "train" else (x,):
-                    model(some.flatten(0, 1))
+                for k in range(len(x)) if update.mode == "train" else ():
+                    model(x[k])
+                if not seen:
+                    model(x.flatten(0, 1))
         finally:
             handle.remove()
         features = torch.cat(seen).view(*targets.shape)
@@ -252,25 +260,3 @@ def matching_features(model: PixelModel, layer: nn.Linear, update: SharedUpdate,
         return torch.cat(values), torch.cat(slopes)
 
     return objective
-
-
-def _tried(update: SharedUpdate, counted: Tensor | None, victim: int) -> Tensor:
-    """Return the labels (L,), or probabilities (L, K), that are tried for each record of a victim."""
-    if update.labels is not None:
-        exposed: Tensor = torch.unique(update.labels[victim], dim=0)
-        return exposed
-    if update.classes > MANY and counted is not None:
-        named: Tensor = torch.unique(counted[victim])
-        return named
-    return torch.arange(update.classes, device=update.gradients[0].device)
-
-
-def _reason(statuses: tuple[Status, ...]) -> str | None:
-    words: dict[Status, str] = {
-        "diverged": "the layer's gradient is zero or not finite",
-        "budget": "the time budget was spent; the best so far is given",
-    }
-    return (
-        "; ".join(f"{words[s]} for {statuses.count(s)} of {len(statuses)} victims" for s in words if s in statuses)
-        or None
-    )
