@@ -2,55 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from leakaudit.attacks._rows import LOOSE, Groups, Rows, Span, column_space, grouped, pictures_of
 from leakaudit.attacks.analytic import solve
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.target import PixelModel
 
-TOLERANCES = (1e-4, 1e-3, 3e-3)  # how far a prediction may be off, relative: the surest records are peeled first
-ROUNDING = 1e-5  # of a row's ratio in single precision, relative, with room for the order in which sums were taken
-SPENT = 1e-4  # of what a row held or was rid of: what is left below that is rounding
-BOX = 0.01  # how far outside [0, 1] a pixel of a record may come out
 EQUATIONS = 3  # that a prediction must meet beyond those its unknowns use up, or it is no evidence
-SKETCH = 32  # numbers a ratio is compared by
+MIXED = 0.05  # how far the share of two records, one of them small, may be from that of one
 TOGETHER = 512  # pictures in one pass through the model
 POLISHES = 8  # times a batch that peeled whole is solved again
-
-
-@dataclass(frozen=True)
-class Rows:
-    """What is left of a first layer's gradient: `weight` (O, D) and `bias` (O,), in double precision.
-
-    `scale` (O,) is the size of what a bias entry held or was rid of, so that rounding is ROUNDING·scale.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    scale: Tensor
-
-    def usable(self) -> Tensor:
-        """Return a mask (O,) of the rows that hold more than rounding."""
-        return self.bias.abs() > (SPENT * self.scale).clamp_min(1e-9 * float(self.scale.max()))
-
-    def ratios(self, which: Tensor) -> Tensor:
-        """Return ∂W_j / ∂b_j (n, D) of rows `which` (n,)."""
-        return self.weight[which] / self.bias[which, None]
-
-
-@dataclass(frozen=True)
-class Groups:
-    """Rows of one ratio each: normalised pictures `flat` (n, D) and `own` (n, O), which rows they are."""
-
-    flat: Tensor
-    own: Tensor
-
-    def __getitem__(self, which: Tensor) -> Groups:
-        return Groups(self.flat[which], self.own[which])
 
 
 @dataclass(frozen=True)
@@ -58,52 +26,23 @@ class Explained:
     """The label that explains a group best: `slopes` (n, O) it predicts, and how far these are off (n,), relative.
 
     `share` (n,) is what of the predicted gradient of one record of the batch is in the update: 1 without a defense.
+    `several` (n,) marks groups whose rows bear each other out.
     """
 
     label: Tensor  # (n,), places among the labels tried
     slopes: Tensor
     share: Tensor
     error: Tensor
+    several: Tensor
 
+    def doubt(self, usual: float) -> Tensor:
+        """Return how far each is off (n,) where a record's share must be the `usual` one, or some times that.
 
-def rows_of(weight: Tensor, bias: Tensor) -> Rows:
-    """Return the rows of a gradient (O, D) and (O,) of which nothing was peeled."""
-    return Rows(weight.double(), bias.double(), bias.double().abs())
-
-
-def grouped(rows: Rows, model: PixelModel, shape: tuple[int, int, int], generator: torch.Generator) -> Groups:
-    """Return the rows whose ratio could be a picture, those of equal ratio together; the largest groups first."""
-    which = rows.usable().nonzero()[:, 0]
-    ratios = rows.ratios(which)
-    inside = _within(pictures_of(ratios, model, shape))
-    which, ratios = which[inside], ratios[inside]
-    drawn = torch.randn((ratios.shape[1], SKETCH), generator=generator, device=generator.device, dtype=torch.float64)
-    sketch = ratios @ drawn.to(ratios.device) / SKETCH**0.5
-    slack = ROUNDING * (1 + rows.scale[which] / rows.bias[which].abs()) * (1 + ratios.square().sum(1)).sqrt()
-    free = torch.ones(len(which), dtype=torch.bool, device=which.device)
-    members = []
-    for head in slack.argsort(stable=True).tolist():
-        if free[head]:
-            alike = free & ((sketch - sketch[head]).norm(dim=1) <= slack + slack[head])
-            free &= ~alike
-            members.append(alike)
-    own = torch.zeros((len(members), len(rows.bias)), dtype=torch.bool, device=which.device)
-    if members:
-        own[:, which] = torch.stack(members)
-    largest = own.sum(1).argsort(descending=True, stable=True)
-    own = own[largest]
-    weights = own * rows.bias
-    flat = (weights @ rows.weight) / (weights * rows.bias).sum(1, keepdim=True)
-    return Groups(flat, own)
-
-
-def pictures_of(flat: Tensor, model: PixelModel, shape: tuple[int, int, int]) -> Tensor:
-    """Return pictures (n, C, H, W), not clamped, of normalised flat ones (n, D), in the model's precision."""
-    return (flat.view(len(flat), *shape) * model.std + model.mean).to(model.mean.dtype)
-
-
-def _within(pictures: Tensor) -> Tensor:
-    return ((pictures > -BOX) & (pictures < 1 + BOX)).flatten(1).all(1)
+        A row of two records, one of them small, is explained as one record, but for its share; several rows are not.
+        """
+        times = (self.share / usual).nan_to_num(0, 0, 0)
+        odd = (times - times.round().clamp_min(1)).abs()
+        return torch.where(self.several, self.error, torch.maximum(self.error, odd))
 
 
 def predicted(
@@ -131,18 +70,7 @@ def predicted(
         handle.remove()
 
 
-def column_space(rows: Rows, batch: int, generator: torch.Generator) -> Tensor:
-    """Return an orthonormal basis (O, ≤ B) of what B records span in the rows of [∂W ∂b], by random projection."""
-    width = min(batch + 8, rows.weight.shape[1] + 1)
-    drawn = torch.randn(
-        (rows.weight.shape[1] + 1, width), generator=generator, device=generator.device, dtype=torch.float64
-    ).to(rows.weight.device)
-    seen = rows.weight @ drawn[:-1] + rows.bias[:, None] * drawn[-1]
-    basis: Tensor = torch.linalg.svd(seen, full_matrices=False).U
-    return basis[:, :batch]
-
-
-def explained(rows: Rows, groups: Groups, basis: Tensor, slopes: Iterator[Tensor]) -> Explained:
+def explained(rows: Rows, groups: Groups, span: Span, slopes: Iterator[Tensor]) -> Explained:
     """Return how well each group is explained by its best label, of which `slopes` predict (n, O) each.
 
     Two things must hold of a record: on its own rows the bias gradient is the predicted one, up to one positive factor;
@@ -158,30 +86,48 @@ def explained(rows: Rows, groups: Groups, basis: Tensor, slopes: Iterator[Tensor
         own = slope * groups.own
         share = (found * own).sum(1) / own.square().sum(1).clamp_min(1e-300)
         apart = (found - share[:, None] * own).norm(dim=1) / found.norm(dim=1).clamp_min(1e-300)
-        strange = (slope - (slope @ basis) @ basis.T).norm(dim=1) / slope.norm(dim=1).clamp_min(1e-300)
+        strange = span.strange(slope, apart <= LOOSE)
         silent = (slope * dead).norm(dim=1) / slope.norm(dim=1).clamp_min(1e-300)
         whole = torch.where(several, torch.maximum((share - 1).abs(), silent), torch.inf)
         error = torch.maximum(apart, torch.minimum(strange, whole))
         error = torch.where((share > 0) & share.isfinite(), error, torch.inf)
         error = error.nan_to_num(torch.inf, torch.inf, torch.inf)
-        this = Explained(torch.full_like(error, i, dtype=torch.long), slope, share, error)
-        best = this if best is None else _better(best, this)
+        this = Explained(torch.full_like(error, i, dtype=torch.long), slope, share, error, several)
+        best = this if best is None else _better(best, this, rows.precision.tolerances[0])
     assert best is not None
     # One record's bias gradient has one factor to fit; a direction has as many as the basis.
-    equations = groups.own.sum(1) - 1 + max(0, len(rows.bias) - basis.shape[1]) + ((best.share - 1).abs() < 1e-3).long()
+    spare, whole = max(0, len(rows.bias) - span.basis.shape[1]), (best.share - 1).abs() < 1e-3
+    equations = groups.own.sum(1) - 1 + spare + whole.long()
     return replace(best, error=torch.where(equations >= EQUATIONS, best.error, torch.inf))
 
 
-def _better(one: Explained, other: Explained) -> Explained:
+def _better(one: Explained, other: Explained, alike: float) -> Explained:
     # Of a record that fires hardly a row every label predicts the direction; the right one all of its length, too.
-    mine, theirs = one.error.clamp_min(TOLERANCES[0]), other.error.clamp_min(TOLERANCES[0])
+    mine, theirs = one.error.clamp_min(alike), other.error.clamp_min(alike)
     nearer = (theirs < mine) | ((theirs == mine) & ((other.share - 1).abs() < (one.share - 1).abs()))
     return Explained(
         torch.where(nearer, other.label, one.label),
         torch.where(nearer[:, None], other.slopes, one.slopes),
         torch.where(nearer, other.share, one.share),
         torch.where(nearer, other.error, one.error),
+        one.several,
     )
+
+
+def mixed(peel: Peel, usual: float) -> bool:
+    """Return whether a record's share is near the usual one but not equal: several rows may hold the same two records.
+
+    A share far from it is a factor of the record's own.
+    """
+    return LOOSE / 3 < abs(peel.share / (usual * peel.times) - 1) < MIXED
+
+
+def usual_share(known: Sequence[Explained], before: Sequence[Peel], proof: float) -> float:
+    """Return the share that records have whose several rows prove them: 1 where there are none."""
+    shares = [p.share / p.times for p in before if p.proved]
+    for some in known:
+        shares += some.share[some.several & (some.error <= proof)].tolist()
+    return statistics.median_low(shares) if shares else 1.0
 
 
 @dataclass(frozen=True)
@@ -192,46 +138,43 @@ class Peel:
     label: int
     share: float  # of the predicted gradient that was in the update
     times: int = 1
-
-
-def without(rows: Rows, group: Groups, slope: Tensor, share: Tensor) -> Rows:
-    """Return the rows less one record, of which `group` (1) are the rows and `slope` (O,) the prediction.
-
-    Its own rows are then empty; what is taken from the others is as exact as the prediction.
-    """
-    taken = share * slope
-    kept = ~group.own[0]
-    return Rows(
-        weight=(rows.weight - torch.outer(taken, group.flat[0])) * kept[:, None],
-        bias=(rows.bias - taken) * kept,
-        scale=rows.scale + taken.abs(),
-    )
+    proved: bool = False  # that the prediction is the record's own to the precision of the update
 
 
 def peel_sure(
-    rows: Rows, groups: Groups, known: Explained, tolerance: float, before: Sequence[Peel], left: int
+    rows: Rows, groups: Groups, known: Explained, off: Tensor, tolerance: float, before: Sequence[Peel], left: int
 ) -> tuple[Rows, list[Peel]]:
-    """Peel what is explained within `tolerance`, the best first; each is checked again on what the others left.
+    """Peel what is `off` (n,) by no more than `tolerance`, the best first; each is checked again on what others left.
 
-    What is small beside a record that was peeled (`before`, or here) may be what that one's own error left behind.
+    What is small beside a record that was peeled (`before`, or here) may be what that one's own error left behind. The
+    rows of what was peeled are then empty; what is taken from the others is as exact as the prediction.
     """
     peeled: list[Peel] = []
-    for i in known.error.argsort(stable=True).tolist():
-        if float(known.error[i]) > tolerance or left < 1:
+    bias, scale, free = rows.bias.clone(), rows.scale.clone(), torch.ones_like(rows.bias, dtype=torch.bool)
+    taken: list[Tensor] = []
+    most = max((p.share for p in before), default=0.0)
+    for i in off.argsort(stable=True).tolist():
+        if float(off[i]) > tolerance or left < 1:
             break
-        here = groups[torch.tensor([i], device=groups.own.device)]
-        own, slope = here.own[0], known.slopes[i]
-        share = (rows.bias[own] @ slope[own]) / slope[own].square().sum()
-        apart = (rows.bias[own] - share * slope[own]).norm()
-        moved = (share - known.share[i]).abs()
-        most = max((p.share for p in (*before, *peeled)), default=0.0)
-        same = float(apart) <= tolerance * float(rows.bias[own].norm()) and float(moved) <= tolerance * float(share)
-        if not same or float(share) < 10 * tolerance * most:
+        own, slope = groups.own[i], known.slopes[i]
+        share = (bias[own] @ slope[own]) / slope[own].square().sum()
+        apart = float((bias[own] - share * slope[own]).norm())
+        moved = abs(float(share - known.share[i]))
+        size = float(share)
+        if not (apart <= tolerance * float(bias[own].norm()) and moved <= tolerance * size):
             continue
-        whole = round(float(share))  # the same record twice in a batch counts twice
-        times = min(whole, left) if whole > 1 and abs(float(share) - whole) < TOLERANCES[-1] else 1
-        rows, left = without(rows, here, slope, share), left - times
-        peeled.append(Peel(here.flat[0], int(known.label[i]), float(share), times))
+        if size < 10 * tolerance * most:
+            continue
+        whole = round(size)  # the same record twice in a batch counts twice
+        times = min(whole, left) if whole > 1 and abs(size - whole) < LOOSE else 1
+        bias, scale, free = (bias - share * slope) * ~own, scale + (share * slope).abs(), free & ~own
+        taken.append(share * slope)
+        proved = max(tolerance, float(groups.rough[i])) <= rows.precision.proof
+        peeled.append(Peel(groups.flat[i], int(known.label[i]), size, times, proved))
+        most, left = max(most, size), left - times
+    if peeled:
+        weight = (rows.weight - torch.stack(taken).T @ torch.stack([p.flat for p in peeled])) * free[:, None]
+        rows = replace(rows, weight=weight, bias=bias * free, scale=scale)
     return rows, peeled
 
 
@@ -278,7 +221,7 @@ def peeled(
     `labels` are those tried, (L,) or probabilities (L, K).
     """
     batch, shape, rows = update.batch_size, update.input_shape, whole
-    basis, left = column_space(rows, batch, generator), batch
+    span, left = column_space(rows, batch, generator), batch
     found: list[Peel] = []
     groups = grouped(rows, model, shape, generator)
     while left and len(groups.flat):
@@ -292,12 +235,15 @@ def peeled(
         for some in parts:
             tried = (label.expand(len(some.flat), *label.shape) for label in labels)
             slopes = predicted(model, layer, update, pictures_of(some.flat, model, shape), tried)
-            known.append(explained(rows, some, basis, slopes))
+            known.append(explained(rows, some, span, slopes))
         before = left
-        for tolerance in TOLERANCES:
+        usual = usual_share(known, found, rows.precision.proof)
+        for doubt, tolerance in itertools.product((True, False), rows.precision.tolerances):
             for some, told in zip(parts, known, strict=True):
-                rows, more = peel_sure(rows, some, told, tolerance, found, left)
-                found, left = found + more, left - sum(p.times for p in more)
+                off = told.doubt(usual) if doubt else told.error
+                rows, more = peel_sure(rows, some, told, off, tolerance, found, left)
+                found += [replace(p, proved=p.proved and doubt and not mixed(p, usual)) for p in more]
+                left -= sum(p.times for p in more)
             if left < before:
                 break
         groups = grouped(rows, model, shape, generator)
@@ -305,11 +251,13 @@ def peeled(
             break
     drawn: Sequence[Tensor] = [p.flat[None].expand(p.times, -1) for p in found]
     flat, rest = torch.cat([*drawn, filled(rows, groups, left)]), rows.weight.norm()
-    if left or any(p.times > 1 for p in found) or float(rest) <= ROUNDING * float(whole.weight.norm()):
+    if left or any(p.times > 1 for p in found) or float(rest) <= rows.precision.rounding * float(whole.weight.norm()):
         return found, flat, rest
     shown = labels[[p.label for p in found]]
 
     def predict(flat: Tensor) -> Tensor:
         return next(predicted(model, layer, update, pictures_of(flat, model, shape), [shown]))
 
-    return found, *polished(whole, flat, rest, predict)
+    flat, rest = polished(whole, flat, rest, predict)
+    exact = float(rest) <= whole.precision.spent * float(whole.weight.norm())
+    return [replace(p, proved=p.proved or exact) for p in found], flat, rest

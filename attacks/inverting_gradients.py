@@ -12,6 +12,7 @@ from torch import Tensor
 from leakaudit.attacks._attacking import client_mode, memory_safe, room_for, starts
 from leakaudit.attacks._labels import known_labels
 from leakaudit.attacks._optimise import COPIES, best_restart, descend, roughness
+from leakaudit.attacks._residual import residual_loss, residuals
 from leakaudit.engine import matching as engine
 from leakaudit.protocol.attack import Attack, Effort, Reconstruction
 from leakaudit.protocol.client import SharedUpdate
@@ -89,10 +90,26 @@ class InvertingGradients(Attack):
     def matching(
         self, model: PixelModel, update: SharedUpdate, distance: engine.Distance, generator: torch.Generator
     ) -> Match:
-        """Return the function that is minimised but for the prior; attacks on what replaces records override it."""
+        """Return the function that is minimised but for the prior; attacks on what replaces records override it.
+
+        Where a victim's residual r is known (`residuals`) it is held fixed: ∇⟨r, f(x̂)⟩ is matched, not ∇ℓ(f(x̂), y).
+        """
+        fixed = residuals(model, update, generator)
+        exact = fixed.isfinite().flatten(1).all(1)
+        fewest, most = (bool(b) for b in (exact.all(), exact.any()))
+
+        def part(images: Tensor, labels: Tensor, rows: Tensor, known: bool) -> tuple[Tensor, Tensor]:
+            loss, told = (residual_loss, fixed[rows]) if known else (update.loss, labels)
+            return engine.match(model, loss, images, told, update.gradients, distance, rows=rows)
 
         def match(images: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-            return engine.match(model, update.loss, images, labels, update.gradients, distance, rows=rows)
+            if fewest == most:  # of all victims or of none
+                return part(images, labels, rows, most)
+            values, slopes = images.new_zeros(len(images)), torch.zeros_like(images)
+            for known in (False, True):
+                here = (exact[rows] == known).nonzero()[:, 0]
+                values[here], slopes[here] = part(images[here], labels[here], rows[here], known)
+            return values, slopes
 
         return match
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from leakaudit.attacks._attacking import client_mode, memory_safe
 from leakaudit.attacks._labels import probe_pictures
-from leakaudit.attacks._peeling import SPENT, peeled, pictures_of, rows_of
+from leakaudit.attacks._peeling import peeled
+from leakaudit.attacks._rows import SINGLE, pictures_of, rows_of
 from leakaudit.attacks.analytic import first_dense, known_labels_or_none, solve
 from leakaudit.protocol.attack import Attack, Needs, Reconstruction, Status
 from leakaudit.protocol.client import SharedUpdate
@@ -26,7 +27,7 @@ def survivors(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Return the input (D,) of one record as `solve` does, from the entries that pruning left where these agree.
 
     Zeros may be what pruning or a dead unit made of an entry, or what rounding did: left out, the others must fit
-    one record to SPENT of their size, more of them than there are pixels, or the answer is that of `solve`.
+    one record to SINGLE.spent of their size, more of them than there are pixels, or the answer is that of `solve`.
     """
     plain, rest = solve(weight, bias)
     weight, bias = weight.double(), bias.double()
@@ -35,7 +36,8 @@ def survivors(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     found = (bias @ (weight * kept)) / power.clamp_min(1e-300)
     apart = (kept * (weight - torch.outer(bias, found))).norm()
     enough = kept.sum() >= 2 * (power > 0).sum()
-    if float(rest) > SPENT * float(weight.norm()) and bool(enough) and float(apart) <= SPENT * float(weight.norm()):
+    least = SINGLE.spent * float(weight.norm())
+    if float(rest) > least and bool(enough) and float(apart) <= least:
         return found, apart
     return plain, rest
 
@@ -76,18 +78,20 @@ class Peeling(Attack):
         images = torch.full((update.victims, update.batch_size, *update.input_shape), 0.5).to(model.mean)
         objective = torch.full((update.victims,), torch.inf).to(model.mean)
         statuses: list[Status] = ["diverged"] * update.victims
-        count = 0
+        certified = torch.zeros(images.shape[:2], dtype=torch.bool)
         for v, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
             if not (weight.isfinite().all() and bias.isfinite().all() and bias.any()):
                 continue
             statuses[v] = "converged"
             if update.batch_size == 1:
                 flat, rest = survivors(weight, bias)
+                certified[v] = float(rest) <= SINGLE.spent * float(weight.double().norm())
             else:
                 tried = _labels_to_try(update, labels, v)
                 with client_mode(model, update, generator):
                     found, flat, rest = peeled(model, layer, update, rows_of(weight, bias), tried, generator)
-                count += sum(p.times for p in found)
+                proved = torch.tensor([p.proved for p in found for _ in range(p.times)], dtype=torch.bool)
+                certified[v, : len(proved)] = proved
                 if labels is not None:
                     labels[v] = _told(labels[v], hard(tried[[p.label for p in found for _ in range(p.times)]]))
             drawn = pictures_of(flat.view(update.batch_size, -1), model, update.input_shape)
@@ -99,12 +103,13 @@ class Peeling(Attack):
             objective=objective,
             statuses=tuple(statuses),
             reason=None if "diverged" not in statuses else "the first layer's bias gradient is zero or not finite",
-            notes=() if update.batch_size == 1 else (_note(count, update.victims * update.batch_size),),
+            notes=() if update.batch_size == 1 else (_note(certified),),
+            certified=certified,
         )
 
 
-def _note(count: int, of: int) -> str:
-    return f"{count} of {of} records peeled: each accounts for a part of the update."
+def _note(certified: Tensor) -> str:
+    return f"{int(certified.sum())} of {certified.numel()} records peeled: each accounts for a part of the update."
 
 
 def _labels_to_try(update: SharedUpdate, counted: Tensor | None, victim: int) -> Tensor:

@@ -40,6 +40,7 @@ class Reconstruction:
     linkage: Tensor | None = None
     notes: tuple[str, ...] = ()
     doubts: Mapping[str, str] = field(default_factory=dict)
+    certified: Tensor | None = None  # (V, B) bool: pictures the attack proves to be in the update
     certain: Tensor | None = None  # (V,) bool, of linkage attacks: the first choice replays to the last digits
     progress: Tensor | None = None  # (V,) share of its steps, in [0, 1], at most: where its loops do not `track` it all
 
@@ -50,6 +51,8 @@ class Needs:
 
     one_record: bool = False  # per update: with more it is NotApplicable
     dense_input: bool = False  # a model whose first layer is dense
+    tokens: bool = False  # a vision transformer: patches with learnt positions
+    chain: bool = False  # a model that is one layer after another, with activations that can be undone
     batchnorm: bool = False  # a model with BatchNorm that keeps statistics
     replaced_records: bool = False  # a defense that shows the model other records than the private ones
     defense: str = ""  # the spec of a defense that it was built against, whose mark it reads off the update

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -63,6 +64,33 @@ def conv_model(shape: tuple[int, int, int] = (1, 8, 8), classes: int = 3, seed: 
     return PixelModel(network, [0.4] * c, [0.25] * c)
 
 
+class TinyViT(nn.Module):
+    """Patches, a class token, learnt positions, pre-norm blocks: a vision transformer as torchvision builds them."""
+
+    def __init__(self, shape: tuple[int, int, int], patch: int, width: int, classes: int, blocks: int = 2) -> None:
+        super().__init__()
+        c, h, w = shape
+        self.patches = nn.Conv2d(c, width, patch, stride=patch)
+        self.token = nn.Parameter(torch.randn(1, 1, width))
+        self.positions = nn.Parameter(0.1 * torch.randn(1, 1 + (h // patch) * (w // patch), width))
+        layer = partial(nn.TransformerEncoderLayer, width, 2, 2 * width, 0.0, batch_first=True, norm_first=True)
+        self.blocks = nn.ModuleList(layer() for _ in range(blocks))
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (N, classes) of normalised pictures (N, C, H, W)."""
+        z = self.patches(x).flatten(2).transpose(1, 2)
+        z = torch.cat([self.token.expand(len(z), -1, -1), z], 1) + self.positions
+        for block in self.blocks:
+            z = block(z)
+        return self.head(z[:, 0])  # type: ignore[no-any-return]
+
+
+def vit_model(shape: tuple[int, int, int] = (1, 8, 8), classes: int = 3, seed: int = 0) -> PixelModel:
+    """Return a vision transformer of 3×3 patches: a picture's last rows and columns may be left over."""
+    return PixelModel(seeded(lambda: TinyViT(shape, 3, 24, classes), seed), [0.4] * shape[0], [0.25] * shape[0])
+
+
 def batchnorm_model(shape: tuple[int, int, int] = (1, 8, 8), classes: int = 3, seed: int = 0) -> PixelModel:
     """A model whose BatchNorm keeps statistics that no single batch has."""
     c, h, w = shape
@@ -100,6 +128,7 @@ def scene(attack: Attack, shape: tuple[int, int, int] = (1, 8, 8), batch: int = 
     needs = attack.needs
     batchnorm = needs.batchnorm or "buffers" in attack.requires  # whoever asks for its statistics needs some
     built = dense_model if needs.dense_input else batchnorm_model if batchnorm else conv_model
+    built = vit_model if needs.tokens else built
     model = built(shape)
     own = records(12, shape, 3, seed=2)
     if attack.plants():

@@ -46,7 +46,7 @@ from leakaudit.score import tuning
 from leakaudit.score.utility import utility
 from leakaudit.work.seeding import forked
 from tests import pretend
-from tests.attacks.attack_scenes import EVERYTHING, Shifted, records
+from tests.attacks.attack_scenes import EVERYTHING, Shifted, TinyViT, records
 
 SHAPE, CLASSES, VICTIMS, LINE_UP = (1, 8, 8), 3, 2, 4
 CASES: dict[str, tuple[str, int, Mode]] = {  # each network, batch and mode beside each other one
@@ -78,6 +78,12 @@ def network(name: str) -> nn.Module:
             return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, CLASSES))
         if name == "dropout":
             return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Dropout(0.25), nn.Linear(12, CLASSES))
+        if name == "vit":
+            return TinyViT((1, 8, 8), 4, 12, CLASSES)
+        if name == "chain":
+            return nn.Sequential(
+                nn.Conv2d(1, 4, 3, padding=1), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(256, CLASSES)
+            )
         built = nn.Sequential(
             nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(256, CLASSES)
         )
@@ -111,6 +117,7 @@ def an_attack(name: str, case: str, device: str) -> Any:
     built, batch, mode = case_of(case)
     if needs.dense_input or needs.batchnorm or "buffers" in attack.requires:
         built = "dense" if needs.dense_input else "conv"
+    built = "vit" if needs.tokens else "chain" if needs.chain else built
     against = target(built, device)
     parts = [parse_defense(needs.defense)] if needs.defense else []
     parts += [Shifted()] if needs.replaced_records or attack.examines & {"records"} else []
