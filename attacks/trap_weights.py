@@ -69,7 +69,7 @@ class TrapWeights(Peeling):
         own = own_records(known.auxiliary, generator, OWN).images
         with in_mode(model, "eval"):
             layer = first_dense(model, own[:8])
-        negative, positive = (w.to(layer.weight) for w in trapped(*layer.weight.shape, generator))
+        negative, positive = (w.to(layer.weight) for w in trapped(layer.out_features, layer.in_features, generator))
         flat = own.flatten(1).to(layer.weight)
         down, up = flat @ negative.T, flat @ positive.T
         size = min(known.batch_size, len(flat))

@@ -23,6 +23,7 @@ Row = dict[str, Any]
 KEYS = ("settings", "requires", "examines", "changes", "adaptive", "threshold", "baseline", "source", "from")
 NEEDS = {  # what an attack is not applicable to that `needs` it
     "one_record": "to several records in one update",
+    "several_records": "to one record in an update",
     "dense_input": "to a model whose first layer is not dense",
     "tokens": "to a model that is no vision transformer with learnt positions",
     "chain": "to a model that is not one layer after another with activations that can be undone",
