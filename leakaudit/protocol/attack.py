@@ -61,6 +61,7 @@ class Needs:
     """What an attack must meet to do its work. The test over all attacks (`tests/attacks`) sets such a scene for it."""
 
     one_record: bool = False  # per update: with more it is NotApplicable
+    several_records: bool = False  # per update: with one it is NotApplicable
     dense_input: bool = False  # a model whose first layer is dense
     tokens: bool = False  # a vision transformer: patches with learnt positions
     chain: bool = False  # a model that is one layer after another, with activations that can be undone
