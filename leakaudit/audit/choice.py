@@ -84,6 +84,6 @@ def _lacks(cls: type[Attack]) -> tuple[str, ...]:
 def _needs(cls: type[Attack]) -> tuple[str, ...]:
     return tuple(
         name
-        for name in ("one_record", "dense_input", "tokens", "chain", "batchnorm", "replaced_records")
+        for name in ("one_record", "dense_input", "tokens", "chain", "generator", "batchnorm", "replaced_records")
         if getattr(cls.needs, name)
     )
