@@ -52,15 +52,16 @@ def _attacked(updates: Updates, attack: Attack, role: str, memory: Memory, too_l
     try:
         with seeded(seed, spec, attack.name), followed() as course:
             # The attack gets copies: one that changes the model or its knowledge must not change the next one's.
-            model = updates.model()
+            sent = updates.sent_to(attack)
+            model = sent.model()
             if attack.grid and exposure.auxiliary and len(scene.rehearsal):
-                rehearsal, own = updates.rehearsal(released=bound)
+                rehearsal, own = sent.rehearsal(released=bound)
                 _show(scene, own)
                 generator = generator_for(seed, spec, attack.name, "tune")
                 attack, tuned = tuned_in_time(attack, model, rehearsal, own, generator)
                 if memory.refusal and not tuned:  # its default settings may be weaker, and nobody would know
                     raise TooLittleMemory(memory.refusal)
-            update = updates.victims(attack, released=bound)
+            update = sent.victims(attack, released=bound)
             _show(scene, scene.target.private, asked_by(scene, attack))
             stage("attacking")
             guess: object = _guess(scene, attack, model, update, generator_for(seed, spec, attack.name, "run"))

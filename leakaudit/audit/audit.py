@@ -289,6 +289,7 @@ def _row(course: Course, subject: Subject, results: list[AttackResult], measured
             baselines=scene.baselines,
             chance=scene.candidates.chance,
             limit=plan.max_identification,
+            planting=scene.exposure.model_control,
             is_control=spec == "none",
             replaces_records=subject.replaced,
             examined=examined,

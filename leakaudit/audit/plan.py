@@ -17,7 +17,7 @@ from leakaudit.protocol.registry import UnknownName, attacks, parse_attack, sett
 from leakaudit.protocol.stages import declared
 from leakaudit.result.batteries import BATTERIES, TRAINING_BATCH, Battery
 from leakaudit.result.outward import default_images, in_place
-from leakaudit.result.rules import ANYTHING
+from leakaudit.result.rules import ANYTHING, PLANTING
 from leakaudit.result.schema import Images, Known, Value
 from leakaudit.result.specs import split, together
 
@@ -147,17 +147,19 @@ def with_effort(attack: Attack, spec: str, effort: Battery) -> Attack:
     return replace(attack, **left) if left else attack
 
 
-def attacks_for(defense: Defense, effort: Battery, changes: frozenset[str] | None = None) -> list[tuple[Attack, str]]:
+def attacks_for(
+    defense: Defense, effort: Battery, changes: frozenset[str] | None = None, *, planting: bool = False
+) -> list[tuple[Attack, str]]:
     """Return (attack, role) pairs for one defense, each attack once: the battery's, the examiners, the defense's own.
 
     Examiners are the attacks that `examine` what the defense was seen to change (`changes`, names of
     `stages.CHANGES`; as its code declares it where it was not tried yet); what a defense names as its `adaptive`
     attacks is added to them. Both count as adaptive where there is a defense. One that is in the battery too is run
-    once.
+    once. Examiners that change the model are among them only where the exposure lets a server do so (`planting`).
     """
     seen = (declared(defense) if changes is None else changes) | {ANYTHING}
     chosen = [with_effort(parse_attack(spec), spec, effort) for spec in effort.attacks]
-    names = [name for name, cls in attacks().items() if cls.examines & seen]
+    names = [n for n, cls in attacks().items() if cls.examines & seen and (planting or PLANTING not in cls.requires)]
     found = [with_effort(parse_attack(name), name, effort) for name in names]
     own = [with_effort(_adaptive(part, spec), spec, effort) for part in parts_of(defense) for spec in part.adaptive]
     adaptive = {attack.name: attack for attack in (*found, *own)}

@@ -19,7 +19,7 @@ from leakaudit.result.adversary import GRANTED, PRESETS
 from leakaudit.result.batteries import BATTERIES, FIXED, TRAINING_BATCH
 from leakaudit.result.dates import is_moment
 from leakaudit.result.digests import of_values
-from leakaudit.result.rules import BESIDES, OTHER_WORK, VERDICTS
+from leakaudit.result.rules import BESIDES, OTHER_WORK, PLANTING, VERDICTS
 from leakaudit.result.schema import AuditResult, DefenseResult, Examined, Reason
 from leakaudit.result.signature import is_digest
 from leakaudit.result.specs import apart, split
@@ -305,7 +305,9 @@ def _attacks(result: AuditResult, defense: DefenseResult) -> Iterator[str]:
             yield "it does not say what was examined"
         return
     ran = [split(spec)[0] for spec in specs_of(result.settings, "attacks")]
-    due = roles([n for n in ran if ".py" not in n], result.known, defense.examined.changes, defense.adaptive)
+    planting = bool(result.exposure.get(PLANTING))
+    known = [k for k in result.known if planting or PLANTING not in k.requires or k.name in ran]
+    due = roles([n for n in ran if ".py" not in n], known, defense.examined.changes, defense.adaptive)
     names = [a.name for a in defense.attacks]
     lost = [name for name in due if name not in names]
     if lost and result.complete:

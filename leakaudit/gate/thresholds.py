@@ -15,7 +15,7 @@ from typing import Any
 from leakaudit.errors import Setting, Spell, as_option
 from leakaudit.gate.assertions import Rule
 from leakaudit.judge.advice import FEWEST, loss
-from leakaudit.judge.caps import caps_of
+from leakaudit.judge.caps import caps_of, unplanted
 from leakaudit.judge.conclusions import foremost, judged_at
 from leakaudit.judge.facts import control_in, facts_of
 from leakaudit.judge.findings import mend
@@ -23,6 +23,7 @@ from leakaudit.judge.verdict import DOUBT, UNFINISHED
 from leakaudit.judge.words import sentences
 from leakaudit.result.outcome import Check
 from leakaudit.result.rules import (
+    PLANTING,
     guessing,
     judged,
     resolution,
@@ -210,7 +211,14 @@ def _named(defense: DefenseResult, rule: Rule) -> list[AttackResult]:
 
 def why_no_pass(result: AuditResult) -> tuple[Reason, ...]:
     """Return why no score of this audit may pass, whatever it is: the reasons that hold for its verdict as well."""
-    return (*caps_of(result), *uncontrolled(result))
+    return (*caps_of(result), *uncontrolled(result), *_unplanted(result))
+
+
+def _unplanted(result: AuditResult) -> tuple[Reason, ...]:
+    """Return why nothing follows of a server that may change the model, by the attacks on the undefended one."""
+    control = result.control()
+    row = control.attacks if control else ()
+    return unplanted(row, row, control_in(result).floor) if result.exposure.get(PLANTING) else ()
 
 
 def uncontrolled(result: AuditResult) -> tuple[Reason, ...]:

@@ -99,7 +99,7 @@ MENDS: dict[str, str] = {
     "control-within-limit": "Scan with {--full}, trained weights or more {--records} until the control leaks more.",
     "not-seen-weakened": "Scan with {--exposure adaptive}, more {--budget} or stages that bear any records.",
     "no-family": "Use a {--batch-size}, a model or an {--exposure} that attacks of this kind can be run with.",
-    "malicious-server": "Scan with {--exposure adaptive}: no audit here passes a malicious server.",
+    "malicious-server": "Mend what keeps attacks that change the model from a score, or use {--exposure adaptive}.",
     "no-adaptive-attack": "Scan with {--exposure adaptive}, more {--budget} or a model that such attacks fit.",
     "too-few-scored": "Give as many {--records} as the sentence asks for.",
     "guess-above-limit": "Give more records of each class in train_data or test_data, or more {--candidates}.",

@@ -10,9 +10,10 @@ The rules, in this order. Identification is judged on the bounds of its 95 % int
    `replay` agrees.
 3. Inconclusive: on the undefended model no attack exceeds the limit, or none was seen to work on a weakened defense; of
    a family of attacks none was scored; an attack was not scored, overfitted, or could have exceeded the limit on the
-   victims where it failed or ran out of time; too few records or candidates; a check found an error. Two kinds of
-   attack may stay without a score: those that do not apply, and standard ones that were seen not to work on the
-   undefended model. One that crashed there was not seen.
+   victims where it failed or ran out of time; the server may change the model, and no attack that does was seen to
+   work on the undefended one, or one that was has no score here; too few records or candidates; a check found an error.
+   Two kinds of attack may stay without a score: those that do not apply, and standard ones that were seen not to work
+   on the undefended model. One that crashed there was not seen.
 4. Pass: what is left. `replay`'s upper bound is within the limit, and so is every other attack's, unless its hits are
    what as many guesses bring.
 
@@ -25,11 +26,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from leakaudit.errors import Setting
-from leakaudit.judge.caps import capped, caps_of
+from leakaudit.judge.caps import capped, caps_of, unplanted
 from leakaudit.judge.exposed import exact, exposed
 from leakaudit.judge.facts import Facts, control_of, facts_of
 from leakaudit.judge.proof import INDEPENDENT, REPLAY, UNLIKELY, by_chance, proved, within
-from leakaudit.result.rules import SHARP, VERDICTS, beats, guessing, identifies, most_successful
+from leakaudit.result.rules import PLANTING, SHARP, VERDICTS, beats, guessing, identifies, most_successful
 from leakaudit.result.schema import (
     AttackResult,
     AuditResult,
@@ -63,6 +64,7 @@ class Case:
     baselines: Sequence[Baseline] = ()
     chance: float  # of identification
     limit: float
+    planting: bool = False  # the server may change the model: then attacks that do must have been scored
     is_control: bool = False  # the undefended row itself is judged: it needs no adaptive attack
     replaces_records: bool = False  # then an attack handed the replaced ones (role `bound`) must have been scored
     examined: Examined | None = None  # what was found out by trying it; None in older results, judged as they were
@@ -88,12 +90,14 @@ def judge(case: Case) -> tuple[Verdict, tuple[Reason, ...]]:
     errors = [Reason("error-noticed", facts={"finding": name}) for name in dict.fromkeys(case.errors)]
     proofs = proved(case.attacks, case.baselines, case.examined, case.guarantees, case.chance, case.limit)
     independent = any(proof.id == INDEPENDENT for proof in proofs)
-    if independent and not errors:
+    planted = unplanted(case.attacks, case.control, floor) if case.planting else ()
+    if independent and not errors and not planted:
         return "pass", proofs
     doubts = [
         *_doubts_about_control(case, floor),
         *_doubts_about_coverage(case),
         *missed.values(),
+        *planted,
         *([] if proofs else _doubts_about_size(case, known)),
         *_own_doubts(case, blocking=True),
         *errors,
@@ -118,6 +122,7 @@ def rejudge(
             baselines=result.baselines,
             chance=result.chance_identification,
             limit=result.max_identification if limit is None else limit,
+            planting=bool(result.exposure.get(PLANTING)),
             is_control=defense.spec == "none",
             replaces_records=defense.replaces_records,
             examined=defense.examined,

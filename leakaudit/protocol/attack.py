@@ -11,7 +11,8 @@ from torch import Tensor
 
 from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.client import SharedUpdate
-from leakaudit.protocol.target import PixelModel
+from leakaudit.protocol.gradients import Mode
+from leakaudit.protocol.target import LossFunction, PixelModel, Records
 from leakaudit.work.progress import expired
 
 Status = Literal["converged", "diverged", "not-applicable", "out-of-memory", "budget"]
@@ -58,6 +59,21 @@ class Needs:
     defense: str = ""  # the spec of a defense that it was built against, whose mark it reads off the update
 
 
+@dataclass(frozen=True)
+class Beforehand:
+    """What a server knows before any client sends something: all that it may change the model by.
+
+    `auxiliary` are its own records, on the model's device, None where it has none; no private record is here.
+    """
+
+    input_shape: tuple[int, int, int]  # channels, height, width
+    classes: int
+    batch_size: int  # records in one update
+    loss: LossFunction
+    mode: Mode
+    auxiliary: Records | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Attack:
     """Base of every attack; subclasses are frozen dataclasses of settings.
@@ -85,6 +101,21 @@ class Attack:
         numbers whatever the device: draw there, with `device=generator.device`, and move what was drawn.
         """
         raise NotImplementedError
+
+    def plant(self, model: PixelModel, known: Beforehand, generator: torch.Generator) -> PixelModel:
+        """Return the model that a malicious server sends to clients in place of `model`, a copy that may be changed.
+
+        By default `model` itself. An attack that overrides this `requires` "model_control". Its clients' updates are
+        then computed on what is returned, after the defense's own model stage, and so is `__call__` handed it: it must
+        take the same pictures and give logits of the same classes. What a `grid` tunes must not matter here, as it is
+        tuned afterwards. `generator` is on the CPU. Raises NotApplicable where nothing can be planted.
+        """
+        return model
+
+    @classmethod
+    def plants(cls) -> bool:
+        """Return whether it changes the model that clients are sent."""
+        return cls.plant is not Attack.plant
 
     def several(
         self, choices: Sequence[Attack], model: PixelModel, update: SharedUpdate, generator: torch.Generator

@@ -12,7 +12,7 @@ from leakaudit.protocol.attack import Attack, Effort, Kind, Needs
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.exposure import Exposure
 from leakaudit.protocol.stages import CHANGES
-from leakaudit.result.rules import ANYTHING, OTHER_WORK
+from leakaudit.result.rules import ANYTHING, OTHER_WORK, PLANTING
 from leakaudit.result.surfaces import SURFACES
 
 BASES: dict[str, type[Any]] = {"attack": Attack, "defense": Defense}
@@ -54,6 +54,8 @@ def _of_attack(cls: Any, settings: set[str]) -> str | None:
         return f"it does nothing: define {doing}"
     if not isinstance(cls.needs, Needs):
         return f"its `needs` must be a Needs(…), not {cls.needs!r}"
+    if cls.plants() and PLANTING not in cls.requires:
+        return f"it plants a model, so its `requires` must name {PLANTING!r}"
     facts = {f.name for f in fields(Exposure)}
     return (
         _unknown("requires", cls.requires, facts)

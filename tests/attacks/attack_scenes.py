@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakaudit.protocol.attack import Attack
+from leakaudit.protocol.attack import Attack, Beforehand
 from leakaudit.protocol.client import SharedUpdate, release, share
 from leakaudit.protocol.defense import Defense, chain
 from leakaudit.protocol.exposure import Exposure
@@ -130,6 +130,10 @@ def scene(attack: Attack, shape: tuple[int, int, int] = (1, 8, 8), batch: int = 
     built = dense_model if needs.dense_input else batchnorm_model if batchnorm else conv_model
     built = vit_model if needs.tokens else built
     model = built(shape)
+    own = records(12, shape, 3, seed=2)
+    if attack.plants():
+        known = Beforehand(shape, 3, batch, F.cross_entropy, "eval", own)
+        model = attack.plant(model, known, torch.Generator().manual_seed(5))
     parts = (
         parse_defense(needs.defense) if needs.defense else Defense(),
         Shifted() if needs.replaced_records else Defense(),
@@ -140,7 +144,7 @@ def scene(attack: Attack, shape: tuple[int, int, int] = (1, 8, 8), batch: int = 
         defense=chain(*(part for part in parts if type(part) is not Defense)),
         exposure=replace(EVERYTHING, labels="labels" in attack.requires),
         batch_size=batch,
-        auxiliary=records(12, shape, 3, seed=2),
+        auxiliary=own,
     )
     return model, replace(update, prior=pictures_of(shape)) if needs.generator else update
 
