@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from leakaudit.attacks._attacking import reason_of
 from leakaudit.protocol.attack import Reconstruction, Status
@@ -78,6 +79,27 @@ def roughness(images: Tensor) -> tuple[Tensor, Tensor]:
     return value + COLOUR * colour, slope + COLOUR * (colour_slope - colour_slope.mean(2, keepdim=True))
 
 
+def signs(slopes: Tensor, coarse: float) -> Tensor:
+    """Return the signs of slopes (T, B, C, H, W), where a share `coarse` goes to those of blocks' mean slopes.
+
+    Blocks are 2, 4, 8, … pixels wide, up to the whole picture, every width with the same share. By its own sign alone a
+    pixel moves as far for noise as for what its neighbours agree on, so that brightness and colour of areas hardly
+    move: on a trained network they stay at the grey of the start.
+    """
+    found = slopes.sign()
+    size = max(slopes.shape[-2:])
+    widths = [2**k for k in range(1, (size - 1).bit_length() + 1)]  # the last one holds the whole picture
+    if not coarse or not widths:
+        return found
+    found = (1 - coarse) * found
+    flat = slopes.flatten(0, 1)
+    for width in widths:
+        blocks = F.avg_pool2d(flat, width, ceil_mode=True)
+        spread = blocks.sign().repeat_interleave(width, -2).repeat_interleave(width, -1)
+        found = found + coarse / len(widths) * spread[..., : slopes.shape[-2], : slopes.shape[-1]].reshape(slopes.shape)
+    return found
+
+
 def rungs(restarts: int, steps: int) -> dict[int, int]:
     """Return after which steps how many restarts of a victim are kept: halving, within a quarter of the schedule.
 
@@ -108,6 +130,7 @@ def descend(
     patience: int,
     label: str,
     restarts: int = 1,
+    coarse: float = 0.0,
 ) -> Descent:
     """Minimise `objective` from `start` (T, B, C, H, W) within [0, 1] by Adam on the gradient's sign.
 
@@ -127,7 +150,7 @@ def descend(
     for k in track(label, steps):
         values, slopes = objective(here.x, here.victims, here.clock.to(start.dtype) / steps)
         going = here.going & values.isfinite() & slopes.flatten(1).isfinite().all(1)
-        slopes, known = slopes.sign(), best[here.active]
+        slopes, known = signs(slopes, coarse), best[here.active]
         better = (going & (values < known + ROUNDING)).view(-1, 1, 1, 1, 1)
         best_images[here.active] = torch.where(better, here.x, best_images[here.active])
         best[here.active] = torch.where(going, torch.minimum(known, values), known)

@@ -56,6 +56,7 @@ class InvertingGradients(Attack):
     schedule. Restarts are halved successively.
     """
 
+    family: ClassVar[str] = "matching"
     name: ClassVar[str] = "inverting-gradients"
     summary: ClassVar[str] = "match the gradient's direction under a total-variation prior (signed Adam)"
     source: ClassVar[str] = "Geiping et al. 2020"
@@ -72,6 +73,7 @@ class InvertingGradients(Attack):
     step_size: float = 0.1
     patience: int = 50  # steps without progress before an eighth of the schedule is skipped
     fall: float = 10.0
+    coarse: float = 0.0  # share of each step that goes to the signs of blocks' mean slopes (`signs`)
 
     def __post_init__(self) -> None:
         if min(self.steps, self.restarts, self.patience) < 1:
@@ -80,6 +82,8 @@ class InvertingGradients(Attack):
             raise ValueError(f"steps and patience must be at most {LONGEST}")
         if self.tv < 0 or self.step_size <= 0:
             raise ValueError("tv must not be negative and step_size must be positive")
+        if not 0 <= self.coarse < 1:
+            raise ValueError("coarse must be at least 0 and below 1")
         if self.fall < 1:
             raise ValueError("fall must be at least 1")
 
@@ -189,6 +193,7 @@ class InvertingGradients(Attack):
                 patience=one.patience,
                 label=one.name,
                 restarts=one.restarts,
+                coarse=one.coarse,
             )
         size = len(start)
         return [

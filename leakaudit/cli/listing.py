@@ -11,6 +11,7 @@ from rich.text import Text
 
 from leakaudit.audit.choice import Choice, Runs, Why, choices
 from leakaudit.protocol import registry
+from leakaudit.protocol.attack import FAMILIES, family_of
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.stages import CHANGES, declared
 from leakaudit.result.adversary import PRESETS
@@ -20,7 +21,10 @@ from leakaudit.result.scores import SCORES, Score
 from leakaudit.score.metrics import Metric, further
 
 Row = dict[str, Any]
-KEYS = ("settings", "requires", "examines", "changes", "adaptive", "threshold", "baseline", "source", "from")
+KEYS = (
+    *("family", "needs", "effort", "settings", "requires", "examines", "changes", "adaptive", "threshold", "baseline"),
+    *("source", "from"),
+)
 NEEDS = {  # what an attack is not applicable to that `needs` it
     "one_record": "to several records in one update",
     "several_records": "to one record in an update",
@@ -51,7 +55,8 @@ def rows(kind: str) -> list[Row]:
     if kind == "attacks":
         return [
             _described(name, cls)
-            | {"kind": cls.kind, "requires": sorted(cls.requires), "examines": sorted(cls.examines)}
+            | {"kind": cls.kind, "family": family_of(cls), "needs": _scene(cls), "effort": list(cls.effort)}
+            | {"requires": sorted(cls.requires), "examines": sorted(cls.examines)}
             for name, cls in registry.attacks().items()
         ]
     return [
@@ -63,6 +68,11 @@ def rows(kind: str) -> list[Row]:
         }
         for name, cls in registry.defenses().items()
     ]
+
+
+def _scene(cls: Any) -> list[str]:
+    """Return what an attack must meet to do its work: names of `Needs`, and the defense whose mark it reads."""
+    return [str(value) if name == "defense" else name for name, value in asdict(cls.needs).items() if value]
 
 
 def _score(score: Score) -> Row:
@@ -146,20 +156,12 @@ def show(found: list[Row]) -> None:
     console = Console()
     for row in found:
         _print(console, Text.assemble((str(row["name"]), "bold"), visible(f"  {row['summary']}")), "    ")
-        for key in (
-            "settings",
-            "requires",
-            "examines",
-            "changes",
-            "adaptive",
-            "threshold",
-            "baseline",
-            "source",
-            "from",
-        ):
+        for key in KEYS:
             value = row.get(key)
             if not value:
                 continue
+            if key == "family":
+                value = f"{value}: {FAMILIES[value]}"
             if isinstance(value, dict):
                 value = [f"{k}={v}" for k, v in value.items()]
             text = ", ".join(value) if isinstance(value, list) else str(value)
