@@ -87,6 +87,15 @@ def _lacks(cls: type[Attack]) -> tuple[str, ...]:
 def _needs(cls: type[Attack]) -> tuple[str, ...]:
     return tuple(
         name
-        for name in ("one_record", "several_records", "dense_input", "tokens", "chain", "batchnorm", "replaced_records")
+        for name in (
+            "one_record",
+            "several_records",
+            "dense_input",
+            "tokens",
+            "chain",
+            "generator",
+            "batchnorm",
+            "replaced_records",
+        )
         if getattr(cls.needs, name)
     )

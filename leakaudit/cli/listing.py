@@ -31,6 +31,7 @@ NEEDS = {  # what an attack is not applicable to that `needs` it
     "dense_input": "to a model whose first layer is not dense",
     "tokens": "to a model that is no vision transformer with learnt positions",
     "chain": "to a model that is not one layer after another with activations that can be undone",
+    "generator": "where model.py gives no generator of pictures",
     "batchnorm": "to a model without BatchNorm statistics",
     "replaced_records": "where the records are seen to stay",
 }

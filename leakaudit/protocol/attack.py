@@ -67,6 +67,7 @@ class Needs:
     chain: bool = False  # a model that is one layer after another, with activations that can be undone
     batchnorm: bool = False  # a model with BatchNorm that keeps statistics
     replaced_records: bool = False  # a defense that shows the model other records than the private ones
+    generator: bool = False  # of pictures, which the user gives in model.py
     defense: str = ""  # the spec of a defense that it was built against, whose mark it reads off the update
 
 
