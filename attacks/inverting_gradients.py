@@ -56,6 +56,7 @@ class InvertingGradients(Attack):
     schedule. Restarts are halved successively.
     """
 
+    family: ClassVar[str] = "matching"
     name: ClassVar[str] = "inverting-gradients"
     summary: ClassVar[str] = "match the gradient's direction under a total-variation prior (signed Adam)"
     source: ClassVar[str] = "Geiping et al. 2020"

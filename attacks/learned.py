@@ -216,6 +216,7 @@ class LearnedInversion(Attack):
     `pairs` auxiliary records at most, each up to `draws` times where they are fewer; `decoder_steps` of training.
     """
 
+    family: ClassVar[str] = "learned"
     name: ClassVar[str] = "learned-inversion"
     summary: ClassVar[str] = "a regression from defended updates to pictures, learned on auxiliary records"
     source: ClassVar[str] = "Wu et al. 2023 (Learning to Invert)"

@@ -76,7 +76,7 @@ def _check(make: Any, latent: tuple[int, ...], shape: tuple[int, int, int], devi
         )
     if not pictures.is_floating_point() or not bool(pictures.isfinite().all()):
         raise UserError("`generator` returns pixels that are not finite numbers: check its weights.")
-    low, high = float(pictures.min()), float(pictures.max())
+    low, high = (float(end.detach()) for end in pictures.aminmax())
     if low < -TOLERANCE or high > 1 + TOLERANCE:
         raise UserError(
             f"`generator` returns pixels from {low:.3g} to {high:.3g}, not 0 to 1: end it in a sigmoid, or map its "

@@ -126,6 +126,7 @@ def records(count: int, shape: tuple[int, int, int], classes: int, seed: int) ->
 def scene(attack: Attack, shape: tuple[int, int, int] = (1, 8, 8), batch: int = 1) -> tuple[PixelModel, SharedUpdate]:
     """Return a model and what two clients share of it, as the attack `needs` them to do its work."""
     needs = attack.needs
+    batch = max(batch, 2 if needs.several_records else 1)
     batchnorm = needs.batchnorm or "buffers" in attack.requires  # whoever asks for its statistics needs some
     built = dense_model if needs.dense_input else batchnorm_model if batchnorm else conv_model
     built = vit_model if needs.tokens else built
