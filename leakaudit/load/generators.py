@@ -25,6 +25,8 @@ def picture_generator(
 ) -> PictureGenerator | None:
     """Return the adversary's generator of pictures of `shape`, tried on normal latents; None where none was given.
 
+    `given` draws pictures (N, C, H, W) in [0, 1] from normal latents (N, *latent), or is a function without arguments
+    that returns what does; `latent` is the shape of one latent, or its only number.
     A module is copied, frozen, put into eval mode and on the device. A `torch.Generator` is somebody's source of random
     numbers, and no generator of pictures.
     """
