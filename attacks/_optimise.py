@@ -20,6 +20,7 @@ from leakaudit.work.progress import expired, observe, track
 # (values (T,), gradients with respect to the pictures). The values must not depend on the schedule: they are compared.
 Objective = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
+COARSE = 0.7  # share of a step that follows the mean slopes of blocks, and not each pixel's own
 COLOUR = 2.0  # how much more a step of colour weighs than one of brightness
 
 # Steps after which a device is asked which trials are done, and waited for. Until then those that are done stand still
@@ -79,7 +80,7 @@ def roughness(images: Tensor) -> tuple[Tensor, Tensor]:
     return value + COLOUR * colour, slope + COLOUR * (colour_slope - colour_slope.mean(2, keepdim=True))
 
 
-def signs(slopes: Tensor, coarse: float) -> Tensor:
+def signs(slopes: Tensor, coarse: float = COARSE) -> Tensor:
     """Return the signs of slopes (T, B, C, H, W), where a share `coarse` goes to those of blocks' mean slopes.
 
     Blocks are 2, 4, 8, … pixels wide, up to the whole picture, every width with the same share. By its own sign alone a
@@ -130,7 +131,6 @@ def descend(
     patience: int,
     label: str,
     restarts: int = 1,
-    coarse: float = 0.0,
 ) -> Descent:
     """Minimise `objective` from `start` (T, B, C, H, W) within [0, 1] by Adam on the gradient's sign.
 
@@ -150,7 +150,7 @@ def descend(
     for k in track(label, steps):
         values, slopes = objective(here.x, here.victims, here.clock.to(start.dtype) / steps)
         going = here.going & values.isfinite() & slopes.flatten(1).isfinite().all(1)
-        slopes, known = signs(slopes, coarse), best[here.active]
+        slopes, known = signs(slopes), best[here.active]
         better = (going & (values < known + ROUNDING)).view(-1, 1, 1, 1, 1)
         best_images[here.active] = torch.where(better, here.x, best_images[here.active])
         best[here.active] = torch.where(going, torch.minimum(known, values), known)

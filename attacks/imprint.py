@@ -289,11 +289,11 @@ class Imprint(Attack):
         )
 
 
-def own_records(auxiliary: Records | None, generator: torch.Generator) -> Records:
+def own_records(auxiliary: Records | None, generator: torch.Generator, most: int = OWN) -> Records:
     """Return some of the adversary's records; raises NotApplicable where it has none."""
     if auxiliary is None or not len(auxiliary):
         raise NotApplicable("auxiliary records are not exposed")
-    order = torch.randperm(len(auxiliary), generator=generator, device=generator.device)[:OWN]
+    order = torch.randperm(len(auxiliary), generator=generator, device=generator.device)[:most]
     return auxiliary[order.to(auxiliary.images.device)]
 
 

@@ -73,7 +73,6 @@ class InvertingGradients(Attack):
     step_size: float = 0.1
     patience: int = 50  # steps without progress before an eighth of the schedule is skipped
     fall: float = 10.0
-    coarse: float = 0.0  # share of each step that goes to the signs of blocks' mean slopes (`signs`)
 
     def __post_init__(self) -> None:
         if min(self.steps, self.restarts, self.patience) < 1:
@@ -82,8 +81,6 @@ class InvertingGradients(Attack):
             raise ValueError(f"steps and patience must be at most {LONGEST}")
         if self.tv < 0 or self.step_size <= 0:
             raise ValueError("tv must not be negative and step_size must be positive")
-        if not 0 <= self.coarse < 1:
-            raise ValueError("coarse must be at least 0 and below 1")
         if self.fall < 1:
             raise ValueError("fall must be at least 1")
 
@@ -150,22 +147,35 @@ class InvertingGradients(Attack):
         return found
 
     def _inverted(
-        self, choices: Sequence[InvertingGradients], model: PixelModel, update: SharedUpdate, generator: torch.Generator
+        self,
+        choices: Sequence[InvertingGradients],
+        model: PixelModel,
+        update: SharedUpdate,
+        generator: torch.Generator,
+        start: Tensor | None = None,
     ) -> list[Reconstruction]:
-        """Return each choice's reconstructions. Trials lie choice by choice, victim by victim, restart by restart."""
+        """Return each choice's reconstructions. Trials lie choice by choice, victim by victim, restart by restart.
+
+        `start` are the pictures (V·restarts, B, C, H, W) to begin at, by default grey and noise (`starts`).
+        """
         one = choices[0]
         trials = len(choices) * update.victims * one.restarts
         told = f"{trials} trials at once (restarts={one.restarts})"
         with held(room_for(update, trials, COPIES), told, "restarts or records", model.mean.device):
-            return self._descended(choices, model, update, generator)
+            return self._descended(choices, model, update, generator, start)
 
     def _descended(
-        self, choices: Sequence[InvertingGradients], model: PixelModel, update: SharedUpdate, generator: torch.Generator
+        self,
+        choices: Sequence[InvertingGradients],
+        model: PixelModel,
+        update: SharedUpdate,
+        generator: torch.Generator,
+        start: Tensor | None,
     ) -> list[Reconstruction]:
         labels = known_labels(model, update, generator)
         one = choices[0]
         distance = one.distance(update, generator)
-        start = starts(model, update, one.restarts, generator)
+        start = starts(model, update, one.restarts, generator) if start is None else start
         match = one.matching(model, update, distance, generator)
         priors = one.priors(model, update)
         count = update.victims
@@ -193,7 +203,6 @@ class InvertingGradients(Attack):
                 patience=one.patience,
                 label=one.name,
                 restarts=one.restarts,
-                coarse=one.coarse,
             )
         size = len(start)
         return [

@@ -38,6 +38,8 @@ def scan(  # noqa: PLR0913 - the public surface
     std: Sequence[float] | None = None,
     classes: Sequence[str] | None = None,
     device: str = "auto",
+    generator: Callable[[Tensor], Tensor] | None = None,
+    latent: int | Sequence[int] | None = None,
     checkpoint: Path | str | None = None,
     lpips_weights: Path | str | None = None,
     progress: bool = False,
@@ -70,7 +72,8 @@ def scan(  # noqa: PLR0913 - the public surface
     `batch_size`, and looked for among `candidates`; the limits are shares. `utility=False` trains nothing. `seeds` and
     `epochs` are the battery's by default; `budget` takes seconds or "10m" (by default it has none), `memory` bytes or
     "4GB" (by default what is free). `all_attacks` skips none where the verdict is settled. `images` is full, redacted
-    or none: by default full, and redacted where CI=true. `progress` shows what is computed. Raises
+    or none: by default full, and redacted where CI=true. `progress` shows what is computed. `generator` is what the
+    adversary knows of pictures, from normal latents (N, *latent) to pictures (N, C, H, W) in [0, 1]. Raises
     leakaudit.UserError on bad input.
 
     Examples:
@@ -113,6 +116,8 @@ def scan(  # noqa: PLR0913 - the public surface
             std=std,
             classes=classes,
             device=device,
+            generator=generator,
+            latent=latent,
             checkpoint=_path("checkpoint", checkpoint),
             seed=plan.seed,
         )

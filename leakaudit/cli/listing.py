@@ -27,9 +27,11 @@ KEYS = (
 )
 NEEDS = {  # what an attack is not applicable to that `needs` it
     "one_record": "to several records in one update",
+    "several_records": "to one record in an update",
     "dense_input": "to a model whose first layer is not dense",
     "tokens": "to a model that is no vision transformer with learnt positions",
     "chain": "to a model that is not one layer after another with activations that can be undone",
+    "generator": "where model.py gives no generator of pictures",
     "batchnorm": "to a model without BatchNorm statistics",
     "replaced_records": "where the records are seen to stay",
 }
@@ -37,6 +39,7 @@ HEADINGS: dict[Runs, str] = {
     "always": "{count} run whatever the scan sees",
     "expected": "{count} more if the scan sees {spec} do what its code says",
     "possible": "{count} more if the scan sees {spec} change something else",
+    "granted": "{count} more under --exposure malicious-server",
     "asked": "{count} run only where --attack names them",
 }
 FOOTNOTE = (
@@ -109,7 +112,7 @@ def show_against(spec: str, defense: Defense) -> None:
             _print(console, Text("  " + ", ".join(choice.attack for choice in some)), "  ")
     console.print()
     _print(console, Text("Not applicable, and then reported as that, which never counts as safe", "bold"), "    ")
-    for case, those in _unfit([choice for choice in found if choice.runs != "asked"]).items():
+    for case, those in _unfit([choice for choice in found if choice.runs not in ("granted", "asked")]).items():
         _print(console, Text.assemble(f"  {case}  ", (", ".join(those), "dim")), " " * 6)
     console.print()
     _print(console, Text(FOOTNOTE), "")

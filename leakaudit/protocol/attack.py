@@ -61,11 +61,13 @@ class Needs:
     """What an attack must meet to do its work. The test over all attacks (`tests/attacks`) sets such a scene for it."""
 
     one_record: bool = False  # per update: with more it is NotApplicable
+    several_records: bool = False  # per update: with one it is NotApplicable
     dense_input: bool = False  # a model whose first layer is dense
     tokens: bool = False  # a vision transformer: patches with learnt positions
     chain: bool = False  # a model that is one layer after another, with activations that can be undone
     batchnorm: bool = False  # a model with BatchNorm that keeps statistics
     replaced_records: bool = False  # a defense that shows the model other records than the private ones
+    generator: bool = False  # of pictures, which the user gives in model.py
     defense: str = ""  # the spec of a defense that it was built against, whose mark it reads off the update
 
 
