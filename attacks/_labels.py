@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from leakaudit.attacks._attacking import client_mode
+from leakaudit.attacks._counting import chances_of, likeliest_counts, noise_of, supposed, surely_in
 from leakaudit.engine import head as engine_head
 from leakaudit.engine import matching as engine
 from leakaudit.errors import NotApplicable
@@ -18,6 +19,7 @@ from leakaudit.work.memory import need
 
 EXACT = 0.05  # of entries, by which a label's predicted gradient may miss one that nothing was done to
 _TOGETHER = 32  # labels whose slopes are held at once
+_COUNTED = 512  # probe pictures, for how the chances of the classes vary
 _SHOWN = 16  # probe pictures of a class, for its mean gradient
 _VALUES = 2**25  # most numbers in the mean gradients of all classes: 128 MB
 ALIKE = 0.5  # the least cosine between a head's gradient and that of its likeliest label, for it to be believed
@@ -50,12 +52,20 @@ class Head:
 
 def probe_pictures(update: SharedUpdate, generator: torch.Generator, device: torch.device, most: int = 256) -> Tensor:
     """Return pictures (N, C, H, W) to learn the model's habits from: auxiliary ones if exposed, else random ones."""
+    return probes(update, generator, device, most)[0]
+
+
+def probes(
+    update: SharedUpdate, generator: torch.Generator, device: torch.device, most: int = 256
+) -> tuple[Tensor, Tensor | None]:
+    """Return `probe_pictures` and the labels (N,) of those that are auxiliary."""
     channels, height, width = update.input_shape
     count = min(most, max(8, 2**22 // (channels * height * width)))
     if update.auxiliary is not None and len(update.auxiliary):
         order = torch.randperm(len(update.auxiliary), generator=generator, device=generator.device)[:count]
-        return update.auxiliary.images[order.to(update.auxiliary.images.device)].to(device)
-    return torch.rand((count, *update.input_shape), generator=generator, device=generator.device).to(device)
+        shown = update.auxiliary[order.to(update.auxiliary.images.device)].to(device)
+        return shown.images, shown.labels
+    return torch.rand((count, *update.input_shape), generator=generator, device=generator.device).to(device), None
 
 
 def find_head(model: PixelModel, update: SharedUpdate, pictures: Tensor, *, by_class: bool = False) -> Head | None:
@@ -95,23 +105,6 @@ def one_label(weight: Tensor, bias: Tensor | None, features: Tensor) -> Tensor:
     return torch.where(along < 0, -factor, factor).argmin()
 
 
-def counted_labels(balance: Tensor, batch_size: int) -> Tensor:
-    """Return B labels (B,), ascending, whose counts are nearest to B·`balance` (K,) with balance_k = p̄_k − ∂b_k.
-
-    Counts are rounded by the largest remainder so that they sum to B, and repeats are allowed (the rule of Wainakh et
-    al. 2022, arXiv 2105.09369, and of Yin et al. 2021 without its one-record-a-class assumption).
-    """
-    wanted = (batch_size * balance.double()).clamp_min(0)
-    wanted = wanted * (batch_size / wanted.sum().clamp_min(1e-12))
-    counts = wanted.floor().long()
-    missing = batch_size - int(counts.sum())
-    while missing > 0:  # more than K are missing only where nothing was positive
-        order = (wanted - counts).argsort(descending=True, stable=True)[:missing]
-        counts[order] += 1
-        missing -= len(order)
-    return torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
-
-
 def soft_labels(model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Tensor:
     """Return the probabilities ỹ (V, 1, K) that each victim's one record was labelled with, under cross-entropy.
 
@@ -142,17 +135,17 @@ def infer_labels(model: PixelModel, update: SharedUpdate, generator: torch.Gener
     """Return the labels (V, B) inferred from the update.
 
     One record: `one_label` where the loss sees the head's output as logits, else `fitted_labels` through what follows
-    the head. More: `counted_labels`, with the mean softmax p̄ of the model on auxiliary pictures if exposed, else on
-    random ones; a head without bias has ∂b_k estimated as ⟨∂W_k, h̄⟩ / ‖h̄‖². Where no layer is a head, one record's
-    label is the class whose gradient on probe pictures points most along the update, and those of more are guessed
-    jointly (`matched_labels`), which is weaker.
+    the head. More: `likeliest_counts`, with what the model gives on auxiliary pictures if exposed, else on random ones;
+    a head without bias has ∂b_k estimated as ⟨∂W_k, h̄⟩ / ‖h̄‖². Where no layer is a head, one record's label is the
+    class whose gradient on probe pictures points most along the update, and those of more are guessed jointly
+    (`matched_labels`), which is weaker.
     """
     device = next(model.parameters()).device
-    pictures = probe_pictures(update, generator, device)
+    pictures, labels = probes(update, generator, device, _COUNTED if update.batch_size > 1 else 256)
     with client_mode(model, update, generator):
-        head = find_head(model, update, pictures)
+        head = find_head(model, update, pictures[:256])
         if update.batch_size > 1:
-            return _of_batches(model, update, head, pictures)
+            return _of_batches(model, update, head, pictures, labels)
         if head is None:
             return _best_matching_class(model, update, pictures[:4])
         if not head.at.plain:
@@ -203,15 +196,27 @@ def fitted_labels(model: PixelModel, update: SharedUpdate, head: Head, pictures:
     return found[:, None]
 
 
-def _of_batches(model: PixelModel, update: SharedUpdate, head: Head | None, pictures: Tensor) -> Tensor:
-    """Return the labels (V, B) of batches, counted by the head's gradient or guessed jointly."""
+def _of_batches(
+    model: PixelModel, update: SharedUpdate, head: Head | None, pictures: Tensor, labels: Tensor | None
+) -> Tensor:
+    """Return the labels (V, B) of batches, counted by the head's gradient or guessed jointly.
+
+    Classes that are surely in a batch (`surely_in`) are counted at least once, where all of them can be.
+    """
     if head is None or not head.by_class:
-        return matched_labels(model, update, head, pictures)
+        return matched_labels(model, update, head, pictures[:256])
     weights, biases = head.gradients(update.gradients)
     if biases is None:
         biases = weights @ head.features / head.features.square().sum().clamp_min(1e-12)
-    balance = head.at.balance if head.at.balance is not None else head.at.outputs.softmax(1).mean(0)
-    return torch.stack([counted_labels(balance - b / (head.at.scale or 1.0), update.batch_size) for b in biases])
+    known, scale = chances_of(model, update, head.at, pictures, labels), head.at.scale or 1.0
+    found = []
+    for rows, slope in zip(weights / scale, biases / scale, strict=True):
+        sure = surely_in(rows) if known.nonnegative and head.at.scale is not None else slope.new_zeros(len(slope)) > 0
+        least = sure.long() if int(sure.sum()) <= update.batch_size else torch.zeros_like(sure, dtype=torch.long)
+        here = known if labels is not None or not known.confident else supposed(known, slope, update.batch_size)
+        counts = likeliest_counts(slope, here, noise_of(rows), least, update.batch_size)
+        found.append(torch.arange(len(counts), device=counts.device).repeat_interleave(counts))
+    return torch.stack(found)
 
 
 def matched_labels(model: PixelModel, update: SharedUpdate, head: Head | None, pictures: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ def fit_ridge(
     centred, wanted = x - released_means[c], y.flatten(1) - means[c]
     shape = tuple(private.shape[1:])
     ridge = Ridge(means, released_means, centred, c, torch.zeros_like(wanted), wanted, shape, by_class)
-    powers, basis = torch.linalg.eigh(ridge.kernel(centred, c))
+    powers, basis = spectrum(ridge.kernel(centred, c))
     rotated = basis.T @ wanted
     seen, truth, told = released[held].flatten(1), private[held].flatten(1), labels[held]
     turned = ridge.kernel(seen - released_means[told], told) @ basis
@@ -86,6 +86,18 @@ def fit_ridge(
         return ridge
     weights = basis @ (rotated / best)
     return replace(ridge, weights=weights, missed=weights / (basis.square() @ (1 / best)))  # leave one out, exactly
+
+
+def spectrum(kernel: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the eigenvalues (N,), ascending, and eigenvectors (N, N) of a symmetric kernel (N, N).
+
+    Kernels of few features have many equal eigenvalues, at which the solver may not converge in single precision.
+    """
+    try:
+        powers, basis = torch.linalg.eigh(kernel)
+    except RuntimeError:  # a LinAlgError; what ran out of memory does so again
+        powers, basis = torch.linalg.eigh(kernel.double())
+    return powers.to(kernel), basis.to(kernel)
 
 
 def train_correction(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -9,10 +10,16 @@ from torch.nn import functional as F
 
 
 def widths_within(sizes: Sequence[int], most: int) -> tuple[int, ...]:
-    """Return how many numbers each tensor of these sizes keeps: all of them, or an even share of what is left."""
+    """Return how many numbers each tensor of these sizes keeps: all of them, or an even share of what is left.
+
+    A width has no divisor in common with its tensor's size, so that entries that differ by whole rows of it do not fall
+    together: an update's energy often lies in a few rows or columns, which would all go to the same few numbers.
+    """
     widths, left = [0] * len(sizes), most
     for rank, i in enumerate(sorted(range(len(sizes)), key=sizes.__getitem__)):
         widths[i] = max(1, min(sizes[i], left // (len(sizes) - rank)))
+        while widths[i] < sizes[i] and math.gcd(widths[i], sizes[i]) > 1:
+            widths[i] -= 1
         left -= widths[i]
     return tuple(widths)
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from leakaudit.attacks._attacking import client_mode, memory_safe, room_for, starts
 from leakaudit.attacks._labels import known_labels
-from leakaudit.attacks._optimise import COPIES, best_restart, descend, roughness
+from leakaudit.attacks._optimise import COPIES, Pace, best_restart, descend, roughness
+from leakaudit.attacks._residual import residual_loss, residuals
 from leakaudit.engine import matching as engine
 from leakaudit.protocol.attack import Attack, Effort, Reconstruction
 from leakaudit.protocol.client import SharedUpdate
@@ -55,6 +56,7 @@ class InvertingGradients(Attack):
     schedule. Restarts are halved successively.
     """
 
+    family: ClassVar[str] = "matching"
     name: ClassVar[str] = "inverting-gradients"
     summary: ClassVar[str] = "match the gradient's direction under a total-variation prior (signed Adam)"
     source: ClassVar[str] = "Geiping et al. 2020"
@@ -64,6 +66,7 @@ class InvertingGradients(Attack):
         "fall": (1.0, 10.0),
     }
     effort: ClassVar[tuple[Effort, ...]] = ("steps", "restarts")
+    coarse: ClassVar[float] = 0.0  # share of the first step that follows areas, not pixels (`Pace`)
 
     steps: int = 400
     restarts: int = 1
@@ -89,10 +92,26 @@ class InvertingGradients(Attack):
     def matching(
         self, model: PixelModel, update: SharedUpdate, distance: engine.Distance, generator: torch.Generator
     ) -> Match:
-        """Return the function that is minimised but for the prior; attacks on what replaces records override it."""
+        """Return the function that is minimised but for the prior; attacks on what replaces records override it.
+
+        Where a victim's residual r is known (`residuals`) it is held fixed: ∇⟨r, f(x̂)⟩ is matched, not ∇ℓ(f(x̂), y).
+        """
+        fixed = residuals(model, update, generator)
+        exact = fixed.isfinite().flatten(1).all(1)
+        fewest, most = (bool(b) for b in (exact.all(), exact.any()))
+
+        def part(images: Tensor, labels: Tensor, rows: Tensor, known: bool) -> tuple[Tensor, Tensor]:
+            loss, told = (residual_loss, fixed[rows]) if known else (update.loss, labels)
+            return engine.match(model, loss, images, told, update.gradients, distance, rows=rows)
 
         def match(images: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-            return engine.match(model, update.loss, images, labels, update.gradients, distance, rows=rows)
+            if fewest == most:  # of all victims or of none
+                return part(images, labels, rows, most)
+            values, slopes = images.new_zeros(len(images)), torch.zeros_like(images)
+            for known in (False, True):
+                here = (exact[rows] == known).nonzero()[:, 0]
+                values[here], slopes[here] = part(images[here], labels[here], rows[here], known)
+            return values, slopes
 
         return match
 
@@ -129,22 +148,35 @@ class InvertingGradients(Attack):
         return found
 
     def _inverted(
-        self, choices: Sequence[InvertingGradients], model: PixelModel, update: SharedUpdate, generator: torch.Generator
+        self,
+        choices: Sequence[InvertingGradients],
+        model: PixelModel,
+        update: SharedUpdate,
+        generator: torch.Generator,
+        start: Tensor | None = None,
     ) -> list[Reconstruction]:
-        """Return each choice's reconstructions. Trials lie choice by choice, victim by victim, restart by restart."""
+        """Return each choice's reconstructions. Trials lie choice by choice, victim by victim, restart by restart.
+
+        `start` are the pictures (V·restarts, B, C, H, W) to begin at, by default grey and noise (`starts`).
+        """
         one = choices[0]
         trials = len(choices) * update.victims * one.restarts
         told = f"{trials} trials at once (restarts={one.restarts})"
         with held(room_for(update, trials, COPIES), told, "restarts or records", model.mean.device):
-            return self._descended(choices, model, update, generator)
+            return self._descended(choices, model, update, generator, start)
 
     def _descended(
-        self, choices: Sequence[InvertingGradients], model: PixelModel, update: SharedUpdate, generator: torch.Generator
+        self,
+        choices: Sequence[InvertingGradients],
+        model: PixelModel,
+        update: SharedUpdate,
+        generator: torch.Generator,
+        start: Tensor | None,
     ) -> list[Reconstruction]:
         labels = known_labels(model, update, generator)
         one = choices[0]
         distance = one.distance(update, generator)
-        start = starts(model, update, one.restarts, generator)
+        start = starts(model, update, one.restarts, generator) if start is None else start
         match = one.matching(model, update, distance, generator)
         priors = one.priors(model, update)
         count = update.victims
@@ -167,9 +199,7 @@ class InvertingGradients(Attack):
                 objective,
                 start.repeat(len(choices), *[1] * (start.dim() - 1)),
                 which,
-                steps=one.steps,
-                step_size=step_size[which // count],
-                patience=one.patience,
+                Pace(one.steps, step_size[which // count], one.patience, one.coarse),
                 label=one.name,
                 restarts=one.restarts,
             )

@@ -12,152 +12,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leakaudit.attacks._attacking import client_mode, failed, memory_safe, reason_of
-from leakaudit.attacks._labels import Head, find_head, known_labels, one_label
+from leakaudit.attacks._labels import known_labels
+from leakaudit.attacks._lessons import LEAST, Lesson, Rows, lesson_of, stacked_rows
 from leakaudit.attacks._regression import Ridge, fit_ridge, train_correction
-from leakaudit.attacks._sketch import folded, widths_within
-from leakaudit.attacks.expectation import defended, expected
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.amounts import Amount, Sizes
-from leakaudit.protocol.attack import Attack, Effort, Needs, Reconstruction, Status
-from leakaudit.protocol.client import SharedUpdate, defended_gradient, release
-from leakaudit.protocol.defense import Defense
-from leakaudit.protocol.gradients import Gradients, mean_gradient
-from leakaudit.protocol.labels import class_means, hard, soft
+from leakaudit.protocol.attack import Attack, Effort, Reconstruction, Status
+from leakaudit.protocol.client import SharedUpdate
+from leakaudit.protocol.labels import class_means, hard
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import PixelModel, Records
-from leakaudit.work.memory import need
-from leakaudit.work.progress import expired, track
+from leakaudit.work.progress import expired
 from leakaudit.work.seeding import derive, forked
 
-FEATURES = 4096  # numbers that an update is reduced to, and as many for each reading of the head's input
-LEAST = 8  # auxiliary updates, to learn anything from
+RANK_WEIGHT = 3.0  # of a record's rank, beside an energy of 1 in the update
 HEAD_WEIGHT = 10.0  # energy of the head's input beside that of the rest, where both are used
-_VALUES = 2**27  # most numbers in the auxiliary pictures: half a gigabyte
 _DIRECTIONS = 128  # of the pictures, that the network corrects
 WORDS = {
     "diverged": "the shared update is not finite",
     "budget": "the time budget was spent while the inversion was learned; the best so far is given",
 }
-Rows = dict[str, Tensor]  # what was read of updates, by name: (F,) of one update, (N, F) of N
-
-
-@dataclass(frozen=True)
-class Reader:
-    """What is read of one update: `folded` tensor by tensor, and the input of the head, where there is one.
-
-    Rows k of the head's gradient are (p_k − y_k)·h. "head by class" is their projection on the mean of p − y over
-    auxiliary records of the label, linear in the update and so as little disturbed by noise as can be; "head by bias"
-    that on the bias's own p − y, exact without noise.
-    """
-
-    widths: tuple[int, ...]
-    signs: tuple[Tensor, ...]  # ±1, (n,) per parameter; then (D,) for h
-    head: Head | None
-    factors: Tensor  # (K, K): the mean of p − y for every label
-
-    def label(self, gradient: Gradients) -> Tensor:
-        """Return the label () read off the head of an update of one record."""
-        assert self.head is not None
-        return one_label(*self.head.gradients(gradient), self.head.features)
-
-    def __call__(self, gradient: Gradients, label: Tensor) -> Rows:
-        """Return the rows (F,) of an update, each tensor (*parameter.shape), under label ()."""
-        parts = [folded(g.flatten(), s, w) for g, s, w in zip(gradient, self.signs, self.widths, strict=False)]
-        found = {"update": torch.cat(parts)}
-        if self.head is not None:
-            factors = {"head by class": self.factors[label]}
-            weight, bias = self.head.gradients(gradient)
-            if bias is not None:
-                factors["head by bias"] = bias
-            for name, factor in factors.items():
-                given = factor @ weight / factor.square().sum().clamp_min(1e-12)
-                found[name] = folded(given, self.signs[-1], FEATURES)
-        return found
-
-
-def reader_for(model: PixelModel, update: SharedUpdate, shown: Records, generator: torch.Generator) -> Reader:
-    """Return a reader for updates of this model; `shown` are auxiliary records as the defense replaced them."""
-    head = find_head(model, update, shown.images[:64], by_class=True)
-    sizes = [g[0].numel() for g in update.gradients]
-    lengths = [*sizes, 0 if head is None else int(head.features.numel())]
-    drawn = [torch.randint(2, (n,), generator=generator, device=generator.device).to(torch.int8) for n in lengths]
-    with torch.no_grad():
-        said = torch.cat([model(x).softmax(1) for x in torch.split(shown.images, 128)])
-    return Reader(
-        widths=widths_within(sizes, FEATURES),
-        signs=tuple((2 * s - 1).to(shown.images.device) for s in drawn),
-        head=head,
-        factors=class_means(said - soft(shown.labels, update.classes), hard(shown.labels), update.classes),
-    )
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What the attacker learns from: rows of N auxiliary updates, the label it would read off each, the pictures."""
-
-    rows: Rows
-    settled: Rows | None  # without the noise of the update stage, where that has any
-    labels: Tensor  # (N,)
-    private: Tensor  # (N, C, H, W)
-    held: Tensor  # (N,): a tenth of the records, to choose on
-
-
-def updates_of(
-    model: PixelModel,
-    update: SharedUpdate,
-    defense: Defense,
-    auxiliary: Records,
-    pairs: int,
-    draws: int,
-    generator: torch.Generator,
-    label: str,
-) -> tuple[Reader, Lesson | None]:
-    """Compute at most `pairs` updates of single auxiliary records through the defense, and read them.
-
-    Up to `draws` of a record where there are fewer records than that; None where the time did not suffice for `LEAST`.
-    """
-    device = auxiliary.images.device
-    size = min(len(auxiliary), pairs, max(2, _VALUES // auxiliary.images[0].numel()))
-    times = max(1, min(draws, pairs // size))
-    each = 4 * FEATURES * 4 + 2 * auxiliary.images[0].numel() * 4  # rows with and without noise, singly and stacked
-    whole = 5 * 4 * sum(g[0].numel() for g in update.gradients)  # some updates of one record, and what folds them
-    need(times * size * each + whole, f"{times * size} pairs", "pairs or draws", device)
-    order = torch.randperm(len(auxiliary), generator=generator, device=generator.device)[:size].to(device)
-    own = auxiliary[order]
-    releases = [release(defense, own, generator) for _ in range(times)]
-    reader = reader_for(model, update, releases[0], generator)
-    seen: list[Rows] = []
-    calm: list[Rows] = []
-    labels: list[Tensor] = []
-    noisy: bool | None = None
-    for i in track(label, size * len(releases)):
-        released = releases[i // size]
-        x, y = released.images[i % size][None], released.labels[i % size][None]
-        gradient = defended_gradient(model, update.loss, x, y, defense, generator)
-        read = update.labels is None and reader.head is not None
-        labels.append(reader.label(gradient) if read else hard(y)[0])
-        seen.append(reader(gradient, labels[-1]))
-        if noisy is not False:  # known from the first record
-            observed = defense.observe(model, x, y, generator)
-            plain = mean_gradient(model, update.loss, x, y)
-            twice = [defended(observed, plain, 1, generator) for _ in range(2)]
-            noisy = noisy or any(not torch.equal(a, b) for a, b in zip(*twice, strict=True))
-            calm.append(reader(expected(observed, plain, 1, generator, 1), labels[-1]))
-    if len(seen) < LEAST:
-        return reader, None
-    place = torch.arange(len(seen), device=device) % size
-    return reader, Lesson(
-        rows=stacked_rows(seen),
-        settled=stacked_rows(calm) if noisy else None,
-        labels=torch.stack(labels),
-        private=own.images[place],
-        held=place % 10 == 0,
-    )
-
-
-def stacked_rows(rows: list[Rows]) -> Rows:
-    """Return rows (N, F) by name, finite, of N readings (F,)."""
-    return {name: torch.stack([row[name] for row in rows]).nan_to_num(0, 0, 0) for name in rows[0]}
 
 
 @dataclass(frozen=True)
@@ -208,9 +82,10 @@ def recipes(lesson: Lesson, widths: tuple[int, ...], classes: int) -> list[Recip
     alone = [
         {name: (HEAD_WEIGHT / spread(name).sum().clamp_min(1e-20)).sqrt().expand(rows.shape[1])}
         for name, rows in lesson.rows.items()
-        if name != "update"
+        if name not in ("update", "rank")
     ]
-    return [Recipe(w) for w in (*found, *alone, *(update | head for update in found for head in alone))]
+    rank = {name: torch.full((1,), RANK_WEIGHT).to(rows) for name, rows in lesson.rows.items() if name == "rank"}
+    return [Recipe(w | rank) for w in (*found, *alone, *(update | head for update in found for head in alone))]
 
 
 class Correction(nn.Module):
@@ -325,7 +200,7 @@ def learn(
 @register_attack
 @dataclass(frozen=True, kw_only=True)
 class LearnedInversion(Attack):
-    """A map learned on auxiliary pairs (defended update, picture), applied to the victims' updates; B = 1.
+    """A map learned on auxiliary pairs (defended update, pictures), applied to the victims' updates; any batch size.
 
     Wu et al. 2023, "Learning to Invert" (arXiv 2210.10880), whose network on hashed gradients knows nothing of the
     defense but its outputs, so it adapts to any. Formulated here for few pairs: an update becomes a sketch of each
@@ -334,14 +209,18 @@ class LearnedInversion(Attack):
     those. Where the update stage adds noise the ridge is fitted on updates without it (`fit_ridge`). What no update
     tells is the class mean.
 
-    `pairs` auxiliary updates at most, up to `draws` of a record where records are fewer; `decoder_steps` of training.
+    A batch is a set: it is taught in auxiliary batches of the same size, record by record, each by its class and, among
+    records of one class, by its rank in brightness. That puts both sets in one order, so that no loss has to search for
+    an assignment, and the update's mixture of classes is undone before anything is learned (`Reader`).
+
+    `pairs` auxiliary records at most, each up to `draws` times where they are fewer; `decoder_steps` of training.
     """
 
+    family: ClassVar[str] = "learned"
     name: ClassVar[str] = "learned-inversion"
     summary: ClassVar[str] = "a regression from defended updates to pictures, learned on auxiliary records"
     source: ClassVar[str] = "Wu et al. 2023 (Learning to Invert)"
     requires: ClassVar[frozenset[str]] = frozenset({"defense", "auxiliary"})
-    needs: ClassVar[Needs] = Needs(one_record=True)
     examines: ClassVar[frozenset[str]] = frozenset({"anything"})
     effort: ClassVar[tuple[Effort, ...]] = ("decoder_steps",)
 
@@ -354,37 +233,51 @@ class LearnedInversion(Attack):
             raise ValueError(f"pairs must be at least {LEAST}, draws and decoder_steps at least 1")
 
     def amount(self, sizes: Sizes) -> Amount:
-        """Return how much work it is: an update of each pair, and the training."""
-        return Amount(updates=sizes.victims + min(self.pairs, self.draws * sizes.auxiliary), own=self.decoder_steps)
+        """Return how much work it is: an update of each auxiliary batch, and the training."""
+        seen = min(self.pairs, self.draws * sizes.auxiliary) // sizes.batch
+        return Amount(updates=sizes.victims + seen, own=self.decoder_steps)
 
     @memory_safe
     def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
-        """Return pictures (V, 1, C, H, W). It has no objective of its own: zeros."""
-        if update.batch_size != 1:
-            raise NotApplicable(f"it is learned for one record per update, here there are {update.batch_size}")
-        defense, auxiliary = update.defense, update.auxiliary
-        if defense is None or auxiliary is None:
+        """Return pictures (V, B, C, H, W). It has no objective of its own: zeros."""
+        if update.defense is None or update.auxiliary is None:
             raise NotApplicable("the defense or auxiliary records are not exposed")
-        if len(auxiliary) < LEAST:
-            raise NotApplicable(f"it needs at least {LEAST} auxiliary records, here there are {len(auxiliary)}")
         labels = hard(known_labels(model, update, generator))
-        auxiliary = Records(auxiliary.images.to(model.mean), auxiliary.labels.to(labels.device))
-        with client_mode(model, update, generator):
-            reader, lesson = updates_of(model, update, defense, auxiliary, self.pairs, self.draws, generator, self.name)
-        if lesson is None:
+        taught = self.taught(model, update, labels, generator)
+        if taught is None:
             return failed(update, "budget", "the time budget was spent before enough auxiliary updates were seen")
-        label = f"{self.name}: training"
-        inversion = learn(lesson, reader.widths, update.classes, generator, steps=self.decoder_steps, label=label)
-        each = [tuple(g[v] for g in update.gradients) for v in range(update.victims)]
-        rows = stacked_rows([reader(g, label) for g, label in zip(each, labels[:, 0], strict=True)])
+        inversion, rows = taught
         ended: Status = "budget" if expired() else "converged"
-        finite = [all(bool(g.isfinite().all()) for g in gradient) for gradient in each]
+        finite = torch.stack([g.flatten(1).isfinite().all(1) for g in update.gradients]).all(0).tolist()
         statuses: tuple[Status, ...] = tuple(ended if good else "diverged" for good in finite)
         return Reconstruction(
-            images=inversion(rows, labels[:, 0])[:, None],
+            images=inversion(rows, labels.flatten()).view(*labels.shape, *update.input_shape),
             labels=labels,
             objective=torch.zeros(update.victims, device=labels.device),
             statuses=statuses,
             reason=reason_of(statuses, WORDS),
             doubts=inversion.doubts,
         )
+
+    def taught(
+        self, model: PixelModel, update: SharedUpdate, labels: Tensor, generator: torch.Generator
+    ) -> tuple[Inversion, Rows] | None:
+        """Return what was learned, and the rows of the victims' records under `labels` (V, B), victim by victim.
+
+        None where the time did not suffice. Raises NotApplicable without a defense or enough auxiliary records.
+        """
+        defense, auxiliary = update.defense, update.auxiliary
+        if defense is None or auxiliary is None:
+            raise NotApplicable("the defense or auxiliary records are not exposed")
+        least = max(LEAST, 2 * update.batch_size)
+        if len(auxiliary) < least:
+            raise NotApplicable(f"it needs at least {least} auxiliary records, here there are {len(auxiliary)}")
+        auxiliary = Records(auxiliary.images.to(model.mean), auxiliary.labels.to(labels.device))
+        with client_mode(model, update, generator):
+            reader, lesson = lesson_of(model, update, defense, auxiliary, self.pairs, self.draws, generator, self.name)
+        if lesson is None:
+            return None
+        label = f"{self.name}: training"
+        inversion = learn(lesson, reader.widths, update.classes, generator, steps=self.decoder_steps, label=label)
+        each = [tuple(g[v] for g in update.gradients) for v in range(update.victims)]
+        return inversion, stacked_rows([reader(g, told) for g, told in zip(each, labels, strict=True)])

@@ -60,6 +60,7 @@ class Peeling(Attack):
     records that did not peel get pictures that several rows agree on, then what the remaining rows mix, or grey.
     """
 
+    family: ClassVar[str] = "closed-form"
     name: ClassVar[str] = "peeling"
     summary: ClassVar[str] = "peel a batch's records off the rows of a first dense layer that fire for one of them"
     source: ClassVar[str] = "formulated here; Boenisch et al. 2021, Fowl et al. 2022, Dimitrov et al. 2024 (SPEAR)"
@@ -87,7 +88,7 @@ class Peeling(Attack):
                 flat, rest = survivors(weight, bias)
                 certified[v] = float(rest) <= SINGLE.spent * float(weight.double().norm())
             else:
-                tried = _labels_to_try(update, labels, v)
+                tried = labels_to_try(update, labels, v)
                 rows, scene = rows_of(weight, bias), Scene(model, layer, update, tried)
                 with client_mode(model, update, generator):
                     found, flat, rest = drawn(scene, rows, self.apart(scene, rows, generator), generator)
@@ -117,7 +118,7 @@ class Peeling(Attack):
         return f"{count} of {of} records peeled: each accounts for a part of the update."
 
 
-def _labels_to_try(update: SharedUpdate, counted: Tensor | None, victim: int) -> Tensor:
+def labels_to_try(update: SharedUpdate, counted: Tensor | None, victim: int) -> Tensor:
     """Return labels (L,), or probabilities (L, K) where such are exposed."""
     if update.labels is not None:
         exposed: Tensor = torch.unique(update.labels[victim], dim=0)

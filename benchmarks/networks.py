@@ -1,4 +1,4 @@
-"""The networks the benchmarks attack: untrained and seeded, and one trained by others."""
+"""The networks the benchmarks attack: untrained and seeded, and two trained by others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from leakaudit.protocol.target import PixelModel
 
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-WEIGHTS = Path(__file__).resolve().parents[1].parent / "shared" / "weights" / "cifar10_resnet20.pth"
+_WEIGHTS = Path(__file__).resolve().parents[1].parent / "shared" / "weights"
+WEIGHTS = _WEIGHTS / "cifar10_resnet20.pth"
+TRAINED = {"resnet20": (3, WEIGHTS), "resnet56": (9, _WEIGHTS / "cifar10_resnet56.pth")}  # blocks of a stage
 
 
 def cnn6(classes: int = 10) -> nn.Module:
@@ -99,17 +101,17 @@ class Block(nn.Module):
         return self.relu2(found + short)  # type: ignore[no-any-return]
 
 
-class ResNet20(nn.Module):
-    """The ResNet-20 for CIFAR of He et al. 2016, with the names of its published weights."""
+class ResNetCifar(nn.Module):
+    """The ResNet for CIFAR of He et al. 2016, 6·blocks + 2 layers deep, with the names of its published weights."""
 
-    def __init__(self, classes: int = 10) -> None:
+    def __init__(self, blocks: int, classes: int = 10) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.relu = nn.ReLU()
-        self.layer1 = nn.Sequential(*(Block(16, 16, 1) for _ in range(3)))
-        self.layer2 = nn.Sequential(Block(16, 32, 2), Block(32, 32, 1), Block(32, 32, 1))
-        self.layer3 = nn.Sequential(Block(32, 64, 2), Block(64, 64, 1), Block(64, 64, 1))
+        self.layer1 = nn.Sequential(*(Block(16, 16, 1) for _ in range(blocks)))
+        self.layer2 = nn.Sequential(Block(16, 32, 2), *(Block(32, 32, 1) for _ in range(blocks - 1)))
+        self.layer3 = nn.Sequential(Block(32, 64, 2), *(Block(64, 64, 1) for _ in range(blocks - 1)))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.linear = nn.Linear(64, classes)
 
@@ -120,14 +122,20 @@ class ResNet20(nn.Module):
         return self.linear(x)  # type: ignore[no-any-return]
 
 
-def trained_resnet20() -> PixelModel:
-    """Return the ResNet-20 trained on CIFAR-10 (91.7 % on the test images), in eval mode, from `WEIGHTS`.
+def trained(name: str) -> PixelModel:
+    """Return a network of `TRAINED`, in eval mode: trained on CIFAR-10 by others, 91.7 and 93.4 % on the test images.
 
-    Raises FileNotFoundError where the file is absent.
+    Raises FileNotFoundError where its weights are absent.
     """
-    network = ResNet20()
-    network.load_state_dict(torch.load(WEIGHTS, map_location="cpu", weights_only=True))
+    blocks, weights = TRAINED[name]
+    network = ResNetCifar(blocks)
+    network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     return PixelModel(network, IMAGENET_MEAN, IMAGENET_STD).eval()
+
+
+def trained_resnet20() -> PixelModel:
+    """Return the trained ResNet-20, in eval mode. Raises FileNotFoundError where its weights are absent."""
+    return trained("resnet20")
 
 
 NETWORKS = {

@@ -38,29 +38,33 @@ def attacked(updates: Updates, attack: Attack, role: str, too_long: str = "") ->
     return replace(result, asked=asked, notes=(*result.notes, *memory.notes()))
 
 
+def lacking(scene: Scene, attack: Attack, role: str) -> list[str]:
+    """Return which facts an attack requires that are not exposed to it."""
+    return sorted(attack.requires - replace(scene.exposure, released=role == "bound").facts())
+
+
 def _attacked(updates: Updates, attack: Attack, role: str, memory: Memory, too_long: str) -> AttackResult:
     scene, subject = updates.scene, updates.subject
     spec, seed, victims = subject.spec, scene.plan.seed, scene.plan.victims
     bound = role == "bound"
-    exposure = replace(scene.exposure, released=bound)
     tuned: dict[str, Value] = {}
-    lacking = sorted(attack.requires - exposure.facts())
-    if lacking:
-        return failed(attack, role, tuned, victims, "not-applicable", f"needs {', '.join(lacking)}, not exposed")
+    if lacks := lacking(scene, attack, role):
+        return failed(attack, role, tuned, victims, "not-applicable", f"needs {', '.join(lacks)}, not exposed")
     if too_long or expired():
         return failed(attack, role, tuned, victims, "budget", too_long or "the time budget was spent before it began")
     try:
         with seeded(seed, spec, attack.name), followed() as course:
             # The attack gets copies: one that changes the model or its knowledge must not change the next one's.
-            model = updates.model()
-            if attack.grid and exposure.auxiliary and len(scene.rehearsal):
-                rehearsal, own = updates.rehearsal(released=bound)
+            sent = updates.sent_to(attack)
+            model = sent.model()
+            if attack.grid and scene.exposure.auxiliary and len(scene.rehearsal):
+                rehearsal, own = sent.rehearsal(released=bound)
                 _show(scene, own)
                 generator = generator_for(seed, spec, attack.name, "tune")
                 attack, tuned = tuned_in_time(attack, model, rehearsal, own, generator)
                 if memory.refusal and not tuned:  # its default settings may be weaker, and nobody would know
                     raise TooLittleMemory(memory.refusal)
-            update = updates.victims(attack, released=bound)
+            update = sent.victims(attack, released=bound)
             _show(scene, scene.target.private, asked_by(scene, attack))
             stage("attacking")
             guess: object = _guess(scene, attack, model, update, generator_for(seed, spec, attack.name, "run"))

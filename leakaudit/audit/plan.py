@@ -17,7 +17,7 @@ from leakaudit.protocol.registry import UnknownName, attacks, parse_attack, sett
 from leakaudit.protocol.stages import declared
 from leakaudit.result.batteries import BATTERIES, TRAINING_BATCH, Battery
 from leakaudit.result.outward import default_images, in_place
-from leakaudit.result.rules import ANYTHING
+from leakaudit.result.rules import ANYTHING, PLANTING
 from leakaudit.result.schema import Images, Known, Value
 from leakaudit.result.specs import split, together
 
@@ -50,6 +50,7 @@ class Plan:
     candidates: int = 100  # in a line-up, all of one class
     max_identification: float = 0.25  # share of records that an attack may identify
     max_accuracy_loss: float = 0.1  # share of accuracy a defense may cost; asked by the advice only, not by the verdict
+    all_attacks: bool = False  # skip none that cannot change a verdict any more; what `attacks` names is never skipped
     utility: bool = True  # measure accuracy, by training runs
     seeds: int | None = None  # training runs per defense
     epochs: int | None = None  # of each training run
@@ -94,13 +95,19 @@ class Plan:
         for name in ("battery", "exposure", "mode", "images"):
             if not isinstance(getattr(self, name), str):
                 raise UserError(f"{name} takes a word, not {short(getattr(self, name))}.")
-        if type(self.utility) is not bool:
-            raise UserError(f"utility takes true or false, not {short(self.utility)}.")
+        for name in ("utility", "all_attacks"):
+            if type(getattr(self, name)) is not bool:
+                raise UserError(f"{name} takes true or false, not {short(getattr(self, name))}.")
 
     @property
     def victims(self) -> int:
         """How many clients are attacked."""
         return self.records // self.batch_size
+
+    @property
+    def skips(self) -> bool:
+        """Whether attacks are skipped that cannot change a verdict any more."""
+        return not self.all_attacks and self.battery != "full"
 
     def effort(self) -> Battery:
         """Return the battery with the scan's own seeds and epochs in place."""
@@ -147,17 +154,19 @@ def with_effort(attack: Attack, spec: str, effort: Battery) -> Attack:
     return replace(attack, **left) if left else attack
 
 
-def attacks_for(defense: Defense, effort: Battery, changes: frozenset[str] | None = None) -> list[tuple[Attack, str]]:
+def attacks_for(
+    defense: Defense, effort: Battery, changes: frozenset[str] | None = None, *, planting: bool = False
+) -> list[tuple[Attack, str]]:
     """Return (attack, role) pairs for one defense, each attack once: the battery's, the examiners, the defense's own.
 
     Examiners are the attacks that `examine` what the defense was seen to change (`changes`, names of
     `stages.CHANGES`; as its code declares it where it was not tried yet); what a defense names as its `adaptive`
     attacks is added to them. Both count as adaptive where there is a defense. One that is in the battery too is run
-    once.
+    once. Examiners that change the model are among them only where the exposure lets a server do so (`planting`).
     """
     seen = (declared(defense) if changes is None else changes) | {ANYTHING}
     chosen = [with_effort(parse_attack(spec), spec, effort) for spec in effort.attacks]
-    names = [name for name, cls in attacks().items() if cls.examines & seen]
+    names = [n for n, cls in attacks().items() if cls.examines & seen and (planting or PLANTING not in cls.requires)]
     found = [with_effort(parse_attack(name), name, effort) for name in names]
     own = [with_effort(_adaptive(part, spec), spec, effort) for part in parts_of(defense) for spec in part.adaptive]
     adaptive = {attack.name: attack for attack in (*found, *own)}

@@ -12,7 +12,7 @@ from torch import Tensor
 from leakaudit.audit.examine import Subject, mode_of
 from leakaudit.audit.scene import Scene
 from leakaudit.errors import UserError
-from leakaudit.protocol.attack import Attack
+from leakaudit.protocol.attack import Attack, Beforehand
 from leakaudit.protocol.client import SharedUpdate, release, share
 from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.score.baselines import guesses
@@ -33,17 +33,27 @@ class Updates:
     scene: Scene
     subject: Subject
     most: int = 0
+    planter: Attack | None = None  # who changed the model that these clients were sent
     _kept: dict[str, tuple[SharedUpdate, tuple[float, ...]]] = field(default_factory=dict)
     _rehearsed: Records | None = None
     _model: PixelModel | None = None
     _guesses: Tensor | None = None
 
+    def sent_to(self, attack: Attack) -> Updates:
+        """Return what the clients send whom `attack` sent a model of its own; these where it sends none.
+
+        The same victims, records and random numbers. Nobody else gets these updates, so that they go with the attack.
+        """
+        return Updates(self.scene, self.subject, planter=attack) if attack.plants() else self
+
     def model(self) -> PixelModel:
         """Return a copy of the clients' model: an attack may change it."""
         if self._model is None:
             seed, spec = self.scene.plan.seed, self.subject.spec
+            own = copy.deepcopy(self.scene.target.model)
+            if self.planter is not None:
+                own = planted(self.scene, self.planter, own)
             with seeded(seed, spec, "client"):
-                own = copy.deepcopy(self.scene.target.model)
                 self._model = self.subject.defense.transform_model(own, generator_for(seed, spec, "model"))
         return copy.deepcopy(self._model)
 
@@ -107,6 +117,7 @@ class Updates:
             held[0],
             defense=copy.deepcopy(self.subject.defense) if knows.defense else None,
             auxiliary=copy.deepcopy(scene.own) if knows.auxiliary else None,
+            prior=copy.deepcopy(scene.target.generator) if knows.auxiliary else None,
         )
 
     def _shared(self, records: Records, who: str) -> SharedUpdate:
@@ -125,6 +136,27 @@ class Updates:
                 mode=mode_of(scene),
                 generator=generator_for(seed, subject.spec, who, "update"),
             )
+
+
+def planted(scene: Scene, attack: Attack, model: PixelModel) -> PixelModel:
+    """Return the model that an attack sends to clients, made of `model` and of what a server knows beforehand.
+
+    It is the same whatever the defense, and no private record takes part in it. Raises TypeError for what is no model.
+    """
+    target, seed = scene.target, scene.plan.seed
+    known = Beforehand(
+        input_shape=target.input_shape,
+        classes=len(target.classes),
+        batch_size=scene.plan.batch_size,
+        loss=target.loss,
+        mode=mode_of(scene),
+        auxiliary=copy.deepcopy(scene.own) if scene.exposure.auxiliary else None,
+    )
+    with seeded(seed, attack.name, "plant"):
+        made: object = attack.plant(model, known, generator_for(seed, attack.name, "plant"))
+    if not isinstance(made, PixelModel):
+        raise TypeError(f"it planted a {type(made).__name__}, not a PixelModel")
+    return made
 
 
 def asked_by(scene: Scene, attack: Attack) -> Tensor:

@@ -27,8 +27,8 @@ class Head:
     output are the logits themselves.
 
     With `scale` c the slopes of a record's loss in the O outputs are c·(q − e_y), as cross-entropy's are with and
-    without a LogSoftmax (c = 1, q the softmax: `plain`) and under a temperature T (c = 1/T); `balance` (O,) is the mean
-    of q over the probe pictures. `signed`: the slope, summed over the places, is least in the true class's output.
+    without a LogSoftmax (c = 1, q the softmax: `plain`) and under a temperature T (c = 1/T). `signed`: the slope,
+    summed over the places, is least in the true class's output.
     """
 
     name: str
@@ -38,7 +38,6 @@ class Head:
     pooled: bool
     direct: bool
     scale: float | None = None
-    balance: Tensor | None = None
     plain: bool = False
     signed: bool = False
 
@@ -91,7 +90,7 @@ def _passed(
             features = _features(layer, inputs)
             if outputs.shape[0] != len(pictures) or not _same(_after(model, layer, outputs, pictures.flip(0)), logits):
                 return None
-            mean = _mean(layer, outputs)
+            mean = mean_over_places(layer, outputs)
             pooled = outputs.dim() == 2 or _same(_after(model, layer, mean, pictures), logits)
             if not pooled and mean.shape != logits.shape:
                 return None  # neither its input nor the class can be told from its gradient
@@ -114,7 +113,7 @@ def _features(layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> Tensor:
     return patches.mean((0, 2))
 
 
-def _mean(layer: nn.Linear | nn.Conv2d, outputs: Tensor) -> Tensor:
+def mean_over_places(layer: nn.Linear | nn.Conv2d, outputs: Tensor) -> Tensor:
     """Return outputs (N, O, *places), or (N, *places, O) of a dense layer, as their mean (N, O) over the places."""
     places = range(2, outputs.dim()) if isinstance(layer, nn.Conv2d) else range(1, outputs.dim() - 1)
     return outputs.mean(tuple(places)) if len(places) else outputs
@@ -165,7 +164,7 @@ def _summed(layer: nn.Linear | nn.Conv2d, slope: Tensor) -> Tensor:
 def _formed(model: PixelModel, loss: LossFunction, head: Head, logits: Tensor, pictures: Tensor) -> Head:
     """Return the head with the form of its slopes, looked at in some of the probe pictures and labels."""
     count = logits.shape[1]
-    outputs = _mean(head.layer, head.outputs)[:_LOOKED] if head.pooled else head.outputs[:_LOOKED]
+    outputs = mean_over_places(head.layer, head.outputs)[:_LOOKED] if head.pooled else head.outputs[:_LOOKED]
     if head.pooled and outputs.shape[1] != count:
         return head
     labels = torch.linspace(0, count - 1, min(count, _LOOKED)).long()
@@ -182,9 +181,8 @@ def _formed(model: PixelModel, loss: LossFunction, head: Head, logits: Tensor, p
     if not scale > 0 or not torch.allclose(q, q[:1].expand_as(q), rtol=1e-3, atol=1e-4):
         return head
     if abs(scale - 1) < 1e-3 and torch.allclose(q[0], logits[:_LOOKED].softmax(1), rtol=1e-3, atol=1e-4):
-        return replace(head, scale=1.0, balance=logits.softmax(1).mean(0), plain=True)
-    all_of_it = slopes(model, loss, head, _mean(head.layer, head.outputs), pictures.shape[1:], [0])[0]
-    return replace(head, scale=scale, balance=all_of_it.mean(0) / scale + unit[0, 0])
+        return replace(head, scale=1.0, plain=True)
+    return replace(head, scale=scale)
 
 
 def _scale(found: Tensor, labels: Tensor) -> float:

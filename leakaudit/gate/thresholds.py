@@ -12,17 +12,18 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
+from leakaudit.compare.advice import FEWEST, loss
 from leakaudit.errors import Setting, Spell, as_option
 from leakaudit.gate.assertions import Rule
-from leakaudit.judge.advice import FEWEST, loss
-from leakaudit.judge.caps import caps_of
+from leakaudit.judge.caps import caps_of, unplanted
 from leakaudit.judge.conclusions import foremost, judged_at
 from leakaudit.judge.facts import control_in, facts_of
 from leakaudit.judge.findings import mend
-from leakaudit.judge.verdict import DOUBT, UNFINISHED
+from leakaudit.judge.verdict import DOUBT, SKIPPED, UNFINISHED
 from leakaudit.judge.words import sentences
 from leakaudit.result.outcome import Check
 from leakaudit.result.rules import (
+    PLANTING,
     guessing,
     judged,
     resolution,
@@ -137,6 +138,8 @@ def _more_evidence(result: AuditResult, reasons: Sequence[Reason]) -> Mend:
     if result.settings.get("battery") == "quick":
         return Mend("not-quick")
     doubts = [r for r in reasons if r.id not in (DOUBT, UNFINISHED) or r.facts.get("weight")]
+    if any(r.id == SKIPPED for r in doubts):
+        return Mend(SKIPPED)
     open_ = [r for r in doubts if r.id == "may-exceed-limit"]
     needed = [int(need.value or 0) for r in open_ for need in r.needs if need.name == "records"]
     least = [int(r.facts["least"] or 0) for r in doubts if r.id == "too-few-scored"]
@@ -174,7 +177,9 @@ def _scores(result: AuditResult, defense: DefenseResult, rule: Rule) -> Check:
     first, words = max(deciding, key=lambda pair: _leak(_estimate(pair[0], rule), rule))
     also = f" ({len(deciding) - 1} more attack{'s' if len(deciding) > 2 else ''} so)" if len(deciding) > 1 else ""
     todo = _todo(status, "strengthen", _settles(_estimate(first, rule), rule, "records"))
-    if status == "inconclusive" and _side(_estimate(first, rule), rule) == "pass":
+    if status == "inconclusive" and any(a.settled_by for a, _ in deciding):
+        todo = Mend(SKIPPED)
+    elif status == "inconclusive" and _side(_estimate(first, rule), rule) == "pass":
         todo = Mend("run-to-end")
     names = tuple(a.name for a, _ in deciding) if status != "pass" else ()
     message = f"{defense.spec}: {words}{also}."
@@ -210,7 +215,14 @@ def _named(defense: DefenseResult, rule: Rule) -> list[AttackResult]:
 
 def why_no_pass(result: AuditResult) -> tuple[Reason, ...]:
     """Return why no score of this audit may pass, whatever it is: the reasons that hold for its verdict as well."""
-    return (*caps_of(result), *uncontrolled(result))
+    return (*caps_of(result), *uncontrolled(result), *_unplanted(result))
+
+
+def _unplanted(result: AuditResult) -> tuple[Reason, ...]:
+    """Return why nothing follows of a server that may change the model, by the attacks on the undefended one."""
+    control = result.control()
+    row = control.attacks if control else ()
+    return unplanted(row, row, control_in(result).floor) if result.exposure.get(PLANTING) else ()
 
 
 def uncontrolled(result: AuditResult) -> tuple[Reason, ...]:
@@ -223,6 +235,8 @@ def _score(attack: AttackResult, rule: Rule) -> tuple[Verdict, str] | None:
     """Return the verdict on one attack's score and the words for it; None where it has none and need not have one."""
     estimate = _estimate(attack, rule)
     name = f"{attack.name}, {_title(rule)}"
+    if attack.settled_by:
+        return "inconclusive", f"{name} is not known, since the attack was skipped ({attack.reason})"
     lost = {
         s: n for s, n in attack.statuses.items() if n and s not in (*scored_statuses(attack.kind), "not-applicable")
     }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from leakaudit.result.schema import AuditResult, Controls, Finding, Reason, Value, Verdict
+from leakaudit.result.rules import PLANTING, beats
+from leakaudit.result.schema import AttackResult, AuditResult, Controls, Finding, Reason, Value, Verdict
 
 # Findings that make attacks which learn on auxiliary records prove little.
 OWN = ("auxiliary-differs", "auxiliary-few")
@@ -32,7 +33,6 @@ def caps(
     controls are older, and had fewer.
     """
     found = [Reason("quick-battery")] if settings.get("battery") == "quick" else []
-    found += [Reason("malicious-server")] if exposure.get("model_control") else []
     if controls is None:
         return tuple(found)
     found += [] if exposure.get("defense") and exposure.get("auxiliary") else [Reason("weak-adversary")]
@@ -45,6 +45,20 @@ def caps(
     noticed = {finding.id for finding in findings}
     apart = (controls.auxiliary.low or 0.0) >= FAR_OFF
     return (*found, *(Reason(name) for name in OWN if name in noticed and (apart or name != OWN[0])))
+
+
+def unplanted(attacks: Iterable[AttackResult], control: Iterable[AttackResult], floor: float) -> tuple[Reason, ...]:
+    """Return why nothing follows about a server that may change the model; empty where something does.
+
+    Then attacks that change it beat `floor`, what a guess identifies, on the undefended model, and each of those was
+    scored on the defense.
+    """
+    works = [a.name for a in control if PLANTING in a.requires and beats(a, floor)]
+    scored = {a.name for a in attacks if a.identification.n}
+    missed = [name for name in works if name not in scored]
+    if works and not missed:
+        return ()
+    return (Reason("malicious-server", facts={"attacks": ", ".join(missed)} if missed else {}),)
 
 
 def capped(verdict: Verdict, reasons: Sequence[Reason], caps: Sequence[Reason]) -> tuple[Verdict, tuple[Reason, ...]]:

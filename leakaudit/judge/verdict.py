@@ -5,14 +5,16 @@ The rules, in this order. Identification is judged on the bounds of its 95 % int
 1. Fail: an attack, or the union of all, identifies more than allowed even at the lower bound; or the median
    reconstruction is at least 3 dB closer than the best guess without that update even at the lower bound (3 dB is half
    the squared error: of what sets a record apart from its class's average picture, half was recovered); or a record is
-   rebuilt or confirmed exactly.
+   rebuilt or confirmed exactly. The first and the last of these hold whatever further attacks find: the audit may skip
+   those (`judge.settled`). At a limit where what ran does not fail, what was skipped makes it inconclusive.
 2. Pass by proof: all that is shared was the same, bit for bit, whichever record was behind it (`judge.proof`), and
    `replay` agrees.
 3. Inconclusive: on the undefended model no attack exceeds the limit, or none was seen to work on a weakened defense; of
    a family of attacks none was scored; an attack was not scored, overfitted, or could have exceeded the limit on the
-   victims where it failed or ran out of time; too few records or candidates; a check found an error. Two kinds of
-   attack may stay without a score: those that do not apply, and standard ones that were seen not to work on the
-   undefended model. One that crashed there was not seen.
+   victims where it failed or ran out of time; the server may change the model, and no attack that does was seen to
+   work on the undefended one, or one that was has no score here; too few records or candidates; a check found an error.
+   Two kinds of attack may stay without a score: those that do not apply, and standard ones that were seen not to work
+   on the undefended model. One that crashed there was not seen.
 4. Pass: what is left. `replay`'s upper bound is within the limit, and so is every other attack's, unless its hits are
    what as many guesses bring.
 
@@ -25,11 +27,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from leakaudit.errors import Setting
-from leakaudit.judge.caps import capped, caps_of
+from leakaudit.judge.caps import capped, caps_of, unplanted
 from leakaudit.judge.exposed import exact, exposed
 from leakaudit.judge.facts import Facts, control_of, facts_of
 from leakaudit.judge.proof import INDEPENDENT, REPLAY, UNLIKELY, by_chance, proved, within
-from leakaudit.result.rules import SHARP, VERDICTS, beats, guessing, identifies, most_successful
+from leakaudit.result.rules import PLANTING, SHARP, VERDICTS, beats, guessing, identifies, most_successful
 from leakaudit.result.schema import (
     AttackResult,
     AuditResult,
@@ -49,6 +51,7 @@ UNFINISHED = "attack-unfinished"
 DOUBT = "doubt"  # that an attack has of itself; which one is a fact, so that no plug-in's id is taken for one of ours
 BLOCKING = ("overfitted",)  # doubts that leave a leak possible
 LEAKS = ("identification-above-limit", "reconstruction-close")
+EXACTLY, SKIPPED = "known-exactly", "attacks-skipped"
 CONTROL = ("control-not-scored", "control-does-not-leak")
 FAMILIES = ("reconstruction", "linkage")  # of attacks, by kind: one of each must have been scored
 LEAST = 8  # records, whatever the limit
@@ -63,6 +66,7 @@ class Case:
     baselines: Sequence[Baseline] = ()
     chance: float  # of identification
     limit: float
+    planting: bool = False  # the server may change the model: then attacks that do must have been scored
     is_control: bool = False  # the undefended row itself is judged: it needs no adaptive attack
     replaces_records: bool = False  # then an attack handed the replaced ones (role `bound`) must have been scored
     examined: Examined | None = None  # what was found out by trying it; None in older results, judged as they were
@@ -82,18 +86,23 @@ def judge(case: Case) -> tuple[Verdict, tuple[Reason, ...]]:
     leaks = _leaks(case, known)
     if leaks:
         return "fail", (*leaks, *notes.values())
+    skipped = [f.attack for f in known if f.skipped]
+    if skipped:  # at another limit than the scan's: what did not run might fail it
+        return "inconclusive", (_skipped(skipped), *notes.values())
     missed = _doubts_about_scores(open_, case.control, floor, case.limit)
     rest = [note for name, note in notes.items() if name not in missed]  # a doubt says what its note would
     rest += _own_doubts(case, blocking=False)
     errors = [Reason("error-noticed", facts={"finding": name}) for name in dict.fromkeys(case.errors)]
     proofs = proved(case.attacks, case.baselines, case.examined, case.guarantees, case.chance, case.limit)
     independent = any(proof.id == INDEPENDENT for proof in proofs)
-    if independent and not errors:
+    planted = unplanted(case.attacks, case.control, floor) if case.planting else ()
+    if independent and not errors and not planted:
         return "pass", proofs
     doubts = [
         *_doubts_about_control(case, floor),
         *_doubts_about_coverage(case),
         *missed.values(),
+        *planted,
         *([] if proofs else _doubts_about_size(case, known)),
         *_own_doubts(case, blocking=True),
         *errors,
@@ -118,6 +127,7 @@ def rejudge(
             baselines=result.baselines,
             chance=result.chance_identification,
             limit=result.max_identification if limit is None else limit,
+            planting=bool(result.exposure.get(PLANTING)),
             is_control=defense.spec == "none",
             replaces_records=defense.replaces_records,
             examined=defense.examined,
@@ -211,8 +221,13 @@ def _leaks(case: Case, known: Sequence[Facts]) -> list[Reason]:
     exactly = exact(case.attacks)
     if exactly.rebuilt or exactly.confirmed:
         facts = {"rebuilt": len(exactly.rebuilt), "confirmed": len(exactly.confirmed), "asked": together.union.n}
-        found.append(Reason("known-exactly", facts=facts))
+        found.append(Reason(EXACTLY, facts=facts))
     return found
+
+
+def _skipped(attacks: Sequence[AttackResult]) -> Reason:
+    """Return that attacks were skipped, since another one had settled the verdict at the limit of the scan."""
+    return Reason(SKIPPED, attack=attacks[0].settled_by, facts={"attacks": ", ".join(a.name for a in attacks)})
 
 
 def _doubts_about_control(case: Case, floor: float) -> list[Reason]:

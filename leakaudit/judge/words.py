@@ -10,7 +10,7 @@ from itertools import groupby
 
 from leakaudit.errors import Spell, as_option
 from leakaudit.judge.proof import INDEPENDENT
-from leakaudit.judge.verdict import DOUBT, LEAKS, UNFINISHED
+from leakaudit.judge.verdict import DOUBT, LEAKS, SKIPPED, UNFINISHED
 from leakaudit.result.numbers import decibels, percent
 from leakaudit.result.schema import AttackResult, Estimate, Reason, Value
 
@@ -221,6 +221,12 @@ def _proven(r: Reason, _: Spell) -> Words:
     )
 
 
+def _unplanted(r: Reason, _: Spell) -> Words:
+    if r.facts.get("attacks"):
+        return f"Attacks that change the model work on the undefended one and have no score: {r.facts['attacks']}.", ""
+    return "No attack that changes the model, as a malicious server may, was seen to work on the undefended model.", ""
+
+
 def unfinished(ended: Value) -> str:
     """Return that something was not looked for to the end, and what ended it (`Controls.canary_ended`)."""
     why = {"budget": "the time budget was spent", "interrupt": "the scan was interrupted"}[str(ended)]
@@ -284,6 +290,10 @@ REASONS: dict[str, Callable[[Reason, Spell], Words]] = {
     "known-exactly": _exactly,
     "control-within-limit": _control_within,
     "not-seen-weakened": _not_weakened,
+    SKIPPED: lambda r, _: (
+        f"Attacks were skipped, since {r.attack} had settled the verdict at the limit of the scan",
+        f" ({r.facts['attacks']}): what they would have found is not known.",
+    ),
     "no-family": _family,
     "error-noticed": lambda r, _: ("A check of this defense found an error", f" ({r.facts['finding']})."),
     INDEPENDENT: _independent,
@@ -312,7 +322,7 @@ REASONS: dict[str, Callable[[Reason, Spell], Words]] = {
         "prove little."
     ),
     "auxiliary-few": _plain("The adversary owns too few records, so that attacks which learn on them prove little."),
-    "malicious-server": _plain("No attack here uses a malicious server's power to change the model."),
+    "malicious-server": _unplanted,
     "not-applied": lambda r, _: (f"the defense could not be applied: {r.facts['told']}", ""),
     "nothing-audited": _plain("No requested defense was audited to the end."),
     "interrupted": _plain("The audit did not finish: what is here was measured, the rest was not."),

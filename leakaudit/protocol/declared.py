@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from dataclasses import MISSING, fields
 from typing import Any, get_args
 
-from leakaudit.protocol.attack import Attack, Effort, Kind, Needs
+from leakaudit.protocol.attack import FAMILIES, Attack, Effort, Kind, Needs
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.exposure import Exposure
 from leakaudit.protocol.stages import CHANGES
-from leakaudit.result.rules import ANYTHING, OTHER_WORK
+from leakaudit.result.rules import ANYTHING, OTHER_WORK, PLANTING
 from leakaudit.result.surfaces import SURFACES
 
 BASES: dict[str, type[Any]] = {"attack": Attack, "defense": Defense}
@@ -54,10 +54,13 @@ def _of_attack(cls: Any, settings: set[str]) -> str | None:
         return f"it does nothing: define {doing}"
     if not isinstance(cls.needs, Needs):
         return f"its `needs` must be a Needs(…), not {cls.needs!r}"
+    if cls.plants() and PLANTING not in cls.requires:
+        return f"it plants a model, so its `requires` must name {PLANTING!r}"
     facts = {f.name for f in fields(Exposure)}
     return (
         _unknown("requires", cls.requires, facts)
         or _unknown("covers", cls.covers, (s.name for s in SURFACES))
+        or _unknown("family", {cls.family} - {""}, FAMILIES)
         or _unknown("examines", cls.examines, (ANYTHING, *CHANGES))
         or _unknown("grid", cls.grid, settings)
         or _unknown("effort", cls.effort, settings & set(get_args(Effort)))

@@ -18,10 +18,12 @@ FIT, UPDATES, WEAKENED, ACCURACY = OTHER_WORK = (  # pieces of an audit's work t
 )
 BESIDES = frozenset({"buffers"})  # what no stage of a defense makes: it stands beside the update with or without one
 ANYTHING = "anything"  # what an attack `examines` that runs on every defense
+PLANTING = "model_control"  # the fact without which an attack that changes the model is no part of an audit
 # dB, an error of 1 % of the range. Of 10,000 pictures of CIFAR-10, the same in 16 grey pixels, and 10,000 of MNIST none
 # has another of its class nearer than 30.3 dB: what is within 40 was not drawn from the class alone.
 EXACT = 40.0
 STATUSES = ("converged", "diverged", "not-applicable", "out-of-memory", "budget", "failed")
+SKIPPED = "skipped"  # the status that no attack has of itself: it was not begun, since the verdict was settled
 
 
 def worst_verdict(verdicts: Iterable[Verdict]) -> Verdict:

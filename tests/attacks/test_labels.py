@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from leakaudit.attacks._labels import counted_labels, find_head, infer_labels, one_label, soft_labels
+from leakaudit.attacks._labels import find_head, infer_labels, one_label, soft_labels
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.client import share
 from leakaudit.protocol.defense import Defense
@@ -87,21 +87,6 @@ def test_the_sign_rule_on_a_gradient_by_hand() -> None:
         error = softmax - torch.eye(3)[label]
         assert int(one_label(torch.outer(error, h), error, h)) == label
         assert int(one_label(torch.outer(error, h), None, -h)) == label  # without a bias h may point anywhere
-
-
-@pytest.mark.parametrize(
-    ("balance", "batch", "wanted"),
-    [
-        ([0.5, 0.5], 4, [0, 0, 1, 1]),
-        ([0.9, 0.1, 0.0], 2, [0, 0]),
-        ([0.34, 0.33, 0.33], 4, [0, 0, 1, 2]),  # the remainder goes to the largest fraction
-        ([-0.2, 0.6, 0.6], 2, [1, 2]),  # an estimate below zero counts as none
-        ([1.7, 0.3], 2, [0, 0]),  # estimates that do not sum to one are scaled
-        ([0.0, 0.0], 5, [0, 0, 0, 1, 1]),  # nothing known: spread
-    ],
-)
-def test_counts_are_rounded_by_the_largest_remainder(balance: list[float], batch: int, wanted: list[int]) -> None:
-    assert counted_labels(torch.tensor(balance), batch).tolist() == wanted
 
 
 @pytest.mark.parametrize("auxiliary", [True, False])

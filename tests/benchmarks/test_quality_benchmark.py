@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from benchmarks import curves, published, quality
 from benchmarks.inversion import load
-from benchmarks.networks import WEIGHTS, ResNet20, build, trained_resnet20
+from benchmarks.networks import WEIGHTS, ResNetCifar, build, trained_resnet20
 from leakaudit.attacks._optimise import total_variation
 from leakaudit.engine.matching import cosine
 from leakaudit.protocol.gradients import mean_gradient
@@ -114,6 +114,10 @@ def test_reaching_less_than_a_grey_picture_is_void() -> None:
     found = curves.claims(rows, "m")
     assert found is not None
     assert found.sooner.startswith("void")
+    rows[1]["identified"], rows[2]["identified"] = 0.125, 0.5
+    told = curves.claims(rows, "m")
+    assert told is not None
+    assert told.sooner.endswith("identified 12% → 50%: more")
     assert curves.claims(PUBLISHED, "m") is None
 
 
@@ -160,4 +164,4 @@ def test_the_trained_network_is_the_one_it_is_said_to_be(pictures: Records) -> N
 
 
 def test_the_network_takes_cifar_pictures() -> None:
-    assert ResNet20().eval()(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+    assert ResNetCifar(3).eval()(torch.rand(2, 3, 32, 32)).shape == (2, 10)

@@ -33,7 +33,7 @@ from leakaudit.engine.stacked import Trials, Unsupported
 from leakaudit.errors import NotApplicable
 from leakaudit.load.preflight import preflight
 from leakaudit.protocol import registry
-from leakaudit.protocol.attack import Attack
+from leakaudit.protocol.attack import Attack, Beforehand
 from leakaudit.protocol.client import release, share
 from leakaudit.protocol.defense import Defense, chain
 from leakaudit.protocol.gradients import Mode, in_mode
@@ -122,6 +122,9 @@ def an_attack(name: str, case: str, device: str) -> Any:
     parts = [parse_defense(needs.defense)] if needs.defense else []
     parts += [Shifted()] if needs.replaced_records or attack.examines & {"records"} else []
     defense = chain(*parts)
+    if attack.plants():
+        known = Beforehand(SHAPE, CLASSES, batch, against.loss, mode, against.auxiliary.to(against.device))
+        against = replace(against, model=attack.plant(against.model, known, drawn(5)))
     released = release(defense, against.private[: VICTIMS * batch], drawn())
     exposure = replace(EVERYTHING, labels="labels" in attack.requires)
     with forked(6):

@@ -23,7 +23,7 @@ from leakaudit.result.schema import (
     Verdict,
 )
 from leakaudit.stats.intervals import median, rate
-from tests.leakaudit.results import attack, defense, lost, result, some
+from tests.leakaudit.results import attack, defense, lost, passed_over, result, some
 
 LIMIT, RECORDS = 0.25, 40
 EXAMINED = Examined(changes=("update",), independent=False, strength=0.1, weakened=rate(20, 20))
@@ -56,6 +56,11 @@ def case(*attacks: AttackResult, **changes: Any) -> Case:
     return Case(attacks=attacks or (replay(), drawn()), **given | {"examined": EXAMINED} | changes)
 
 
+def planted(hits: int) -> AttackResult:
+    """An attack that changes the model, and identifies so many."""
+    return drawn(hits, "imprint", requires=PLANTS, role="adaptive")
+
+
 def with_exact(found: AttackResult) -> AttackResult:
     (first, *rest) = found.records
     return replace(found, records=(replace(first, exact=True), *rest), exact=1)
@@ -69,6 +74,8 @@ def candidates(found: AttackResult, size: int) -> AttackResult:
     return replace(found, candidates=size)
 
 
+PLANTS = ("auxiliary", "model_control")
+SERVER: dict[str, Any] = {"planting": True, "control": (*CONTROL, planted(40))}
 SPREAD = tuple(drawn(8, f"a{i}", 8 * i) for i in range(3))  # none above the limit, together 24 of 40
 FEW = tuple(candidates(each, 3) for each in SPREAD)
 SHARP = drawn(psnr=median([25.0] * RECORDS))
@@ -82,6 +89,9 @@ TABLE: dict[str, tuple[Case, Verdict, set[str]]] = {
     "the same records": (case(replay(), *(drawn(8, f"a{i}") for i in range(3))), "inconclusive", {"may-exceed-limit"}),
     "together as guesses": (case(candidates(replay(), 3), *FEW), "pass", {"within-limit", "control-leaks"}),
     "one above is enough": (case(replay(30), *SPREAD), "fail", {"identification-above-limit"}),
+    "skipped, and it fails": (case(replay(30), passed_over("linkage")), "fail", {"identification-above-limit"}),
+    "skipped, at another limit": (case(replay(), drawn(), passed_over("a")), "inconclusive", {"attacks-skipped"}),
+    "skipped, proven": (case(replay(), drawn(), passed_over("a"), **blank()), "inconclusive", {"attacks-skipped"}),
     "a bound is no part of it": (
         case(replay(), drawn(), *(replace(each, role="bound") for each in SPREAD)),
         "inconclusive",
@@ -168,6 +178,25 @@ TABLE: dict[str, tuple[Case, Verdict, set[str]]] = {
         case(examined=replace(EXAMINED, changes=(), strength=None)),
         "pass",
         {"within-limit", "control-leaks"},
+    ),
+    "the server may change the model": (case(planting=True), "inconclusive", {"malicious-server"}),
+    "it plants": (case(replay(), drawn(), planted(0), **SERVER), "pass", {"within-limit", "control-leaks"}),
+    "it plants, and finds": (case(replay(), drawn(), planted(30), **SERVER), "fail", {"identification-above-limit"}),
+    "it plants, with no score": (
+        case(replay(), drawn(), replace(lost("imprint", "not-applicable", RECORDS), requires=PLANTS), **SERVER),
+        "inconclusive",
+        {"malicious-server"},
+    ),
+    "it plants in vain": (
+        case(replay(), drawn(), planted(0), **SERVER | {"control": (*CONTROL, planted(0))}),
+        "inconclusive",
+        {"malicious-server"},
+    ),
+    "it plants, and nothing is left": (case(replay(), planted(0), **SERVER, **blank()), "pass", {"independent"}),
+    "nothing is left of what is not planted": (
+        case(replay(), drawn(), planting=True, **blank()),
+        "inconclusive",
+        {"malicious-server", "not-seen-weakened"},
     ),
     "no pictures": (case(replay()), "inconclusive", {"no-family"}),
     "nobody links": (case(drawn(), drawn(name="masked", role="adaptive")), "inconclusive", {"no-family"}),
@@ -283,7 +312,6 @@ CAPS: dict[str, tuple[tuple[Any, ...], set[str]]] = {
     "before there were controls": (({}, {}, None, OWN), set()),
     "a first look": (({"battery": "quick"}, FULL, CONTROLS), {"quick-battery"}),
     "a first look, before": (({"battery": "quick"}, {}, None), {"quick-battery"}),
-    "a malicious server": (({}, FULL | {"model_control": True}, CONTROLS), {"malicious-server"}),
     "without the defense": (({}, {"auxiliary": True}, CONTROLS), {"weak-adversary"}),
     "without records": (({}, {"defense": True, "auxiliary": False}, CONTROLS), {"weak-adversary"}),
     "less effort": (({}, FULL, replace(CONTROLS, lowered=("dlg",))), {"effort-lowered"}),
