@@ -150,8 +150,8 @@ class RGap(Attack):
     The last layer's bias gives the slope in the logits, and its weight its input. Of every layer before, the output is
     then known, and undoing the activation gives z and the slope δ in it: W·u + b = z (weight constraints) and
     ∂W = δ ⋆ u (gradient constraints) are linear in the input u, and solved by least squares (conjugate gradients, up to
-    `steps`). A layer that has fewer equations than its input has numbers, and at the latest the second, is solved together
-    with those before it, in the picture, by Gauss-Newton: the paper leaves it at the solution of least norm.
+    `steps`). A layer that has fewer equations than its input has numbers, and at the latest the second, is solved
+    together with those before it, in the picture, by Gauss-Newton: the paper leaves it at the solution of least norm.
 
     It applies at batch size 1 where the network is dense layers and convolutions one after another, the last with a
     bias, and LeakyReLU, ELU, Sigmoid or Tanh between them, or ReLU, which hides what is off. Error grows from layer to
