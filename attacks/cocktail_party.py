@@ -89,6 +89,7 @@ class CocktailParty(Attack):
     needs as many rows as records.
     """
 
+    family: ClassVar[str] = "unmixing"
     name: ClassVar[str] = "cocktail-party"
     summary: ClassVar[str] = "unmix a dense layer's gradient by independent components, then invert the features"
     source: ClassVar[str] = "Kariyappa et al. 2023 (Cocktail Party Attack); differences and polishing formulated here"
