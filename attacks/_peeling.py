@@ -208,56 +208,77 @@ def polished(whole: Rows, flat: Tensor, rest: Tensor, predict: Callable[[Tensor]
     return best, rest
 
 
-def peeled(
-    model: PixelModel,
-    layer: nn.Linear,
-    update: SharedUpdate,
-    whole: Rows,
-    labels: Tensor,
-    generator: torch.Generator,
-) -> tuple[list[Peel], Tensor, Tensor]:
-    """Return what peels of one victim's rows, the pictures (B, D) of all its slots, and the norm of what is left.
+@dataclass(frozen=True)
+class Scene:
+    """What one victim's rows are read with: its model and first layer, the update, and the labels that are tried.
 
-    `labels` are those tried, (L,) or probabilities (L, K).
+    `labels` are (L,), or probabilities (L, K).
     """
-    batch, shape, rows = update.batch_size, update.input_shape, whole
-    span, left = column_space(rows, batch, generator), batch
-    found: list[Peel] = []
+
+    model: PixelModel
+    layer: nn.Linear
+    update: SharedUpdate
+    labels: Tensor
+
+    def predicted(self, flat: Tensor, labels: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield what normalised pictures (n, D) would add to ∂b (n, O), for each of the labels, each (n,) or (n, K)."""
+        pictures = pictures_of(flat, self.model, self.update.input_shape)
+        return predicted(self.model, self.layer, self.update, pictures, labels)
+
+    def each(self, flat: Tensor) -> Iterator[Tensor]:
+        """Yield what normalised pictures (n, D) would add to ∂b (n, O), for each of the labels that are tried."""
+        return self.predicted(flat, (label.expand(len(flat), *label.shape) for label in self.labels))
+
+
+@dataclass(frozen=True)
+class Peeled:
+    """What came of one victim: the records `found`, how many are `left`, and the rows that hold these."""
+
+    found: list[Peel]
+    left: int
+    rows: Rows
+
+
+def peeled(scene: Scene, whole: Rows, generator: torch.Generator) -> Peeled:
+    """Return what peels of one victim's rows."""
+    model, shape, rows, left = scene.model, scene.update.input_shape, whole, scene.update.batch_size
+    span, found = column_space(rows, left, generator), list[Peel]()
     groups = grouped(rows, model, shape, generator)
     while left and len(groups.flat):
-        parts = [
-            groups[part]
-            for part in torch.arange(len(groups.flat), device=groups.flat.device).tensor_split(
-                -(-len(groups.flat) // TOGETHER)
-            )
-        ]
-        known = []
-        for some in parts:
-            tried = (label.expand(len(some.flat), *label.shape) for label in labels)
-            slopes = predicted(model, layer, update, pictures_of(some.flat, model, shape), tried)
-            known.append(explained(rows, some, span, slopes))
+        places = torch.arange(len(groups.flat), device=groups.flat.device)
+        parts = [groups[part] for part in places.tensor_split(-(-len(places) // TOGETHER))]
+        known = [explained(rows, some, span, scene.each(some.flat)) for some in parts]
         before = left
         usual = usual_share(known, found, rows.precision.proof)
         for doubt, tolerance in itertools.product((True, False), rows.precision.tolerances):
             for some, told in zip(parts, known, strict=True):
                 off = told.doubt(usual) if doubt else told.error
                 rows, more = peel_sure(rows, some, told, off, tolerance, found, left)
-                found += [replace(p, proved=p.proved and doubt and not mixed(p, usual)) for p in more]
+                sound = doubt and all(p.proved for p in found)  # or its error may be in whatever is left
+                found += [replace(p, proved=p.proved and sound and not mixed(p, usual)) for p in more]
                 left -= sum(p.times for p in more)
             if left < before:
                 break
         groups = grouped(rows, model, shape, generator)
         if left == before:
             break
-    drawn: Sequence[Tensor] = [p.flat[None].expand(p.times, -1) for p in found]
-    flat, rest = torch.cat([*drawn, filled(rows, groups, left)]), rows.weight.norm()
-    if left or any(p.times > 1 for p in found) or float(rest) <= rows.precision.rounding * float(whole.weight.norm()):
+    return Peeled(found, left, rows)
+
+
+def drawn(scene: Scene, whole: Rows, result: Peeled, generator: torch.Generator) -> tuple[list[Peel], Tensor, Tensor]:
+    """Return the records, the normalised pictures (B, D) of all slots, and the norm of what is left.
+
+    Slots of records that were not found get guesses; a batch that was found whole is solved again.
+    """
+    found, rows = result.found, result.rows
+    groups = grouped(rows, scene.model, scene.update.input_shape, generator)
+    known: Sequence[Tensor] = [p.flat[None].expand(p.times, -1) for p in found]
+    flat, rest = torch.cat([*known, filled(rows, groups, result.left)]), rows.weight.norm()
+    whole_batch = not result.left and all(p.times == 1 for p in found)
+    small = float(rest) <= rows.precision.rounding * float(whole.weight.norm())
+    if not whole_batch or (small and all(p.proved for p in found)):
         return found, flat, rest
-    shown = labels[[p.label for p in found]]
-
-    def predict(flat: Tensor) -> Tensor:
-        return next(predicted(model, layer, update, pictures_of(flat, model, shape), [shown]))
-
-    flat, rest = polished(whole, flat, rest, predict)
+    shown = scene.labels[[p.label for p in found]]
+    flat, rest = polished(whole, flat, rest, lambda flat: next(scene.predicted(flat, [shown])))
     exact = float(rest) <= whole.precision.spent * float(whole.weight.norm())
     return [replace(p, proved=p.proved or exact) for p in found], flat, rest

@@ -62,6 +62,7 @@ class Analytic(Attack):
     probe pictures, and B = 1; else it raises NotApplicable with the reason.
     """
 
+    family: ClassVar[str] = "closed-form"
     name: ClassVar[str] = "analytic"
     summary: ClassVar[str] = "closed form: a first dense layer's gradient contains its input"
     source: ClassVar[str] = "Phong et al. 2017"

@@ -173,6 +173,7 @@ class TwoStageDecoder(InvertingGradients):
     what it must find; the error it makes there is the noise that the decoder learns to expect on its input.
     """
 
+    family: ClassVar[str] = "learned"
     name: ClassVar[str] = "two-stage-decoder"
     summary: ClassVar[str] = "invert to the replaced record, then undo the replacement with a trained decoder"
     source: ClassVar[str] = "Geiping et al. 2020; Wu et al. 2023"
@@ -217,6 +218,7 @@ class ReleasedDecoder(Attack):
     I(x; update) ≤ I(x; x̃), so no attack on one update can know more of x than x̃ tells.
     """
 
+    family: ClassVar[str] = "learned"
     name: ClassVar[str] = "released-decoder"
     summary: ClassVar[str] = "decode the replaced record itself: bounds every attack on the update"
     source: ClassVar[str] = "data-processing inequality; Wu et al. 2023"

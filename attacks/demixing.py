@@ -112,6 +112,7 @@ def line_up(own: Records, record: int, order: list[int]) -> list[int]:
 @dataclass(frozen=True, kw_only=True)
 class _Demixing(Attack):
     kind: ClassVar[Kind] = "linkage"
+    family: ClassVar[str] = "unmixing"
 
     def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
         """Raise NotApplicable: there is nothing to link without candidates."""

@@ -38,6 +38,7 @@ class DLG(Attack):
     L-BFGS iterations.
     """
 
+    family: ClassVar[str] = "matching"
     name: ClassVar[str] = "dlg"
     summary: ClassVar[str] = "match gradients jointly in picture and soft label (L-BFGS)"
     source: ClassVar[str] = "Zhu et al. 2019"

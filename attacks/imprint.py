@@ -212,6 +212,7 @@ class Imprint(Attack):
     from updates of auxiliary records.
     """
 
+    family: ClassVar[str] = "malicious-server"
     name: ClassVar[str] = "imprint"
     summary: ClassVar[str] = "malicious server: a layer of bins before the network, one record read off each"
     source: ClassVar[str] = "Fowl et al. 2022 (Robbing the Fed)"
@@ -289,11 +290,11 @@ class Imprint(Attack):
         )
 
 
-def own_records(auxiliary: Records | None, generator: torch.Generator) -> Records:
+def own_records(auxiliary: Records | None, generator: torch.Generator, most: int = OWN) -> Records:
     """Return some of the adversary's records; raises NotApplicable where it has none."""
     if auxiliary is None or not len(auxiliary):
         raise NotApplicable("auxiliary records are not exposed")
-    order = torch.randperm(len(auxiliary), generator=generator, device=generator.device)[:OWN]
+    order = torch.randperm(len(auxiliary), generator=generator, device=generator.device)[:most]
     return auxiliary[order.to(auxiliary.images.device)]
 
 

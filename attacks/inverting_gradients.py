@@ -11,7 +11,7 @@ from torch import Tensor
 
 from leakaudit.attacks._attacking import client_mode, memory_safe, room_for, starts
 from leakaudit.attacks._labels import known_labels
-from leakaudit.attacks._optimise import COPIES, best_restart, descend, roughness
+from leakaudit.attacks._optimise import COPIES, Pace, best_restart, descend, roughness
 from leakaudit.attacks._residual import residual_loss, residuals
 from leakaudit.engine import matching as engine
 from leakaudit.protocol.attack import Attack, Effort, Reconstruction
@@ -56,6 +56,7 @@ class InvertingGradients(Attack):
     schedule. Restarts are halved successively.
     """
 
+    family: ClassVar[str] = "matching"
     name: ClassVar[str] = "inverting-gradients"
     summary: ClassVar[str] = "match the gradient's direction under a total-variation prior (signed Adam)"
     source: ClassVar[str] = "Geiping et al. 2020"
@@ -65,6 +66,7 @@ class InvertingGradients(Attack):
         "fall": (1.0, 10.0),
     }
     effort: ClassVar[tuple[Effort, ...]] = ("steps", "restarts")
+    coarse: ClassVar[float] = 0.0  # share of the first step that follows areas, not pixels (`Pace`)
 
     steps: int = 400
     restarts: int = 1
@@ -72,7 +74,6 @@ class InvertingGradients(Attack):
     step_size: float = 0.1
     patience: int = 50  # steps without progress before an eighth of the schedule is skipped
     fall: float = 10.0
-    coarse: float = 0.0  # share of each step that goes to the signs of blocks' mean slopes (`signs`)
 
     def __post_init__(self) -> None:
         if min(self.steps, self.restarts, self.patience) < 1:
@@ -81,8 +82,6 @@ class InvertingGradients(Attack):
             raise ValueError(f"steps and patience must be at most {LONGEST}")
         if self.tv < 0 or self.step_size <= 0:
             raise ValueError("tv must not be negative and step_size must be positive")
-        if not 0 <= self.coarse < 1:
-            raise ValueError("coarse must be at least 0 and below 1")
         if self.fall < 1:
             raise ValueError("fall must be at least 1")
 
@@ -149,22 +148,35 @@ class InvertingGradients(Attack):
         return found
 
     def _inverted(
-        self, choices: Sequence[InvertingGradients], model: PixelModel, update: SharedUpdate, generator: torch.Generator
+        self,
+        choices: Sequence[InvertingGradients],
+        model: PixelModel,
+        update: SharedUpdate,
+        generator: torch.Generator,
+        start: Tensor | None = None,
     ) -> list[Reconstruction]:
-        """Return each choice's reconstructions. Trials lie choice by choice, victim by victim, restart by restart."""
+        """Return each choice's reconstructions. Trials lie choice by choice, victim by victim, restart by restart.
+
+        `start` are the pictures (V·restarts, B, C, H, W) to begin at, by default grey and noise (`starts`).
+        """
         one = choices[0]
         trials = len(choices) * update.victims * one.restarts
         told = f"{trials} trials at once (restarts={one.restarts})"
         with held(room_for(update, trials, COPIES), told, "restarts or records", model.mean.device):
-            return self._descended(choices, model, update, generator)
+            return self._descended(choices, model, update, generator, start)
 
     def _descended(
-        self, choices: Sequence[InvertingGradients], model: PixelModel, update: SharedUpdate, generator: torch.Generator
+        self,
+        choices: Sequence[InvertingGradients],
+        model: PixelModel,
+        update: SharedUpdate,
+        generator: torch.Generator,
+        start: Tensor | None,
     ) -> list[Reconstruction]:
         labels = known_labels(model, update, generator)
         one = choices[0]
         distance = one.distance(update, generator)
-        start = starts(model, update, one.restarts, generator)
+        start = starts(model, update, one.restarts, generator) if start is None else start
         match = one.matching(model, update, distance, generator)
         priors = one.priors(model, update)
         count = update.victims
@@ -187,12 +199,9 @@ class InvertingGradients(Attack):
                 objective,
                 start.repeat(len(choices), *[1] * (start.dim() - 1)),
                 which,
-                steps=one.steps,
-                step_size=step_size[which // count],
-                patience=one.patience,
+                Pace(one.steps, step_size[which // count], one.patience, one.coarse),
                 label=one.name,
                 restarts=one.restarts,
-                coarse=one.coarse,
             )
         size = len(start)
         return [

@@ -20,6 +20,7 @@ from leakaudit.protocol.target import PixelModel
 class Labels(Attack):
     """Infer the classes of the private records (`infer_labels`), exposed or not. It draws no picture."""
 
+    family: ClassVar[str] = "labels"
     name: ClassVar[str] = "labels"
     summary: ClassVar[str] = "read the classes off the last dense layer's gradient"
     source: ClassVar[str] = "Zhao et al. 2020 (iDLG); Yin et al. 2021; Ma et al. 2023 (iLRG), formulated here"

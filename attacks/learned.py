@@ -216,6 +216,7 @@ class LearnedInversion(Attack):
     `pairs` auxiliary records at most, each up to `draws` times where they are fewer; `decoder_steps` of training.
     """
 
+    family: ClassVar[str] = "learned"
     name: ClassVar[str] = "learned-inversion"
     summary: ClassVar[str] = "a regression from defended updates to pictures, learned on auxiliary records"
     source: ClassVar[str] = "Wu et al. 2023 (Learning to Invert)"
@@ -239,24 +240,15 @@ class LearnedInversion(Attack):
     @memory_safe
     def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
         """Return pictures (V, B, C, H, W). It has no objective of its own: zeros."""
-        defense, auxiliary = update.defense, update.auxiliary
-        if defense is None or auxiliary is None:
+        if update.defense is None or update.auxiliary is None:
             raise NotApplicable("the defense or auxiliary records are not exposed")
-        least = max(LEAST, 2 * update.batch_size)
-        if len(auxiliary) < least:
-            raise NotApplicable(f"it needs at least {least} auxiliary records, here there are {len(auxiliary)}")
         labels = hard(known_labels(model, update, generator))
-        auxiliary = Records(auxiliary.images.to(model.mean), auxiliary.labels.to(labels.device))
-        with client_mode(model, update, generator):
-            reader, lesson = lesson_of(model, update, defense, auxiliary, self.pairs, self.draws, generator, self.name)
-        if lesson is None:
+        taught = self.taught(model, update, labels, generator)
+        if taught is None:
             return failed(update, "budget", "the time budget was spent before enough auxiliary updates were seen")
-        label = f"{self.name}: training"
-        inversion = learn(lesson, reader.widths, update.classes, generator, steps=self.decoder_steps, label=label)
-        each = [tuple(g[v] for g in update.gradients) for v in range(update.victims)]
-        rows = stacked_rows([reader(g, told) for g, told in zip(each, labels, strict=True)])
+        inversion, rows = taught
         ended: Status = "budget" if expired() else "converged"
-        finite = [all(bool(g.isfinite().all()) for g in gradient) for gradient in each]
+        finite = torch.stack([g.flatten(1).isfinite().all(1) for g in update.gradients]).all(0).tolist()
         statuses: tuple[Status, ...] = tuple(ended if good else "diverged" for good in finite)
         return Reconstruction(
             images=inversion(rows, labels.flatten()).view(*labels.shape, *update.input_shape),
@@ -266,3 +258,26 @@ class LearnedInversion(Attack):
             reason=reason_of(statuses, WORDS),
             doubts=inversion.doubts,
         )
+
+    def taught(
+        self, model: PixelModel, update: SharedUpdate, labels: Tensor, generator: torch.Generator
+    ) -> tuple[Inversion, Rows] | None:
+        """Return what was learned, and the rows of the victims' records under `labels` (V, B), victim by victim.
+
+        None where the time did not suffice. Raises NotApplicable without a defense or enough auxiliary records.
+        """
+        defense, auxiliary = update.defense, update.auxiliary
+        if defense is None or auxiliary is None:
+            raise NotApplicable("the defense or auxiliary records are not exposed")
+        least = max(LEAST, 2 * update.batch_size)
+        if len(auxiliary) < least:
+            raise NotApplicable(f"it needs at least {least} auxiliary records, here there are {len(auxiliary)}")
+        auxiliary = Records(auxiliary.images.to(model.mean), auxiliary.labels.to(labels.device))
+        with client_mode(model, update, generator):
+            reader, lesson = lesson_of(model, update, defense, auxiliary, self.pairs, self.draws, generator, self.name)
+        if lesson is None:
+            return None
+        label = f"{self.name}: training"
+        inversion = learn(lesson, reader.widths, update.classes, generator, steps=self.decoder_steps, label=label)
+        each = [tuple(g[v] for g in update.gradients) for v in range(update.victims)]
+        return inversion, stacked_rows([reader(g, told) for g, told in zip(each, labels, strict=True)])

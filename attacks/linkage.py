@@ -32,6 +32,7 @@ class _Linking(Attack):
     """What the two attacks share: they link, and draw no picture."""
 
     kind: ClassVar[Kind] = "linkage"
+    family: ClassVar[str] = "linkage"
 
     draws: int = 4  # of the defense's randomness, per candidate
     rehearsals: int = 8  # auxiliary records on which the attacker learns which score to trust

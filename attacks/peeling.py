@@ -10,8 +10,8 @@ from torch import Tensor
 
 from leakaudit.attacks._attacking import client_mode, memory_safe
 from leakaudit.attacks._labels import probe_pictures
-from leakaudit.attacks._peeling import peeled
-from leakaudit.attacks._rows import SINGLE, pictures_of, rows_of
+from leakaudit.attacks._peeling import Peeled, Scene, drawn, peeled
+from leakaudit.attacks._rows import SINGLE, Rows, pictures_of, rows_of
 from leakaudit.attacks.analytic import first_dense, known_labels_or_none, solve
 from leakaudit.protocol.attack import Attack, Needs, Reconstruction, Status
 from leakaudit.protocol.client import SharedUpdate
@@ -60,6 +60,7 @@ class Peeling(Attack):
     records that did not peel get pictures that several rows agree on, then what the remaining rows mix, or grey.
     """
 
+    family: ClassVar[str] = "closed-form"
     name: ClassVar[str] = "peeling"
     summary: ClassVar[str] = "peel a batch's records off the rows of a first dense layer that fire for one of them"
     source: ClassVar[str] = "formulated here; Boenisch et al. 2021, Fowl et al. 2022, Dimitrov et al. 2024 (SPEAR)"
@@ -88,14 +89,15 @@ class Peeling(Attack):
                 certified[v] = float(rest) <= SINGLE.spent * float(weight.double().norm())
             else:
                 tried = labels_to_try(update, labels, v)
+                rows, scene = rows_of(weight, bias), Scene(model, layer, update, tried)
                 with client_mode(model, update, generator):
-                    found, flat, rest = peeled(model, layer, update, rows_of(weight, bias), tried, generator)
+                    found, flat, rest = drawn(scene, rows, self.apart(scene, rows, generator), generator)
                 proved = torch.tensor([p.proved for p in found for _ in range(p.times)], dtype=torch.bool)
                 certified[v, : len(proved)] = proved
                 if labels is not None:
                     labels[v] = _told(labels[v], hard(tried[[p.label for p in found for _ in range(p.times)]]))
-            drawn = pictures_of(flat.view(update.batch_size, -1), model, update.input_shape)
-            images[v] = drawn.nan_to_num(0.5, 0.5, 0.5).clamp(0, 1)
+            pictures = pictures_of(flat.view(update.batch_size, -1), model, update.input_shape)
+            images[v] = pictures.nan_to_num(0.5, 0.5, 0.5).clamp(0, 1)
             objective[v] = rest
         return Reconstruction(
             images=images,
@@ -103,13 +105,17 @@ class Peeling(Attack):
             objective=objective,
             statuses=tuple(statuses),
             reason=None if "diverged" not in statuses else "the first layer's bias gradient is zero or not finite",
-            notes=() if update.batch_size == 1 else (_note(certified),),
+            notes=() if update.batch_size == 1 else (self.note(int(certified.sum()), certified.numel()),),
             certified=certified,
         )
 
+    def apart(self, scene: Scene, rows: Rows, generator: torch.Generator) -> Peeled:
+        """Return the records of one victim that can be told apart, from the rows of its first layer."""
+        return peeled(scene, rows, generator)
 
-def _note(certified: Tensor) -> str:
-    return f"{int(certified.sum())} of {certified.numel()} records peeled: each accounts for a part of the update."
+    def note(self, count: int, of: int) -> str:
+        """Say how many records are certain."""
+        return f"{count} of {of} records peeled: each accounts for a part of the update."
 
 
 def labels_to_try(update: SharedUpdate, counted: Tensor | None, victim: int) -> Tensor:

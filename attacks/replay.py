@@ -90,6 +90,7 @@ class _Replaying(Attack):
     """What the two attacks share: they confirm a record among candidates, and draw no picture."""
 
     kind: ClassVar[Kind] = "linkage"
+    family: ClassVar[str] = "replay"
     source: ClassVar[str] = "formulated here: a likelihood ratio over simulated updates (cf. Carlini et al. 2022)"
 
     draws: int = 4  # of the defense's randomness, per candidate

@@ -66,6 +66,7 @@ class ThroughGenerator(InvertingGradients):
     differentiable) nothing would be matched, and it is NotApplicable.
     """
 
+    family: ClassVar[str] = "generative"
     name: ClassVar[str] = "through-generator"
     summary: ClassVar[str] = "inverting gradients through the record stage, in expectation over its noise"
     source: ClassVar[str] = "Geiping et al. 2020; expectation over transformation: Athalye et al. 2018"

@@ -38,6 +38,8 @@ def scan(  # noqa: PLR0913 - the public surface
     std: Sequence[float] | None = None,
     classes: Sequence[str] | None = None,
     device: str = "auto",
+    generator: Callable[[Tensor], Tensor] | None = None,
+    latent: int | Sequence[int] | None = None,
     checkpoint: Path | str | None = None,
     lpips_weights: Path | str | None = None,
     progress: bool = False,
@@ -55,6 +57,7 @@ def scan(  # noqa: PLR0913 - the public surface
     epochs: int | None = None,
     budget: float | str | None = None,
     memory: int | str | None = None,
+    all_attacks: bool = Plan.all_attacks,
     images: Images | None = None,
     seed: int = Plan.seed,
     **unknown: Never,
@@ -68,8 +71,10 @@ def scan(  # noqa: PLR0913 - the public surface
     adaptive, honest-but-curious or malicious-server; `mode` is eval or train. `records` are attacked, in batches of
     `batch_size`, and looked for among `candidates`; the limits are shares. `utility=False` trains nothing. `seeds` and
     `epochs` are the battery's by default; `budget` takes seconds or "10m" (by default it has none), `memory` bytes or
-    "4GB" (by default what is free). `images` is full, redacted or none: by default full, and redacted where
-    CI=true. `progress` shows what is computed. Raises leakaudit.UserError on bad input.
+    "4GB" (by default what is free). `all_attacks` skips none where the verdict is settled. `images` is full, redacted
+    or none: by default full, and redacted where CI=true. `progress` shows what is computed. `generator` is what the
+    adversary knows of pictures: from normal latents (N, *latent) to pictures (N, C, H, W) in [0, 1]. Raises
+    leakaudit.UserError on bad input.
 
     Examples:
         >>> leakaudit.scan(model, train_data, defense=["prune:sparsity=0.99", "obscure"], battery="quick").verdict
@@ -90,6 +95,7 @@ def scan(  # noqa: PLR0913 - the public surface
         max_identification=max_identification,
         max_accuracy_loss=max_accuracy_loss,
         utility=utility,
+        all_attacks=all_attacks,
         seeds=seeds,
         epochs=epochs,
         budget=seconds(budget) if isinstance(budget, str) else budget,
@@ -110,6 +116,8 @@ def scan(  # noqa: PLR0913 - the public surface
             std=std,
             classes=classes,
             device=device,
+            generator=generator,
+            latent=latent,
             checkpoint=_path("checkpoint", checkpoint),
             seed=plan.seed,
         )

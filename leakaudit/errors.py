@@ -31,6 +31,7 @@ Spell = Callable[[Setting], str]
 FLAGS = {  # options that are no argument of the same name
     "--quick": Setting("battery", "quick"),
     "--full": Setting("battery", "full"),
+    "--all-attacks": Setting("all_attacks", True),
     "--no-utility": Setting("utility", False),
     "--attack": Setting("attacks"),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import sqrt
 
-from leakaudit.judge.advice import loss_limit, no_accuracy
+from leakaudit.compare.advice import loss_limit, no_accuracy
 from leakaudit.judge.ranking import bound, worst
 from leakaudit.reports.drawing import Anchor, Box, Drawing, Line, Mark, Panel, Word, percents
 from leakaudit.reports.labels import Label, beside, first_free

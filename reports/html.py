@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from leakaudit.compare import advice
 from leakaudit.gate.consistency import unaudited
-from leakaudit.judge import advice
 from leakaudit.judge.facts import control_in
 from leakaudit.reports import (
     costs,

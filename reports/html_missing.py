@@ -31,7 +31,9 @@ class Missing:
     def number(self, attack: AttackResult, spec: str) -> int:
         """Return the number of the item that tells why `attack` has no scores on `spec`."""
         key = "", "no time was left; a larger --budget gives it."
-        if not facts_of(attack).out_of_time:
+        if attack.settled_by:
+            key = "", f"skipped, since {attack.reason}."
+        elif not facts_of(attack).out_of_time:
             key = ranking.in_words(attack), ranking.how_it_ended(attack) or "no reason was recorded."
         self.specs.setdefault(key, {}).setdefault(attack.name, []).append(spec)
         return list(self.specs).index(key) + 1

@@ -58,6 +58,7 @@ class DefenseRow:
     proven: str  # the bound on identification
     facts: list[tuple[str, str]]  # which the guarantees do not say
     further: tuple[tuple[str, tuple[str, ...]], ...]  # what metrics of plug-ins say of each attack
+    skipped: str = ""  # the attacks that were skipped, with the reason; they have no lines
 
 
 @dataclass(frozen=True)
@@ -202,12 +203,21 @@ def _defense_row(
                 nth=[b.name for b in defense.attacks[:i]].count(a.name),
             )
             for i, a in enumerate(defense.attacks)
+            if not a.settled_by
         ),
+        skipped=_skipped(defense, missing),
         standing=standing(result, defense),
         proven=bound_text(defense),
         facts=further_facts(defense),
         further=tuple((a.name, ranking.further(a)) for a in defense.attacks if a.further),
     )
+
+
+def _skipped(defense: DefenseResult, missing: Missing) -> str:
+    some = [a for a in defense.attacks if a.settled_by]
+    for attack in some:
+        missing.number(attack, defense.spec)
+    return f"{', '.join(a.name for a in some)}: {some[0].reason}" if some else ""
 
 
 def _bound(defense: DefenseResult, measured: Estimate, notes: Notes) -> Cell:

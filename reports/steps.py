@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from leakaudit.judge import advice
+from leakaudit.compare import advice
 from leakaudit.judge.caps import PROVEN
 from leakaudit.judge.verdict import LEAKS, reasons_of
 from leakaudit.result.numbers import percent

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from leakaudit.judge import advice, ranking
+from leakaudit.compare import advice
+from leakaudit.judge import ranking
 from leakaudit.judge.caps import WEAKENED
 from leakaudit.judge.findings import mend
 from leakaudit.judge.verdict import reasons_of

@@ -37,6 +37,8 @@ def details(result: AuditResult, console: Console) -> None:
     _defenses(result, line)
     for (attack, ended), specs in unscored(result).items():
         line(f"not scored: {attack} on {', '.join(specs)} ({ended})", "yellow", hanging=2)
+    for told, specs in skipped(result).items():
+        line(f"skipped on {', '.join(specs)}: {told}", "dim", hanging=2)
     for (attack, what), specs in noted(result).items():
         line(f"note: {attack} on {', '.join(specs)} {what}", "dim", hanging=2)
     for name, words in examined.controls(result):
@@ -95,10 +97,20 @@ def unscored(result: AuditResult) -> dict[tuple[str, str], list[str]]:
     found: dict[tuple[str, str], list[str]] = {}
     for defense in result.defenses:
         named = {reason.attack for reason in reasons_of(result, defense) if reason.id == UNFINISHED}
-        for attack in defense.attacks:
+        for attack in (a for a in defense.attacks if not a.settled_by):
             if ranking.scored(attack)[0] == 0 and not (attack.reason and attack.name in named):
                 why = f"{ranking.in_words(attack)}: {ranking.how_it_ended(attack) or 'no reason was recorded'}"
                 found.setdefault((attack.name, why), []).append(defense.spec)
+    return found
+
+
+def skipped(result: AuditResult) -> dict[str, list[str]]:
+    """Return, by the attacks that were skipped and the reason, the defenses on which they were."""
+    found: dict[str, list[str]] = {}
+    for defense in result.defenses:
+        some = [a for a in defense.attacks if a.settled_by]
+        if some:
+            found.setdefault(f"{', '.join(a.name for a in some)} ({some[0].reason})", []).append(defense.spec)
     return found
 
 
@@ -134,7 +146,8 @@ class Left:
 
 def left_out(result: AuditResult) -> Left:
     """Count what went wrong or has a note: what is not applicable was not meant to run, and is not counted."""
-    attacks = [a for d in result.defenses for a in d.attacks if not facts_of(a).inapplicable]
+    known = [facts_of(a) for d in result.defenses for a in d.attacks]
+    attacks = [f.attack for f in known if not (f.inapplicable or f.skipped)]
     none = [a for a in attacks if not facts_of(a).scored]
     kinds: dict[str, int] = {}
     for attack in none:

@@ -38,15 +38,18 @@ def attacked(updates: Updates, attack: Attack, role: str, too_long: str = "") ->
     return replace(result, asked=asked, notes=(*result.notes, *memory.notes()))
 
 
+def lacking(scene: Scene, attack: Attack, role: str) -> list[str]:
+    """Return which facts an attack requires that are not exposed to it."""
+    return sorted(attack.requires - replace(scene.exposure, released=role == "bound").facts())
+
+
 def _attacked(updates: Updates, attack: Attack, role: str, memory: Memory, too_long: str) -> AttackResult:
     scene, subject = updates.scene, updates.subject
     spec, seed, victims = subject.spec, scene.plan.seed, scene.plan.victims
     bound = role == "bound"
-    exposure = replace(scene.exposure, released=bound)
     tuned: dict[str, Value] = {}
-    lacking = sorted(attack.requires - exposure.facts())
-    if lacking:
-        return failed(attack, role, tuned, victims, "not-applicable", f"needs {', '.join(lacking)}, not exposed")
+    if lacks := lacking(scene, attack, role):
+        return failed(attack, role, tuned, victims, "not-applicable", f"needs {', '.join(lacks)}, not exposed")
     if too_long or expired():
         return failed(attack, role, tuned, victims, "budget", too_long or "the time budget was spent before it began")
     try:
@@ -54,7 +57,7 @@ def _attacked(updates: Updates, attack: Attack, role: str, memory: Memory, too_l
             # The attack gets copies: one that changes the model or its knowledge must not change the next one's.
             sent = updates.sent_to(attack)
             model = sent.model()
-            if attack.grid and exposure.auxiliary and len(scene.rehearsal):
+            if attack.grid and scene.exposure.auxiliary and len(scene.rehearsal):
                 rehearsal, own = sent.rehearsal(released=bound)
                 _show(scene, own)
                 generator = generator_for(seed, spec, attack.name, "tune")

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 
 from leakaudit.audit import fingerprint, provenance
-from leakaudit.audit.attacking import attacked
+from leakaudit.audit.attacking import attacked, lacking
 from leakaudit.audit.canary import Planting, planted
 from leakaudit.audit.clock import Clock
 from leakaudit.audit.costs import NOMINAL, measured
 from leakaudit.audit.examine import Subject, examine
-from leakaudit.audit.pieces import chosen, outline, pieces_of
+from leakaudit.audit.pieces import Piece, chosen, in_turn, outline, pieces_of
 from leakaudit.audit.plan import Plan, catalogue, left_out, lowered, own_attacks
 from leakaudit.audit.provenance import settings
 from leakaudit.audit.scene import Scene, set_scene
@@ -26,6 +26,7 @@ from leakaudit.errors import OutOfTime, UserError, first_line
 from leakaudit.judge.caps import FAR_OFF, capped, caps
 from leakaudit.judge.exposed import exposed
 from leakaudit.judge.scope import assumptions, not_tested
+from leakaudit.judge.settled import Tally, drawer
 from leakaudit.judge.verdict import Case, errors_of, judge, overall
 from leakaudit.judge.words import sentences
 from leakaudit.protocol.defense import Defense, replaces_records
@@ -48,6 +49,7 @@ from leakaudit.result.schema import (
     Waiver,
 )
 from leakaudit.score.diagnosis import compare_with_control, inspected
+from leakaudit.score.scoring import skipped
 from leakaudit.score.standin import SENTENCE
 from leakaudit.score.utility import Utility, majority, utility
 from leakaudit.work import ends
@@ -187,32 +189,49 @@ def _audit_defense(course: Course, spec: str, defense: Defense, keep_learned: Ke
         course.rows[spec] = subject
         yield
         return
-    results: list[AttackResult] = []
     measured = Measured()
     pieces = [piece for piece in clock.ahead if piece.work.defense == spec]
+    tally = _tally(course, spec, pieces)
     updates = Updates(scene, subject, max((piece.attack.asks for piece in pieces if piece.attack), default=0))
-    for piece in pieces:
+    for piece in in_turn(pieces, clock.costs):
+        attack = piece.attack
+        if attack and tally.skipped(attack.name) and not lacking(scene, attack, piece.role):
+            clock.skip([piece])
+            tally.add(skipped(attack, piece.role, plan.victims, tally.settled_by))
+            continue
         with clock.piece(piece) as too_long:
-            if piece.attack is not None:
-                results.append(attacked(updates, piece.attack, piece.role, too_long))
+            if attack is not None:
+                result = attacked(updates, attack, piece.role, too_long)
+                tally.add(result)
             elif piece.work.name == UPDATES:
                 updates.compute()
                 continue  # nothing is known of the row yet
             elif piece.role == WEAKENED:
-                strength, found = seen_weakened(scene, subject, results, too_long)
+                too_long = too_long or (f"the verdict was settled by {tally.settled_by}" if tally.settled_by else "")
+                strength, found = seen_weakened(scene, subject, tally.results, too_long)
                 measured = replace(measured, strength=strength, weakened=found)
             else:
                 outcome = _accuracy(scene, subject.defense, subject.released, too_long)
                 measured = replace(measured, outcome=outcome)
-        if piece.attack is not None and not scored_victims(results[-1]):
-            clock.forget(piece)
-        course.rows[spec] = _row(course, subject, results, measured)
+        course.rows[spec] = _row(course, subject, tally.results, measured)
+        if attack is not None:
+            tally.judged(attack.name, course.rows[spec].why)
+            if not scored_victims(result):
+                clock.forget(piece)
         yield
-    row = _row(course, subject, results, measured)
+    row = _row(course, subject, tally.results, measured)
     more = compare_with_control(row, course.rows.get("none", row), measured.outcome, plan.batch_size)
     course.noticed[spec] = (*course.noticed[spec], *more)
-    course.rows[spec] = _row(course, subject, results, measured)  # an error that was noticed blocks a pass
+    course.rows[spec] = _row(course, subject, tally.results, measured)  # an error that was noticed blocks a pass
     yield
+
+
+def _tally(course: Course, spec: str, pieces: Sequence[Piece]) -> Tally:
+    """Return the empty tally of a defense. The control runs every attack: by what they find there all others count."""
+    plan, control = course.scene.plan, course.rows.get("none")
+    names = [piece.work.name for piece in pieces if piece.attack is not None]
+    kept = {parse_attack(each).name for each in plan.attacks} | {drawer(control.attacks if control else ())}
+    return Tally(names, plan.skips and spec != "none" and control is not None, frozenset(kept))
 
 
 def _fitted(

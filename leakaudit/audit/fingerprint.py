@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from leakaudit.protocol.defense import Defense, parts_of
-from leakaudit.protocol.target import PixelModel, Records, Target
+from leakaudit.protocol.target import PictureGenerator, PixelModel, Records, Target
 from leakaudit.result.digests import of_values
 from leakaudit.result.schema import Value
 from leakaudit.score.identification import CandidateSets
@@ -37,6 +37,7 @@ def of_scan(
         "auxiliary": of_records(target.auxiliary),
         "victims": of_indices(victims),
         "candidates": of_candidates(candidates),
+        **({} if target.generator is None else {"generator": of_generator(target.generator)}),
         **of_values(settings, environment),
     }
 
@@ -48,6 +49,13 @@ def of_model(model: PixelModel) -> str:
     """
     state = hashlib.sha256(type(model.network).__qualname__.encode("utf-8", "surrogatepass"))
     _add_module(state, model)
+    return state.hexdigest()
+
+
+def of_generator(generator: PictureGenerator) -> str:
+    """Return the hash of what draws pictures: the shape of its latents, and of a module what `of_model` hashes."""
+    state = hashlib.sha256()
+    _add(state, generator)
     return state.hexdigest()
 
 

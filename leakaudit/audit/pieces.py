@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from leakaudit.audit.costs import NOMINAL
+from leakaudit.audit.costs import NOMINAL, Costs
 from leakaudit.audit.plan import Plan, attacks_for
 from leakaudit.errors import Setting, UserError
+from leakaudit.judge.proof import REPLAY
 from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.defense import Defense
@@ -80,6 +82,24 @@ def pieces_of(
     return tuple(found)
 
 
+def in_turn(pieces: Iterable[Piece], costs: Costs = NOMINAL) -> list[Piece]:
+    """Return the pieces of one defense in the order in which they are done: what settles most for least goes first.
+
+    Labels, which no other attack tells; closed forms and `replay`; what links; the rest; last what is handed more than
+    an attacker gets. Within each by cost, which is the nominal one unless a time budget measures it: the order decides
+    what is skipped, and must not depend on how fast a machine is.
+    """
+
+    def turn(piece: Piece) -> tuple[int, float]:
+        a = piece.attack
+        if a is None:
+            return (0 if piece.work.name in (FIT, UPDATES) else 6), 0.0
+        ranks = (a.kind == "labels", a.closed_form or a.name == REPLAY, a.kind == "linkage", True)
+        return (5 if piece.role == "bound" else 1 + ranks.index(True)), costs.seconds(piece.amount)
+
+    return sorted(pieces, key=turn)
+
+
 def _attack(spec: str, attack: Attack, role: str, plan: Plan, sizes: Sizes) -> Piece:
     amount, least = _amount(attack, sizes), 1.0 if attack.kind == "linkage" else 0.1
     if attack.grid and preset(plan.exposure).auxiliary:
@@ -101,4 +121,6 @@ def _amount(part: Attack | Defense, sizes: Sizes) -> Amount:
 
 def outline(plan: Plan, sizes: Sizes = UNKNOWN) -> tuple[Piece, ...]:
     """Return all that a scan will do, in its order. Raises UserError for a spec that names nothing."""
-    return tuple(piece for spec, defense in chosen(plan) for piece in pieces_of(spec, defense, plan, None, sizes))
+    return tuple(
+        piece for spec, defense in chosen(plan) for piece in in_turn(pieces_of(spec, defense, plan, None, sizes))
+    )

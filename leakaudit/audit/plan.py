@@ -50,6 +50,7 @@ class Plan:
     candidates: int = 100  # in a line-up, all of one class
     max_identification: float = 0.25  # share of records that an attack may identify
     max_accuracy_loss: float = 0.1  # share of accuracy a defense may cost; asked by the advice only, not by the verdict
+    all_attacks: bool = False  # skip none that cannot change a verdict any more; what `attacks` names is never skipped
     utility: bool = True  # measure accuracy, by training runs
     seeds: int | None = None  # training runs per defense
     epochs: int | None = None  # of each training run
@@ -94,13 +95,19 @@ class Plan:
         for name in ("battery", "exposure", "mode", "images"):
             if not isinstance(getattr(self, name), str):
                 raise UserError(f"{name} takes a word, not {short(getattr(self, name))}.")
-        if type(self.utility) is not bool:
-            raise UserError(f"utility takes true or false, not {short(self.utility)}.")
+        for name in ("utility", "all_attacks"):
+            if type(getattr(self, name)) is not bool:
+                raise UserError(f"{name} takes true or false, not {short(getattr(self, name))}.")
 
     @property
     def victims(self) -> int:
         """How many clients are attacked."""
         return self.records // self.batch_size
+
+    @property
+    def skips(self) -> bool:
+        """Whether attacks are skipped that cannot change a verdict any more."""
+        return not self.all_attacks and self.battery != "full"
 
     def effort(self) -> Battery:
         """Return the battery with the scan's own seeds and epochs in place."""

@@ -63,6 +63,7 @@ class Scene:
             private=len(self.target.private),
             auxiliary=len(self.target.auxiliary),
             batch=self.plan.batch_size,
+            generator=self.target.generator is not None,
         )
 
 

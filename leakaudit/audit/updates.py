@@ -117,6 +117,7 @@ class Updates:
             held[0],
             defense=copy.deepcopy(self.subject.defense) if knows.defense else None,
             auxiliary=copy.deepcopy(scene.own) if knows.auxiliary else None,
+            prior=copy.deepcopy(scene.target.generator) if knows.auxiliary else None,
         )
 
     def _shared(self, records: Records, who: str) -> SharedUpdate:

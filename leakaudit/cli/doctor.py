@@ -155,9 +155,9 @@ def takes(console: Console, target: Loaded, plan: Plan, costs: Costs) -> None:
     """Print what every battery would take here, and what a time budget buys of the standard one."""
     from rich.table import Table
 
-    from leakaudit.audit.estimate import SAMPLE, bought, estimates
     from leakaudit.result.numbers import about
     from leakaudit.result.rules import FIT
+    from leakaudit.watch.estimate import SAMPLE, bought, estimates
     from leakaudit.work.quantities import typed_seconds
 
     table = Table("a scan of", "undefended", *(f"and {spec}" for spec in SAMPLE), title_justify="left", box=None)

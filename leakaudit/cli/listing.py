@@ -11,6 +11,7 @@ from rich.text import Text
 
 from leakaudit.audit.choice import Choice, Runs, Why, choices
 from leakaudit.protocol import registry
+from leakaudit.protocol.attack import FAMILIES, family_of
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.stages import CHANGES, declared
 from leakaudit.result.adversary import PRESETS
@@ -20,12 +21,17 @@ from leakaudit.result.scores import SCORES, Score
 from leakaudit.score.metrics import Metric, further
 
 Row = dict[str, Any]
-KEYS = ("settings", "requires", "examines", "changes", "adaptive", "threshold", "baseline", "source", "from")
+KEYS = (
+    *("family", "needs", "effort", "settings", "requires", "examines", "changes", "adaptive", "threshold", "baseline"),
+    *("source", "from"),
+)
 NEEDS = {  # what an attack is not applicable to that `needs` it
     "one_record": "to several records in one update",
+    "several_records": "to one record in an update",
     "dense_input": "to a model whose first layer is not dense",
     "tokens": "to a model that is no vision transformer with learnt positions",
     "chain": "to a model that is not one layer after another with activations that can be undone",
+    "generator": "where model.py gives no generator of pictures",
     "batchnorm": "to a model without BatchNorm statistics",
     "replaced_records": "where the records are seen to stay",
 }
@@ -33,6 +39,7 @@ HEADINGS: dict[Runs, str] = {
     "always": "{count} run whatever the scan sees",
     "expected": "{count} more if the scan sees {spec} do what its code says",
     "possible": "{count} more if the scan sees {spec} change something else",
+    "granted": "{count} more under --exposure malicious-server",
     "asked": "{count} run only where --attack names them",
 }
 FOOTNOTE = (
@@ -49,7 +56,8 @@ def rows(kind: str) -> list[Row]:
     if kind == "attacks":
         return [
             _described(name, cls)
-            | {"kind": cls.kind, "requires": sorted(cls.requires), "examines": sorted(cls.examines)}
+            | {"kind": cls.kind, "family": family_of(cls), "needs": _scene(cls), "effort": list(cls.effort)}
+            | {"requires": sorted(cls.requires), "examines": sorted(cls.examines)}
             for name, cls in registry.attacks().items()
         ]
     return [
@@ -61,6 +69,11 @@ def rows(kind: str) -> list[Row]:
         }
         for name, cls in registry.defenses().items()
     ]
+
+
+def _scene(cls: Any) -> list[str]:
+    """Return what an attack must meet to do its work: names of `Needs`, and the defense whose mark it reads."""
+    return [str(value) if name == "defense" else name for name, value in asdict(cls.needs).items() if value]
 
 
 def _score(score: Score) -> Row:
@@ -99,7 +112,7 @@ def show_against(spec: str, defense: Defense) -> None:
             _print(console, Text("  " + ", ".join(choice.attack for choice in some)), "  ")
     console.print()
     _print(console, Text("Not applicable, and then reported as that, which never counts as safe", "bold"), "    ")
-    for case, those in _unfit([choice for choice in found if choice.runs != "asked"]).items():
+    for case, those in _unfit([choice for choice in found if choice.runs not in ("granted", "asked")]).items():
         _print(console, Text.assemble(f"  {case}  ", (", ".join(those), "dim")), " " * 6)
     console.print()
     _print(console, Text(FOOTNOTE), "")
@@ -144,20 +157,12 @@ def show(found: list[Row]) -> None:
     console = Console()
     for row in found:
         _print(console, Text.assemble((str(row["name"]), "bold"), visible(f"  {row['summary']}")), "    ")
-        for key in (
-            "settings",
-            "requires",
-            "examines",
-            "changes",
-            "adaptive",
-            "threshold",
-            "baseline",
-            "source",
-            "from",
-        ):
+        for key in KEYS:
             value = row.get(key)
             if not value:
                 continue
+            if key == "family":
+                value = f"{value}: {FAMILIES[value]}"
             if isinstance(value, dict):
                 value = [f"{k}={v}" for k, v in value.items()]
             text = ", ".join(value) if isinstance(value, list) else str(value)

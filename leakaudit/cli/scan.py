@@ -127,6 +127,12 @@ def scan(  # noqa: PLR0913 - a command: its options
     full: Annotated[
         bool, typer.Option("--full", help="A long battery: more iterations, restarts, seeds.", rich_help_panel=WORK)
     ] = False,
+    all_attacks: Annotated[
+        bool,
+        typer.Option(
+            "--all-attacks", help="Skip none where the verdict is settled; so does --full.", rich_help_panel=WORK
+        ),
+    ] = False,
     records: Records = 16,
     budget: Annotated[
         str | None,
@@ -266,6 +272,7 @@ def scan(  # noqa: PLR0913 - a command: its options
             candidates=candidates,
             max_identification=max_identification,
             max_accuracy_loss=max_accuracy_loss,
+            all_attacks=all_attacks,
             utility=not no_utility,
             seeds=seeds,
             epochs=epochs,

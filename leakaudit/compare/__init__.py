@@ -1,1 +1,1 @@
-"""Two results, or a branch of them: whether they may be compared, and what changed."""
+"""Two results, a branch of them, or the defenses of one: whether they may be compared, what changed, which to take."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from leakaudit.judge.facts import facts_of
-from leakaudit.result.rules import resolution
+from leakaudit.result.rules import SKIPPED, resolution
 from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Estimate, RecordScore
 from leakaudit.result.specs import names
 from leakaudit.stats.intervals import mean, median, rate
@@ -188,7 +188,7 @@ def _common(
     What cannot be run on the model any more is not lost: it leaks nothing by this attack.
     """
     here = {a.name: a for a in now.attacks}
-    pairs, lost = [], []
+    pairs, lost, skipped = [], [], list[AttackResult]()
     for a in filter(wanted, was.attacks):
         b = here.get(a.name)
         had = _scored_victims(a, score)
@@ -198,12 +198,17 @@ def _common(
         if other:
             lost.append(f"{a.name} ran with other settings ({other})")
             continue
+        if b is not None and b.settled_by:
+            skipped.append(b)
+            continue
         has = _scored_victims(b, score) if b is not None else frozenset()
         if b is not None and has:
             pairs.append((a, b))
         if had - has and not (b is not None and facts_of(b).inapplicable):
             why = "it was not run" if b is None else (b.reason or b.identification.reason or "no reason was recorded")
             lost.append(f"{a.name} on {len(had - has)} of {len(had)} victims ({why.rstrip('.')})")
+    if skipped:
+        lost.append(f"{', '.join(a.name for a in skipped)} ({SKIPPED}, since {skipped[0].reason})")
     return pairs, tuple(lost)
 
 

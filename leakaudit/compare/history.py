@@ -183,11 +183,16 @@ def _attacked(before: DefenseResult, after: DefenseResult) -> str:
     Settings that an attack tunes itself may differ. What cannot be run on the model any more leaks nothing by it.
     """
     there, here = _drawn(before), _drawn(after)
-    told = []
+    told: list[str] = []
+    aside: dict[str, list[str]] = {"there": [], "here": []}
     for name, was in there.items():
         now = here.get(name)
         if now is None:
             told.append(f"{name} is not run any more")
+            continue
+        if was.settled_by or now.settled_by:
+            if bool(was.settled_by) is not bool(now.settled_by):
+                aside["there" if was.settled_by else "here"].append(name)
             continue
         other = unlike_settings(was, now)
         if other:
@@ -197,6 +202,7 @@ def _attacked(before: DefenseResult, after: DefenseResult) -> str:
             n, before_ = now.identification.n, was.identification.n
             told.append(f"{name} was scored on {n} record{'' if n == 1 else 's'}, on {before_} there ({why})")
     told += [f"{name} is new" for name in here if name not in there]
+    told += [f"skipped {where}: {', '.join(names)}" for where, names in aside.items() if names]
     return "; ".join(told)
 
 

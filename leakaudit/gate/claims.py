@@ -13,6 +13,7 @@ from leakaudit.errors import FLAGS, Setting, as_option
 from leakaudit.gate.records import without_line_up
 from leakaudit.judge.noticed import auxiliary_differs, auxiliary_few, exceeded, frozen, no_line_up
 from leakaudit.judge.scope import assumptions, left_out, not_tested, roles, specs_of, whole
+from leakaudit.judge.settled import settled
 from leakaudit.judge.verdict import overall, rejudge
 from leakaudit.judge.words import sentences
 from leakaudit.result.adversary import GRANTED, PRESETS
@@ -298,6 +299,10 @@ def _overall(result: AuditResult) -> Iterator[str]:
         yield "the reasons of its verdict are not those of its defenses"
 
 
+def _runs_all(result: AuditResult) -> bool:
+    return result.settings.get("all_attacks") is True or result.settings.get("battery") == "full"
+
+
 def _attacks(result: AuditResult, defense: DefenseResult) -> Iterator[str]:
     """Yield where the attacks on a defense, or their roles, are not those that must run on what it changes."""
     if defense.examined is None:
@@ -316,6 +321,9 @@ def _attacks(result: AuditResult, defense: DefenseResult) -> Iterator[str]:
         role = due.get(a.name) or ("bound" if "released" in a.requires else "standard")  # of a file: the user chose it
         if a.role != role:
             yield f"{a.name} has the role {a.role}; as what it is, it has the role {role}"
+    skipped = [a.name for a in defense.attacks if a.settled_by]
+    if skipped and (defense.spec == "none" or not settled(defense.why) or _runs_all(result)):
+        yield f"{', '.join(skipped)} had to run on it, and is said to be skipped"
     tuned = [a.name for a in defense.attacks if any(a.settings.get(n, v) != v for n, v in a.tuned.items())]
     if tuned:
         yield f"what {', '.join(tuned)} was tuned to is not among the settings it ran with"

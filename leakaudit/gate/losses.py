@@ -10,6 +10,7 @@ from leakaudit.gate.assertions import RegressionRule
 from leakaudit.judge.findings import mend
 from leakaudit.result.numbers import decibels, points, shift
 from leakaudit.result.outcome import Check
+from leakaudit.result.rules import SKIPPED
 from leakaudit.result.schema import Mend, Value, Verdict
 from leakaudit.result.scores import SCORES
 from leakaudit.stats.paired import runs_needed
@@ -35,7 +36,8 @@ def judge_change(change: Change, rule: RegressionRule, p: float | None) -> Check
         todo = Mend("measure-both")
     elif change.lost:
         message = f"{change.defense}: the baseline has scores that this result lacks: {'; '.join(change.lost)}."
-        todo = Mend("run-to-end")
+        skipped = any(f"({SKIPPED}, " in told for told in change.lost)
+        todo = Mend("attacks-skipped" if skipped else "run-to-end")
     elif rule.detect is not None and _possible_loss(change) > rule.detect:
         message = (
             f"{change.defense}: {_moved(change)}, which chance explains, but a loss of up to "

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from leakaudit.judge.scope import whole
-from leakaudit.result.rules import EXACT, SHARP, STATUSES, chance_of, scored_statuses
+from leakaudit.result.rules import EXACT, SHARP, SKIPPED, STATUSES, chance_of, scored_statuses
 from leakaudit.result.schema import AttackResult, AuditResult, Estimate, RecordScore
 from leakaudit.stats.intervals import rate
 
@@ -103,7 +103,10 @@ def _attack(result: AuditResult, attack: AttackResult) -> Iterator[str]:
         yield f"it ended on {victims} victims, of the {asked} that were attacked"
     if few and attack.records and (attack.kind != "linkage" and len(attack.records) != few):
         yield f"it has {len(attack.records)} records, of the {few} that were attacked"
-    if not {*attack.statuses, *(r.status for r in attack.records)} <= set(STATUSES):
+    ended = {*attack.statuses, *(r.status for r in attack.records)}
+    if (ended == {SKIPPED}) is not bool(attack.settled_by) or (attack.settled_by and attack.records):
+        yield "it was skipped and ran, or was not and did not"
+    if not ended <= {*STATUSES, SKIPPED}:
         yield "a victim ended in a way that none can"
     yield from dict.fromkeys(w for r in attack.records for w in _record(result, attack, r))
     guessed = [r for r in attack.records if r.guessed_label is not None]

@@ -12,14 +12,14 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
+from leakaudit.compare.advice import FEWEST, loss
 from leakaudit.errors import Setting, Spell, as_option
 from leakaudit.gate.assertions import Rule
-from leakaudit.judge.advice import FEWEST, loss
 from leakaudit.judge.caps import caps_of, unplanted
 from leakaudit.judge.conclusions import foremost, judged_at
 from leakaudit.judge.facts import control_in, facts_of
 from leakaudit.judge.findings import mend
-from leakaudit.judge.verdict import DOUBT, UNFINISHED
+from leakaudit.judge.verdict import DOUBT, SKIPPED, UNFINISHED
 from leakaudit.judge.words import sentences
 from leakaudit.result.outcome import Check
 from leakaudit.result.rules import (
@@ -138,6 +138,8 @@ def _more_evidence(result: AuditResult, reasons: Sequence[Reason]) -> Mend:
     if result.settings.get("battery") == "quick":
         return Mend("not-quick")
     doubts = [r for r in reasons if r.id not in (DOUBT, UNFINISHED) or r.facts.get("weight")]
+    if any(r.id == SKIPPED for r in doubts):
+        return Mend(SKIPPED)
     open_ = [r for r in doubts if r.id == "may-exceed-limit"]
     needed = [int(need.value or 0) for r in open_ for need in r.needs if need.name == "records"]
     least = [int(r.facts["least"] or 0) for r in doubts if r.id == "too-few-scored"]
@@ -175,7 +177,9 @@ def _scores(result: AuditResult, defense: DefenseResult, rule: Rule) -> Check:
     first, words = max(deciding, key=lambda pair: _leak(_estimate(pair[0], rule), rule))
     also = f" ({len(deciding) - 1} more attack{'s' if len(deciding) > 2 else ''} so)" if len(deciding) > 1 else ""
     todo = _todo(status, "strengthen", _settles(_estimate(first, rule), rule, "records"))
-    if status == "inconclusive" and _side(_estimate(first, rule), rule) == "pass":
+    if status == "inconclusive" and any(a.settled_by for a, _ in deciding):
+        todo = Mend(SKIPPED)
+    elif status == "inconclusive" and _side(_estimate(first, rule), rule) == "pass":
         todo = Mend("run-to-end")
     names = tuple(a.name for a, _ in deciding) if status != "pass" else ()
     message = f"{defense.spec}: {words}{also}."
@@ -231,6 +235,8 @@ def _score(attack: AttackResult, rule: Rule) -> tuple[Verdict, str] | None:
     """Return the verdict on one attack's score and the words for it; None where it has none and need not have one."""
     estimate = _estimate(attack, rule)
     name = f"{attack.name}, {_title(rule)}"
+    if attack.settled_by:
+        return "inconclusive", f"{name} is not known, since the attack was skipped ({attack.reason})"
     lost = {
         s: n for s, n in attack.statuses.items() if n and s not in (*scored_statuses(attack.kind), "not-applicable")
     }

@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from leakaudit.judge.facts import control_in, facts_of
 from leakaudit.judge.findings import MENDS, RULES, describe, mend, mend_of, unused_mend
 from leakaudit.judge.ranking import statuses
+from leakaudit.judge.settled import skipped
 from leakaudit.judge.verdict import CONTROL, UNFINISHED, reasons_of, rejudge
 from leakaudit.judge.words import grouped, sentence, singled_out
 from leakaudit.result.numbers import decibels, percent
@@ -110,7 +111,7 @@ def _of_defense(result: AuditResult, defense: DefenseResult) -> list[Finding]:
         ] or [Finding("leak-found", "error", f"{defense.spec}: The audit failed it and gave no reason.", about)]
     found += _labels(result, defense)
     unscored = [finding for a in defense.attacks if (finding := _unscored(defense, a, counted, reasons))]
-    found += unscored
+    found += [*unscored, *skipped(defense)]
     if counted and defense.verdict == "inconclusive":
         told = [reason for finding in unscored for reason in finding.why]
         found += _undecided(result, defense, [reason for reason in reasons if reason not in told])
@@ -189,7 +190,7 @@ def _unscored(defense: DefenseResult, attack: AttackResult, counted: bool, reaso
     """
     known = facts_of(attack)
     done, total = known.scored, known.victims
-    if done >= total or (known.inapplicable and attack.role == "standard"):
+    if done >= total or known.skipped or (known.inapplicable and attack.role == "standard"):
         return None
     why = tuple(r for r in reasons if r.id == UNFINISHED and r.attack == attack.name)[:1]
     reason = (attack.reason or attack.identification.reason or "no reason was recorded").rstrip(".")

@@ -31,6 +31,7 @@ class Facts:
     began: bool  # it was scored on at least one victim
     asked: bool  # whether its records are looked for among candidates: of an attack on labels they are not
     inapplicable: bool  # it cannot be run here on any victim, which is no failure of the attack
+    skipped: bool  # it did not run, since others had settled the verdict: neither lost nor safe, but not measured
     identifies: bool  # more than the limit, even at the lower bound
     rebuilds: bool  # pictures far closer than a guess without the update, even at the lower bound
 
@@ -79,21 +80,27 @@ def facts_of(attack: AttackResult, limit: float = 1.0, baselines: Sequence[Basel
     """Return what is known of an attack, beside a limit on identification and the guesses without an update."""
     victims, statuses = sum(attack.statuses.values()), scored_statuses(attack.kind)
     asked = attack.kind != "labels"
-    never = asked and attack.identification.value is None
+    skipped = bool(attack.settled_by)
+    never = asked and attack.identification.value is None and not skipped
     scored, cut = scored_victims(attack), cut_victims(attack)
     budget = attack.statuses.get("budget", 0) if "budget" in statuses else 0
     return Facts(
         attack=attack,
         victims=victims,
         scored=scored,
-        lost=victims if never else sum(n for s, n in attack.statuses.items() if s not in statuses) + budget - cut,
+        lost=victims if never else 0 if skipped else _lost(attack, statuses) + budget - cut,
         cut=0 if never else cut,
         began=any(e.value is not None for e in (attack.identification, attack.psnr, attack.label_accuracy)),
         asked=asked,
         inapplicable={status for status, n in attack.statuses.items() if n} == {"not-applicable"},
+        skipped=skipped,
         identifies=identifies(attack, limit),
         rebuilds=rebuilds(attack, baselines),
     )
+
+
+def _lost(attack: AttackResult, scored: Sequence[str]) -> int:
+    return sum(n for s, n in attack.statuses.items() if s not in scored)
 
 
 def control_of(attacks: Sequence[AttackResult], floor: float) -> Control:

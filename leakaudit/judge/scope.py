@@ -79,7 +79,7 @@ def not_tested(rows: Sequence[DefenseResult], known: Iterable[Known]) -> tuple[s
     crashed, covers nothing.
     """
     there = {attack.name: attack for attack in known}
-    tried = {attack.name for row in rows for attack in row.attacks}
+    tried = {attack.name for row in rows for attack in row.attacks if not attack.settled_by}
     ran = {attack.name for row in rows for attack in row.attacks if scored_victims(attack)}
     left = [name for name in there if name not in tried]
     covered = {s for name in ran if name in there for s in covered_by(there[name].covers, there[name].requires)}

@@ -5,7 +5,8 @@ The rules, in this order. Identification is judged on the bounds of its 95 % int
 1. Fail: an attack, or the union of all, identifies more than allowed even at the lower bound; or the median
    reconstruction is at least 3 dB closer than the best guess without that update even at the lower bound (3 dB is half
    the squared error: of what sets a record apart from its class's average picture, half was recovered); or a record is
-   rebuilt or confirmed exactly.
+   rebuilt or confirmed exactly. The first and the last of these hold whatever further attacks find: the audit may skip
+   those (`judge.settled`). At a limit where what ran does not fail, what was skipped makes it inconclusive.
 2. Pass by proof: all that is shared was the same, bit for bit, whichever record was behind it (`judge.proof`), and
    `replay` agrees.
 3. Inconclusive: on the undefended model no attack exceeds the limit, or none was seen to work on a weakened defense; of
@@ -50,6 +51,7 @@ UNFINISHED = "attack-unfinished"
 DOUBT = "doubt"  # that an attack has of itself; which one is a fact, so that no plug-in's id is taken for one of ours
 BLOCKING = ("overfitted",)  # doubts that leave a leak possible
 LEAKS = ("identification-above-limit", "reconstruction-close")
+EXACTLY, SKIPPED = "known-exactly", "attacks-skipped"
 CONTROL = ("control-not-scored", "control-does-not-leak")
 FAMILIES = ("reconstruction", "linkage")  # of attacks, by kind: one of each must have been scored
 LEAST = 8  # records, whatever the limit
@@ -84,6 +86,9 @@ def judge(case: Case) -> tuple[Verdict, tuple[Reason, ...]]:
     leaks = _leaks(case, known)
     if leaks:
         return "fail", (*leaks, *notes.values())
+    skipped = [f.attack for f in known if f.skipped]
+    if skipped:  # at another limit than the scan's: what did not run might fail it
+        return "inconclusive", (_skipped(skipped), *notes.values())
     missed = _doubts_about_scores(open_, case.control, floor, case.limit)
     rest = [note for name, note in notes.items() if name not in missed]  # a doubt says what its note would
     rest += _own_doubts(case, blocking=False)
@@ -216,8 +221,13 @@ def _leaks(case: Case, known: Sequence[Facts]) -> list[Reason]:
     exactly = exact(case.attacks)
     if exactly.rebuilt or exactly.confirmed:
         facts = {"rebuilt": len(exactly.rebuilt), "confirmed": len(exactly.confirmed), "asked": together.union.n}
-        found.append(Reason("known-exactly", facts=facts))
+        found.append(Reason(EXACTLY, facts=facts))
     return found
+
+
+def _skipped(attacks: Sequence[AttackResult]) -> Reason:
+    """Return that attacks were skipped, since another one had settled the verdict at the limit of the scan."""
+    return Reason(SKIPPED, attack=attacks[0].settled_by, facts={"attacks": ", ".join(a.name for a in attacks)})
 
 
 def _doubts_about_control(case: Case, floor: float) -> list[Reason]:

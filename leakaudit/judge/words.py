@@ -10,7 +10,7 @@ from itertools import groupby
 
 from leakaudit.errors import Spell, as_option
 from leakaudit.judge.proof import INDEPENDENT
-from leakaudit.judge.verdict import DOUBT, LEAKS, UNFINISHED
+from leakaudit.judge.verdict import DOUBT, LEAKS, SKIPPED, UNFINISHED
 from leakaudit.result.numbers import decibels, percent
 from leakaudit.result.schema import AttackResult, Estimate, Reason, Value
 
@@ -290,6 +290,10 @@ REASONS: dict[str, Callable[[Reason, Spell], Words]] = {
     "known-exactly": _exactly,
     "control-within-limit": _control_within,
     "not-seen-weakened": _not_weakened,
+    SKIPPED: lambda r, _: (
+        f"Attacks were skipped, since {r.attack} had settled the verdict at the limit of the scan",
+        f" ({r.facts['attacks']}): what they would have found is not known.",
+    ),
     "no-family": _family,
     "error-noticed": lambda r, _: ("A check of this defense found an error", f" ({r.facts['finding']})."),
     INDEPENDENT: _independent,

@@ -17,6 +17,7 @@ from leakaudit.files.reading import short
 from leakaudit.load.checkpoints import load_checkpoint
 from leakaudit.load.datafiles import read_data
 from leakaudit.load.datasets import Item, classes_of, divide, is_data, is_stream
+from leakaudit.load.generators import picture_generator
 from leakaudit.load.groups import Ids, check_lengths, read_groups, units_of
 from leakaudit.load.modelfile import is_factory, read_spec, resolve
 from leakaudit.load.records import fingerprints, one_size, per_channel, to_records, without
@@ -42,10 +43,10 @@ def load_target(
     """Load what a scan audits from `model.py`, `package.module`, or either followed by `:factory`.
 
     The module gives `model` and `train_data`, optionally `test_data`, `auxiliary_data`, `groups`, `loss`, `mean`,
-    `std`, `classes` and `device`, each an object or a zero-argument callable; `factory` replaces `model`. `data` (a
-    folder of class folders or an .npz) replaces all three data names and `groups`, `checkpoint` the weights. At most
-    `limit` records are read per role. The same seed gives the same target. Raises UserError naming the file, the name
-    and the mend.
+    `std`, `classes`, `device`, `generator` and `latent`, each an object or a zero-argument callable; `factory` replaces
+    `model`. `data` (a folder of class folders or an .npz) replaces all three data names and `groups`, `checkpoint` the
+    weights. At most `limit` records are read per role. The same seed gives the same target. Raises UserError naming the
+    file, the name and the mend.
     """
     file = read_spec(spec, seed)
     values = dict(file.values)
@@ -115,6 +116,8 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
     std: Any = None,
     classes: Any = None,
     device: Any = "auto",
+    generator: Any = None,
+    latent: Any = None,
     seed: int = 0,
     limit: int = 4000,
     name: str = "model",
@@ -127,7 +130,7 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
     space, pixel = x·std + mean in [0, 1]; PIL pictures and uint8 arrays are taken as pixels. Missing test and auxiliary
     data are held out of `train_data` (20 % and 25 %). `groups`: whose each record is (a person, a site), as hashable
     ids in the order of `train_data`, or a dict of such by data name; None as an id: not known. `loss(logits, labels)`
-    gives a scalar, cross-entropy by default.
+    gives a scalar, cross-entropy by default. `generator` and `latent`: see `picture_generator`.
     Records stay on the CPU; the model goes to `device`. Raises UserError with what is wrong and the mend.
     """
     if type(limit) is not int or limit < 3:
@@ -147,12 +150,11 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
     for role, found in items.items():
         _check_labels(found, width, _named(role, data))
     _check_weights(pixel_model)
-    chosen_loss = _loss(loss, seed, logits, records["train_data"].labels[:1].to(where))
     private, test, auxiliary, dropped = _disjoint(records)
     return Target(
         name=name,
         model=pixel_model,
-        loss=expected_loss(chosen_loss),
+        loss=expected_loss(_loss(loss, seed, logits, records["train_data"].labels[:1].to(where))),
         private=private,
         test=test,
         auxiliary=auxiliary,
@@ -160,6 +162,7 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
         notes=(*told, *notes, *dropped),
         held_out=tuple(role for role in HELD_OUT if role not in data),
         factory=factory,
+        generator=picture_generator(generator, latent, shape, where, seed),
     )
 
 

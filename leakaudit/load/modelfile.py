@@ -17,7 +17,8 @@ from leakaudit.errors import UserError, first_line, line_of
 from leakaudit.protocol.usercode import import_error, import_file, is_file, named
 from leakaudit.work.seeding import seeded
 
-NAMES = ("model", "train_data", "test_data", "auxiliary_data", "groups", "loss", "mean", "std", "classes", "device")
+DATA = ("train_data", "test_data", "auxiliary_data", "groups")
+NAMES = ("model", *DATA, "loss", "mean", "std", "classes", "device", "generator", "latent")
 
 
 @dataclass(frozen=True)

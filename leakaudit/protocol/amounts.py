@@ -20,6 +20,7 @@ class Sizes:
     auxiliary: int
     batch: int = 1  # records of a client
     defended: bool = True  # whether there is anything to draw or to undo
+    generator: bool = False  # whether the user gave the adversary a generator of pictures
     pixels: int = 3 * 32 * 32  # of a picture, over all channels
 
 

@@ -19,6 +19,17 @@ Status = Literal["converged", "diverged", "not-applicable", "out-of-memory", "bu
 Kind = Literal["reconstruction", "labels", "linkage"]
 _COUNTED = {"steps": 0, "restarts": 1, "decoder_steps": 0}  # settings that say how much work there is; their defaults
 Effort = Literal["steps", "restarts", "decoder_steps"]  # what a battery sets
+FAMILIES: dict[str, str] = {  # the idea that an attack rests on; whoever escapes one may fall to another
+    "labels": "classes read off the update of the last layer",
+    "closed-form": "a layer's equations solved for its input, exact where they apply",
+    "matching": "a picture sought whose update is the one that was sent",
+    "generative": "the same in the latents of a generator, so that only its pictures are sought",
+    "learned": "a map from updates to pictures, learned on the adversary's own records",
+    "linkage": "candidates laid beside the update, by a score",
+    "unmixing": "what was mixed taken apart by its statistics",
+    "replay": "the whole defense run on every candidate, and the updates compared",
+    "malicious-server": "a changed model, whose updates give their records away",
+}
 
 
 @dataclass(frozen=True)
@@ -50,11 +61,13 @@ class Needs:
     """What an attack must meet to do its work. The test over all attacks (`tests/attacks`) sets such a scene for it."""
 
     one_record: bool = False  # per update: with more it is NotApplicable
+    several_records: bool = False  # per update: with one it is NotApplicable
     dense_input: bool = False  # a model whose first layer is dense
     tokens: bool = False  # a vision transformer: patches with learnt positions
     chain: bool = False  # a model that is one layer after another, with activations that can be undone
     batchnorm: bool = False  # a model with BatchNorm that keeps statistics
     replaced_records: bool = False  # a defense that shows the model other records than the private ones
+    generator: bool = False  # of pictures, which the user gives in model.py
     defense: str = ""  # the spec of a defense that it was built against, whose mark it reads off the update
 
 
@@ -84,6 +97,7 @@ class Attack:
     summary: ClassVar[str] = ""
     source: ClassVar[str] = ""  # the paper
     kind: ClassVar[Kind] = "reconstruction"
+    family: ClassVar[str] = ""  # a name of `FAMILIES`; by default what `family_of` makes of the rest
     requires: ClassVar[frozenset[str]] = frozenset()  # Exposure facts
     grid: ClassVar[Mapping[str, tuple[float, ...]]] = {}  # settings tuned on auxiliary records, with their candidates
     covers: ClassVar[frozenset[str]] = frozenset()  # names of `result.surfaces.SURFACES` that are tested where it ran
@@ -147,3 +161,14 @@ class Attack:
         Of updates of several records, each stands in `update` once for every record of it that is asked about.
         """
         raise NotImplementedError
+
+
+def family_of(attack: type[Attack]) -> str:
+    """Return the family of an attack: as it says, or else by its exposure and its kind."""
+    if attack.family:
+        return attack.family
+    if "model_control" in attack.requires:
+        return "malicious-server"
+    if attack.kind != "reconstruction":
+        return attack.kind
+    return "closed-form" if attack.closed_form else "matching"

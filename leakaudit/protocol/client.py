@@ -20,7 +20,7 @@ from leakaudit.protocol.gradients import (
     mean_gradient,
     parameters_of,
 )
-from leakaudit.protocol.target import LossFunction, PixelModel, Records
+from leakaudit.protocol.target import LossFunction, PictureGenerator, PixelModel, Records
 from leakaudit.work.memory import need
 from leakaudit.work.progress import track
 
@@ -47,6 +47,7 @@ class SharedUpdate:
     auxiliary: Records | None = None  # if exposed
     released: Tensor | None = None  # (V, B, C, H, W) what a data-replacing defense put in place, if exposed (the bound)
     released_labels: Tensor | None = None  # (V, B), or probabilities (V, B, classes), beside them
+    prior: PictureGenerator | None = None  # of pictures, if auxiliary records are exposed and the user gave one
     places: tuple[int, ...] | None = None  # which record of its batch each victim is asked about, where attacks link
     candidate_labels: Tensor | None = None  # (V, M) of the records in the line-ups, where attacks link
 

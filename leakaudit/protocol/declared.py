@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import MISSING, fields
 from typing import Any, get_args
 
-from leakaudit.protocol.attack import Attack, Effort, Kind, Needs
+from leakaudit.protocol.attack import FAMILIES, Attack, Effort, Kind, Needs
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.exposure import Exposure
 from leakaudit.protocol.stages import CHANGES
@@ -60,6 +60,7 @@ def _of_attack(cls: Any, settings: set[str]) -> str | None:
     return (
         _unknown("requires", cls.requires, facts)
         or _unknown("covers", cls.covers, (s.name for s in SURFACES))
+        or _unknown("family", {cls.family} - {""}, FAMILIES)
         or _unknown("examines", cls.examines, (ANYTHING, *CHANGES))
         or _unknown("grid", cls.grid, settings)
         or _unknown("effort", cls.effort, settings & set(get_args(Effort)))

@@ -83,6 +83,17 @@ def logits_of(output: Any) -> Tensor:
 
 
 @dataclass(frozen=True)
+class PictureGenerator:
+    """What an adversary knows of pictures, as the user gives it: `make` draws (N, C, H, W) in [0, 1], differentiably.
+
+    From latents (N, *latent), of which each entry is normal with variance 1. It lies on the model's device, frozen.
+    """
+
+    make: Callable[[Tensor], Tensor]
+    latent: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Target:
     """What is audited.
 
@@ -101,6 +112,7 @@ class Target:
     held_out: tuple[str, ...] = ()  # the roles (`auxiliary_data`, …) that were not given and are a part of train_data
     factory: Callable[[], nn.Module] | None = field(default=None, repr=False)  # the user's own constructor, if given
     folder: Path | None = field(default=None, repr=False)  # where the user's code lies, if it was read from a file
+    generator: PictureGenerator | None = field(default=None, repr=False)  # the adversary's, if the user gave one
     near_duplicates: tuple[int, int] | None = None  # clusters found among private and test records, and what they hold
     given: Mapping[str, str] = field(default_factory=dict)  # what it was read from: target, data, checkpoint, …
 

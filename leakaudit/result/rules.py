@@ -23,6 +23,7 @@ PLANTING = "model_control"  # the fact without which an attack that changes the 
 # has another of its class nearer than 30.3 dB: what is within 40 was not drawn from the class alone.
 EXACT = 40.0
 STATUSES = ("converged", "diverged", "not-applicable", "out-of-memory", "budget", "failed")
+SKIPPED = "skipped"  # the status that no attack has of itself: it was not begun, since the verdict was settled
 
 
 def worst_verdict(verdicts: Iterable[Verdict]) -> Verdict:

@@ -98,7 +98,7 @@ class RecordScore:
     victim: int
     record: int  # position within the victim's batch
     label: str
-    status: str  # converged | diverged | not-applicable | out-of-memory | budget | failed
+    status: str  # converged | diverged | not-applicable | out-of-memory | budget | failed; of one skipped, skipped
     mse: float | None = None
     psnr: float | None = None  # dB
     ssim: float | None = None
@@ -167,6 +167,7 @@ class AttackResult:
     swapped: Estimate = field(default_factory=Estimate)  # median PSNR of what it drew for others of the class, dB
     gain: Estimate = field(default_factory=Estimate)  # median of PSNR less the best guess, record by record, dB
     exact: int = 0  # records that it rebuilt or confirmed exactly
+    settled_by: str = ""  # the attack that had settled the verdict, so that this one was skipped; empty where it ran
 
 
 @dataclass(frozen=True)
@@ -321,7 +322,7 @@ _converter = leave_out(
     VALUES_LATER
     | {
         RecordScore: ("exact", "candidates", "gain", "swapped"),
-        AttackResult: ("notes", "doubts", "asked", "further", "swapped", "gain", "exact"),
+        AttackResult: ("notes", "doubts", "asked", "further", "swapped", "gain", "exact", "settled_by"),
         Known: ("examines", "requires", "covers"),
         Guarantee: ("states",),
         Examined: tuple(f.name for f in fields(Examined)),

@@ -16,7 +16,7 @@ from leakaudit.protocol.registry import settings_values
 from leakaudit.protocol.target import Records
 from leakaudit.result.outward import modest
 from leakaudit.result.rounding import coarse, coarse_record
-from leakaudit.result.rules import STATUSES, scored_statuses
+from leakaudit.result.rules import SKIPPED, STATUSES, scored_statuses
 from leakaudit.result.schema import AttackResult, Estimate, Further, Images, RecordScore, Value
 from leakaudit.score import nulls
 from leakaudit.score.identification import CandidateSets, identify, identify_by_scores
@@ -168,6 +168,12 @@ def failed(
         swapped=nothing,
         gain=nothing,
     )
+
+
+def skipped(attack: Attack, role: str, victims: int, settled_by: str) -> AttackResult:
+    """Return the row of an attack that was not begun, since the attack `settled_by` had settled the verdict."""
+    row = failed(attack, role, {}, victims, SKIPPED, f"the verdict was settled by {settled_by}")
+    return replace(row, settled_by=settled_by)
 
 
 def _mismatch(

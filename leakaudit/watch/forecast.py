@@ -40,6 +40,10 @@ class Forecast:
         """Note that this piece of work begins now, and so that the one before it ended."""
         self.end()
         self.present = next((p for p in self.pieces if p.work == work), None)
+        if self.present is not None and self.present.attack is None and work.name != FIT:
+            at = self.pieces.index(self.present)  # attacks that stand before it and never began were skipped
+            behind = (p for p in self.pieces[:at] if p.attack is None or p.work in self.took)
+            self.pieces = (*behind, *self.pieces[at:])
         self.since = self.now()
 
     def end(self) -> None:

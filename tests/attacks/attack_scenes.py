@@ -16,7 +16,7 @@ from leakaudit.protocol.defense import Defense, chain
 from leakaudit.protocol.exposure import Exposure
 from leakaudit.protocol.gradients import Mode
 from leakaudit.protocol.registry import parse_defense
-from leakaudit.protocol.target import PixelModel, Records
+from leakaudit.protocol.target import PictureGenerator, PixelModel, Records
 
 EVERYTHING = Exposure(buffers=True, defense=True, auxiliary=True, released=True)
 
@@ -126,6 +126,7 @@ def records(count: int, shape: tuple[int, int, int], classes: int, seed: int) ->
 def scene(attack: Attack, shape: tuple[int, int, int] = (1, 8, 8), batch: int = 1) -> tuple[PixelModel, SharedUpdate]:
     """Return a model and what two clients share of it, as the attack `needs` them to do its work."""
     needs = attack.needs
+    batch = max(batch, 2 if needs.several_records else 1)
     batchnorm = needs.batchnorm or "buffers" in attack.requires  # whoever asks for its statistics needs some
     built = dense_model if needs.dense_input else batchnorm_model if batchnorm else conv_model
     built = vit_model if needs.tokens else built
@@ -146,7 +147,14 @@ def scene(attack: Attack, shape: tuple[int, int, int] = (1, 8, 8), batch: int = 
         batch_size=batch,
         auxiliary=own,
     )
-    return model, update
+    return model, replace(update, prior=pictures_of(shape)) if needs.generator else update
+
+
+def pictures_of(shape: tuple[int, int, int]) -> PictureGenerator:
+    """Return a generator of two layers, from 8 latents to pictures."""
+    size = shape[0] * shape[1] * shape[2]
+    layers = seeded(lambda: nn.Sequential(nn.Linear(8, 24), nn.Tanh(), nn.Linear(24, size), nn.Sigmoid()))
+    return PictureGenerator(nn.Sequential(*layers, nn.Unflatten(1, shape)).requires_grad_(False), (8,))
 
 
 def shared_update(

@@ -70,6 +70,12 @@ def lost(name: str, status: str, victims: int, reason: str = "it crashed", role:
     )
 
 
+def passed_over(name: str, by: str = "replay", victims: int = 40, **changes: Any) -> AttackResult:
+    """An attack that was skipped, since another one had settled the verdict."""
+    row = lost(name, "skipped", victims, f"the verdict was settled by {by}")
+    return replace(row, settled_by=by, **changes)
+
+
 def defense(spec: str, *attacks: AttackResult, accuracies: Sequence[float] = (), **changes: Any) -> DefenseResult:
     """A defense with its attacks."""
     row = DefenseResult(

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from leakaudit.compare.advice import FEWEST, Option, advise, loss, sentences
 from leakaudit.errors import Setting
-from leakaudit.judge.advice import FEWEST, Option, advise, loss, sentences
 from leakaudit.protocol import registry
 from leakaudit.result.schema import AuditResult, DefenseResult, Estimate, Reason, Verdict, load
 from leakaudit.stats.intervals import mean

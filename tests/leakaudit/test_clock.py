@@ -13,7 +13,6 @@ from leakaudit.audit import audit as audit_module
 from leakaudit.audit.audit import audit
 from leakaudit.audit.clock import SAFE, Clock, shared_out
 from leakaudit.audit.costs import NOMINAL, measured
-from leakaudit.audit.estimate import SAMPLE, bought, estimates
 from leakaudit.audit.pieces import Piece, outline, pieces_of
 from leakaudit.audit.plan import Plan
 from leakaudit.audit.scene import Scene
@@ -23,6 +22,7 @@ from leakaudit.protocol.registry import attacks, parse_attack
 from leakaudit.result.rules import FIT, UPDATES
 from leakaudit.result.schema import to_json
 from leakaudit.score.scoring import failed
+from leakaudit.watch.estimate import SAMPLE, bought, estimates
 from leakaudit.work.progress import Monitor, Work, expired, monitored
 from tests.leakaudit.audited import target
 from tests.leakaudit.timed import Time, within

@@ -119,6 +119,7 @@ def test_a_file_that_was_changed_is_read_again(tmp_path: Path) -> None:
         (attack().replace("guesses: int = 1", "guesses: int"), "Mine", "its setting 'guesses' has no default"),
         (attack().replace("guesses: int = 1", "effort: int = 1"), "Mine", "give the setting another name"),
         (attack() + "    covers: ClassVar = frozenset({'batchnorm'})\n", "Mine", "its `covers` names 'batchnorm'"),
+        (attack() + "    family: ClassVar = 'guessing'\n", "Mine", "its `family` names 'guessing'"),
         (attack() + "    effort: ClassVar = ('steps',)\n", "Mine", "its `effort` names 'steps'"),
         (attack() + "    requires: ClassVar = frozenset({'truth'})\n", "Mine", "its `requires` names 'truth'"),
         (attack() + "    kind: ClassVar = 'linkage'\n", "Mine", "it does nothing: define link"),

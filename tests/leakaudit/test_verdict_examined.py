@@ -23,7 +23,7 @@ from leakaudit.result.schema import (
     Verdict,
 )
 from leakaudit.stats.intervals import median, rate
-from tests.leakaudit.results import attack, defense, lost, result, some
+from tests.leakaudit.results import attack, defense, lost, passed_over, result, some
 
 LIMIT, RECORDS = 0.25, 40
 EXAMINED = Examined(changes=("update",), independent=False, strength=0.1, weakened=rate(20, 20))
@@ -89,6 +89,9 @@ TABLE: dict[str, tuple[Case, Verdict, set[str]]] = {
     "the same records": (case(replay(), *(drawn(8, f"a{i}") for i in range(3))), "inconclusive", {"may-exceed-limit"}),
     "together as guesses": (case(candidates(replay(), 3), *FEW), "pass", {"within-limit", "control-leaks"}),
     "one above is enough": (case(replay(30), *SPREAD), "fail", {"identification-above-limit"}),
+    "skipped, and it fails": (case(replay(30), passed_over("linkage")), "fail", {"identification-above-limit"}),
+    "skipped, at another limit": (case(replay(), drawn(), passed_over("a")), "inconclusive", {"attacks-skipped"}),
+    "skipped, proven": (case(replay(), drawn(), passed_over("a"), **blank()), "inconclusive", {"attacks-skipped"}),
     "a bound is no part of it": (
         case(replay(), drawn(), *(replace(each, role="bound") for each in SPREAD)),
         "inconclusive",

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from leakaudit.compare.advice import advise
 from leakaudit.errors import Setting, UserError, as_argument, as_option, said, worded
 from leakaudit.gate.assertions import PRESETS, parse
 from leakaudit.gate.consistency import doubts, outcome_doubts
 from leakaudit.gate.decision import conclude, gate
 from leakaudit.gate.thresholds import mend_of_check, sentence_of_check
 from leakaudit.judge import findings, words
-from leakaudit.judge.advice import advise
 from leakaudit.judge.caps import caps
 from leakaudit.judge.conclusions import conclusions
 from leakaudit.judge.verdict import LEAKS, UNFINISHED, judge, overall, overall_reasons, reasons_of, rejudge

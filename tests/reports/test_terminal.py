@@ -9,7 +9,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from leakaudit.judge import advice, ranking
+from leakaudit.compare import advice
+from leakaudit.judge import ranking
 from leakaudit.judge.verdict import reasons_of
 from leakaudit.judge.words import sentences
 from leakaudit.reports import view

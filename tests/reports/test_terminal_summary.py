@@ -12,7 +12,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from leakaudit.judge import advice, ranking
+from leakaudit.compare import advice
+from leakaudit.judge import ranking
 from leakaudit.judge.words import brief
 from leakaudit.reports import gate_terminal, terminal
 from leakaudit.reports.terminal import summary

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from leakaudit.errors import Setting, as_option
 from leakaudit.judge import ranking
+from leakaudit.judge.facts import facts_of
 from leakaudit.judge.ranking import worst
 from leakaudit.judge.verdict import DOUBT, UNFINISHED, reasons_of
 from leakaudit.judge.words import named
@@ -34,6 +35,7 @@ class Option:
     leakage: Verdict
     leakage_needs: str  # where it is undecided: how many records would settle it, as far as the verdict says
     identification: Estimate  # of the worst attack
+    compared: Estimate  # of the worst of those attacks that were scored on every option, where some were skipped
     loss: Estimate  # accuracy without a defense minus accuracy with it; its `reason` says why there is no interval
     accuracy: Verdict | None  # of the loss; None where the result has no limit for it, or nothing is known of any loss
 
@@ -71,7 +73,8 @@ def advise(result: AuditResult) -> Advice:
     So is one that cannot say what any defense costs (`no_accuracy`).
     """
     limit = None if no_accuracy(result) else loss_limit(result)
-    options = tuple(_option(result, d, limit) for d in result.defenses if d.requested and d.spec != "none")
+    rows = [d for d in result.defenses if d.requested and d.spec != "none"]
+    options = tuple(_option(result, d, limit, _on_all(rows)) for d in rows)
     best = {o.both for o in options}
     found: Literal["meets", "may", "none", "nothing"] = (
         "nothing" if not options else "meets" if "pass" in best else "may" if "inconclusive" in best else "none"
@@ -131,8 +134,17 @@ def loss(result: AuditResult, defense: DefenseResult) -> Estimate:
     return change_of_means(defense.accuracies, control.accuracies, resolution(result))
 
 
-def _option(result: AuditResult, defense: DefenseResult, limit: float | None) -> Option:
+def _on_all(rows: Sequence[DefenseResult]) -> frozenset[str]:
+    """Return the attacks by which defenses can be compared: all, or where some were skipped those scored on each."""
+    named = [frozenset(a.name for a in d.attacks) for d in rows]
+    if any(a.settled_by for d in rows for a in d.attacks):
+        return frozenset.intersection(*(frozenset(a.name for a in d.attacks if facts_of(a).began) for d in rows))
+    return frozenset().union(*named)
+
+
+def _option(result: AuditResult, defense: DefenseResult, limit: float | None, on_all: frozenset[str]) -> Option:
     attack, cost = worst(defense), loss(result, defense)
+    alike = worst(replace(defense, attacks=tuple(a for a in defense.attacks if a.name in on_all)))
     judged: Verdict | None = None
     if limit is not None:
         known = cost.low is not None and cost.high is not None
@@ -148,7 +160,8 @@ def _option(result: AuditResult, defense: DefenseResult, limit: float | None) ->
     settled = all(r.needs or r.id == "too-few-scored" for r in doubts)  # by records alone: other doubts stay
     most = max((value for value in needs if isinstance(value, int) and settled), default=None)
     wanted = f": about {most} records would settle it ({as_option(Setting('records', most))})" if most else ""
-    return Option(defense.spec, defense.verdict, wanted, identified, cost, judged)
+    compared = alike.identification if alike else Estimate(reason="no attack was scored on all of them")
+    return Option(defense.spec, defense.verdict, wanted, identified, compared, cost, judged)
 
 
 def _limits(result: AuditResult, limit: float | None) -> str:
@@ -186,13 +199,13 @@ def _none(result: AuditResult, options: Sequence[Option], limit: float | None) -
     useful = sorted((o for o in options if o.accuracy == "pass"), key=_leak)
     if limit is None:
         least = min(options, key=_leak)
-        grounds = (f"{least.spec} leaks least: {_identified(least)}.",)
+        grounds = (_leaks_least(result, least),)
         return Told("No setting measured here keeps the leakage limit.", grounds, _next(result, [], [least]))
     told: list[str] = []
     if private:
         told.append(f"Of those that keep the leakage limit, {private[0].spec} costs least: {_lost(private[0])}.")
     if useful:
-        told.append(f"Of those that keep the accuracy, {useful[0].spec} leaks least: {_identified(useful[0])}.")
+        told.append(f"Of those that keep the accuracy, {_leaks_least(result, useful[0])}")
     if not private:
         told.append("None is shown to keep the leakage limit.")
     if not useful:
@@ -200,7 +213,7 @@ def _none(result: AuditResult, options: Sequence[Option], limit: float | None) -
     if not private and not useful:
         least = min(options, key=_leak)
         if len(options) > 1:
-            told.append(f"{least.spec} leaks least: {_identified(least)}; {_lost(least)}.")
+            told.append(_leaks_least(result, least, f"; {_lost(least)}"))
         useful = [least] if least.accuracy != "fail" else []  # more private would cost even more
     answer = "No setting measured here keeps both limits."
     return Told(answer, tuple(told), (*_quick(result), *_next(result, private, useful)))
@@ -300,8 +313,20 @@ def _cost(option: Option) -> float:
 
 
 def _leak(option: Option) -> tuple[float, float]:
-    known = option.identification.value
+    known = option.compared.value
     return (known if known is not None else math.inf), _cost(option)
+
+
+def _leaks_least(result: AuditResult, option: Option, more: str = "") -> str:
+    """Return that an option leaks least, as far as that was measured: an attack skipped on some compares none."""
+    rows = [d for d in result.defenses if d.requested and d.spec != "none"]
+    if not any(a.settled_by for d in rows for a in d.attacks):
+        return f"{option.spec} leaks least: {_identified(option)}{more}."
+    if option.compared.value is None:
+        return "it is not known which leaks least, since attacks were skipped (--all-attacks runs them)."
+    alike = _identified(replace(option, identification=option.compared))
+    by = f"{option.spec} leaks least to the attacks that ran on all: {alike}{more}"
+    return f"{by} (others were skipped; --all-attacks runs them)."
 
 
 def _identified(option: Option) -> str:
