@@ -205,7 +205,7 @@ class GenerativePrior(Attack):
     step_size: float = 0.1
     weight: float = 0.01
     learned: bool = False
-    radius: float = 0.1
+    radius: float = 0.3
 
     def __post_init__(self) -> None:
         if min(self.steps, self.restarts) < 1:
