@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 from torch import nn
@@ -12,7 +14,7 @@ from leakaudit.audit import plan
 from leakaudit.audit.audit import audit
 from leakaudit.audit.canary import leaky
 from leakaudit.audit.plan import Plan, attacks_for
-from leakaudit.protocol.attack import FAMILIES, family_of
+from leakaudit.protocol.attack import FAMILIES, Attack, family_of
 from leakaudit.protocol.registry import attacks, defenses, parse_defense
 from leakaudit.protocol.stages import declared
 from leakaudit.protocol.target import PixelModel
@@ -48,9 +50,27 @@ def test_every_defense_meets_the_families_of_what_it_changes(name: str) -> None:
 
 
 def test_every_attack_is_of_one_family_and_every_family_has_one() -> None:
-    told = {family_of(cls) for cls in attacks().values()}
-    assert told <= set(FAMILIES)
-    assert set(FAMILIES) - told <= {"malicious-server"}
+    told = {name: family_of(cls) for name, cls in attacks().items()}
+    assert set(told.values()) == set(FAMILIES)
+    page = (Path(__file__).parents[2] / "docs" / "attacks.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([a-z-]+)` \| .+ \| (.+) \|$", page.split("## Families")[1], re.MULTILINE))
+    for name, family in told.items():
+        assert f"`{name}`" in rows[family], f"docs/attacks.md names {name} beside no family"
+
+
+def test_an_attack_that_says_nothing_has_the_family_of_what_it_is() -> None:
+    class Own(Attack):
+        name = "own"
+
+    assert family_of(Own) == "matching"
+    for changes, family in (
+        ({"kind": "linkage"}, "linkage"),
+        ({"kind": "labels", "closed_form": True}, "labels"),
+        ({"closed_form": True}, "closed-form"),
+        ({"requires": frozenset({"model_control"})}, "malicious-server"),
+        ({"family": "unmixing", "kind": "linkage"}, "unmixing"),
+    ):
+        assert family_of(type("Mine", (Own,), changes)) == family
 
 
 def is_naive(attack: AttackResult) -> bool:
