@@ -20,7 +20,6 @@ from leakaudit.work.progress import expired, observe, track
 # (values (T,), gradients with respect to the pictures). The values must not depend on the schedule: they are compared.
 Objective = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
-COARSE = 0.7  # share of a step that follows the mean slopes of blocks, and not each pixel's own
 COLOUR = 2.0  # how much more a step of colour weighs than one of brightness
 
 # Steps after which a device is asked which trials are done, and waited for. Until then those that are done stand still
@@ -30,6 +29,19 @@ LOOK_EVERY = 8
 COPIES = 16  # of the pictures of all trials, that a descent holds at its worst beside what the objective takes
 
 ROUNDING = 1e-5  # of 1 − cos in single precision; seen: −3e-6 where the truth was 1e-8
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How a descent goes: how many steps, the largest of them (one for all, or (T,)), and the patience with a stall.
+
+    A share `coarse` of the first step, falling to none of the last, follows what areas agree on (`signs`).
+    """
+
+    steps: int
+    step_size: float | Tensor
+    patience: int
+    coarse: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -80,24 +92,21 @@ def roughness(images: Tensor) -> tuple[Tensor, Tensor]:
     return value + COLOUR * colour, slope + COLOUR * (colour_slope - colour_slope.mean(2, keepdim=True))
 
 
-def signs(slopes: Tensor, coarse: float = COARSE) -> Tensor:
-    """Return the signs of slopes (T, B, C, H, W), where a share `coarse` goes to those of blocks' mean slopes.
+def signs(slopes: Tensor, coarse: Tensor) -> Tensor:
+    """Return the signs of slopes (T, B, C, H, W), where a share `coarse` (T,) goes to those of blocks' mean slopes.
 
     Blocks are 2, 4, 8, … pixels wide, up to the whole picture, every width with the same share. By its own sign alone a
     pixel moves as far for noise as for what its neighbours agree on, so that brightness and colour of areas hardly
     move: on a trained network they stay at the grey of the start.
     """
-    found = slopes.sign()
-    size = max(slopes.shape[-2:])
-    widths = [2**k for k in range(1, (size - 1).bit_length() + 1)]  # the last one holds the whole picture
-    if not coarse or not widths:
-        return found
-    found = (1 - coarse) * found
-    flat = slopes.flatten(0, 1)
-    for width in widths:
-        blocks = F.avg_pool2d(flat, width, ceil_mode=True)
-        spread = blocks.sign().repeat_interleave(width, -2).repeat_interleave(width, -1)
-        found = found + coarse / len(widths) * spread[..., : slopes.shape[-2], : slopes.shape[-1]].reshape(slopes.shape)
+    height, width = slopes.shape[-2:]
+    sizes = [2**k for k in range(1, (max(height, width) - 1).bit_length() + 1)]  # the last one holds the whole picture
+    share = (coarse if sizes else torch.zeros_like(coarse)).view(-1, 1, 1, 1, 1)
+    found, flat = (1 - share) * slopes.sign(), slopes.flatten(0, 1)
+    for size in sizes:
+        blocks = F.avg_pool2d(flat, size, ceil_mode=True).sign()
+        spread = blocks.repeat_interleave(size, -2).repeat_interleave(size, -1)[..., :height, :width]
+        found = found + share / len(sizes) * spread.reshape(slopes.shape)
     return found
 
 
@@ -125,36 +134,37 @@ def descend(
     objective: Objective,
     start: Tensor,
     victims: Tensor,
+    pace: Pace,
     *,
-    steps: int,
-    step_size: float | Tensor,
-    patience: int,
     label: str,
     restarts: int = 1,
 ) -> Descent:
-    """Minimise `objective` from `start` (T, B, C, H, W) within [0, 1] by Adam on the gradient's sign.
+    """Minimise `objective` from `start` (T, B, C, H, W) within [0, 1] by Adam on the gradient's sign (`signs`).
 
-    The step size, one for all or (T,), falls to nothing along a half cosine over `steps`. A trial whose objective has
-    not fallen by a thousandth of itself for `patience` steps, and no less than an eighth of them all, skips an eighth:
-    it bounces between walls that a smaller step gets down between. Objectives closer than `ROUNDING` are equal, and of
+    The step size falls to nothing along a half cosine over the steps of the `pace`. A trial whose objective has not
+    fallen by a thousandth of itself for its `patience`, and no less than an eighth of all steps, skips an eighth: it
+    bounces between walls that a smaller step gets down between. Objectives closer than `ROUNDING` are equal, and of
     equal pictures the latest is kept: what the rounding hid was worth 10 to 20 dB on LeNet. Of the `restarts` trials
     of each victim the better half by objective goes on at each of `rungs` (successive halving). A trial is `diverged`
     when its objective is never finite, and `budget` when the time was up before its schedule was. One that never falls
     below its start has converged there: against a defense that works, nothing beats the grey picture it began with.
     """
+    steps, step_size = pace.steps, pace.step_size
     trials, device, halvings = int(start.shape[0]), start.device, rungs(restarts, steps)
     best_images, best = start.clone(), torch.full((trials,), torch.inf, device=device)
     active, none = torch.arange(trials, device=device), torch.zeros(trials, dtype=torch.long, device=device)
     here = _Trials(active, victims, start.clone(), torch.zeros_like(start), best.clone(), none, none, none == 0)
     every = look_every(device)
     for k in track(label, steps):
-        values, slopes = objective(here.x, here.victims, here.clock.to(start.dtype) / steps)
+        progress = here.clock.to(start.dtype) / steps
+        values, slopes = objective(here.x, here.victims, progress)
         going = here.going & values.isfinite() & slopes.flatten(1).isfinite().all(1)
-        slopes, known = signs(slopes), best[here.active]
+        slopes = signs(slopes, pace.coarse * (1 - progress)) if pace.coarse else slopes.sign()
+        known = best[here.active]
         better = (going & (values < known + ROUNDING)).view(-1, 1, 1, 1, 1)
         best_images[here.active] = torch.where(better, here.x, best_images[here.active])
         best[here.active] = torch.where(going, torch.minimum(known, values), known)
-        here = here.timed(values, going, max(patience, steps // 8), steps)
+        here = here.timed(values, going, max(pace.patience, steps // 8), steps)
         if k + 1 in halvings:
             here = replace(here, going=here.going & fittest(best, victims, halvings[k + 1])[here.active])
         if k + 1 in halvings or (k + 1) % every == 0:

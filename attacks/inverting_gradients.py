@@ -11,7 +11,7 @@ from torch import Tensor
 
 from leakaudit.attacks._attacking import client_mode, memory_safe, room_for, starts
 from leakaudit.attacks._labels import known_labels
-from leakaudit.attacks._optimise import COPIES, best_restart, descend, roughness
+from leakaudit.attacks._optimise import COPIES, Pace, best_restart, descend, roughness
 from leakaudit.attacks._residual import residual_loss, residuals
 from leakaudit.engine import matching as engine
 from leakaudit.protocol.attack import Attack, Effort, Reconstruction
@@ -66,6 +66,7 @@ class InvertingGradients(Attack):
         "fall": (1.0, 10.0),
     }
     effort: ClassVar[tuple[Effort, ...]] = ("steps", "restarts")
+    coarse: ClassVar[float] = 0.0  # share of the first step that follows areas, not pixels (`Pace`)
 
     steps: int = 400
     restarts: int = 1
@@ -198,9 +199,7 @@ class InvertingGradients(Attack):
                 objective,
                 start.repeat(len(choices), *[1] * (start.dim() - 1)),
                 which,
-                steps=one.steps,
-                step_size=step_size[which // count],
-                patience=one.patience,
+                Pace(one.steps, step_size[which // count], one.patience, one.coarse),
                 label=one.name,
                 restarts=one.restarts,
             )

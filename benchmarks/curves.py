@@ -33,7 +33,8 @@ class Claims:
 
     `final` and `seconds` are of the published run in full; `share` and `share_tuned` are ours' time over that, without
     and with tuning spread over the victims, None where no run reached it. `void` where the published settings end
-    no better than a grey picture: reaching that says nothing.
+    no better than a grey picture: reaching that says nothing, and `identified` is judged: the best share of records
+    that any published run identifies at any time, and that of ours' longest run.
     """
 
     model: str
@@ -44,6 +45,7 @@ class Claims:
     share_tuned: float | None
     victims: int
     gains: tuple[Gain, ...]
+    identified: tuple[float, float] = (0.0, 0.0)
 
     @property
     def void(self) -> bool:
@@ -54,7 +56,10 @@ class Claims:
     def sooner(self) -> str:
         """The verdict on the first claim."""
         if self.void:
-            return "void: the published settings end no better than a grey picture"
+            theirs, ours = self.identified
+            told = "void by PSNR, the published settings end no better than a grey picture; "
+            told += f"identified {theirs:.0%} → {ours:.0%}: "
+            return told + ("more" if ours > theirs else "NO MORE")
         return "reached" if self.share is not None and self.share <= SHARE else "MISSED"
 
     @property
@@ -97,7 +102,8 @@ def claims(rows: Rows, model: str) -> Claims | None:
 
     times = sorted({cost(row) for row in ours} | {end})
     gains = tuple(gain(t) for t in times if t >= cost(ours[0]))
-    return Claims(model, final, end, grey, share(False), share(True), len(ours[0]["psnr_each"]), gains)
+    named = max(float(row.get("identified", 0)) for row in theirs), float(ours[-1].get("identified", 0))
+    return Claims(model, final, end, grey, share(False), share(True), len(ours[0]["psnr_each"]), gains, named)
 
 
 def report(found: Claims) -> str:

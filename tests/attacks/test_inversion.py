@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from leakaudit.attacks._optimise import descend, fittest, roughness, rungs, total_variation
+from leakaudit.attacks._optimise import Pace, descend, fittest, roughness, rungs, signs, total_variation
 from leakaudit.attacks.expectation import Expectation, expected
 from leakaudit.attacks.inverting_gradients import InvertingGradients
 from leakaudit.attacks.masked import MaskedMatching, completed, completed_cosine
@@ -200,9 +200,23 @@ def bowl(images: torch.Tensor, victims: torch.Tensor, progress: torch.Tensor) ->
 def test_the_loop_finds_each_trials_own_minimum_and_stays_in_the_box() -> None:
     start = torch.full((3, 1, 1, 2, 2), 0.95)
     victims = torch.tensor([0, 1, 9])  # the last one's minimum lies outside the box
-    found = descend(bowl, start, victims, steps=200, step_size=0.05, patience=50, label="bowl")
+    found = descend(bowl, start, victims, Pace(200, 0.05, 50), label="bowl")
     assert found.statuses == ("converged",) * 3
     torch.testing.assert_close(found.images[:, 0, 0, 0, 0], torch.tensor([0.2, 0.4, 1.0]), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 7), (2, 1, 1)])
+def test_a_coarse_step_is_one_that_areas_agree_on(shape: tuple[int, int, int]) -> None:
+    """Where all slopes agree it is the plain sign; a whole picture moves where its mean slope points."""
+    none, most = torch.zeros(2), torch.full((2,), 0.7)
+    up = torch.full((2, 1, *shape), 0.3)
+    assert torch.allclose(signs(up, most), torch.ones_like(up))
+    noise = torch.randn((2, 1, *shape), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(signs(noise, none), noise.sign())
+    assert float(signs(noise, most).abs().max()) <= 1 + 1e-6
+    sparse = torch.where(torch.rand(noise.shape, generator=torch.Generator().manual_seed(1)) < 0.2, noise, 0.0)
+    if shape != (2, 1, 1):
+        assert bool((signs(sparse, most)[sparse == 0] != 0).any())  # pixels that say nothing go with their neighbours
 
 
 def test_a_trial_that_stalls_stops_early() -> None:
@@ -215,7 +229,7 @@ def test_a_trial_that_stalls_stops_early() -> None:
         return torch.where(stuck, 1.0, values), slopes
 
     start = torch.full((2, 1, 1, 2, 2), 0.9)
-    found = descend(flat, start, torch.tensor([0, 1]), steps=100, step_size=0.01, patience=5, label="flat")
+    found = descend(flat, start, torch.tensor([0, 1]), Pace(100, 0.01, 5), label="flat")
     assert found.statuses == ("converged", "converged")
     assert calls.count(1) > 40  # the stalled one skipped to its end
     assert len(calls) <= 100
@@ -233,7 +247,7 @@ def test_a_trial_that_turns_non_finite_later_keeps_its_best() -> None:
         return (values if step < 10 else values * torch.nan), slopes
 
     start = torch.full((1, 1, 1, 2, 2), 0.9)
-    found = descend(breaking, start, torch.tensor([0]), steps=50, step_size=0.01, patience=50, label="breaking")
+    found = descend(breaking, start, torch.tensor([0]), Pace(50, 0.01, 50), label="breaking")
     assert found.statuses == ("converged",)
     assert found.values.isfinite().all()
     assert float(found.images.max()) < 0.9
@@ -250,7 +264,7 @@ def test_the_objective_learns_how_far_each_trial_is() -> None:
 
     descend(
         watching, torch.full((2, 1, 1, 2, 2), 0.9), torch.tensor([0, 1]),
-        steps=4, step_size=0.01, patience=50, label="watching",
+        Pace(4, 0.01, 50), label="watching",
     )  # fmt: skip
     assert seen == [[0, 0], [0.25, 0.25], [0.5, 0.5], [0.75, 0.75]]
 
@@ -295,12 +309,12 @@ def test_halving_drops_the_trials_that_are_behind_and_costs_less() -> None:
 
     start = torch.linspace(0.9, 0.3, 8).view(8, 1, 1, 1, 1).expand(8, 1, 1, 2, 2)  # trial 7 is the nearest
     victims = torch.zeros(8, dtype=torch.long)
-    settings = {"steps": 60, "step_size": 0.003, "patience": 100}
-    found = descend(counted, start, victims, label="halving", restarts=8, **settings)  # type: ignore[arg-type]
+    pace = Pace(60, 0.003, 100)
+    found = descend(counted, start, victims, pace, label="halving", restarts=8)
     assert int(found.values.argmin()) == 7
     assert sum(calls) < 8 * 60 * 0.4
     assert calls[-1] == 1
-    alone = descend(bowl, start[7:], victims[:1], label="alone", **settings)  # type: ignore[arg-type]
+    alone = descend(bowl, start[7:], victims[:1], pace, label="alone")
     assert torch.equal(alone.images[0], found.images[7])  # the others' going changes nothing for it
 
 
@@ -325,7 +339,7 @@ def test_a_budget_that_ends_in_any_rung_keeps_what_was_found(stop: int, monkeypa
     start = torch.linspace(0.9, 0.3, 4).view(4, 1, 1, 1, 1)
     found = descend(
         counted, start, torch.zeros(4, dtype=torch.long),
-        steps=40, step_size=0.01, patience=50, label="budget", restarts=4,
+        Pace(40, 0.01, 50), label="budget", restarts=4,
     )  # fmt: skip
     assert done == stop
     assert found.values.isfinite().all()
@@ -357,19 +371,6 @@ def run_dropout(model: PixelModel, update: SharedUpdate) -> torch.Tensor:
     found = InvertingGradients(steps=5)(model, update, torch.Generator().manual_seed(0))
     assert found.images is not None
     return found.images
-
-
-def test_a_loss_that_takes_no_soft_labels_is_not_applicable(generator: torch.Generator) -> None:
-    from leakaudit.errors import NotApplicable
-
-    def hard(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return -logits.log_softmax(1).gather(1, labels[:, None]).mean()
-
-    model, private = dense_model(SHAPE), records(2, SHAPE, 3, seed=10)
-    update = dataclasses.replace(shared_update(model, private), loss=hard)
-    with pytest.raises(NotApplicable, match="soft labels"):
-        parse_attack("dlg:steps=5")(model, update, generator)
-    assert parse_attack("idlg:steps=5")(model, update, generator).images is not None
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit"])

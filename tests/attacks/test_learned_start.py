@@ -8,8 +8,19 @@ import pytest
 import torch
 
 from leakaudit.attacks._residual import residuals
-from leakaudit.attacks.learned_start import LearnedStart, Regression, fit, kernel, learned, standardised
+from leakaudit.attacks.learned_start import (
+    MOST,
+    POOR,
+    LearnedStart,
+    Regression,
+    chosen,
+    fit,
+    kernel,
+    learned,
+    standardised,
+)
 from leakaudit.errors import NotApplicable
+from leakaudit.protocol.attack import Reconstruction
 from leakaudit.protocol.registry import parse_defense
 from leakaudit.score.metrics import psnr
 from tests.attacks.attack_scenes import batchnorm_model, conv_model, records, shared_update
@@ -65,6 +76,21 @@ def test_an_update_is_read_alike_whatever_its_size() -> None:
     assert float(direction.norm()) == pytest.approx(1, abs=1e-5)
 
 
+def test_the_least_objective_is_kept_and_only_a_poor_match_is_given_more_contrast() -> None:
+    update = shared_update(conv_model(SHAPE), PRIVATE[:2])
+    own = torch.full((50, 3), 0.1), torch.ones(50, 1), torch.rand((50, 64), generator=torch.Generator().manual_seed(6))
+    regression = fit(*own)
+    pictures = (regression.centre.view(SHAPE) + 0.05 * torch.sign(torch.randn((2, 2, 1, *SHAPE)))).clamp(0, 1)
+    values = torch.tensor([[POOR / 2, 0.5], [POOR, 0.3]])
+    runs = [Reconstruction(x, None, v, ("converged",) * 2) for x, v in zip(pictures, values, strict=True)]
+    found = chosen(runs, regression, update)
+    assert found.images is not None
+    assert torch.equal(found.objective, torch.tensor([POOR / 2, 0.3]))
+    assert torch.equal(found.images[0], pictures[0, 0])  # a good match has its contrast
+    centre = regression.centre.view(SHAPE)
+    assert torch.allclose(found.images[1], (centre + MOST * (pictures[1, 1] - centre)).clamp(0, 1), atol=1e-5)
+
+
 def test_matching_goes_on_from_a_guess_that_beats_the_mean_picture() -> None:
     model = batchnorm_model(SHAPE)
     update = shared_update(model, PRIVATE, auxiliary=AUXILIARY)
@@ -72,7 +98,7 @@ def test_matching_goes_on_from_a_guess_that_beats_the_mean_picture() -> None:
     before = float(psnr(PRIVATE.images, mean).median())
     scores = []
     for steps in (1, 60):
-        found = LearnedStart(steps=steps, tv=1e-3)(model, update, torch.Generator().manual_seed(4))
+        found = LearnedStart(steps=steps, restarts=1, tv=1e-3)(model, update, torch.Generator().manual_seed(4))
         assert found.statuses == ("converged",) * len(PRIVATE)
         assert found.images is not None
         scores.append(float(psnr(PRIVATE.images, found.images[:, 0]).median()))

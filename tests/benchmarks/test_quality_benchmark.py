@@ -114,6 +114,10 @@ def test_reaching_less_than_a_grey_picture_is_void() -> None:
     found = curves.claims(rows, "m")
     assert found is not None
     assert found.sooner.startswith("void")
+    rows[1]["identified"], rows[2]["identified"] = 0.125, 0.5
+    told = curves.claims(rows, "m")
+    assert told is not None
+    assert told.sooner.endswith("identified 12% → 50%: more")
     assert curves.claims(PUBLISHED, "m") is None
 
 

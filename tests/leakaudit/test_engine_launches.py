@@ -13,7 +13,7 @@ from benchmarks.counting import count
 from benchmarks.engine import floor_step
 from benchmarks.networks import build
 from leakaudit.attacks import _optimise
-from leakaudit.attacks._optimise import Descent, descend, roughness
+from leakaudit.attacks._optimise import Descent, Pace, descend, roughness
 from leakaudit.engine import layers
 from leakaudit.engine import matching as engine
 from leakaudit.engine.stacked import Trials
@@ -106,8 +106,7 @@ def descended(steps: int, restarts: int) -> Descent:
     generator = torch.Generator().manual_seed(0)
     victims = torch.arange(4).repeat_interleave(restarts)
     start = torch.rand((len(victims), 1, 3, 4, 4), generator=generator)
-    settings = {"steps": steps, "step_size": 0.2, "patience": 2, "label": "bowls", "restarts": restarts}
-    return descend(bowls, start, victims, **settings)  # type: ignore[arg-type]
+    return descend(bowls, start, victims, Pace(steps, 0.2, 2), label="bowls", restarts=restarts)
 
 
 @pytest.mark.parametrize("restarts", [1, 4])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakaudit.attacks._optimise import COPIES, descend
+from leakaudit.attacks._optimise import COPIES, Pace, descend
 from leakaudit.attacks._regression import fit_ridge
 from leakaudit.attacks._replaying import COPIES as UPDATES
 from leakaudit.attacks._replaying import FEATURES, layout_for, most_telling
@@ -183,7 +183,7 @@ def test_a_descent_holds_no_more_than_it_announces() -> None:
 
     def call() -> object:
         who = torch.arange(20) // 4
-        return descend(objective, start, who, steps=9, step_size=0.1, patience=5, label="", restarts=4)
+        return descend(objective, start, who, Pace(9, 0.1, 5), label="", restarts=4)
 
     assert peak_bytes(call, CPU) <= (COPIES - 6) * bytes_of([start])  # what precedes and what the priors take is 6
 
