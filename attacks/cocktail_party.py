@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from leakaudit.attacks._attacking import client_mode, failed, memory_safe, reason_of, room_for, starts
 from leakaudit.attacks._labels import probe_pictures
-from leakaudit.attacks._optimise import COPIES, Objective, best_restart, descend, roughness
+from leakaudit.attacks._optimise import COPIES, Objective, Pace, best_restart, descend, roughness
 from leakaudit.attacks._unmixing import polished, unmixed
 from leakaudit.attacks.analytic import known_labels_or_none
 from leakaudit.attacks.peeling import labels_to_try
@@ -223,9 +223,7 @@ class CocktailParty(Attack):
                 objective,
                 start,
                 torch.arange(update.victims, device=start.device),
-                steps=self.steps,
-                step_size=self.step_size,
-                patience=50,
+                Pace(self.steps, self.step_size, 50),
                 label=self.name,
             )
         return best_restart(update, descent, torch.zeros(update.victims, update.batch_size).long(), 1)
