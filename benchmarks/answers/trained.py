@@ -21,7 +21,7 @@ QUICK_FIRST, QUICK_VICTIMS = 100, 2
 CANDIDATES = 100
 LEARNED_FROM = 1000  # of the auxiliary pictures: settings were chosen on those before
 ATTACKS = {
-    "resnet20": LearnedStart(steps=300, restarts=4, pairs=9000),
+    "resnet20": LearnedStart(steps=400, restarts=4, pairs=9000),
     "resnet56": LearnedStart(steps=200, restarts=3, pairs=2000),
 }
 
