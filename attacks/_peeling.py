@@ -275,7 +275,8 @@ def drawn(scene: Scene, whole: Rows, result: Peeled, generator: torch.Generator)
     known: Sequence[Tensor] = [p.flat[None].expand(p.times, -1) for p in found]
     flat, rest = torch.cat([*known, filled(rows, groups, result.left)]), rows.weight.norm()
     whole_batch = not result.left and all(p.times == 1 for p in found)
-    if not whole_batch or float(rest) <= rows.precision.rounding * float(whole.weight.norm()):
+    small = float(rest) <= rows.precision.rounding * float(whole.weight.norm())
+    if not whole_batch or (small and all(p.proved for p in found)):
         return found, flat, rest
     shown = scene.labels[[p.label for p in found]]
     flat, rest = polished(whole, flat, rest, lambda flat: next(scene.predicted(flat, [shown])))

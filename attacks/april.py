@@ -164,6 +164,7 @@ class April(Attack):
     gradients of the tokens span as many directions as there are patches; a narrower model gives the least solution.
     """
 
+    family: ClassVar[str] = "closed-form"
     name: ClassVar[str] = "april"
     summary: ClassVar[str] = "closed form: a vision transformer's learnt positions give away its patches"
     source: ClassVar[str] = "Lu et al. 2022 (APRIL)"

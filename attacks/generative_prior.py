@@ -190,6 +190,7 @@ class GenerativePrior(Attack):
     `step_size` is in units of a latent's deviation; half of the `steps` are spent on latents where features follow.
     """
 
+    family: ClassVar[str] = "generative"
     name: ClassVar[str] = "generative-prior"
     summary: ClassVar[str] = "match the gradient over what a generator can draw: its latents, then its features"
     source: ClassVar[str] = "Fang et al. 2023 (GIFD); Jeon et al. 2021 (GIAS)"
@@ -204,7 +205,7 @@ class GenerativePrior(Attack):
     step_size: float = 0.1
     weight: float = 0.01
     learned: bool = False
-    radius: float = 0.1
+    radius: float = 0.3
 
     def __post_init__(self) -> None:
         if min(self.steps, self.restarts) < 1:

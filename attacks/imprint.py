@@ -212,6 +212,7 @@ class Imprint(Attack):
     from updates of auxiliary records.
     """
 
+    family: ClassVar[str] = "malicious-server"
     name: ClassVar[str] = "imprint"
     summary: ClassVar[str] = "malicious server: a layer of bins before the network, one record read off each"
     source: ClassVar[str] = "Fowl et al. 2022 (Robbing the Fed)"

@@ -1,9 +1,10 @@
 """What a whole scan costs, piece by piece: each undefended, under `gaussian` and under `obscure`.
 
-    python -m benchmarks.scan [--scans demo,cifar10,resnet18] [--device cpu] [--json FILE]
+    python -m benchmarks.scan [--scans demo,faces,cifar10,resnet18] [--device cpu] [--json FILE]
 
-`demo` is `leakaudit demo`, `cifar10` the standard scan of `examples/cifar10.py`, `resnet18` torchvision's ResNet-18 on
-400 of its records, 40 of them attacked by the quick battery. Every scan runs in a process of its own, on one thread.
+`demo` is `leakaudit demo`, `faces` the standard battery on its network under `gaussian` and `prune`, `cifar10` the
+standard scan of `examples/cifar10.py`, `resnet18` torchvision's ResNet-18 on 400 of its records, 40 of them attacked
+by the quick battery. Every scan runs in a process of its own, on one thread.
 A piece is a fit, an attack with its tuning, a defense turned down, or the training that measures accuracy; `set-up` is
 what comes before the first one. `cpu` are seconds of CPU time, `seconds` those that passed, `peak MB` is the memory
 that the process held at its worst during the piece (on CUDA the allocator's). The verdicts stand below, so that two
@@ -33,7 +34,7 @@ from leakaudit.protocol.target import Target
 from leakaudit.work.progress import Monitor, Work, monitored
 
 ROOT = Path(__file__).resolve().parents[1]
-SCANS = ("demo", "cifar10", "resnet18")
+SCANS = ("demo", "faces", "cifar10", "resnet18")
 DEFENSES = ("gaussian", "obscure")
 
 
@@ -56,6 +57,8 @@ def setting(name: str, device: str) -> tuple[Target, Plan]:
 
     if name == "demo":
         return demo_target(0, device), replace(demo_plan(), defenses=DEFENSES)
+    if name == "faces":
+        return demo_target(0, device), Plan(defenses=("gaussian", "prune"))
     file = {"cifar10": "cifar10.py", "resnet18": "torchvision_resnet18.py"}[name]
     target = load_target(str(ROOT / "examples" / file), device=device, seed=0)
     if name == "cifar10":
@@ -133,7 +136,7 @@ def main() -> None:
         return
     rows: list[dict[str, Any]] = []
     for name in names:
-        if name != "demo" and not DATA.is_dir():
+        if name not in ("demo", "faces") and not DATA.is_dir():
             print(f"{name}: skipped: {DATA} is not there (real CIFAR-10 pictures)")
             continue
         command = [sys.executable, "-m", "benchmarks.scan", "--scans", name, "--device", options.device, "--within"]

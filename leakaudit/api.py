@@ -73,7 +73,7 @@ def scan(  # noqa: PLR0913 - the public surface
     `epochs` are the battery's by default; `budget` takes seconds or "10m" (by default it has none), `memory` bytes or
     "4GB" (by default what is free). `all_attacks` skips none where the verdict is settled. `images` is full, redacted
     or none: by default full, and redacted where CI=true. `progress` shows what is computed. `generator` is what the
-    adversary knows of pictures, from normal latents (N, *latent) to pictures (N, C, H, W) in [0, 1]. Raises
+    adversary knows of pictures: from normal latents (N, *latent) to pictures (N, C, H, W) in [0, 1]. Raises
     leakaudit.UserError on bad input.
 
     Examples:

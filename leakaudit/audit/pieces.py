@@ -121,4 +121,6 @@ def _amount(part: Attack | Defense, sizes: Sizes) -> Amount:
 
 def outline(plan: Plan, sizes: Sizes = UNKNOWN) -> tuple[Piece, ...]:
     """Return all that a scan will do, in its order. Raises UserError for a spec that names nothing."""
-    return tuple(piece for spec, defense in chosen(plan) for piece in pieces_of(spec, defense, plan, None, sizes))
+    return tuple(
+        piece for spec, defense in chosen(plan) for piece in in_turn(pieces_of(spec, defense, plan, None, sizes))
+    )

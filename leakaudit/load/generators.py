@@ -25,6 +25,8 @@ def picture_generator(
 ) -> PictureGenerator | None:
     """Return the adversary's generator of pictures of `shape`, tried on normal latents; None where none was given.
 
+    `given` draws pictures (N, C, H, W) in [0, 1] from normal latents (N, *latent), or is a function without arguments
+    that returns what does; `latent` is the shape of one latent, or its only number.
     A module is copied, frozen, put into eval mode and on the device. A `torch.Generator` is somebody's source of random
     numbers, and no generator of pictures.
     """
@@ -76,7 +78,7 @@ def _check(make: Any, latent: tuple[int, ...], shape: tuple[int, int, int], devi
         )
     if not pictures.is_floating_point() or not bool(pictures.isfinite().all()):
         raise UserError("`generator` returns pixels that are not finite numbers: check its weights.")
-    low, high = float(pictures.min()), float(pictures.max())
+    low, high = (float(end.detach()) for end in pictures.aminmax())
     if low < -TOLERANCE or high > 1 + TOLERANCE:
         raise UserError(
             f"`generator` returns pixels from {low:.3g} to {high:.3g}, not 0 to 1: end it in a sigmoid, or map its "

@@ -130,8 +130,7 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
     space, pixel = x·std + mean in [0, 1]; PIL pictures and uint8 arrays are taken as pixels. Missing test and auxiliary
     data are held out of `train_data` (20 % and 25 %). `groups`: whose each record is (a person, a site), as hashable
     ids in the order of `train_data`, or a dict of such by data name; None as an id: not known. `loss(logits, labels)`
-    gives a scalar, cross-entropy by default. `generator`: what the adversary knows of pictures, from normal latents
-    (N, *latent) to pictures (N, C, H, W) in [0, 1]; `latent` is the shape of one latent, or its only number.
+    gives a scalar, cross-entropy by default. `generator` and `latent`: see `picture_generator`.
     Records stay on the CPU; the model goes to `device`. Raises UserError with what is wrong and the mend.
     """
     if type(limit) is not int or limit < 3:
@@ -151,12 +150,11 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
     for role, found in items.items():
         _check_labels(found, width, _named(role, data))
     _check_weights(pixel_model)
-    chosen_loss = _loss(loss, seed, logits, records["train_data"].labels[:1].to(where))
     private, test, auxiliary, dropped = _disjoint(records)
     return Target(
         name=name,
         model=pixel_model,
-        loss=expected_loss(chosen_loss),
+        loss=expected_loss(_loss(loss, seed, logits, records["train_data"].labels[:1].to(where))),
         private=private,
         test=test,
         auxiliary=auxiliary,

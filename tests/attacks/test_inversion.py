@@ -359,19 +359,6 @@ def run_dropout(model: PixelModel, update: SharedUpdate) -> torch.Tensor:
     return found.images
 
 
-def test_a_loss_that_takes_no_soft_labels_is_not_applicable(generator: torch.Generator) -> None:
-    from leakaudit.errors import NotApplicable
-
-    def hard(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return -logits.log_softmax(1).gather(1, labels[:, None]).mean()
-
-    model, private = dense_model(SHAPE), records(2, SHAPE, 3, seed=10)
-    update = dataclasses.replace(shared_update(model, private), loss=hard)
-    with pytest.raises(NotApplicable, match="soft labels"):
-        parse_attack("dlg:steps=5")(model, update, generator)
-    assert parse_attack("idlg:steps=5")(model, update, generator).images is not None
-
-
 @pytest.mark.parametrize("name", ["resnet18", "vit"])
 def test_torchvisions_networks_are_attacked(name: str, generator: torch.Generator) -> None:
     from torchvision.models import VisionTransformer, resnet18

@@ -160,7 +160,7 @@ def test_a_file_gets_a_line_per_piece_with_time_and_outcome(short_battery: None)
         assert re.fullmatch(rf"{work}  \d+\.\d s, .+", line)
         assert line.endswith(became(result, work))
     assert all(c.isprintable() for line in lines for c in line)
-    assert re.search(r"none: inverting-gradients  \d+\.\d s, \d of 4 identified", lines[1])
+    assert re.search(r"none: inverting-gradients  \d+\.\d s, \d of 4 identified", "\n".join(lines))
     assert re.search(r"none: accuracy  \d+\.\d s, \d+\.\d%", "\n".join(lines))
     assert became(result, Work("never", "none")) == "not finished"
     assert became(result, Work("dlg", "other")) == ""

@@ -62,6 +62,7 @@ PLAN = Plan(
     defenses=("prune", "obscure:steps=1:epochs=1", "dp-sgd"),
     attacks=("dlg:steps=10", "inverting-gradients:steps=8:restarts=2"),
     battery="quick",
+    all_attacks=True,
     records=4,
     seeds=1,
     epochs=1,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import leakaudit
 from leakaudit.audit import plan
-from leakaudit.audit.pieces import in_turn, pieces_of
+from leakaudit.audit.pieces import Piece, in_turn, pieces_of
 from leakaudit.audit.plan import Plan
 from leakaudit.compare.advice import advise
 from leakaudit.compare.changes import changes
@@ -26,9 +26,12 @@ from leakaudit.judge.facts import facts_of
 from leakaudit.judge.scope import not_tested
 from leakaudit.judge.settled import drawer, settled
 from leakaudit.judge.verdict import judge, rejudge
-from leakaudit.protocol.registry import parse_defense
+from leakaudit.protocol.amounts import Amount
+from leakaudit.protocol.registry import parse_attack, parse_defense
 from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Known, Waiver, from_json, to_json
 from leakaudit.stats.intervals import median
+from leakaudit.watch.forecast import Forecast
+from leakaudit.work.progress import Work
 from tests.leakaudit.results import attack, defense, passed_over, result, some
 from tests.leakaudit.test_audit import data, dense, row
 from tests.leakaudit.test_verdict_examined import case
@@ -251,3 +254,20 @@ def test_a_result_cannot_call_skipped_what_had_to_run(short: AuditResult) -> Non
     assert any("had to run on it, and is said to be skipped" in told for told in doubts(asked))
     ran = replace(clipped, attacks=tuple(replace(a, settled_by="") for a in clipped.attacks))
     assert any("was skipped and ran, or was not" in told for told in doubts(replace(short, defenses=(control, ran))))
+
+
+def test_a_forecast_drops_what_was_passed_over() -> None:
+    now, ran = [0.0], parse_attack("dlg")
+    pieces = [
+        Piece(Work(name, spec), Amount(slopes=1000), ran if name == "dlg" else None)
+        for spec in ("none", "clip")
+        for name in ("updates", "dlg", "accuracy")
+    ]
+    forecast = Forecast(tuple(pieces), now=lambda: now[0])
+    for name, spec in (("updates", "none"), ("dlg", "none"), ("accuracy", "none"), ("updates", "clip")):
+        forecast.begin(Work(name, spec))
+        now[0] += 5.0
+    assert forecast.left() == pytest.approx(10.0)  # the attack and the accuracy
+    forecast.begin(Work("accuracy", "clip"))
+    assert forecast.left() == pytest.approx(5.0)
+    assert [str(p.work) for p in forecast.pieces if p.work.defense == "clip"] == ["clip: updates", "clip: accuracy"]
