@@ -194,7 +194,6 @@ class GenerativePrior(Attack):
     name: ClassVar[str] = "generative-prior"
     summary: ClassVar[str] = "match the gradient over what a generator can draw: its latents, then its features"
     source: ClassVar[str] = "Fang et al. 2023 (GIFD); Jeon et al. 2021 (GIAS)"
-    family: ClassVar[str] = "generative"
     requires: ClassVar[frozenset[str]] = frozenset({"defense", "auxiliary"})
     covers: ClassVar[frozenset[str]] = frozenset({"generative-prior"})
     needs: ClassVar[Needs] = Needs(generator=True)
