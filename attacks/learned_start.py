@@ -153,6 +153,7 @@ class LearnedStart(InvertingGradients):
     name: ClassVar[str] = "learned-start"
     summary: ClassVar[str] = "inverting gradients from a guess that is learned on auxiliary updates"
     source: ClassVar[str] = "formulated here; Geiping et al. 2020; after Wu et al. 2023 (Learning to Invert)"
+    family: ClassVar[str] = "learned"
     requires: ClassVar[frozenset[str]] = frozenset({"auxiliary"})
     needs: ClassVar[Needs] = Needs(one_record=True)
     grid: ClassVar[Mapping[str, tuple[float, ...]]] = {}

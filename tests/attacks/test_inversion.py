@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from leakaudit.attacks._optimise import Pace, descend, fittest, roughness, rungs, signs, total_variation
+from leakaudit.attacks._optimise import Pace, descend, fittest, roughness, rungs, total_variation
 from leakaudit.attacks.expectation import Expectation, expected
 from leakaudit.attacks.inverting_gradients import InvertingGradients
 from leakaudit.attacks.masked import MaskedMatching, completed, completed_cosine
@@ -203,20 +203,6 @@ def test_the_loop_finds_each_trials_own_minimum_and_stays_in_the_box() -> None:
     found = descend(bowl, start, victims, Pace(200, 0.05, 50), label="bowl")
     assert found.statuses == ("converged",) * 3
     torch.testing.assert_close(found.images[:, 0, 0, 0, 0], torch.tensor([0.2, 0.4, 1.0]), atol=2e-3, rtol=0)
-
-
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 7), (2, 1, 1)])
-def test_a_coarse_step_is_one_that_areas_agree_on(shape: tuple[int, int, int]) -> None:
-    """Where all slopes agree it is the plain sign; a whole picture moves where its mean slope points."""
-    none, most = torch.zeros(2), torch.full((2,), 0.7)
-    up = torch.full((2, 1, *shape), 0.3)
-    assert torch.allclose(signs(up, most), torch.ones_like(up))
-    noise = torch.randn((2, 1, *shape), generator=torch.Generator().manual_seed(0))
-    assert torch.equal(signs(noise, none), noise.sign())
-    assert float(signs(noise, most).abs().max()) <= 1 + 1e-6
-    sparse = torch.where(torch.rand(noise.shape, generator=torch.Generator().manual_seed(1)) < 0.2, noise, 0.0)
-    if shape != (2, 1, 1):
-        assert bool((signs(sparse, most)[sparse == 0] != 0).any())  # pixels that say nothing go with their neighbours
 
 
 def test_a_trial_that_stalls_stops_early() -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+from leakaudit.attacks._optimise import signs
 from leakaudit.attacks._residual import residuals
 from leakaudit.attacks.learned_start import (
     MOST,
@@ -115,3 +116,17 @@ def test_it_says_why_it_cannot_run() -> None:
         LearnedStart()(model, shared_update(model, PRIVATE, batch_size=2, auxiliary=AUXILIARY), generator)
     with pytest.raises(NotApplicable, match="auxiliary"):
         LearnedStart()(model, dataclasses.replace(noisy, auxiliary=AUXILIARY[:4]), generator)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 7), (2, 1, 1)])
+def test_a_coarse_step_is_one_that_areas_agree_on(shape: tuple[int, int, int]) -> None:
+    """Where all slopes agree it is the plain sign; a whole picture moves where its mean slope points."""
+    none, most = torch.zeros(2), torch.full((2,), 0.7)
+    up = torch.full((2, 1, *shape), 0.3)
+    assert torch.allclose(signs(up, most), torch.ones_like(up))
+    noise = torch.randn((2, 1, *shape), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(signs(noise, none), noise.sign())
+    assert float(signs(noise, most).abs().max()) <= 1 + 1e-6
+    sparse = torch.where(torch.rand(noise.shape, generator=torch.Generator().manual_seed(1)) < 0.2, noise, 0.0)
+    if shape != (2, 1, 1):
+        assert bool((signs(sparse, most)[sparse == 0] != 0).any())  # pixels that say nothing go with their neighbours
