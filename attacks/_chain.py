@@ -8,11 +8,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_input, conv2d_weight
 
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.target import PixelModel
 from leakaudit.work.progress import track
 
+INPUT_SLOPE: Callable[..., Tensor] = conv2d_input  # torch declares no types of these
+WEIGHT_SLOPE: Callable[..., Tensor] = conv2d_weight
 EDGE = 1e-6  # how near the end of its range an activation's value is not undone
 
 
@@ -33,28 +36,26 @@ class Block:
         """Return what the layer makes of an input, without its bias."""
         if isinstance(self.layer, nn.Linear):
             return F.linear(u.flatten(), self.weight)
-        return F.conv2d(u[None], self.weight, None, *self._how())[0]
+        stride, padding, dilation, groups = self._how()
+        return F.conv2d(u[None], self.weight, None, stride, padding, dilation, groups)[0]
 
     def back(self, slope: Tensor) -> Tensor:
         """Return the slope in the input, of that in the output: the transpose of `linear`."""
         if isinstance(self.layer, nn.Linear):
             return (self.weight.T @ slope).view(self.given)
-        size = [1, *self.given]
-        return torch.nn.grad.conv2d_input(size, self.weight, slope[None], *self._how())[0]  # type: ignore[no-any-return]
+        return INPUT_SLOPE([1, *self.given], self.weight, slope[None], *self._how())[0]
 
     def gradient(self, slope: Tensor, u: Tensor) -> Tensor:
         """Return the gradient of the weight: linear in the input, at a fixed slope in the output."""
         if isinstance(self.layer, nn.Linear):
             return torch.outer(slope, u.flatten())
-        found: Tensor = torch.nn.grad.conv2d_weight(u[None], self.weight.shape, slope[None], *self._how())
-        return found
+        return WEIGHT_SLOPE(u[None], self.weight.shape, slope[None], *self._how())
 
     def gradient_back(self, slope: Tensor, weights: Tensor) -> Tensor:
         """Return the transpose of `gradient` in the input."""
         if isinstance(self.layer, nn.Linear):
             return (weights.T @ slope).view(self.given)
-        size = [1, *self.given]
-        return torch.nn.grad.conv2d_input(size, weights, slope[None], *self._how())[0]  # type: ignore[no-any-return]
+        return INPUT_SLOPE([1, *self.given], weights, slope[None], *self._how())[0]
 
     def forward(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return the output of layer and activation, and the activation's slope there."""
@@ -83,10 +84,11 @@ class Block:
         per_channel = min(self.weight.shape[0] * self.weight.shape[2:].numel(), pixels)
         return outputs + per_channel * self.given[0] < unknown
 
-    def _how(self) -> tuple[object, ...]:
+    def _how(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]:
         layer = self.layer
         assert isinstance(layer, nn.Conv2d)
-        return layer.stride, layer.padding, layer.dilation, layer.groups
+        assert not isinstance(layer.padding, str)
+        return tuple(layer.stride), tuple(layer.padding), tuple(layer.dilation), layer.groups
 
 
 def undone(act: nn.Module | None, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:

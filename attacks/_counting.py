@@ -19,7 +19,7 @@ from leakaudit.protocol.target import PixelModel
 RIDGE = 1e-3  # of the mean variance of the chances, added to each, so that their covariance has an inverse
 BORROWED = 2.0  # records of the mean of all that the mean of a class is mixed with
 SURE = 6.0  # standard deviations of noise by which an entry must be below zero
-ROUNDING = 1e-6  # of the largest entry: no more than rounding, which makes no sum of numbers above zero negative
+ROUNDING = 2.0**-22  # of a slope p − 1 near zero: what is no more makes no sum of numbers above zero negative
 CONFIDENT = 0.25  # how far from equal chances to certainty a model is on random pictures, if it has been trained
 
 
@@ -28,13 +28,15 @@ class Chances:
     """What the chances of the classes are for records of each class: means (K, K), row k for class k, and covariance.
 
     `shares` (K,) is how frequent the classes are among records; `nonnegative` says that no input of the head was
-    negative, `confident` that the largest chance of a picture is more than an untrained model's, by CONFIDENT.
+    negative, `largest` how large one was, `confident` that the largest chance of a picture is more than an untrained
+    model's, by CONFIDENT.
     """
 
     means: Tensor
     covariance: Tensor
     shares: Tensor
     nonnegative: bool
+    largest: float
     confident: bool = False
 
 
@@ -46,12 +48,12 @@ def chances_of(
     A model in train mode sees them in batches of the update's size, as the private ones. Without labels every class is
     taken to have the mean of all, and the classes to be equally frequent.
     """
-    inputs_least = torch.inf
+    least, largest = torch.inf, 0.0
     outputs: list[Tensor] = []
 
     def watch(_: nn.Module, given: tuple[Tensor, ...], found: Tensor) -> None:
-        nonlocal inputs_least
-        inputs_least = min(inputs_least, float(given[0].min()))
+        nonlocal least, largest
+        least, largest = min(least, float(given[0].min())), max(largest, float(given[0].max()))
         outputs.append(engine_head.mean_over_places(at.layer, found.detach()))
 
     size = update.batch_size if update.mode == "train" else len(pictures)
@@ -69,10 +71,10 @@ def chances_of(
         (slope,) = engine_head.slopes(model, update.loss, at, found, update.input_shape, [0])
         q = slope.double() / at.scale
         q[:, 0] += 1
-    return distributed(q, None if labels is None else labels[: len(q)], inputs_least >= 0)
+    return distributed(q, None if labels is None else labels[: len(q)], least >= 0, largest)
 
 
-def distributed(q: Tensor, labels: Tensor | None, nonnegative: bool) -> Chances:
+def distributed(q: Tensor, labels: Tensor | None, nonnegative: bool, largest: float = 1.0) -> Chances:
     """Return the means, by class and each mixed with a little of all, and the covariance within, of chances (N, K)."""
     count, classes = q.shape
     member = q.new_zeros(count, classes)
@@ -86,7 +88,12 @@ def distributed(q: Tensor, labels: Tensor | None, nonnegative: bool) -> Chances:
     covariance = covariance + ridge * torch.eye(classes, device=q.device, dtype=q.dtype)
     shares = (size + 1) / (size + 1).sum()  # no class is ruled out for being absent among them
     return Chances(
-        means, covariance, shares, nonnegative, bool(q.amax(1).mean() > 1 / classes + CONFIDENT * (1 - 1 / classes))
+        means,
+        covariance,
+        shares,
+        nonnegative,
+        largest,
+        bool(q.amax(1).mean() > 1 / classes + CONFIDENT * (1 - 1 / classes)),
     )
 
 
@@ -101,7 +108,7 @@ def supposed(known: Chances, slope: Tensor, batch: int) -> Chances:
     expected = (1 - 1 / classes) / batch
     t = float((slope.double().square().sum() / expected).sqrt().clamp(1e-6, 1))
     means = (1 - t) * unit + t / classes
-    return Chances(means, t * (1 - t / 2) / classes * unit, known.shares, known.nonnegative)
+    return Chances(means, t * (1 - t / 2) / classes * unit, known.shares, known.nonnegative, known.largest)
 
 
 def noise_of(rows: Tensor) -> float:
@@ -112,14 +119,15 @@ def noise_of(rows: Tensor) -> float:
     return float((rows.double().sum(0).square().mean() / len(rows)).sqrt())
 
 
-def surely_in(rows: Tensor) -> Tensor:
+def surely_in(rows: Tensor, rounding: float) -> Tensor:
     """Return which classes (K,) are surely in a batch, for a head's gradient (K, D) on inputs that are not negative.
 
     Row k is Σ q_ik h_i over the records of other classes, less Σ (1 − q_ik) h_i over those of class k: without any of
-    class k no entry is negative (Yin et al. 2021, eq. 6, there as an assumption). Noise is allowed for.
+    class k no entry is negative (Yin et al. 2021, eq. 6, there as an assumption). Noise is allowed for
+    where there is more of it than `rounding`, of which the slopes 1 − q of a sure model are full.
     """
     noise = noise_of(rows)
-    sure: Tensor = rows.amin(1) < (-SURE * noise if noise > ROUNDING * float(rows.abs().max()) else 0)
+    sure: Tensor = rows.amin(1) < (-SURE * noise if noise > rounding else 0)
     return sure
 
 

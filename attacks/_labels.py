@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from leakaudit.attacks._attacking import client_mode
-from leakaudit.attacks._counting import chances_of, likeliest_counts, noise_of, supposed, surely_in
+from leakaudit.attacks._counting import ROUNDING, chances_of, likeliest_counts, noise_of, supposed, surely_in
 from leakaudit.engine import head as engine_head
 from leakaudit.engine import matching as engine
 from leakaudit.errors import NotApplicable
@@ -211,7 +211,11 @@ def _of_batches(
     known, scale = chances_of(model, update, head.at, pictures, labels), head.at.scale or 1.0
     found = []
     for rows, slope in zip(weights / scale, biases / scale, strict=True):
-        sure = surely_in(rows) if known.nonnegative and head.at.scale is not None else slope.new_zeros(len(slope)) > 0
+        sure = (
+            surely_in(rows, ROUNDING * known.largest)
+            if known.nonnegative and head.at.scale is not None
+            else slope.new_zeros(len(slope)) > 0
+        )
         least = sure.long() if int(sure.sum()) <= update.batch_size else torch.zeros_like(sure, dtype=torch.long)
         here = known if labels is not None or not known.confident else supposed(known, slope, update.batch_size)
         counts = likeliest_counts(slope, here, noise_of(rows), least, update.batch_size)

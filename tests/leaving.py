@@ -192,6 +192,7 @@ def run(level: Images, own: Path, folder: Path) -> bytes:
         defenses=(*(f"{own}:{name}" for name in TALKING), *DEFENSES),
         attacks=("analytic", "inverting-gradients:steps=3", *mine),
         battery="quick",
+        all_attacks=True,  # whatever may be said is to be seen
         exposure="honest-but-curious",  # the attacks that simulate a defense take most of the time, and show no more
         records=VICTIMS,
         candidates=10,

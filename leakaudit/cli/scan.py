@@ -178,7 +178,7 @@ def scan(  # noqa: PLR0913 - a command: its options
         typer.Option(
             "--exposure",
             metavar="PRESET",
-            help=f"What the adversary knows: {', '.join(p.value for p in Preset)}. A pass takes adaptive.",
+            help=f"What the adversary knows: {', '.join(p.value for p in Preset)}. A pass takes adaptive or more.",
             rich_help_panel=SCENE,
         ),
     ] = Preset.adaptive,

@@ -17,6 +17,7 @@ from leakaudit.gate.thresholds import deciding, judge_rule, uncontrolled, why_no
 from leakaudit.gate.waivers import in_force, names_attack, states
 from leakaudit.judge.facts import facts_of
 from leakaudit.judge.findings import MENDS, mend
+from leakaudit.judge.verdict import SKIPPED
 from leakaudit.judge.words import sentences
 from leakaudit.result import dates
 from leakaudit.result.outcome import Check, Outcome, WaiverState
@@ -208,7 +209,10 @@ def _waived(result: AuditResult, rule: Rule | None, check: Check, waivers: Seque
     again = judge_rule(without(result, check.defense, accepted), narrowed)
     alone = bool(own) and own <= accepted and not why_no_pass(result)  # it speaks of nothing but what was accepted
     good = alone or all(c.status == "pass" for c in again)
-    return replace(check, waiver=force[0]) if good else check
+    if good:
+        return replace(check, waiver=force[0])
+    unknown = next((c.todo for c in again if c.todo is not None and c.todo.id == SKIPPED), None)
+    return replace(check, mend=mend(unknown), todo=unknown) if unknown else check  # then the waiver may hold
 
 
 def _unique(checks: Sequence[Check]) -> list[Check]:

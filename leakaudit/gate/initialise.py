@@ -120,7 +120,12 @@ def _kept(result: AuditResult) -> list[DefenseResult]:
 
 
 def _upper(defense: DefenseResult) -> float:
-    """Return the highest bound of any attack on identification, the one handed the replaced records included."""
+    """Return the highest bound of any attack on identification, the one handed the replaced records included.
+
+    It is 1 where attacks were skipped: nobody knows what they would have found.
+    """
+    if any(a.settled_by for a in defense.attacks):
+        return 1.0
     scored = [a.identification for a in defense.attacks if a.kind != "labels" and a.identification.value is not None]
     return max((1.0 if e.high is None else e.high for e in scored), default=1.0)
 

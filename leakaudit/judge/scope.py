@@ -10,10 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from leakaudit.result.adversary import GRANTED
 from leakaudit.result.batteries import BATTERIES
-from leakaudit.result.rules import ANYTHING, BESIDES, scored_victims
+from leakaudit.result.rules import ANYTHING, BESIDES, PLANTING, scored_victims
 from leakaudit.result.schema import DefenseResult, Known, Value
 from leakaudit.result.specs import apart, split
 from leakaudit.result.surfaces import covered_by, uncovered
+
+PLANTED = (
+    "Attacks that change the model are handed what the same clients share, through the same defense, of the model that "
+    "they plant; all others what they share of the real one."
+)
 
 
 def assumptions(
@@ -46,6 +51,7 @@ def assumptions(
         *(() if "labels" in facts else ("Labels are not given to the adversary: it infers them from the update.",)),
         *(("Candidates of a line-up come with their label, which they share.",) if "defense" in facts else ()),
         tuned if "auxiliary" in facts else untuned,
+        *((PLANTED,) if PLANTING in facts else ()),
         "One update per record is seen; repeated rounds of the same record would leak more.",
         *(_of_accuracy(settings, target) if settings.get("utility") else ()),
         *_chosen(settings),

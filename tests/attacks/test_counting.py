@@ -71,7 +71,7 @@ def test_no_class_is_sure_that_is_not_in_the_batch(noise: float) -> None:
         slopes = q - nn.functional.one_hot(labels, CLASSES)
         rows = (slopes.T @ inputs / 3).float()
         rows = rows + noise * torch.randn(rows.shape, generator=torch.Generator().manual_seed(seed))
-        sure = set(surely_in(rows).nonzero()[:, 0].tolist())
+        sure = set(surely_in(rows, 1e-6).nonzero()[:, 0].tolist())
         assert sure <= set(labels.tolist())
         surely += len(sure)
     assert surely > (70 if noise == 0 else 10)  # of 120 records

@@ -240,6 +240,7 @@ def a_scan(device: str) -> Any:
         defense="mixup,gaussian",
         attacks=["labels"],
         battery="quick",
+        all_attacks=True,
         records=2,
         candidates=3,
     )

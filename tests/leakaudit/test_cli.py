@@ -151,7 +151,7 @@ def test_an_interrupt_keeps_what_was_measured(
 
     monkeypatch.setattr(masked.MaskedMatching, "__call__", stop)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background is deaf to it
-    outcome = run("scan", "model.py", "-d", "prune", *FAST)
+    outcome = run("scan", "model.py", "-d", "prune", "--all-attacks", *FAST)
     signal.signal(signal.SIGINT, before)
     assert outcome.code == 3
     assert {p.name for p in (tmp_path / "leakaudit-out").iterdir()} == {"report.html", "result.json"}
@@ -172,7 +172,7 @@ def test_an_attack_that_crashes_is_a_status_not_a_traceback(
         raise ZeroDivisionError("by zero\nsecond line")
 
     monkeypatch.setattr(masked.MaskedMatching, "__call__", crash)
-    outcome = run("scan", "model.py", "-d", "prune", *FAST, "--no-utility")
+    outcome = run("scan", "model.py", "-d", "prune", "--all-attacks", *FAST, "--no-utility")
     assert outcome.code != 4
     attacks = json.loads((tmp_path / "leakaudit-out/result.json").read_text())["defenses"][1]["attacks"]
     (crashed,) = [a for a in attacks if a["name"] == "masked-matching"]

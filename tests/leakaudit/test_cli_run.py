@@ -114,7 +114,7 @@ def test_an_interrupt_is_told_in_json_too(run: Run, monkeypatch: pytest.MonkeyPa
         raise KeyboardInterrupt
 
     monkeypatch.setattr(masked.MaskedMatching, "__call__", stop)
-    outcome = run(*WORDS, "--json", "--exit-zero")
+    outcome = run(*WORDS, "--all-attacks", "--json", "--exit-zero")
     assert outcome.code == 3
     assert json.loads(outcome.out)["exit_code"] == 3
     assert json.loads(outcome.out)["verdict"] == "inconclusive"

@@ -203,6 +203,7 @@ def test_a_waiver_for_what_settled_it_does_not_cover_what_was_skipped() -> None:
     (check,) = [c for c in outcome.checks if c.rule == "identification"]
     assert check.status == "fail"
     assert check.waiver is None
+    assert "--all-attacks" in check.mend
     ran = rows(REPLAYED, attack(some(0), name="dlg"))
     (covered,) = [
         c

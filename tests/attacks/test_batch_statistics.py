@@ -1,0 +1,119 @@
+"""A batch's own BatchNorm statistics from the buffers sent, against the batch's, and the prior made of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from leakaudit.attacks._attacking import client_mode
+from leakaudit.attacks.batch_statistics import BatchStatistics, kept_statistics, of_the_batch, seen_by, statistics_gap
+from leakaudit.errors import NotApplicable
+from leakaudit.protocol.client import SharedUpdate
+from leakaudit.protocol.gradients import Mode
+from leakaudit.protocol.registry import parse_attack
+from leakaudit.protocol.target import PixelModel, Records
+from tests.attacks.attack_scenes import batchnorm_model, conv_model, records, shared_update
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.37, None])
+def test_the_batch_s_own_statistics_are_told_exactly(momentum: float | None) -> None:
+    norm = nn.BatchNorm2d(5, momentum=momentum).double()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        norm(torch.randn(4, 5, 3, 3, generator=generator, dtype=torch.float64))
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None
+    assert variance is not None
+    mean, variance = mean.clone(), variance.clone()
+    batch = 2 + 3 * torch.randn(6, 5, 3, 3, generator=generator, dtype=torch.float64)
+    norm(batch)
+    factor = 0.25 if momentum is None else momentum  # the fourth batch
+    after = norm.running_mean, norm.running_var
+    assert after[0] is not None
+    assert after[1] is not None
+    assert torch.allclose(of_the_batch(mean, after[0], factor), batch.mean((0, 2, 3)), atol=1e-12)
+    unbiased = of_the_batch(variance, after[1], factor)
+    biased = unbiased * (6 * 9 - 1) / (6 * 9)
+    assert torch.allclose(biased, batch.var((0, 2, 3), correction=0), atol=1e-12)
+
+
+def scene(mode: Mode, batch: int = 3) -> tuple[PixelModel, Records, SharedUpdate]:
+    model, private = batchnorm_model(), records(2 * batch, (1, 8, 8), 3, seed=1)
+    model.double()
+    private = Records(private.images.double(), private.labels)
+    return model, private, shared_update(model, private, batch_size=batch, mode=mode)
+
+
+def gap(model: PixelModel, images: Tensor, update: SharedUpdate) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    with client_mode(model, update, generator):
+        counts = seen_by(model, update)
+    kept = kept_statistics(model, update, counts)
+    with client_mode(model, update, generator):
+        each = [statistics_gap(model, images[t : t + 1], torch.tensor([t]), kept) for t in range(len(images))]
+    return torch.cat(each).detach()
+
+
+def test_in_train_mode_the_private_batch_meets_what_was_sent() -> None:
+    model, private, update = scene("train")
+    before = {name: b.clone() for name, b in model.named_buffers()}
+    batches = private.images.view(2, 3, 1, 8, 8)
+    assert bool((gap(model, batches, update) < 1e-18).all())
+    assert bool((gap(model, batches.flip(0), update) > 1e-6).all())  # of the other victim
+    assert all(torch.equal(before[name], b) for name, b in model.named_buffers())
+
+
+def test_in_eval_mode_the_running_statistics_are_the_prior() -> None:
+    model, private, update = scene("eval")
+    network = model.network
+    assert isinstance(network, nn.Sequential)
+    features = network[0]((private.images - model.mean) / model.std).view(2, 3, 8, 8, 8).detach()
+    norm = network[1]
+    mean, variance = features.mean((1, 3, 4)), features.var((1, 3, 4), correction=0)
+    expected = (mean - norm.running_mean).square().sum(1) + (variance - norm.running_var).square().sum(1)
+    found = gap(model, private.images.view(2, 3, 1, 8, 8), update)
+    assert torch.allclose(found, 3.0 * expected)  # the first layer counts thrice
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_the_slope_is_that_of_finite_differences(mode: Mode) -> None:
+    model, _, update = scene(mode)
+    generator = torch.Generator().manual_seed(0)
+    plain = BatchStatistics(weight=0.0)
+    labels, rows = torch.tensor([[0, 1, 2]]), torch.tensor([1])
+    attack = BatchStatistics(weight=1.0)
+    whole = attack.matching(model, update, attack.distance(update, generator), generator)
+    without = plain.matching(model, update, plain.distance(update, generator), generator)
+    x = torch.rand((1, 3, 1, 8, 8), generator=generator, dtype=torch.float64)
+    step = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    with client_mode(model, update, generator):
+
+        def value(images: Tensor) -> float:
+            return float(whole(images, labels, rows)[0] - without(images, labels, rows)[0])
+
+        slope = whole(x, labels, rows)[1] - without(x, labels, rows)[1]
+        numeric = (value(x + 1e-5 * step) - value(x - 1e-5 * step)) / 2e-5
+    assert numeric == pytest.approx(float((slope * step).sum()), rel=1e-4)
+
+
+def test_it_helps_in_train_mode(generator: torch.Generator) -> None:
+    model, private = batchnorm_model(), records(8, (1, 8, 8), 3, seed=1)
+    update = shared_update(model, private, batch_size=4, mode="train")
+    errors = []
+    for spec in ("batch-statistics:steps=150:weight=0", "batch-statistics:steps=150:weight=0.1"):
+        images = parse_attack(spec)(model, update, torch.Generator().manual_seed(0)).images
+        assert images is not None
+        errors.append(float(torch.cdist(private.images.view(2, 4, -1), images.flatten(2)).amin(2).mean()))
+    assert errors[1] < errors[0]
+
+
+def test_without_buffers_or_batchnorm_it_does_not_apply(generator: torch.Generator) -> None:
+    model, _, update = scene("eval")
+    with pytest.raises(NotApplicable, match="not exposed"):
+        BatchStatistics(steps=1)(model, replace(update, buffers=None), generator)
+    plain = conv_model()
+    with pytest.raises(NotApplicable, match="no BatchNorm"):
+        BatchStatistics(steps=1)(plain, shared_update(plain, records(2, (1, 8, 8), 3, 1)), generator)
