@@ -128,4 +128,4 @@ def test_the_strongest_adaptive_attack_finds_no_less_than_the_naive_one(name: st
 def test_somewhere_it_finds_more() -> None:
     pairs = [strongest(name) for name in BUILT_IN if name not in NOT_BEATEN]
     more = [a for n, a in pairs if (a.identification.value or 0.0) > (n.identification.value or 0.0)]
-    assert len(more) >= len(pairs) / 3  # in this scene noise at its default hides nothing from either
+    assert len(more) > len(pairs) / 2  # noise at its default, and clipping, hide nothing from either in this scene
