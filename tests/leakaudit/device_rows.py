@@ -31,6 +31,7 @@ from leakaudit.audit import fingerprint, plan, weaker
 from leakaudit.engine import matching as engine
 from leakaudit.engine.stacked import Trials, Unsupported
 from leakaudit.errors import NotApplicable
+from leakaudit.load.generators import picture_generator
 from leakaudit.load.preflight import preflight
 from leakaudit.protocol import registry
 from leakaudit.protocol.attack import Attack, Beforehand
@@ -46,7 +47,7 @@ from leakaudit.score import tuning
 from leakaudit.score.utility import utility
 from leakaudit.work.seeding import forked
 from tests import pretend
-from tests.attacks.attack_scenes import EVERYTHING, Shifted, TinyViT, records
+from tests.attacks.attack_scenes import EVERYTHING, Shifted, TinyViT, pictures_of, records
 
 SHAPE, CLASSES, VICTIMS, LINE_UP = (1, 8, 8), 3, 2, 4
 CASES: dict[str, tuple[str, int, Mode]] = {  # each network, batch and mode beside each other one
@@ -140,6 +141,9 @@ def an_attack(name: str, case: str, device: str) -> Any:
             generator=drawn(1),
             auxiliary=against.auxiliary,
         )
+    if needs.generator:
+        given = pictures_of(SHAPE)
+        update = replace(update, prior=picture_generator(given.make, given.latent, SHAPE, against.device, 0))
     strangers = [name for name, tensor in tensors(update) if tensor.device.type != against.device.type]
     if strangers:
         raise AssertionError(f"not on the model's device: {strangers}")
