@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,7 +14,7 @@ from leakaudit.attacks._attacking import client_mode
 from leakaudit.attacks.inverting_gradients import InvertingGradients, Match
 from leakaudit.engine import matching as engine
 from leakaudit.errors import NotApplicable
-from leakaudit.protocol.attack import Needs
+from leakaudit.protocol.attack import Attack, Needs, Reconstruction
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import PixelModel
@@ -122,6 +122,18 @@ def statistics_gap(model: PixelModel, images: Tensor, victims: Tensor, kept: lis
     return total
 
 
+def group_gap(images: Tensor, victims: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean (x̂ − x̄)² (T,) of pictures (T, B, C, H, W), x̄ being the mean of all trials of a victim, and its slope.
+
+    Yin et al. 2021, eq. 11, without their registration by shifts. x̄ is held fixed in the slope.
+    """
+    count = int(victims.max()) + 1
+    sums = torch.zeros(count, *images.shape[1:], device=images.device, dtype=images.dtype).index_add(0, victims, images)
+    members = torch.bincount(victims, minlength=count).clamp_min(1).to(images.dtype)
+    apart = images - (sums / members.view(-1, 1, 1, 1, 1))[victims]
+    return apart.square().flatten(1).mean(1), 2 * apart / apart[0].numel()
+
+
 @register_attack
 @dataclass(frozen=True, kw_only=True)
 class BatchStatistics(InvertingGradients):
@@ -130,7 +142,7 @@ class BatchStatistics(InvertingGradients):
     Yin et al. 2021 (GradInversion, arXiv 2104.07586, eq. 9), the first two layers weighted more (Ye et al. 2024,
     HF-GradInv). In eval mode μ_l and σ²_l are the running statistics, a prior of natural pictures. In train mode the
     buffers that a client sends give its batch's own, μ = (μ_new − (1 − m)·μ_old)/m (`of_the_batch`): no prior then, but
-    what was seen. The weight is tuned on auxiliary records.
+    what was seen. The weight is tuned on auxiliary records. Restarts are drawn to the mean of a victim's (`group_gap`).
     """
 
     name: ClassVar[str] = "batch-statistics"
@@ -145,11 +157,12 @@ class BatchStatistics(InvertingGradients):
     }
 
     weight: float = 1e-3  # of the statistics beside the match
+    consistency: float = 1.0  # of the restarts among each other, where there are several
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.weight < 0:
-            raise ValueError("weight must not be negative")
+        if min(self.weight, self.consistency) < 0:
+            raise ValueError("weight and consistency must not be negative")
 
     def matching(
         self, model: PixelModel, update: SharedUpdate, distance: engine.Distance, generator: torch.Generator
@@ -174,6 +187,18 @@ class BatchStatistics(InvertingGradients):
                 work = ("statistics", images.shape[1:])
                 found = in_pieces(lambda a, b: gaps(images[a:b], rows[a:b]), len(images), model, work, images.device)
             value, slope = zip(*found, strict=True)
-            return values + self.weight * torch.cat(value), slopes + self.weight * torch.cat(slope)
+            values, slopes = values + self.weight * torch.cat(value), slopes + self.weight * torch.cat(slope)
+            if self.consistency and self.restarts > 1:
+                apart, pull = group_gap(images, rows)
+                values, slopes = values + self.consistency * apart, slopes + self.consistency * pull
+            return values, slopes
 
         return match
+
+    def several(
+        self, choices: Sequence[Attack], model: PixelModel, update: SharedUpdate, generator: torch.Generator
+    ) -> list[Reconstruction]:
+        """Return what each of `choices` does; one after another where restarts are drawn to their own mean."""
+        if self.restarts > 1:
+            return Attack.several(self, choices, model, update, generator)
+        return super().several(choices, model, update, generator)

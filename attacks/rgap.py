@@ -158,10 +158,10 @@ class RGap(Attack):
     layer: it is for gradients that are nearly exact.
     """
 
-    family: ClassVar[str] = "closed-form"
     name: ClassVar[str] = "r-gap"
     summary: ClassVar[str] = "solve a chain of layers from the last to the first, each a system of linear equations"
     source: ClassVar[str] = "Zhu and Blaschko 2021 (R-GAP)"
+    family: ClassVar[str] = "closed-form"
     needs: ClassVar[Needs] = Needs(one_record=True, chain=True)
 
     steps: int = 400  # of conjugate gradients for each layer

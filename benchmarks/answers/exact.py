@@ -53,10 +53,11 @@ def reach(model: PixelModel, images: Tensor) -> int:
     first = model.network[1]  # type: ignore[index]
     with torch.no_grad():
         fires = (first(images.flatten(1)) > 0).double()
+    some = fires.any(1)
     while True:
         alone = fires.sum(0) == 1
         if not bool(alone.any()):
-            return len(fires) - int(fires.any(1).sum())
+            return int((some & ~fires.any(1)).sum())
         fires[fires[:, alone].any(1)] = 0
 
 

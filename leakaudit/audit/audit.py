@@ -195,7 +195,7 @@ def _audit_defense(course: Course, spec: str, defense: Defense, keep_learned: Ke
     updates = Updates(scene, subject, max((piece.attack.asks for piece in pieces if piece.attack), default=0))
     for piece in in_turn(pieces, clock.costs):
         attack = piece.attack
-        if attack and tally.skipped(attack.name) and not lacking(scene, attack, piece.role):
+        if attack and tally.skipped(attack.name) and _can_run(scene, attack, piece.role):
             clock.skip([piece])
             tally.add(skipped(attack, piece.role, plan.victims, tally.settled_by))
             continue
@@ -224,6 +224,12 @@ def _audit_defense(course: Course, spec: str, defense: Defense, keep_learned: Ke
     course.noticed[spec] = (*course.noticed[spec], *more)
     course.rows[spec] = _row(course, subject, tally.results, measured)  # an error that was noticed blocks a pass
     yield
+
+
+def _can_run(scene: Scene, attack: Attack, role: str) -> bool:
+    """Return whether an attack has all it asks for: what has not is told to be not applicable, settled or not."""
+    without = attack.needs.generator and scene.target.generator is None
+    return not without and not lacking(scene, attack, role)
 
 
 def _tally(course: Course, spec: str, pieces: Sequence[Piece]) -> Tally:

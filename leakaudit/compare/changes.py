@@ -36,7 +36,7 @@ class Change:
     after: Estimate
     change: Estimate  # after − before, its interval two-sided
     p: float | None  # one-sided, None where it cannot be tested
-    lost: tuple[str, ...] = ()  # attacks the baseline scored and this result did not, with the reason
+    lost: tuple[str, ...] = ()  # attacks that one side scored and the other did not (of new ones: skipped), and why
     needed: int | None = None  # records that would settle whether identification rose, if the shares stay
     rose: int = 0  # records that leak more than before, and less; of pictures, victims by more than `LEAST_PSNR`
     fell: int = 0
@@ -110,8 +110,12 @@ def _identified(metric: str, was: DefenseResult, now: DefenseResult, handed: boo
 def _pictured(was: DefenseResult, now: DefenseResult, guess: float | None) -> Change:
     """Compare the best picture of each record, by PSNR. What is worse than a guess without an update counts as one."""
     floor = -math.inf if guess is None else guess
-    pairs, lost = _common(was, now, lambda a: a.role != "bound", lambda r: r.psnr)
-    before, after = _worst(pairs, lambda r: None if r.psnr is None else max(r.psnr, floor))
+
+    def score(record: RecordScore) -> float | None:
+        return None if record.psnr is None else max(record.psnr, floor)
+
+    pairs, lost = _common(was, now, lambda a: a.role != "bound", score, LEAST_PSNR)
+    before, after = _worst(pairs, score)
     per_victim = [(math.fsum(after[v]) - math.fsum(before[v])) / len(after[v]) for v in after]
     missing = None if per_victim else "no attack drew a picture on both sides"
     return Change(
@@ -181,25 +185,29 @@ def unlike_settings(before: AttackResult, after: AttackResult) -> str:
 
 
 def _common(
-    was: DefenseResult, now: DefenseResult, wanted: Callable[[AttackResult], bool], score: Score
+    was: DefenseResult, now: DefenseResult, wanted: Callable[[AttackResult], bool], score: Score, least: float = 0.0
 ) -> tuple[list[tuple[AttackResult, AttackResult]], tuple[str, ...]]:
-    """Return the attacks scored on both sides, and those that this result lost, wholly or on some victims.
+    """Return the attacks scored on both sides, and those that only one side can speak of, wholly or on some victims.
 
-    What cannot be run on the model any more is not lost: it leaks nothing by this attack.
+    This result lost them; or the baseline skipped them, and does not know what they find here beyond all that it knew,
+    by more than `least`. What cannot be run on the model any more is not lost: it leaks nothing by this attack.
     """
     here = {a.name: a for a in now.attacks}
-    pairs, lost, skipped = [], [], list[AttackResult]()
+    best = _highest(filter(wanted, was.attacks), score)
+    pairs, lost, skipped, unknown = [], [], list[AttackResult](), list[AttackResult]()
     for a in filter(wanted, was.attacks):
         b = here.get(a.name)
         had = _scored_victims(a, score)
+        if a.settled_by and b is not None and _beyond(best, b, score, least):
+            unknown.append(a)
         if not had:
+            continue
+        if b is not None and b.settled_by:
+            skipped.append(b)
             continue
         other = unlike_settings(a, b) if b is not None else ""
         if other:
             lost.append(f"{a.name} ran with other settings ({other})")
-            continue
-        if b is not None and b.settled_by:
-            skipped.append(b)
             continue
         has = _scored_victims(b, score) if b is not None else frozenset()
         if b is not None and has:
@@ -209,7 +217,24 @@ def _common(
             lost.append(f"{a.name} on {len(had - has)} of {len(had)} victims ({why.rstrip('.')})")
     if skipped:
         lost.append(f"{', '.join(a.name for a in skipped)} ({SKIPPED}, since {skipped[0].reason})")
+    if unknown:
+        lost.append(f"{', '.join(a.name for a in unknown)} ({SKIPPED}, there, since {unknown[0].reason})")
     return pairs, tuple(lost)
+
+
+def _highest(attacks: Iterable[AttackResult], score: Score) -> dict[tuple[int, int], float]:
+    """Return each record's highest score over some attacks."""
+    found: dict[tuple[int, int], float] = {}
+    for attack in attacks:
+        for key, value in _by_record(attack.records, score).items():
+            found[key] = max(found.get(key, -math.inf), value)
+    return found
+
+
+def _beyond(best: dict[tuple[int, int], float], attack: AttackResult, score: Score, least: float) -> bool:
+    """Return whether an attack scores any record higher than the `best` known, by more than `least`."""
+    scored = _by_record(attack.records, score).items()
+    return any(value > best.get(key, -math.inf) + least for key, value in scored)
 
 
 def _scored_victims(attack: AttackResult, score: Score) -> frozenset[int]:

@@ -207,7 +207,7 @@ def _waived(result: AuditResult, rule: Rule | None, check: Check, waivers: Seque
     own = deciding(row, rule) if SCORES[rule.metric].field else frozenset()
     narrowed = replace(rule, defense=escape(check.defense))  # a spec is no pattern
     again = judge_rule(without(result, check.defense, accepted), narrowed)
-    alone = bool(own) and own <= accepted and not why_no_pass(result)  # it speaks of nothing but what was accepted
+    alone = bool(own) and own <= accepted and not why_no_pass(result, row)  # it speaks of nothing but what was accepted
     good = alone or all(c.status == "pass" for c in again)
     if good:
         return replace(check, waiver=force[0])

@@ -35,7 +35,7 @@ def judge_change(change: Change, rule: RegressionRule, p: float | None) -> Check
         message = f"{change.defense}: {_title(change)} cannot be compared: {change.reason}."
         todo = Mend("measure-both")
     elif change.lost:
-        message = f"{change.defense}: the baseline has scores that this result lacks: {'; '.join(change.lost)}."
+        message = f"{change.defense}: not all scores stand on both sides: {'; '.join(change.lost)}."
         skipped = any(f"({SKIPPED}, " in told for told in change.lost)
         todo = Mend("attacks-skipped" if skipped else "run-to-end")
     elif rule.detect is not None and _possible_loss(change) > rule.detect:

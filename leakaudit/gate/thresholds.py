@@ -183,7 +183,7 @@ def _scores(result: AuditResult, defense: DefenseResult, rule: Rule) -> Check:
         todo = Mend("run-to-end")
     names = tuple(a.name for a, _ in deciding) if status != "pass" else ()
     message = f"{defense.spec}: {words}{also}."
-    why = why_no_pass(result) if status == "pass" else ()
+    why = why_no_pass(result, defense) if status == "pass" else ()
     if why:
         status, message = "inconclusive", f"{message} {' '.join(sentences(why))}"
         todo = _more_evidence(result, why)
@@ -213,16 +213,16 @@ def _named(defense: DefenseResult, rule: Rule) -> list[AttackResult]:
     return [a for a in named if not kinds or a.kind in kinds]
 
 
-def why_no_pass(result: AuditResult) -> tuple[Reason, ...]:
-    """Return why no score of this audit may pass, whatever it is: the reasons that hold for its verdict as well."""
-    return (*caps_of(result), *uncontrolled(result), *_unplanted(result))
+def why_no_pass(result: AuditResult, defense: DefenseResult) -> tuple[Reason, ...]:
+    """Return why no score of a defense may pass, whatever it is: the reasons that hold for its verdict as well."""
+    return (*caps_of(result), *uncontrolled(result), *_unplanted(result, defense))
 
 
-def _unplanted(result: AuditResult) -> tuple[Reason, ...]:
-    """Return why nothing follows of a server that may change the model, by the attacks on the undefended one."""
+def _unplanted(result: AuditResult, defense: DefenseResult) -> tuple[Reason, ...]:
+    """Return why nothing follows of a server that may change the model: what worked without a defense was not tried."""
     control = result.control()
     row = control.attacks if control else ()
-    return unplanted(row, row, control_in(result).floor) if result.exposure.get(PLANTING) else ()
+    return unplanted(defense.attacks, row, control_in(result).floor) if result.exposure.get(PLANTING) else ()
 
 
 def uncontrolled(result: AuditResult) -> tuple[Reason, ...]:

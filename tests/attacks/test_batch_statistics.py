@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from leakaudit.attacks._attacking import client_mode
-from leakaudit.attacks.batch_statistics import BatchStatistics, kept_statistics, of_the_batch, seen_by, statistics_gap
+from leakaudit.attacks.batch_statistics import (
+    BatchStatistics,
+    group_gap,
+    kept_statistics,
+    of_the_batch,
+    seen_by,
+    statistics_gap,
+)
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.gradients import Mode
@@ -108,6 +115,29 @@ def test_it_helps_in_train_mode(generator: torch.Generator) -> None:
         assert images is not None
         errors.append(float(torch.cdist(private.images.view(2, 4, -1), images.flatten(2)).amin(2).mean()))
     assert errors[1] < errors[0]
+
+
+def test_restarts_are_drawn_to_their_own_mean(generator: torch.Generator) -> None:
+    images = torch.rand((5, 2, 1, 3, 3), generator=generator, dtype=torch.float64)
+    victims = torch.tensor([0, 0, 2, 0, 2])
+    value, slope = group_gap(images, victims)
+    for v in (0, 2):
+        own = images[victims == v]
+        assert torch.allclose(value[victims == v], (own - own.mean(0)).square().mean((1, 2, 3, 4)))
+    x = images.clone().requires_grad_(True)
+    fixed = torch.stack([images[victims == v].mean(0) for v in victims.tolist()])
+    (expected,) = torch.autograd.grad((x - fixed).square().mean((1, 2, 3, 4)).sum(), x)
+    assert torch.allclose(slope, expected)
+    alone, none = group_gap(images[:1], victims[:1])
+    assert float(alone) == 0
+    assert not bool(none.any())
+    model = batchnorm_model()
+    update = shared_update(model, records(4, (1, 8, 8), 3, seed=1), batch_size=2)
+    spec = "batch-statistics:steps=4:restarts=2:consistency="
+    runs = [parse_attack(spec + w)(model, update, torch.Generator().manual_seed(0)).images for w in ("0", "100")]
+    assert runs[0] is not None
+    assert runs[1] is not None
+    assert not torch.equal(runs[0], runs[1])
 
 
 def test_without_buffers_or_batchnorm_it_does_not_apply(generator: torch.Generator) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import pytest
 import torch
+from torch import nn
 
 from leakaudit.audit import attacking, updates
 from leakaudit.audit.attacking import attacked
@@ -76,12 +78,16 @@ def test_the_victims_get_what_is_planted_and_nobody_else_does() -> None:
 
 
 def test_what_is_planted_knows_no_private_record() -> None:
-    of = scene()
+    of = scene(replace(PLAN, batch_size=2))
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 2))
+    of = replace(of, target=replace(of.target, model=PixelModel(network)))  # each of them can plant in it
     Spy.seen.clear()
     others = replace(of.target.private, images=1 - of.target.private.images)
     elsewhere = replace(of, target=replace(of.target, private=others))
     for name in sorted(PLANTERS):
-        planted = [updates.planted(s, parse_attack(name), target().model).state_dict() for s in (of, elsewhere)]
+        planted = [
+            updates.planted(s, parse_attack(name), copy.deepcopy(of.target.model)).state_dict() for s in (of, elsewhere)
+        ]
         assert planted[0].keys() == planted[1].keys()
         assert all(torch.equal(planted[0][key], planted[1][key]) for key in planted[0])
     attacked(Updates(of, subject(of)), Spy(), "standard")

@@ -125,11 +125,9 @@ def test_what_is_skipped_is_said_and_changes_no_verdict(short: AuditResult, whol
     assert [a.role for a in ours.attacks] == [a.role for a in theirs.attacks]
     skipped = [a for a in ours.attacks if a.settled_by]
     assert {a.settled_by for a in skipped} == {"analytic"}
-    assert {a.name for a in skipped} == {
-        "replay",
-        "learned-inversion",
-        "inverting-gradients",
-    }
+    names = {a.name for a in skipped}
+    assert names >= {"replay", "learned-inversion", "inverting-gradients"}
+    assert not names & set(FAST["attacks"])  # asked for by name
     assert not any(a.settled_by for d in whole.defenses for a in d.attacks)
     assert not any(a.settled_by for a in row(short, "none").attacks)
     kept = [(a, b) for a, b in zip(ours.attacks, theirs.attacks, strict=True) if not a.settled_by]
