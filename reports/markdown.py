@@ -17,6 +17,7 @@ from leakaudit.files.writing import append
 from leakaudit.judge import ranking
 from leakaudit.judge.conclusions import conclusions, repeats
 from leakaudit.judge.findings import accepted, unused_mend
+from leakaudit.judge.verdict import SKIPPED
 from leakaudit.reports import examined, view
 from leakaudit.reports.markdown_text import code, item, literal, row, table
 from leakaudit.result import dates, numbers
@@ -210,7 +211,7 @@ def _findings(result: AuditResult, outcome: Outcome | None) -> Section:
         f"- {SYMBOLS[f.severity]}{', waived,' if accepted(f) else ''} {code(f.id)}: {literal(f.message, FINDING)} "
         f"**What to do:** {literal(f.mend)}"
         for f in conclusions(result, outcome)
-        if f.severity != "info"
+        if (f.severity != "info" or f.id == SKIPPED)
         and not f.id.startswith(("gate-", "waiver-"))
         and not any(repeats(check, f) for check in shown if check.rule != "complete")
     ]

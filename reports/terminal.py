@@ -247,6 +247,7 @@ def _left(result: AuditResult, sentences: int = 0) -> str:
         counted(left.warnings, "warning") if left.warnings else "",
         counted(left.waivers, "waiver") if left.waivers else "",
         counted(left.notes, "note") if left.notes else "",
+        counted(left.skipped, "attack") + " skipped once a verdict was settled" if left.skipped else "",
     )
     told = [part for part in parts if part]
     return f"Not told here: {', '.join(told)}; see the report, or --verbose." if told else ""

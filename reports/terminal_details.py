@@ -142,6 +142,7 @@ class Left:
     warnings: int
     waivers: int
     notes: int
+    skipped: int  # attacks that could not change a settled verdict
 
 
 def left_out(result: AuditResult) -> Left:
@@ -159,6 +160,7 @@ def left_out(result: AuditResult) -> Left:
         warnings=sum(finding.severity != "info" for finding in result.findings),
         waivers=len(result.waivers),
         notes=len(noted(result)),
+        skipped=sum(f.skipped for f in known),
     )
 
 

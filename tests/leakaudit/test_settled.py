@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import io
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 import leakaudit
 from leakaudit.audit import plan
@@ -28,6 +30,8 @@ from leakaudit.judge.settled import drawer, settled
 from leakaudit.judge.verdict import judge, rejudge
 from leakaudit.protocol.amounts import Amount
 from leakaudit.protocol.registry import parse_attack, parse_defense
+from leakaudit.reports import markdown
+from leakaudit.reports.terminal import summary
 from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Known, Waiver, from_json, to_json
 from leakaudit.stats.intervals import median
 from leakaudit.watch.forecast import Forecast
@@ -158,6 +162,14 @@ def test_one_line_says_it(short: AuditResult) -> None:
     skipped = {a.name for a in row(short, "clip").attacks if a.settled_by}
     lost = {f.evidence["attack"] for f in conclusions(short) if f.id == "attack-not-scored"}
     assert not skipped & lost
+
+
+def test_terminal_and_markdown_say_it_too(short: AuditResult) -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    summary(short, console)
+    count = sum(bool(a.settled_by) for d in short.defenses for a in d.attacks)
+    assert f"{count} attacks skipped once a verdict was settled" in " ".join(console.export_text().split())
+    assert "clip: skipped, since the verdict was settled by analytic" in markdown.render(short, None)
 
 
 def rows(*attacks: AttackResult, **changes: Any) -> AuditResult:
