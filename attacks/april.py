@@ -129,7 +129,7 @@ def patches_of(tokens: Tokens, slope: Tensor, weights: tuple[Tensor | None, Tens
     if embedding is not None:
         right = embedding.double().flatten(1)
         found = least_squares(own.T, right, rounding)
-        return found, (own.T @ found - right).norm()
+        return found, _left(own.T @ found, right, rounding)
     assert projections is not None
     assert tokens.attention is not None
     right = (projections.double().T @ tokens.attention.in_proj_weight.detach().double()).T
@@ -138,7 +138,13 @@ def patches_of(tokens: Tokens, slope: Tensor, weights: tuple[Tensor | None, Tens
     if tokens.patches.bias is not None:
         made = made - tokens.patches.bias.detach()
     weight = tokens.patches.weight.detach().double().flatten(1)
-    return made @ torch.linalg.pinv(weight).T, (slope.T @ inputs - right).norm()
+    return made @ torch.linalg.pinv(weight).T, _left(slope.T @ inputs, right, rounding)
+
+
+def _left(made: Tensor, right: Tensor, rounding: float) -> Tensor:
+    """Return the norm of what equations leave, zero where it is rounding."""
+    rest: Tensor = (made - right).norm()
+    return torch.where(rest > 100 * rounding * right.norm(), rest, 0.0)
 
 
 def _joined(patches: Tensor, tokens: Tokens, shape: tuple[int, int, int]) -> Tensor:

@@ -85,6 +85,7 @@ class Fishing(InvertingGradients):
     name: ClassVar[str] = "fishing"
     summary: ClassVar[str] = "malicious server: a last layer that passes one class's gradient back, and inversion of it"
     source: ClassVar[str] = "Wen et al. 2022 (Fishing for User Data)"
+    family: ClassVar[str] = "malicious-server"
     requires: ClassVar[frozenset[str]] = frozenset({"model_control", "auxiliary"})
     examines: ClassVar[frozenset[str]] = frozenset({"anything"})
     needs: ClassVar[Needs] = Needs(several_records=True)

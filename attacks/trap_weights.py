@@ -62,6 +62,7 @@ class TrapWeights(Peeling):
     name: ClassVar[str] = "trap-weights"
     summary: ClassVar[str] = "malicious server: a first dense layer whose units each fire for few records, and peeling"
     source: ClassVar[str] = "Boenisch et al. 2021 (When the Curious Abandon Honesty)"
+    family: ClassVar[str] = "malicious-server"
     requires: ClassVar[frozenset[str]] = frozenset({"model_control", "auxiliary"})
     examines: ClassVar[frozenset[str]] = frozenset({"anything"})
 

@@ -102,5 +102,5 @@ SITUATIONS = (
     Situation("trained ResNet-20, B = 1, identified", 2, "of 16", _QUALITY, partial(identified, "resnet20"), goal=12),
     Situation("trained ResNet-20, B = 1, PSNR", 13.95, "dB", _GEIPING, partial(decibels, "resnet20")),
     Situation("trained ResNet-56, B = 1, identified", None, "of 16", _NONE, partial(identified, "resnet56"), goal=8),
-    Situation("trained ResNet-20, B = 8, train mode, identified", None, "of 16", _NONE, in_batches, goal=4),
+    Situation("trained ResNet-20, B = 8, train mode", None, "of 16", _NONE, in_batches, goal=4),
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from leakaudit.audit import fingerprint, provenance
-from leakaudit.audit.attacking import attacked, lacking
+from leakaudit.audit.attacking import attacked, can_run
 from leakaudit.audit.canary import Planting, planted
 from leakaudit.audit.clock import Clock
 from leakaudit.audit.costs import NOMINAL, measured
@@ -29,6 +29,7 @@ from leakaudit.judge.scope import assumptions, not_tested
 from leakaudit.judge.settled import Tally, drawer
 from leakaudit.judge.verdict import Case, errors_of, judge, overall
 from leakaudit.judge.words import sentences
+from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.defense import Defense, replaces_records
 from leakaudit.protocol.registry import parse_attack
 from leakaudit.protocol.stages import CHANGES
@@ -195,7 +196,7 @@ def _audit_defense(course: Course, spec: str, defense: Defense, keep_learned: Ke
     updates = Updates(scene, subject, max((piece.attack.asks for piece in pieces if piece.attack), default=0))
     for piece in in_turn(pieces, clock.costs):
         attack = piece.attack
-        if attack and tally.skipped(attack.name) and _can_run(scene, attack, piece.role):
+        if attack and tally.skipped(attack.name) and can_run(scene, attack, piece.role):
             clock.skip([piece])
             tally.add(skipped(attack, piece.role, plan.victims, tally.settled_by))
             continue
@@ -224,12 +225,6 @@ def _audit_defense(course: Course, spec: str, defense: Defense, keep_learned: Ke
     course.noticed[spec] = (*course.noticed[spec], *more)
     course.rows[spec] = _row(course, subject, tally.results, measured)  # an error that was noticed blocks a pass
     yield
-
-
-def _can_run(scene: Scene, attack: Attack, role: str) -> bool:
-    """Return whether an attack has all it asks for: what has not is told to be not applicable, settled or not."""
-    without = attack.needs.generator and scene.target.generator is None
-    return not without and not lacking(scene, attack, role)
 
 
 def _tally(course: Course, spec: str, pieces: Sequence[Piece]) -> Tally:

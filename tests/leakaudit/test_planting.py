@@ -18,6 +18,8 @@ from leakaudit.audit.plan import Plan, attacks_for
 from leakaudit.audit.scene import Scene, set_scene
 from leakaudit.audit.updates import Updates
 from leakaudit.errors import UserError
+from leakaudit.gate.assertions import Rule
+from leakaudit.gate.thresholds import judge_rule
 from leakaudit.judge.verdict import Case, judge
 from leakaudit.protocol.attack import Attack, Beforehand, Reconstruction
 from leakaudit.protocol.client import SharedUpdate
@@ -27,6 +29,9 @@ from leakaudit.protocol.target import PixelModel
 from leakaudit.result.rules import PLANTING
 from leakaudit.result.schema import AttackResult, Examined, Verdict
 from tests.leakaudit.audited import target
+from tests.leakaudit.results import attack, defense, lost, result, some
+
+FACTS = ("defense", "auxiliary", PLANTING)
 
 PLAN = Plan(exposure="malicious-server", records=8, candidates=8, utility=False, battery="quick", images="full")
 PLANTERS = {name for name, cls in attacks().items() if cls.plants()}
@@ -96,6 +101,20 @@ def test_what_is_planted_knows_no_private_record() -> None:
     private = {tuple(picture.flatten().tolist()) for picture in of.target.private.images}
     assert not private & {tuple(picture.flatten().tolist()) for picture in known.auxiliary.images}
     assert set(vars(known)) == {"input_shape", "classes", "batch_size", "loss", "mode", "auxiliary"}
+
+
+@pytest.mark.parametrize("scored", [True, False])
+def test_no_score_passes_a_defense_that_planted_attacks_were_not_tried_on(scored: bool) -> None:
+    def planted(hits: int) -> AttackResult:
+        return replace(attack(some(hits), name="imprint", psnr=[8.0] * 40), requires=(PLANTING,))
+
+    lacks = replace(lost("imprint", "not-applicable", 40, "no bins are in the model"), requires=(PLANTING,))
+    row = defense("strip", attack(some(0), psnr=[8.0] * 40), planted(0) if scored else lacks)
+    control = defense("none", attack(some(40), psnr=[40.0] * 40), planted(40))
+    made = result(control, row, exposure={"preset": "malicious-server", **dict.fromkeys(FACTS, True)})
+    for rule in (Rule("psnr", "max", 20.0), Rule("identification", "max", 0.25, attack="*")):
+        (check,) = [c for c in judge_rule(made, rule) if c.defense == "strip"]
+        assert check.status == ("pass" if scored else "inconclusive"), check.message
 
 
 def test_what_is_planted_must_be_a_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,7 +131,9 @@ def test_what_is_skipped_is_said_and_changes_no_verdict(short: AuditResult, whol
     assert not any(a.settled_by for d in whole.defenses for a in d.attacks)
     assert not any(a.settled_by for a in row(short, "none").attacks)
     kept = [(a, b) for a, b in zip(ours.attacks, theirs.attacks, strict=True) if not a.settled_by]
-    assert {a.name for a, _ in kept} == set(FAST["attacks"])
+    never = {a.name for a, _ in kept if facts_of(a).inapplicable}
+    assert never == {"generative-prior"}  # no generator was given: it would not have run, settled or not
+    assert {a.name for a, _ in kept} == set(FAST["attacks"]) | never
     assert all(a == b for a, b in kept)
     for a in skipped:
         assert a.statuses == {"skipped": 8}
@@ -153,7 +155,9 @@ def test_a_full_battery_skips_nothing() -> None:
 def test_one_line_says_it(short: AuditResult) -> None:
     told = [f for f in conclusions(short) if "skipped" in f.message]
     assert [(f.id, f.severity) for f in told] == [("attacks-skipped", "info")]
-    assert not any(f.id == "attack-not-scored" and f.evidence["defense"] == "clip" for f in conclusions(short))
+    skipped = {a.name for a in row(short, "clip").attacks if a.settled_by}
+    lost = {f.evidence["attack"] for f in conclusions(short) if f.id == "attack-not-scored"}
+    assert not skipped & lost
 
 
 def rows(*attacks: AttackResult, **changes: Any) -> AuditResult:
@@ -220,6 +224,32 @@ def test_a_baseline_that_ran_what_is_skipped_now_is_not_known_to_be_kept() -> No
     assert (check.status, check.todo.id) == ("inconclusive", "attacks-skipped")
     (same,) = [c for c in changes(HALF, HALF) if c.metric == "identification" and c.defense == "prune"]
     assert same.lost == ()
+
+
+def test_a_baseline_that_skipped_an_attack_knows_nothing_of_what_it_finds_now() -> None:
+    rule = RegressionRule("identification", "error", 0.3)
+
+    def now(hits: int) -> tuple[Any, Any]:
+        after = rows(REPLAYED, attack(some(hits), name="dlg"))
+        (change,) = [c for c in changes(HALF, after) if c.metric == "identification" and c.defense == "prune"]
+        return change, judge_change(change, rule, 1.0)
+
+    change, check = now(40)
+    assert change.lost == ("dlg (skipped, there, since the verdict was settled by replay)",)
+    assert check.status == "inconclusive"
+    assert check.todo.id == "attacks-skipped"
+    change, check = now(4)  # all of them records that the baseline identified by another attack
+    assert change.lost == ()
+    assert check.status == "pass"
+
+
+def test_what_was_tuned_there_and_skipped_here_is_said_to_be_skipped() -> None:
+    tuned = replace(attack(some(9), name="dlg"), settings={"tv": 0.1}, tuned={"tv": 0.1})
+    here = rows(REPLAYED, passed_over("dlg", settings={"tv": 0.2}))
+    (change,) = [
+        c for c in changes(rows(REPLAYED, tuned), here) if c.metric == "identification" if c.defense == "prune"
+    ]
+    assert change.lost == ("dlg (skipped, since the verdict was settled by replay)",)
 
 
 def test_advice_compares_by_what_ran_on_all() -> None:
