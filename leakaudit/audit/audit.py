@@ -29,7 +29,6 @@ from leakaudit.judge.scope import assumptions, not_tested
 from leakaudit.judge.settled import Tally, drawer
 from leakaudit.judge.verdict import Case, errors_of, judge, overall
 from leakaudit.judge.words import sentences
-from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.defense import Defense, replaces_records
 from leakaudit.protocol.registry import parse_attack
 from leakaudit.protocol.stages import CHANGES
