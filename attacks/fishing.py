@@ -81,7 +81,6 @@ class Fishing(InvertingGradients):
     asks that no record of another class exceeds it.
     """
 
-    family: ClassVar[str] = "malicious-server"
     name: ClassVar[str] = "fishing"
     summary: ClassVar[str] = "malicious server: a last layer that passes one class's gradient back, and inversion of it"
     source: ClassVar[str] = "Wen et al. 2022 (Fishing for User Data)"

@@ -58,7 +58,6 @@ class TrapWeights(Peeling):
     It applies where `peeling` does: the first layer with weights must be dense and fed the picture.
     """
 
-    family: ClassVar[str] = "malicious-server"
     name: ClassVar[str] = "trap-weights"
     summary: ClassVar[str] = "malicious server: a first dense layer whose units each fire for few records, and peeling"
     source: ClassVar[str] = "Boenisch et al. 2021 (When the Curious Abandon Honesty)"

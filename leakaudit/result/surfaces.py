@@ -48,7 +48,7 @@ SURFACES = (
     Surface(
         "layer-by-layer",
         "Attacks that solve layers' equations beyond `analytic` and `peeling` (R-GAP, SPEAR, APRIL, cocktail party): "
-        "they run where `--attack` names them.",
+        "they run where they apply and `--attack` names them.",
     ),
 )
 
