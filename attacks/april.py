@@ -174,6 +174,7 @@ class April(Attack):
     name: ClassVar[str] = "april"
     summary: ClassVar[str] = "closed form: a vision transformer's learnt positions give away its patches"
     source: ClassVar[str] = "Lu et al. 2022 (APRIL)"
+    covers: ClassVar[frozenset[str]] = frozenset({"layer-by-layer"})
     needs: ClassVar[Needs] = Needs(one_record=True, tokens=True)
     closed_form: ClassVar[bool] = True
 

@@ -145,6 +145,7 @@ class BatchStatistics(InvertingGradients):
     what was seen. The weight is tuned on auxiliary records. Restarts are drawn to the mean of a victim's (`group_gap`).
     """
 
+    family: ClassVar[str] = "matching"
     name: ClassVar[str] = "batch-statistics"
     summary: ClassVar[str] = "inverting gradients, with the BatchNorm statistics that were sent"
     source: ClassVar[str] = "Yin et al. 2021 (GradInversion); Huang et al. 2021; Ye et al. 2024 (HF-GradInv)"

@@ -93,6 +93,7 @@ class CocktailParty(Attack):
     name: ClassVar[str] = "cocktail-party"
     summary: ClassVar[str] = "unmix a dense layer's gradient by independent components, then invert the features"
     source: ClassVar[str] = "Kariyappa et al. 2023 (Cocktail Party Attack); differences and polishing formulated here"
+    covers: ClassVar[frozenset[str]] = frozenset({"layer-by-layer"})
     grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"tv": (1e-3, 1e-2, 1e-1, 1.0)}
     effort: ClassVar[tuple[Effort, ...]] = ("steps",)
 

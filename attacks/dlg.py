@@ -151,6 +151,7 @@ class DLG(Attack):
 class IDLG(DLG):
     """DLG with the label inferred from the last layer first (Zhao et al. 2020, arXiv 2001.02610)."""
 
+    family: ClassVar[str] = "matching"
     name: ClassVar[str] = "idlg"
     summary: ClassVar[str] = "infer the label, then match gradients in the picture (L-BFGS)"
     source: ClassVar[str] = "Zhao et al. 2020"

@@ -67,6 +67,7 @@ class Expectation(InvertingGradients):
     nothing need be drawn. What noise changes is the weight that the prior deserves: the grid reaches further up.
     """
 
+    family: ClassVar[str] = "matching"
     name: ClassVar[str] = "expectation"
     summary: ClassVar[str] = "inverting gradients in expectation over the defense's randomness, stronger prior"
     source: ClassVar[str] = "Geiping et al. 2020; Athalye et al. 2018"

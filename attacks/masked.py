@@ -52,6 +52,7 @@ class MaskedMatching(InvertingGradients):
     (`completed`). The mask is read off the update itself, so nothing need be known about the defense.
     """
 
+    family: ClassVar[str] = "matching"
     name: ClassVar[str] = "masked-matching"
     summary: ClassVar[str] = "inverting gradients on the entries that survived pruning"
     source: ClassVar[str] = "Geiping et al. 2020; the mask of the pruned update as a constraint"

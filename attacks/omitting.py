@@ -83,6 +83,7 @@ class OmittingLayers(InvertingGradients):
     Where the defense touches no layer, this is inverting gradients. Raises NotApplicable if the defense is not exposed.
     """
 
+    family: ClassVar[str] = "matching"
     name: ClassVar[str] = "omitting-layers"
     summary: ClassVar[str] = "inverting gradients on the layers that the defense does not touch"
     source: ClassVar[str] = "Balunović et al. 2022; Scheliga et al. 2022"

@@ -46,6 +46,7 @@ class SignMatching(InvertingGradients):
     CNN of six layers (14.4 to 27.9). A hinge on wrong signs was 0.7 dB behind on LeNet and even on the CNN.
     """
 
+    family: ClassVar[str] = "matching"
     name: ClassVar[str] = "sign-matching"
     summary: ClassVar[str] = "inverting gradients on the signs of the entries alone"
     source: ClassVar[str] = "Geiping et al. 2020; a soft sign of the candidate's gradient against signSGD's"
@@ -114,6 +115,7 @@ class QuantisationAware(InvertingGradients):
     layers (14.2 to 19.8). The constraint alone, by which an error within one step costs nothing, came to 16.0 and 15.8.
     """
 
+    family: ClassVar[str] = "matching"
     name: ClassVar[str] = "quantisation-aware"
     summary: ClassVar[str] = "inverting gradients with every entry's error in units of its rounding"
     source: ClassVar[str] = "Geiping et al. 2020; the variance of the stochastic rounding of Alistarh et al. 2017"

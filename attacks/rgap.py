@@ -162,6 +162,7 @@ class RGap(Attack):
     summary: ClassVar[str] = "solve a chain of layers from the last to the first, each a system of linear equations"
     source: ClassVar[str] = "Zhu and Blaschko 2021 (R-GAP)"
     family: ClassVar[str] = "closed-form"
+    covers: ClassVar[frozenset[str]] = frozenset({"layer-by-layer"})
     needs: ClassVar[Needs] = Needs(one_record=True, chain=True)
 
     steps: int = 400  # of conjugate gradients for each layer

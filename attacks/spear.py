@@ -36,9 +36,11 @@ class Spear(Peeling):
     It applies where `peeling` does; `samples` are drawn for each update at most.
     """
 
+    family: ClassVar[str] = "closed-form"
     name: ClassVar[str] = "spear"
     summary: ClassVar[str] = "tell a batch's records apart by the zeros that ReLU leaves in the slopes of a dense layer"
     source: ClassVar[str] = "Dimitrov et al. 2024 (SPEAR)"
+    covers: ClassVar[frozenset[str]] = frozenset({"layer-by-layer"})
     closed_form: ClassVar[bool] = False
 
     samples: int = 1_000_000  # sets of rows drawn for one update, at most: enough for some 18 records

@@ -77,6 +77,7 @@ class Untransform(InvertingGradients):
     `rehearsals` updates of auxiliary records where there are any (0: not at all).
     """
 
+    family: ClassVar[str] = "matching"
     name: ClassVar[str] = "untransform"
     summary: ClassVar[str] = "invert to the transformed record, then undo the known transform by optimisation"
     source: ClassVar[str] = "Geiping et al. 2020; the transform in the loop, formulated here"

@@ -73,7 +73,7 @@ def rows(kind: str) -> list[Row]:
 
 def _scene(cls: Any) -> list[str]:
     """Return what an attack must meet to do its work: names of `Needs`, and the defense whose mark it reads."""
-    return [str(value) if name == "defense" else name for name, value in asdict(cls.needs).items() if value]
+    return [f"the defense {value}" if name == "defense" else name for name, value in asdict(cls.needs).items() if value]
 
 
 def _score(score: Score) -> Row:

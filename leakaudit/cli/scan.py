@@ -113,8 +113,8 @@ def scan(  # noqa: PLR0913 - a command: its options
             "--attack",
             "-a",
             metavar="SPEC",
-            help="Replace the battery's attacks: a spec likewise; repeat. What the audit chooses for a defense runs "
-            "all the same; with others left out nothing is a pass.",
+            help="Replace the battery's attacks: name[:setting=value…], or path.py:Class; no commas: repeat for "
+            "several. What the audit chooses for a defense runs all the same; with others left out nothing is a pass.",
             autocompletion=names.attacks,
             rich_help_panel=WHAT,
         ),

@@ -129,7 +129,10 @@ def parse_attack(spec: str) -> Attack:
 
     Raises UserError, UnknownName where nothing known so far has the name.
     """
-    found: Attack = _parse(_checked(spec, "attack"), "attack")
+    parts = _checked(spec, "attack").split(",")
+    if len(parts) > 1 and all(split(part)[0] in attacks() for part in parts):
+        raise UserError(f"{short(spec)} is {len(parts)} attacks, no chain: give each by an --attack of its own.")
+    found: Attack = _parse(spec, "attack")
     return found
 
 

@@ -30,16 +30,26 @@ SURFACES = (
     ),
     Surface(
         "generative-prior",
-        "Attacks with a pretrained generative prior (GAN or diffusion), which can beat the smoothness prior used here.",
+        "Attacks with a generator of pictures (`generator` in model.py), which can beat a smoothness prior.",
     ),
+    Surface("other-priors", "Pretrained diffusion models, and generators other than one that model.py gives."),
     Surface(
         "malicious-server",
-        "A malicious server that changes the model (imprinting, trap weights, fishing).",
+        "A malicious server that changes the model (imprinting, trap weights, fishing): `--exposure malicious-server` "
+        "attacks as one.",
         fact="model_control",
+    ),
+    Surface(
+        "patient-server",
+        "A malicious server that trains what it plants (SEER), or plants something else for each client (LOKI).",
     ),
     Surface("several-rounds", "Averaging over several rounds of the same records."),
     Surface("local-steps", "Updates after several local steps (FedAvg)."),
-    Surface("layer-by-layer", "Attacks that solve layer by layer (R-GAP, SPEAR, APRIL)."),
+    Surface(
+        "layer-by-layer",
+        "Attacks that solve layers' equations beyond `analytic` and `peeling` (R-GAP, SPEAR, APRIL, cocktail party): "
+        "they run where they apply and `--attack` names them.",
+    ),
 )
 
 

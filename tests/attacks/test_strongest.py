@@ -73,6 +73,22 @@ def test_every_attack_is_of_one_family_and_every_family_has_one() -> None:
         assert f"`{name}`" in rows[family], f"docs/attacks.md names {name} beside no family"
 
 
+def test_no_attack_has_its_family_from_another_by_accident() -> None:
+    """What derives from `inverting-gradients` may rest on another idea: each says its own, or has it of a base."""
+    registered = set(attacks().values())
+    for name, cls in attacks().items():
+        says = next(base for base in cls.__mro__ if vars(base).get("family"))
+        assert says is cls or says not in registered, f"{name} has its family of {says.__name__}"
+    for name in ("imprint", "trap-weights", "fishing"):
+        assert family_of(attacks()[name]) == "malicious-server"
+
+
+def test_the_page_names_every_family_once() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "attacks.md").read_text(encoding="utf-8")
+    section = page.split("## Families")[1].split("\n## ")[0]
+    assert re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE) == list(dict.fromkeys(FAMILIES))
+
+
 def test_an_attack_that_says_nothing_has_the_family_of_what_it_is() -> None:
     class Own(Attack):
         name = "own"

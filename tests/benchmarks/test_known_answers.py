@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from benchmarks import known_answers
 from benchmarks.answers.situation import CannotRebuild, Outcome, Situation
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def absent(quick: bool) -> Outcome:
@@ -64,3 +67,17 @@ def test_every_situation_names_its_source_and_what_must_be_reached() -> None:
 def test_the_oldest_known_answer_is_reached(shared: Path) -> None:
     dense = next(each for each in known_answers.situations() if each.name.startswith("dense layer"))
     assert known_answers.measured(dense, quick=True).reached is True
+
+
+def test_every_choice_that_a_page_names_has_situations(capsys: pytest.CaptureFixture[str]) -> None:
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")]
+    found = [
+        words.split()
+        for page in pages
+        for words in re.findall(r"benchmarks\.known_answers --only ([\w. -]+)", page.read_text(encoding="utf-8"))
+    ]
+    assert found
+    for words in found:
+        for word in words:
+            assert known_answers.main(["--list", "--only", word]) == 0, word
+    assert capsys.readouterr().out

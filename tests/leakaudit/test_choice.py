@@ -62,3 +62,10 @@ def test_it_is_shown_and_given_as_values(
     assert "gaussian may change, as its code tells: the update of the batch" in shown
     sentence(run("list", "attacks", "-d", "gausian"), "did you mean 'gaussian'")
     sentence(run("list", "metrics", "-d", "gaussian"), "leakaudit list attacks --defense")
+
+
+def test_a_defense_that_an_attack_needs_is_called_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run: Run = caller(monkeypatch, tmp_path, capsys, "")
+    assert "needs the defense gaussian" in run("list", "attacks").out

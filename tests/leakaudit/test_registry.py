@@ -66,3 +66,11 @@ def test_a_wrong_defense_is_one_sentence(spec: str, words: str) -> None:
 def test_a_wrong_attack_is_one_sentence() -> None:
     with pytest.raises(UserError, match=r"a whole number, not .1\.5."):
         registry.parse_attack("inverting-gradients:steps=1.5")
+
+
+def test_attacks_do_not_chain_and_the_error_says_what_to_type() -> None:
+    for spec in ("spear,april", "dlg:steps=2, idlg"):
+        with pytest.raises(UserError, match=r"is 2 attacks, .*: give each by an --attack of its own"):
+            registry.parse_attack(spec)
+    with pytest.raises(registry.UnknownName, match="unknown attack 'spear,nobody'"):
+        registry.parse_attack("spear,nobody")
