@@ -292,16 +292,29 @@ def peeled(scene: Scene, whole: Rows, generator: torch.Generator) -> Peeled:
     return Peeled(found, left, rows)
 
 
-def repeated(found: list[Peel], whole: Rows, batch: int, generator: torch.Generator) -> list[Peel]:
-    """Return the records, none of them proved from the first on that fills several slots, unless the rank allows it.
+def certain(result: Peeled, whole: Rows, batch: int, generator: torch.Generator) -> list[Peel]:
+    """Return the records, those no longer proved that may be several nearly equal pictures in one.
 
-    Nearly equal pictures are explained as one picture between them, as often as there are records: but the update of
-    one record several times has a rank that much below the batch's size, and theirs has not.
+    Such pictures are explained as one picture between them, as often as there are records. Where every slot has a
+    record of its own, none is. Else all must hold one share: 1 without a defense, or one that more than half of the
+    batch's records hold, each once, for which there is no room if each was several. And a record that holds it several
+    times is that often in the batch only if the rank of the update is that much below the batch's size.
     """
-    first = next((i for i, p in enumerate(found) if p.times > 1), len(found))
-    if first == len(found) or column_space(whole, batch, generator).rank <= batch - sum(p.times - 1 for p in found):
+    found = result.found
+    if not result.left and all(p.times == 1 for p in found):
         return found
-    return found[:first] + [replace(p, proved=False) for p in found[first:]]
+    share = 1.0
+    if not any(p.proved and abs(p.share / p.times - 1) < LOOSE for p in found):
+        share = statistics.median_low([p.share for p in found if p.proved] or [1.0])
+        if 2 * sum(p.proved and abs(p.share / share - 1) < LOOSE for p in found) <= batch:
+            return [replace(p, proved=False) for p in found]
+    often = [max(1, round(p.share / share)) for p in found]
+    kept = [p.proved and abs(p.share / share - n) < LOOSE * n for p, n in zip(found, often, strict=True)]
+    first = next((i for i, n in enumerate(often) if kept[i] and n > 1), len(found))
+    more = sum(n - 1 for n, keep in zip(often, kept, strict=True) if keep)
+    if more and column_space(whole, batch, generator).rank > batch - more:
+        kept[first:] = [False] * len(kept[first:])
+    return [replace(p, proved=keep) for p, keep in zip(found, kept, strict=True)]
 
 
 def drawn(scene: Scene, whole: Rows, result: Peeled, generator: torch.Generator) -> tuple[list[Peel], Tensor, Tensor]:
@@ -310,7 +323,7 @@ def drawn(scene: Scene, whole: Rows, result: Peeled, generator: torch.Generator)
     Slots of records that were not found get guesses; a batch that was found whole is solved again, which moves no
     picture that was proved before, unless it proves all of them.
     """
-    rows, found = result.rows, repeated(result.found, whole, scene.update.batch_size, generator)
+    rows, found = result.rows, certain(result, whole, scene.update.batch_size, generator)
     groups = grouped(rows, scene.model, scene.update.input_shape, generator)
     known: Sequence[Tensor] = [p.flat[None].expand(p.times, -1) for p in found]
     flat, rest = torch.cat([*known, filled(rows, groups, result.left)]), rows.weight.norm()
