@@ -189,13 +189,19 @@ def filled(rows: Rows, groups: Groups, slots: int) -> Tensor:
     return torch.cat([agreed, mixture.expand(slots - len(agreed), -1)])
 
 
-def polished(whole: Rows, flat: Tensor, rest: Tensor, predict: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+def polished(
+    whole: Rows, flat: Tensor, rest: Tensor, predict: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the pictures (B, D) of a batch that peeled whole, solved together, and the norm of what they leave.
 
     A unit that leaks (LeakyReLU) never fires for one record alone: what peels is then near, and near enough that the
     slopes (B, O) it predicts give all records of the batch by least squares on all rows, again while that helps.
+
+    Last comes how far each picture may be off (B,), relative to its size: where the slopes of records nearly depend on
+    each other, pictures far from the records leave as little.
     """
     best, rest = flat, torch.full_like(rest, torch.inf)
+    rough = torch.full_like(flat[:, 0], torch.inf)
     for _ in range(POLISHES):
         slopes = predict(flat)
         shares = torch.linalg.lstsq(slopes.T, whole.bias[:, None]).solution
@@ -204,8 +210,10 @@ def polished(whole: Rows, flat: Tensor, rest: Tensor, predict: Callable[[Tensor]
         if not bool(left < 0.9 * rest):
             break
         best, rest = flat, left
+        least = max(float(left), whole.precision.rounding * float(whole.weight.norm()))
+        rough = least * torch.linalg.pinv(slopes).norm(dim=0) / flat.norm(dim=1)
         flat = torch.linalg.lstsq(slopes.T, whole.weight).solution
-    return best, rest
+    return best, rest, rough
 
 
 @dataclass(frozen=True)
@@ -228,6 +236,25 @@ class Scene:
     def each(self, flat: Tensor) -> Iterator[Tensor]:
         """Yield what normalised pictures (n, D) would add to ∂b (n, O), for each of the labels that are tried."""
         return self.predicted(flat, (label.expand(len(flat), *label.shape) for label in self.labels))
+
+
+def sole(scene: Scene, rows: Rows, flat: Tensor) -> bool:
+    """Return whether the normalised picture (D,) is the only record of an update, by what the model predicts for it.
+
+    A gradient of rank one is no proof: the signs of one have rank one as well. The gradient that the model predicts for
+    the picture under one of the labels must be that of the layer, weights and biases, to rounding and up to one
+    positive factor, on enough units.
+    """
+    size = float(rows.bias.norm())
+    for slope in scene.each(flat[None]):
+        share = float((slope[0] @ rows.bias) / slope.square().sum().clamp_min(1e-300))
+        bias = share * slope[0]
+        apart = float((rows.bias - bias).norm()) / size
+        off = float((rows.weight - torch.outer(bias, flat)).norm() / rows.weight.norm())
+        equations = int(slope.count_nonzero()) - 1 + int(abs(share - 1) < 1e-3)
+        if share > 0 and max(apart, off) <= rows.precision.spent and equations >= EQUATIONS:
+            return True
+    return False
 
 
 @dataclass(frozen=True)
@@ -265,12 +292,38 @@ def peeled(scene: Scene, whole: Rows, generator: torch.Generator) -> Peeled:
     return Peeled(found, left, rows)
 
 
+def certain(result: Peeled, whole: Rows, batch: int, generator: torch.Generator) -> list[Peel]:
+    """Return the records, those no longer proved that may be several nearly equal pictures in one.
+
+    Such pictures are explained as one picture between them, as often as there are records. Where every slot has a
+    record of its own, none is. Else all must hold one share: 1 without a defense, or one that more than half of the
+    batch's records hold, each once, for which there is no room if each was several. And a record that holds it several
+    times is that often in the batch only if the rank of the update is that much below the batch's size.
+    """
+    found = result.found
+    if not result.left and all(p.times == 1 for p in found):
+        return found
+    share = 1.0
+    if not any(p.proved and abs(p.share / p.times - 1) < LOOSE for p in found):
+        share = statistics.median_low([p.share for p in found if p.proved] or [1.0])
+        if 2 * sum(p.proved and abs(p.share / share - 1) < LOOSE for p in found) <= batch:
+            return [replace(p, proved=False) for p in found]
+    often = [max(1, round(p.share / share)) for p in found]
+    kept = [p.proved and abs(p.share / share - n) < LOOSE * n for p, n in zip(found, often, strict=True)]
+    first = next((i for i, n in enumerate(often) if kept[i] and n > 1), len(found))
+    more = sum(n - 1 for n, keep in zip(often, kept, strict=True) if keep)
+    if more and column_space(whole, batch, generator).rank > batch - more:
+        kept[first:] = [False] * len(kept[first:])
+    return [replace(p, proved=keep) for p, keep in zip(found, kept, strict=True)]
+
+
 def drawn(scene: Scene, whole: Rows, result: Peeled, generator: torch.Generator) -> tuple[list[Peel], Tensor, Tensor]:
     """Return the records, the normalised pictures (B, D) of all slots, and the norm of what is left.
 
-    Slots of records that were not found get guesses; a batch that was found whole is solved again.
+    Slots of records that were not found get guesses; a batch that was found whole is solved again, which moves no
+    picture that was proved before, unless it proves all of them.
     """
-    found, rows = result.found, result.rows
+    rows, found = result.rows, certain(result, whole, scene.update.batch_size, generator)
     groups = grouped(rows, scene.model, scene.update.input_shape, generator)
     known: Sequence[Tensor] = [p.flat[None].expand(p.times, -1) for p in found]
     flat, rest = torch.cat([*known, filled(rows, groups, result.left)]), rows.weight.norm()
@@ -279,6 +332,9 @@ def drawn(scene: Scene, whole: Rows, result: Peeled, generator: torch.Generator)
     if not whole_batch or (small and all(p.proved for p in found)):
         return found, flat, rest
     shown = scene.labels[[p.label for p in found]]
-    flat, rest = polished(whole, flat, rest, lambda flat: next(scene.predicted(flat, [shown])))
+    again, rest, rough = polished(whole, flat, rest, lambda flat: next(scene.predicted(flat, [shown])))
     exact = float(rest) <= whole.precision.spent * float(whole.weight.norm())
-    return [replace(p, proved=p.proved or exact) for p in found], flat, rest
+    if exact and float(rough.max()) <= whole.precision.proof:
+        return [replace(p, proved=True) for p in found], again, rest
+    proved = torch.tensor([p.proved for p in found], device=flat.device)
+    return found, torch.where(proved[:, None], flat, again), rest

@@ -86,7 +86,7 @@ def grouped(rows: Rows, model: PixelModel, shape: tuple[int, int, int], generato
     """Return the rows whose ratio could be a picture, those of equal ratio together; the largest groups first."""
     which = rows.usable().nonzero()[:, 0]
     ratios = rows.ratios(which)
-    inside = _within(pictures_of(ratios, model, shape))
+    inside = within(pictures_of(ratios, model, shape))
     which, ratios = which[inside], ratios[inside]
     drawn = torch.randn((ratios.shape[1], SKETCH), generator=generator, device=generator.device, dtype=torch.float64)
     sketch = ratios @ drawn.to(ratios.device) / SKETCH**0.5
@@ -115,7 +115,8 @@ def pictures_of(flat: Tensor, model: PixelModel, shape: tuple[int, int, int]) ->
     return (flat.view(len(flat), *shape) * model.std + model.mean).to(model.mean.dtype)
 
 
-def _within(pictures: Tensor) -> Tensor:
+def within(pictures: Tensor) -> Tensor:
+    """Return which pictures (n, C, H, W) have no pixel outside [0, 1] by more than BOX (n,)."""
     return ((pictures > -BOX) & (pictures < 1 + BOX)).flatten(1).all(1)
 
 
@@ -124,10 +125,12 @@ class Span:
     """What B records span in the rows of [∂W ∂b]: an orthonormal `basis` (O, ≤ B), and a few directions `beside` it.
 
     A direction's length beside the span is about that of its products with `beside` (O, LOOKS), and costs far less.
+    `rank` is how many records at least differ, up to rounding.
     """
 
     basis: Tensor
     beside: Tensor
+    rank: int
 
     def strange(self, slopes: Tensor, wanted: Tensor) -> Tensor:
         """Return what of directions (n, O) lies beside the span (n,), relative, exact where `wanted` (n,) and small."""
@@ -145,8 +148,10 @@ def column_space(rows: Rows, batch: int, generator: torch.Generator) -> Span:
     drawn = torch.randn(
         (rows.weight.shape[1] + 1, width), generator=generator, device=generator.device, dtype=torch.float64
     ).to(rows.weight.device)
-    seen = rows.weight @ drawn[:-1] + rows.bias[:, None] * drawn[-1]
-    basis: Tensor = torch.linalg.svd(seen, full_matrices=False).U[:, :batch]
+    seen = torch.linalg.svd(rows.weight @ drawn[:-1] + rows.bias[:, None] * drawn[-1], full_matrices=False)
+    basis: Tensor = seen.U[:, :batch]
+    # Singular values of rounding alone are far smaller: `rounding` has room.
+    rank = int(seen.S.gt(rows.precision.rounding / 10 * float(seen.S.max())).sum())
     looks = torch.randn((len(basis), LOOKS), generator=generator, device=generator.device, dtype=torch.float64)
     looks = looks.to(basis) / LOOKS**0.5
-    return Span(basis, looks - basis @ (basis.T @ looks))
+    return Span(basis, looks - basis @ (basis.T @ looks), rank)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from leakaudit.attacks._attacking import client_mode, memory_safe
 from leakaudit.attacks._labels import probe_pictures
-from leakaudit.attacks._peeling import Peeled, Scene, drawn, peeled
-from leakaudit.attacks._rows import SINGLE, Rows, pictures_of, rows_of
+from leakaudit.attacks._peeling import Peeled, Scene, drawn, peeled, sole
+from leakaudit.attacks._rows import SINGLE, Rows, pictures_of, rows_of, within
 from leakaudit.attacks.analytic import first_dense, known_labels_or_none, solve
 from leakaudit.protocol.attack import Attack, Needs, Reconstruction, Status
 from leakaudit.protocol.client import SharedUpdate
@@ -84,12 +84,13 @@ class Peeling(Attack):
             if not (weight.isfinite().all() and bias.isfinite().all() and bias.any()):
                 continue
             statuses[v] = "converged"
+            tried = labels_to_try(update, labels, v)
+            rows, scene = rows_of(weight, bias), Scene(model, layer, update, tried)
             if update.batch_size == 1:
                 flat, rest = survivors(weight, bias)
-                certified[v] = float(rest) <= SINGLE.spent * float(weight.double().norm())
+                with client_mode(model, update, generator):
+                    certified[v] = sole(scene, rows, flat)
             else:
-                tried = labels_to_try(update, labels, v)
-                rows, scene = rows_of(weight, bias), Scene(model, layer, update, tried)
                 with client_mode(model, update, generator):
                     found, flat, rest = drawn(scene, rows, self.apart(scene, rows, generator), generator)
                 proved = torch.tensor([p.proved for p in found for _ in range(p.times)], dtype=torch.bool)
@@ -97,6 +98,7 @@ class Peeling(Attack):
                 if labels is not None:
                     labels[v] = _told(labels[v], hard(tried[[p.label for p in found for _ in range(p.times)]]))
             pictures = pictures_of(flat.view(update.batch_size, -1), model, update.input_shape)
+            certified[v] &= within(pictures).to(certified.device)
             images[v] = pictures.nan_to_num(0.5, 0.5, 0.5).clamp(0, 1)
             objective[v] = rest
         return Reconstruction(
