@@ -16,6 +16,7 @@ from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.target import PixelModel
 
 EQUATIONS = 3  # that a prediction must meet beyond those its unknowns use up, or it is no evidence
+EVEN = 1e-4  # how far the shares of two records that are certified may differ, relative
 MIXED = 0.05  # how far the share of two records, one of them small, may be from that of one
 TOGETHER = 512  # pictures in one pass through the model
 POLISHES = 8  # times a batch that peeled whole is solved again
@@ -301,15 +302,15 @@ def certain(result: Peeled, whole: Rows, batch: int, generator: torch.Generator)
     times is that often in the batch only if the rank of the update is that much below the batch's size.
     """
     found = result.found
-    if not result.left and all(p.times == 1 for p in found):
+    if not result.left and all(p.proved and p.times == 1 for p in found):
         return found
     share = 1.0
-    if not any(p.proved and abs(p.share / p.times - 1) < LOOSE for p in found):
+    if not any(p.proved and abs(p.share / p.times - 1) < EVEN for p in found):
         share = statistics.median_low([p.share for p in found if p.proved] or [1.0])
-        if 2 * sum(p.proved and abs(p.share / share - 1) < LOOSE for p in found) <= batch:
+        if 2 * sum(p.proved and abs(p.share / share - 1) < EVEN for p in found) <= batch:
             return [replace(p, proved=False) for p in found]
     often = [max(1, round(p.share / share)) for p in found]
-    kept = [p.proved and abs(p.share / share - n) < LOOSE * n for p, n in zip(found, often, strict=True)]
+    kept = [p.proved and abs(p.share / share - n) < EVEN * n for p, n in zip(found, often, strict=True)]
     first = next((i for i, n in enumerate(often) if kept[i] and n > 1), len(found))
     more = sum(n - 1 for n, keep in zip(often, kept, strict=True) if keep)
     if more and column_space(whole, batch, generator).rank > batch - more:
