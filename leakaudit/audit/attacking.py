@@ -43,12 +43,6 @@ def lacking(scene: Scene, attack: Attack, role: str) -> list[str]:
     return sorted(attack.requires - replace(scene.exposure, released=role == "bound").facts())
 
 
-def can_run(scene: Scene, attack: Attack, role: str) -> bool:
-    """Return whether an attack has all it asks for: what has not is told to be not applicable, settled or not."""
-    without = attack.needs.generator and scene.target.generator is None
-    return not without and not lacking(scene, attack, role)
-
-
 def _attacked(updates: Updates, attack: Attack, role: str, memory: Memory, too_long: str) -> AttackResult:
     scene, subject = updates.scene, updates.subject
     spec, seed, victims = subject.spec, scene.plan.seed, scene.plan.victims

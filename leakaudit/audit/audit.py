@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from leakaudit.audit import fingerprint, provenance
-from leakaudit.audit.attacking import attacked, can_run
+from leakaudit.audit.attacking import attacked, lacking
 from leakaudit.audit.canary import Planting, planted
 from leakaudit.audit.clock import Clock
 from leakaudit.audit.costs import NOMINAL, measured
@@ -195,7 +195,7 @@ def _audit_defense(course: Course, spec: str, defense: Defense, keep_learned: Ke
     updates = Updates(scene, subject, max((piece.attack.asks for piece in pieces if piece.attack), default=0))
     for piece in in_turn(pieces, clock.costs):
         attack = piece.attack
-        if attack and tally.skipped(attack.name) and can_run(scene, attack, piece.role):
+        if attack and tally.skipped(attack.name) and not lacking(scene, attack, piece.role):
             clock.skip([piece])
             tally.add(skipped(attack, piece.role, plan.victims, tally.settled_by))
             continue

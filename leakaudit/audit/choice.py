@@ -20,9 +20,9 @@ from leakaudit.result.rules import ANYTHING, PLANTING
 from leakaudit.result.specs import split
 
 # always: whatever the scan sees. expected: where it sees change what the defense's code may change. possible: where
-# it sees change something else. granted: where the exposure lets the server change the model. asked: where somebody
-# names it.
-Runs = Literal["always", "expected", "possible", "granted", "asked"]
+# it sees change something else. granted: where the exposure lets the server change the model. given: where
+# model.py gives a generator of pictures. asked: where somebody names it.
+Runs = Literal["always", "expected", "possible", "granted", "given", "asked"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def choices(defense: Defense) -> tuple[Choice, ...]:
     """Return what becomes of every attack that is known, in the order of `Runs`; nothing is fitted or tried."""
     seen, own = declared(defense), own_attacks(defense)
     found = [_choice(name, cls, defense, seen, own) for name, cls in attacks().items()]
-    order: tuple[Runs, ...] = ("always", "expected", "possible", "granted", "asked")
+    order: tuple[Runs, ...] = ("always", "expected", "possible", "granted", "given", "asked")
     return tuple(sorted(found, key=lambda choice: order.index(choice.runs)))
 
 
@@ -67,8 +67,8 @@ def _choice(name: str, cls: type[Attack], defense: Defense, seen: frozenset[str]
     ]
     told, untold = (tuple(c for c in CHANGES if c in cls.examines and (c in seen) is there) for there in (True, False))
     runs: Runs = "always" if settled else "expected" if told else "possible" if untold else "asked"
-    granted = PLANTING in cls.requires and runs != "asked" and not batteries and not namers
-    runs = "granted" if granted else runs
+    if runs != "asked" and not batteries and not namers:
+        runs = "granted" if PLANTING in cls.requires else "given" if cls.needs.generator else runs
     if told or (untold and not settled):
         settled.append(Why("changes", told or untold))
     role = roles([name], catalogue(), seen | set(untold if runs == "possible" else ()), own)[name]

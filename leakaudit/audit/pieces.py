@@ -72,7 +72,8 @@ def pieces_of(
         Piece(Work(FIT, spec), tried + _amount(defense, sizes), least=0.35),  # reckoned up to three times too long
         Piece(Work(UPDATES, spec), Amount(updates=sizes.asked)),
     ]
-    for attack, role in attacks_for(defense, effort, seen, planting=preset(plan.exposure).model_control):
+    may = {"planting": preset(plan.exposure).model_control, "generator": sizes.generator}
+    for attack, role in attacks_for(defense, effort, seen, **may):
         found.append(_attack(spec, attack, role, plan, sizes))
     if seen - BESIDES and preset(plan.exposure).defense:
         found.append(Piece(Work(WEAKENED, spec), Amount(updates=1000), role=WEAKENED, least=0.2))

@@ -155,18 +155,25 @@ def with_effort(attack: Attack, spec: str, effort: Battery) -> Attack:
 
 
 def attacks_for(
-    defense: Defense, effort: Battery, changes: frozenset[str] | None = None, *, planting: bool = False
+    defense: Defense,
+    effort: Battery,
+    changes: frozenset[str] | None = None,
+    *,
+    planting: bool = False,
+    generator: bool = False,
 ) -> list[tuple[Attack, str]]:
     """Return (attack, role) pairs for one defense, each attack once: the battery's, the examiners, the defense's own.
 
     Examiners are the attacks that `examine` what the defense was seen to change (`changes`, names of
     `stages.CHANGES`; as its code declares it where it was not tried yet); what a defense names as its `adaptive`
     attacks is added to them. Both count as adaptive where there is a defense. One that is in the battery too is run
-    once. Examiners that change the model are among them only where the exposure lets a server do so (`planting`).
+    once. Examiners that change the model are among them only where the exposure lets a server do so (`planting`), and
+    those that need a generator of pictures only where one was given (`generator`).
     """
     seen = (declared(defense) if changes is None else changes) | {ANYTHING}
     chosen = [with_effort(parse_attack(spec), spec, effort) for spec in effort.attacks]
-    names = [n for n, cls in attacks().items() if cls.examines & seen and (planting or PLANTING not in cls.requires)]
+    there = {n: cls for n, cls in attacks().items() if planting or PLANTING not in cls.requires}
+    names = [n for n, cls in there.items() if cls.examines & seen and (generator or not cls.needs.generator)]
     found = [with_effort(parse_attack(name), name, effort) for name in names]
     own = [with_effort(_adaptive(part, spec), spec, effort) for part in parts_of(defense) for spec in part.adaptive]
     adaptive = {attack.name: attack for attack in (*found, *own)}

@@ -40,6 +40,7 @@ HEADINGS: dict[Runs, str] = {
     "expected": "{count} more if the scan sees {spec} do what its code says",
     "possible": "{count} more if the scan sees {spec} change something else",
     "granted": "{count} more under --exposure malicious-server",
+    "given": "{count} more where model.py gives a generator of pictures",
     "asked": "{count} run only where --attack names them",
 }
 FOOTNOTE = (
@@ -112,7 +113,7 @@ def show_against(spec: str, defense: Defense) -> None:
             _print(console, Text("  " + ", ".join(choice.attack for choice in some)), "  ")
     console.print()
     _print(console, Text("Not applicable, and then reported as that, which never counts as safe", "bold"), "    ")
-    for case, those in _unfit([choice for choice in found if choice.runs not in ("granted", "asked")]).items():
+    for case, those in _unfit([choice for choice in found if choice.runs not in ("granted", "given", "asked")]).items():
         _print(console, Text.assemble(f"  {case}  ", (", ".join(those), "dim")), " " * 6)
     console.print()
     _print(console, Text(FOOTNOTE), "")

@@ -24,6 +24,7 @@ from leakaudit.result.rules import BESIDES, OTHER_WORK, PLANTING, VERDICTS
 from leakaudit.result.schema import AuditResult, DefenseResult, Examined, Reason
 from leakaudit.result.signature import is_digest
 from leakaudit.result.specs import apart, split
+from leakaudit.result.surfaces import GENERATIVE
 from leakaudit.version import __version__
 
 HASHES = ("model", "private", "test", "auxiliary", "victims", "candidates", "configuration", "environment")
@@ -312,6 +313,7 @@ def _attacks(result: AuditResult, defense: DefenseResult) -> Iterator[str]:
     ran = [split(spec)[0] for spec in specs_of(result.settings, "attacks")]
     planting = bool(result.exposure.get(PLANTING))
     known = [k for k in result.known if planting or PLANTING not in k.requires or k.name in ran]
+    known = [k for k in known if "generator" in result.hashes or GENERATIVE not in k.covers or k.name in ran]
     due = roles([n for n in ran if ".py" not in n], known, defense.examined.changes, defense.adaptive)
     names = [a.name for a in defense.attacks]
     lost = [name for name in due if name not in names]

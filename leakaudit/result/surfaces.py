@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+GENERATIVE = "generative-prior"  # what attacks cover that run only where a generator of pictures was given
+
 
 @dataclass(frozen=True)
 class Surface:
@@ -29,7 +31,7 @@ SURFACES = (
         fact="buffers",
     ),
     Surface(
-        "generative-prior",
+        GENERATIVE,
         "Attacks with a generator of pictures (`generator` in model.py), which can beat a smoothness prior.",
     ),
     Surface("other-priors", "Pretrained diffusion models, and generators other than one that model.py gives."),

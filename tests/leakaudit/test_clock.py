@@ -165,7 +165,7 @@ def test_the_clock_starts_with_the_process(short_battery: None) -> None:
 
 
 def test_every_attack_and_fit_says_how_much_work_it_is(scene: Scene) -> None:
-    sizes = scene.sizes()
+    sizes = replace(scene.sizes(), generator=True)
     twice = replace(sizes, victims=2 * sizes.victims, candidates=2 * sizes.candidates)
     for name in attacks():
         amount = parse_attack(name).amount(sizes)
