@@ -32,25 +32,19 @@ SURFACES = (
     ),
     Surface(
         GENERATIVE,
-        "Attacks with a generator of pictures (`generator` in model.py), which can beat a smoothness prior.",
+        "Attacks with a generator of pictures (`generator` in model.py).",
     ),
-    Surface("other-priors", "Pretrained diffusion models, and generators other than one that model.py gives."),
     Surface(
         "malicious-server",
-        "A malicious server that changes the model (imprinting, trap weights, fishing): `--exposure malicious-server` "
-        "attacks as one.",
+        "A malicious server that changes the model (`--exposure malicious-server`).",
         fact="model_control",
     ),
-    Surface(
-        "patient-server",
-        "A malicious server that trains what it plants (SEER), or plants something else for each client (LOKI).",
-    ),
+    Surface("further-knowledge", "Diffusion priors, and servers that train or vary what they plant (SEER, LOKI)."),
     Surface("several-rounds", "Averaging over several rounds of the same records."),
     Surface("local-steps", "Updates after several local steps (FedAvg)."),
     Surface(
         "layer-by-layer",
-        "Attacks that solve layers' equations beyond `analytic` and `peeling` (R-GAP, SPEAR, APRIL, cocktail party): "
-        "they run where they apply and `--attack` names them.",
+        "Attacks that solve further layers' equations (`r-gap`, `spear`, `april`, `cocktail-party`).",
     ),
 )
 
