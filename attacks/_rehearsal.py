@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from leakaudit.attacks.inverting_gradients import InvertingGradients
+from leakaudit.attacks.inverting_gradients import InvertingGradients, inversion_of
 from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.client import SharedUpdate, release, share
@@ -35,14 +35,7 @@ def rehearsed(
 
     With these `settings`, and an error of 0.05, where nothing can be rehearsed.
     """
-    inversion: Attack = InvertingGradients(
-        steps=settings.steps,
-        restarts=settings.restarts,
-        tv=settings.tv,
-        step_size=settings.step_size,
-        patience=settings.patience,
-        fall=settings.fall,
-    )
+    inversion: Attack = inversion_of(settings)
     wanted = 0 if auxiliary is None else min(rehearsals, len(auxiliary) // update.batch_size) * update.batch_size
     if auxiliary is None or not wanted:
         return inversion, 0.05

@@ -14,7 +14,7 @@ from leakaudit.attacks._attacking import client_mode, cut_short, memory_safe, re
 from leakaudit.attacks._labels import probe_pictures
 from leakaudit.attacks.analytic import known_labels_or_none
 from leakaudit.attacks.imprint import own_records
-from leakaudit.attacks.inverting_gradients import InvertingGradients
+from leakaudit.attacks.inverting_gradients import InvertingGradients, inversion_of
 from leakaudit.engine import head as engine_head
 from leakaudit.errors import NotApplicable, OutOfTime
 from leakaudit.protocol.amounts import Amount, Sizes
@@ -153,14 +153,7 @@ class Fishing(InvertingGradients):
         self, model: PixelModel, update: SharedUpdate, own: Records, generator: torch.Generator
     ) -> InvertingGradients:
         """Return the inversion, tuned on batches of the adversary's own that hold one record of the class."""
-        plain = InvertingGradients(
-            steps=self.steps,
-            restarts=self.restarts,
-            tv=self.tv,
-            step_size=self.step_size,
-            patience=self.patience,
-            fall=self.fall,
-        )
+        plain = inversion_of(self)
         try:
             with while_tuning():
                 rehearsal, truth = rehearsed(model, update, own, generator)

@@ -208,3 +208,8 @@ class InvertingGradients(Attack):
             best_restart(update, descent.part(k * size, (k + 1) * size), labels, one.restarts)
             for k in range(len(choices))
         ]
+
+
+def inversion_of(settings: InvertingGradients) -> InvertingGradients:
+    """Return inverting gradients itself, at the settings of an attack that derives from it."""
+    return InvertingGradients(**{f.name: getattr(settings, f.name) for f in fields(InvertingGradients)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,14 @@ from torch.utils.data import TensorDataset
 
 import leakaudit
 from leakaudit.audit.fingerprint import of_generator
+from leakaudit.audit.pieces import pieces_of
+from leakaudit.audit.plan import Plan
 from leakaudit.errors import UserError
+from leakaudit.gate.consistency import doubts
 from leakaudit.load.generators import picture_generator
 from leakaudit.load.loading import load_target
+from leakaudit.protocol.amounts import Sizes
+from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.target import PictureGenerator
 
 SHAPE = (1, 6, 6)
@@ -107,6 +113,23 @@ def test_model_py_gives_it(tmp_path: Path) -> None:
         load_target(str(path))
     path.write_text(FILE + "generator = torch.Generator().manual_seed(0)\n", encoding="utf-8")
     assert load_target(str(path)).generator is None
+
+
+def test_it_is_searched_in_every_audit_that_is_given_one_and_in_no_other() -> None:
+    made = Sizes(victims=4, asked=4, candidates=10, line_up=5, private=20, auxiliary=20)
+    for generator in (True, False):
+        pieces = pieces_of("none", Defense(), Plan(), sizes=replace(made, generator=generator))
+        assert ("generative-prior" in {piece.work.name for piece in pieces}) is generator
+
+
+def test_a_result_that_was_given_one_and_did_not_search_it_contradicts_itself() -> None:
+    data = TensorDataset(torch.rand(60, *SHAPE), torch.arange(60) % 2)
+    asked: dict[str, Any] = {"battery": "quick", "attacks": "labels", "records": 4, "utility": False}
+    without = leakaudit.scan(nn.Sequential(nn.Flatten(), nn.Linear(36, 2)), data, **asked)
+    lost = "generative-prior had to run on it, and did not"
+    assert not any(lost in told for told in doubts(without))
+    given = replace(without, hashes=without.hashes | {"generator": "0" * 64})
+    assert any(lost in told for told in doubts(given))
 
 
 def test_a_scan_uses_it_where_the_adversary_may_know_it() -> None:
