@@ -10,7 +10,7 @@ from torch import Tensor
 from leakaudit.attacks._labels import Head, find_head, one_label
 from leakaudit.attacks._sketch import folded, widths_within
 from leakaudit.attacks.expectation import defended, expected
-from leakaudit.protocol.client import SharedUpdate, defended_gradient, release
+from leakaudit.protocol.client import SharedUpdate, release, sent
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.gradients import Gradients, mean_gradient
 from leakaudit.protocol.labels import class_means, hard, soft
@@ -161,15 +161,15 @@ def lesson_of(
     for i in track(label, len(plan)):
         released = releases[i * times // len(plan)]
         x, y = released.images[plan[i].to(device)], released.labels[plan[i].to(device)]
-        gradient = defended_gradient(model, update.loss, x, y, defense, generator)
+        gradient, _ = sent(model, update.loss, x, y, defense, update.mode, generator, update.client)
         labels.append(reader.label(gradient)[None] if read else hard(y))
         seen.append(reader(gradient, labels[-1]))
         if noisy is not False:  # known from the first batch
             observed = defense.observe(model, x, y, generator)
             plain = mean_gradient(model, update.loss, x, y)
-            twice = [defended(observed, plain, batch, generator) for _ in range(2)]
+            twice = [defended(observed, plain, update, generator) for _ in range(2)]
             noisy = noisy or any(not torch.equal(a, b) for a, b in zip(*twice, strict=True))
-            calm.append(reader(expected(observed, plain, batch, generator, 1), labels[-1]))
+            calm.append(reader(expected(observed, plain, update, generator, 1), labels[-1]))
     places = torch.cat([plan[i] for i in range(len(seen))]).to(device) if seen else order[:0]
     if len(places) < max(LEAST, 2 * batch) or bool(held[places].all()):
         return reader, None

@@ -65,6 +65,7 @@ def _tuned(
         classes=update.classes,
         mode=update.mode,
         generator=generator,
+        client=update.client,
     )
     inversion, tuned = tuned_in_time(inversion, model, own, released, generator)
     psnr = tuned.get("auxiliary_psnr")

@@ -53,7 +53,14 @@ class Client:
         reseed(seed, used=True)  # what the model itself draws, as dropout does, and a defense that asks no generator
         shown = release(defense, batch, generator).to(self.model.mean.device)
         gradients, buffers = sent(
-            self.model, self.update.loss, shown.images, shown.labels, defense, self.update.mode, generator
+            self.model,
+            self.update.loss,
+            shown.images,
+            shown.labels,
+            defense,
+            self.update.mode,
+            generator,
+            self.update.client,
         )
         return (*gradients, *(buffers[name] for name in self.buffers))
 

@@ -13,7 +13,7 @@ from leakaudit.attacks.inverting_gradients import InvertingGradients
 from leakaudit.engine import matching as engine
 from leakaudit.errors import NotApplicable, OutOfTime
 from leakaudit.protocol.attack import Needs
-from leakaudit.protocol.client import SharedUpdate
+from leakaudit.protocol.client import SharedUpdate, by_place, scaled_update_stage
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.gradients import Gradients
 from leakaudit.protocol.registry import register_attack
@@ -22,20 +22,26 @@ from leakaudit.work.progress import expired
 _LOOK = 64  # draws after which the clock is looked at
 
 
-def defended(defense: Defense, gradient: Gradients, batch_size: int, generator: torch.Generator) -> Gradients:
+def defended(defense: Defense, gradient: Gradients, update: SharedUpdate, generator: torch.Generator) -> Gradients:
     """Return the mean gradient of B records as the defense would share it.
 
     A defense that acts per example is given the mean B times: exact at B = 1, and right in the scale of the noise
-    at B > 1, where the examples' own gradients are not the attacker's to know.
+    at B > 1, where the examples' own gradients are not the attacker's to know. One that acts in every local step is
+    given one step of the mean.
     """
-    if defense.needs_example_gradients:
-        each = tuple(g.expand(batch_size, *g.shape).clone() for g in gradient)
-        gradient = tuple(g.mean(0) for g in defense.transform_example_gradients(each, generator))
-    return defense.transform_update(gradient, batch_size, generator)
+    inside, after = by_place(defense) if update.client.local else (defense, Defense())
+    if inside.needs_example_gradients:
+        each = tuple(g.expand(update.own, *g.shape).clone() for g in gradient)
+        gradient = tuple(g.mean(0) for g in inside.transform_example_gradients(each, generator))
+    gradient = inside.transform_update(gradient, update.own, generator)
+    if not update.client.local:
+        return gradient
+    lost = tuple(g * update.moved for g in gradient)
+    return scaled_update_stage(after, lost, update.own, generator, update.client)
 
 
 def expected(
-    defense: Defense, gradient: Gradients, batch_size: int, generator: torch.Generator, draws: int
+    defense: Defense, gradient: Gradients, update: SharedUpdate, generator: torch.Generator, draws: int
 ) -> Gradients:
     """Return an estimate of E[D(ĝ)] over the randomness of the defense D: the mean over `draws` of D(ĝ; ε) − D(0; ε).
 
@@ -48,7 +54,7 @@ def expected(
             raise OutOfTime("the time budget ended within one step: give fewer draws")
         seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
         pair = [
-            defended(defense, g, batch_size, torch.Generator(device=generator.device).manual_seed(seed))
+            defended(defense, g, update, torch.Generator(device=generator.device).manual_seed(seed))
             for g in (gradient, zero)
         ]
         total = tuple(t + (a - b) / draws for t, a, b in zip(total, *pair, strict=True))
@@ -93,7 +99,7 @@ class Expectation(InvertingGradients):
             return engine.cosine
 
         def distance(candidate: Gradients, shared: Gradients) -> tuple[Tensor, Gradients]:
-            mean = expected(defense, candidate, update.batch_size, generator, self.draws)
+            mean = expected(defense, candidate, update, generator, self.draws)
             return engine.cosine(mean, shared)
 
         return distance
@@ -105,4 +111,4 @@ class Expectation(InvertingGradients):
             * g[0].nan_to_num().std(correction=0)
             for g in update.gradients
         )
-        return float(engine.cosine(expected(defense, probe, update.batch_size, generator, 1), probe)[0]) < 1e-3
+        return float(engine.cosine(expected(defense, probe, update, generator, 1), probe)[0]) < 1e-3

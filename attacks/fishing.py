@@ -198,6 +198,7 @@ def rehearsed(
         classes=update.classes,
         mode=update.mode,
         generator=drawn,
+        client=update.client,
     )
     return sent, mine[:batches]
 

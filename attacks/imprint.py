@@ -176,7 +176,9 @@ def rehearsed(model: PixelModel, bins: Bins, update: SharedUpdate, own: Records,
         with seeded(seed, "rehearsing"):
             drawn = torch.Generator().manual_seed(seed)
             shown = release(defense, some, drawn)
-            gradients, _ = sent(model, update.loss, shown.images, shown.labels, defense, update.mode, drawn)
+            gradients, _ = sent(
+                model, update.loss, shown.images, shown.labels, defense, update.mode, drawn, update.client
+            )
         found = read(*rows_of(model, bins, gradients), bins.share, batch)
         inside = torch.bucketize(shown.images.flatten(1).mean(1), bins.thresholds) - 1
         for i, bin_of in enumerate(inside.tolist()):

@@ -21,7 +21,7 @@ from leakaudit.attacks.inverting_gradients import InvertingGradients
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.attack import Effort, Needs, Reconstruction
-from leakaudit.protocol.client import SharedUpdate, defended_gradient, release
+from leakaudit.protocol.client import SharedUpdate, release, sent
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.gradients import Gradients
 from leakaudit.protocol.registry import register_attack
@@ -255,7 +255,7 @@ def learned(
         reader = Reader(head, widths_within(sizes, FEATURES), signs)
         for i in track(f"{label}: updates", count):
             x, y = shown.images[i : i + 1], shown.labels[i : i + 1]
-            gradients = defended_gradient(model, update.loss, x, y, defense, generator)
+            gradients, _ = sent(model, update.loss, x, y, defense, update.mode, generator, update.client)
             fixed = read(head, tuple(g[None] for g in gradients))[0].to(x)
             if bool(fixed.isfinite().all()):
                 seen.append((*reader(gradients, fixed), own.images[i].flatten()))

@@ -15,7 +15,7 @@ from leakaudit.engine.dense import dense_in_use
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.attack import Attack, Kind, Needs, Reconstruction
-from leakaudit.protocol.client import SharedUpdate, defended_gradient, release
+from leakaudit.protocol.client import SharedUpdate, release, sent
 from leakaudit.protocol.defense import Defense, parts_of, replaces_records
 from leakaudit.protocol.gradients import Gradients
 from leakaudit.protocol.labels import hard
@@ -129,7 +129,7 @@ class Linkage(_Linking):
                 continue
             record, label = own[[i]], own.labels[i : i + 1]
             replaced = release(defense, record, generator).images
-            shared = defended_gradient(model, update.loss, replaced, label, defense, generator)
+            shared, _ = sent(model, update.loss, replaced, label, defense, update.mode, generator, update.client)
             shown = own.images[[i, *others]]
             scores = gradient_scores(model, update.loss, defense, shared, label, shown, generator, self.draws)
             rehearsed.append((scores, torch.zeros(1, dtype=torch.long, device=label.device)))

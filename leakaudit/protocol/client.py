@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from leakaudit.errors import OutOfTime, UserError, message_of, worded
-from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.defense import Defense, chain, parts_of
 from leakaudit.protocol.exposure import Exposure
+from leakaudit.protocol.federation import FEDSGD, Client
 from leakaudit.protocol.gradients import (
     ExampleGradients,
     Gradients,
@@ -29,8 +31,11 @@ from leakaudit.work.progress import track
 class SharedUpdate:
     """Everything the server receives for a stack of V victims of B records each, and what `Exposure` grants. No truth.
 
-    `gradients` are the defended FedSGD gradients, each (V, *parameter.shape), in the order of `names`. Every tensor
-    here lies on the model's device, auxiliary records included, and so do the candidates that `Attack.link` is given.
+    `gradients` are the defended FedSGD gradients, each (V, *parameter.shape), in the order of `names`. Of a `client`
+    with local steps they are what the weights lost, w₀ − w_E, over how far one gradient would have moved them
+    (`Client.moved`): about the mean of its steps' gradients. Of several clients or rounds they are the mean. Every
+    tensor here lies on the model's device, auxiliary records included, and so do the candidates that `Attack.link` is
+    given.
     """
 
     gradients: Gradients
@@ -50,11 +55,27 @@ class SharedUpdate:
     prior: PictureGenerator | None = None  # of pictures, if auxiliary records are exposed and the user gave one
     places: tuple[int, ...] | None = None  # which record of its batch each victim is asked about, where attacks link
     candidate_labels: Tensor | None = None  # (V, M) of the records in the line-ups, where attacks link
+    client: Client = FEDSGD  # who sent it: local steps, and how many clients' updates are summed
 
     @property
     def victims(self) -> int:
         """How many victims are stacked."""
         return int(self.gradients[0].shape[0])
+
+    @property
+    def own(self) -> int:
+        """How many records each client behind an update holds: B / `client.clients`."""
+        return self.batch_size // self.client.clients
+
+    @property
+    def steps(self) -> int:
+        """How many optimiser steps are behind an update: 1 for FedSGD."""
+        return self.client.steps(self.own)
+
+    @property
+    def moved(self) -> float:
+        """By how much of one gradient a client's weights moved: w₀ − w_E = moved · `gradients`; 1 for FedSGD."""
+        return self.client.moved(self.own)
 
 
 def defended_gradient(
@@ -98,14 +119,87 @@ def sent(
     defense: Defense,
     mode: Mode,
     generator: torch.Generator,
+    client: Client = FEDSGD,
 ) -> tuple[Gradients, dict[str, Tensor]]:
-    """Return what leaves one client for records (B, ...) after `release`: the update, and the buffers after it.
+    """Return what the server receives of records (B, ...) after `release`: the update, and the buffers after it.
 
-    The model is as it was afterwards.
+    Of several clients, who hold the records in turn, and of several rounds both are the mean, as secure aggregation and
+    FedAvg give it. The model is as it was afterwards.
     """
-    with in_mode(model, mode):
-        gradients = defended_gradient(model, loss, images, labels, defense, generator)
-        return gradients, {n: b.detach().clone() for n, b in model.named_buffers() if b.is_floating_point()}
+    own = len(labels) // client.clients
+    found: list[tuple[Gradients, dict[str, Tensor]]] = []
+    for _ in range(client.rounds):
+        for x, y in zip(torch.split(images, own), torch.split(labels, own), strict=True):
+            with in_mode(model, mode):
+                if client.local:
+                    gradients = trained_update(model, loss, x, y, defense, generator, client)
+                else:
+                    gradients = defended_gradient(model, loss, x, y, defense, generator)
+                buffers = {n: b.detach().clone() for n, b in model.named_buffers() if b.is_floating_point()}
+            found.append((gradients, buffers))
+    if len(found) == 1:
+        return found[0]
+    updates, statistics = zip(*found, strict=True)
+    mean = tuple(torch.stack(column).mean(0) for column in zip(*updates, strict=True))
+    return mean, {name: torch.stack([each[name] for each in statistics]).mean(0) for name in statistics[0]}
+
+
+def trained_update(
+    model: PixelModel,
+    loss: LossFunction,
+    images: Tensor,
+    labels: Tensor,
+    defense: Defense,
+    generator: torch.Generator,
+    client: Client,
+    each: ExampleGradients = example_gradients,
+) -> Gradients:
+    """Return what one client's local training sends, over `Client.moved`; the buffers stay as the training left them.
+
+    Parts of the defense that act on each record's gradient (DP-SGD) act in every local step, all of their later stages;
+    the others act once a round, on w₀ − w_E itself: they clip and add noise in units of weights, as Flower's and
+    NVFlare's do.
+    """
+    inside, after = by_place(defense)
+    after = after.observe(model, images, labels, generator)
+    _, parameters = parameters_of(model)
+    before = [p.detach().clone() for p in parameters]
+    optimiser = optimiser_of(client, parameters)
+    try:
+        for rows in client.batches(len(labels), generator):
+            x, y = images[rows.to(images.device)], labels[rows.to(labels.device)]
+            found = defended_gradient(model, loss, x, y, inside, generator, each)
+            for p, g in zip(parameters, found, strict=True):
+                p.grad = g.to(p)
+            optimiser.step()
+        lost = tuple(old - p.detach() for old, p in zip(before, parameters, strict=True))
+    finally:
+        with torch.no_grad():
+            for p, old in zip(parameters, before, strict=True):
+                p.copy_(old)
+                p.grad = None
+    return scaled_update_stage(after, lost, len(labels), generator, client)
+
+
+def by_place(defense: Defense) -> tuple[Defense, Defense]:
+    """Return the parts of a defense that act in every local step, and those that act once a round, as two chains."""
+    inside = [part for part in parts_of(defense) if part.needs_example_gradients]
+    return chain(*inside), chain(*(part for part in parts_of(defense) if not part.needs_example_gradients))
+
+
+def optimiser_of(client: Client, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """Return the optimiser of a client's local training."""
+    if client.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=client.local_lr)
+    return torch.optim.SGD(parameters, lr=client.local_lr, momentum=client.momentum)
+
+
+def scaled_update_stage(
+    defense: Defense, lost: Gradients, records: int, generator: torch.Generator, client: Client
+) -> Gradients:
+    """Return a client's defended update over `Client.moved`, of what its weights lost: the stage acts on the loss."""
+    moved = client.moved(records)
+    return tuple(g.detach() / moved for g in defense.transform_update(lost, records, generator))
 
 
 def _written(stacks: Gradients, gradients: Gradients, victim: int, victims: int) -> Gradients:
@@ -130,8 +224,9 @@ def share(  # noqa: PLR0913 - all that an update depends on
     mode: Mode,
     generator: torch.Generator,
     auxiliary: Records | None = None,
+    client: Client = FEDSGD,
 ) -> SharedUpdate:
-    """Compute what the server receives from V = N / batch_size clients.
+    """Compute what the server receives in V = N / batch_size updates, each of `client.clients` clients together.
 
     `released` holds the victims' N records in order, after `release`, on the model's device. Auxiliary records are
     taken there where they are not. Raises UserError when the model cannot compute a gradient in this mode, OutOfTime
@@ -147,14 +242,14 @@ def share(  # noqa: PLR0913 - all that an update depends on
     for v in track("computing updates", victims):
         x, y = images[v], labels[v]
         try:
-            gradients, statistics = sent(model, loss, x, y, defense, mode, generator)
+            gradients, statistics = sent(model, loss, x, y, defense, mode, generator, client)
         except (ValueError, RuntimeError) as error:
             if mode == "train" and "more than 1 value per channel" in message_of(error):
                 raise UserError(
                     *worded(
                         "BatchNorm cannot run in train mode on {records} record(s) of this size: use {--mode eval} "
                         "or a larger {--batch-size}.",
-                        records=batch_size,
+                        records=client.step_size(batch_size // client.clients),
                     )
                 ) from error
             raise
@@ -177,4 +272,5 @@ def share(  # noqa: PLR0913 - all that an update depends on
         auxiliary=auxiliary.to(model.mean.device) if exposure.auxiliary and auxiliary is not None else None,
         released=images.clone() if exposure.released else None,
         released_labels=labels.clone() if exposure.released else None,
+        client=client,
     )

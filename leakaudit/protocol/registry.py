@@ -19,7 +19,7 @@ from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.declared import BASES, flaw
 from leakaudit.protocol.defense import Defense, chain
 from leakaudit.protocol.usercode import import_file
-from leakaudit.result.specs import split
+from leakaudit.result.specs import converted, split
 from leakaudit.work.seeding import seeded
 
 _attacks: dict[str, type[Attack]] = {}
@@ -27,7 +27,6 @@ _defenses: dict[str, type[Defense]] = {}
 _sources: dict[type[Any], tuple[str, str]] = {}
 _files: dict[tuple[Path, int], ModuleType] = {}  # imported for the classes in them, by path and time of change
 LONGEST = 2_000  # characters of a spec
-MOST = 10**9  # that a whole number in a spec may be, above and below zero
 A = TypeVar("A", bound=type[Attack])
 D = TypeVar("D", bound=type[Defense])
 
@@ -162,7 +161,7 @@ def _parse(spec: str, kind: str) -> Any:
             allowed = ", ".join(settings) or "none"
             hint = did_you_mean(key, settings)
             raise UserError(f"{kind} {short(name)} has no setting {short(key)}{hint}; its settings: {allowed}.")
-        values[key] = _convert(text.strip(), hints[key], f"{kind} {short(name)}: setting {short(key)}")
+        values[key] = converted(text.strip(), hints[key], f"{kind} {short(name)}: setting {short(key)}")
     try:
         return cls(**values)
     except ValueError as error:
@@ -214,23 +213,3 @@ def _imported(path: Path, kind: str) -> ModuleType:
         with redirect_stdout(sys.stderr), seeded(0, "plug-in"):
             _files[key] = import_file(path, f"defines the {kind}")
     return _files[key]
-
-
-def _convert(text: str, hint: Any, where: str) -> str | int | float | bool:
-    try:
-        if hint is bool:
-            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
-        if hint is int:
-            whole = int(text)
-            if abs(whole) > MOST:
-                raise UserError(f"{where} takes numbers up to {MOST:,}, not {short(text)}.")
-            return whole
-        if hint is float:
-            value = float(text)
-            if value != value or value in (float("inf"), float("-inf")):
-                raise ValueError(text)
-            return value
-    except (ValueError, KeyError):
-        wanted = {bool: "true or false", int: "a whole number", float: "a finite number"}[hint]
-        raise UserError(f"{where} takes {wanted}, not {short(text)}.") from None
-    return text

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
+from typing import Any
+
+from leakaudit.errors import UserError
+from leakaudit.files.reading import short
+
+MOST = 10**9  # that a whole number in a spec may be, above and below zero
 
 
 def split(spec: str) -> tuple[str, str]:
@@ -34,3 +40,24 @@ def apart(text: str) -> list[str]:
         return shlex.split(text)
     except ValueError:
         return text.split()
+
+
+def converted(text: str, hint: Any, where: str) -> str | int | float | bool:
+    """Return a setting of a spec as its type; UserError, beginning with `where`, for what is none."""
+    try:
+        if hint is bool:
+            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
+        if hint is int:
+            whole = int(text)
+            if abs(whole) > MOST:
+                raise UserError(f"{where} takes numbers up to {MOST:,}, not {short(text)}.")
+            return whole
+        if hint is float:
+            value = float(text)
+            if value != value or value in (float("inf"), float("-inf")):
+                raise ValueError(text)
+            return value
+    except (ValueError, KeyError):
+        wanted = {bool: "true or false", int: "a whole number", float: "a finite number"}[hint]
+        raise UserError(f"{where} takes {wanted}, not {short(text)}.") from None
+    return text
