@@ -18,7 +18,7 @@ from leakaudit.load.checkpoints import state_of
 from leakaudit.protocol.federation import MOST_STEPS, Client
 
 GIVE = "a file that leakaudit capture wrote"
-MOST_RECORDS = 10**6  # behind one update
+MOST = {"local_steps": MOST_STEPS, "local_epochs": MOST_STEPS, "batch_size": 10**6, "records": 10**6}
 PLACE = re.compile(r"(?:update/(0|[1-9]\d{0,5})/)?(before|after|difference|gradient)/(.+)", re.DOTALL)
 
 
@@ -46,15 +46,10 @@ def read_capture(path: Path | str) -> CapturedUpdate:
 def client_of(claims: Claims, source: str) -> Client:
     """Return the client that claims speak of; UserError for one that cannot be.
 
-    What nobody said is left at its default. A batch size without local steps is how many records one gradient is of, and no setting of a `Client`.
+    What nobody said is left at its default. A batch size without local steps is how many records one gradient is of,
+    and no setting of a `Client`.
     """
-    numbers = {
-        "local_steps": MOST_STEPS,
-        "local_epochs": MOST_STEPS,
-        "batch_size": MOST_RECORDS,
-        "records": MOST_RECORDS,
-    }
-    for name, most in numbers.items():
+    for name, most in MOST.items():
         value = getattr(claims, name)
         if value is not None and not 1 <= value <= most:
             raise UserError(f"{source} says {name} is {short(value)}: it must be between 1 and {most}.")
