@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from leakaudit.audit.audit import audit
-from leakaudit.audit.plan import Plan
 from leakaudit.errors import Setting, UserError, did_you_mean, quoting, sentence
 from leakaudit.files.reading import check_text, short
 from leakaudit.load.loading import target_from_objects
 from leakaudit.protocol.target import Target
 from leakaudit.result.outward import default_images
 from leakaudit.result.schema import AuditResult, Images
+from leakaudit.scene.plan import Plan
 from leakaudit.work.progress import monitored
 from leakaudit.work.quantities import parse, seconds
 

@@ -164,9 +164,9 @@ def _refuse_unlike(baseline: AuditResult, wanted: dict[str, Any]) -> None:
     """Raise UserError where the settings already tell that the scan could not be compared, before it takes minutes."""
     from dataclasses import fields
 
-    from leakaudit.audit.plan import Plan
     from leakaudit.compare.comparable import unlike
     from leakaudit.errors import UserError
+    from leakaudit.scene.plan import Plan
 
     checked = {f.name for f in fields(Plan)} - {"defenses", "attacks", "budget", "memory"}
     other = unlike(baseline.settings, Plan(**{k: v for k, v in wanted.items() if k in checked}).settings(), as_argument)

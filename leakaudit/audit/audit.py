@@ -9,18 +9,11 @@ from pathlib import Path
 
 import torch
 
-from leakaudit.audit import fingerprint, provenance
 from leakaudit.audit.attacking import attacked, lacking
 from leakaudit.audit.canary import Planting, planted
 from leakaudit.audit.clock import Clock
 from leakaudit.audit.costs import NOMINAL, measured
-from leakaudit.audit.examine import Subject, examine
 from leakaudit.audit.pieces import Piece, chosen, in_turn, outline, pieces_of
-from leakaudit.audit.plan import Plan, catalogue, left_out, lowered, own_attacks
-from leakaudit.audit.provenance import settings
-from leakaudit.audit.scene import Scene, set_scene
-from leakaudit.audit.told import SETTINGS, at_level, stated, vouched
-from leakaudit.audit.updates import Updates
 from leakaudit.audit.weaker import seen_weakened
 from leakaudit.errors import OutOfTime, UserError, first_line
 from leakaudit.judge.caps import FAR_OFF, capped, caps
@@ -48,6 +41,13 @@ from leakaudit.result.schema import (
     Reason,
     Waiver,
 )
+from leakaudit.scene import fingerprint, provenance
+from leakaudit.scene.examine import Subject, examine
+from leakaudit.scene.plan import Plan, catalogue, left_out, lowered, own_attacks
+from leakaudit.scene.provenance import settings
+from leakaudit.scene.scene import Scene, set_scene
+from leakaudit.scene.told import SETTINGS, at_level, stated, vouched
+from leakaudit.scene.updates import Updates
 from leakaudit.score.diagnosis import compare_with_control, inspected
 from leakaudit.score.scoring import skipped
 from leakaudit.score.standin import SENTENCE

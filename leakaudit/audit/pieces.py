@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from leakaudit.audit.costs import NOMINAL, Costs
-from leakaudit.audit.plan import Plan, attacks_for
 from leakaudit.errors import Setting, UserError
 from leakaudit.judge.proof import REPLAY
 from leakaudit.protocol.amounts import Amount, Sizes
@@ -18,6 +17,7 @@ from leakaudit.protocol.registry import parse_defense
 from leakaudit.protocol.stages import declared
 from leakaudit.result.batteries import TRAINING_BATCH
 from leakaudit.result.rules import ACCURACY, BESIDES, FIT, UPDATES, WEAKENED
+from leakaudit.scene.plan import Plan, attacks_for
 from leakaudit.score.tuning import RUNS
 from leakaudit.work.progress import Work
 

@@ -22,11 +22,11 @@ from leakaudit.options.settings import Config
 from leakaudit.result.outward import in_place
 
 if TYPE_CHECKING:
-    from leakaudit.audit.plan import Plan
     from leakaudit.gate.assertions import Assertions
     from leakaudit.protocol.target import Target
     from leakaudit.result.outcome import Outcome
     from leakaudit.result.schema import AuditResult, Waiver
+    from leakaudit.scene.plan import Plan
 
 Baseline = Annotated[
     Path | None,
@@ -197,9 +197,9 @@ class Gating:
 
     def early(self, target: Target) -> None:
         """Refuse a target that the baseline is not of, before anything is attacked."""
-        from leakaudit.audit.fingerprint import of_records
-        from leakaudit.audit.provenance import describe
         from leakaudit.compare.comparable import unlike_target
+        from leakaudit.scene.fingerprint import of_records
+        from leakaudit.scene.provenance import describe
 
         if self.baseline is None:
             return

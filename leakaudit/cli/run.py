@@ -23,12 +23,12 @@ from leakaudit.options.settings import command_line
 from leakaudit.result.plaintext import visible
 
 if TYPE_CHECKING:
-    from leakaudit.audit.plan import Plan
     from leakaudit.cli.gate import Gating
     from leakaudit.files.folder import Output
     from leakaudit.protocol.target import Target
     from leakaudit.result.outcome import Outcome
     from leakaudit.result.schema import AuditResult, Waiver
+    from leakaudit.scene.plan import Plan
     from leakaudit.work.learned import Learned
     from leakaudit.work.progress import Monitor
 

@@ -51,8 +51,8 @@ from leakaudit.protocol.usercode import registers
 from leakaudit.result.outward import default_images
 
 if TYPE_CHECKING:
-    from leakaudit.audit.plan import Plan
     from leakaudit.protocol.target import Target as Loaded
+    from leakaudit.scene.plan import Plan
 
 
 app = typer.Typer(
@@ -255,9 +255,9 @@ def scan(  # noqa: PLR0913 - a command: its options
     before = load_result(baseline) if baseline is not None else None  # it may lie where the output goes
     with claimed(output, shown == "full") as earlier:  # at once: loading libraries takes seconds
         with voice.starting():
-            from leakaudit.audit.plan import Plan
             from leakaudit.load.loading import load_target
             from leakaudit.protocol.registry import attacks, defenses
+            from leakaudit.scene.plan import Plan
             from leakaudit.work.quantities import parse, seconds
 
             attacks(), defenses()

@@ -19,8 +19,8 @@ from leakaudit.watch.present import Present
 from leakaudit.work.progress import Monitor, Work, harmless
 
 if TYPE_CHECKING:
-    from leakaudit.audit.plan import Plan
     from leakaudit.result.schema import AuditResult
+    from leakaudit.scene.plan import Plan
 
 SILENCE = 30.0  # seconds after which a line says what is still being computed
 

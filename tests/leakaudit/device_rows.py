@@ -27,7 +27,7 @@ from torch.utils.data import TensorDataset
 
 import leakaudit
 from leakaudit.attacks._attacking import starts
-from leakaudit.audit import fingerprint, plan, weaker
+from leakaudit.audit import weaker
 from leakaudit.engine import matching as engine
 from leakaudit.engine.stacked import Trials, Unsupported
 from leakaudit.errors import NotApplicable
@@ -43,6 +43,7 @@ from leakaudit.protocol.stages import apart, later_changes, model_changed
 from leakaudit.protocol.target import PixelModel, Target
 from leakaudit.protocol.weakened import weakened
 from leakaudit.result.schema import to_json
+from leakaudit.scene import fingerprint, plan
 from leakaudit.score import tuning
 from leakaudit.score.utility import utility
 from leakaudit.work.seeding import forked

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from leakaudit.audit.scene import Scene
 from leakaudit.protocol.client import release, sent
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.gradients import Mode
 from leakaudit.protocol.stages import TRIED, apart, later_changes, model_changed, records_changed
 from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.result.rules import BESIDES
+from leakaudit.scene.scene import Scene
 from leakaudit.work.progress import expired
 from leakaudit.work.seeding import derive, generator_for, seeded
 
