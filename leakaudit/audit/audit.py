@@ -51,7 +51,7 @@ from leakaudit.scene.updates import Updates
 from leakaudit.score.diagnosis import compare_with_control, inspected
 from leakaudit.score.scoring import skipped
 from leakaudit.score.standin import SENTENCE
-from leakaudit.score.utility import Utility, majority, utility
+from leakaudit.score.utility import Senders, Utility, majority, utility
 from leakaudit.work import ends
 from leakaudit.work.precision import exact
 from leakaudit.work.progress import current, expired, stage
@@ -80,6 +80,7 @@ def audit(
     `waivers` are those configured: they go into the result and change nothing else in it. Raises UserError for settings
     that cannot work on this target.
     """
+    plan = plan.settled(target.client, len(target.private))
     asked = chosen(plan)
     for spec in plan.effort().attacks:
         parse_attack(spec)
@@ -248,7 +249,7 @@ def _fitted(
     if keep_learned is not None:
         keep_learned(spec, fitted)
     stage("trying what it changes")
-    run = (len(target.private), TRAINING_BATCH, 0)
+    run = course.scene.plan.run(len(target.private), 0)
     fitted.facts(*run), fitted.guarantees(*run, course.scene.candidates.size)  # what may raise does so before attacks
     subject = examine(course.scene, spec, fitted)
     odd = inspected(spec, fitted, _beside_strangers(course.scene), subject.released, seed) if subject.replaced else ()
@@ -276,7 +277,7 @@ def _accuracy(scene: Scene, defense: Defense, released: Records, too_long: str) 
             scene.target,
             defense,
             released,
-            batch_size=TRAINING_BATCH,
+            senders=Senders(TRAINING_BATCH, scene.plan.sender(), scene.plan.own),
             epochs=effort.epochs,
             seeds=effort.seeds,
             seed=scene.plan.seed,
@@ -291,7 +292,7 @@ def _row(course: Course, subject: Subject, results: list[AttackResult], measured
     skipped = Estimate(reason="not measured yet" if plan.utility else "training runs were switched off")
     outcome = measured.outcome or Utility((), skipped, 0.0, 0, 0)
     control = course.rows["none"].attacks if spec != "none" and "none" in course.rows else tuple(results)
-    run = (len(scene.target.private), TRAINING_BATCH, outcome.steps)
+    run = plan.run(len(scene.target.private), outcome.steps, outcome.epochs)
     guarantees = vouched(defense, defense.guarantees(*run, scene.candidates.size), plan.images)
     examined = Examined(
         changes=tuple(name for name in CHANGES if name in subject.changes),

@@ -31,6 +31,7 @@ from leakaudit.options.common import (
     BatchSize,
     Checkpoint,
     ClientMode,
+    ClientSpec,
     Data,
     Device,
     ExitZero,
@@ -81,6 +82,7 @@ app = typer.Typer(
     epilog=examples(
         "leakaudit scan",
         "leakaudit scan model.py --defense obscure --open",
+        "leakaudit scan model.py --client fedavg:epochs=1:batch=8:lr=0.01",
         "leakaudit scan model.py -d prune:sparsity=0.99 -d dp-sgd -d obscure",
         "leakaudit scan model.py -d obscure,dp-sgd:noise_multiplier=0.5 --quick",
         "leakaudit scan model.py:make_model --data pictures/ --budget 30m -o out",
@@ -172,6 +174,7 @@ def scan(  # noqa: PLR0913 - a command: its options
         ),
     ] = 100,
     batch_size: BatchSize = 1,
+    client: ClientSpec = "",
     mode: ClientMode = Mode.eval,
     exposure: Annotated[
         Preset,
@@ -269,6 +272,7 @@ def scan(  # noqa: PLR0913 - a command: its options
             mode=mode.value,
             records=records,
             batch_size=batch_size,
+            client=client,
             candidates=candidates,
             max_identification=max_identification,
             max_accuracy_loss=max_accuracy_loss,

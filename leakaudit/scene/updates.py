@@ -175,6 +175,7 @@ class Updates:
                 classes=len(scene.target.classes),
                 mode=mode_of(scene),
                 generator=generator_for(seed, subject.spec, who, "update"),
+                client=scene.plan.sender(),
             )
 
 
