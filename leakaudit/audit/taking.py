@@ -21,8 +21,9 @@ HANDED = "released"  # the fact that the replaced records are handed to an attac
 def taken(updates: Updates, attack: Attack, model: PixelModel, scored: object) -> tuple[Attempt, ...]:
     """Return what an attack, tuned already, makes of every captured update; empty where none waits for it.
 
-    `scored` is what the same attack claimed of records sent in the same way, whose objective is told beside. An attack
-    that links has nobody to look for here, and what plants a model or is handed replaced records has none here. What it raises is a status.
+    `scored` is what the same attack claimed of records sent in the same way, whose objective is told beside. None waits
+    for attacks that link, who have nobody to look for, that plant a model or are handed replaced records. What an
+    attack raises is a status.
     """
     received, scene = updates.taken, updates.scene
     if received is None or received.known or attack.kind == "linkage" or attack.plants() or HANDED in attack.requires:

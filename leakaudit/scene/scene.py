@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from leakaudit.judge.caps import FAR_OFF
 from leakaudit.judge.noticed import no_line_up
 from leakaudit.load.preflight import preflight, raise_on_errors
 from leakaudit.load.units import count_units, with_units
@@ -129,6 +130,18 @@ def set_scene(
         hashes=fingerprint.of_scan(target, victims, candidates, plan.settings(), versions),
         waivers=waivers,
     )
+
+
+def beside_strangers(scene: Scene) -> Target:
+    """Return the target with strangers of the private records' kind in place of auxiliary ones that are of another.
+
+    A check for copies asks whether released pictures lie nearer to private records than to strangers: to records of
+    another kind anything does. Half of the test records then are the strangers, and the other half stand for the test.
+    """
+    target = scene.target
+    if (scene.told_apart.low or 0.0) < FAR_OFF or len(target.test) < 4:
+        return target
+    return replace(target, auxiliary=target.test[::2], test=target.test[1::2])
 
 
 def _victims(target: Target, plan: Plan) -> Tensor:
