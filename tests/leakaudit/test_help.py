@@ -66,7 +66,7 @@ CODES = {
     "scan": {0, 1, 3},
     "gate": {0, 1, 3},
     "capture": {0, 3},
-}  # of those that judge or miss something; the others end in 0
+}  # of those that judge; the others end in 0
 
 
 def commands(group: Any, *before: str) -> Iterator[tuple[tuple[str, ...], Any]]:
