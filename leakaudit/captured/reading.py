@@ -34,13 +34,27 @@ def read_capture(path: Path | str) -> CapturedUpdate:
             f"leakaudit capture --before … --after {place} -o update{SUFFIX}."
         )
     claims = structured(texts[KEY], f"the metadata of {place}", SCHEMA, Claims, GIVE)
-    client_of(claims, str(place))
-    before, updates, sends = _sorted(state_of(place), str(place))
+    return checked(CapturedUpdate(*_sorted(state_of(place), str(place)), claims), str(place))
+
+
+def checked(captured: CapturedUpdate, source: str) -> CapturedUpdate:
+    """Return captured updates whose tensors are finite, of one kind, and fit each other; UserError for others."""
+    before, updates, claims = captured.before, captured.updates, captured.claims
+    client_of(claims, source)
+    if claims.records is not None and claims.records % claims.clients:
+        raise UserError(f"{source} says {claims.records} records of {claims.clients} clients: each must hold as many.")
     if len(updates) % claims.rounds:
-        raise UserError(f"{place} holds {len(updates)} updates, not {claims.rounds} of every client as it says.")
+        raise UserError(f"{source} holds {len(updates)} updates, not {claims.rounds} of every client as it says.")
+    for k, state in enumerate(updates):
+        if _shapes(state) != _shapes(updates[0]):
+            raise UserError(f"{source}: update {k} does not have the tensors that update 0 has.")
+    if before and (odd := sorted(name for name in updates[0] if name not in before)):
+        raise UserError(f"{source} has {short(odd[0])} in its update, and not in before.")
+    if odd := sorted(n for n, t in updates[0].items() if n in before and before[n].shape != t.shape):
+        raise UserError(f"{source} has {short(odd[0])} of one shape in before, and of another in its update.")
     for k, state in enumerate((before, *updates)):
-        _check(state, f"{place}: {f'update {k - 1}' if k else 'before'}")
-    return CapturedUpdate(before, updates, sends, claims)
+        _check(state, f"{source}: {f'update {k - 1}' if k else 'before'}")
+    return captured
 
 
 def client_of(claims: Claims, source: str) -> Client:
@@ -97,15 +111,7 @@ def _sorted(
         raise UserError(f"{source} holds updates of several kinds: give one of {', '.join(SENDS)}.")
     if sorted(found) != list(range(len(found))):
         raise UserError(f"{source} holds update {max(found)} of {len(found)}: number them from 0, without a gap.")
-    updates = tuple(found[k] for k in range(len(found)))
-    for k, state in enumerate(updates):
-        if _shapes(state) != _shapes(updates[0]):
-            raise UserError(f"{source}: update {k} does not have the tensors that update 0 has.")
-    if before and (odd := sorted(name for name in updates[0] if name not in before)):
-        raise UserError(f"{source} has {short(odd[0])} in its update, and not in before.")
-    if odd := sorted(n for n, t in updates[0].items() if n in before and before[n].shape != t.shape):
-        raise UserError(f"{source} has {short(odd[0])} of one shape in before, and of another in its update.")
-    return before, updates, sends
+    return before, tuple(found[k] for k in range(len(found))), sends
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
