@@ -83,7 +83,9 @@ def _written(
     told = dict(config)
     for record in reply.content.metric_records.values():
         told |= {key: value for key, value in record.items() if key in ("num-examples", "num_examples")}
-    node = context.node_config.get("partition-id", context.node_id)  # where it stands: the ids of a simulation are drawn
+    node = context.node_config.get(
+        "partition-id", context.node_id
+    )  # where it stands: the ids of a simulation are drawn
     number = next((int(config[key]) for key in ROUND if key in config), None)
     if number is None:  # a strategy that does not tell: the next round that this node has no file of
         number = 1 + len(list(kept.folder.glob(f"round-*-node-{node}{SUFFIX}")))

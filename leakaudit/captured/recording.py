@@ -56,7 +56,7 @@ class Recorder:
         """Write one capture into the folder, with what was said, and of `told` what the user did not say."""
         claims = Claims(**self.claimed(told))
         claims = replace(claims, framework=self.framework, settings=self.settings, note=claims.note or note)
-        return write_capture(self.folder / (name + SUFFIX), claims=claims, **states)  # type: ignore[arg-type]
+        return write_capture(self.folder / (name + SUFFIX), claims=claims, **states)
 
     def claimed(self, told: Mapping[str, Any]) -> dict[str, Any]:
         """Return the claims of a configuration under the user's own. Steps and epochs exclude each other."""
@@ -124,7 +124,9 @@ def _known(told: Mapping[str, Any]) -> dict[str, Any]:
                 continue
             if value > 0 or (name == "momentum" and value == 0):
                 found[name] = NUMBERS[name](value)
-        elif isinstance(value, str) and value.lower() in {"optimizer": ("sgd", "adam"), "mode": ("train", "eval")}[name]:
+        elif (
+            isinstance(value, str) and value.lower() in {"optimizer": ("sgd", "adam"), "mode": ("train", "eval")}[name]
+        ):
             found[name] = value.lower()
     return found
 

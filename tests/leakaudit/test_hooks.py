@@ -14,7 +14,9 @@ from leakaudit.captured.reading import read_capture
 from leakaudit.errors import UserError
 from leakaudit.hooks import lightning_callback, trainer_callback
 
-DATA = [{"x": torch.randn(4, generator=torch.Generator().manual_seed(i)), "labels": torch.tensor(i % 3)} for i in range(8)]
+DATA = [
+    {"x": torch.randn(4, generator=torch.Generator().manual_seed(i)), "labels": torch.tensor(i % 3)} for i in range(8)
+]
 
 
 def check(file: Path, framework: str) -> None:

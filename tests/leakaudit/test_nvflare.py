@@ -66,7 +66,9 @@ def test_no_failure_leaves_the_filter(bad: dict[str, Any], tmp_path: Path) -> No
     (tmp_path / "file").write_text("no folder")
     for place in (tmp_path / "file", tmp_path):
         sent = DXO(DataKind.WEIGHT_DIFF, bad or CHANGE).to_shareable()
-        assert from_shareable(CaptureFilter(str(place)).process(sent, FLContext())).data.keys() == (bad or CHANGE).keys()
+        assert (
+            from_shareable(CaptureFilter(str(place)).process(sent, FLContext())).data.keys() == (bad or CHANGE).keys()
+        )
 
 
 TRAIN = """

@@ -23,7 +23,7 @@ STATE = {"weight": torch.arange(6.0).reshape(2, 3)}
         ({"batchsize": 8}, "did you mean 'batch_size'"),
         ({"epochs": 1, "steps": 4}, "not both"),
         ({"lr": -1.0, "epochs": 1}, "local_lr must be positive"),
-        ({"records": 0}, "records: it must be between 1"),
+        ({"records": 0}, "records is 0: it must be between 1"),
         ({"schema": "other"}, "no setting 'schema'"),
         ({"note": object()}, "hold what JSON does not"),
     ],
