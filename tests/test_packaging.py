@@ -41,7 +41,7 @@ FOR_USERS = [
     *RUNTIME,
     *(need for extra in EXTRAS if extra not in (*WORKSHOP, *FRAMEWORKS) for need in EXTRAS[extra]),
 ]
-UNDECLARED = {"pytest": "the plug-in is imported by pytest alone", **FRAMEWORKS}
+UNDECLARED = {"pytest": "the plug-in is imported by pytest alone", **dict.fromkeys(FRAMEWORKS.values(), "above")}
 UNIMPORTED = {"torchvision": "lpips imports it, and the models of most users do"}
 ALONE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 HIDDEN = {"torch.utils.tensorboard": "tensorboard"}  # modules that import another distribution
