@@ -16,6 +16,7 @@ from leakaudit.errors import Setting, UserError, did_you_mean, quoting, sentence
 from leakaudit.files.reading import check_text, short
 from leakaudit.load.loading import target_from_objects
 from leakaudit.protocol.target import Target
+from leakaudit.result.federation import Client, spec_of
 from leakaudit.result.outward import default_images
 from leakaudit.result.schema import AuditResult, Images
 from leakaudit.scene.plan import Plan
@@ -49,6 +50,7 @@ def scan(  # noqa: PLR0913 - the public surface
     mode: Literal["eval", "train"] = "eval",
     records: int = Plan.records,
     batch_size: int = Plan.batch_size,
+    client: str | Client = Plan.client,
     candidates: int = Plan.candidates,
     max_identification: float = Plan.max_identification,
     max_accuracy_loss: float = Plan.max_accuracy_loss,
@@ -69,12 +71,13 @@ def scan(  # noqa: PLR0913 - the public surface
     in [0, 1]. `groups`: whose each record is, ids in the order of `train_data` (or a dict by data name). `defense` is
     one spec or several, as is `attacks` (by default the battery's). `battery` is quick, standard or full; `exposure` is
     adaptive, honest-but-curious or malicious-server; `mode` is eval or train. `records` are attacked, in batches of
-    `batch_size`, and looked for among `candidates`; the limits are shares. `utility=False` trains nothing. `seeds` and
-    `epochs` are the battery's by default; `budget` takes seconds or "10m" (by default it has none), `memory` bytes or
-    "4GB" (by default what is free). `all_attacks` skips none where the verdict is settled. `images` is full, redacted
-    or none: by default full, and redacted where CI=true. `progress` shows what is computed. `generator` is what the
-    adversary knows of pictures: from normal latents (N, *latent) to pictures (N, C, H, W) in [0, 1]. Raises
-    leakaudit.UserError on bad input.
+    `batch_size`, and looked for among `candidates`; the limits are shares. `client` says what a client does before it
+    sends: a `leakaudit.Client`, or a spec like "fedavg:epochs=1:batch=8:lr=0.01". `utility=False` trains nothing.
+    `seeds` and `epochs` are the battery's by default; `budget` takes seconds or "10m" (by default it has none),
+    `memory` bytes or "4GB" (by default what is free). `all_attacks` skips none where the verdict is settled. `images`
+    is full, redacted or none: by default full, and redacted where CI=true. `progress` shows what is computed.
+    `generator` is what the adversary knows of pictures: from normal latents (N, *latent) to pictures (N, C, H, W) in
+    [0, 1]. Raises leakaudit.UserError on bad input.
 
     Examples:
         >>> leakaudit.scan(model, train_data, defense=["prune:sparsity=0.99", "obscure"], battery="quick").verdict
@@ -91,6 +94,7 @@ def scan(  # noqa: PLR0913 - the public surface
         mode=mode,
         records=records,
         batch_size=batch_size,
+        client=spec_of(client) if isinstance(client, Client) else client,
         candidates=candidates,
         max_identification=max_identification,
         max_accuracy_loss=max_accuracy_loss,

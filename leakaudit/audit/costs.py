@@ -84,6 +84,7 @@ def _measured(target: Target, plan: Plan, records: Records) -> Costs:
             classes=len(target.classes),
             mode=mode,
             generator=generator_for(plan.seed, "costs"),
+            client=plan.sender(),
         )
 
     update = shared()

@@ -15,7 +15,7 @@ from leakaudit.files.jsonfile import structured
 from leakaudit.files.reading import short
 from leakaudit.files.weights import safetensors_header
 from leakaudit.load.checkpoints import state_of
-from leakaudit.protocol.federation import MOST_STEPS, Client
+from leakaudit.result.federation import MOST_STEPS, Client
 
 GIVE = "a file that leakaudit capture wrote"
 MOST = {"local_steps": MOST_STEPS, "local_epochs": MOST_STEPS, "batch_size": 10**6, "records": 10**6}

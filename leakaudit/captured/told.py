@@ -5,7 +5,7 @@ from __future__ import annotations
 from leakaudit.captured.fitting import Fitted, norm
 from leakaudit.captured.form import CapturedUpdate, Claims, Sends
 from leakaudit.captured.reading import client_of
-from leakaudit.protocol.federation import spec_of
+from leakaudit.result.federation import spec_of
 from leakaudit.result.numbers import pairs, plain, significant
 
 SENT = {
@@ -75,7 +75,7 @@ def lines(captured: CapturedUpdate, fit: Fitted | None, source: str) -> tuple[Li
         ("records", behind),
         ("mode", claims.mode or "not said"),
         ("defense", "not said" if claims.defense is None else claims.defense),
-        *(("claimed", _setting(each)) for each in claims.settings),
+        *(("claimed", setting_in_words(each)) for each in claims.settings),
         *([("captured", claims.captured)] if claims.captured else []),
         *([("note", claims.note)] if claims.note else []),
     ]
@@ -84,7 +84,8 @@ def lines(captured: CapturedUpdate, fit: Fitted | None, source: str) -> tuple[Li
     return tuple(found)
 
 
-def _setting(values: dict[str, str | int | float | bool | None]) -> str:
+def setting_in_words(values: dict[str, str | int | float | bool | None]) -> str:
+    """Return one claimed setting of a framework, as `LocalDpMod: clipping_norm = 1, delta = 1e-05`."""
     rest = {name: value for name, value in values.items() if name != "name"}
     return f"{plain(values.get('name', 'a defense'))}: {pairs(rest)}" if rest else plain(values.get("name"))
 

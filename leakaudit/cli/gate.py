@@ -176,7 +176,7 @@ class Gating:
 
         `before` is what stood in the baseline, where it is read already.
         """
-        from leakaudit.compare.comparable import unlike
+        from leakaudit.compare.comparable import known, unlike
         from leakaudit.gate import assertions
         from leakaudit.result.schema import load
 
@@ -188,7 +188,7 @@ class Gating:
         if baseline is None:
             return cls(asked, waivers, configured=bool(table), named=named)
         before = before or load(baseline)
-        other = () if plan is None else unlike(before.settings, plan.settings())
+        other = () if plan is None else unlike(*known(before.settings, plan.settings()))
         if other:
             raise UserError(
                 f"{baseline} cannot be compared with this scan: {'; '.join(other)}. Scan with its settings."

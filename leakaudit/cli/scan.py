@@ -31,6 +31,7 @@ from leakaudit.options.common import (
     BatchSize,
     Checkpoint,
     ClientMode,
+    ClientSpec,
     Data,
     Device,
     ExitZero,
@@ -81,12 +82,14 @@ app = typer.Typer(
     epilog=examples(
         "leakaudit scan",
         "leakaudit scan model.py --defense obscure --open",
+        "leakaudit scan model.py --client fedavg:epochs=1:batch=8:lr=0.01",
         "leakaudit scan model.py -d prune:sparsity=0.99 -d dp-sgd -d obscure",
         "leakaudit scan model.py -d obscure,dp-sgd:noise_multiplier=0.5 --quick",
         "leakaudit scan model.py:make_model --data pictures/ --budget 30m -o out",
         "leakaudit scan model.py -d obscure --full --memory 4GB --verbose",
         "leakaudit scan model.py -d obscure --records 64 --gate --baseline main.json",
         "leakaudit scan model.py -d obscure --json > verdict.json",
+        "leakaudit scan model.py --update update.safetensors --data records.npz",
         "leakaudit scan -a my_attack.py:MyAttack:steps=200 -d my_defense.py:MyDefense",
         "leakaudit scan model.py -d obscure --tensorboard runs",
         settings=True,
@@ -120,6 +123,16 @@ def scan(  # noqa: PLR0913 - a command: its options
         ),
     ] = None,
     data: Data = None,
+    update: Annotated[
+        Path | None,
+        typer.Option(
+            "--update",
+            metavar="FILE",
+            help="Attack what a real client sent, a file of leakaudit capture. --data then are the records that made "
+            "it, in their order; without them nothing is scored on it.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
     checkpoint: Checkpoint = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="A short first look: passes only what is proven.", rich_help_panel=WORK)
@@ -172,6 +185,7 @@ def scan(  # noqa: PLR0913 - a command: its options
         ),
     ] = 100,
     batch_size: BatchSize = 1,
+    client: ClientSpec = "",
     mode: ClientMode = Mode.eval,
     exposure: Annotated[
         Preset,
@@ -269,6 +283,7 @@ def scan(  # noqa: PLR0913 - a command: its options
             mode=mode.value,
             records=records,
             batch_size=batch_size,
+            client=client,
             candidates=candidates,
             max_identification=max_identification,
             max_accuracy_loss=max_accuracy_loss,
@@ -281,6 +296,12 @@ def scan(  # noqa: PLR0913 - a command: its options
             images=shown,
             seed=seed,
         )
+        capture = None
+        if update is not None:
+            from leakaudit.captured.scanning import asked, targeted
+
+            capture = asked(update, data, plan)
+            plan, data = capture.plan, None
         if not quiet:
             tell_where(config)  # ahead of what it names, which is run
         _check_specs(plan, wait=registers(target))
@@ -289,7 +310,7 @@ def scan(  # noqa: PLR0913 - a command: its options
         def load() -> Loaded:
             loaded = load_target(target, data=data, checkpoint=checkpoint, device=device, seed=seed)
             _check_specs(plan, wait=False)
-            return loaded
+            return loaded if capture is None else targeted(capture, loaded)
 
         if not quiet:
             name_what_was_left_out()

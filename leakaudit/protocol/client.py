@@ -11,7 +11,7 @@ from torch import Tensor
 from leakaudit.errors import OutOfTime, UserError, message_of, worded
 from leakaudit.protocol.defense import Defense, chain, parts_of
 from leakaudit.protocol.exposure import Exposure
-from leakaudit.protocol.federation import FEDSGD, Client
+from leakaudit.protocol.federation import FEDSGD, Client, local_batches
 from leakaudit.protocol.gradients import (
     ExampleGradients,
     Gradients,
@@ -166,7 +166,7 @@ def trained_update(
     before = [p.detach().clone() for p in parameters]
     optimiser = optimiser_of(client, parameters)
     try:
-        for rows in client.batches(len(labels), generator):
+        for rows in local_batches(client, len(labels), generator):
             x, y = images[rows.to(images.device)], labels[rows.to(labels.device)]
             found = defended_gradient(model, loss, x, y, inside, generator, each)
             for p, g in zip(parameters, found, strict=True):

@@ -19,6 +19,7 @@ from leakaudit.files.jsonfile import leave_out, structured
 from leakaudit.files.reading import text_of
 from leakaudit.files.typed import Bulk
 from leakaudit.result import display
+from leakaudit.result.attempts import Attempt
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -168,6 +169,7 @@ class AttackResult:
     gain: Estimate = field(default_factory=Estimate)  # median of PSNR less the best guess, record by record, dB
     exact: int = 0  # records that it rebuilt or confirmed exactly
     settled_by: str = ""  # the attack that had settled the verdict, so that this one was skipped; empty where it ran
+    captured: tuple[Attempt, ...] = ()  # what it made of captured updates whose records nobody knows
 
 
 @dataclass(frozen=True)
@@ -280,6 +282,7 @@ class AuditResult:
     controls: Controls | None = None  # None in results from before there were any
     stand_in: str = ""  # where pictures are redacted: the public picture drawn in their place, and what was done to it
     known: tuple[Known, ...] = ()  # every attack that was known then, run or not; empty in older results
+    captured: dict[str, Value] = field(default_factory=dict)  # what is said of captured updates, where they are audited
     made: str = ""  # when the audit began, in UTC, as 2026-11-27T01:20:00Z; empty in older results
     schema: str = SCHEMA
 
@@ -322,14 +325,14 @@ _converter = leave_out(
     VALUES_LATER
     | {
         RecordScore: ("exact", "candidates", "gain", "swapped"),
-        AttackResult: ("notes", "doubts", "asked", "further", "swapped", "gain", "exact", "settled_by"),
+        AttackResult: ("notes", "doubts", "asked", "further", "swapped", "gain", "exact", "settled_by", "captured"),
         Known: ("examines", "requires", "covers"),
         Guarantee: ("states",),
         Examined: tuple(f.name for f in fields(Examined)),
         Controls: tuple(f.name for f in fields(Controls)),
         DefenseResult: ("guarantees", "why", "stronger", "lowest", "examined", "adaptive"),
         Finding: ("mend", "why", "todo"),
-        AuditResult: ("hashes", "waivers", "why", "stand_in", "controls", "known", "made"),
+        AuditResult: ("hashes", "waivers", "why", "stand_in", "controls", "known", "captured", "made"),
     },
 )
 
