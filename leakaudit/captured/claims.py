@@ -77,8 +77,8 @@ def measure_claims(
 def implied(claimed: Mechanism, claims: Claims, client: Client, fit: Fitted) -> tuple[float | None, float | None]:
     """Return the standard deviation of the noise on one number of an update, and how long the rest can be.
 
-    None is what is not known. For a mechanism in every step, noise is σC/B of each step's B records, and it moves the weights as a gradient does;
-    signal and noise of a later step follow from the noise of an earlier one, which is left out here.
+    None is what is not known. For a mechanism in every step, noise is σC/B of each step's B records, and it moves the
+    weights as a gradient does; that later gradients follow from earlier noise is left out.
     """
     if claims.clients > 1:
         return None, None  # whether they were summed or averaged nobody says

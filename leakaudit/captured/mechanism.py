@@ -94,16 +94,13 @@ def _of_part(part: Defense) -> Mechanism | None:
     """Return the mechanism of one of our own defenses, by the settings that say it."""
     if part.needs_example_gradients and hasattr(part, "noise_multiplier"):
         clip, noise = float(part.max_norm), float(part.noise_multiplier)  # type: ignore[attr-defined]
-        return Mechanism(
-            name=part.name, place="step", clip=clip, noise=noise, delta=float(getattr(part, "delta", 1e-5))
-        )
+        delta = float(getattr(part, "delta", 1e-5))
+        return Mechanism(name=part.name, place="step", clip=clip, noise=noise, delta=delta)
     if part.name == "gaussian":
         return Mechanism(name=part.name, noise=float(part.std))  # type: ignore[attr-defined]
     if part.name == "clip":
         return Mechanism(name=part.name, clip=float(part.max_norm))  # type: ignore[attr-defined]
-    if part.name == "none":
-        return None
-    return Mechanism(name=part.name, noise=None)
+    return None
 
 
 def defense_spec(settings: Sequence[Mapping[str, Value]]) -> str | None:

@@ -14,7 +14,7 @@ from leakaudit.captured.reading import client_of
 from leakaudit.captured.writing import State, claims_json, write_capture
 from leakaudit.errors import UserError, did_you_mean, message_of
 from leakaudit.files.reading import short
-from leakaudit.protocol.federation import SHORT
+from leakaudit.result.federation import SHORT
 from leakaudit.result.schema import Value
 
 LOG = logging.getLogger("leakaudit")
