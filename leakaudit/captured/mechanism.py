@@ -123,7 +123,7 @@ def defense_spec(settings: Sequence[Mapping[str, Value]]) -> str | None:
             return None
         parts += [f"clip:max_norm={each.clip!r}"] if each.clip else []
         parts += [f"gaussian:std={each.noise!r}"] if each.noise else []
-    return "+".join(parts)
+    return ",".join(parts)
 
 
 def step_weights(client: Client, records: int) -> list[tuple[float, int]]:

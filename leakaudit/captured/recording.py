@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from leakaudit.captured.form import SUFFIX, Claims
+from leakaudit.captured.mechanism import defense_spec
 from leakaudit.captured.reading import client_of
 from leakaudit.captured.writing import State, claims_json, write_capture
 from leakaudit.errors import UserError, did_you_mean, message_of
@@ -89,6 +90,8 @@ def recorder(
     if "local_steps" in claims and "local_epochs" in claims:
         raise UserError("give local_steps or local_epochs, not both.")
     settings = tuple(settings_of(each) for each in defenses)
+    if "defense" not in claims and (spec := defense_spec(settings)):
+        claims["defense"] = spec
     whole = Claims(**claims, settings=settings)
     claims_json(whole)  # what no file can hold, or no client can be, is refused now
     client_of(whole, "capture")
