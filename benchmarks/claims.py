@@ -1,6 +1,6 @@
 """How often "claimed and measured" cries wolf on correct runs, and what it catches of wrong ones.
 
-    python -m benchmarks.claims [--quick] [--json FILE]
+    python -m benchmarks.claims [--quick] [--runs N] [--json FILE]
 
 Updates of real training on the pictures of scikit-image, defended and then captured; a run is an alarm where any of its
 rows is `broken`. Correct: 50 runs of DP-SGD, and 50 of what Flower's LocalDpMod does with the sensitivity that is its
@@ -113,7 +113,7 @@ def scenes() -> Iterator[tuple[int, str, str, bool, int]]:
     """Yield seeds with a client, a network, whether it is trained, and a number of records, all of them mixed."""
     mixed = itertools.cycle(itertools.product(CLIENTS, ("cnn", "dense"), (False, True), (1, 4, 8, 16)))
     for seed, (spec, kind, trained, records) in enumerate(mixed):
-        yield seed * 7, spec, kind, trained, records
+        yield 100_000 + seed * 7, spec, kind, trained, records
 
 
 def correct(count: int) -> Iterator[tuple[str, Setting]]:
@@ -171,13 +171,16 @@ def wrong(count: int) -> Iterator[tuple[str, Setting]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="ten correct runs of either kind, three wrong ones each")
+    parser.add_argument("--runs", type=int, metavar="N", help="so many correct runs of either kind instead of 50")
     parser.add_argument("--json", type=Path, metavar="FILE")
     given = parser.parse_args()
     torch.set_num_threads(1)
     alarms: Counter[str] = Counter()
     runs: Counter[str] = Counter()
     held: Counter[str] = Counter()
-    for name, run in itertools.chain(correct(10 if given.quick else 50), wrong(3 if given.quick else 10)):
+    for name, run in itertools.chain(
+        correct(given.runs or (10 if given.quick else 50)), wrong(3 if given.quick else 10)
+    ):
         rows = rows_of(run)
         runs[name] += 1
         alarms[name] += any(row.verdict == "broken" for row in rows)
