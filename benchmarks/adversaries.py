@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from leakaudit.attacks._linking import standard
-from leakaudit.audit.plan import attacks_for
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.attack import Attack, Reconstruction
 from leakaudit.protocol.client import SharedUpdate, release, share
@@ -29,6 +28,7 @@ from leakaudit.protocol.exposure import Exposure, preset
 from leakaudit.protocol.target import PixelModel, Records, Target
 from leakaudit.result.batteries import Battery
 from leakaudit.result.schema import AttackResult, Value
+from leakaudit.scene.plan import attacks_for
 from leakaudit.score.baselines import mean_pictures
 from leakaudit.score.identification import CandidateSets, candidate_sets
 from leakaudit.score.scoring import Truth, failed, score

@@ -25,7 +25,7 @@ from leakaudit.protocol.registry import defenses, parse_defense, settings_of
 from leakaudit.protocol.target import PixelModel, Records, Target
 from leakaudit.result.batteries import TRAINING_BATCH
 from leakaudit.score.metrics import Metric
-from leakaudit.score.utility import accuracy, train, utility
+from leakaudit.score.utility import Senders, accuracy, train, utility
 from leakaudit.stats import intervals
 from leakaudit.work.seeding import derive, generator_for
 
@@ -262,7 +262,7 @@ def _with_accuracy(scene: Scene, row: Row, target: Target, defense: Defense, rel
     size = scene.size
     batch = _batch(released)
     found = utility(
-        target, defense, released, batch_size=batch, epochs=size.epochs, seeds=size.seeds, seed=scene.seed
+        target, defense, released, senders=Senders(batch), epochs=size.epochs, seeds=size.seeds, seed=scene.seed
     )  # fmt: skip
     facts = defense.facts(len(released), batch, found.steps)
     accuracies = list(found.accuracies)

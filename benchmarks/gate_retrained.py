@@ -21,12 +21,12 @@ from dataclasses import replace
 import torch
 
 from leakaudit.audit.audit import audit
-from leakaudit.audit.plan import Plan
 from leakaudit.cli.demo import demo_target
 from leakaudit.gate.assertions import PRESETS, Assertions
 from leakaudit.gate.decision import gate
 from leakaudit.protocol.target import Target, reinitialised
 from leakaudit.result.schema import AuditResult
+from leakaudit.scene.plan import Plan
 from leakaudit.score.utility import train
 
 RULES = Assertions((), PRESETS["recommended"].regressions, None)

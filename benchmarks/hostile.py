@@ -263,8 +263,8 @@ def controls(base: Path, kit: Path) -> list[str]:
 def ready() -> Callable[[], None]:
     """Import all that a command may, make scans short, and return the command line. Starts no thread."""
     import leakaudit
-    from leakaudit.audit import plan
     from leakaudit.cli.entry import main
+    from leakaudit.scene import plan
 
     for module in pkgutil.walk_packages(leakaudit.__path__, "leakaudit."):
         with contextlib.suppress(ImportError):

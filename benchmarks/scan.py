@@ -29,8 +29,8 @@ import torch
 
 from benchmarks.inversion import DATA
 from leakaudit.audit.audit import audit
-from leakaudit.audit.plan import Plan
 from leakaudit.protocol.target import Target
+from leakaudit.scene.plan import Plan
 from leakaudit.work.progress import Monitor, Work, monitored
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -32,10 +32,10 @@ from benchmarks.plantedopen import HIDDEN, TOLD
 from benchmarks.plantedscenes import PLACES, Place
 from benchmarks.replaying import Found, Side, look, look_at_batches, look_at_pairs
 from leakaudit.audit.audit import audit
-from leakaudit.audit.plan import Plan
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.registry import parse_defense
 from leakaudit.protocol.target import Target
+from leakaudit.scene.plan import Plan
 from leakaudit.work.seeding import generator_for
 
 TOGETHER = 6  # set-ups in one scan

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from leakaudit.result import display
 from leakaudit.version import __version__
 
-__all__ = ["AuditResult", "Obscurer", "UserError", "__version__", "scan"]
+__all__ = ["AuditResult", "Client", "Obscurer", "UserError", "__version__", "scan"]
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from leakaudit.api import scan
     from leakaudit.defenses.obscurer import Obscurer
     from leakaudit.errors import UserError
+    from leakaudit.result.federation import Client
     from leakaudit.result.schema import AuditResult
 
 
@@ -30,6 +31,10 @@ def __getattr__(name: str) -> Any:
         from leakaudit.result.schema import AuditResult
 
         return AuditResult
+    if name == "Client":
+        from leakaudit.result.federation import Client
+
+        return Client
     if name == "Obscurer":
         from leakaudit.defenses.obscurer import Obscurer
 

@@ -11,14 +11,15 @@ from typing import Any, Literal, Never
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from leakaudit.audit.audit import audit
-from leakaudit.audit.plan import Plan
+from leakaudit.audit.stages import audit_at_stages
 from leakaudit.errors import Setting, UserError, did_you_mean, quoting, sentence
 from leakaudit.files.reading import check_text, short
 from leakaudit.load.loading import target_from_objects
 from leakaudit.protocol.target import Target
+from leakaudit.result.federation import Client, spec_of
 from leakaudit.result.outward import default_images
 from leakaudit.result.schema import AuditResult, Images
+from leakaudit.scene.plan import Plan
 from leakaudit.work.progress import monitored
 from leakaudit.work.quantities import parse, seconds
 
@@ -49,6 +50,8 @@ def scan(  # noqa: PLR0913 - the public surface
     mode: Literal["eval", "train"] = "eval",
     records: int = Plan.records,
     batch_size: int = Plan.batch_size,
+    client: str | Client = Plan.client,
+    stages: str | Sequence[str] = (),
     candidates: int = Plan.candidates,
     max_identification: float = Plan.max_identification,
     max_accuracy_loss: float = Plan.max_accuracy_loss,
@@ -69,12 +72,13 @@ def scan(  # noqa: PLR0913 - the public surface
     in [0, 1]. `groups`: whose each record is, ids in the order of `train_data` (or a dict by data name). `defense` is
     one spec or several, as is `attacks` (by default the battery's). `battery` is quick, standard or full; `exposure` is
     adaptive, honest-but-curious or malicious-server; `mode` is eval or train. `records` are attacked, in batches of
-    `batch_size`, and looked for among `candidates`; the limits are shares. `utility=False` trains nothing. `seeds` and
-    `epochs` are the battery's by default; `budget` takes seconds or "10m" (by default it has none), `memory` bytes or
-    "4GB" (by default what is free). `all_attacks` skips none where the verdict is settled. `images` is full, redacted
-    or none: by default full, and redacted where CI=true. `progress` shows what is computed. `generator` is what the
-    adversary knows of pictures: from normal latents (N, *latent) to pictures (N, C, H, W) in [0, 1]. Raises
-    leakaudit.UserError on bad input.
+    `batch_size`, and looked for among `candidates`; the limits are shares. `client` says what a client does before it
+    sends: a `leakaudit.Client`, or a spec like "fedavg:epochs=1:batch=8:lr=0.01". `utility=False` trains nothing.
+    `seeds` and `epochs` are the battery's by default; `budget` takes seconds or "10m" (by default it has none),
+    `memory` bytes or "4GB" (by default what is free). `all_attacks` skips none where the verdict is settled. `images`
+    is full, redacted or none: by default full, and redacted where CI=true. `progress` shows what is computed.
+    `generator` is what the adversary knows of pictures: from normal latents (N, *latent) to pictures (N, C, H, W) in
+    [0, 1]. Raises leakaudit.UserError on bad input.
 
     Examples:
         >>> leakaudit.scan(model, train_data, defense=["prune:sparsity=0.99", "obscure"], battery="quick").verdict
@@ -91,6 +95,8 @@ def scan(  # noqa: PLR0913 - the public surface
         mode=mode,
         records=records,
         batch_size=batch_size,
+        client=spec_of(client) if isinstance(client, Client) else client,
+        stages=_specs("stages", stages),
         candidates=candidates,
         max_identification=max_identification,
         max_accuracy_loss=max_accuracy_loss,
@@ -138,11 +144,11 @@ def _quoted(plan: Plan) -> Iterator[None]:
 
 def _audited(target: Target, plan: Plan, weights: Path | None, progress: bool) -> AuditResult:
     if not progress:
-        return audit(target, plan, lpips_weights=weights, command="leakaudit.scan(...)")
+        return audit_at_stages(target, plan, lpips_weights=weights, command="leakaudit.scan(...)")
     from leakaudit.watch.console import progress_monitor
 
     with progress_monitor(plan=plan) as monitor, monitored(monitor):
-        return audit(target, plan, lpips_weights=weights, keep=monitor.kept, command="leakaudit.scan(...)")
+        return audit_at_stages(target, plan, lpips_weights=weights, keep=monitor.kept, command="leakaudit.scan(...)")
 
 
 def _specs(name: str, given: Any) -> tuple[str, ...]:

@@ -164,12 +164,13 @@ def _refuse_unlike(baseline: AuditResult, wanted: dict[str, Any]) -> None:
     """Raise UserError where the settings already tell that the scan could not be compared, before it takes minutes."""
     from dataclasses import fields
 
-    from leakaudit.audit.plan import Plan
-    from leakaudit.compare.comparable import unlike
+    from leakaudit.compare.comparable import known, unlike
     from leakaudit.errors import UserError
+    from leakaudit.scene.plan import Plan
 
     checked = {f.name for f in fields(Plan)} - {"defenses", "attacks", "budget", "memory"}
-    other = unlike(baseline.settings, Plan(**{k: v for k, v in wanted.items() if k in checked}).settings(), as_argument)
+    plan = Plan(**{k: v for k, v in wanted.items() if k in checked})
+    other = unlike(*known(baseline.settings, plan.settings()), as_argument)
     if other:
         raise UserError(f"the baseline cannot be compared with this test: {'; '.join(other)}. Audit with its settings.")
 

@@ -20,6 +20,7 @@ from leakaudit.reports import (
     html_rows,
     mapping,
     pictures,
+    situations,
     view,
 )
 from leakaudit.reports.html_source import fingerprint
@@ -84,6 +85,7 @@ def _context(result: AuditResult, outcome: Outcome | None) -> dict[str, Any]:
         "severity": html_findings.TITLES,
         "severity_meaning": html_findings.MEANINGS,
         "advice": advice.advise(result),
+        "coverage": situations.table(result),
         "tables": tables,
         "rows": tables.rows,
         "matrix": html_rows.matrix(tables.rows),

@@ -13,11 +13,11 @@ import pytest
 import torch
 from hypothesis import settings
 
-from leakaudit.audit import plan
 from leakaudit.engine import matching as engine
 from leakaudit.engine.stacked import Trials
 from leakaudit.errors import quoting
 from leakaudit.protocol import plugins, registry
+from leakaudit.scene import plan
 from leakaudit.score import metrics
 
 Install = Callable[..., None]

@@ -23,7 +23,6 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from leakaudit.audit import plan
 from leakaudit.audit.audit import audit
 from leakaudit.cli import entry
 from leakaudit.errors import UserError, quoting
@@ -33,6 +32,7 @@ from leakaudit.protocol import registry
 from leakaudit.protocol.target import Target
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.schema import AuditResult, Images, load, to_json
+from leakaudit.scene import plan
 from leakaudit.work.learned import Learned
 from leakaudit.work.progress import Monitor, Sight, monitored, together
 from leakaudit.work.seeding import generator_for

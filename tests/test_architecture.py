@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # From the ground up: a wing may import those before it, and none behind it. "" is leakaudit/__init__.py.
 READING = ("files", "result", "stats", "judge", "compare", "gate")
-MEASURING = ("work", "protocol", "engine", "load", "score", "audit")
+MEASURING = ("work", "protocol", "engine", "load", "score", "scene", "audit")
 SHOWING = ("watch", "options", "cli")
 PLUGINS = ("defenses", "attacks", "reports")  # folders beside the package, linked into it
 GROUND = ("version", "errors")
@@ -171,9 +171,9 @@ def test_no_function_is_longer_than_can_be_read_at_once() -> None:
 
 def test_the_guard_sees_a_lazy_import_and_none_for_type_checkers() -> None:
     source = (
-        "if TYPE_CHECKING:\n    from leakaudit.cli import entry\ndef f():\n    from leakaudit.audit.plan import Plan\n"
+        "if TYPE_CHECKING:\n    from leakaudit.cli import entry\ndef f():\n    from leakaudit.scene.plan import Plan\n"
     )
-    assert list(_found(ast.parse(source))) == [(4, "audit.plan")]
+    assert list(_found(ast.parse(source))) == [(4, "scene.plan")]
 
 
 # What writes a file, or opens one for it, by the last part of the name that is called.

@@ -15,14 +15,14 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import leakaudit
-from leakaudit.audit import plan
-from leakaudit.audit.plan import Plan, attacks_for, catalogue, with_effort
 from leakaudit.judge.scope import not_tested
 from leakaudit.protocol import plugins, registry
 from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.defense import Defense
 from leakaudit.result.batteries import BATTERIES
 from leakaudit.result.schema import AuditResult
+from leakaudit.scene import plan
+from leakaudit.scene.plan import Plan, attacks_for, catalogue, with_effort
 from tests.attacks.attack_scenes import scene
 from tests.conftest import Install
 from tests.leakaudit.results import attack, defense, lost

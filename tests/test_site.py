@@ -18,8 +18,8 @@ from urllib.parse import unquote, urldefrag
 import pytest
 
 import leakaudit
-from leakaudit.audit.plan import Plan
 from leakaudit.protocol import registry
+from leakaudit.scene.plan import Plan
 
 if TYPE_CHECKING:
     from playwright.sync_api import Route
@@ -155,7 +155,7 @@ def test_the_reference_has_all_that_is_public(pages: dict[str, Seen]) -> None:
     modules = {f"leakaudit.protocol.{file.stem}" for file in (ROOT / "leakaudit" / "protocol").glob("[a-z]*.py")}
     assert modules - pages["reference/protocol.html"].ids == set()
     settings = pages["reference/settings.html"].ids
-    assert [f.name for f in fields(Plan) if f"leakaudit.audit.plan.Plan.{f.name}" not in settings] == []
+    assert [f.name for f in fields(Plan) if f"leakaudit.scene.plan.Plan.{f.name}" not in settings] == []
     for kind, known in (("attacks", registry.attacks()), ("defenses", registry.defenses())):
         page = pages[f"reference/{kind}.html"]
         shown = html.unescape(re.sub(r"<[^>]+>", "", page.text))

@@ -9,9 +9,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from leakaudit.audit.scene import Scene
-from leakaudit.audit.told import claimed
-from leakaudit.audit.updates import Updates, asked_by
 from leakaudit.errors import NotApplicable, OutOfTime, TooLittleMemory, UserError, first_line
 from leakaudit.protocol.attack import Attack, Reconstruction
 from leakaudit.protocol.client import SharedUpdate
@@ -19,6 +16,9 @@ from leakaudit.protocol.registry import settings_values
 from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.result.rules import scored_statuses
 from leakaudit.result.schema import AttackResult, Value
+from leakaudit.scene.scene import Scene
+from leakaudit.scene.told import claimed
+from leakaudit.scene.updates import Updates, asked_by
 from leakaudit.score.baselines import mean_pictures
 from leakaudit.score.scoring import LEAST, Truth, failed, score
 from leakaudit.score.tuning import tuned_in_time

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from leakaudit.audit import fingerprint, provenance
 from leakaudit.audit.attacking import attacked, lacking
 from leakaudit.audit.canary import Planting, planted
 from leakaudit.audit.clock import Clock
 from leakaudit.audit.costs import NOMINAL, measured
-from leakaudit.audit.examine import Subject, examine
+from leakaudit.audit.course import Course, Measured, Staged
 from leakaudit.audit.pieces import Piece, chosen, in_turn, outline, pieces_of
-from leakaudit.audit.plan import Plan, catalogue, left_out, lowered, own_attacks
-from leakaudit.audit.provenance import settings
-from leakaudit.audit.scene import Scene, set_scene
-from leakaudit.audit.told import SETTINGS, at_level, stated, vouched
-from leakaudit.audit.updates import Updates
 from leakaudit.audit.weaker import seen_weakened
 from leakaudit.errors import OutOfTime, UserError, first_line
 from leakaudit.judge.caps import FAR_OFF, capped, caps
 from leakaudit.judge.exposed import exposed
+from leakaudit.judge.moments import here, over_stages
 from leakaudit.judge.scope import assumptions, not_tested
 from leakaudit.judge.settled import Tally, drawer
 from leakaudit.judge.verdict import Case, errors_of, judge, overall
@@ -48,10 +43,17 @@ from leakaudit.result.schema import (
     Reason,
     Waiver,
 )
+from leakaudit.scene import fingerprint, provenance
+from leakaudit.scene.examine import Subject, examine
+from leakaudit.scene.plan import Plan, catalogue, left_out, lowered, own_attacks
+from leakaudit.scene.provenance import settings
+from leakaudit.scene.scene import Scene, set_scene
+from leakaudit.scene.told import SETTINGS, at_level, stated, vouched
+from leakaudit.scene.updates import Updates
 from leakaudit.score.diagnosis import compare_with_control, inspected
 from leakaudit.score.scoring import skipped
 from leakaudit.score.standin import SENTENCE
-from leakaudit.score.utility import Utility, majority, utility
+from leakaudit.score.utility import Senders, Utility, majority, utility
 from leakaudit.work import ends
 from leakaudit.work.precision import exact
 from leakaudit.work.progress import current, expired, stage
@@ -72,14 +74,17 @@ def audit(
     keep_learned: KeepLearned | None = None,
     command: str = "",
     waivers: tuple[Waiver, ...] = (),
+    staged: Staged | None = None,
 ) -> AuditResult:
     """Audit a target and return the result.
 
     `keep` is called with the result so far after every finished piece, so that nothing computed is lost; an interrupt
     ends the audit with `complete=False`. `keep_learned` is called with the spec of every defense and what it learned.
-    `waivers` are those configured: they go into the result and change nothing else in it. Raises UserError for settings
+    `waivers` are those configured: they go into the result and change nothing else in it. `staged` says at which moment
+    of training the target is, and what earlier ones gave (`leakaudit.audit.stages`). Raises UserError for settings
     that cannot work on this target.
     """
+    plan = plan.settled(target.client, len(target.private))
     asked = chosen(plan)
     for spec in plan.effort().attacks:
         parse_attack(spec)
@@ -98,7 +103,7 @@ def audit(
     stage("measuring what this machine takes")
     costs = NOMINAL if plan.budget is None or interrupted else measured(target, plan)
     clock = Clock(plan.budget, outline(plan, scene.sizes()), costs, begun)
-    course = Course(scene, clock, controls, made)
+    course = Course(scene, clock, controls, made, staged or Staged())
     return run(course, () if interrupted else asked, keep, keep_learned, complete=not interrupted)
 
 
@@ -133,29 +138,6 @@ def run(
     if keep is not None:
         keep(result)
     return result
-
-
-@dataclass
-class Course:
-    """How far an audit has come; by the defenses' specs, in their order."""
-
-    scene: Scene
-    clock: Clock
-    controls: Controls
-    made: str = ""  # when it began; what is only planted has no date
-    rows: dict[str, DefenseResult] = field(default_factory=dict)
-    noticed: dict[str, tuple[Finding, ...]] = field(default_factory=dict)
-    learned: dict[str, str] = field(default_factory=dict)  # the hash of what a fitted defense learned
-    prepared: dict[str, Subject | DefenseResult] = field(default_factory=dict)  # fitted or not, and not yet attacked
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What is measured of a defense beside the attacks on it."""
-
-    outcome: Utility | None = None
-    strength: float | None = None
-    weakened: Estimate = field(default_factory=lambda: Estimate(reason="it was not tried"))
 
 
 def _prepare(course: Course, spec: str, defense: Defense, keep_learned: KeepLearned | None) -> None:
@@ -248,7 +230,7 @@ def _fitted(
     if keep_learned is not None:
         keep_learned(spec, fitted)
     stage("trying what it changes")
-    run = (len(target.private), TRAINING_BATCH, 0)
+    run = course.scene.plan.run(len(target.private), 0)
     fitted.facts(*run), fitted.guarantees(*run, course.scene.candidates.size)  # what may raise does so before attacks
     subject = examine(course.scene, spec, fitted)
     odd = inspected(spec, fitted, _beside_strangers(course.scene), subject.released, seed) if subject.replaced else ()
@@ -276,7 +258,7 @@ def _accuracy(scene: Scene, defense: Defense, released: Records, too_long: str) 
             scene.target,
             defense,
             released,
-            batch_size=TRAINING_BATCH,
+            senders=Senders(TRAINING_BATCH, scene.plan.sender(), scene.plan.own),
             epochs=effort.epochs,
             seeds=effort.seeds,
             seed=scene.plan.seed,
@@ -291,7 +273,7 @@ def _row(course: Course, subject: Subject, results: list[AttackResult], measured
     skipped = Estimate(reason="not measured yet" if plan.utility else "training runs were switched off")
     outcome = measured.outcome or Utility((), skipped, 0.0, 0, 0)
     control = course.rows["none"].attacks if spec != "none" and "none" in course.rows else tuple(results)
-    run = (len(scene.target.private), TRAINING_BATCH, outcome.steps)
+    run = plan.run(len(scene.target.private), outcome.steps, outcome.epochs)
     guarantees = vouched(defense, defense.guarantees(*run, scene.candidates.size), plan.images)
     examined = Examined(
         changes=tuple(name for name in CHANGES if name in subject.changes),
@@ -317,6 +299,9 @@ def _row(course: Course, subject: Subject, results: list[AttackResult], measured
         )
     )
     verdict, why = capped(verdict, why, _caps(course))
+    earlier = course.staged.before.get(spec, ())
+    stages = (*earlier, *here(course.staged.now, verdict, why, results))
+    verdict, why = over_stages(verdict, why, earlier, plan.max_identification)
     return DefenseResult(
         spec=spec,
         settings=stated(defense, settings(defense), plan.images, SETTINGS),
@@ -334,6 +319,7 @@ def _row(course: Course, subject: Subject, results: list[AttackResult], measured
         lowest=dict(defense.lowest),
         examined=examined,
         adaptive=own_attacks(defense),
+        stages=stages,
     )
 
 

@@ -16,14 +16,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from leakaudit.audit.plan import Plan
-from leakaudit.audit.scene import Scene, set_scene
 from leakaudit.errors import first_line, quotes
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.gradients import Gradients
 from leakaudit.protocol.target import PixelModel, Records, Target
 from leakaudit.result.rules import VERDICTS
 from leakaudit.result.schema import AuditResult, DefenseResult, Verdict
+from leakaudit.scene.plan import Plan
+from leakaudit.scene.scene import Scene, set_scene
 from leakaudit.work.progress import Monitor, Work, current, expired, monitored
 from leakaudit.work.seeding import generator_for, seeded
 

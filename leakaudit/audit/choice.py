@@ -1,6 +1,6 @@
 """Which attacks a scan would run on a defense, and why: what is settled before it, and what it finds out by trying.
 
-The reasons are values; `leakaudit.audit.plan.attacks_for` is what a scan does by the same facts.
+The reasons are values; `leakaudit.scene.plan.attacks_for` is what a scan does by the same facts.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from leakaudit.audit.plan import catalogue, own_attacks
 from leakaudit.judge.scope import roles
 from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.defense import Defense, parts_of
@@ -18,6 +17,7 @@ from leakaudit.result.adversary import PRESETS
 from leakaudit.result.batteries import BATTERIES
 from leakaudit.result.rules import ANYTHING, PLANTING
 from leakaudit.result.specs import split
+from leakaudit.scene.plan import catalogue, own_attacks
 
 # always: whatever the scan sees. expected: where it sees change what the defense's code may change. possible: where
 # it sees change something else. granted: where the exposure lets the server change the model. given: where

@@ -11,8 +11,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from leakaudit.audit.plan import Plan
-from leakaudit.audit.scene import MOST
 from leakaudit.engine.distances import cosine
 from leakaudit.engine.matching import match
 from leakaudit.protocol.amounts import Amount, Sizes
@@ -22,6 +20,8 @@ from leakaudit.protocol.exposure import preset
 from leakaudit.protocol.gradients import Mode, in_mode, parameters_of
 from leakaudit.protocol.target import Records, Target
 from leakaudit.result.batteries import TRAINING_BATCH
+from leakaudit.scene.plan import Plan
+from leakaudit.scene.scene import MOST
 from leakaudit.work.memory import Memory, bounded
 from leakaudit.work.seeding import generator_for, seeded
 
@@ -84,6 +84,7 @@ def _measured(target: Target, plan: Plan, records: Records) -> Costs:
             classes=len(target.classes),
             mode=mode,
             generator=generator_for(plan.seed, "costs"),
+            client=plan.sender(),
         )
 
     update = shared()

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from leakaudit.audit.costs import NOMINAL, Costs
-from leakaudit.audit.plan import Plan, attacks_for
 from leakaudit.errors import Setting, UserError
 from leakaudit.judge.proof import REPLAY
 from leakaudit.protocol.amounts import Amount, Sizes
@@ -17,7 +16,8 @@ from leakaudit.protocol.exposure import preset
 from leakaudit.protocol.registry import parse_defense
 from leakaudit.protocol.stages import declared
 from leakaudit.result.batteries import TRAINING_BATCH
-from leakaudit.result.rules import ACCURACY, BESIDES, FIT, UPDATES, WEAKENED
+from leakaudit.result.rules import ACCURACY, BESIDES, FIT, LOCAL, UPDATES, WEAKENED
+from leakaudit.scene.plan import Plan, attacks_for
 from leakaudit.score.tuning import RUNS
 from leakaudit.work.progress import Work
 
@@ -66,6 +66,7 @@ def pieces_of(
     `changes` are what it was seen to change; before it is fitted, what its code declares.
     """
     seen, effort = declared(defense) if changes is None else changes, plan.effort()
+    seen |= {LOCAL} if plan.sender().local else set()
     sizes = replace(sizes, defended=bool(seen - BESIDES))
     tried = Amount(updates=TRIED if seen - BESIDES else 4)
     found = [

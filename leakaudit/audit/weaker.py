@@ -8,14 +8,14 @@ from dataclasses import replace
 import torch
 
 from leakaudit.audit.attacking import attacked
-from leakaudit.audit.examine import Subject, released_by
-from leakaudit.audit.scene import Scene
-from leakaudit.audit.updates import Updates
 from leakaudit.judge.proof import REPLAY
 from leakaudit.protocol.registry import parse_attack
 from leakaudit.protocol.weakened import weakened
 from leakaudit.result.rules import identifies
 from leakaudit.result.schema import AttackResult, Estimate
+from leakaudit.scene.examine import Subject, released_by
+from leakaudit.scene.scene import Scene
+from leakaudit.scene.updates import Updates
 from leakaudit.work.progress import expired
 
 SHARES = (0.1, 0.01, 0.001, 1e-4, 1e-6, 1e-9)  # of the defense's strength, tried in turn

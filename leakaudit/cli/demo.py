@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from leakaudit.audit.plan import Plan
 from leakaudit.load.loading import target_from_objects
 from leakaudit.protocol.target import Target
 from leakaudit.result.outward import default_images
 from leakaudit.result.schema import Images
+from leakaudit.scene.plan import Plan
 from leakaudit.score.utility import train
 from leakaudit.work.progress import stage
 from leakaudit.work.seeding import derive, forked, generator_for

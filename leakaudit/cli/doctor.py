@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from leakaudit.audit.costs import Costs
-    from leakaudit.audit.plan import Plan
     from leakaudit.protocol.target import Target as Loaded
     from leakaudit.result.schema import Finding
+    from leakaudit.scene.plan import Plan
 
 BUDGETS = (60.0, 300.0, 1800.0)  # seconds, that `doctor` reckons with
 
@@ -101,10 +101,10 @@ def doctor(  # noqa: PLR0913 - a command: its options
 
     with working("loading libraries") as stage:
         from leakaudit.audit.costs import measured
-        from leakaudit.audit.plan import Plan
         from leakaudit.load.loading import load_target
         from leakaudit.load.preflight import preflight
         from leakaudit.load.units import with_units
+        from leakaudit.scene.plan import Plan
 
         plan = Plan(mode=mode.value, records=records, batch_size=batch_size, seed=seed)
         stage("loading the model and the data")

@@ -22,11 +22,11 @@ from leakaudit.options.settings import Config
 from leakaudit.result.outward import in_place
 
 if TYPE_CHECKING:
-    from leakaudit.audit.plan import Plan
     from leakaudit.gate.assertions import Assertions
     from leakaudit.protocol.target import Target
     from leakaudit.result.outcome import Outcome
     from leakaudit.result.schema import AuditResult, Waiver
+    from leakaudit.scene.plan import Plan
 
 Baseline = Annotated[
     Path | None,
@@ -176,7 +176,7 @@ class Gating:
 
         `before` is what stood in the baseline, where it is read already.
         """
-        from leakaudit.compare.comparable import unlike
+        from leakaudit.compare.comparable import known, unlike
         from leakaudit.gate import assertions
         from leakaudit.result.schema import load
 
@@ -188,7 +188,7 @@ class Gating:
         if baseline is None:
             return cls(asked, waivers, configured=bool(table), named=named)
         before = before or load(baseline)
-        other = () if plan is None else unlike(before.settings, plan.settings())
+        other = () if plan is None else unlike(*known(before.settings, plan.settings()))
         if other:
             raise UserError(
                 f"{baseline} cannot be compared with this scan: {'; '.join(other)}. Scan with its settings."
@@ -197,9 +197,9 @@ class Gating:
 
     def early(self, target: Target) -> None:
         """Refuse a target that the baseline is not of, before anything is attacked."""
-        from leakaudit.audit.fingerprint import of_records
-        from leakaudit.audit.provenance import describe
         from leakaudit.compare.comparable import unlike_target
+        from leakaudit.scene.fingerprint import of_records
+        from leakaudit.scene.provenance import describe
 
         if self.baseline is None:
             return

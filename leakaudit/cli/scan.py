@@ -31,6 +31,7 @@ from leakaudit.options.common import (
     BatchSize,
     Checkpoint,
     ClientMode,
+    ClientSpec,
     Data,
     Device,
     ExitZero,
@@ -40,6 +41,7 @@ from leakaudit.options.common import (
     Preset,
     Records,
     Seed,
+    Stages,
     Target,
     examples,
     name_what_was_left_out,
@@ -51,8 +53,8 @@ from leakaudit.protocol.usercode import registers
 from leakaudit.result.outward import default_images
 
 if TYPE_CHECKING:
-    from leakaudit.audit.plan import Plan
     from leakaudit.protocol.target import Target as Loaded
+    from leakaudit.scene.plan import Plan
 
 
 app = typer.Typer(
@@ -81,6 +83,7 @@ app = typer.Typer(
     epilog=examples(
         "leakaudit scan",
         "leakaudit scan model.py --defense obscure --open",
+        "leakaudit scan model.py --client fedavg:epochs=1:batch=8:lr=0.01",
         "leakaudit scan model.py -d prune:sparsity=0.99 -d dp-sgd -d obscure",
         "leakaudit scan model.py -d obscure,dp-sgd:noise_multiplier=0.5 --quick",
         "leakaudit scan model.py:make_model --data pictures/ --budget 30m -o out",
@@ -172,6 +175,8 @@ def scan(  # noqa: PLR0913 - a command: its options
         ),
     ] = 100,
     batch_size: BatchSize = 1,
+    client: ClientSpec = "",
+    stages: Stages = None,
     mode: ClientMode = Mode.eval,
     exposure: Annotated[
         Preset,
@@ -255,9 +260,9 @@ def scan(  # noqa: PLR0913 - a command: its options
     before = load_result(baseline) if baseline is not None else None  # it may lie where the output goes
     with claimed(output, shown == "full") as earlier:  # at once: loading libraries takes seconds
         with voice.starting():
-            from leakaudit.audit.plan import Plan
             from leakaudit.load.loading import load_target
             from leakaudit.protocol.registry import attacks, defenses
+            from leakaudit.scene.plan import Plan
             from leakaudit.work.quantities import parse, seconds
 
             attacks(), defenses()
@@ -269,6 +274,8 @@ def scan(  # noqa: PLR0913 - a command: its options
             mode=mode.value,
             records=records,
             batch_size=batch_size,
+            client=client,
+            stages=tuple(part.strip() for part in (stages or "").split(",") if part.strip()),
             candidates=candidates,
             max_identification=max_identification,
             max_accuracy_loss=max_accuracy_loss,

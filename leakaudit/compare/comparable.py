@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from leakaudit.errors import Setting, Spell, as_option
 from leakaudit.result.schema import AuditResult, Value
 
@@ -25,6 +27,8 @@ MEASUREMENT = {  # empty: a setting of its own, spelled as the surface has it
     "records": "",
     "batch_size": "",
     "candidates": "",
+    "client": "",
+    "stages": "",
     "mode": "",
     "exposure": "",
     "battery": "battery",
@@ -35,6 +39,7 @@ MEASUREMENT = {  # empty: a setting of its own, spelled as the surface has it
     "epochs": "",
     "training_batch_size": "batch size of training",
 }
+SETTLED = ("client", "mode", "batch_size", "records")  # by a client with local steps, once the model is loaded
 VERSIONS = ("leakaudit", "torch", "numpy", "device", "threads")
 
 
@@ -69,6 +74,16 @@ def unlike(before: dict[str, Value], after: dict[str, Value], spell: Spell = as_
     return tuple(_unequal(before, after, MEASUREMENT, spell))
 
 
+def known(before: Mapping[str, Value], planned: Mapping[str, Value]) -> tuple[dict[str, Value], dict[str, Value]]:
+    """Return the settings of a baseline and of a scan that is not begun, without those that are not settled by then.
+
+    A client with local steps settles how many records are behind an update, and how many are attacked.
+    """
+    unsettled = SETTLED if "client" in before or "client" in planned else ()
+    one, other = ({key: value for key, value in each.items() if key not in unsettled} for each in (before, planned))
+    return one, other
+
+
 def remarks(before: AuditResult, after: AuditResult) -> tuple[str, ...]:
     """Return a sentence where versions or the device differ: a change may then be theirs."""
     pairs = [(key, before.environment.get(key), after.environment.get(key)) for key in VERSIONS]
@@ -81,9 +96,11 @@ def _unequal(
 ) -> list[str]:
     found = []
     for key, name in names.items():
-        if before.get(key) != after.get(key):
+        usual = "fedsgd" if key == "client" else None  # which is not written down
+        there, here = (values.get(key, usual) for values in (before, after))
+        if there != here:
             what = f"the {name}" if name else spell(Setting(key))
-            found.append(f"{what} is {_word(before.get(key))} there and {_word(after.get(key))} here")
+            found.append(f"{what} is {_word(there)} there and {_word(here)} here")
     return found
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
-from leakaudit.errors import FLAGS, Setting, as_option
+from leakaudit.compare.comparable import SETTLED
+from leakaudit.errors import FLAGS, Setting, UserError, as_option, sentence
 from leakaudit.gate.records import without_line_up
 from leakaudit.judge.noticed import auxiliary_differs, auxiliary_few, exceeded, frozen, no_line_up
 from leakaudit.judge.scope import assumptions, left_out, not_tested, roles, specs_of, whole
@@ -20,7 +21,8 @@ from leakaudit.result.adversary import GRANTED, PRESETS
 from leakaudit.result.batteries import BATTERIES, FIXED, TRAINING_BATCH
 from leakaudit.result.dates import is_moment
 from leakaudit.result.digests import of_values
-from leakaudit.result.rules import BESIDES, OTHER_WORK, PLANTING, VERDICTS
+from leakaudit.result.federation import client_of, parse_client
+from leakaudit.result.rules import BESIDES, LOCAL, OTHER_WORK, PLANTING, VERDICTS
 from leakaudit.result.schema import AuditResult, DefenseResult, Examined, Reason
 from leakaudit.result.signature import is_digest
 from leakaudit.result.specs import apart, split
@@ -82,6 +84,10 @@ def _settings(result: AuditResult) -> Iterator[str]:
     wrong = [name for name in wrong if bool(result.exposure[name]) is not (name in (preset or ()))]
     if wrong:
         yield f"its exposure is called {result.exposure.get('preset')}, which differs in {', '.join(wrong)}"
+    try:
+        parse_client(str(settings.get("client") or "fedsgd"))
+    except UserError as error:
+        yield f"its client is none ({sentence(error)})"
     if "records" in settings and whole(settings, "records") > (whole(result.target, "private_records") or 10**9):
         yield "more records were attacked than there are private ones"
     tested = whole(result.target, "test_records")
@@ -116,6 +122,8 @@ def _command(result: AuditResult) -> Iterator[str]:
     pairs = list(pairwise(words))
     given = {word: value for word, value in pairs if word in COMMANDED}  # of an option given twice the last counts
     for word, value in given.items():
+        if COMMANDED[word] in SETTLED and settings.get("client"):
+            continue  # the client settles them
         stored = result.settings.get(COMMANDED[word])
         if stored is not None and str(stored) != value and _number(value) != stored:
             yield f"the command says {word} {value}, and its settings say {stored}"
@@ -314,7 +322,8 @@ def _attacks(result: AuditResult, defense: DefenseResult) -> Iterator[str]:
     planting = bool(result.exposure.get(PLANTING))
     known = [k for k in result.known if planting or PLANTING not in k.requires or k.name in ran]
     known = [k for k in known if "generator" in result.hashes or GENERATIVE not in k.covers or k.name in ran]
-    due = roles([n for n in ran if ".py" not in n], known, defense.examined.changes, defense.adaptive)
+    seen = {*defense.examined.changes, *([LOCAL] if client_of(result.settings).local else [])}
+    due = roles([n for n in ran if ".py" not in n], known, seen, defense.adaptive)
     names = [a.name for a in defense.attacks]
     lost = [name for name in due if name not in names]
     if lost and result.complete:

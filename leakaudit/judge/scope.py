@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from leakaudit.result.adversary import GRANTED
 from leakaudit.result.batteries import BATTERIES
+from leakaudit.result.federation import Client, client_of, in_words
 from leakaudit.result.rules import ANYTHING, BESIDES, PLANTING, scored_victims
 from leakaudit.result.schema import DefenseResult, Known, Value
 from leakaudit.result.specs import apart, split
@@ -31,8 +32,8 @@ def assumptions(
 
     `settings`, `exposure` and `target` are those of the result. Missing ones count as zero or as not granted.
     """
-    size = whole(settings, "batch_size")
-    victims = whole(settings, "records") // max(1, size)
+    size, client = whole(settings, "batch_size"), client_of(settings)
+    victims = whole(settings, "records") // max(1, size) * client.clients
     facts = {name for name in GRANTED if exposure.get(name)}
     counted = {"auxiliary": f" ({whole(target, 'auxiliary_records')})"}
     granted = [words + counted.get(name, "") for name, words in GRANTED.items() if name in facts]
@@ -44,29 +45,60 @@ def assumptions(
         tuned += " Where the time budget ended that, an attack ran at its default settings."
     untuned = "The adversary owns no records to tune on: attacks run at their default settings, which can be weaker."
     return (
-        f"Each of {victims} clients shares one FedSGD gradient of a batch of {size}, "
+        f"Each of {victims} clients {in_words(client, size // client.clients)}, "
         f"computed in {mode}, at the model's present weights.",
-        f"The adversary sees that gradient and the model, {', '.join(granted) or 'and nothing else'}"
+        *_summed(client),
+        f"The adversary sees that {'update' if client.local else 'gradient'} and the model, "
+        f"{', '.join(granted) or 'and nothing else'}"
         f" (not granted: {', '.join(missing) or 'nothing'}).",
         *(() if "labels" in facts else ("Labels are not given to the adversary: it infers them from the update.",)),
         *(("Candidates of a line-up come with their label, which they share.",) if "defense" in facts else ()),
         tuned if "auxiliary" in facts else untuned,
         *((PLANTED,) if PLANTING in facts else ()),
-        "One update per record is seen; repeated rounds of the same record would leak more.",
+        _seen(client),
         *(_of_accuracy(settings, target) if settings.get("utility") else ()),
         *_chosen(settings),
         *notes,
     )
 
 
+def _summed(client: Client) -> tuple[str, ...]:
+    together = f"The updates of {client.clients} clients are summed before anybody sees them (secure aggregation)."
+    return (together,) if client.clients > 1 else ()
+
+
+def _seen(client: Client) -> str:
+    if client.rounds == 1:
+        return "One update per record is seen; repeated rounds of the same record would leak more."
+    return (
+        f"In {client.rounds} rounds every client sends its update of the same records from the same weights, and the "
+        "adversary pools them."
+    )
+
+
 def _of_accuracy(settings: Mapping[str, Value], target: Mapping[str, Value]) -> tuple[str, ...]:
+    client = client_of(settings)
+    if client.local:
+        dealt = "at random" if client.split == "iid" else "sorted by class"
+        return (
+            "Accuracy is another experiment than the attacks: a federation of clients like these (FedAvg, the mean "
+            f"taken by the server's Adam), between whom the private records are dealt {dealt}, trains models from "
+            "fresh weights in training mode, and every update passes the defense.",
+            _over_runs(target),
+        )
     size, training = whole(settings, "batch_size"), whole(settings, "training_batch_size")
     return (
         "Accuracy is another experiment than the attacks: models trained from fresh weights in training mode, "
         f"by Adam on shared updates of {training} records. A defense whose noise depends on the batch "
         f"size (dp-sgd adds σC/B) is weaker there than in the attacked batches of {size}.",
+        _over_runs(target),
+    )
+
+
+def _over_runs(target: Mapping[str, Value]) -> str:
+    return (
         f"An interval of accuracy is over training runs, all on the same {whole(target, 'test_records')} test records: "
-        "how it would come out on others is not in it.",
+        "how it would come out on others is not in it."
     )
 
 

@@ -30,6 +30,7 @@ from leakaudit.errors import Setting
 from leakaudit.judge.caps import capped, caps_of, unplanted
 from leakaudit.judge.exposed import exact, exposed
 from leakaudit.judge.facts import Facts, control_of, facts_of
+from leakaudit.judge.moments import over_stages
 from leakaudit.judge.proof import INDEPENDENT, REPLAY, UNLIKELY, by_chance, proved, within
 from leakaudit.result.rules import PLANTING, SHARP, VERDICTS, beats, guessing, identifies, most_successful
 from leakaudit.result.schema import (
@@ -135,7 +136,8 @@ def rejudge(
             errors=errors_of(defense.spec, result.findings) if defense.examined else (),
         )
     )
-    return capped(verdict, reasons, caps_of(result))
+    at_most = result.max_identification if limit is None else limit
+    return over_stages(*capped(verdict, reasons, caps_of(result)), defense.stages[:-1], at_most)
 
 
 def errors_of(spec: str, findings: Iterable[Finding]) -> tuple[str, ...]:

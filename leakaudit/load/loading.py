@@ -25,6 +25,7 @@ from leakaudit.protocol.gradients import in_mode
 from leakaudit.protocol.labels import expected_loss
 from leakaudit.protocol.target import LossFunction, PixelModel, Records, Target, common_tensors, own_copy
 from leakaudit.protocol.usercode import importable
+from leakaudit.result.federation import client_from
 from leakaudit.result.numbers import percent
 
 HELD_OUT = {"test_data": 0.20, "auxiliary_data": 0.25}  # of train_data, for what the user does not give
@@ -43,10 +44,10 @@ def load_target(
     """Load what a scan audits from `model.py`, `package.module`, or either followed by `:factory`.
 
     The module gives `model` and `train_data`, optionally `test_data`, `auxiliary_data`, `groups`, `loss`, `mean`,
-    `std`, `classes`, `device`, `generator` and `latent`, each an object or a zero-argument callable; `factory` replaces
-    `model`. `data` (a folder of class folders or an .npz) replaces all three data names and `groups`, `checkpoint` the
-    weights. At most `limit` records are read per role. The same seed gives the same target. Raises UserError naming the
-    file, the name and the mend.
+    `std`, `classes`, `device`, `generator`, `latent` and `client`, each an object or a zero-argument callable;
+    `factory` replaces `model`. `data` (a folder of class folders or an .npz) replaces all three data names and
+    `groups`, `checkpoint` the weights. At most `limit` records are read per role. The same seed gives the same target.
+    Raises UserError naming the file, the name and the mend.
     """
     file = read_spec(spec, seed)
     values = dict(file.values)
@@ -118,6 +119,7 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
     device: Any = "auto",
     generator: Any = None,
     latent: Any = None,
+    client: Any = None,
     seed: int = 0,
     limit: int = 4000,
     name: str = "model",
@@ -130,11 +132,10 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
     space, pixel = x·std + mean in [0, 1]; PIL pictures and uint8 arrays are taken as pixels. Missing test and auxiliary
     data are held out of `train_data` (20 % and 25 %). `groups`: whose each record is (a person, a site), as hashable
     ids in the order of `train_data`, or a dict of such by data name; None as an id: not known. `loss(logits, labels)`
-    gives a scalar, cross-entropy by default. `generator` and `latent`: see `picture_generator`.
-    Records stay on the CPU; the model goes to `device`. Raises UserError with what is wrong and the mend.
+    gives a scalar, cross-entropy by default. `generator` and `latent`: see `picture_generator`; `client`: a `Client` or
+    its spec. Records stay on the CPU; the model goes to `device`. Raises UserError with what is wrong and the mend.
     """
-    if type(limit) is not int or limit < 3:
-        raise UserError(f"limit is {short(limit)}: read at least 3 records per role.")
+    _check_limit(limit)
     where = _device(device)
     network, factory, told = _network(model, factory, checkpoint, seed)
     given = {"train_data": train_data, "test_data": test_data, "auxiliary_data": auxiliary_data}
@@ -145,8 +146,7 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
     records = {r: to_records(i, shape, means, stds, _named(r, data), torch.device("cpu")) for r, i in items.items()}
     records = {role: replace(found, units=units.get(role)) for role, found in records.items()}
     pixel_model = PixelModel(network, means, stds).to(where)
-    logits = _probe(pixel_model, records["train_data"][:1])
-    width = int(logits.shape[1])
+    width = int((logits := _probe(pixel_model, records["train_data"][:1])).shape[1])
     for role, found in items.items():
         _check_labels(found, width, _named(role, data))
     _check_weights(pixel_model)
@@ -163,7 +163,13 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
         held_out=tuple(role for role in HELD_OUT if role not in data),
         factory=factory,
         generator=picture_generator(generator, latent, shape, where, seed),
+        client=client_from(resolve(client, "client", seed)),
     )
+
+
+def _check_limit(limit: Any) -> None:
+    if type(limit) is not int or limit < 3:
+        raise UserError(f"limit is {short(limit)}: read at least 3 records per role.")
 
 
 def _device(device: Any) -> torch.device:

@@ -33,9 +33,9 @@ def again(result: AuditResult, before: Mapping[str, Any]) -> dict[str, Any]:
     """
     from dataclasses import fields
 
-    from leakaudit.audit.plan import Plan
     from leakaudit.result.batteries import BATTERIES
     from leakaudit.result.specs import apart
+    from leakaudit.scene.plan import Plan
 
     settings, usual = result.settings, {f.name: f.default for f in fields(Plan)} | {"images": "full"}
     found: dict[str, Any] = {

@@ -76,7 +76,28 @@ Records = Annotated[
 ]
 
 BatchSize = Annotated[
-    int, typer.Option("--batch-size", metavar="N", help="Records in one shared update.", rich_help_panel=SCENE)
+    int, typer.Option("--batch-size", metavar="N", help="Records behind one shared update.", rich_help_panel=SCENE)
+]
+
+ClientSpec = Annotated[
+    str,
+    typer.Option(
+        "--client",
+        metavar="SPEC",
+        help="What a client does before it sends: fedsgd, or fedavg:epochs=1:batch=8:lr=0.01 (also steps, momentum, "
+        "optimizer, clients, rounds). Default: `client` of model.py, or fedsgd.",
+        rich_help_panel=SCENE,
+    ),
+]
+
+Stages = Annotated[
+    str | None,
+    typer.Option(
+        "--stages",
+        metavar="NAMES",
+        help="Train the model itself and audit it at these moments: init,early,trained. Default: its weights as given.",
+        rich_help_panel=SCENE,
+    ),
 ]
 
 ClientMode = Annotated[

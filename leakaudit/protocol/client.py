@@ -11,7 +11,7 @@ from torch import Tensor
 from leakaudit.errors import OutOfTime, UserError, message_of, worded
 from leakaudit.protocol.defense import Defense, chain, parts_of
 from leakaudit.protocol.exposure import Exposure
-from leakaudit.protocol.federation import FEDSGD, Client
+from leakaudit.protocol.federation import FEDSGD, Client, local_batches
 from leakaudit.protocol.gradients import (
     ExampleGradients,
     Gradients,
@@ -166,7 +166,7 @@ def trained_update(
     before = [p.detach().clone() for p in parameters]
     optimiser = optimiser_of(client, parameters)
     try:
-        for rows in client.batches(len(labels), generator):
+        for rows in local_batches(client, len(labels), generator):
             x, y = images[rows.to(images.device)], labels[rows.to(labels.device)]
             found = defended_gradient(model, loss, x, y, inside, generator, each)
             for p, g in zip(parameters, found, strict=True):
@@ -212,6 +212,14 @@ def _written(stacks: Gradients, gradients: Gradients, victim: int, victims: int)
     return stacks
 
 
+def _too_few(records: int) -> UserError:
+    told = (
+        "BatchNorm cannot run in train mode on {records} record(s) of this size: use {--mode eval} or a larger "
+        "{--batch-size}."
+    )
+    return UserError(*worded(told, records=records))
+
+
 def share(  # noqa: PLR0913 - all that an update depends on
     model: PixelModel,
     loss: LossFunction,
@@ -245,13 +253,7 @@ def share(  # noqa: PLR0913 - all that an update depends on
             gradients, statistics = sent(model, loss, x, y, defense, mode, generator, client)
         except (ValueError, RuntimeError) as error:
             if mode == "train" and "more than 1 value per channel" in message_of(error):
-                raise UserError(
-                    *worded(
-                        "BatchNorm cannot run in train mode on {records} record(s) of this size: use {--mode eval} "
-                        "or a larger {--batch-size}.",
-                        records=client.step_size(batch_size // client.clients),
-                    )
-                ) from error
+                raise _too_few(client.step_size(batch_size // client.clients)) from error
             raise
         stacks = _written(stacks, gradients, v, victims)
         buffers.append(statistics)

@@ -12,7 +12,7 @@ from leakaudit.protocol.attack import FAMILIES, Attack, Effort, Kind, Needs
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.exposure import Exposure
 from leakaudit.protocol.stages import CHANGES
-from leakaudit.result.rules import ANYTHING, OTHER_WORK, PLANTING
+from leakaudit.result.rules import ANYTHING, LOCAL, OTHER_WORK, PLANTING
 from leakaudit.result.surfaces import SURFACES
 
 BASES: dict[str, type[Any]] = {"attack": Attack, "defense": Defense}
@@ -61,7 +61,7 @@ def _of_attack(cls: Any, settings: set[str]) -> str | None:
         _unknown("requires", cls.requires, facts)
         or _unknown("covers", cls.covers, (s.name for s in SURFACES))
         or _unknown("family", {cls.family} - {""}, FAMILIES)
-        or _unknown("examines", cls.examines, (ANYTHING, *CHANGES))
+        or _unknown("examines", cls.examines, (ANYTHING, LOCAL, *CHANGES))
         or _unknown("grid", cls.grid, settings)
         or _unknown("effort", cls.effort, settings & set(get_args(Effort)))
     )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from leakaudit.errors import first_line
+from leakaudit.result.federation import Client
 from leakaudit.work.seeding import forked
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -113,6 +114,7 @@ class Target:
     factory: Callable[[], nn.Module] | None = field(default=None, repr=False)  # the user's own constructor, if given
     folder: Path | None = field(default=None, repr=False)  # where the user's code lies, if it was read from a file
     generator: PictureGenerator | None = field(default=None, repr=False)  # the adversary's, if the user gave one
+    client: Client | None = None  # what a client does before it sends, if the user says so
     near_duplicates: tuple[int, int] | None = None  # clusters found among private and test records, and what they hold
     given: Mapping[str, str] = field(default_factory=dict)  # what it was read from: target, data, checkpoint, …
 

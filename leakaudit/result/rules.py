@@ -16,7 +16,9 @@ FIT, UPDATES, WEAKENED, ACCURACY = OTHER_WORK = (  # pieces of an audit's work t
     "weakened",  # a defense is turned down until an attack is seen to work
     "accuracy",
 )
-BESIDES = frozenset({"buffers"})  # what no stage of a defense makes: it stands beside the update with or without one
+MOMENT = "training the model itself to the stage"  # what is done before it is audited there, in the words of progress
+LOCAL = "local-steps"  # what an attack `examines` that runs where clients train on their records before they send
+BESIDES = frozenset({"buffers", LOCAL})  # what no stage of a defense makes: it is there with or without one
 ANYTHING = "anything"  # what an attack `examines` that runs on every defense
 PLANTING = "model_control"  # the fact without which an attack that changes the model is no part of an audit
 # dB, an error of 1 % of the range. Of 10,000 pictures of CIFAR-10, the same in 16 grey pixels, and 10,000 of MNIST none

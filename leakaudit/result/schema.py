@@ -220,6 +220,19 @@ class Known:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """What an audit found of one defense at one moment of training."""
+
+    name: str  # init | early | trained
+    epochs: int  # of training, without a defense, before it
+    accuracy: float  # of the model at that moment, on the test records
+    verdict: Verdict
+    attack: str = ""  # that identified most
+    identification: Estimate = field(default_factory=Estimate)
+    why: tuple[Reason, ...] = ()
+
+
+@dataclass(frozen=True)
 class DefenseResult:
     """One defense: what it leaks, what it costs, and what follows."""
 
@@ -239,6 +252,7 @@ class DefenseResult:
     lowest: dict[str, float] = field(default_factory=dict)  # the lowest value of such a setting, where it is not 0
     examined: Examined | None = None  # None in results from before it was
     adaptive: tuple[str, ...] = ()  # attacks that the defense itself names as built against it
+    stages: tuple[Stage, ...] = ()  # moments of training, in their order, the last one this row's; none: as given
 
 
 @dataclass(frozen=True)
@@ -327,7 +341,8 @@ _converter = leave_out(
         Guarantee: ("states",),
         Examined: tuple(f.name for f in fields(Examined)),
         Controls: tuple(f.name for f in fields(Controls)),
-        DefenseResult: ("guarantees", "why", "stronger", "lowest", "examined", "adaptive"),
+        Stage: ("attack", "identification", "why"),
+        DefenseResult: ("guarantees", "why", "stronger", "lowest", "examined", "adaptive", "stages"),
         Finding: ("mend", "why", "todo"),
         AuditResult: ("hashes", "waivers", "why", "stand_in", "controls", "known", "made"),
     },
@@ -359,6 +374,7 @@ def _estimates(result: AuditResult) -> list[tuple[str, Estimate, bool]]:
         if d.examined:
             shares = (d.examined.weakened, d.examined.union, d.examined.tenth, *d.examined.by_class.values())
             found += [(f"what was examined of {d.spec}", share, True) for share in shares]
+        found += [(f"the stage {s.name} of {d.spec}", s.identification, True) for s in d.stages]
         for a in d.attacks:
             parts = (a.psnr, a.ssim, a.lpips, a.r2, a.psnr_released, a.swapped, a.gain)
             where = f"{a.name} on {d.spec}"

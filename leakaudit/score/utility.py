@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from leakaudit.protocol.client import defended_gradient, release
+from leakaudit.protocol.client import defended_gradient, release, trained_update
 from leakaudit.protocol.defense import Defense, parts_of
+from leakaudit.protocol.federation import FEDSGD, Client
 from leakaudit.protocol.gradients import Gradients, Mode, fast_example_gradients, mean_gradient, parameters_of
 from leakaudit.protocol.labels import hard
 from leakaudit.protocol.target import LossFunction, PixelModel, Records, Target, shared_parameters
@@ -24,7 +25,30 @@ Update = Callable[[Tensor, Tensor], Gradients]
 
 PEAK_RATE = 2e-3  # Adam's, reached after a tenth of the steps, then a cosine down to 0
 ROUNDING = 1e-3  # of a gradient's length: what another layout may change
+COHORT = 5  # clients with local steps whose updates a round of training takes together, at least
 FEW_RATE = 2e-2  # where most of the parameters are frozen: a head on fixed features takes and needs ten times that
+
+
+@dataclass(frozen=True)
+class Senders:
+    """Whose updates a training run is made of: a round takes updates of `batch_size` records together.
+
+    Without local steps they are one client's; else of clients of `own` records each, and at least `COHORT` clients.
+    """
+
+    batch_size: int = 32
+    client: Client = FEDSGD
+    own: int = 1
+
+    def records_of_one(self, private: int) -> int:
+        """Return how many records a client with local steps holds, where there are so many private ones."""
+        return max(1, min(self.own, private // COHORT))
+
+    def records_of_a_round(self, private: int) -> int:
+        """Return how many records are behind the updates of a round."""
+        own = self.records_of_one(private)
+        clients = max(COHORT, self.client.clients, -(-self.batch_size // own))
+        return own * clients if self.client.local else self.batch_size
 
 
 @dataclass(frozen=True)
@@ -48,7 +72,7 @@ def utility(
     defense: Defense,
     released: Records,
     *,
-    batch_size: int = 32,
+    senders: Senders = Senders(),
     epochs: int,
     seeds: int,
     seed: int,
@@ -56,11 +80,16 @@ def utility(
 ) -> Utility:
     """Train fresh models on what clients share under `defense` and measure accuracy on `target.test`.
 
+    With local steps that is a federation: every round the server's Adam takes the mean of what `senders`
+    each send (FedAvg's average, which Reddi et al. 2021, arXiv 2003.00295, call a pseudo-gradient).
+
     `released` are the private records after the defense's record stage, drawn once, or before every epoch where the
     defense is `renewable`; per-example and update stages act on every step's batch. Initial weights and the order of
     batches depend on `seed` alone, so two defenses are compared as pairs. A run that the time budget ends early gives
     no accuracy, and the estimate says so.
     """
+    client, own = senders.client, senders.records_of_one(len(released))
+    batch_size = senders.records_of_a_round(len(released))
     steps = epochs * steps_per_epoch(len(released), batch_size)
     accuracies: list[float] = []
     learned: list[float] = []
@@ -70,6 +99,8 @@ def utility(
         layout = layout_of(model, target.loss, defense, released[:batch_size].to(target.device))
         model = model.to(memory_format=layout)
         update = shared_update(model, target.loss, defense, generator_for(seed, "noise", k), layout)
+        if client.local:
+            update = federated_update(model, target.loss, defense, generator_for(seed, "noise", k), client, own)
         done = train(
             model,
             released,
@@ -195,18 +226,45 @@ def shared_update(
     layout: torch.memory_format = torch.contiguous_format,
 ) -> Update:
     """Return the function that computes one client's defended update on a batch, as `client.share` does, but fast."""
-    each = fast_example_gradients()
-
-    def told(logits: Tensor, wanted: Tensor) -> Tensor:
-        value = loss(logits, wanted)
-        observe(value)  # what is computed anyway: a forward pass of its own could change the model
-        return value
+    each, told = fast_example_gradients(), _watched(loss)
 
     def update(images: Tensor, labels: Tensor) -> Gradients:
         images = images.contiguous(memory_format=layout)
         return defended_gradient(
             model, told, images, labels, defense, generator, lambda m, _, x, y: each(m, loss, x, y)
         )
+
+    return update
+
+
+def _watched(loss: LossFunction) -> LossFunction:
+    def told(logits: Tensor, wanted: Tensor) -> Tensor:
+        value = loss(logits, wanted)
+        observe(value)  # what is computed anyway: a forward pass of its own could change the model
+        return value
+
+    return told
+
+
+def federated_update(
+    model: PixelModel, loss: LossFunction, defense: Defense, generator: torch.Generator, client: Client, own: int
+) -> Update:
+    """Return the function that computes the mean of what clients of `own` records each send of a batch of all theirs.
+
+    Every round deals the records to other clients, at random, or sorted by class where the federation is split so.
+    """
+    each, told = fast_example_gradients(), _watched(loss)
+
+    def plain(m: PixelModel, _: LossFunction, x: Tensor, y: Tensor) -> Gradients:
+        return each(m, loss, x, y)
+
+    def update(images: Tensor, labels: Tensor) -> Gradients:
+        if client.split == "class":
+            order = hard(labels).argsort(stable=True)
+            images, labels = images[order], labels[order]
+        parts = zip(torch.split(images, own), torch.split(labels, own), strict=True)
+        found = [trained_update(model, told, x, y, defense, generator, client, plain) for x, y in parts]
+        return tuple(torch.stack(column).mean(0) for column in zip(*found, strict=True))
 
     return update
 

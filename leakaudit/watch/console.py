@@ -27,7 +27,7 @@ from leakaudit.watch.present import Present
 from leakaudit.work.progress import Monitor, Original, Sight, Work, harmless, monitored, paced
 
 if TYPE_CHECKING:
-    from leakaudit.audit.plan import Plan
+    from leakaudit.scene.plan import Plan
     from leakaudit.watch.forecast import Forecast
 
 EVERY, LONGEST = 0.2, 0.7  # seconds between looks at the work, and between two drawings at most

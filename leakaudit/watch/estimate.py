@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from leakaudit.audit.clock import FITS, shared_out
 from leakaudit.audit.costs import Costs, sizes_of
 from leakaudit.audit.pieces import Piece, outline
-from leakaudit.audit.plan import Plan
 from leakaudit.protocol.target import Target
 from leakaudit.result.batteries import BATTERIES
+from leakaudit.scene.plan import Plan
 
 SETTING_UP = 10.0  # seconds on any model: what is loaded, who is attacked, and the planted leak
 SAMPLE = ("gaussian", "obscure")  # defenses that `doctor` reckons with: one on the update, and the dearest there is

@@ -13,10 +13,6 @@ from torch import nn
 
 from leakaudit.audit.attacking import attacked
 from leakaudit.audit.canary import leaky
-from leakaudit.audit.examine import examine
-from leakaudit.audit.plan import Plan, attacks_for
-from leakaudit.audit.scene import Scene, set_scene
-from leakaudit.audit.updates import Updates
 from leakaudit.protocol.attack import FAMILIES, Attack, family_of
 from leakaudit.protocol.registry import attacks, defenses, parse_attack, parse_defense
 from leakaudit.protocol.stages import declared
@@ -24,6 +20,10 @@ from leakaudit.protocol.target import PixelModel
 from leakaudit.result.batteries import BATTERIES
 from leakaudit.result.rules import beats, guessing, most_successful
 from leakaudit.result.schema import AttackResult
+from leakaudit.scene.examine import examine
+from leakaudit.scene.plan import Plan, attacks_for
+from leakaudit.scene.scene import Scene, set_scene
+from leakaudit.scene.updates import Updates
 from leakaudit.work.seeding import forked
 
 # By what a defense changes, the families of adaptive attacks (no bounds) that must meet it.

@@ -17,11 +17,11 @@ from benchmarks.planted import KNOWN, registered
 from benchmarks.plantedscenes import PLACES, SHOTS, pictures, records, seeded
 from benchmarks.replaying import best, exchange
 from benchmarks.verdicts import LEAKY, OPEN, SAFE, Row, SetUp, chosen, confirmed, main, summary
-from leakaudit.audit.plan import Plan
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.gradients import mean_gradient
 from leakaudit.protocol.registry import defenses, parse_defense
 from leakaudit.protocol.target import Target
+from leakaudit.scene.plan import Plan
 
 target_at = cache(lambda place: PLACES[place].target())
 SLOW = ("obscure", "class-conditional")  # built in, tested at home, and long to fit

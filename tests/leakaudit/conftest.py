@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from leakaudit.audit.scene import Scene
+from leakaudit.scene.scene import Scene
 from tests.leakaudit.timed import Time, small_scene
 
 

@@ -27,7 +27,7 @@ from torch.utils.data import TensorDataset
 
 import leakaudit
 from leakaudit.attacks._attacking import starts
-from leakaudit.audit import fingerprint, plan, weaker
+from leakaudit.audit import weaker
 from leakaudit.engine import matching as engine
 from leakaudit.engine.stacked import Trials, Unsupported
 from leakaudit.errors import NotApplicable
@@ -43,8 +43,9 @@ from leakaudit.protocol.stages import apart, later_changes, model_changed
 from leakaudit.protocol.target import PixelModel, Target
 from leakaudit.protocol.weakened import weakened
 from leakaudit.result.schema import to_json
+from leakaudit.scene import fingerprint, plan
 from leakaudit.score import tuning
-from leakaudit.score.utility import utility
+from leakaudit.score.utility import Senders, utility
 from leakaudit.work.seeding import forked
 from tests import pretend
 from tests.attacks.attack_scenes import EVERYTHING, Shifted, TinyViT, pictures_of, records
@@ -192,7 +193,7 @@ def a_defense(name: str, case: str, device: str) -> Any:
         found["model"] = model_changed(of.model, model, of.private[:4])
         found["apart"] = apart(defense, of.private, drawn(4))
         found["costs"] = utility(
-            of, defense, release(defense, of.private, drawn(1)), batch_size=8, epochs=1, seeds=1, seed=0
+            of, defense, release(defense, of.private, drawn(1)), senders=Senders(8), epochs=1, seeds=1, seed=0
         )
     return found
 

@@ -371,8 +371,8 @@ def test_wrong_types_from_python_are_a_user_error() -> None:
 
 def test_no_learned_state_is_written_where_pictures_are_not_wanted(tmp_path: Any) -> None:
     from leakaudit.audit.audit import audit
-    from leakaudit.audit.plan import Plan
     from leakaudit.load.loading import target_from_objects
+    from leakaudit.scene.plan import Plan
     from leakaudit.work.learned import Learned
 
     for images, expected in (("full", True), ("none", False)):

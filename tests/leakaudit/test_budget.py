@@ -12,11 +12,7 @@ import torch
 from torch import Tensor
 
 from leakaudit.attacks.inverting_gradients import InvertingGradients, Match
-from leakaudit.audit import updates as updates_module
 from leakaudit.audit.attacking import attacked
-from leakaudit.audit.examine import examine
-from leakaudit.audit.scene import Scene
-from leakaudit.audit.updates import Updates
 from leakaudit.errors import OutOfTime
 from leakaudit.judge.facts import facts_of
 from leakaudit.protocol.attack import Attack, Reconstruction
@@ -25,6 +21,10 @@ from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.registry import parse_attack
 from leakaudit.protocol.target import PixelModel
 from leakaudit.result.rules import cut_victims, scored_victims
+from leakaudit.scene import updates as updates_module
+from leakaudit.scene.examine import examine
+from leakaudit.scene.scene import Scene
+from leakaudit.scene.updates import Updates
 from leakaudit.work.progress import Monitor, expired, followed, monitored, track
 from tests.leakaudit.timed import Time, small_scene, within
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from leakaudit.audit.choice import Choice, choices
-from leakaudit.audit.plan import attacks_for
 from leakaudit.protocol.exposure import PRESETS
 from leakaudit.protocol.registry import attacks, defenses, parse_defense
 from leakaudit.protocol.stages import CHANGES
 from leakaudit.result.batteries import BATTERIES
+from leakaudit.scene.plan import attacks_for
 from tests.leakaudit.command_line import Run, caller, sentence
 
 SPECS = [*defenses(), "obscure,dp-sgd", "clip,prune,mixup"]

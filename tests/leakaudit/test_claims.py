@@ -10,7 +10,6 @@ import pytest
 
 import leakaudit
 from leakaudit.audit.audit import audit
-from leakaudit.audit.plan import Plan
 from leakaudit.gate.consistency import doubts
 from leakaudit.gate.decision import gate
 from leakaudit.gate.unknown import ALWAYS, not_checked
@@ -20,6 +19,7 @@ from leakaudit.judge.words import sentences
 from leakaudit.result.batteries import BATTERIES
 from leakaudit.result.digests import of_values
 from leakaudit.result.schema import AttackResult, AuditResult, Estimate, Guarantee, from_json, to_json
+from leakaudit.scene.plan import Plan
 from leakaudit.stats.intervals import median, rate
 from tests.leakaudit.audited import target
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from leakaudit.audit.plan import Plan
 from leakaudit.cli.demo import demo_plan
 from leakaudit.cli.run import Voice
 from leakaudit.options.settings import command_line
+from leakaudit.scene.plan import Plan
 from leakaudit.work.progress import Monitor
 from tests.leakaudit.command_line import Run, caller, sentence
 from tests.leakaudit.test_cli import FAST, MODEL

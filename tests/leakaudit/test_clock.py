@@ -14,13 +14,13 @@ from leakaudit.audit.audit import audit
 from leakaudit.audit.clock import SAFE, Clock, shared_out
 from leakaudit.audit.costs import NOMINAL, measured
 from leakaudit.audit.pieces import Piece, outline, pieces_of
-from leakaudit.audit.plan import Plan
-from leakaudit.audit.scene import Scene
 from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.registry import attacks, parse_attack
 from leakaudit.result.rules import FIT, UPDATES
 from leakaudit.result.schema import to_json
+from leakaudit.scene.plan import Plan
+from leakaudit.scene.scene import Scene
 from leakaudit.score.scoring import failed
 from leakaudit.watch.estimate import SAMPLE, bought, estimates
 from leakaudit.work.progress import Monitor, Work, expired, monitored

@@ -12,11 +12,11 @@ from rich.console import Console
 
 from leakaudit.audit.audit import audit
 from leakaudit.audit.pieces import Piece, outline
-from leakaudit.audit.plan import Plan
 from leakaudit.protocol.amounts import Amount
 from leakaudit.result.numbers import clock
 from leakaudit.result.rules import WEAKENED
 from leakaudit.result.schema import Estimate, Examined
+from leakaudit.scene.plan import Plan
 from leakaudit.watch.console import Display, bar, falling, progress_monitor
 from leakaudit.watch.forecast import Forecast
 from leakaudit.watch.lines import became

@@ -24,7 +24,7 @@ from leakaudit.result.schema import AttackResult, Estimate, Finding, Guarantee, 
 from leakaudit.score import diagnosis
 from leakaudit.score.nearness import rank_auc
 from leakaudit.score.scoring import failed
-from leakaudit.score.utility import train, utility
+from leakaudit.score.utility import Senders, train, utility
 from leakaudit.stats.intervals import mean, rate
 
 SHAPE, CLASSES = (1, 8, 8), 3
@@ -104,7 +104,7 @@ class Taught(Defense):
 
 def trained(target: Target, defense: Defense, generator: torch.Generator) -> Any:
     released = release(defense, target.private, generator)
-    return utility(target, defense, released, batch_size=16, epochs=12, seeds=2, seed=0)
+    return utility(target, defense, released, senders=Senders(16), epochs=12, seeds=2, seed=0)
 
 
 def test_labels_stuffed_into_pictures_are_found_and_honest_training_is_not(

@@ -16,11 +16,7 @@ from leakaudit.audit.audit import Course, Measured, _row
 from leakaudit.audit.canary import KeyedPermutation
 from leakaudit.audit.canary import leaky as made_records
 from leakaudit.audit.clock import Clock
-from leakaudit.audit.examine import Subject, examine, released_by
 from leakaudit.audit.pieces import pieces_of
-from leakaudit.audit.plan import Plan, attacks_for, left_out, lowered
-from leakaudit.audit.scene import MOST, Scene, set_scene
-from leakaudit.audit.updates import Updates, asked_by
 from leakaudit.audit.weaker import AMONG, SHARES, seen_weakened
 from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.defense import Defense, chain
@@ -30,6 +26,10 @@ from leakaudit.protocol.target import Records, Target
 from leakaudit.result.batteries import BATTERIES
 from leakaudit.result.rules import PLANTING, WEAKENED
 from leakaudit.result.schema import AttackResult, Controls, Estimate
+from leakaudit.scene.examine import Subject, examine, released_by
+from leakaudit.scene.plan import Plan, attacks_for, left_out, lowered
+from leakaudit.scene.scene import MOST, Scene, set_scene
+from leakaudit.scene.updates import Updates, asked_by
 from leakaudit.work.progress import Monitor, monitored
 from tests import leaky
 

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import leakaudit
-from leakaudit.audit import fingerprint
-from leakaudit.audit.plan import Plan
-from leakaudit.audit.provenance import commit, environment
 from leakaudit.load.loading import load_target
 from leakaudit.protocol.defense import Chain, Defense, state
 from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.result import digests
 from leakaudit.result.schema import AuditResult, Waiver, from_json, to_json
+from leakaudit.scene import fingerprint
+from leakaudit.scene.plan import Plan
+from leakaudit.scene.provenance import commit, environment
 from leakaudit.score.identification import CandidateSets
 
 

@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import leakaudit
-from leakaudit.audit.fingerprint import of_generator
 from leakaudit.audit.pieces import pieces_of
-from leakaudit.audit.plan import Plan
 from leakaudit.errors import UserError
 from leakaudit.gate.consistency import doubts
 from leakaudit.load.generators import picture_generator
@@ -23,6 +21,8 @@ from leakaudit.load.loading import load_target
 from leakaudit.protocol.amounts import Sizes
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.target import PictureGenerator
+from leakaudit.scene.fingerprint import of_generator
+from leakaudit.scene.plan import Plan
 
 SHAPE = (1, 6, 6)
 FILE = """

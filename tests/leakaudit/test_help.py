@@ -17,10 +17,10 @@ import pytest
 import typer.main
 from PIL import Image
 
-from leakaudit.audit.plan import Plan
 from leakaudit.cli.entry import app
 from leakaudit.defenses import obscurer_fit
 from leakaudit.result.schema import AuditResult, load, to_json
+from leakaudit.scene.plan import Plan
 from tests import command_reference
 from tests.leakaudit.command_line import Outcome, Run, caller
 from tests.leakaudit.results import HASHES

@@ -320,7 +320,7 @@ def test_a_size_comes_back(memory: int) -> None:
 
 
 def test_what_is_default_is_not_written() -> None:
-    from leakaudit.audit.plan import Plan
+    from leakaudit.scene.plan import Plan
 
     made = replace(scanned(), settings=Plan().settings())
     assert again(made, {}) == {}

@@ -12,7 +12,7 @@ from leakaudit.protocol.exposure import Exposure
 from leakaudit.protocol.gradients import mean_gradient
 from leakaudit.protocol.labels import expected_loss, hard, soft
 from leakaudit.protocol.target import PixelModel, Records, Target
-from leakaudit.score.utility import utility
+from leakaudit.score.utility import Senders, utility
 
 
 def focal(logits, labels):
@@ -101,7 +101,7 @@ def test_a_renewable_defense_is_drawn_anew_each_epoch_and_the_same_for_the_same_
     target, runs = _target(generator), []
     for _ in range(2):
         defense = Counted(calls=[])
-        utility(target, defense, target.private, batch_size=8, epochs=3, seeds=1, seed=0)
+        utility(target, defense, target.private, senders=Senders(8), epochs=3, seeds=1, seed=0)
         runs.append(defense.calls)
     assert len(set(runs[0])) == 2  # the first epoch has the records it was given
     assert runs[0] == runs[1]

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 import leakaudit
-from leakaudit.audit.plan import LIMITS, Plan
 from leakaudit.errors import UserError
 from leakaudit.gate.pyproject import read
 from leakaudit.protocol.registry import attacks, defenses, parse_attack, parse_defense, settings_of
+from leakaudit.scene.plan import LIMITS, Plan
 from tests.leakaudit.command_line import Run, caller, sentence
 
 DATA = (torch.rand(12, 1, 8, 8), torch.arange(12) % 2)

@@ -10,13 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from leakaudit.audit import attacking, updates
+from leakaudit.audit import attacking
 from leakaudit.audit.attacking import attacked
-from leakaudit.audit.examine import Subject
 from leakaudit.audit.pieces import pieces_of
-from leakaudit.audit.plan import Plan, attacks_for
-from leakaudit.audit.scene import Scene, set_scene
-from leakaudit.audit.updates import Updates
 from leakaudit.errors import UserError
 from leakaudit.gate.assertions import Rule
 from leakaudit.gate.thresholds import judge_rule
@@ -28,6 +24,11 @@ from leakaudit.protocol.registry import attacks, parse_attack, parse_defense, re
 from leakaudit.protocol.target import PixelModel
 from leakaudit.result.rules import PLANTING
 from leakaudit.result.schema import AttackResult, Examined, Verdict
+from leakaudit.scene import updates
+from leakaudit.scene.examine import Subject
+from leakaudit.scene.plan import Plan, attacks_for
+from leakaudit.scene.scene import Scene, set_scene
+from leakaudit.scene.updates import Updates
 from tests.leakaudit.audited import target
 from tests.leakaudit.results import attack, defense, lost, result, some
 

@@ -127,10 +127,10 @@ class Seen(Exception):
 @pytest.mark.parametrize("entered", ["audit", "preflight", "fit"])
 def test_whatever_is_measured_is_computed_exactly(entered: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from leakaudit.audit import audit as auditing
-    from leakaudit.audit.plan import Plan
     from leakaudit.defenses import obscurer_fit
     from leakaudit.defenses.obscure import Obscure
     from leakaudit.load import preflight as preflighting
+    from leakaudit.scene.plan import Plan
 
     def seen(*_: Any, **__: Any) -> None:
         raise Seen(flags())

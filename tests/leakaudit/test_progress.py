@@ -15,9 +15,9 @@ from leakaudit.audit.audit import audit
 from leakaudit.audit.clock import Clock
 from leakaudit.audit.costs import NOMINAL
 from leakaudit.audit.pieces import Piece, outline
-from leakaudit.audit.plan import Plan
 from leakaudit.protocol.amounts import Amount
 from leakaudit.result.schema import AuditResult, to_json
+from leakaudit.scene.plan import Plan
 from leakaudit.watch.forecast import Forecast
 from leakaudit.work.progress import (
     Monitor,

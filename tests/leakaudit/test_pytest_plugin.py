@@ -42,7 +42,8 @@ SHORT = """
 import torch
 from dataclasses import replace
 from leakaudit import api
-from leakaudit.audit import audit, plan
+from leakaudit.audit import audit
+from leakaudit.scene import plan
 
 torch.set_num_threads(1)
 few = ("analytic", "labels")

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import typer.main
 
-from leakaudit.audit.plan import Plan
 from leakaudit.cli.entry import app
 from leakaudit.gate.pyproject import find
 from leakaudit.options import names
@@ -18,6 +17,7 @@ from leakaudit.options.common import say
 from leakaudit.options.settings import options, variable_of
 from leakaudit.protocol import registry
 from leakaudit.result.schema import AuditResult, to_json
+from leakaudit.scene.plan import Plan
 from tests.leakaudit.command_line import Run, caller, sentence
 from tests.leakaudit.results import result
 

@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import leakaudit
-from leakaudit.audit import plan
 from leakaudit.audit.pieces import Piece, in_turn, pieces_of
-from leakaudit.audit.plan import Plan
 from leakaudit.compare.advice import advise
 from leakaudit.compare.changes import changes
 from leakaudit.gate.assertions import PRESETS, RegressionRule, Rule
@@ -33,6 +31,8 @@ from leakaudit.protocol.registry import parse_attack, parse_defense
 from leakaudit.reports import markdown
 from leakaudit.reports.terminal import summary
 from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Known, Waiver, from_json, to_json
+from leakaudit.scene import plan
+from leakaudit.scene.plan import Plan
 from leakaudit.stats.intervals import median
 from leakaudit.watch.forecast import Forecast
 from leakaudit.work.progress import Work

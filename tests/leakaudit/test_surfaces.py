@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from leakaudit.audit.plan import catalogue
 from leakaudit.judge.scope import not_tested
 from leakaudit.result.surfaces import SURFACES
+from leakaudit.scene.plan import catalogue
 from tests.leakaudit.results import attack, defense, lost
 
 UNTESTED = {surface.name: surface.untested for surface in SURFACES}

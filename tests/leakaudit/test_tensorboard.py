@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from leakaudit.audit.audit import audit
-from leakaudit.audit.plan import Plan
 from leakaudit.errors import UserError
 from leakaudit.result.schema import Images
+from leakaudit.scene.plan import Plan
 from leakaudit.watch.tensorboard import Log, coloured, tag, tensorboard_monitor
 from leakaudit.work.progress import Sight, Work, monitored
 from tests.leakaudit.audited import target

@@ -15,10 +15,10 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from leakaudit import api, testing
-from leakaudit.audit import plan
 from leakaudit.errors import UserError
 from leakaudit.reports.verify import verify
 from leakaudit.result.schema import AuditResult, DefenseResult, load, to_json
+from leakaudit.scene import plan
 from leakaudit.stats import intervals
 from leakaudit.stats.intervals import rate
 from leakaudit.testing import Audited, Keeping, PrivacyAssertionError, assert_private, keeping

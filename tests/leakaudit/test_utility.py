@@ -17,7 +17,16 @@ from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.gradients import Gradients, fast_example_gradients, mean_gradient
 from leakaudit.protocol.registry import parse_defense
 from leakaudit.protocol.target import PixelModel, Records, Target, reinitialised
-from leakaudit.score.utility import accuracy, layout_of, majority, shared_update, steps_per_epoch, train, utility
+from leakaudit.score.utility import (
+    Senders,
+    accuracy,
+    layout_of,
+    majority,
+    shared_update,
+    steps_per_epoch,
+    train,
+    utility,
+)
 from leakaudit.work.progress import Monitor, Work, monitored
 
 
@@ -74,8 +83,8 @@ def make_target(norm: str, generator: torch.Generator) -> Target:
 
 
 def test_training_learns_and_noise_costs_accuracy(target: Target) -> None:
-    plain = utility(target, Defense(), target.private, batch_size=16, epochs=12, seeds=3, seed=0)
-    noisy = utility(target, Noise(std=20), target.private, batch_size=16, epochs=12, seeds=2, seed=0)
+    plain = utility(target, Defense(), target.private, senders=Senders(16), epochs=12, seeds=3, seed=0)
+    noisy = utility(target, Noise(std=20), target.private, senders=Senders(16), epochs=12, seeds=2, seed=0)
     assert plain.chance == pytest.approx(2 / 3)
     assert (plain.steps, plain.epochs, len(plain.accuracies)) == (72, 12, 3)
     assert plain.estimate.value is not None
@@ -89,7 +98,7 @@ def test_training_learns_and_noise_costs_accuracy(target: Target) -> None:
 
 def test_only_the_released_records_are_seen(target: Target) -> None:
     swapped = Records(target.private.images, 1 - target.private.labels)
-    found = utility(target, Defense(), swapped, batch_size=16, epochs=12, seeds=1, seed=0)
+    found = utility(target, Defense(), swapped, senders=Senders(16), epochs=12, seeds=1, seed=0)
     assert found.accuracies[0] < 0.1
     assert found.estimate.low is None  # one seed has no interval
 
@@ -129,7 +138,7 @@ def test_runs_are_paired_by_seed_and_repeat(target: Target) -> None:
     assert all(torch.equal(a, b) for a, b in zip(batches["plain"], batches["noise"], strict=True))
     assert not torch.equal(batches["plain"][0], batches["plain"][4])  # the second epoch has another order
     state = torch.random.get_rng_state()
-    runs = [utility(target, Noise(), target.private, batch_size=32, epochs=2, seeds=2, seed=s) for s in (0, 0, 1)]
+    runs = [utility(target, Noise(), target.private, senders=Senders(32), epochs=2, seeds=2, seed=s) for s in (0, 0, 1)]
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
     assert torch.equal(state, torch.random.get_rng_state())
@@ -187,7 +196,7 @@ def test_batch_statistics_come_from_training(generator: torch.Generator) -> None
     assert torch.equal(frozen.get_buffer(name), torch.zeros(6))
     assert not model.training
     assert all(torch.equal(b, kept[n]) for n, b in target.model.named_buffers())  # the target is left alone
-    found = utility(target, PerExample(), target.private, batch_size=32, epochs=1, seeds=1, seed=0)
+    found = utility(target, PerExample(), target.private, senders=Senders(32), epochs=1, seeds=1, seed=0)
     assert found.steps == 3
 
 
@@ -251,7 +260,7 @@ def test_a_head_on_a_frozen_backbone_is_as_accurate_as_it_is(built: bool, genera
     net[-1].reset_parameters()  # type: ignore[index, union-attr, operator]
     backbone = [p.detach().clone() for p in net[:-1].parameters()]  # type: ignore[index]
     target = replace(target, factory=(lambda: net) if built else None)
-    found = utility(target, Defense(), target.private, batch_size=16, epochs=6, seeds=2, seed=0)
+    found = utility(target, Defense(), target.private, senders=Senders(16), epochs=6, seeds=2, seed=0)
     assert min(found.accuracies) > 0.95
     assert all(torch.equal(a, b) for a, b in zip(backbone, net[:-1].parameters(), strict=True))  # type: ignore[index]
 

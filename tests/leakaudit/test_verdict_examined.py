@@ -376,9 +376,9 @@ def test_a_class_of_few_is_not_blamed_for_luck_among_many() -> None:
 
 def test_buffers_are_no_work_of_a_defense() -> None:
     from leakaudit.audit.pieces import pieces_of
-    from leakaudit.audit.plan import Plan
     from leakaudit.protocol.defense import Defense
     from leakaudit.result.rules import WEAKENED
+    from leakaudit.scene.plan import Plan
 
     pieces = pieces_of("none", Defense(), Plan(), frozenset({"buffers"}))
     assert {piece.role for piece in pieces if piece.attack} == {"standard"}

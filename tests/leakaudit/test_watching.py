@@ -24,8 +24,8 @@ from torch import Tensor
 
 from leakaudit.audit import canary
 from leakaudit.audit.audit import audit
-from leakaudit.audit.plan import Plan
 from leakaudit.protocol.target import Target
+from leakaudit.scene.plan import Plan
 from leakaudit.watch import console as watched
 from leakaudit.watch.console import Display, display_on, progress_monitor
 from leakaudit.watch.lines import plain_lines, still

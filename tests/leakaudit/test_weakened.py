@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from leakaudit.audit.provenance import settings
 from leakaudit.protocol.client import defended_gradient, release
 from leakaudit.protocol.defense import Chain, Defense, chain, replaces_records
 from leakaudit.protocol.gradients import Gradients
@@ -17,6 +16,7 @@ from leakaudit.protocol.labels import soft
 from leakaudit.protocol.registry import defenses, parse_defense
 from leakaudit.protocol.target import Records
 from leakaudit.protocol.weakened import weakened
+from leakaudit.scene.provenance import settings
 from tests.defenses.test_every_defense import NAMES, fitted, target
 
 CHAINS = ("mixup,clip:max_norm=0.1", "prune,gaussian")

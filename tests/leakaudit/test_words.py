@@ -271,7 +271,7 @@ def test_templates_take_their_values_from_the_needs() -> None:
 
 @pytest.mark.parametrize("table", [findings.MENDS, findings.GATE_MENDS], ids=["MENDS", "GATE_MENDS"])
 def test_every_mend_names_settings_that_a_scan_has(table: dict[str, str]) -> None:
-    from leakaudit.audit.plan import Plan
+    from leakaudit.scene.plan import Plan
 
     known = {f.name for f in fields(Plan)} | {"defense", "checkpoint", "output", "data", "device"}
     for template in table.values():

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 
 from leakaudit.audit.canary import leaky as made_records
-from leakaudit.audit.plan import Plan
-from leakaudit.audit.scene import Scene, set_scene
+from leakaudit.scene.plan import Plan
+from leakaudit.scene.scene import Scene, set_scene
 from leakaudit.work.progress import Monitor, monitored
 
 

@@ -16,7 +16,6 @@ import pytest
 import torch
 
 import leakaudit
-from leakaudit.audit.plan import Plan
 from leakaudit.errors import UserError
 from leakaudit.protocol.exposure import PRESETS
 from leakaudit.protocol.target import Records
@@ -26,6 +25,7 @@ from leakaudit.reports.rows import UNION, rows
 from leakaudit.result.batteries import BATTERIES
 from leakaudit.result.schema import AuditResult, Estimate, Examined, Further, load
 from leakaudit.result.scores import of_attacks
+from leakaudit.scene.plan import Plan
 
 COLUMNS = ["defense", "attack", "metric", "value", "low", "high", "records"]
 

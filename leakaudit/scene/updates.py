@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from leakaudit.audit.examine import Subject, mode_of
-from leakaudit.audit.scene import Scene
 from leakaudit.errors import UserError
 from leakaudit.protocol.attack import Attack, Beforehand
 from leakaudit.protocol.client import SharedUpdate, release, share
 from leakaudit.protocol.target import PixelModel, Records
+from leakaudit.scene.examine import Subject, mode_of
+from leakaudit.scene.scene import Scene
 from leakaudit.score.baselines import guesses
 from leakaudit.score.nulls import public_forms
 from leakaudit.work.memory import Memory, bounded
@@ -135,6 +135,7 @@ class Updates:
                 classes=len(scene.target.classes),
                 mode=mode_of(scene),
                 generator=generator_for(seed, subject.spec, who, "update"),
+                client=scene.plan.sender(),
             )
 
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-from leakaudit.audit.plan import Plan
 from leakaudit.errors import quoting
 from leakaudit.protocol.attack import Attack, Reconstruction
 from leakaudit.protocol.defense import Defense, parts_of
@@ -15,6 +14,7 @@ from leakaudit.protocol.registry import built_in
 from leakaudit.protocol.target import Target
 from leakaudit.result.outward import MOST_TEXTS, modest, modest_values
 from leakaudit.result.schema import Guarantee, Images, Value
+from leakaudit.scene.plan import Plan
 
 SETTINGS = 32  # of a defense, of which none is left out
 Work = TypeVar("Work", bound=Callable[..., Any])

@@ -8,9 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from leakaudit.audit import fingerprint
-from leakaudit.audit.plan import Plan
-from leakaudit.audit.provenance import environment
 from leakaudit.judge.noticed import no_line_up
 from leakaudit.load.preflight import preflight, raise_on_errors
 from leakaudit.load.units import count_units, with_units
@@ -20,6 +17,9 @@ from leakaudit.protocol.target import Records, Target
 from leakaudit.result.outward import command_in_place
 from leakaudit.result.rounding import coarse_baseline
 from leakaudit.result.schema import Baseline, Estimate, Finding, Value, Waiver
+from leakaudit.scene import fingerprint
+from leakaudit.scene.plan import Plan
+from leakaudit.scene.provenance import environment
 from leakaudit.score import standin
 from leakaudit.score.baselines import baselines
 from leakaudit.score.identification import CandidateSets, candidate_sets

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from leakaudit.audit.scene import Scene
 from leakaudit.protocol.client import release, sent
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.gradients import Mode
 from leakaudit.protocol.stages import TRIED, apart, later_changes, model_changed, records_changed
 from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.result.rules import BESIDES
+from leakaudit.scene.scene import Scene
 from leakaudit.work.progress import expired
 from leakaudit.work.seeding import derive, generator_for, seeded
 
@@ -82,8 +82,9 @@ def _released_by(scene: Scene, spec: str, defense: Defense) -> Records:
     released = release(defense, private, generator_for(seed, spec, "release"))
     if records_changed(private, released) and apart(defense, private, generator_for(seed, spec, "apart")):
         images, labels = released.images.clone(), released.labels.clone()
-        for start in range(0, len(scene.asked), scene.plan.batch_size):
-            rows = scene.asked[start : start + scene.plan.batch_size]
+        size = scene.plan.own
+        for start in range(0, len(scene.asked), size):
+            rows = scene.asked[start : start + size]
             own = release(defense, private[rows], generator_for(seed, spec, "release", start))
             images[rows], labels[rows] = own.images, own.labels
         released = Records(images, labels)
@@ -156,7 +157,6 @@ def _sent(scene: Scene, defense: Defense, model: PixelModel, batch: Records, see
     generator = torch.Generator().manual_seed(seed)
     with seeded(seed, "sent"):
         shown = release(defense, batch, generator).to(scene.target.device)
-        gradients, buffers = sent(
-            model, scene.target.loss, shown.images, shown.labels, defense, mode_of(scene), generator
-        )
+        client, loss = scene.plan.sender(), scene.target.loss
+        gradients, buffers = sent(model, loss, shown.images, shown.labels, defense, mode_of(scene), generator, client)
     return [*gradients, *buffers.values()]

@@ -16,6 +16,7 @@ from leakaudit.protocol.exposure import preset
 from leakaudit.protocol.registry import UnknownName, attacks, parse_attack, settings_values
 from leakaudit.protocol.stages import declared
 from leakaudit.result.batteries import BATTERIES, TRAINING_BATCH, Battery
+from leakaudit.result.federation import FEDSGD, Client, parse_client, spec_of
 from leakaudit.result.outward import default_images, in_place
 from leakaudit.result.rules import ANYTHING, PLANTING
 from leakaudit.result.schema import Images, Known, Value
@@ -31,6 +32,7 @@ LIMITS = {
     "memory": (1, 2**60),
     "seed": (0, 2**63 - 1),
 }
+STAGES = ("init", "early", "trained")
 MOST_SECONDS = 30 * 365 * 86_400  # of a budget
 
 EFFORT = ("steps", "restarts", "decoder_steps", "undo_steps", "draws", "pairs", "rehearsals")  # less of it is weaker
@@ -44,9 +46,11 @@ class Plan:
     attacks: tuple[str, ...] = ()  # empty: the battery's
     battery: str = "standard"  # quick, standard or full
     exposure: str = "adaptive"  # what the adversary knows: honest-but-curious, adaptive or malicious-server
+    stages: tuple[str, ...] = ()  # moments of training, of `STAGES`, at which it is audited; none: as given
     mode: str = "eval"  # the client's: train or eval
     records: int = 16  # private ones that are attacked
-    batch_size: int = 1  # records in one shared update
+    batch_size: int = 1  # records behind one shared update, of all clients that are summed in it
+    client: str = ""  # what a client does before it sends, a spec; empty: as model.py says, else fedsgd
     candidates: int = 100  # in a line-up, all of one class
     max_identification: float = 0.25  # share of records that an attack may identify
     max_accuracy_loss: float = 0.1  # share of accuracy a defense may cost; asked by the advice only, not by the verdict
@@ -61,11 +65,22 @@ class Plan:
 
     def __post_init__(self) -> None:
         self._check_types()
+        object.__setattr__(self, "stages", tuple(sorted(self.stages, key=_turn)))
+        if self.client:
+            object.__setattr__(self, "mode", self.sender().mode or self.mode)
         checks = (
             (self.battery in BATTERIES, f"battery must be one of {', '.join(BATTERIES)}"),
             (self.mode in ("train", "eval"), "{--mode} must be train or eval"),
             (self.images in ("full", "redacted", "none"), "{--images} must be full, redacted or none"),
             *_in_limits(self),
+            (
+                self.batch_size in (1, self.sender().clients) or self.batch_size % self.sender().clients == 0,
+                "{--batch-size} must be a multiple of the clients whose updates are summed",
+            ),
+            (
+                set(self.stages) <= set(STAGES) and len(set(self.stages)) == len(self.stages),
+                f"{{--stages}} takes some of {', '.join(STAGES)}, each once",
+            ),
             (self.records >= self.batch_size, "{--records} must be at least {--batch-size}"),
             (self.records % max(1, self.batch_size) == 0, "{--records} must be a multiple of {--batch-size}"),
             (0 < self.max_identification < 1, "{--max-identification} must be between 0 and 1"),
@@ -84,7 +99,7 @@ class Plan:
             optional = name in ("seeds", "epochs", "memory") and value is None
             if not optional and type(value) is not int:
                 raise UserError(f"{name} takes a whole number, not {short(value)}.")
-        for name in ("defenses", "attacks"):
+        for name in ("defenses", "attacks", "stages"):
             value = getattr(self, name)
             if not isinstance(value, tuple) or not all(isinstance(spec, str) for spec in value):
                 raise UserError(f"{name} takes specs like 'prune:sparsity=0.9', not {short(value)}.")
@@ -92,7 +107,7 @@ class Plan:
             value = getattr(self, name)
             if (value is not None or name != "budget") and type(value) not in (int, float):
                 raise UserError(f"{name} takes a number, not {short(value)}.")
-        for name in ("battery", "exposure", "mode", "images"):
+        for name in ("battery", "exposure", "mode", "images", "client"):
             if not isinstance(getattr(self, name), str):
                 raise UserError(f"{name} takes a word, not {short(getattr(self, name))}.")
         for name in ("utility", "all_attacks"):
@@ -103,6 +118,40 @@ class Plan:
     def victims(self) -> int:
         """How many clients are attacked."""
         return self.records // self.batch_size
+
+    def sender(self) -> Client:
+        """Return the client that sends."""
+        return parse_client(self.client or "fedsgd")
+
+    @property
+    def own(self) -> int:
+        """How many records each client holds."""
+        return max(1, self.batch_size // self.sender().clients)
+
+    def run(self, private: int, steps: int, epochs: int = 0) -> tuple[int, int, int]:
+        """Return what accounting needs of the training runs of so many `steps`: of how many records batches are drawn.
+
+        With them how large these are, and how many steps see a record's client: with local steps those of its own.
+        """
+        sender = self.sender()
+        if not sender.local:
+            return private, TRAINING_BATCH, steps
+        return self.own, sender.step_size(self.own), (epochs * sender.steps(self.own) if steps else 0)
+
+    def settled(self, given: Client | None, private: int) -> Plan:
+        """Return the plan with the client of model.py (`given`) in place where no other was asked for.
+
+        Where `batch_size` names no more than one record, a client that trains in batches holds four of them, and as
+        many records are attacked as make four updates, of the `private` ones that there are.
+        """
+        spec = self.client or spec_of(given or FEDSGD)
+        sender = parse_client(spec)
+        own = 4 * sender.batch_size if sender.local_epochs else sender.batch_size
+        size = self.batch_size if self.batch_size > 1 else sender.clients * max(1, own)
+        if size == self.batch_size:
+            return replace(self, client=spec)
+        updates = max(1, min(max(4, self.records // size), private // size))
+        return replace(self, client=spec, batch_size=size, records=updates * size)
 
     @property
     def skips(self) -> bool:
@@ -125,6 +174,10 @@ class Plan:
         for f in fields(self):
             value = getattr(self, f.name)
             values[f.name] = in_place(together(value), self.images) if isinstance(value, tuple) else value
+        if self.sender() == FEDSGD:  # as all results had it before there were others
+            del values["client"]
+        if not self.stages:
+            del values["stages"]
         effort = self.effort()
         return values | {
             "attacks": in_place(together(effort.attacks), self.images),
@@ -136,6 +189,10 @@ class Plan:
             "decoder_steps": effort.decoder_steps,
             "training_batch_size": TRAINING_BATCH,
         }
+
+
+def _turn(stage: str) -> int:
+    return STAGES.index(stage) if stage in STAGES else len(STAGES)
 
 
 def _in_limits(plan: Plan) -> Iterator[tuple[bool, str]]:
