@@ -321,7 +321,8 @@ def test_records_to_ask_for_include_lost_ones_and_fill_batches() -> None:
     half = replace(attack("masked", 5, 100, "adaptive"), statuses={"converged": 25, "diverged": 25})
     records = settled_by(judged(*GOOD[:2], half)[1])  # 25 of 50 victims with 4 records each
     assert records % 4 == 0
-    assert 2 * whole <= records < 2 * whole + 4
+    assert whole == records_needed(LIMIT, 0.05)
+    assert records == 2 * 4 * (clients_needed(LIMIT, 0.05) or 0)  # where the unit is the client
 
 
 @pytest.mark.parametrize("hits", [10, 12])
