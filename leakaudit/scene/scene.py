@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from leakaudit.judge.caps import FAR_OFF
+from leakaudit.judge.captured import broken_claims
 from leakaudit.judge.noticed import no_line_up
 from leakaudit.load.preflight import preflight, raise_on_errors
 from leakaudit.load.units import count_units, with_units
@@ -94,7 +95,8 @@ def set_scene(
     odd: tuple[Finding, ...] = ()
     if exposure.auxiliary:
         told, odd = auxiliary_findings(target, generator_for(plan.seed, "auxiliary"), _both_units(target))
-    findings = (*findings, *no_line_up(int((~candidates.lined).sum()), len(candidates)), *odd)
+    claims = () if target.received is None else broken_claims(target.received.claims, target.received.spec)
+    findings = (*findings, *claims, *no_line_up(int((~candidates.lined).sum()), len(candidates)), *odd)
     target = replace(target, notes=(*target.notes, *_of_units(target, victims)))
     wanted = plan.effort().tuning_victims * plan.batch_size
     rehearsal = torch.randperm(len(target.auxiliary), generator=generator_for(plan.seed, "rehearsal"))[:wanted]
