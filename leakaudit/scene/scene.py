@@ -95,8 +95,7 @@ def set_scene(
     odd: tuple[Finding, ...] = ()
     if exposure.auxiliary:
         told, odd = auxiliary_findings(target, generator_for(plan.seed, "auxiliary"), _both_units(target))
-    claims = () if target.received is None else broken_claims(target.received.claims, target.received.spec)
-    findings = (*findings, *claims, *no_line_up(int((~candidates.lined).sum()), len(candidates)), *odd)
+    findings = (*findings, *_broken(target), *no_line_up(int((~candidates.lined).sum()), len(candidates)), *odd)
     target = replace(target, notes=(*target.notes, *_of_units(target, victims)))
     wanted = plan.effort().tuning_victims * plan.batch_size
     rehearsal = torch.randperm(len(target.auxiliary), generator=generator_for(plan.seed, "rehearsal"))[:wanted]
@@ -136,6 +135,10 @@ def _exposed(target: Target, plan: Plan) -> Exposure:
     """Return what the adversary knows: the preset, without BatchNorm statistics that nobody captured."""
     found, received = preset(plan.exposure), target.received
     return replace(found, buffers=False) if received is not None and received.buffers is None else found
+
+
+def _broken(target: Target) -> tuple[Finding, ...]:
+    return () if target.received is None else broken_claims(target.received.claims, target.received.spec)
 
 
 def beside_strangers(scene: Scene) -> Target:
