@@ -194,7 +194,8 @@ def given_by_the_judge() -> list[Reason]:
     made += [*overall([broken])[1], *overall([])[1]]
     taken = replace(attack(some(3)), captured=(Attempt(0, "converged", certified=2),))
     for attacks in ((taken,), (attack(some(3)),), ()):
-        made += about_captured("pass", (), "x", attacks, {"defense": "x", "known": False}, [BROKEN])[1]
+        for errors in ((), (BROKEN,)):
+            made += about_captured("pass", (), "x", attacks, {"defense": "x", "known": False}, errors)[1]
     old = replace(defense("x"), reasons=("It was (once) so.",))
     return [*made, *reasons_of(result(old), old), *overall_reasons(result(old, complete=False))]
 
