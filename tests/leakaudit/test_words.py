@@ -196,7 +196,8 @@ def given_by_the_judge() -> list[Reason]:
     made += [*overall([broken])[1], *overall([])[1]]
     taken = replace(attack(some(3)), captured=(Attempt(0, "converged", certified=2),))
     for attacks in ((taken,), (attack(some(3)),), ()):
-        made += about_captured("pass", (), "x", attacks, {"defense": "x", "known": False}, [BROKEN])[1]
+        for errors in ((), (BROKEN,)):
+            made += about_captured("pass", (), "x", attacks, {"defense": "x", "known": False}, errors)[1]
     early = [Stage("early", 1, 0.5, each, "replay", Estimate(0.5, 0.4, 0.6, 40)) for each in ("fail", "inconclusive")]
     made += [reason for stage in early for reason in over_stages("pass", (), (stage,), 0.25)[1]]
     made += over_stages("pass", (), (Stage("init", 0, 0.1, "fail"),), 0.25)[1]
