@@ -11,7 +11,7 @@ from typing import Any, Literal, Never
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from leakaudit.audit.audit import audit
+from leakaudit.audit.stages import audit_at_stages
 from leakaudit.errors import Setting, UserError, did_you_mean, quoting, sentence
 from leakaudit.files.reading import check_text, short
 from leakaudit.load.loading import target_from_objects
@@ -51,6 +51,7 @@ def scan(  # noqa: PLR0913 - the public surface
     records: int = Plan.records,
     batch_size: int = Plan.batch_size,
     client: str | Client = Plan.client,
+    stages: str | Sequence[str] = (),
     candidates: int = Plan.candidates,
     max_identification: float = Plan.max_identification,
     max_accuracy_loss: float = Plan.max_accuracy_loss,
@@ -95,6 +96,7 @@ def scan(  # noqa: PLR0913 - the public surface
         records=records,
         batch_size=batch_size,
         client=spec_of(client) if isinstance(client, Client) else client,
+        stages=_specs("stages", stages),
         candidates=candidates,
         max_identification=max_identification,
         max_accuracy_loss=max_accuracy_loss,
@@ -142,11 +144,11 @@ def _quoted(plan: Plan) -> Iterator[None]:
 
 def _audited(target: Target, plan: Plan, weights: Path | None, progress: bool) -> AuditResult:
     if not progress:
-        return audit(target, plan, lpips_weights=weights, command="leakaudit.scan(...)")
+        return audit_at_stages(target, plan, lpips_weights=weights, command="leakaudit.scan(...)")
     from leakaudit.watch.console import progress_monitor
 
     with progress_monitor(plan=plan) as monitor, monitored(monitor):
-        return audit(target, plan, lpips_weights=weights, keep=monitor.kept, command="leakaudit.scan(...)")
+        return audit_at_stages(target, plan, lpips_weights=weights, keep=monitor.kept, command="leakaudit.scan(...)")
 
 
 def _specs(name: str, given: Any) -> tuple[str, ...]:

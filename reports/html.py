@@ -13,6 +13,7 @@ from leakaudit.compare import advice
 from leakaudit.gate.consistency import unaudited
 from leakaudit.judge.facts import control_in
 from leakaudit.reports import (
+    captured,
     costs,
     examined,
     first_screen,
@@ -20,6 +21,7 @@ from leakaudit.reports import (
     html_rows,
     mapping,
     pictures,
+    situations,
     view,
 )
 from leakaudit.reports.html_source import fingerprint
@@ -84,6 +86,7 @@ def _context(result: AuditResult, outcome: Outcome | None) -> dict[str, Any]:
         "severity": html_findings.TITLES,
         "severity_meaning": html_findings.MEANINGS,
         "advice": advice.advise(result),
+        "coverage": situations.table(result),
         "tables": tables,
         "rows": tables.rows,
         "matrix": html_rows.matrix(tables.rows),
@@ -94,6 +97,7 @@ def _context(result: AuditResult, outcome: Outcome | None) -> dict[str, Any]:
         "shown_controls": examined.controls(result),
         "training": view.training(result),
         "pictures": pictures.section(result),
+        "captured": captured.section(result),
         "controls": _controls(result),
         "baselines": baselines,
         "baseline_notes": baseline_notes,

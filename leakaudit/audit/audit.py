@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,12 +13,14 @@ from leakaudit.audit.attacking import attacked, lacking
 from leakaudit.audit.canary import Planting, planted
 from leakaudit.audit.clock import Clock
 from leakaudit.audit.costs import NOMINAL, measured
+from leakaudit.audit.course import Course, Measured, Staged
 from leakaudit.audit.pieces import Piece, chosen, in_turn, outline, pieces_of
 from leakaudit.audit.weaker import seen_weakened
 from leakaudit.errors import OutOfTime, UserError, first_line
 from leakaudit.judge.caps import capped, caps
 from leakaudit.judge.captured import about_captured, is_captured, on_trust
 from leakaudit.judge.exposed import exposed
+from leakaudit.judge.moments import here, over_stages
 from leakaudit.judge.scope import assumptions, not_tested
 from leakaudit.judge.settled import Tally, drawer
 from leakaudit.judge.verdict import Case, errors_of, judge, overall
@@ -73,12 +75,14 @@ def audit(
     keep_learned: KeepLearned | None = None,
     command: str = "",
     waivers: tuple[Waiver, ...] = (),
+    staged: Staged | None = None,
 ) -> AuditResult:
     """Audit a target and return the result.
 
     `keep` is called with the result so far after every finished piece, so that nothing computed is lost; an interrupt
     ends the audit with `complete=False`. `keep_learned` is called with the spec of every defense and what it learned.
-    `waivers` are those configured: they go into the result and change nothing else in it. Raises UserError for settings
+    `waivers` are those configured: they go into the result and change nothing else in it. `staged` says at which moment
+    of training the target is, and what earlier ones gave (`leakaudit.audit.stages`). Raises UserError for settings
     that cannot work on this target.
     """
     plan = plan if target.received else plan.settled(target.client, len(target.private))
@@ -100,7 +104,7 @@ def audit(
     stage("measuring what this machine takes")
     costs = NOMINAL if plan.budget is None or interrupted else measured(target, plan)
     clock = Clock(plan.budget, outline(plan, scene.sizes()), costs, begun)
-    course = Course(scene, clock, controls, made)
+    course = Course(scene, clock, controls, made, staged or Staged())
     return run(course, () if interrupted else asked, keep, keep_learned, complete=not interrupted)
 
 
@@ -135,29 +139,6 @@ def run(
     if keep is not None:
         keep(result)
     return result
-
-
-@dataclass
-class Course:
-    """How far an audit has come; by the defenses' specs, in their order."""
-
-    scene: Scene
-    clock: Clock
-    controls: Controls
-    made: str = ""  # when it began; what is only planted has no date
-    rows: dict[str, DefenseResult] = field(default_factory=dict)
-    noticed: dict[str, tuple[Finding, ...]] = field(default_factory=dict)
-    learned: dict[str, str] = field(default_factory=dict)  # the hash of what a fitted defense learned
-    prepared: dict[str, Subject | DefenseResult] = field(default_factory=dict)  # fitted or not, and not yet attacked
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What is measured of a defense beside the attacks on it."""
-
-    outcome: Utility | None = None
-    strength: float | None = None
-    weakened: Estimate = field(default_factory=lambda: Estimate(reason="it was not tried"))
 
 
 def _prepare(course: Course, spec: str, defense: Defense, keep_learned: KeepLearned | None) -> None:
@@ -311,6 +292,9 @@ def _row(course: Course, subject: Subject, results: list[AttackResult], measured
         )
     )
     verdict, why = capped(verdict, why, _caps(course))
+    earlier = course.staged.before.get(spec, ())
+    stages = (*earlier, *here(course.staged.now, verdict, why, results))
+    verdict, why = over_stages(verdict, why, earlier, plan.max_identification)
     verdict, why = about_captured(verdict, why, spec, results, captured, errors)
     return DefenseResult(
         spec=spec,
@@ -329,6 +313,7 @@ def _row(course: Course, subject: Subject, results: list[AttackResult], measured
         lowest=dict(defense.lowest),
         examined=examined,
         adaptive=own_attacks(defense),
+        stages=stages,
     )
 
 

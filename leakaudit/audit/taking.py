@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch
+import math
 
 from leakaudit.errors import NotApplicable, OutOfTime, UserError, first_line
 from leakaudit.protocol.attack import Attack, Reconstruction
@@ -61,7 +61,7 @@ def _attempt(updates: Updates, claim: Reconstruction, victim: int, usual: float 
     labels = [] if claim.labels is None else claim.labels[victim].flatten().tolist()
     names = [target.classes[i] if 0 <= i < len(target.classes) else str(i) for i in map(int, labels)]
     shown = drawn is not None and level == "full" and status in ("converged", "budget")
-    known = torch.isfinite(torch.tensor([value])).item()
+    known = math.isfinite(value) and (value, usual) != (0.0, 0.0)  # zeros are those of an attack that has none
     return Attempt(
         update=victim,
         status=status,

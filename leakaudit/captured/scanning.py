@@ -64,6 +64,8 @@ def asked(update: Path, data: Path | None, plan: Plan) -> Asked:
         raise UserError(f"{data} holds {len(truth)} records, and {update} is of {count * size}: give these, in order.")
     if preset(plan.exposure).model_control:
         raise UserError(f"{update} is of the model as it was sent: leave out ", Setting("exposure", plan.exposure), ".")
+    if plan.stages:
+        raise UserError(f"{update} was sent at one moment of training: leave out ", Setting("stages"), ".")
     client = client_of(claims, str(update))
     if plan.client and plan.sender() != client:
         raise UserError(f"{update} says what its client does: leave out ", Setting("client", plan.client), ".")

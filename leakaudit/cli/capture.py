@@ -22,8 +22,8 @@ def add(app: typer.Typer) -> None:
         short_help="Check or make a file of updates that a real client sent.",
         epilog=examples(
             "leakaudit capture update.safetensors --model model.py",
-            "leakaudit capture --before before.pt --after after.pt --steps 4 --batch 8 --lr 0.01 -o update.safetensors",
-            "leakaudit capture update.safetensors --records 32 --defense clip:max_norm=1 -o told.safetensors",
+            "leakaudit capture --before b.pt --after a.pt --steps 4 -o new.safetensors",
+            "leakaudit capture new.safetensors --records 8 -o told.safetensors",
             "leakaudit scan model.py --update update.safetensors --data records.npz",
             codes="",
         ),

@@ -219,7 +219,7 @@ def _measured(
     waivers: tuple[Waiver, ...],
 ) -> AuditResult:
     """Return what the audit found, or what it had found when it was interrupted; nothing interrupts what follows."""
-    from leakaudit.audit.audit import audit
+    from leakaudit.audit.stages import audit_at_stages
     from leakaudit.result.schema import to_json
     from leakaudit.work import ends
     from leakaudit.work.progress import current
@@ -242,7 +242,7 @@ def _measured(
 
     target = begin()
     try:
-        result = audit(
+        result = audit_at_stages(
             target,
             plan,
             lpips_weights=lpips_weights,

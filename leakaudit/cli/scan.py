@@ -41,6 +41,7 @@ from leakaudit.options.common import (
     Preset,
     Records,
     Seed,
+    Stages,
     Target,
     examples,
     name_what_was_left_out,
@@ -186,6 +187,7 @@ def scan(  # noqa: PLR0913 - a command: its options
     ] = 100,
     batch_size: BatchSize = 1,
     client: ClientSpec = "",
+    stages: Stages = None,
     mode: ClientMode = Mode.eval,
     exposure: Annotated[
         Preset,
@@ -284,6 +286,7 @@ def scan(  # noqa: PLR0913 - a command: its options
             records=records,
             batch_size=batch_size,
             client=client,
+            stages=tuple(part.strip() for part in (stages or "").split(",") if part.strip()),
             candidates=candidates,
             max_identification=max_identification,
             max_accuracy_loss=max_accuracy_loss,

@@ -28,6 +28,7 @@ MEASUREMENT = {  # empty: a setting of its own, spelled as the surface has it
     "batch_size": "",
     "candidates": "",
     "client": "",
+    "stages": "",
     "mode": "",
     "exposure": "",
     "battery": "battery",

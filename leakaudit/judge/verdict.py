@@ -31,6 +31,7 @@ from leakaudit.judge.caps import capped, caps_of, unplanted
 from leakaudit.judge.captured import about_captured
 from leakaudit.judge.exposed import exact, exposed
 from leakaudit.judge.facts import Facts, control_of, facts_of
+from leakaudit.judge.moments import over_stages
 from leakaudit.judge.proof import INDEPENDENT, REPLAY, UNLIKELY, by_chance, proved, within
 from leakaudit.result.rules import PLANTING, SHARP, VERDICTS, beats, guessing, identifies, most_successful
 from leakaudit.result.schema import (
@@ -136,7 +137,8 @@ def rejudge(
             errors=errors,
         )
     )
-    verdict, reasons = capped(verdict, reasons, caps_of(result))
+    at_most = result.max_identification if limit is None else limit
+    verdict, reasons = over_stages(*capped(verdict, reasons, caps_of(result)), defense.stages[:-1], at_most)
     return about_captured(verdict, reasons, defense.spec, defense.attacks, result.captured, errors)
 
 

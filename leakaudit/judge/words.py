@@ -10,9 +10,10 @@ from itertools import groupby
 
 from leakaudit.errors import Spell, as_option
 from leakaudit.judge.captured import BROKEN, CERTIFIED, UNSCORED
+from leakaudit.judge.moments import LEAKED, OPEN
 from leakaudit.judge.proof import INDEPENDENT
 from leakaudit.judge.verdict import DOUBT, LEAKS, SKIPPED, UNFINISHED
-from leakaudit.result.numbers import decibels, percent
+from leakaudit.result.numbers import decibels, hits, percent
 from leakaudit.result.schema import AttackResult, Estimate, Reason, Value
 
 LONG = 60  # characters that a list of specs may take within a sentence
@@ -275,7 +276,15 @@ HOW = {
 }
 ENDED = {"budget": "out of time", "not-applicable": "not applicable", "out-of-memory": "out of memory"}  # by status
 DOUBTS = {"overfitted": "overfitted its training pairs"}  # of an attack, by id
+
+
 # By id of a reason, its words. An id that is not here has none: `stored` is what another version said.
+def _rate_at(r: Reason) -> str:
+    if r.measured is None or r.measured.value is None:
+        return "."
+    return f" ({r.attack} identified {hits(r.measured)} records there)."
+
+
 REASONS: dict[str, Callable[[Reason, Spell], Words]] = {
     UNFINISHED: _unfinished,
     "control-not-scored": _plain(
@@ -340,6 +349,14 @@ REASONS: dict[str, Callable[[Reason, Spell], Words]] = {
     ),
     "auxiliary-few": _plain("The adversary owns too few records, so that attacks which learn on them prove little."),
     "malicious-server": _unplanted,
+    LEAKED: lambda r, _: (
+        f"At the stage {r.facts['stage']} of training ({r.facts['epochs']} epochs) the audit found a leak",
+        _rate_at(r),
+    ),
+    OPEN: lambda r, _: (
+        f"At the stage {r.facts['stage']} of training ({r.facts['epochs']} epochs) nothing is settled",
+        _rate_at(r),
+    ),
     "not-applied": lambda r, _: (f"the defense could not be applied: {r.facts['told']}", ""),
     "nothing-audited": _plain("No requested defense was audited to the end."),
     "interrupted": _plain("The audit did not finish: what is here was measured, the rest was not."),

@@ -90,6 +90,16 @@ ClientSpec = Annotated[
     ),
 ]
 
+Stages = Annotated[
+    str | None,
+    typer.Option(
+        "--stages",
+        metavar="NAMES",
+        help="Train the model itself and audit it at these moments: init,early,trained. Default: its weights as given.",
+        rich_help_panel=SCENE,
+    ),
+]
+
 ClientMode = Annotated[
     Mode,
     typer.Option("--mode", metavar="MODE", help="The client's mode: eval or train.", rich_help_panel=SCENE),

@@ -16,6 +16,7 @@ FIT, UPDATES, WEAKENED, ACCURACY = OTHER_WORK = (  # pieces of an audit's work t
     "weakened",  # a defense is turned down until an attack is seen to work
     "accuracy",
 )
+MOMENT = "training the model itself to the stage"  # what is done before it is audited there, in the words of progress
 LOCAL = "local-steps"  # what an attack `examines` that runs where clients train on their records before they send
 BESIDES = frozenset({"buffers", LOCAL})  # what no stage of a defense makes: it is there with or without one
 ANYTHING = "anything"  # what an attack `examines` that runs on every defense

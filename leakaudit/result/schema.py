@@ -20,6 +20,7 @@ from leakaudit.files.reading import text_of
 from leakaudit.files.typed import Bulk
 from leakaudit.result import display
 from leakaudit.result.attempts import Attempt
+from leakaudit.result.estimates import estimates_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -222,6 +223,19 @@ class Known:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """What an audit found of one defense at one moment of training."""
+
+    name: str  # init | early | trained
+    epochs: int  # of training, without a defense, before it
+    accuracy: float  # of the model at that moment, on the test records
+    verdict: Verdict
+    attack: str = ""  # that identified most
+    identification: Estimate = field(default_factory=Estimate)
+    why: tuple[Reason, ...] = ()
+
+
+@dataclass(frozen=True)
 class DefenseResult:
     """One defense: what it leaks, what it costs, and what follows."""
 
@@ -241,6 +255,7 @@ class DefenseResult:
     lowest: dict[str, float] = field(default_factory=dict)  # the lowest value of such a setting, where it is not 0
     examined: Examined | None = None  # None in results from before it was
     adaptive: tuple[str, ...] = ()  # attacks that the defense itself names as built against it
+    stages: tuple[Stage, ...] = ()  # moments of training, in their order, the last one this row's; none: as given
 
 
 @dataclass(frozen=True)
@@ -330,7 +345,8 @@ _converter = leave_out(
         Guarantee: ("states",),
         Examined: tuple(f.name for f in fields(Examined)),
         Controls: tuple(f.name for f in fields(Controls)),
-        DefenseResult: ("guarantees", "why", "stronger", "lowest", "examined", "adaptive"),
+        Stage: ("attack", "identification", "why"),
+        DefenseResult: ("guarantees", "why", "stronger", "lowest", "examined", "adaptive", "stages"),
         Finding: ("mend", "why", "todo"),
         AuditResult: ("hashes", "waivers", "why", "stand_in", "controls", "known", "captured", "made"),
     },
@@ -345,31 +361,11 @@ def to_json(result: AuditResult) -> str:
 def from_json(text: str, source: str = "result.json") -> AuditResult:
     """Read a result of version 1. Raises UserError naming `source` when it is none."""
     result = structured(text, source, SCHEMA, AuditResult, "a result.json written by a scan")
-    for where, estimate, share in _estimates(result):
+    for where, estimate, share in estimates_of(result):
         ends = [v for v in (estimate.low, estimate.value, estimate.high) if v is not None]
         if estimate.n < 0 or ends != sorted(ends) or (share and ends and not 0 <= ends[0] <= ends[-1] <= 1):
             raise UserError(f"{source} holds an estimate that none can be ({where}: {estimate}): scan again.")
     return result
-
-
-def _estimates(result: AuditResult) -> list[tuple[str, Estimate, bool]]:
-    """Return every estimate with where it stands, and whether it is of a share."""
-    found = [(d.spec, d.accuracy, True) for d in result.defenses]
-    found += [(f"the guess {b.name}", b.identification, True) for b in result.baselines]
-    if result.controls:
-        found.append(("the test of the auxiliary records", result.controls.auxiliary, True))
-    for d in result.defenses:
-        if d.examined:
-            shares = (d.examined.weakened, d.examined.union, d.examined.tenth, *d.examined.by_class.values())
-            found += [(f"what was examined of {d.spec}", share, True) for share in shares]
-        for a in d.attacks:
-            parts = (a.psnr, a.ssim, a.lpips, a.r2, a.psnr_released, a.swapped, a.gain)
-            where = f"{a.name} on {d.spec}"
-            found += [(where, share, True) for share in (a.identification, a.label_accuracy)]
-            found += [(where, part, False) for part in (*parts, *(f.estimate for f in a.further))]
-    told = [reason for d in result.defenses for reason in d.why]
-    found += [(f"a reason, {r.id}", r.measured, False) for r in (*told, *result.why) if r.measured]
-    return found
 
 
 def digest(result: AuditResult) -> str:

@@ -32,6 +32,7 @@ LIMITS = {
     "memory": (1, 2**60),
     "seed": (0, 2**63 - 1),
 }
+STAGES = ("init", "early", "trained")
 MOST_SECONDS = 30 * 365 * 86_400  # of a budget
 
 EFFORT = ("steps", "restarts", "decoder_steps", "undo_steps", "draws", "pairs", "rehearsals")  # less of it is weaker
@@ -45,6 +46,7 @@ class Plan:
     attacks: tuple[str, ...] = ()  # empty: the battery's
     battery: str = "standard"  # quick, standard or full
     exposure: str = "adaptive"  # what the adversary knows: honest-but-curious, adaptive or malicious-server
+    stages: tuple[str, ...] = ()  # moments of training, of `STAGES`, at which it is audited; none: as given
     mode: str = "eval"  # the client's: train or eval
     records: int = 16  # private ones that are attacked
     batch_size: int = 1  # records behind one shared update, of all clients that are summed in it
@@ -63,6 +65,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         self._check_types()
+        object.__setattr__(self, "stages", tuple(sorted(self.stages, key=_turn)))
         if self.client:
             object.__setattr__(self, "mode", self.sender().mode or self.mode)
         checks = (
@@ -73,6 +76,10 @@ class Plan:
             (
                 self.batch_size in (1, self.sender().clients) or self.batch_size % self.sender().clients == 0,
                 "{--batch-size} must be a multiple of the clients whose updates are summed",
+            ),
+            (
+                set(self.stages) <= set(STAGES) and len(set(self.stages)) == len(self.stages),
+                f"{{--stages}} takes some of {', '.join(STAGES)}, each once",
             ),
             (self.records >= self.batch_size, "{--records} must be at least {--batch-size}"),
             (self.records % max(1, self.batch_size) == 0, "{--records} must be a multiple of {--batch-size}"),
@@ -92,7 +99,7 @@ class Plan:
             optional = name in ("seeds", "epochs", "memory") and value is None
             if not optional and type(value) is not int:
                 raise UserError(f"{name} takes a whole number, not {short(value)}.")
-        for name in ("defenses", "attacks"):
+        for name in ("defenses", "attacks", "stages"):
             value = getattr(self, name)
             if not isinstance(value, tuple) or not all(isinstance(spec, str) for spec in value):
                 raise UserError(f"{name} takes specs like 'prune:sparsity=0.9', not {short(value)}.")
@@ -169,6 +176,8 @@ class Plan:
             values[f.name] = in_place(together(value), self.images) if isinstance(value, tuple) else value
         if self.sender() == FEDSGD:  # as all results had it before there were others
             del values["client"]
+        if not self.stages:
+            del values["stages"]
         effort = self.effort()
         return values | {
             "attacks": in_place(together(effort.attacks), self.images),
@@ -180,6 +189,10 @@ class Plan:
             "decoder_steps": effort.decoder_steps,
             "training_batch_size": TRAINING_BATCH,
         }
+
+
+def _turn(stage: str) -> int:
+    return STAGES.index(stage) if stage in STAGES else len(STAGES)
 
 
 def _in_limits(plan: Plan) -> Iterator[tuple[bool, str]]:

@@ -14,6 +14,7 @@ import torch
 from leakaudit.load.units import count_units
 from leakaudit.protocol.defense import Defense, parts_of
 from leakaudit.protocol.exposure import Exposure
+from leakaudit.protocol.gradients import in_mode
 from leakaudit.protocol.plugins import failures
 from leakaudit.protocol.registry import attacks, defenses, settings_values
 from leakaudit.protocol.target import Target, shared_parameters
@@ -21,6 +22,7 @@ from leakaudit.result.adversary import GRANTED
 from leakaudit.result.schema import Finding, Value
 from leakaudit.score.metrics import further
 from leakaudit.version import __version__
+from leakaudit.work.seeding import forked
 
 
 def settings(defense: Defense) -> dict[str, Value]:
@@ -42,7 +44,10 @@ def exposed(exposure: Exposure) -> dict[str, Any]:
 
 
 def describe(target: Target) -> dict[str, Value]:
-    """Return what was audited; `private_units` where several private records are of one unit."""
+    """Return what was audited; `private_units` where several private records are of one unit.
+
+    `modes_differ` only where the model was seen to do the same in training mode as in evaluation mode.
+    """
     units = None if target.private.units is None else count_units(target.private.units)
     return {
         "name": target.name,
@@ -55,7 +60,20 @@ def describe(target: Target) -> dict[str, Value]:
         "test_records": len(target.test),
         "auxiliary_records": len(target.auxiliary),
         **({} if units is None or units == len(target.private) else {"private_units": units}),
+        **({"modes_differ": False} if _alike(target) else {}),
     }
+
+
+def _alike(target: Target) -> bool:
+    """Return whether the model says the same of records in training mode and in evaluation mode, whatever is drawn."""
+    shown, said = target.private.images[:8].to(target.device), []
+    for mode, seed in (("eval", 0), ("train", 0), ("train", 1)):
+        try:
+            with torch.no_grad(), forked(seed), in_mode(target.model, "train" if mode == "train" else "eval"):
+                said.append(target.model(shown))
+        except Exception:  # BatchNorm on few records, say
+            return False
+    return all(torch.equal(said[0], other) for other in said[1:])
 
 
 def environment(target: Target, command: str, lpips_weights: Path | None = None) -> dict[str, Value]:

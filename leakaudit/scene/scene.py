@@ -79,9 +79,7 @@ def set_scene(
     raise_on_errors(findings)
     if plan.images == "redacted":
         standin.picture(target.input_shape)  # it must not be missing only once the first attack is done
-    exposure = preset(plan.exposure)
-    if target.received is not None and target.received.buffers is None:
-        exposure = replace(exposure, buffers=False)  # nobody captured them
+    exposure = _exposed(target, plan)
     victims = _victims(target, plan)
     candidates = candidate_sets(
         target.private,
@@ -130,6 +128,12 @@ def set_scene(
         hashes=fingerprint.of_scan(target, victims, candidates, plan.settings(), versions),
         waivers=waivers,
     )
+
+
+def _exposed(target: Target, plan: Plan) -> Exposure:
+    """Return what the adversary knows: the preset, without BatchNorm statistics that nobody captured."""
+    found, received = preset(plan.exposure), target.received
+    return replace(found, buffers=False) if received is not None and received.buffers is None else found
 
 
 def beside_strangers(scene: Scene) -> Target:

@@ -14,7 +14,7 @@ from leakaudit.judge.words import sentences
 from leakaudit.result import numbers
 from leakaudit.result.numbers import clock, percent
 from leakaudit.result.plaintext import visible
-from leakaudit.result.rules import ACCURACY, FIT, UPDATES, WEAKENED
+from leakaudit.result.rules import ACCURACY, FIT, MOMENT, UPDATES, WEAKENED
 from leakaudit.watch.present import Present
 from leakaudit.work.progress import Monitor, Work, harmless
 
@@ -45,6 +45,11 @@ def plain_lines(console: Console, plan: Plan | None, silence: float = SILENCE) -
         elif total == 0:
             begun.append(present.piece)  # as the result names it
 
+    def enter(words: str) -> None:
+        present.enter(words)
+        if words.startswith(MOMENT):  # the same pieces follow again, on other weights
+            line(words)
+
     def kept(result: AuditResult) -> None:
         while begun and (seconds := result.timings.get(str(begun[0]))) is not None:
             work = begun.pop(0)
@@ -61,7 +66,7 @@ def plain_lines(console: Console, plan: Plan | None, silence: float = SILENCE) -
     speaking = threading.Thread(target=harmless(speak), daemon=True)
     speaking.start()
     try:
-        yield Monitor(show=harmless(show), kept=harmless(kept), stage=harmless(present.enter))
+        yield Monitor(show=harmless(show), kept=harmless(kept), stage=harmless(enter))
     finally:
         ended.set()
         speaking.join()

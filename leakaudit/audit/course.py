@@ -1,0 +1,44 @@
+"""How far an audit has come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from leakaudit.audit.clock import Clock
+from leakaudit.result.schema import Controls, DefenseResult, Estimate, Finding, Stage
+from leakaudit.scene.examine import Subject
+from leakaudit.scene.scene import Scene
+from leakaudit.score.utility import Utility
+
+
+@dataclass(frozen=True)
+class Staged:
+    """What audits of earlier moments of training found, by the defenses' specs, and the moment of this one, if any."""
+
+    before: Mapping[str, tuple[Stage, ...]] = field(default_factory=dict)
+    now: Stage | None = None
+
+
+@dataclass
+class Course:
+    """How far an audit has come; by the defenses' specs, in their order."""
+
+    scene: Scene
+    clock: Clock
+    controls: Controls
+    made: str = ""  # when it began; what is only planted has no date
+    staged: Staged = field(default_factory=Staged)
+    rows: dict[str, DefenseResult] = field(default_factory=dict)
+    noticed: dict[str, tuple[Finding, ...]] = field(default_factory=dict)
+    learned: dict[str, str] = field(default_factory=dict)  # the hash of what a fitted defense learned
+    prepared: dict[str, Subject | DefenseResult] = field(default_factory=dict)  # fitted or not, and not yet attacked
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is measured of a defense beside the attacks on it."""
+
+    outcome: Utility | None = None
+    strength: float | None = None
+    weakened: Estimate = field(default_factory=lambda: Estimate(reason="it was not tried"))

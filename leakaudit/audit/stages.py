@@ -1,0 +1,108 @@
+"""The same audit at several moments of training: as initialised, early in it, trained.
+
+A network leaks most before it has learned anything and least when it is sure of its records, so an audit of one moment
+says little of the others. The target itself is trained to get there; the last stage is the audit that is returned, and
+each row holds what the earlier ones found of its defense.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from leakaudit.audit.audit import Keep, KeepLearned, audit
+from leakaudit.audit.course import Staged
+from leakaudit.errors import Setting, UserError, first_line
+from leakaudit.protocol.target import PixelModel, Target
+from leakaudit.result.rules import MOMENT
+from leakaudit.result.schema import AuditResult, Stage, Waiver
+from leakaudit.scene.plan import Plan
+from leakaudit.score.utility import accuracy, train
+from leakaudit.work.progress import expired, stage
+from leakaudit.work.seeding import derive
+
+EARLY = 1  # epochs after which training is still early
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A network at one moment of training."""
+
+    name: str
+    epochs: int
+    model: PixelModel
+    accuracy: float  # on the test records
+
+
+def audit_at_stages(
+    target: Target,
+    plan: Plan,
+    *,
+    lpips_weights: Path | None = None,
+    keep: Keep | None = None,
+    keep_learned: KeepLearned | None = None,
+    command: str = "",
+    waivers: tuple[Waiver, ...] = (),
+) -> AuditResult:
+    """Audit a target as `audit` does, at the stages of the plan one after another; at its own weights without any.
+
+    An interrupt ends the audit of a stage, and with it all of it. Raises UserError where the target cannot be trained.
+    """
+
+    def unfinished(result: AuditResult) -> None:
+        if keep is not None and not result.complete:  # what an earlier stage ends with is not the end of the audit
+            keep(result)
+
+    found: dict[str, tuple[Stage, ...]] = {}
+    share = None if plan.budget is None else plan.budget / max(1, len(plan.stages))
+    for name in plan.stages[:-1]:
+        moment = trained_to(target, name, plan)
+        result = audit(
+            replace(target, model=moment.model),
+            replace(plan, utility=False, budget=share),
+            lpips_weights=lpips_weights,
+            keep=unfinished,
+            command=command,
+            waivers=waivers,
+            staged=Staged(found, at(moment)),
+        )
+        found = {row.spec: row.stages for row in result.defenses}
+        if not result.complete:
+            return result
+    last = trained_to(target, plan.stages[-1], plan) if plan.stages else None
+    return audit(
+        target if last is None else replace(target, model=last.model),
+        replace(plan, budget=share),
+        lpips_weights=lpips_weights,
+        keep=keep,
+        keep_learned=keep_learned,
+        command=command,
+        waivers=waivers,
+        staged=Staged(found, None if last is None else at(last)),
+    )
+
+
+def trained_to(target: Target, name: str, plan: Plan) -> Moment:
+    """Return the target at a stage: fresh weights, trained on the private records without a defense for its epochs.
+
+    Each stage is trained from the same fresh weights. Raises UserError naming the setting where that fails.
+    """
+    epochs = {"init": 0, "early": EARLY}.get(name, plan.effort().epochs)
+    stage(f"{MOMENT} {name}")
+    try:
+        model = target.fresh(derive(plan.seed, "stages"))
+        if epochs:
+            train(model, target.private, target.loss, epochs=epochs, seed=derive(plan.seed, "stages", "batches"))
+        right = accuracy(model, target.test)
+    except UserError:
+        raise
+    except Exception as error:  # the user's model, loss or factory may raise anything
+        raise UserError(Setting("stages"), f" trains the model, and that failed ({first_line(error)}).") from error
+    if expired():
+        raise UserError("the time budget ended while the model was trained for ", Setting("stages"), ".")
+    return Moment(name, epochs, model, right)
+
+
+def at(moment: Moment) -> Stage:
+    """Return a stage that nothing was found at yet."""
+    return Stage(moment.name, moment.epochs, moment.accuracy, "inconclusive")

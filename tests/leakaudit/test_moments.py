@@ -1,0 +1,154 @@
+"""Audits of clients with local steps and at several moments of training: what they say, and that it holds together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from leakaudit.audit.stages import audit_at_stages
+from leakaudit.errors import UserError
+from leakaudit.gate.claims import claims
+from leakaudit.judge.coverage import Situation, matrix, own, stages
+from leakaudit.judge.moments import LEAKED, OPEN, over_stages
+from leakaudit.judge.verdict import rejudge
+from leakaudit.reports.html import render
+from leakaudit.reports.situations import table
+from leakaudit.result.federation import client_from, parse_client
+from leakaudit.result.schema import AuditResult, Estimate, Reason, Stage, Verdict, from_json, to_json
+from leakaudit.scene.plan import Plan
+from tests.leakaudit.audited import target
+
+PLAN = Plan(
+    battery="quick",
+    exposure="honest-but-curious",  # which leaves out all that takes long
+    attacks=("labels", "inverting-gradients:steps=4"),
+    defenses=("gaussian:std=10",),
+    records=8,
+    batch_size=4,
+    candidates=4,
+    images="full",
+    epochs=2,
+    seeds=1,
+)
+
+
+@pytest.fixture(scope="module")
+def federated() -> AuditResult:
+    plan = replace(PLAN, client="fedavg:epochs=1:batch=2:lr=0.1", stages=("trained", "init"))
+    return audit_at_stages(target(), plan)
+
+
+def test_the_settings_and_the_assumptions_say_what_a_client_does(federated: AuditResult) -> None:
+    assert federated.settings["client"] == "fedavg:epochs=1:batch=2:lr=0.1"
+    told = "Each of 2 clients trains on its 4 records in batches of 2 (1 epoch, 2 steps of SGD, learning rate 0.1)"
+    assert federated.assumptions[0].startswith(told)
+
+
+def test_every_row_holds_what_was_found_at_each_stage(federated: AuditResult) -> None:
+    assert federated.settings["stages"] == "init trained"
+    for row in federated.defenses:
+        assert [(stage.name, stage.epochs) for stage in row.stages] == [("init", 0), ("trained", 2)]
+        assert all(stage.why for stage in row.stages)
+        assert row.verdict == min((s.verdict for s in row.stages), key=("fail", "inconclusive", "pass").index)
+    hidden = federated.defenses[1]
+    assert hidden.verdict == "inconclusive"
+    assert hidden.why[0].id == OPEN
+
+
+def test_accuracy_is_that_of_a_federation(federated: AuditResult) -> None:
+    assert federated.defenses[0].accuracy.value is not None
+    assert any("a federation of clients like these" in sentence for sentence in federated.assumptions)
+
+
+def test_what_is_stored_holds_together_and_is_read_back(federated: AuditResult) -> None:
+    assert list(claims(federated)) == []
+    assert from_json(to_json(federated)) == federated
+    for row in federated.defenses:
+        assert rejudge(federated, row) == (row.verdict, row.why)
+    forged = replace(federated, defenses=tuple(replace(row, verdict="pass") for row in federated.defenses))
+    assert list(claims(forged))
+    nobody = replace(federated, settings=federated.settings | {"client": "fedavg:epochs=never"})
+    assert any("client is none" in told for told in claims(nobody))
+
+
+def test_the_matrix_tells_what_was_tried_from_what_was_not(federated: AuditResult) -> None:
+    assert own(federated) == Situation(4, 2, "eval")
+    assert stages(federated) == ("init", "early", "trained")
+    cells = matrix(federated)[1].cells
+    assert {at for at, cell in cells.items() if cell.coverage == "tested"} == {
+        (Situation(4, 2, "eval"), "init"),
+        (Situation(4, 2, "eval"), "trained"),
+    }
+    assert cells[Situation(4, 2, "train"), "init"].coverage == "not-applicable"  # it has neither BatchNorm nor dropout
+    assert cells[Situation(1, 1, "eval"), "early"].coverage == "not-tested"
+    assert len(table(federated)) == 8 + 1 + 8
+    assert "stage early, whatever a client does" in render(federated)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "earlier", "expected", "first"),
+    [
+        ("pass", ("pass",), "pass", "within-limit"),
+        ("pass", ("fail",), "fail", LEAKED),
+        ("pass", ("inconclusive", "pass"), "inconclusive", OPEN),
+        ("inconclusive", ("fail", "pass"), "fail", LEAKED),
+        ("fail", ("pass", "inconclusive"), "fail", "within-limit"),
+    ],
+)
+def test_a_defense_is_as_safe_as_at_its_worst_stage(
+    verdict: Verdict, earlier: tuple[Verdict, ...], expected: Verdict, first: str
+) -> None:
+    told = tuple(Stage("init", 0, 0.1, each, "replay", Estimate(0.0, 0.0, 0.2, 16)) for each in earlier)
+    found, why = over_stages(verdict, (Reason("within-limit"),), told, 0.25)
+    assert found == expected
+    assert why[0].id == first
+
+
+def test_at_a_lower_limit_than_its_scan_a_stage_is_undecided() -> None:
+    passed = Stage("init", 0, 0.1, "pass", "replay", Estimate(0.0, 0.0, 0.2, 16))
+    assert over_stages("pass", (), (passed,), 0.1)[0] == "inconclusive"
+    proven = replace(passed, why=(Reason("independent"),))
+    assert over_stages("pass", (), (proven,), 0.1)[0] == "pass"
+
+
+@pytest.mark.parametrize(
+    ("asked", "given", "size", "records"),
+    [
+        ({}, None, 1, 16),
+        ({}, "fedavg:epochs=1:batch=4", 16, 64),
+        ({"batch_size": 8, "records": 16}, "fedavg:epochs=1:batch=4", 8, 16),
+        ({"client": "fedsgd"}, "fedavg:batch=4", 1, 16),
+        ({"client": "fedavg:steps=3"}, None, 1, 16),
+        ({"client": "fedsgd:clients=4"}, None, 4, 16),
+        ({"client": "fedavg:epochs=1:batch=40"}, None, 160, 320),  # as many as there are
+    ],
+)
+def test_a_plan_is_settled_by_its_client(asked: dict[str, object], given: str | None, size: int, records: int) -> None:
+    plan = Plan(**asked).settled(client_from(given), 400)  # type: ignore[arg-type]
+    assert (plan.batch_size, plan.records) == (size, records)
+    assert plan.settled(None, 400) == plan
+
+
+def test_the_mode_of_a_client_is_that_of_the_plan() -> None:
+    assert Plan(client="fedsgd:mode=train").mode == "train"
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"client": "fedavg:clients=3", "batch_size": 8}, "multiple of the clients"),
+        ({"client": "fedsg"}, "unknown client"),
+        ({"stages": ("late",)}, "init, early, trained"),
+        ({"stages": ("init", "init")}, "each once"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused_in_a_sentence(settings: dict[str, object], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        Plan(**settings)  # type: ignore[arg-type]
+
+
+def test_a_client_is_a_spec_or_a_client() -> None:
+    assert client_from(parse_client("fedavg")) == client_from("fedavg")
+    with pytest.raises(UserError, match=r"leakaudit\.Client"):
+        client_from(3)
