@@ -149,19 +149,18 @@ def _bounds(present: Tensor, absent: Tensor, delta: float) -> tuple[float, float
     tried = tried[:: max(1, len(tried) // 200)]
     best = [max(tried.tolist(), key=lambda t: _at(present[:half], absent[:half], t, delta)[k]) for k in (0, 1)]
     found = [_at(present[half:], absent[half:], t, delta)[k] for k, t in enumerate(best)]
-    return found[0], found[1]
+    return found[0], gaussian_epsilon(found[1], delta) if found[1] > 0 else 0.0
 
 
 def _at(present: Tensor, absent: Tensor, threshold: float, delta: float) -> tuple[float, float]:
-    from scipy.stats import norm
+    """Return the bounds of one threshold: on ε, and on the shift between Gaussian scores."""
+    from scipy.special import ndtri
 
     yes = rate(int((present > threshold).sum()), len(present))
     false = rate(int((absent > threshold).sum()), len(absent))
     hits, wrong = yes.low or 0.0, 1.0 if false.high is None else false.high
-    shift = float(norm.ppf(hits) - norm.ppf(wrong)) if hits > 0 and wrong < 1 else 0.0
-    return max(0.0, _log(hits - delta, wrong), _log(1 - wrong - delta, 1 - hits)), gaussian_epsilon(
-        shift, delta
-    ) if shift > 0 else 0.0
+    shift = float(ndtri(hits) - ndtri(wrong)) if hits > 0 and wrong < 1 else 0.0
+    return max(0.0, _log(hits - delta, wrong), _log(1 - wrong - delta, 1 - hits)), shift
 
 
 def _log(above: float, below: float) -> float:
