@@ -23,6 +23,7 @@ from leakaudit.protocol.gradients import parameters_of
 from leakaudit.protocol.received import Received
 from leakaudit.protocol.target import PixelModel, Records, Target
 from leakaudit.result.federation import spec_of
+from leakaudit.result.outward import modest
 from leakaudit.scene.plan import Plan
 
 NETWORK = "network."  # before the names of a PixelModel's network
@@ -186,5 +187,7 @@ def _told(asked: Asked, spec: str) -> dict[str, str | int | float | bool | None]
         "known": asked.truth is not None,
     }
     claimed = "; ".join(setting_in_words(each) for each in claims.settings)
-    more = {"framework": claims.framework, "claimed": claimed, "captured": claims.captured, "note": claims.note}
+    more = {"framework": claims.framework, "note": claims.note}  # texts of whoever wrote the file
+    more = more if asked.plan.images == "full" else {name: modest(text) for name, text in more.items()}
+    more |= {"claimed": claimed, "captured": claims.captured}
     return found | {name: value for name, value in more.items() if value}
