@@ -12,6 +12,7 @@ from torch import Tensor
 
 from leakaudit.captured.fitting import Fitted, fitted
 from leakaudit.captured.form import CapturedUpdate
+from leakaudit.captured.making import claims_of
 from leakaudit.captured.reading import client_of, read_capture
 from leakaudit.captured.told import SENT, UNDEFENDED, missing, records_of, setting_in_words
 from leakaudit.errors import Setting, UserError
@@ -94,7 +95,10 @@ def targeted(asked: Asked, target: Target) -> Target:
     with torch.no_grad():
         for name, value in fit.before.items():
             own[name].copy_(value.reshape(own[name].shape))
-    received = _received(asked, fit, target.model)
+    received = replace(
+        _received(asked, fit, target.model),
+        claims=claims_of(asked.captured, target.model.network, str(asked.source)),
+    )
     notes = [*target.notes, *_notes(asked, fit)]
     if asked.truth is None:
         return replace(target, received=received, notes=tuple(notes))

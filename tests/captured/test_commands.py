@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,6 +108,27 @@ def test_a_scan_without_the_records_shows_pictures_and_says_so(run: Run) -> None
     forged["defenses"][0]["verdict"] = forged["verdict"] = "pass"
     Path("forged.json").write_text(json.dumps(forged))
     assert any("inconclusive" in doubt for doubt in doubts(load(Path("forged.json"))))
+
+
+def test_a_claim_that_the_update_breaks_fails_the_scan(run: Run) -> None:
+    """LocalDpMod whose sensitivity is not its clipping norm: noise as claimed, and an ε ten million times too small."""
+    std = 1e-4 * math.sqrt(2 * math.log(1.25 / 1e-5)) / 10
+    mod = {"name": "LocalDpMod", "clipping_norm": 1.0, "sensitivity": 1e-4, "epsilon": 10.0, "delta": 1e-5}
+    g = torch.Generator().manual_seed(0)
+    given = read_capture("u.safetensors")
+    after = {name: v + std * torch.randn(v.shape, generator=g) for name, v in given.updates[0].items()}
+    claims = replace(CLAIMS, defense=f"gaussian:std={std!r}", settings=(mod,))
+    write_capture("dp.safetensors", before=given.before, after=after, claims=claims)
+    looked = run("capture", "dp.safetensors", "--model", "model.py")
+    assert looked.code == 1, looked
+    assert [line.split()[1] for line in looked.out.splitlines() if line.startswith("broken ")] == ["epsilon"]
+    done = run("scan", "--update", "dp.safetensors", *QUICK)
+    assert done.code == 1, done
+    result = load(Path("leakaudit-out/result.json"))
+    assert doubts(result) == ()
+    assert {r.id for r in result.why} >= {"claim-broken", "captured-unscored"}
+    assert [row.verdict for row in result.claims if row.what == "epsilon"] == ["broken"]
+    assert "Claimed and measured" in text_of(Path("leakaudit-out/report.html"))
 
 
 def test_a_scan_with_the_records_is_scored(run: Run) -> None:
