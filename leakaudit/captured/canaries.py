@@ -13,14 +13,17 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from leakaudit.captured.mechanism import Mechanism
+from leakaudit.captured.form import CapturedUpdate
+from leakaudit.captured.mechanism import Mechanism, defense_spec, mechanism_of
+from leakaudit.captured.reading import client_of
 from leakaudit.errors import OutOfTime
 from leakaudit.protocol.accounting import gaussian_epsilon
 from leakaudit.protocol.client import by_place, scaled_update_stage, sent
 from leakaudit.protocol.defense import Defense, chain, parts_of
 from leakaudit.protocol.federation import FEDSGD, Client
 from leakaudit.protocol.gradients import Mode, parameters_of
-from leakaudit.protocol.target import LossFunction, PixelModel, Records
+from leakaudit.protocol.registry import parse_defense
+from leakaudit.protocol.target import LossFunction, PixelModel, Records, Target
 from leakaudit.result.claims import ClaimRow
 from leakaudit.result.numbers import significant
 from leakaudit.stats.intervals import rate
@@ -28,6 +31,7 @@ from leakaudit.work.progress import track
 
 NOISES = ("noise_multiplier", "std")  # the settings of our own defenses that say how much noise they add
 CONFIDENCE = 0.95
+MOST_WORK = 5e6  # parameters times records times passes, of one update that is drawn 800 times
 Play = Callable[[Defense, torch.Generator], Tensor]  # one update, flat, through a defense
 
 
@@ -43,6 +47,27 @@ class Game:
     mode: Mode = "eval"
     client: Client = FEDSGD
     draws: int = 1000
+
+
+def played(captured: CapturedUpdate, target: Target, source: str) -> tuple[ClaimRow, ...]:
+    """Return the row of a canary where an ε is stated that the claimed defense can be played for; else none.
+
+    The records are auxiliary ones: a guarantee holds for any. Raises UserError as `measure_claims` does.
+    """
+    claims = captured.claims
+    spec = defense_spec(claims.settings) or claims.defense
+    defense = parse_defense(spec) if spec else None
+    claimed = mechanism_of(claims, defense)
+    if claimed is None or claimed.epsilon is None or defense is None:
+        return ()
+    client = client_of(claims, source)
+    records = target.auxiliary[: claims.records or claims.batch_size or 1]
+    size = sum(p.numel() for p in parameters_of(target.model)[1])
+    if size * len(records) * client.passes(len(records)) > MOST_WORK:
+        row = ClaimRow(what="canary", mechanism=claimed.name, claimed=claimed.epsilon)
+        return (replace(row, reason="The model is large: its canary is left to leakaudit.captured.canaries."),)
+    game = Game(target.model, target.loss, "train" if client.mode == "train" else "eval", client, draws=400)
+    return (canary_row(game, records, defense, claimed, torch.Generator().manual_seed(0)),)
 
 
 def canary_row(

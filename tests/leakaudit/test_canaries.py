@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.claims import LOCAL_DP, acting
-from leakaudit.captured.canaries import Game, _bounds, canary_row
-from leakaudit.captured.form import Claims
+from leakaudit.captured.canaries import Game, _bounds, canary_row, played
+from leakaudit.captured.form import CapturedUpdate, Claims
 from leakaudit.captured.mechanism import mechanism_of
 from leakaudit.protocol.accounting import gaussian_epsilon
 from leakaudit.protocol.federation import parse_client
 from leakaudit.protocol.registry import parse_defense
-from leakaudit.protocol.target import PixelModel, Records
+from leakaudit.protocol.target import PixelModel, Records, Target
 from leakaudit.result.claims import ClaimRow
 
 
@@ -73,3 +75,17 @@ def test_the_bounds_hold_as_often_as_they_say() -> None:
         free += least > true
     assert misses <= 8  # P(more | 5 %) is below a hundredth
     assert free == 0
+
+
+def test_it_is_played_where_an_epsilon_is_stated() -> None:
+    torch.manual_seed(0)
+    model = PixelModel(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)))
+    held = Records(torch.rand(6, 1, 4, 4), torch.arange(6) % 3)
+    target = Target("net", model, F.cross_entropy, held, held, held, ("a", "b", "c"))
+    said = {**LOCAL_DP, "clipping_norm": 0.01, "sensitivity": 1e-6, "epsilon": 10.0}
+    claims = Claims(records=2, settings=(said,), defense="gaussian")  # the settings say what is played
+    update = CapturedUpdate({}, ({},), "gradient", claims)
+    assert [row.verdict for row in played(update, target, "it")] == ["broken"]
+    assert played(replace(update, claims=Claims(defense="dp-sgd")), target, "it") == ()
+    large = replace(target, model=PixelModel(nn.Sequential(nn.Flatten(), nn.Linear(16, 200_000))))
+    assert "large" in played(update, large, "it")[0].reason
