@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from leakaudit.captured import form
 from leakaudit.result import outcome, schema, signature
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "schemas"
@@ -17,6 +18,7 @@ KINDS: tuple[tuple[str, type], ...] = (
     (schema.SCHEMA, schema.AuditResult),
     (outcome.SCHEMA, outcome.Outcome),
     (signature.SCHEMA, signature.Signature),
+    (form.SCHEMA, form.Claims),
 )
 
 
@@ -31,7 +33,7 @@ def _document(name: str, kind: type) -> str:
     document: dict[str, Any] = told | {key: value for key, value in made.items() if key != "title"}
     document["description"] = _first(kind)
     document["properties"]["schema"] = {"const": name}
-    document["required"] = sorted({*document["required"], "schema"})
+    document["required"] = sorted({*document.get("required", ()), "schema"})
     modules = (schema, outcome, signature, inspect.getmodule(schema.Setting))
     for title, part in document.get("$defs", {}).items():
         found = next(getattr(module, title) for module in modules if hasattr(module, title))

@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from leakaudit.attacks._attacking import reason_of
+from leakaudit.attacks._labels import known_labels
 from leakaudit.engine import matching as engine
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.attack import Reconstruction, Status
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.gradients import Gradients, fast_example_gradients, mean_gradient
-from leakaudit.protocol.target import LossFunction, PixelModel
+from leakaudit.protocol.labels import hard
+from leakaudit.protocol.target import LossFunction, PixelModel, Records
 from leakaudit.work.memory import bearable, in_pieces
 
 WORDS = {
@@ -54,9 +56,21 @@ def known_defense(update: SharedUpdate) -> Defense:
     """Return the defense; raises NotApplicable where it is not exposed or an update is not one record's."""
     if update.batch_size != 1:
         raise NotApplicable(f"it needs one record per update, here there are {update.batch_size}")
+    return exposed_defense(update)
+
+
+def exposed_defense(update: SharedUpdate) -> Defense:
+    """Return the defense; raises NotApplicable where it is not exposed."""
     if update.defense is None:
         raise NotApplicable("the defense is not exposed")
     return update.defense
+
+
+def labels_shown(model: PixelModel, update: SharedUpdate, candidates: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the candidates' labels (V, M): known with them, else what the update says."""
+    if update.candidate_labels is not None:
+        return update.candidate_labels
+    return hard(known_labels(model, update, generator))[:, :1].expand(-1, candidates.shape[1]).cpu()
 
 
 def similarity(model: PixelModel, loss: LossFunction, shared: Gradients, label: Tensor, pictures: Tensor) -> Tensor:
@@ -113,9 +127,16 @@ def distinct(candidates: Tensor) -> tuple[Tensor, Tensor]:
 
     Line-ups of a class overlap, and so do those of several views of a record: replacing a picture once is enough.
     """
-    flat = candidates.flatten(0, 1)
-    known: dict[int, int] = {}
-    places = [known.setdefault(hash(picture.numpy().tobytes()), i) for i, picture in enumerate(flat.cpu())]
+    records, places = distinct_records(candidates, torch.zeros(candidates.shape[:2], dtype=torch.long))
+    return records.images, places
+
+
+def distinct_records(candidates: Tensor, labels: Tensor) -> tuple[Records, Tensor]:
+    """Return the distinct records of line-ups (N, M, ...) with labels (N, M), and which of them each is, (N, M)."""
+    flat, told = candidates.flatten(0, 1), labels.flatten(0, 1)
+    known: dict[tuple[int, int], int] = {}
+    keys = [(hash(x.numpy().tobytes()), y) for x, y in zip(flat.cpu(), told.tolist(), strict=True)]
+    places = [known.setdefault(key, i) for i, key in enumerate(keys)]
     order = {first: place for place, first in enumerate(known.values())}
-    found = torch.tensor([order[first] for first in places], device=flat.device)
-    return flat[list(order)], found.view(candidates.shape[:2])
+    found, chosen = torch.tensor([order[first] for first in places], device=flat.device), list(order)
+    return Records(flat[chosen], told[chosen].to(flat.device)), found.view(candidates.shape[:2])

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from leakaudit.attacks._attacking import client_mode, memory_safe
+from leakaudit.attacks._batches import linked_in_batches
 from leakaudit.attacks._labels import known_labels
-from leakaudit.attacks._linking import Scores, distinct, known_defense, linked, most_trusted, similarity, sum_of
+from leakaudit.attacks._linking import (
+    Scores,
+    distinct,
+    exposed_defense,
+    known_defense,
+    labels_shown,
+    linked,
+    most_trusted,
+    similarity,
+    sum_of,
+)
 from leakaudit.engine.dense import dense_in_use
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.amounts import Amount, Sizes
@@ -93,14 +104,15 @@ class Linkage(_Linking):
     summary: ClassVar[str] = "pick the record out of a line-up by its gradient"
     source: ClassVar[str] = "formulated here: gradient similarity (Geiping et al. 2020) over candidates"
     requires: ClassVar[frozenset[str]] = frozenset({"defense", "auxiliary"})
-    needs: ClassVar[Needs] = Needs(one_record=True)
 
     @memory_safe
     def link(
         self, model: PixelModel, update: SharedUpdate, candidates: Tensor, generator: torch.Generator
     ) -> Reconstruction:
         """Return scores (V, M) of `candidates` (V, M, C, H, W) as `linkage`; larger is likelier."""
-        defense = known_defense(update)
+        defense = exposed_defense(update)
+        if update.batch_size > 1:
+            return self._of_several(model, update, candidates, generator)
         labels = hard(known_labels(model, update, generator))
         scores = torch.zeros(candidates.shape[:2], device=labels.device)
         done = [False] * update.victims
@@ -114,6 +126,17 @@ class Linkage(_Linking):
                 scores[v] = sum_of(found, trusted)[0]
                 done[v] = True
         return linked(update, labels, scores, done)
+
+    def _of_several(
+        self, model: PixelModel, update: SharedUpdate, candidates: Tensor, generator: torch.Generator
+    ) -> Reconstruction:
+        labels = labels_shown(model, update, candidates, generator).to(candidates.device)
+        with client_mode(model, update, generator):
+            scores, done, notes = linked_in_batches(
+                self.name, model, update, candidates, labels, self.draws, self.rehearsals, generator
+            )
+        claimed = labels[:, :1].expand(-1, update.batch_size)
+        return replace(linked(update, claimed, scores, done), notes=notes)
 
     def _trusted(
         self, model: PixelModel, update: SharedUpdate, defense: Defense, generator: torch.Generator

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from leakaudit.attacks._attacking import client_mode, memory_safe
-from leakaudit.attacks._labels import known_labels
-from leakaudit.attacks._linking import distinct, linked, sum_of
+from leakaudit.attacks._linking import distinct, labels_shown, linked, sum_of
 from leakaudit.attacks._playing import Way, prepared, trusted
 from leakaudit.attacks._replaying import COPIES, FEATURES, Client, Parts, client_of, parts_seen
 from leakaudit.errors import NotApplicable
@@ -19,7 +18,6 @@ from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.attack import Attack, Kind, Needs, Reconstruction
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.defense import Defense, parts_of
-from leakaudit.protocol.labels import hard
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.work.memory import need
@@ -46,7 +44,7 @@ def confirm(
     entries = [*(g[0].numel() for g in update.gradients), *(b.numel() for b in (update.buffers or ({},))[0].values())]
     if sum(entries) > FEATURES:
         need(4 * COPIES * sum(entries), f"{COPIES} updates of the model", "", device)
-    labels = _labels(model, update, candidates, generator).cpu()
+    labels = labels_shown(model, update, candidates, generator).cpu()
     candidates = candidates.cpu()  # as a client's records are: what a defense makes of them may depend on the device
     scores = torch.zeros(candidates.shape[:2], device=model.mean.device)
     done, sure = [False] * update.victims, torch.zeros(update.victims, dtype=torch.bool)
@@ -76,13 +74,6 @@ def confirm(
                 elif first[i] >= 0:
                     sure[v], scores[v, first[i]] = True, total[i].max() + 1
     return replace(linked(update, labels[:, :1].expand(-1, update.batch_size), scores, done), certain=sure)
-
-
-def _labels(model: PixelModel, update: SharedUpdate, candidates: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the candidates' labels (V, M): known with them, else what the update says."""
-    if update.candidate_labels is not None:
-        return update.candidate_labels
-    return hard(known_labels(model, update, generator))[:, :1].expand(-1, candidates.shape[1]).cpu()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,52 +3,18 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
 from leakaudit.defenses.gaussian import normal_like
+from leakaudit.protocol.accounting import epsilon
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.gradients import Gradients
 from leakaudit.protocol.registry import register_defense
 from leakaudit.result.schema import Guarantee
-
-# Where the PRV accountant is used: below this δ its sums are lost in rounding (it then states less than is true),
-# beyond this σ it takes minutes, and with more points of its grid than these, gigabytes.
-LEAST_DELTA, MOST_SIGMA, MOST_POINTS = 1e-10, 1e4, 1.5e6
-
-
-def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> tuple[float, str]:
-    """Return ε of `steps` releases of the Poisson-subsampled Gaussian mechanism, and by which accountant of opacus.
-
-    Both bound it from above, and the lower bound is told: by Rényi divergences (RDP, Mironov 2017), or by composing the
-    distribution of the loss itself (PRV, Gopi, Lee and Wutschitz 2021), where that can be reckoned. At least 0; NaN
-    where σ is so small or so large that its square is no number.
-    """
-    from opacus.accountants import PRVAccountant, RDPAccountant
-
-    run = (noise_multiplier, sample_rate, steps)
-    rdp = _epsilon(RDPAccountant(), run, delta)
-    # Its grid is as wide as the loss may be and as fine as the errors that it adds up allow: theorem 5.5 of the paper.
-    points = 2 * (rdp + 3) * math.sqrt(steps / 2 * math.log(12_000 / delta)) / 0.01
-    reckoned = delta >= LEAST_DELTA and points <= MOST_POINTS and noise_multiplier <= MOST_SIGMA
-    prv = _epsilon(PRVAccountant(), run, delta) if reckoned else math.nan
-    return (prv, "PRV") if prv < rdp else (rdp, "RDP")
-
-
-def _epsilon(accountant: Any, run: tuple[float, float, int], delta: float) -> float:
-    """Return ε by one accountant, at least 0; NaN where it cannot say."""
-    accountant.history = [run]
-    with warnings.catch_warnings():
-        # RDP warns where the best order is the largest or the smallest it tries: its ε is valid, only not tight.
-        warnings.simplefilter("ignore")
-        try:
-            return max(0.0, float(accountant.get_epsilon(delta)))
-        except (ArithmeticError, ValueError, RuntimeError):  # of the latter two PRV, where rounding would decide
-            return math.nan
 
 
 @register_defense

@@ -76,6 +76,7 @@ def first(result: AuditResult, outcome: Outcome | None = None) -> dict[str, Any]
         "contradicted": not trusted,
         "headline": named(steps.headline(result, trusted), [d.spec for d in result.defenses]),
         "strip": strip(result),
+        "unscored": bool(result.captured) and not result.captured.get("known"),
         "drawing": figures.frontier(result),
         "tasks": steps.tasks(result, outcome, trusted),
     }

@@ -13,6 +13,7 @@ from leakaudit.compare import advice
 from leakaudit.gate.consistency import unaudited
 from leakaudit.judge.facts import control_in
 from leakaudit.reports import (
+    captured,
     costs,
     examined,
     first_screen,
@@ -96,6 +97,7 @@ def _context(result: AuditResult, outcome: Outcome | None) -> dict[str, Any]:
         "shown_controls": examined.controls(result),
         "training": view.training(result),
         "pictures": pictures.section(result),
+        "captured": captured.section(result),
         "controls": _controls(result),
         "baselines": baselines,
         "baseline_notes": baseline_notes,

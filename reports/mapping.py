@@ -34,6 +34,7 @@ SECTIONS = {  # anchor in the report: how a link to it reads
 
 
 CONTENTS = (  # sections in their order: anchor, how the link at the head reads
+    ("captured", "What was captured"),
     ("findings", "Findings"),
     ("pictures", "Pictures"),
     ("attacks", "Every attack"),

@@ -196,7 +196,9 @@ def _nearest(result: AuditResult, drawn: Sequence[Mapping[Place, Drawn]], places
     stand_in = bool(result.stand_in)
     first = {place: next(of[place].picture for of in drawn if place in of) for place in places}
     originals = tuple(shown(first[place], "original", SIDE, stand_in) for place in places)
-    rows = [Row("public stand-in" if stand_in else "private record", "", originals)]
+    unscored = bool(result.captured) and not result.captured.get("known")
+    whose = "public stand-in" if stand_in else "another record" if unscored else "private record"
+    rows = [Row(whose, "", originals)]
     for i, (defense, of) in enumerate(zip(result.defenses, drawn, strict=True)):
         if of:
             cells = tuple(_near(of.get(place), stand_in) for place in places)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from leakaudit.compare import advice
 from leakaudit.judge.caps import PROVEN
+from leakaudit.judge.captured import BROKEN, CERTIFIED, UNSCORED
 from leakaudit.judge.verdict import LEAKS, reasons_of
+from leakaudit.judge.words import sentence
 from leakaudit.result.numbers import percent
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.rules import judged
@@ -43,6 +45,9 @@ def headline(result: AuditResult, trusted: bool = True) -> str:
     specs = _by_verdict(result)
     many = len(judged(result))
     failed, open_ = specs["fail"], specs["inconclusive"]
+    own = [r for d in judged(result) for r in reasons_of(result, d) if r.id in (BROKEN, CERTIFIED, UNSCORED)]
+    if own:
+        return sentence((replace(own[0], defense="", measured=None),))
     if result.verdict == "fail":
         held = _named(specs["pass"], many, "and") if specs["pass"] else ""
         told = f" {_first_large(held) if ' defenses' in held else held} held against every attack tried."

@@ -12,7 +12,7 @@ from leakaudit.judge.caps import WEAKENED
 from leakaudit.judge.findings import mend
 from leakaudit.judge.verdict import reasons_of
 from leakaudit.judge.words import brief, ended, grouped, named
-from leakaudit.reports import view
+from leakaudit.reports import captured, view
 from leakaudit.reports.terminal_details import details, left_out
 from leakaudit.reports.terminal_lines import STYLES, counted, height, labels, paragraph, printable, shortened
 from leakaudit.result import numbers
@@ -43,6 +43,8 @@ def summary(result: AuditResult, console: Console, verbose: bool = False) -> Non
     headline(result, console, console.width)
     if not result.complete:
         line("The run was interrupted: what is missing was not measured and is not safe.", "yellow")
+    for words in captured.in_brief(result):
+        line(words)
     console.print()
     if verbose:
         details(result, console)

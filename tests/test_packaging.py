@@ -35,8 +35,13 @@ EXTRAS = {
     extra: [Requirement(line) for line in lines] for extra, lines in PROJECT["project"]["optional-dependencies"].items()
 }
 WORKSHOP = ("test", "docs")  # extras that leakaudit itself does not import
-FOR_USERS = [*RUNTIME, *(need for extra in EXTRAS if extra not in WORKSHOP for need in EXTRAS[extra])]
-UNDECLARED = {"pytest": "the plug-in is imported by pytest alone"}
+# Extras that the tests do without, and what leakaudit imports of each: they hold back what everybody else gets.
+FRAMEWORKS = {"flower": "flwr", "nvflare": "nvflare", "transformers": "transformers", "lightning": "lightning"}
+FOR_USERS = [
+    *RUNTIME,
+    *(need for extra in EXTRAS if extra not in (*WORKSHOP, *FRAMEWORKS) for need in EXTRAS[extra]),
+]
+UNDECLARED = {"pytest": "the plug-in is imported by pytest alone", **dict.fromkeys(FRAMEWORKS.values(), "above")}
 UNIMPORTED = {"torchvision": "lpips imports it, and the models of most users do"}
 ALONE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 HIDDEN = {"torch.utils.tensorboard": "tensorboard"}  # modules that import another distribution
@@ -162,6 +167,13 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     owners = packages_distributions()
     used = {canonicalize_name(owners[top][0]) for top in tops} | {HIDDEN[name] for name in modules & HIDDEN.keys()}
     assert used == {canonicalize_name(need.name) for need in FOR_USERS} - UNIMPORTED.keys()
+
+
+def test_what_captures_within_a_framework_imports_and_declares_it() -> None:
+    faces = [ROOT / "leakaudit" / f"{name}.py" for name in ("flower", "nvflare", "hooks")]
+    tops = {name.partition(".")[0] for file in faces for name in imported(file)} - set(sys.stdlib_module_names)
+    assert set(FRAMEWORKS.values()) == tops - {"leakaudit", "torch"}
+    assert {extra: EXTRAS[extra][0].name for extra in FRAMEWORKS} == FRAMEWORKS
 
 
 @pytest.mark.parametrize("need", [*FOR_USERS, *EXTRAS["test"], *EXTRAS["docs"]], ids=lambda need: str(need))

@@ -14,6 +14,8 @@ from typing import Any
 import jsonschema
 import pytest
 
+from leakaudit.captured.form import Claims
+from leakaudit.captured.writing import claims_json
 from leakaudit.files.typed import Misfit, typed
 from leakaudit.gate.decision import gate
 from leakaudit.result import outcome, signature
@@ -26,6 +28,7 @@ FILES = {
     "result": "leakaudit.result-1.json",
     "gate": "leakaudit.gate-1.json",
     "signature": "leakaudit.signature-1.json",
+    "captured": "leakaudit.captured-1.json",
 }
 
 
@@ -58,11 +61,15 @@ def documents() -> Iterator[tuple[str, dict[str, Any], type]]:
     yield "gate", json.loads(outcome.to_json(gate(golden, source="result.json"))), outcome.Outcome
     part = signature.SignedFile("result", "result.json", "a" * 64)
     names = {f: "x" for f in signature.Signature.__dataclass_fields__ if f not in ("files", "schema")}
+    claims = Claims(framework="flower", local_steps=4, settings=({"name": "LocalDpMod"},), records=8, captured="x")
+    claims = replace(claims, local_epochs=1, batch_size=2, local_lr=0.1, momentum=0.1, optimizer="sgd", mode="eval")
+    told = replace(claims, clients=2, rounds=2, defense="none", note="x")
+    yield "captured", json.loads(claims_json(told)), Claims
     yield "signature", json.loads(signature.to_json(signature.Signature(**names, files=(part,)))), signature.Signature
 
 
 @pytest.mark.parametrize(
-    ("name", "document", "kind"), list(documents()), ids=["result", "redacted", "gate", "signature"]
+    ("name", "document", "kind"), list(documents()), ids=["result", "redacted", "gate", "captured", "signature"]
 )
 def test_what_is_written_follows_its_schema(name: str, document: dict[str, Any], kind: type) -> None:
     assert [error.message for error in checker(name).iter_errors(document)] == []
@@ -83,7 +90,7 @@ def _wrong(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "document", "kind"), list(documents()), ids=["result", "redacted", "gate", "signature"]
+    ("name", "document", "kind"), list(documents()), ids=["result", "redacted", "gate", "captured", "signature"]
 )
 def test_schema_and_reader_refuse_the_same(name: str, document: dict[str, Any], kind: type) -> None:
     check, refused, taken = checker(name), 0, 0

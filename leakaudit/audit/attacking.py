@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from leakaudit.audit.taking import taken
 from leakaudit.errors import NotApplicable, OutOfTime, TooLittleMemory, UserError, first_line
 from leakaudit.protocol.attack import Attack, Reconstruction
 from leakaudit.protocol.client import SharedUpdate
@@ -48,6 +49,9 @@ def _attacked(updates: Updates, attack: Attack, role: str, memory: Memory, too_l
     spec, seed, victims = subject.spec, scene.plan.seed, scene.plan.victims
     bound = role == "bound"
     tuned: dict[str, Value] = {}
+    if updates.scored and (bound or attack.plants()):
+        told = "what the client put in place of its records" if bound else "an update of the model that it plants"
+        return failed(attack, role, tuned, victims, "not-applicable", f"{told} was not captured")
     if lacks := lacking(scene, attack, role):
         return failed(attack, role, tuned, victims, "not-applicable", f"needs {', '.join(lacks)}, not exposed")
     if too_long or expired():
@@ -69,6 +73,7 @@ def _attacked(updates: Updates, attack: Attack, role: str, memory: Memory, too_l
             stage("attacking")
             guess: object = _guess(scene, attack, model, update, generator_for(seed, spec, attack.name, "run"))
             guess = claimed(attack, guess, scene.plan.images)
+            made = taken(updates, attack, sent.model(), guess)
         if memory.refusal and isinstance(guess, Reconstruction) and "out-of-memory" in guess.statuses:
             guess = replace(guess, reason=memory.refusal)  # it knows more than the attack does
         guess = in_time(guess, course, attack)
@@ -84,7 +89,7 @@ def _attacked(updates: Updates, attack: Attack, role: str, memory: Memory, too_l
         return failed(attack, role, tuned, victims, "failed", first_line(error))
     stage("scoring")
     try:
-        return score(attack, role, tuned, guess, _truth(updates, attack), scene.plan.images)
+        return replace(score(attack, role, tuned, guess, _truth(updates, attack), scene.plan.images), captured=made)
     except Exception as error:  # what the attack returned is not what it must return
         return failed(attack, role, tuned, victims, "failed", f"its output cannot be scored: {first_line(error)}")
 
@@ -170,7 +175,7 @@ def _truth(updates: Updates, attack: Attack) -> Truth:
     records = target.private[who]
     return Truth(
         records=records,
-        released=subject.released[who] if subject.replaced else None,
+        released=subject.released[who] if subject.replaced and not updates.scored else None,
         classes=target.classes,
         candidates=scene.line_ups[: len(who)],
         class_means=mean_pictures(target.auxiliary, records.labels),

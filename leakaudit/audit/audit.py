@@ -17,7 +17,8 @@ from leakaudit.audit.course import Course, Measured, Staged
 from leakaudit.audit.pieces import Piece, chosen, in_turn, outline, pieces_of
 from leakaudit.audit.weaker import seen_weakened
 from leakaudit.errors import OutOfTime, UserError, first_line
-from leakaudit.judge.caps import FAR_OFF, capped, caps
+from leakaudit.judge.caps import capped, caps
+from leakaudit.judge.captured import about_captured, is_captured, on_trust
 from leakaudit.judge.exposed import exposed
 from leakaudit.judge.moments import here, over_stages
 from leakaudit.judge.scope import assumptions, not_tested
@@ -47,7 +48,7 @@ from leakaudit.scene import fingerprint, provenance
 from leakaudit.scene.examine import Subject, examine
 from leakaudit.scene.plan import Plan, catalogue, left_out, lowered, own_attacks
 from leakaudit.scene.provenance import settings
-from leakaudit.scene.scene import Scene, set_scene
+from leakaudit.scene.scene import Scene, beside_strangers, set_scene
 from leakaudit.scene.told import SETTINGS, at_level, stated, vouched
 from leakaudit.scene.updates import Updates
 from leakaudit.score.diagnosis import compare_with_control, inspected
@@ -84,7 +85,7 @@ def audit(
     of training the target is, and what earlier ones gave (`leakaudit.audit.stages`). Raises UserError for settings
     that cannot work on this target.
     """
-    plan = plan.settled(target.client, len(target.private))
+    plan = plan if target.received else plan.settled(target.client, len(target.private))
     asked = chosen(plan)
     for spec in plan.effort().attacks:
         parse_attack(spec)
@@ -233,20 +234,8 @@ def _fitted(
     run = course.scene.plan.run(len(target.private), 0)
     fitted.facts(*run), fitted.guarantees(*run, course.scene.candidates.size)  # what may raise does so before attacks
     subject = examine(course.scene, spec, fitted)
-    odd = inspected(spec, fitted, _beside_strangers(course.scene), subject.released, seed) if subject.replaced else ()
+    odd = inspected(spec, fitted, beside_strangers(course.scene), subject.released, seed) if subject.replaced else ()
     return subject, odd
-
-
-def _beside_strangers(scene: Scene) -> Target:
-    """Return the target with strangers of the private records' kind in place of auxiliary ones that are of another.
-
-    A check for copies asks whether released pictures lie nearer to private records than to strangers: to records of
-    another kind anything does. Half of the test records then are the strangers, and the other half stand for the test.
-    """
-    target = scene.target
-    if (scene.told_apart.low or 0.0) < FAR_OFF or len(target.test) < 4:
-        return target
-    return replace(target, auxiliary=target.test[::2], test=target.test[1::2])
 
 
 def _accuracy(scene: Scene, defense: Defense, released: Records, too_long: str) -> Utility:
@@ -275,14 +264,18 @@ def _row(course: Course, subject: Subject, results: list[AttackResult], measured
     control = course.rows["none"].attacks if spec != "none" and "none" in course.rows else tuple(results)
     run = plan.run(len(scene.target.private), outcome.steps, outcome.epochs)
     guarantees = vouched(defense, defense.guarantees(*run, scene.candidates.size), plan.images)
+    captured = {} if scene.target.received is None else dict(scene.target.received.told)
+    trusted = is_captured(captured, spec)
+    guarantees = tuple(map(on_trust, guarantees)) if trusted else guarantees
     examined = Examined(
         changes=tuple(name for name in CHANGES if name in subject.changes),
-        independent=subject.independent,
+        independent=None if trusted else subject.independent,  # that of the claimed defense, which nobody saw
         repeats=subject.repeats,
         strength=measured.strength,
         weakened=measured.weakened,
         **exposed(results, scene.candidates.chance, scene.baselines)._asdict(),
     )
+    errors = errors_of(spec, course.noticed.get(spec, ()))
     verdict, why = judge(
         Case(
             attacks=results,
@@ -295,13 +288,14 @@ def _row(course: Course, subject: Subject, results: list[AttackResult], measured
             replaces_records=subject.replaced,
             examined=examined,
             guarantees=guarantees,
-            errors=errors_of(spec, course.noticed.get(spec, ())),
+            errors=errors,
         )
     )
     verdict, why = capped(verdict, why, _caps(course))
     earlier = course.staged.before.get(spec, ())
     stages = (*earlier, *here(course.staged.now, verdict, why, results))
     verdict, why = over_stages(verdict, why, earlier, plan.max_identification)
+    verdict, why = about_captured(verdict, why, spec, results, captured, errors)
     return DefenseResult(
         spec=spec,
         settings=stated(defense, settings(defense), plan.images, SETTINGS),
@@ -379,6 +373,7 @@ def _result(course: Course, *, complete: bool) -> AuditResult:
         controls=course.controls,
         stand_in=SENTENCE if plan.images == "redacted" else "",
         complete=complete,
+        captured={} if target.received is None else dict(target.received.told),
         made=course.made,
         timings=dict(clock.timings) | {"total": round(time.monotonic() - clock.started, 3)},
     )

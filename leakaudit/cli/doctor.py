@@ -191,7 +191,7 @@ def list_(
     """List what is built in and what plug-ins bring, with settings and sources."""
     if defense is not None and kind is not Kind.attacks:
         raise UserError("--defense says which attacks run on it: leakaudit list attacks --defense NAME.")
-    from leakaudit.cli.listing import against, rows, show, show_against
+    from leakaudit.options.listing import against, rows, show, show_against
     from leakaudit.protocol.registry import parse_defense
 
     found = None if defense is None else parse_defense(defense)

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 import typer.main
 
+from leakaudit.cli import capture as cli_capture
 from leakaudit.cli import doctor as cli_doctor
 from leakaudit.cli import gate as cli_gate
 from leakaudit.cli import history as cli_history
@@ -68,6 +69,8 @@ def _version(wanted: bool) -> None:
 
 # After the commands above: the help screen lists them in this order.
 cli_doctor.add(app)
+
+cli_capture.add(app)
 
 cli_report.add(app)
 

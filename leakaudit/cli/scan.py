@@ -90,6 +90,7 @@ app = typer.Typer(
         "leakaudit scan model.py -d obscure --full --memory 4GB --verbose",
         "leakaudit scan model.py -d obscure --records 64 --gate --baseline main.json",
         "leakaudit scan model.py -d obscure --json > verdict.json",
+        "leakaudit scan model.py --update update.safetensors --data records.npz",
         "leakaudit scan -a my_attack.py:MyAttack:steps=200 -d my_defense.py:MyDefense",
         "leakaudit scan model.py -d obscure --tensorboard runs",
         settings=True,
@@ -123,6 +124,16 @@ def scan(  # noqa: PLR0913 - a command: its options
         ),
     ] = None,
     data: Data = None,
+    update: Annotated[
+        Path | None,
+        typer.Option(
+            "--update",
+            metavar="FILE",
+            help="Attack what a real client sent, a file of leakaudit capture. --data then are the records that made "
+            "it, in their order; without them nothing is scored on it.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
     checkpoint: Checkpoint = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="A short first look: passes only what is proven.", rich_help_panel=WORK)
@@ -288,6 +299,12 @@ def scan(  # noqa: PLR0913 - a command: its options
             images=shown,
             seed=seed,
         )
+        capture = None
+        if update is not None:
+            from leakaudit.captured.scanning import asked, targeted
+
+            capture = asked(update, data, plan)
+            plan, data = capture.plan, None
         if not quiet:
             tell_where(config)  # ahead of what it names, which is run
         _check_specs(plan, wait=registers(target))
@@ -296,7 +313,7 @@ def scan(  # noqa: PLR0913 - a command: its options
         def load() -> Loaded:
             loaded = load_target(target, data=data, checkpoint=checkpoint, device=device, seed=seed)
             _check_specs(plan, wait=False)
-            return loaded
+            return loaded if capture is None else targeted(capture, loaded)
 
         if not quiet:
             name_what_was_left_out()

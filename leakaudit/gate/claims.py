@@ -55,6 +55,7 @@ def claims(result: AuditResult) -> Iterator[str]:
     if result.known and not result.made:
         yield "the date is missing: what knew how to write the rest of it wrote one"
     yield from _settings(result)
+    yield from _captured(result)
     yield from _hashes(result)
     yield from _command(result)
     yield from _rows(result)
@@ -80,7 +81,8 @@ def _settings(result: AuditResult) -> Iterator[str]:
         if name in settings and settings[name] != value:
             yield f"{what} is {value} in the result and {settings[name]} in its settings"
     preset = PRESETS.get(str(result.exposure.get("preset")))
-    wrong = [n for n in GRANTED if n in result.exposure and preset is not None]
+    uncaptured = {"buffers"} if result.captured else set()  # statistics that nobody captured
+    wrong = [n for n in GRANTED if n in result.exposure and preset is not None and n not in uncaptured]
     wrong = [name for name in wrong if bool(result.exposure[name]) is not (name in (preset or ()))]
     if wrong:
         yield f"its exposure is called {result.exposure.get('preset')}, which differs in {', '.join(wrong)}"
@@ -96,8 +98,29 @@ def _settings(result: AuditResult) -> Iterator[str]:
     if bool(result.stand_in) is not (result.images == "redacted") and (result.made or result.stand_in):
         yield "what it says of stand-in pictures does not fit how pictures are shown"
     shown = [p for d in result.defenses for a in d.attacks for p in a.gallery]
+    tried = [each for d in result.defenses for a in d.attacks for each in a.captured]
+    if result.images != "full" and any(each.pictures for each in tried):
+        yield "it says that it shows no picture of what was captured, and holds some"
     if result.images == "none" and any(p.original or p.shared or p.reconstruction for p in shown):
         yield "it says that it shows no picture, and holds some"
+
+
+def _captured(result: AuditResult) -> Iterator[str]:
+    """Yield where what is said of captured updates is said otherwise elsewhere."""
+    captured, settings = result.captured, result.settings
+    if not captured:
+        return
+    size, client = whole(captured, "records"), client_of(settings)
+    if size != whole(settings, "batch_size"):
+        yield "its captured updates are of other records than its batches"
+    if captured.get("known") and whole(settings, "records") * client.rounds != size * whole(captured, "updates"):
+        yield "the records behind its captured updates are not those that were attacked"
+    if str(captured.get("defense")) not in {d.spec for d in result.defenses} and result.complete:
+        yield "the defense of its captured updates has no row"
+    if any(a.captured for d in result.defenses for a in d.attacks) and captured.get("known"):
+        yield "what attacks made of captured updates has no score, although their records are known"
+    if parse_client(str(captured.get("client") or "fedsgd")) != client:
+        yield "its captured updates are of another client than its settings say"
 
 
 def _hashes(result: AuditResult) -> Iterator[str]:
@@ -122,8 +145,8 @@ def _command(result: AuditResult) -> Iterator[str]:
     pairs = list(pairwise(words))
     given = {word: value for word, value in pairs if word in COMMANDED}  # of an option given twice the last counts
     for word, value in given.items():
-        if COMMANDED[word] in SETTLED and settings.get("client"):
-            continue  # the client settles them
+        if COMMANDED[word] in SETTLED and (settings.get("client") or result.captured):
+            continue  # the client settles them, or what it was captured to have sent
         stored = result.settings.get(COMMANDED[word])
         if stored is not None and str(stored) != value and _number(value) != stored:
             yield f"the command says {word} {value}, and its settings say {stored}"

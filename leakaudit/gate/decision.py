@@ -15,6 +15,7 @@ from leakaudit.gate.assertions import PRESETS, Assertions, RegressionRule, Rule
 from leakaudit.gate.losses import judge_change
 from leakaudit.gate.thresholds import deciding, judge_rule, uncontrolled, why_no_pass, without
 from leakaudit.gate.waivers import in_force, names_attack, states
+from leakaudit.judge.captured import UNSCORED, is_unscored
 from leakaudit.judge.facts import facts_of
 from leakaudit.judge.findings import MENDS, mend
 from leakaudit.judge.verdict import SKIPPED
@@ -53,7 +54,8 @@ def gate(
     if baseline is not None:
         rest += _regressions(result, baseline, assertions.regressions, baseline_source)
         notes = (*remarks(baseline, result), *_renamed(result, baseline), *_unseen(result, baseline))
-    checks = _unique([*found, *(_waived(result, None, check, waivers, today) for check in rest)])
+    rest = [_waived(result, None, check, waivers, today) for check in rest]
+    checks = _unique([*found, *rest, *_unscored(result)])
     standing = states(waivers, checks, today)
     verdict, reasons = conclude(checks, standing)
     return Outcome(
@@ -124,6 +126,13 @@ def _finding(finding: Finding) -> Check:
 def _incomplete() -> Check:
     message = "The audit was interrupted: what is missing was not measured and is not safe."
     return _plain("complete", "", "inconclusive", message, Mend("scan-to-end"))
+
+
+def _unscored(result: AuditResult) -> list[Check]:
+    """Return that captured updates were not scored, which no waiver covers: nobody knows what there is to accept."""
+    rows = [d for d in result.defenses if is_unscored(result.captured, d.spec)]
+    message = "Nobody says which records are behind the captured update, so nothing is scored on it."
+    return [_plain("captured", d.spec, "inconclusive", message, Mend(UNSCORED)) for d in rows]
 
 
 def _plain(rule: str, defense: str, status: Verdict, message: str, todo: Mend | None = None) -> Check:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
+from leakaudit.judge.captured import is_unscored
 from leakaudit.judge.facts import control_in, facts_of
 from leakaudit.judge.findings import MENDS, RULES, describe, mend, mend_of, unused_mend
 from leakaudit.judge.ranking import statuses
@@ -102,7 +103,8 @@ def _of_defense(result: AuditResult, defense: DefenseResult) -> list[Finding]:
     """Return what leaked under a defense, what is open, and which of its numbers are missing."""
     counted = defense in judged(result)
     reasons = reasons_of(result, defense)
-    found = [*_leaks(result, defense), *_of_all(defense, reasons)] if counted else []
+    own = counted and not is_unscored(result.captured, defense.spec)  # else what leaked is of other records
+    found = [*_leaks(result, defense), *_of_all(defense, reasons)] if own else []
     if counted and defense.verdict == "fail" and not found:
         about: dict[str, Value] = {"defense": defense.spec}
         found = [

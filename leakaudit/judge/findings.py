@@ -26,6 +26,7 @@ RULES: dict[str, str] = {
     "undefended-leaks": "The undefended model leaks, which shows that the attacks work",
     "accuracy-not-measured": "The accuracy of a defense was not measured",
     "audit-incomplete": "The audit was interrupted",
+    "claim-broken": "A captured update is not what its client claims to send",
     # of the gate
     "waiver-expired": "A waiver has expired",
     "waiver-unused": "A waiver matches no check",
@@ -73,6 +74,7 @@ RULES: dict[str, str] = {
 ASKED: dict[str, str] = {
     "coverage": "what was audited before must be audited",
     "complete": "the audit must have finished",
+    "captured": "captured updates must be scored against the records behind them",
     "findings": "how severe findings may be",
 }
 
@@ -179,6 +181,9 @@ MENDS: dict[str, str] = {
     "seeds-rule-out": "It takes about {--seeds=} on either side to settle it.",
     "control-must-leak": "Scan again until the attacks find something without a defense ({--full}, more {--records}).",
     "mend-finding": "Mend what the finding says, or waive it by its rule.",
+    "captured-unscored": "Scan again with {--data}: the records that made the captured update, in their order.",
+    "captured-certified": "Choose a stronger setting or another defense, and capture what it sends.",
+    "claim-broken": "Find out what the client really runs, mend it, and capture again.",
     "scan-to-end": "Scan again to the end.",
     "scan-too": "Scan it too ({--defense=}), or make a new baseline.",
 }
@@ -191,6 +196,7 @@ GATE_MENDS: dict[str, str] = {
     **dict.fromkeys(("identification", "psnr", "ssim", "lpips", "label-accuracy"), STRONGER),
     "accuracy": "Choose a milder setting or a defense that costs less, train longer ({--epochs}), or ask for less.",
     "accuracy-loss": CHEAPER,
+    "captured": "Scan again with {--data}: the records that made the captured update, in their order.",
     "coverage": "Scan again with every defense and attack that the baseline has, or store a new baseline.",
     "complete": "Let the scan run to its end, or give it a {--budget} that it can finish in.",
     "findings": "Mend what the finding names, or let less severe ones pass in [tool.leakaudit.assert].",

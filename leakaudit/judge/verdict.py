@@ -28,6 +28,7 @@ from dataclasses import dataclass, replace
 
 from leakaudit.errors import Setting
 from leakaudit.judge.caps import capped, caps_of, unplanted
+from leakaudit.judge.captured import about_captured
 from leakaudit.judge.exposed import exact, exposed
 from leakaudit.judge.facts import Facts, control_of, facts_of
 from leakaudit.judge.moments import over_stages
@@ -120,7 +121,7 @@ def rejudge(
 
     What the audit as a whole cannot support is no pass here either (`judge.caps`).
     """
-    control = result.control()
+    control, errors = result.control(), errors_of(defense.spec, result.findings) if defense.examined else ()
     verdict, reasons = judge(
         Case(
             attacks=defense.attacks,
@@ -133,11 +134,12 @@ def rejudge(
             replaces_records=defense.replaces_records,
             examined=defense.examined,
             guarantees=defense.guarantees,
-            errors=errors_of(defense.spec, result.findings) if defense.examined else (),
+            errors=errors,
         )
     )
     at_most = result.max_identification if limit is None else limit
-    return over_stages(*capped(verdict, reasons, caps_of(result)), defense.stages[:-1], at_most)
+    verdict, reasons = over_stages(*capped(verdict, reasons, caps_of(result)), defense.stages[:-1], at_most)
+    return about_captured(verdict, reasons, defense.spec, defense.attacks, result.captured, errors)
 
 
 def errors_of(spec: str, findings: Iterable[Finding]) -> tuple[str, ...]:

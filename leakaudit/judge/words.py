@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
 from leakaudit.errors import Spell, as_option
+from leakaudit.judge.captured import BROKEN, CERTIFIED, UNSCORED
 from leakaudit.judge.moments import LEAKED, OPEN
 from leakaudit.judge.proof import INDEPENDENT
 from leakaudit.judge.verdict import DOUBT, LEAKS, SKIPPED, UNFINISHED
@@ -228,6 +229,22 @@ def _unplanted(r: Reason, _: Spell) -> Words:
     return "No attack that changes the model, as a malicious server may, was seen to work on the undefended model.", ""
 
 
+def _unscored(r: Reason, _: Spell) -> Words:
+    e = _measured(r)
+    told = "nothing can be scored on it; its pictures stand by themselves"
+    if e.value is None:
+        return f"Nobody says which records are behind the captured update: {told}.", ""
+    hits = f"{round((e.value or 0.0) * e.n)} of {e.n}"
+    same = f"on other records, sent by the same client through the defense that it claims, {r.attack} identified {hits}"
+    return f"Nobody says which records are behind the captured update: {told}", f" ({same})."
+
+
+def _certified(r: Reason, _: Spell) -> Words:
+    count = r.facts["pictures"]
+    told = "one picture that it proves" if count == 1 else f"{count} pictures that it proves"
+    return f"The attack {r.attack} drew {told} to be behind the captured update", "."
+
+
 def unfinished(ended: Value) -> str:
     """Return that something was not looked for to the end, and what ended it (`Controls.canary_ended`)."""
     why = {"budget": "the time budget was spent", "interrupt": "the scan was interrupted"}[str(ended)]
@@ -344,6 +361,9 @@ REASONS: dict[str, Callable[[Reason, Spell], Words]] = {
     "nothing-audited": _plain("No requested defense was audited to the end."),
     "interrupted": _plain("The audit did not finish: what is here was measured, the rest was not."),
     "stored": _stored,
+    UNSCORED: _unscored,
+    CERTIFIED: _certified,
+    BROKEN: _plain("The captured update is not what its client claims to send."),
 }
 _LEAK: dict[str, Callable[[Reason], Words]] = {LEAKS[0]: _identified, LEAKS[1]: _rebuilt}
 

@@ -14,7 +14,8 @@ from leakaudit.files.reading import WEIGHTS, reading, short
 from leakaudit.files.weights import MEND, check_torch_file, safetensors_header
 
 NESTED = ("state_dict", "model", "model_state_dict")
-PREFIXES = ("module.", "model.", "_orig_mod.")  # DataParallel, Lightning, torch.compile
+# Of DataParallel, Lightning, torch.compile, Opacus and our own PixelModel.
+PREFIXES = ("module.", "model.", "_orig_mod.", "_module.", "network.")
 FITTING = "give the checkpoint of this model"
 
 
@@ -28,7 +29,7 @@ def load_checkpoint(network: nn.Module, path: Path) -> tuple[str, ...]:
     """
     if not path.exists():
         raise UserError(f"no such checkpoint: {path}; give ", Setting("checkpoint"), " a .safetensors or a torch file.")
-    state = _unprefixed(state_of(path), set(network.state_dict()))
+    state = unprefixed(state_of(path), set(network.state_dict()))
     own = network.state_dict(keep_vars=True)
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in state if k not in own]
@@ -103,7 +104,8 @@ def _more(keys: list[str]) -> str:
     return f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
 
 
-def _unprefixed(state: dict[str, Tensor], own: set[str]) -> dict[str, Tensor]:
+def unprefixed(state: dict[str, Tensor], own: set[str]) -> dict[str, Tensor]:
+    """Return a state without what a wrapper put before all its names, where `own` has none of them."""
     while state and not set(state) & own:
         prefix = next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None)
         if prefix is None:

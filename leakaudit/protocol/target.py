@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from leakaudit.errors import first_line
+from leakaudit.protocol.received import Received
 from leakaudit.result.federation import Client
 from leakaudit.work.seeding import forked
 
@@ -116,6 +117,7 @@ class Target:
     generator: PictureGenerator | None = field(default=None, repr=False)  # the adversary's, if the user gave one
     client: Client | None = None  # what a client does before it sends, if the user says so
     near_duplicates: tuple[int, int] | None = None  # clusters found among private and test records, and what they hold
+    received: Received | None = field(default=None, repr=False)  # captured updates, audited in place of computed ones
     given: Mapping[str, str] = field(default_factory=dict)  # what it was read from: target, data, checkpoint, …
 
     @property

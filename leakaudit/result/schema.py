@@ -19,6 +19,8 @@ from leakaudit.files.jsonfile import leave_out, structured
 from leakaudit.files.reading import text_of
 from leakaudit.files.typed import Bulk
 from leakaudit.result import display
+from leakaudit.result.attempts import Attempt
+from leakaudit.result.estimates import estimates_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -168,6 +170,7 @@ class AttackResult:
     gain: Estimate = field(default_factory=Estimate)  # median of PSNR less the best guess, record by record, dB
     exact: int = 0  # records that it rebuilt or confirmed exactly
     settled_by: str = ""  # the attack that had settled the verdict, so that this one was skipped; empty where it ran
+    captured: tuple[Attempt, ...] = ()  # what it made of captured updates whose records nobody knows
 
 
 @dataclass(frozen=True)
@@ -294,6 +297,7 @@ class AuditResult:
     controls: Controls | None = None  # None in results from before there were any
     stand_in: str = ""  # where pictures are redacted: the public picture drawn in their place, and what was done to it
     known: tuple[Known, ...] = ()  # every attack that was known then, run or not; empty in older results
+    captured: dict[str, Value] = field(default_factory=dict)  # what is said of captured updates, where they are audited
     made: str = ""  # when the audit began, in UTC, as 2026-11-27T01:20:00Z; empty in older results
     schema: str = SCHEMA
 
@@ -336,7 +340,7 @@ _converter = leave_out(
     VALUES_LATER
     | {
         RecordScore: ("exact", "candidates", "gain", "swapped"),
-        AttackResult: ("notes", "doubts", "asked", "further", "swapped", "gain", "exact", "settled_by"),
+        AttackResult: ("notes", "doubts", "asked", "further", "swapped", "gain", "exact", "settled_by", "captured"),
         Known: ("examines", "requires", "covers"),
         Guarantee: ("states",),
         Examined: tuple(f.name for f in fields(Examined)),
@@ -344,7 +348,7 @@ _converter = leave_out(
         Stage: ("attack", "identification", "why"),
         DefenseResult: ("guarantees", "why", "stronger", "lowest", "examined", "adaptive", "stages"),
         Finding: ("mend", "why", "todo"),
-        AuditResult: ("hashes", "waivers", "why", "stand_in", "controls", "known", "made"),
+        AuditResult: ("hashes", "waivers", "why", "stand_in", "controls", "known", "captured", "made"),
     },
 )
 
@@ -357,32 +361,11 @@ def to_json(result: AuditResult) -> str:
 def from_json(text: str, source: str = "result.json") -> AuditResult:
     """Read a result of version 1. Raises UserError naming `source` when it is none."""
     result = structured(text, source, SCHEMA, AuditResult, "a result.json written by a scan")
-    for where, estimate, share in _estimates(result):
+    for where, estimate, share in estimates_of(result):
         ends = [v for v in (estimate.low, estimate.value, estimate.high) if v is not None]
         if estimate.n < 0 or ends != sorted(ends) or (share and ends and not 0 <= ends[0] <= ends[-1] <= 1):
             raise UserError(f"{source} holds an estimate that none can be ({where}: {estimate}): scan again.")
     return result
-
-
-def _estimates(result: AuditResult) -> list[tuple[str, Estimate, bool]]:
-    """Return every estimate with where it stands, and whether it is of a share."""
-    found = [(d.spec, d.accuracy, True) for d in result.defenses]
-    found += [(f"the guess {b.name}", b.identification, True) for b in result.baselines]
-    if result.controls:
-        found.append(("the test of the auxiliary records", result.controls.auxiliary, True))
-    for d in result.defenses:
-        if d.examined:
-            shares = (d.examined.weakened, d.examined.union, d.examined.tenth, *d.examined.by_class.values())
-            found += [(f"what was examined of {d.spec}", share, True) for share in shares]
-        found += [(f"the stage {s.name} of {d.spec}", s.identification, True) for s in d.stages]
-        for a in d.attacks:
-            parts = (a.psnr, a.ssim, a.lpips, a.r2, a.psnr_released, a.swapped, a.gain)
-            where = f"{a.name} on {d.spec}"
-            found += [(where, share, True) for share in (a.identification, a.label_accuracy)]
-            found += [(where, part, False) for part in (*parts, *(f.estimate for f in a.further))]
-    told = [reason for d in result.defenses for reason in d.why]
-    found += [(f"a reason, {r.id}", r.measured, False) for r in (*told, *result.why) if r.measured]
-    return found
 
 
 def digest(result: AuditResult) -> str:

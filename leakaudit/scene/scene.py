@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from leakaudit.judge.caps import FAR_OFF
 from leakaudit.judge.noticed import no_line_up
 from leakaudit.load.preflight import preflight, raise_on_errors
 from leakaudit.load.units import count_units, with_units
@@ -78,7 +79,7 @@ def set_scene(
     raise_on_errors(findings)
     if plan.images == "redacted":
         standin.picture(target.input_shape)  # it must not be missing only once the first attack is done
-    exposure = preset(plan.exposure)
+    exposure = _exposed(target, plan)
     victims = _victims(target, plan)
     candidates = candidate_sets(
         target.private,
@@ -129,8 +130,31 @@ def set_scene(
     )
 
 
+def _exposed(target: Target, plan: Plan) -> Exposure:
+    """Return what the adversary knows: the preset, without BatchNorm statistics that nobody captured."""
+    found, received = preset(plan.exposure), target.received
+    return replace(found, buffers=False) if received is not None and received.buffers is None else found
+
+
+def beside_strangers(scene: Scene) -> Target:
+    """Return the target with strangers of the private records' kind in place of auxiliary ones that are of another.
+
+    A check for copies asks whether released pictures lie nearer to private records than to strangers: to records of
+    another kind anything does. Half of the test records then are the strangers, and the other half stand for the test.
+    """
+    target = scene.target
+    if (scene.told_apart.low or 0.0) < FAR_OFF or len(target.test) < 4:
+        return target
+    return replace(target, auxiliary=target.test[::2], test=target.test[1::2])
+
+
 def _victims(target: Target, plan: Plan) -> Tensor:
-    """Draw the victims' records, each of another unit as long as there are any: intervals are over units."""
+    """Draw the victims' records, each of another unit as long as there are any: intervals are over units.
+
+    Those behind captured updates are the first ones.
+    """
+    if target.received is not None and target.received.known:
+        return torch.arange(plan.records)
     order = torch.randperm(len(target.private), generator=generator_for(plan.seed, "victims"))
     if target.private.units is None:
         return order[: plan.records]
@@ -149,7 +173,8 @@ def _further(target: Target, plan: Plan, victims: Tensor, candidates: CandidateS
     another unit, and no record of a batch of several.
     """
     room = min(MOST, ROOM // sum(p.numel() for p in target.model.parameters())) - len(victims)
-    if plan.batch_size > 1 or room <= 0:
+    captured = target.received is not None and target.received.known  # there is no update of any other record
+    if plan.batch_size > 1 or room <= 0 or captured:
         return victims, candidates
     units = target.private.units
     of = list(range(len(target.private))) if units is None else units.tolist()

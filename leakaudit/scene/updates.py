@@ -12,6 +12,8 @@ from torch import Tensor
 from leakaudit.errors import UserError
 from leakaudit.protocol.attack import Attack, Beforehand
 from leakaudit.protocol.client import SharedUpdate, release, share
+from leakaudit.protocol.gradients import parameters_of
+from leakaudit.protocol.received import Received
 from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.scene.examine import Subject, mode_of
 from leakaudit.scene.scene import Scene
@@ -112,16 +114,54 @@ class Updates:
         if held is None or state_of(held[0]) != held[1]:
             update = self._shared(records(), who)
             held = self._kept[who] = update, state_of(update)
+        return self._knowing(held[0])
+
+    def _knowing(self, update: SharedUpdate) -> SharedUpdate:
+        """Return an update with what the exposure grants beside it."""
         scene, knows = self.scene, self.scene.exposure
         return replace(
-            held[0],
+            update,
             defense=copy.deepcopy(self.subject.defense) if knows.defense else None,
             auxiliary=copy.deepcopy(scene.own) if knows.auxiliary else None,
             prior=copy.deepcopy(scene.target.generator) if knows.auxiliary else None,
         )
 
+    @property
+    def taken(self) -> Received | None:
+        """The captured updates that these are, where such are audited; None where a client's are computed."""
+        found = self.scene.target.received
+        return found if found is not None and found.spec == self.subject.spec and self.planter is None else None
+
+    @property
+    def scored(self) -> bool:
+        """Whether captured updates stand in place of the victims'."""
+        return self.taken is not None and self.taken.known
+
+    def captured(self) -> SharedUpdate:
+        """Return captured updates as an attack is given them. Raises AssertionError where there are none."""
+        assert self.taken is not None
+        return self._knowing(self._received(self.taken))
+
+    def _received(self, taken: Received) -> SharedUpdate:
+        scene, where = self.scene, self.scene.target.device
+        return SharedUpdate(
+            gradients=tuple(g.to(where, copy=True) for g in taken.gradients),  # an attack may write into them
+            names=parameters_of(scene.target.model)[0],
+            batch_size=taken.batch_size,
+            input_shape=scene.target.input_shape,
+            classes=len(scene.target.classes),
+            loss=scene.target.loss,
+            mode=mode_of(scene),
+            exposure=replace(scene.exposure, labels=False, released=False),
+            buffers=taken.buffers
+            and tuple({n: b.to(where, copy=True) for n, b in own.items()} for own in taken.buffers),
+            client=scene.plan.sender(),
+        )
+
     def _shared(self, records: Records, who: str) -> SharedUpdate:
         scene, subject, seed = self.scene, self.subject, self.scene.plan.seed
+        if who == "victims" and self.taken is not None and self.taken.known:
+            return self._received(self.taken)  # as they are, whatever would be computed
         # The updates are what is audited, as the records are: no part of what a step may take.
         # Dropout draws from the global generator, some defenses too.
         with bounded(Memory()), seeded(seed, subject.spec, who, "client"):

@@ -7,17 +7,21 @@ import dataclasses
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from leakaudit.attacks._linking import standard
 from leakaudit.attacks.linkage import Linkage, ReleasedLinkage, distinct
+from leakaudit.audit.attacking import repeated
 from leakaudit.defenses.obscure import Obscure
 from leakaudit.defenses.obscurer import Obscurer
 from leakaudit.errors import NotApplicable
-from leakaudit.protocol.client import SharedUpdate
+from leakaudit.protocol.client import SharedUpdate, share
 from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.exposure import Exposure
+from leakaudit.protocol.federation import parse_client
 from leakaudit.protocol.registry import parse_defense
-from leakaudit.protocol.target import Records
-from tests.attacks.attack_scenes import Shifted, conv_model, records, shared_update
+from leakaudit.protocol.target import PixelModel, Records
+from tests.attacks.attack_scenes import EVERYTHING, Shifted, conv_model, records, shared_update
 from tests.attacks.test_decoder import Unrelated
 
 SHAPE, CANDIDATES, VICTIMS = (1, 8, 8), 12, 6
@@ -129,3 +133,37 @@ def test_a_choice_that_is_too_sharp_is_seen_through(generator: torch.Generator) 
         found[slope] = hits(claim.linkage, position)
     assert found[0.0] <= 2
     assert found[40.0] >= 4
+
+
+def several(
+    spec: str = "none", size: int = 4, exposure: Exposure = EVERYTHING, client: str = "fedsgd"
+) -> tuple[PixelModel, SharedUpdate, Tensor, Tensor]:
+    """Return model, updates of several records each asked about each, candidates, and where the private ones stand."""
+    defense, model = parse_defense(spec), conv_model(SHAPE)
+    pool = records(4 * size * CANDIDATES, SHAPE, 3, seed=1)
+    candidates = pool.images.view(4 * size, CANDIDATES, *SHAPE)
+    labels = torch.arange(4 * size) % 3
+    position = torch.randint(CANDIDATES, (4 * size,), generator=torch.Generator().manual_seed(2))
+    private = Records(candidates[torch.arange(4 * size), position], labels)
+    update = share(
+        model, F.cross_entropy, private, defense, exposure, batch_size=size, classes=3, mode="eval",
+        generator=torch.Generator().manual_seed(0), auxiliary=records(120, SHAPE, 3, seed=3),
+        client=parse_client(client),
+    )  # fmt: skip
+    update = dataclasses.replace(repeated(update, size), candidate_labels=labels[:, None].expand(-1, CANDIDATES))
+    return model, update, candidates, position
+
+
+@pytest.mark.parametrize("client", ["fedsgd", "fedavg:epochs=2:batch=2:lr=0.05", "fedavg:epochs=1:batch=1:clients=2"])
+def test_records_of_one_update_are_linked_together(client: str, generator: torch.Generator) -> None:
+    model, update, candidates, position = several(client=client)
+    found = Linkage(rehearsals=4).link(model, update, candidates, generator)
+    assert found.statuses == ("converged",) * len(position)
+    assert hits(found.linkage, position) == len(position)
+    assert any("false alarms" in note for note in found.notes)
+
+
+def test_nothing_of_several_is_linked_where_nothing_is_left(generator: torch.Generator) -> None:
+    model, update, candidates, position = several("gaussian:std=1000")
+    found = Linkage(rehearsals=4).link(model, update, candidates, generator)
+    assert hits(found.linkage, position) <= 5  # of 16, at a chance of 1 of 12

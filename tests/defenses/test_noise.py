@@ -10,9 +10,10 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 from torch import nn
 
-from leakaudit.defenses.dp_sgd import DPSGD, epsilon
+from leakaudit.defenses.dp_sgd import DPSGD
 from leakaudit.defenses.gaussian import Gaussian
 from leakaudit.defenses.laplace import Laplace
+from leakaudit.protocol.accounting import epsilon
 from leakaudit.protocol.client import defended_gradient
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.gradients import mean_gradient

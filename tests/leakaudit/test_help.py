@@ -14,9 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import typer.main
 from PIL import Image
+from torch import nn
 
+from leakaudit.captured.form import Claims
+from leakaudit.captured.writing import write_capture
 from leakaudit.cli.entry import app
 from leakaudit.defenses import obscurer_fit
 from leakaudit.result.schema import AuditResult, load, to_json
@@ -58,7 +62,11 @@ from leakaudit.protocol.defense import Defense
 class MyDefense(Defense):
     name: ClassVar[str] = "my-defense"
 """
-CODES = {"scan": {0, 1, 3}, "gate": {0, 1, 3}}  # of those that judge; the others end in 0
+CODES = {
+    "scan": {0, 1, 3},
+    "gate": {0, 1, 3},
+    "capture": {0, 3},
+}  # of those that judge; the others end in 0
 
 
 def commands(group: Any, *before: str) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -100,6 +108,7 @@ def prepare(folder: Path) -> None:
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(place / f"{i}.png")
     stored = load(GOLDEN)
+    captured()
     found = replace(agreeing(replace(stored, defenses=stored.defenses[:2])), hashes=HASHES)
     results = (
         "result.json",
@@ -118,6 +127,18 @@ def prepare(folder: Path) -> None:
     assert called("sign", "result.json", "--key", "officer.pem", "--report", "report.html") == 0
     assert called("obscure", "fit", "model.py", "-s", "steps=1:epochs=1") == 0
     called("obscure", "apply", "generator.safetensors", "model.py")
+
+
+def captured() -> None:
+    """Write what a user has of a client: its weights before and after, its records, and files of captured updates."""
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.LeakyReLU(), nn.Flatten(), nn.Linear(256, 2))
+    after = {name: value + 0.01 for name, value in net.state_dict().items()}
+    torch.save(net.state_dict(), "b.pt")
+    torch.save(after, "a.pt")
+    np.savez("records.npz", x=np.random.default_rng(1).random((8, 1, 8, 8), dtype=np.float32), y=np.arange(8) % 2)
+    claims = Claims(local_steps=4, local_lr=0.1, batch_size=8, records=8, defense="none")
+    for name in ("update", "new"):
+        write_capture(f"{name}.safetensors", before=net.state_dict(), after=after, claims=claims)
 
 
 def called(*words: str) -> int:

@@ -21,6 +21,7 @@ from tests.leakaudit.audited import target
 
 PLAN = Plan(
     battery="quick",
+    exposure="honest-but-curious",  # which leaves out all that takes long
     attacks=("labels", "inverting-gradients:steps=4"),
     defenses=("gaussian:std=10",),
     records=8,

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from torch import nn
 
+from leakaudit.captured.reading import read_capture
 from leakaudit.compare import history
 from leakaudit.defenses.obscurer_file import read as read_generator
 from leakaudit.errors import UserError
@@ -33,6 +34,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "arrays": ("d.npz", read_npz),
     "a checkpoint": ("w.pt", lambda path: load_checkpoint(nn.Linear(2, 2), path)),
     "safetensors": ("w.safetensors", lambda path: load_checkpoint(nn.Linear(2, 2), path)),
+    "captured updates": ("u.safetensors", read_capture),
     "a generator": ("g.safetensors", read_generator),
     "a picture": ("p.png", picture_of),
     "a report": ("r.html", lambda path: verify(path, GOLDEN)),

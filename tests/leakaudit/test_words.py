@@ -18,8 +18,10 @@ from leakaudit.gate.decision import conclude, gate
 from leakaudit.gate.thresholds import mend_of_check, sentence_of_check
 from leakaudit.judge import findings, words
 from leakaudit.judge.caps import caps
+from leakaudit.judge.captured import BROKEN, about_captured
 from leakaudit.judge.conclusions import conclusions
 from leakaudit.judge.verdict import LEAKS, UNFINISHED, judge, overall, overall_reasons, reasons_of, rejudge
+from leakaudit.result.attempts import Attempt
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.rules import EXIT
 from leakaudit.result.schema import (
@@ -190,6 +192,9 @@ def given_by_the_judge() -> list[Reason]:
     made += [cap for given, _ in CAPS.values() for cap in caps(*given)]
     broken = replace(defense("x"), verdict="inconclusive", why=(Reason("not-applied", facts={"told": "it broke"}),))
     made += [*overall([broken])[1], *overall([])[1]]
+    taken = replace(attack(some(3)), captured=(Attempt(0, "converged", certified=2),))
+    for attacks in ((taken,), (attack(some(3)),), ()):
+        made += about_captured("pass", (), "x", attacks, {"defense": "x", "known": False}, [BROKEN])[1]
     old = replace(defense("x"), reasons=("It was (once) so.",))
     return [*made, *reasons_of(result(old), old), *overall_reasons(result(old, complete=False))]
 

@@ -1,0 +1,74 @@
+"""What an attack makes of captured updates whose records nobody knows: its own pictures, and no score."""
+
+from __future__ import annotations
+
+import math
+
+from leakaudit.errors import NotApplicable, OutOfTime, UserError, first_line
+from leakaudit.protocol.attack import Attack, Reconstruction
+from leakaudit.protocol.target import PixelModel
+from leakaudit.result.attempts import Attempt
+from leakaudit.scene.told import claimed
+from leakaudit.scene.updates import Updates
+from leakaudit.score.pictures import encode
+from leakaudit.work.memory import exhausted
+from leakaudit.work.progress import stage
+from leakaudit.work.seeding import generator_for
+
+HANDED = "released"  # the fact that the replaced records are handed to an attack, for a bound
+
+
+def taken(updates: Updates, attack: Attack, model: PixelModel, scored: object) -> tuple[Attempt, ...]:
+    """Return what an attack, tuned already, makes of every captured update; empty where none waits for it.
+
+    `scored` is what the same attack claimed of records sent in the same way, whose objective is told beside. None waits
+    for attacks that link, who have nobody to look for, that plant a model or are handed replaced records. What an
+    attack raises is a status.
+    """
+    received, scene = updates.taken, updates.scene
+    if received is None or received.known or attack.kind == "linkage" or attack.plants() or HANDED in attack.requires:
+        return ()
+    stage("attacking what was captured")
+    generator = generator_for(scene.plan.seed, updates.subject.spec, attack.name, "captured")
+    try:
+        claim: object = claimed(attack, attack(model, updates.captured(), generator), scene.plan.images)
+    except UserError:
+        raise
+    except Exception as error:  # an attack that crashes must be shown as that, whatever it raised
+        status = "not-applicable" if isinstance(error, NotApplicable) else "failed"
+        status = "budget" if isinstance(error, OutOfTime) else "out-of-memory" if exhausted(error) else status
+        return tuple(Attempt(v, status, first_line(error)) for v in range(received.victims))
+    if not isinstance(claim, Reconstruction) or len(claim.statuses) != received.victims:
+        return tuple(Attempt(v, "failed", "it returned no Reconstruction of these") for v in range(received.victims))
+    return tuple(_attempt(updates, claim, v, _usual(scored)) for v in range(received.victims))
+
+
+def _usual(scored: object) -> float | None:
+    if not isinstance(scored, Reconstruction):
+        return None
+    finite = scored.objective.detach().double().flatten()
+    finite = finite[finite.isfinite()]
+    return float(finite.median()) if len(finite) else None
+
+
+def _attempt(updates: Updates, claim: Reconstruction, victim: int, usual: float | None) -> Attempt:
+    target, level = updates.scene.target, updates.scene.plan.images
+    drawn = None if claim.images is None else claim.images[victim].detach().cpu()
+    status, reason = claim.statuses[victim], claim.reason or ""
+    if drawn is not None and not bool(drawn.isfinite().all()):
+        drawn, status, reason = None, "diverged", reason or "it ended in values that are not finite"
+    value = float(claim.objective[victim]) if victim < len(claim.objective) else float("nan")
+    labels = [] if claim.labels is None else claim.labels[victim].flatten().tolist()
+    names = [target.classes[i] if 0 <= i < len(target.classes) else str(i) for i in map(int, labels)]
+    shown = drawn is not None and level == "full" and status in ("converged", "budget")
+    known = math.isfinite(value) and (value, usual) != (0.0, 0.0)  # zeros are those of an attack that has none
+    return Attempt(
+        update=victim,
+        status=status,
+        reason="" if status == "converged" else reason,
+        objective=value if known else None,
+        usual=usual if known else None,
+        labels=tuple(names),
+        certified=0 if claim.certified is None else int(claim.certified[victim].sum()),
+        pictures=tuple(encode(picture) or "" for picture in drawn) if shown and drawn is not None else (),
+    )

@@ -1,0 +1,76 @@
+"""A file of captured updates made from checkpoints that lie around, or from another one of which more is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from leakaudit.captured.fitting import fitted
+from leakaudit.captured.form import CapturedUpdate, Claims, Sends
+from leakaudit.captured.reading import checked, read_capture
+from leakaudit.captured.told import Line, assumed, lines, missing
+from leakaudit.captured.writing import write_captures
+from leakaudit.errors import UserError
+from leakaudit.files.writing import apart
+from leakaudit.load.checkpoints import state_of, unprefixed
+from leakaudit.load.loading import load_target
+from leakaudit.protocol.registry import parse_defense
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What `look` found in a file: its lines, what an audit takes for granted, and what it misses."""
+
+    lines: tuple[Line, ...]
+    assumed: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+def look(path: Path, model: str | None = None, checkpoint: Path | None = None) -> Looked:
+    """Read captured updates and check them, with `model` (model.py) against it. Raises UserError where that fails."""
+    captured = read_capture(path)
+    fit = None
+    if model is not None:
+        loaded = load_target(model, checkpoint=checkpoint, device="cpu")
+        fit = fitted(captured, loaded.model.network, str(path))
+    claims, sends = captured.claims, captured.sends
+    return Looked(lines(captured, fit, str(path)), assumed(claims, sends), missing(claims, sends))
+
+
+def make(
+    output: Path,
+    given: Mapping[str, Any],
+    *,
+    file: Path | None = None,
+    before: Path | None = None,
+    updates: Mapping[Sends, Sequence[Path]],
+) -> None:
+    """Write captured updates from checkpoints, or those of `file`, with the claims `given`; None is what is not said.
+
+    `updates` are the checkpoints by what they hold. Raises UserError for what cannot be read, or cannot be.
+    """
+    kinds = [kind for kind, paths in updates.items() if paths]
+    places = [path for paths in updates.values() for path in paths]
+    inputs = {"FILE": file, "--before": before, **{f"the update {path}": path for path in places}}
+    apart({"--output": output}, inputs)
+    told = {name: value for name, value in given.items() if value is not None}
+    if told.get("defense") not in (None, "none"):
+        parse_defense(told["defense"])
+    if file is not None:
+        if places or before is not None:
+            raise UserError("FILE is captured updates already: give it, or checkpoints with --before and --after.")
+        found = read_capture(file)
+        found = replace(found, claims=replace(found.claims, **told))
+    else:
+        if len(kinds) != 1:
+            raise UserError("give what was sent by one of --after, --difference and --gradient.")
+        begun = {} if before is None else state_of(before)
+        states = [state_of(path) for path in updates[kinds[0]]]
+        if begun:  # one of them may come out of a wrapper
+            states = [unprefixed(state, set(begun)) for state in states]
+            begun = unprefixed(begun, set(states[0]))
+        found = CapturedUpdate(begun, tuple(states), kinds[0], Claims(**told))
+    checked(found, "what is given")
+    write_captures(output, found.updates, sends=found.sends, before=found.before, claims=found.claims)
