@@ -11,16 +11,19 @@ from torch import Tensor
 
 from leakaudit.attacks._attacking import client_mode, starts
 from leakaudit.attacks._labels import known_labels
-from leakaudit.attacks._orders import orders_told, training_of
+from leakaudit.attacks._orders import Order, orders_told, training_of
 from leakaudit.attacks.inverting_gradients import InvertingGradients, Match
 from leakaudit.engine import matching as engine
 from leakaudit.engine import unrolled
+from leakaudit.engine.unrolled import Training
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.attack import Needs, Reconstruction
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import PixelModel
+
+MOST_STEPS = 32  # that are simulated
 
 
 def check_local(update: SharedUpdate) -> None:
@@ -29,6 +32,29 @@ def check_local(update: SharedUpdate) -> None:
         raise NotApplicable(
             "the client takes one step on all of its records, which inverting-gradients matches exactly"
         )
+
+
+def steps_of_all(update: SharedUpdate) -> int:
+    """Return how many local steps all clients behind an update take together."""
+    return update.steps * update.client.clients
+
+
+def orders_of(model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> list[Order]:
+    """Return for every victim the order in which its clients saw their slots, as far as labels tell it."""
+    labels = known_labels(model, update, generator)
+    with client_mode(model, update, generator):
+        return orders_told(model, update, labels, generator)
+
+
+def match_through(
+    model: PixelModel, update: SharedUpdate, distance: engine.Distance, trainings: Sequence[Training]
+) -> Match:
+    """Return the match of what every victim's local training makes of pictures with what was sent."""
+
+    def match(images: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return unrolled.match(model, update.loss, images, labels, update.gradients, distance, trainings, rows=rows)
+
+    return match
 
 
 def agreement(images: Tensor, passes: int) -> tuple[Tensor, Tensor]:
@@ -82,7 +108,7 @@ class ThroughLocalSteps(InvertingGradients):
     covers: ClassVar[frozenset[str]] = frozenset({"local-steps"})
     needs: ClassVar[Needs] = Needs(local_steps=True)
 
-    most_steps: int = 32  # local steps of all clients together
+    most_steps: int = MOST_STEPS  # local steps of all clients together
     apart: bool = False  # pictures of its own for every pass
     agreeing: float = 1.0  # weight of the passes' agreement, with `apart`
 
@@ -108,28 +134,22 @@ class ThroughLocalSteps(InvertingGradients):
     ) -> Match:
         """Return the match through all local steps. Raises NotApplicable where there are none, or too many."""
         check_local(update)
-        together = update.steps * update.client.clients
-        if together > self.most_steps:
+        if steps_of_all(update) > self.most_steps:
             raise NotApplicable(
-                f"each of its slopes would run {together} local steps, and most_steps is {self.most_steps}: "
-                "surrogate costs one"
+                f"each of its slopes would run {steps_of_all(update)} local steps, and most_steps is "
+                f"{self.most_steps}: surrogate costs one"
             )
-        labels = known_labels(model, update, generator)
-        with client_mode(model, update, generator):
-            orders = orders_told(model, update, labels, generator)
+        orders = orders_of(model, update, generator)
         passes = self.sets(update)
         apart = update.batch_size if passes > 1 else 0
-        trainings = [training_of(update.client, order, apart) for order in orders]
+        through = match_through(model, update, distance, [training_of(update.client, o, apart) for o in orders])
 
         def match(images: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-            told = labels.repeat(1, passes, *[1] * (labels.dim() - 2))
-            values, slopes = unrolled.match(
-                model, update.loss, images, told, update.gradients, distance, trainings, rows=rows
-            )
-            if passes > 1:
-                value, slope = agreement(images, passes)
-                values, slopes = values + self.agreeing * value, slopes + self.agreeing * slope
-            return values, slopes
+            if passes == 1:
+                return through(images, labels, rows)
+            values, slopes = through(images, labels.repeat(1, passes, *[1] * (labels.dim() - 2)), rows)
+            value, slope = agreement(images, passes)
+            return values + self.agreeing * value, slopes + self.agreeing * slope
 
         return match
 
