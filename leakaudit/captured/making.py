@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
+from leakaudit.captured.canaries import played
 from leakaudit.captured.claims import measure_claims
 from leakaudit.captured.fitting import Fitted, fitted
 from leakaudit.captured.form import CapturedUpdate, Claims, Sends
@@ -21,6 +20,7 @@ from leakaudit.files.writing import apart
 from leakaudit.load.checkpoints import state_of, unprefixed
 from leakaudit.load.loading import load_target
 from leakaudit.protocol.registry import parse_defense
+from leakaudit.protocol.target import Target
 from leakaudit.result.claims import ClaimRow
 
 NUMBERS = ("claimed", "measured", "low", "high")
@@ -36,12 +36,12 @@ class Looked:
     claims: tuple[ClaimRow, ...] = ()  # beside what was measured, where a model was given
 
 
-def claims_of(captured: CapturedUpdate, network: nn.Module, source: str) -> tuple[ClaimRow, ...]:
+def claims_of(captured: CapturedUpdate, target: Target, source: str) -> tuple[ClaimRow, ...]:
     """Return what is claimed of captured updates beside what was measured, as a result can hold it: inf is None."""
     spec = captured.claims.defense
     defense = None if spec in (None, UNDEFENDED) else parse_defense(str(spec))
-    rows = measure_claims(captured, network, source=source, defense=defense)
-    return tuple(map(_finite, rows))
+    rows = measure_claims(captured, target.model.network, source=source, defense=defense)
+    return tuple(map(_finite, (*rows, *played(captured, target, source))))
 
 
 def _finite(row: ClaimRow) -> ClaimRow:
@@ -57,7 +57,7 @@ def look(path: Path, model: str | None = None, checkpoint: Path | None = None) -
     if model is not None:
         loaded = load_target(model, checkpoint=checkpoint, device="cpu")
         fit = fitted(captured, loaded.model.network, str(path))
-        found = claims_of(captured, loaded.model.network, str(path))
+        found = claims_of(captured, loaded, str(path))
     claims, sends = captured.claims, captured.sends
     return Looked(lines(captured, fit, str(path)), assumed(claims, sends), missing(claims, sends), found)
 

@@ -97,7 +97,7 @@ def targeted(asked: Asked, target: Target) -> Target:
             own[name].copy_(value.reshape(own[name].shape))
     received = replace(
         _received(asked, fit, target.model),
-        claims=claims_of(asked.captured, target.model.network, str(asked.source)),
+        claims=claims_of(asked.captured, target, str(asked.source)),
     )
     notes = [*target.notes, *_notes(asked, fit)]
     if asked.truth is None:

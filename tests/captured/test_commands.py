@@ -121,7 +121,7 @@ def test_a_claim_that_the_update_breaks_fails_the_scan(run: Run) -> None:
     write_capture("dp.safetensors", before=given.before, after=after, claims=claims)
     looked = run("capture", "dp.safetensors", "--model", "model.py")
     assert looked.code == 1, looked
-    assert [line.split()[1] for line in looked.out.splitlines() if line.startswith("broken ")] == ["epsilon"]
+    assert [line.split()[1] for line in looked.out.splitlines() if line.startswith("broken ")] == ["epsilon", "canary"]
     done = run("scan", "--update", "dp.safetensors", *QUICK)
     assert done.code == 1, done
     result = load(Path("leakaudit-out/result.json"))
