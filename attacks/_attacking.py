@@ -12,7 +12,7 @@ from typing import ParamSpec
 import torch
 from torch import Tensor
 
-from leakaudit.errors import TooLittleMemory, first_line
+from leakaudit.errors import NotApplicable, TooLittleMemory, first_line
 from leakaudit.protocol.attack import Reconstruction, Status
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.gradients import in_mode
@@ -55,6 +55,32 @@ def reason_of(statuses: tuple[Status, ...], words: Mapping[str, str] = WORDS) ->
     """Say in `words` (by status) what became of the victims that did not converge, or None where all did."""
     parts = [f"{words[s]} for {statuses.count(s)} of {len(statuses)} victims" for s in words if s in statuses]
     return "; ".join(parts) or None
+
+
+def need_one_gradient(update: SharedUpdate) -> None:
+    """Raise NotApplicable where an update is not one gradient at the weights that were sent out.
+
+    Equations that a candidate's own gradient enters hold for no sum of gradients at weights that move.
+    """
+    if not update.is_gradient:
+        raise NotApplicable(f"it solves for one gradient, and this update is of {steps_behind(update)}")
+
+
+def need_sum_of_gradients(update: SharedUpdate) -> None:
+    """Raise NotApplicable where an update is no sum of gradients.
+
+    What is linear in a layer's gradient and holds for any weights (∂W = δ·xᵀ of a first layer) holds for what sgd sums
+    over its steps, with momentum or without. Adam divides every entry by its own size.
+    """
+    if update.client.local and update.client.optimizer != "sgd":
+        raise NotApplicable(f"it solves for a sum of gradients, and this update is of {steps_behind(update)}")
+
+
+def steps_behind(update: SharedUpdate) -> str:
+    """Say how many local steps are behind an update, and of which optimiser."""
+    steps, clients = update.steps, update.client.clients
+    whose = f" of each of {clients} clients" if clients > 1 else ""
+    return f"{steps} local step{'s' * (steps > 1)} by {update.client.optimizer}{whose}"
 
 
 def cut_short(first: Reconstruction) -> Reconstruction:

@@ -28,12 +28,12 @@ def residuals(model: PixelModel, update: SharedUpdate, generator: torch.Generato
     than a candidate's own, so rows that a defense moved are given up: rank one is lost, more than one entry is zero
     (that of a sure record's class is), or all are of one magnitude, as signs are. Without a bias r is the weight's left
     singular vector, of length 1 and with the sign by which its largest entry, that of the true class, is negative; of
-    two classes or mixed labels that is not known.
+    two classes or mixed labels that is not known. Of several local steps every row is NaN.
 
     Nothing is drawn from `generator`: what is drawn after this does not depend on it.
     """
     nothing = torch.full((update.victims, 1, update.classes), torch.nan, device=update.gradients[0].device)
-    if update.batch_size != 1:
+    if update.batch_size != 1 or not update.is_gradient:  # in later steps p is another
         return nothing
     own = torch.Generator(generator.device).set_state(generator.get_state())
     with client_mode(model, update, own):

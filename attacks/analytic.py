@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from leakaudit.attacks._attacking import client_mode, memory_safe
+from leakaudit.attacks._attacking import client_mode, memory_safe, need_sum_of_gradients
 from leakaudit.attacks._labels import known_labels, probe_pictures
 from leakaudit.engine.dense import is_pictures, layers_at_work
 from leakaudit.errors import NotApplicable
@@ -59,7 +59,8 @@ class Analytic(Attack):
 
     ∂W_k = ∂b_k·xᵀ for every row k, so the least-squares x is Σ_k ∂b_k ∂W_k / Σ_k ∂b_k²: exact for one record, up to
     rounding. It applies where the first layer with weights is a biased dense one fed the flattened picture, checked on
-    probe pictures, and B = 1; else it raises NotApplicable with the reason.
+    probe pictures, and B = 1; else it raises NotApplicable with the reason. The weights do not enter, so that it is as
+    exact for what sgd sums over several local steps.
     """
 
     family: ClassVar[str] = "closed-form"
@@ -74,6 +75,7 @@ class Analytic(Attack):
         """Return the pictures; a victim whose bias gradient is zero or not finite is `diverged`."""
         if update.batch_size != 1:
             raise NotApplicable(f"it needs one record per update, here there are {update.batch_size}")
+        need_sum_of_gradients(update)
         with client_mode(model, update, generator):
             layer = first_dense(model, probe_pictures(update, generator, model.mean.device, most=8))
         place = {id(p): i for i, p in enumerate(parameters_of(model)[1])}

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from leakaudit.attacks._attacking import client_mode, memory_safe
+from leakaudit.attacks._attacking import client_mode, memory_safe, need_one_gradient, need_sum_of_gradients
 from leakaudit.attacks._labels import probe_pictures
 from leakaudit.attacks._rows import precision_of
 from leakaudit.attacks.analytic import known_labels_or_none
@@ -183,6 +183,7 @@ class April(Attack):
         """Return the pictures; a victim whose positions have a gradient of zero, or not finite, is `diverged`."""
         if update.batch_size != 1:
             raise NotApplicable(f"it needs one record per update, here there are {update.batch_size}")
+        need_sum_of_gradients(update)
         with client_mode(model, update, generator):
             tokens = tokens_of(model, update, probe_pictures(update, generator, model.mean.device, most=1))
         count, width = tokens.grid[0] * tokens.grid[1], tokens.patches.out_channels
@@ -192,6 +193,8 @@ class April(Attack):
             update.gradients[place[id(p)]] if p is not None and id(p) in place else None
             for p in (tokens.patches.weight, tokens.attention.in_proj_weight if tokens.attention else None)
         )
+        if embedding is None:
+            need_one_gradient(update)  # the projections' own weights enter, and these move in local steps
         if embedding is None and projections is None:
             raise NotApplicable("neither the patch embedding nor an attention that sees its tokens shares a gradient")
         flat = torch.zeros((update.victims, *update.input_shape), dtype=torch.float64, device=slopes.device)

@@ -9,7 +9,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from leakaudit.attacks._attacking import client_mode, failed, memory_safe, reason_of, room_for, starts
+from leakaudit.attacks._attacking import (
+    client_mode,
+    failed,
+    memory_safe,
+    need_sum_of_gradients,
+    reason_of,
+    room_for,
+    starts,
+)
 from leakaudit.attacks._labels import probe_pictures
 from leakaudit.attacks._optimise import COPIES, Objective, Pace, best_restart, descend, roughness
 from leakaudit.attacks._unmixing import polished, unmixed
@@ -111,6 +119,7 @@ class CocktailParty(Attack):
     @memory_safe
     def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
         """Return the pictures of every victim; one whose gradient of the layer is zero or not finite is `diverged`."""
+        need_sum_of_gradients(update)
         labels = known_labels_or_none(model, update, generator)
         with client_mode(model, update, generator):
             probes = probe_pictures(update, generator, model.mean.device, 8)
@@ -143,7 +152,7 @@ class CocktailParty(Attack):
             objective=found.objective,
             statuses=found.statuses,
             reason=found.reason,
-            notes=(note,) if mixing.alone else (),
+            notes=(note,) if mixing.alone and update.is_gradient else (),
         )
 
     def _unmixed(
@@ -169,7 +178,7 @@ class CocktailParty(Attack):
             found = (bias.double() @ weight.double() / bias.double().square().sum())[None]
         else:
             found = unmixed(weight, bias, size, differences, self.restarts, generator)
-        if not mixing.alone or not bool(found.isfinite().all()):
+        if not (mixing.alone and update.is_gradient and bool(found.isfinite().all())):  # the slopes are of one gradient
             return found.to(weight.dtype), torch.inf
         basis = torch.linalg.svd(torch.cat([weight, bias[:, None]], 1).double(), full_matrices=False).U[:, :size]
 

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from leakaudit.attacks._attacking import client_mode, failed, memory_safe
+from leakaudit.attacks._attacking import client_mode, failed, memory_safe, need_one_gradient
 from leakaudit.attacks._labels import Head, find_head, input_of, probe_pictures
 from leakaudit.attacks._residual import read, residuals
 from leakaudit.attacks._sketch import folded, widths_within
@@ -182,6 +182,7 @@ class LearnedStart(InvertingGradients):
         auxiliary = update.auxiliary
         if update.batch_size != 1:
             raise NotApplicable(f"it is learned for one record per update, here there are {update.batch_size}")
+        need_one_gradient(update)
         if auxiliary is None:
             raise NotApplicable("auxiliary records are not exposed")
         if len(auxiliary) < LEAST:

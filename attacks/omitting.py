@@ -153,7 +153,7 @@ class Part:
 def parted(inserted: Mapping[str, Bottleneck], update: SharedUpdate) -> list[Part]:
     """Return the victims of an update in parts: usually one, as their updates tell the same."""
     solved: list[dict[str, Tensor]] = [{} for _ in range(update.victims)]
-    if update.batch_size == 1:  # the gradients of several records tell no single noise
+    if update.batch_size == 1 and update.is_gradient:  # of several records, or steps, they tell no single noise
         for v, known in enumerate(solved):
             shared = {name: g[v] for name, g in zip(update.names, update.gradients, strict=True)}
             found = {name: drawn_noise(name, bottleneck, shared) for name, bottleneck in inserted.items()}

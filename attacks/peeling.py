@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from leakaudit.attacks._attacking import client_mode, memory_safe
+from leakaudit.attacks._attacking import client_mode, memory_safe, need_one_gradient, need_sum_of_gradients
 from leakaudit.attacks._labels import probe_pictures
 from leakaudit.attacks._peeling import Peeled, Scene, drawn, peeled, sole
 from leakaudit.attacks._rows import SINGLE, Rows, pictures_of, rows_of, within
@@ -70,6 +70,9 @@ class Peeling(Attack):
     @memory_safe
     def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
         """Return the pictures; a victim whose bias gradient is zero or not finite is `diverged`."""
+        need_sum_of_gradients(update)
+        if update.batch_size > 1:  # whether a row holds one record, a prediction of its gradient tells
+            need_one_gradient(update)
         with client_mode(model, update, generator):
             layer = first_dense(model, probe_pictures(update, generator, model.mean.device, most=8))
         place = {id(p): i for i, p in enumerate(parameters_of(model)[1])}
@@ -89,7 +92,7 @@ class Peeling(Attack):
             if update.batch_size == 1:
                 flat, rest = survivors(weight, bias)
                 with client_mode(model, update, generator):
-                    certified[v] = sole(scene, rows, flat)
+                    certified[v] = update.is_gradient and sole(scene, rows, flat)
             else:
                 with client_mode(model, update, generator):
                     found, flat, rest = drawn(scene, rows, self.apart(scene, rows, generator), generator)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from leakaudit.attacks._attacking import client_mode, cut_short, memory_safe
+from leakaudit.attacks._attacking import client_mode, cut_short, memory_safe, need_one_gradient
 from leakaudit.attacks._chain import Block, Operator, Transpose, chain_of, least_squares, undone
 from leakaudit.attacks._labels import probe_pictures
 from leakaudit.attacks.analytic import known_labels_or_none, solve
@@ -176,6 +176,7 @@ class RGap(Attack):
         """Return the pictures; a victim whose last bias has a gradient of zero, or not finite, is `diverged`."""
         if update.batch_size != 1:
             raise NotApplicable(f"it needs one record per update, here there are {update.batch_size}")
+        need_one_gradient(update)
         with client_mode(model, update, generator):
             shown = probe_pictures(update, generator, model.mean.device, most=1)[:1].to(model.mean.dtype)
             blocks = chain_of(model, shown)

@@ -247,14 +247,14 @@ def match(
     labels: Tensor,
     shared: Gradients,
     distance: Distance,
-    training: Training,
+    trainings: Sequence[Training],
     rows: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return objective values (T,) and their slopes in the pictures (T, S, C, H, W), through all local steps.
 
-    As `leakaudit.engine.matching.match` does for one gradient: trial t's pseudo-gradient (`trained`) is laid beside row
-    `rows[t]` of `shared`, by default row t. The caller puts the model in the client's mode. One trial after another,
-    in pieces that stay within the memory.
+    As `leakaudit.engine.matching.match` does for one gradient: what trial t's pictures make of the training
+    `trainings[rows[t]]` (`trained`) is laid beside row `rows[t]` of `shared`, by default row t. The caller puts
+    the model in the client's mode. One trial after another, in pieces that stay within the memory.
     """
     if len(images) == 0:
         return images.new_zeros(0), torch.zeros_like(images)
@@ -264,11 +264,11 @@ def match(
         found = []
         for t in range(start, stop):
             trial = _Trial(model, loss, images[t], labels[t], parameters_of(model)[1])
-            found.append(_one(trial, tuple(s[listed[t]] for s in shared), distance, training))
+            found.append(_one(trial, tuple(s[listed[t]] for s in shared), distance, trainings[listed[t]]))
         values, slopes = zip(*found, strict=True)
         return torch.stack(values), torch.stack(slopes)
 
-    key = ("unrolled", images.shape[1:], images.dtype, training.steps)
+    key = ("unrolled", images.shape[1:], images.dtype, max(training.steps for training in trainings))
     found = in_pieces(piece, len(images), model, key, images.device)
     values, slopes = (torch.cat(column) for column in zip(*found, strict=True))
     return values, slopes

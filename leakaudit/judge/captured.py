@@ -72,7 +72,7 @@ def about_captured(
         found += [Reason(CERTIFIED, attack=attack.name, facts={"pictures": count})] if count else []
     best = most_successful(a for a in known if a.role != "bound")
     told = Reason(UNSCORED) if best is None else Reason(UNSCORED, "", best.name, best.role, best.identification)
-    return ("fail" if found else "inconclusive"), (*found, told)
+    return ("fail", tuple(found)) if found else ("inconclusive", (told,))
 
 
 def numbers_of(row: ClaimRow) -> str:

@@ -22,6 +22,7 @@ class Sizes:
     defended: bool = True  # whether there is anything to draw or to undo
     generator: bool = False  # whether the user gave the adversary a generator of pictures
     pixels: int = 3 * 32 * 32  # of a picture, over all channels
+    local_steps: int = 1  # of all clients behind an update together
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,7 @@ class Needs:
     batchnorm: bool = False  # a model with BatchNorm that keeps statistics
     replaced_records: bool = False  # a defense that shows the model other records than the private ones
     generator: bool = False  # of pictures, which the user gives in model.py
+    local_steps: bool = False  # clients that take several local steps
     defense: str = ""  # the spec of a defense that it was built against, whose mark it reads off the update
 
 

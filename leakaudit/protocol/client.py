@@ -73,6 +73,13 @@ class SharedUpdate:
         return self.client.steps(self.own)
 
     @property
+    def is_gradient(self) -> bool:
+        """Whether `gradients` are one mean gradient, but for defenses: FedSGD, or one sgd step on all records."""
+        client = self.client
+        once = self.steps == 1 and client.step_size(self.own) == self.own
+        return not client.local or (once and client.optimizer == "sgd")
+
+    @property
     def moved(self) -> float:
         """By how much of one gradient a client's weights moved: w₀ − w_E = moved · `gradients`; 1 for FedSGD."""
         return self.client.moved(self.own)

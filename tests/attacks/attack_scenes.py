@@ -14,6 +14,7 @@ from leakaudit.protocol.attack import Attack, Beforehand
 from leakaudit.protocol.client import SharedUpdate, release, share
 from leakaudit.protocol.defense import Defense, chain
 from leakaudit.protocol.exposure import Exposure
+from leakaudit.protocol.federation import FEDSGD, Client, parse_client
 from leakaudit.protocol.gradients import Mode
 from leakaudit.protocol.registry import parse_defense
 from leakaudit.protocol.target import PictureGenerator, PixelModel, Records
@@ -139,6 +140,7 @@ def scene(attack: Attack, shape: tuple[int, int, int] = (1, 8, 8), batch: int = 
         parse_defense(needs.defense) if needs.defense else Defense(),
         Shifted() if needs.replaced_records else Defense(),
     )
+    client = parse_client("fedavg:epochs=2:batch=1:lr=0.1") if needs.local_steps else FEDSGD
     update = shared_update(
         model,
         records(2 * batch, shape, 3, seed=1),
@@ -146,6 +148,7 @@ def scene(attack: Attack, shape: tuple[int, int, int] = (1, 8, 8), batch: int = 
         exposure=replace(EVERYTHING, labels="labels" in attack.requires),
         batch_size=batch,
         auxiliary=own,
+        client=client,
     )
     return model, replace(update, prior=pictures_of(shape)) if needs.generator else update
 
@@ -157,7 +160,7 @@ def pictures_of(shape: tuple[int, int, int]) -> PictureGenerator:
     return PictureGenerator(nn.Sequential(*layers, nn.Unflatten(1, shape)).requires_grad_(False), (8,))
 
 
-def shared_update(
+def shared_update(  # noqa: PLR0913 - all that an update depends on
     model: PixelModel,
     private: Records,
     *,
@@ -167,6 +170,7 @@ def shared_update(
     classes: int = 3,
     mode: Mode = "eval",
     auxiliary: Records | None = None,
+    client: Client = FEDSGD,
 ) -> SharedUpdate:
     defense = defense or Defense()
     generator = torch.Generator().manual_seed(99)
@@ -181,4 +185,5 @@ def shared_update(
         mode=mode,
         generator=generator,
         auxiliary=auxiliary,
+        client=client,
     )

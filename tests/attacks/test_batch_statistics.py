@@ -9,42 +9,46 @@ import torch
 from torch import Tensor, nn
 
 from leakaudit.attacks._attacking import client_mode
+from leakaudit.attacks._orders import natural, training_of
 from leakaudit.attacks.batch_statistics import (
     BatchStatistics,
     group_gap,
     kept_statistics,
-    of_the_batch,
+    mixed_gap,
     seen_by,
+    shares_of,
     statistics_gap,
 )
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.client import SharedUpdate
+from leakaudit.protocol.federation import parse_client
 from leakaudit.protocol.gradients import Mode
 from leakaudit.protocol.registry import parse_attack
 from leakaudit.protocol.target import PixelModel, Records
 from tests.attacks.attack_scenes import batchnorm_model, conv_model, records, shared_update
 
 
+@pytest.mark.parametrize("steps", [1, 4])
 @pytest.mark.parametrize("momentum", [0.1, 0.37, None])
-def test_the_batch_s_own_statistics_are_told_exactly(momentum: float | None) -> None:
+def test_what_the_steps_saw_is_told_exactly(momentum: float | None, steps: int) -> None:
     norm = nn.BatchNorm2d(5, momentum=momentum).double()
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
         norm(torch.randn(4, 5, 3, 3, generator=generator, dtype=torch.float64))
-    mean, variance = norm.running_mean, norm.running_var
-    assert mean is not None
-    assert variance is not None
-    mean, variance = mean.clone(), variance.clone()
-    batch = 2 + 3 * torch.randn(6, 5, 3, 3, generator=generator, dtype=torch.float64)
-    norm(batch)
-    factor = 0.25 if momentum is None else momentum  # the fourth batch
-    after = norm.running_mean, norm.running_var
-    assert after[0] is not None
-    assert after[1] is not None
-    assert torch.allclose(of_the_batch(mean, after[0], factor), batch.mean((0, 2, 3)), atol=1e-12)
-    unbiased = of_the_batch(variance, after[1], factor)
-    biased = unbiased * (6 * 9 - 1) / (6 * 9)
-    assert torch.allclose(biased, batch.var((0, 2, 3), correction=0), atol=1e-12)
+    mean, variance = norm.get_buffer("running_mean").clone(), norm.get_buffer("running_var").clone()
+    shares = shares_of(norm, steps)
+    batches = [2 + 3 * torch.randn(6, 5, 3, 3, generator=generator, dtype=torch.float64) for _ in range(steps)]
+    for batch in batches:
+        norm(batch)
+    assert sum(shares.weights) == pytest.approx(1)
+    assert sum(shares.steps) == pytest.approx(1 - shares.left)
+    if momentum is not None:
+        assert shares.steps == pytest.approx([momentum * (1 - momentum) ** (steps - k) for k in range(1, steps + 1)])
+    own = [b.mean((0, 2, 3)) for b in batches], [b.var((0, 2, 3)) for b in batches]
+    pairs = (mean, norm.get_buffer("running_mean")), (variance, norm.get_buffer("running_var"))
+    for (before, after), each in zip(pairs, own, strict=True):
+        expected = torch.stack([w * e for w, e in zip(shares.weights, each, strict=True)]).sum(0)
+        assert torch.allclose(shares.of_the_steps(before, after), expected, atol=1e-12)
 
 
 def scene(mode: Mode, batch: int = 3) -> tuple[PixelModel, Records, SharedUpdate]:
@@ -59,8 +63,11 @@ def gap(model: PixelModel, images: Tensor, update: SharedUpdate) -> Tensor:
     with client_mode(model, update, generator):
         counts = seen_by(model, update)
     kept = kept_statistics(model, update, counts)
+    training = training_of(update.client, natural(update.client, update.batch_size))
     with client_mode(model, update, generator):
-        each = [statistics_gap(model, images[t : t + 1], torch.tensor([t]), kept) for t in range(len(images))]
+        if update.mode == "eval":
+            return statistics_gap(model, images, torch.arange(len(images)), kept).detach()
+        each = [mixed_gap(model, x, kept, training, update, t) for t, x in enumerate(images)]
     return torch.cat(each).detach()
 
 
@@ -71,6 +78,20 @@ def test_in_train_mode_the_private_batch_meets_what_was_sent() -> None:
     assert bool((gap(model, batches, update) < 1e-18).all())
     assert bool((gap(model, batches.flip(0), update) > 1e-6).all())  # of the other victim
     assert all(torch.equal(before[name], b) for name, b in model.named_buffers())
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["fedavg:steps=3:lr=1e-5", "fedavg:epochs=2:lr=1e-5:clients=2", "fedsgd:clients=2", "fedavg:steps=4:lr=0.02"],
+)
+def test_after_local_steps_the_private_batch_meets_what_they_kept(spec: str) -> None:
+    model, private = batchnorm_model().double(), records(8, (1, 8, 8), 3, seed=1)
+    private = Records(private.images.double(), private.labels)
+    update = shared_update(model, private, batch_size=4, mode="train", client=parse_client(spec))
+    batches = private.images.view(2, 4, 1, 8, 8)
+    found, other = gap(model, batches, update), gap(model, batches.flip(0), update)
+    near = 1e-2 if "lr=0.02" in spec else 1e-6  # the weights that a step saw are told approximately
+    assert bool((found < near * other).all())
 
 
 def test_in_eval_mode_the_running_statistics_are_the_prior() -> None:

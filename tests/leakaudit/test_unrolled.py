@@ -12,7 +12,7 @@ from leakaudit.engine.distances import cosine, squared
 from leakaudit.engine.unrolled import Training
 from leakaudit.protocol.client import sent
 from leakaudit.protocol.defense import Defense
-from leakaudit.protocol.federation import Client, parse_client
+from leakaudit.protocol.federation import Client, local_batches, parse_client
 from leakaudit.protocol.gradients import Gradients, Mode, in_mode, parameters_of
 from leakaudit.protocol.target import PixelModel
 
@@ -50,7 +50,7 @@ def training_of(client: Client, records: int = RECORDS) -> Training:
     """Plans with an order of their own for every client and pass."""
     own = records // client.clients
     drawn = torch.Generator().manual_seed(5)
-    plans = tuple(tuple(rows + u * own for rows in client.batches(own, drawn)) for u in range(client.clients))
+    plans = tuple(tuple(rows + u * own for rows in local_batches(client, own, drawn)) for u in range(client.clients))
     return Training(client, plans, own)
 
 
@@ -86,7 +86,7 @@ def test_slopes_equal_those_of_one_graph(spec: str, mode: Mode) -> None:
     x = pictures(1, 2, RECORDS, 1, 5, 5)
     for distance in (cosine, squared):
         with in_mode(model, mode):
-            values, slopes = unrolled.match(model, F.cross_entropy, x, y, wanted, distance, training)
+            values, slopes = unrolled.match(model, F.cross_entropy, x, y, wanted, distance, [training] * 2)
             for t in range(2):
                 leaf = x[t].clone().requires_grad_(True)
                 found = in_one_graph(model, leaf, y[t], training)
@@ -103,10 +103,10 @@ def test_slopes_equal_finite_differences() -> None:
     x, step = pictures(1, 1, RECORDS, 1, 5, 5), 1e-5
 
     def value(at: Tensor) -> float:
-        return float(unrolled.match(model, F.cross_entropy, at, y, wanted, cosine, training)[0])
+        return float(unrolled.match(model, F.cross_entropy, at, y, wanted, cosine, [training])[0])
 
     with in_mode(model, "train"):
-        slopes = unrolled.match(model, F.cross_entropy, x, y, wanted, cosine, training)[1]
+        slopes = unrolled.match(model, F.cross_entropy, x, y, wanted, cosine, [training])[1]
         for seed in range(3):
             along = pictures(20 + seed, *x.shape) - 0.5
             rise = (value(x + step * along) - value(x - step * along)) / (2 * step)
@@ -135,7 +135,7 @@ def test_dropout_draws_the_same_forward_and_back_and_rows_pick_the_update() -> N
 
     def found(at: Tensor, row: int = 1) -> tuple[Tensor, Tensor]:
         torch.manual_seed(3)
-        return unrolled.match(model, F.cross_entropy, at, y, wanted, squared, training, torch.tensor([row]))
+        return unrolled.match(model, F.cross_entropy, at, y, wanted, squared, [training] * 2, torch.tensor([row]))
 
     value, slopes = found(x)
     along = pictures(3, *x.shape) - 0.5
@@ -156,6 +156,6 @@ def test_a_gradient_of_zero_has_finite_slopes_through_adam() -> None:
     x, y = pictures(1, 1, RECORDS, 1, 5, 5), torch.tensor([[0, 1, 1, 1]])
     wanted = tuple(torch.ones(1, *p.shape).double() for p in parameters_of(model)[1])
     with in_mode(model, "eval"):
-        slopes = unrolled.match(model, blind, x, y, wanted, cosine, training)[1]
+        slopes = unrolled.match(model, blind, x, y, wanted, cosine, [training])[1]
     assert slopes.isfinite().all()
     assert float(slopes.norm()) > 0
