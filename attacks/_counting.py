@@ -7,19 +7,27 @@ trained network, the less is in ∂b. What is known is how q is distributed for 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from leakaudit.engine import head as engine_head
-from leakaudit.protocol.client import SharedUpdate
+from leakaudit.protocol.client import SharedUpdate, release, sent
+from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.gradients import Gradients
+from leakaudit.protocol.labels import hard
 from leakaudit.protocol.target import PixelModel
+from leakaudit.work.progress import track
 
 RIDGE = 1e-3  # of the mean variance of the chances, added to each, so that their covariance has an inverse
 BORROWED = 2.0  # records of the mean of all that the mean of a class is mixed with
 SURE = 6.0  # standard deviations of noise by which an entry must be below zero
 ROUNDING = 2.0**-22  # of a slope p − 1 near zero: what is no more makes no sum of numbers above zero negative
+PLAYED, FOLDS = 24, 4  # clients of auxiliary records, whose updates show what counts do to local steps
+NEAR = 0.75  # of their records are drawn by the counts of a victim, the rest evenly
+BELIEF = 0.05  # in how much a record of a class adds at the first step, beside what clients show, of their weight
 CONFIDENT = 0.25  # how far from equal chances to certainty a model is on random pictures, if it has been trained
 
 
@@ -164,3 +172,71 @@ def likeliest_counts(slope: Tensor, known: Chances, noise: float, least: Tensor,
         before, after = divmod(int(moves.argmax()), classes)
         counts = counts - unit[before] + unit[after]
     return counts.long()
+
+
+@dataclass(frozen=True)
+class Played:
+    """What N clients with auxiliary records of known `counts` (N, K) send: the head's gradient, by class."""
+
+    counts: Tensor
+    weights: Tensor  # (N, K, D)
+    slopes: Tensor  # (N, K)
+
+    def __getitem__(self, rows: Tensor) -> Played:
+        return Played(self.counts[rows], self.weights[rows], self.slopes[rows])
+
+
+def played(
+    model: PixelModel,
+    update: SharedUpdate,
+    counts: Tensor,
+    read: Callable[[Gradients], tuple[Tensor, Tensor]],
+    generator: torch.Generator,
+) -> Played | None:
+    """Return what `PLAYED` clients of auxiliary records send after the whole defense; None without any, or the time.
+
+    Each has records drawn near the supposed `counts` (V, K) of one victim; `read` gives the head's gradient.
+    """
+    own, defense, size = update.auxiliary, update.defense or Defense(), update.batch_size
+    if own is None or not len(own):
+        return None
+    labels = hard(own.labels)
+    there = torch.bincount(labels, minlength=update.classes)
+    drawn, weights, slopes = [], [], []
+    for i in track("labels: clients of auxiliary records", PLAYED):
+        shares = (NEAR * counts[i % len(counts)] / size + (1 - NEAR) / update.classes).to(there.device)
+        chances = (shares / there.clamp_min(1))[labels].cpu().float()
+        picked = torch.multinomial(chances, size, replacement=True, generator=generator).to(labels.device)
+        released = release(defense, own[picked], generator)
+        gradients, _ = sent(
+            model, update.loss, released.images, released.labels, defense, update.mode, generator, update.client
+        )
+        weight, slope = read(gradients)
+        drawn.append(torch.bincount(labels[picked], minlength=update.classes))
+        weights.append(weight.nan_to_num(0, 0, 0))
+        slopes.append(slope.nan_to_num(0, 0, 0))
+    if len(slopes) < PLAYED:
+        return None
+    return Played(torch.stack(drawn), torch.stack(weights), torch.stack(slopes))
+
+
+def regressed(known: Chances, seen: Played, size: int) -> Chances:
+    """Return the chances for which clients of `size` records send what these sent, by their counts.
+
+    What a record of a class adds is a ridge regression of the slopes on the counts, drawn to what it adds at the first
+    step; the covariance is that of what is left, noise and the optimiser's own ways included.
+    """
+    counts, slopes = seen.counts.double(), seen.slopes.double()
+    unit = torch.eye(counts.shape[1], dtype=counts.dtype, device=counts.device)
+    first = (known.means - unit) / size  # (K, K): what one record of each class adds at the first step
+    gram = counts.T @ counts
+    ridge = BELIEF * gram.diagonal().mean() * unit
+    steps = first + torch.linalg.solve(gram + ridge, counts.T @ (slopes - counts @ first))
+    left = slopes - counts @ steps
+    covariance = (size * left.T @ left + len(unit) * known.covariance) / (len(left) + len(unit))
+    return replace(known, means=size * steps + unit, covariance=covariance)
+
+
+def told(found: Tensor, counts: Tensor) -> int:
+    """Return how many labels counts (N, K) have in common with the true ones."""
+    return int(torch.minimum(found, counts.to(found)).sum())

@@ -8,7 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from leakaudit.attacks._attacking import client_mode
-from leakaudit.attacks._counting import ROUNDING, chances_of, likeliest_counts, noise_of, supposed, surely_in
+from leakaudit.attacks._counting import (
+    FOLDS,
+    ROUNDING,
+    Chances,
+    Played,
+    chances_of,
+    likeliest_counts,
+    noise_of,
+    played,
+    regressed,
+    supposed,
+    surely_in,
+    told,
+)
 from leakaudit.engine import head as engine_head
 from leakaudit.engine import matching as engine
 from leakaudit.errors import NotApplicable
@@ -145,7 +158,7 @@ def infer_labels(model: PixelModel, update: SharedUpdate, generator: torch.Gener
     with client_mode(model, update, generator):
         head = find_head(model, update, pictures[:256])
         if update.batch_size > 1:
-            return _of_batches(model, update, head, pictures, labels)
+            return _of_batches(model, update, head, pictures, labels, generator)
         if head is None:
             return _best_matching_class(model, update, pictures[:4])
         if not head.at.plain:
@@ -197,29 +210,68 @@ def fitted_labels(model: PixelModel, update: SharedUpdate, head: Head, pictures:
 
 
 def _of_batches(
-    model: PixelModel, update: SharedUpdate, head: Head | None, pictures: Tensor, labels: Tensor | None
+    model: PixelModel,
+    update: SharedUpdate,
+    head: Head | None,
+    pictures: Tensor,
+    labels: Tensor | None,
+    generator: torch.Generator,
 ) -> Tensor:
     """Return the labels (V, B) of batches, counted by the head's gradient or guessed jointly.
 
-    Classes that are surely in a batch (`surely_in`) are counted at least once, where all of them can be.
+    Classes that are surely in a batch (`surely_in`) are counted at least once, where all of them can be. While a client
+    trains the chances of the classes drift: where auxiliary records are exposed they are counted again by what clients
+    with records of nearly these counts send (`played`), where that counts such clients better.
     """
     if head is None or not head.by_class:
         return matched_labels(model, update, head, pictures[:256])
-    weights, biases = head.gradients(update.gradients)
+    weights, slopes = _by_class(head, update.gradients)
+    known = chances_of(model, update, head.at, pictures, labels)
+    labelled = labels is not None
+    found = _counts(update, known, weights, slopes, labelled)
+    if update.client.local and update.steps > 1 and update.auxiliary is not None:
+        at = head
+
+        def read(gradients: Gradients) -> tuple[Tensor, Tensor]:
+            weight, slope = _by_class(at, tuple(g[None] for g in gradients))
+            return weight[0], slope[0]
+
+        seen = played(model, update, found, read, generator)
+        if seen is not None and _plays_better(update, known, seen, labelled):
+            found = _counts(update, regressed(known, seen, update.batch_size), weights, slopes, True, noisy=False)
+    return torch.stack([torch.arange(len(n), device=n.device).repeat_interleave(n) for n in found])
+
+
+def _plays_better(update: SharedUpdate, known: Chances, seen: Played, labelled: bool) -> bool:
+    """Return whether clients that were played are counted better by what the others among them sent."""
+    before = after = 0
+    for fold in range(FOLDS):
+        held = torch.arange(len(seen.counts), device=seen.counts.device) % FOLDS == fold
+        shown, learned = seen[held], regressed(known, seen[~held], update.batch_size)
+        before += told(_counts(update, known, shown.weights, shown.slopes, labelled), shown.counts)
+        after += told(_counts(update, learned, shown.weights, shown.slopes, True, noisy=False), shown.counts)
+    return after > before
+
+
+def _by_class(head: Head, gradients: Gradients) -> tuple[Tensor, Tensor]:
+    """Return the head's gradient (V, K, D) and slope (V, K), of which the true class's is the odd one out."""
+    weights, biases = head.gradients(gradients)
     if biases is None:
         biases = weights @ head.features / head.features.square().sum().clamp_min(1e-12)
-    known, scale = chances_of(model, update, head.at, pictures, labels), head.at.scale or 1.0
+    scale = head.at.scale or 1.0
+    return weights / scale, biases / scale
+
+
+def _counts(
+    update: SharedUpdate, known: Chances, weights: Tensor, slopes: Tensor, labelled: bool, noisy: bool = True
+) -> Tensor:
+    """Return the likeliest counts (V, K); without `noisy` the covariance of `known` has all that was added in it."""
     found = []
-    for rows, slope in zip(weights / scale, biases / scale, strict=True):
-        sure = (
-            surely_in(rows, ROUNDING * known.largest)
-            if known.nonnegative and head.at.scale is not None
-            else slope.new_zeros(len(slope)) > 0
-        )
+    for rows, slope in zip(weights, slopes, strict=True):
+        sure = surely_in(rows, ROUNDING * known.largest) if known.nonnegative else slope.new_zeros(len(slope)) > 0
         least = sure.long() if int(sure.sum()) <= update.batch_size else torch.zeros_like(sure, dtype=torch.long)
-        here = known if labels is not None or not known.confident else supposed(known, slope, update.batch_size)
-        counts = likeliest_counts(slope, here, noise_of(rows), least, update.batch_size)
-        found.append(torch.arange(len(counts), device=counts.device).repeat_interleave(counts))
+        here = known if labelled or not known.confident else supposed(known, slope, update.batch_size)
+        found.append(likeliest_counts(slope, here, noise_of(rows) if noisy else 0.0, least, update.batch_size))
     return torch.stack(found)
 
 

@@ -54,7 +54,8 @@ def train(message: Message, context: Context) -> Message:
 def make_client(folder: str, defense: str = "") -> ClientApp:
     """Return the client app: the capture stands first, and so sees what leaves after every other mod."""
     mods = [DP] if defense == "dp" else []
-    app = ClientApp(mods=[capture(folder, local_epochs=1, batch_size=BATCH, defenses=mods), *mods])
+    said = {"local_epochs": 1, "batch_size": BATCH, "optimizer": "sgd", "momentum": 0.0, "mode": "eval"}
+    app = ClientApp(mods=[capture(folder, defenses=mods, **said), *mods])
     app.train()(train)
     return app
 

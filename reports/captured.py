@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from leakaudit.judge.captured import numbers_of
 from leakaudit.reports.pictures import SMALL, Shown, shown
 from leakaudit.result.attempts import Attempt
+from leakaudit.result.claims import ClaimRow
 from leakaudit.result.numbers import hits, plain, significant
 from leakaudit.result.schema import AttackResult, AuditResult, Picture, Value
 
@@ -46,6 +48,7 @@ class Section:
 
     facts: tuple[tuple[str, Value], ...]
     known: bool
+    claims: tuple[tuple[ClaimRow, str], ...]  # each with its numbers in words
     tries: tuple[tuple[int, tuple[Try, ...]], ...]
     left_out: int
 
@@ -68,7 +71,8 @@ def section(result: AuditResult) -> Section | None:
         if attempt.update < UPDATES:
             by_update.setdefault(attempt.update, []).append(_try(attack, attempt, kept))
     tries = tuple((update, tuple(of)) for update, of in sorted(by_update.items()))
-    return Section(facts, bool(captured.get("known")), tries, lost)
+    claims = tuple((row, numbers_of(row)) for row in result.claims)
+    return Section(facts, bool(captured.get("known")), claims, tries, lost)
 
 
 def in_brief(result: AuditResult) -> tuple[str, ...]:
@@ -82,6 +86,8 @@ def in_brief(result: AuditResult) -> tuple[str, ...]:
         f"Captured: {plain(captured.get('file'))}, {plain(count)} update{'' if count == 1 else 's'} of {plain(size)} "
         f"record{'' if size == 1 else 's'}, {whose} ({plain(captured.get('client'))})."
     )
+    told = [f"{row.what} of {row.mechanism}: {numbers_of(row)}" for row in result.claims if row.verdict == "broken"]
+    first += f" A claim is broken: {'; '.join(told)}." if told else ""
     if captured.get("known"):
         return (first,)
     drew = [f"{a.name} drew {_drawn(t)}{_beside(t)}" for a, t in _attempts(result) if t.update == 0 and t.pictures]

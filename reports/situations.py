@@ -17,6 +17,7 @@ class Line:
 
     title: str
     marks: tuple[tuple[str, str], ...]
+    tried: bool = False
 
 
 def table(result: AuditResult) -> tuple[Line, ...]:
@@ -28,7 +29,8 @@ def table(result: AuditResult) -> tuple[Line, ...]:
             lines.append(Line(f"{_weights(stage)}, whatever a client does", (WORDS["not-tested"],) * len(found)))
         for situation in situations(result) if tried else ():
             cells = tuple(_mark(row.cells[situation, stage]) for row in found)
-            lines.append(Line(_title(situation, stage), cells))
+            here = any(row.cells[situation, stage].verdict for row in found)
+            lines.append(Line(_title(situation, stage), cells, here))
     return tuple(lines)
 
 

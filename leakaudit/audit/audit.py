@@ -275,7 +275,7 @@ def _row(course: Course, subject: Subject, results: list[AttackResult], measured
         weakened=measured.weakened,
         **exposed(results, scene.candidates.chance, scene.baselines)._asdict(),
     )
-    errors = errors_of(spec, course.noticed.get(spec, ()))
+    errors = errors_of(spec, (*scene.findings, *course.noticed.get(spec, ())))
     verdict, why = judge(
         Case(
             attacks=results,
@@ -374,6 +374,7 @@ def _result(course: Course, *, complete: bool) -> AuditResult:
         stand_in=SENTENCE if plan.images == "redacted" else "",
         complete=complete,
         captured={} if target.received is None else dict(target.received.told),
+        claims=() if target.received is None else target.received.claims,
         made=course.made,
         timings=dict(clock.timings) | {"total": round(time.monotonic() - clock.started, 3)},
     )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+
+import torch
 
 from leakaudit.errors import NotApplicable, OutOfTime, UserError, first_line
 from leakaudit.protocol.attack import Attack, Reconstruction
@@ -12,7 +15,7 @@ from leakaudit.scene.told import claimed
 from leakaudit.scene.updates import Updates
 from leakaudit.score.pictures import encode
 from leakaudit.work.memory import exhausted
-from leakaudit.work.progress import stage
+from leakaudit.work.progress import Course, current, followed, stage
 from leakaudit.work.seeding import generator_for
 
 HANDED = "released"  # the fact that the replaced records are handed to an attack, for a bound
@@ -29,9 +32,12 @@ def taken(updates: Updates, attack: Attack, model: PixelModel, scored: object) -
     if received is None or received.known or attack.kind == "linkage" or attack.plants() or HANDED in attack.requires:
         return ()
     stage("attacking what was captured")
+    current().originals(lambda victim: torch.full((received.batch_size, *scene.target.input_shape), 0.5))  # unknown
     generator = generator_for(scene.plan.seed, updates.subject.spec, attack.name, "captured")
     try:
-        claim: object = claimed(attack, attack(model, updates.captured(), generator), scene.plan.images)
+        with followed() as course:  # of its own: how far this came says nothing of the scored ones
+            claim: object = claimed(attack, attack(model, updates.captured(), generator), scene.plan.images)
+        claim = _in_time(claim, course)
     except UserError:
         raise
     except Exception as error:  # an attack that crashes must be shown as that, whatever it raised
@@ -41,6 +47,13 @@ def taken(updates: Updates, attack: Attack, model: PixelModel, scored: object) -
     if not isinstance(claim, Reconstruction) or len(claim.statuses) != received.victims:
         return tuple(Attempt(v, "failed", "it returned no Reconstruction of these") for v in range(received.victims))
     return tuple(_attempt(updates, claim, v, _usual(scored)) for v in range(received.victims))
+
+
+def _in_time(claim: object, course: Course) -> object:
+    """Return a claim in which nothing converged where the time ended a loop of the attack."""
+    if not isinstance(claim, Reconstruction) or course.least == 1:
+        return claim
+    return replace(claim, statuses=tuple("budget" if s == "converged" else s for s in claim.statuses))
 
 
 def _usual(scored: object) -> float | None:

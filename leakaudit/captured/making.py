@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from leakaudit.captured.fitting import fitted
+from leakaudit.captured.canaries import played
+from leakaudit.captured.claims import measure_claims
+from leakaudit.captured.fitting import Fitted, fitted
 from leakaudit.captured.form import CapturedUpdate, Claims, Sends
 from leakaudit.captured.reading import checked, read_capture
-from leakaudit.captured.told import Line, assumed, lines, missing
+from leakaudit.captured.told import UNDEFENDED, Line, assumed, lines, missing
 from leakaudit.captured.writing import write_captures
 from leakaudit.errors import UserError
 from leakaudit.files.writing import apart
 from leakaudit.load.checkpoints import state_of, unprefixed
 from leakaudit.load.loading import load_target
 from leakaudit.protocol.registry import parse_defense
+from leakaudit.protocol.target import Target
+from leakaudit.result.claims import ClaimRow
+
+NUMBERS = ("claimed", "measured", "low", "high")
 
 
 @dataclass(frozen=True)
@@ -26,17 +33,33 @@ class Looked:
     lines: tuple[Line, ...]
     assumed: tuple[str, ...]
     missing: tuple[str, ...]
+    claims: tuple[ClaimRow, ...] = ()  # beside what was measured, where a model was given
+
+
+def claims_of(captured: CapturedUpdate, target: Target, source: str) -> tuple[ClaimRow, ...]:
+    """Return what is claimed of captured updates beside what was measured, as a result can hold it: inf is None."""
+    spec = captured.claims.defense
+    defense = None if spec in (None, UNDEFENDED) else parse_defense(str(spec))
+    rows = measure_claims(captured, target.model.network, source=source, defense=defense)
+    return tuple(map(_finite, (*rows, *played(captured, target, source))))
+
+
+def _finite(row: ClaimRow) -> ClaimRow:
+    endless: Any = {name: None for name in NUMBERS if math.isinf(getattr(row, name) or 0.0)}
+    return replace(row, **endless)
 
 
 def look(path: Path, model: str | None = None, checkpoint: Path | None = None) -> Looked:
     """Read captured updates and check them, with `model` (model.py) against it. Raises UserError where that fails."""
     captured = read_capture(path)
-    fit = None
+    fit: Fitted | None = None
+    found: tuple[ClaimRow, ...] = ()
     if model is not None:
         loaded = load_target(model, checkpoint=checkpoint, device="cpu")
         fit = fitted(captured, loaded.model.network, str(path))
+        found = claims_of(captured, loaded, str(path))
     claims, sends = captured.claims, captured.sends
-    return Looked(lines(captured, fit, str(path)), assumed(claims, sends), missing(claims, sends))
+    return Looked(lines(captured, fit, str(path)), assumed(claims, sends), missing(claims, sends), found)
 
 
 def make(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from leakaudit.captured.fitting import Fitted, fitted
 from leakaudit.captured.form import CapturedUpdate
+from leakaudit.captured.making import claims_of
 from leakaudit.captured.reading import client_of, read_capture
 from leakaudit.captured.told import SENT, UNDEFENDED, missing, records_of, setting_in_words
 from leakaudit.errors import Setting, UserError
@@ -23,6 +24,7 @@ from leakaudit.protocol.gradients import parameters_of
 from leakaudit.protocol.received import Received
 from leakaudit.protocol.target import PixelModel, Records, Target
 from leakaudit.result.federation import spec_of
+from leakaudit.result.outward import modest
 from leakaudit.scene.plan import Plan
 
 NETWORK = "network."  # before the names of a PixelModel's network
@@ -93,7 +95,10 @@ def targeted(asked: Asked, target: Target) -> Target:
     with torch.no_grad():
         for name, value in fit.before.items():
             own[name].copy_(value.reshape(own[name].shape))
-    received = _received(asked, fit, target.model)
+    received = replace(
+        _received(asked, fit, target.model),
+        claims=claims_of(asked.captured, target, str(asked.source)),
+    )
     notes = [*target.notes, *_notes(asked, fit)]
     if asked.truth is None:
         return replace(target, received=received, notes=tuple(notes))
@@ -186,5 +191,7 @@ def _told(asked: Asked, spec: str) -> dict[str, str | int | float | bool | None]
         "known": asked.truth is not None,
     }
     claimed = "; ".join(setting_in_words(each) for each in claims.settings)
-    more = {"framework": claims.framework, "claimed": claimed, "captured": claims.captured, "note": claims.note}
+    more = {"framework": claims.framework, "note": claims.note}  # texts of whoever wrote the file
+    more = more if asked.plan.images == "full" else {name: modest(text) for name, text in more.items()}
+    more |= {"claimed": claimed, "captured": claims.captured}
     return found | {name: value for name, value in more.items() if value}

@@ -91,9 +91,11 @@ def setting_in_words(values: dict[str, str | int | float | bool | None]) -> str:
 
 
 def _beside(fit: Fitted) -> list[Line]:
-    """Return how far the updates moved a model's parameters, and whether its BatchNorm statistics came along."""
+    """Return that a model fits, how far the updates moved it, and what of its state was not sent."""
     names = [n for n, t in fit.before.items() if n in fit.updates[0] and t.is_floating_point()]
     norms = [norm(fit.lost(k, names)) for k in range(len(fit.updates))]
     shown = ", ".join(significant(each) for each in norms[:4]) + (", …" if len(norms) > 4 else "")
     what = "norm of the gradient" if fit.sends == "gradient" else "norm of what the weights moved by"
-    return [("model", "it fits"), ("size", f"{shown} ({what})")]
+    left = [n for n, t in fit.before.items() if n not in fit.updates[0] and t.is_floating_point()]
+    fits = "it fits" if not left else f"it fits; not sent: {', '.join(left[:4])}{', …' if len(left) > 4 else ''}"
+    return [("model", fits), ("size", f"{shown} ({what})")]

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from leakaudit.errors import UserError
+from leakaudit.judge.captured import numbers_of
 from leakaudit.options.command import Command
 from leakaudit.options.common import AUDIT, SCENE, WHAT, Checkpoint, Mode, examples, say, written
 from leakaudit.result.plaintext import visible
@@ -65,7 +66,8 @@ def capture(  # noqa: PLR0913 - a command: its options
 
     Without --output it reads FILE. With it, it writes what --before and --after hold, or FILE with more said of it.
 
-    Exit codes: 0 all is there that an audit needs, 3 something is missing, 2 it cannot be read or does not fit.
+    Exit codes: 0 all is there that an audit needs, 3 something is missing, 1 a claim is broken (seen with --model),
+    2 it cannot be read or does not fit.
     """
     claims = {
         "local_steps": steps, "local_epochs": epochs, "batch_size": batch, "local_lr": lr, "momentum": momentum,
@@ -91,10 +93,13 @@ def _run(file: Path | None, model: str | None, checkpoint: Path | None, given: A
     typer.echo(visible(f"{shown}", 5_000))
     for name, words in found.lines:
         typer.echo(visible(f"  {name:<10} {words}", 5_000))
+    for row in found.claims:
+        say(f"{row.verdict:<14} {row.what} of {row.mechanism}: {numbers_of(row)}. {row.reason}")
     for sentence in found.assumed:
         say(f"note       {sentence}")
     for sentence in found.missing:
         say(f"missing    {sentence}")
     if not found.missing:
         typer.echo("It has all that leakaudit scan --update needs.")
-    raise typer.Exit(EXIT["inconclusive"] if found.missing else 0)
+    broken = any(row.verdict == "broken" for row in found.claims)
+    raise typer.Exit(EXIT["fail"] if broken else EXIT["inconclusive"] if found.missing else 0)

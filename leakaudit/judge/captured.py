@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from leakaudit.result.claims import ClaimRow
+from leakaudit.result.numbers import significant
 from leakaudit.result.rules import most_successful
-from leakaudit.result.schema import AttackResult, Guarantee, Reason, Value, Verdict
+from leakaudit.result.schema import AttackResult, Finding, Guarantee, Reason, Value, Verdict
 
 UNSCORED, CERTIFIED, BROKEN = "captured-unscored", "captured-certified", "claim-broken"
 TRUST = "the client runs the defense that it claims"
@@ -30,6 +33,20 @@ def on_trust(guarantee: Guarantee) -> Guarantee:
     return Guarantee(guarantee.statement, guarantee.kind, assumes, states=guarantee.states)
 
 
+def broken_claims(claims: Iterable[ClaimRow], spec: str) -> tuple[Finding, ...]:
+    """Return an error for each claim that captured updates were seen to break, about the defense that is claimed."""
+    found = []
+    for row in claims:
+        if row.verdict == "broken":
+            said = "" if row.claimed is None else f" is {significant(row.claimed)}"
+            message = f"{spec}: {row.mechanism} claims that the {row.what}{said}, and that is broken. {row.reason}"
+            about: dict[str, Value] = {"defense": spec, "claim": row.what, "mechanism": row.mechanism}
+            about |= {"claimed": row.claimed, "measured": row.measured, "low": row.low, "high": row.high}
+            known: dict[str, Value] = {name: value for name, value in about.items() if value is not None}
+            found.append(Finding(BROKEN, "error", message.strip(), known))
+    return tuple(found)
+
+
 def about_captured(
     verdict: Verdict,
     reasons: Sequence[Reason],
@@ -46,6 +63,7 @@ def about_captured(
     if not is_captured(captured, spec):
         return verdict, tuple(reasons)
     found = [Reason(BROKEN)] if BROKEN in errors else []
+    reasons = [reason for reason in reasons if reason.facts.get("finding") != BROKEN]  # which says it already
     if not is_unscored(captured, spec):
         return ("fail", (*found, *reasons)) if found else (verdict, tuple(reasons))
     known = tuple(attacks)
@@ -54,4 +72,15 @@ def about_captured(
         found += [Reason(CERTIFIED, attack=attack.name, facts={"pictures": count})] if count else []
     best = most_successful(a for a in known if a.role != "bound")
     told = Reason(UNSCORED) if best is None else Reason(UNSCORED, "", best.name, best.role, best.identification)
-    return ("fail" if found else "inconclusive"), (*found, told)
+    return ("fail", tuple(found)) if found else ("inconclusive", (told,))
+
+
+def numbers_of(row: ClaimRow) -> str:
+    """Return what is claimed and what was measured: `0.01 claimed, 0.0098 measured (0.009 to 0.011)`."""
+    ends = [significant(end) for end in (row.low, row.high) if end is not None]
+    between = f" ({' to '.join(ends)})" if len(ends) == 2 else f" (at most {ends[0]})" if row.high is not None else ""
+    measured = "" if row.measured is None else f"{significant(row.measured)} measured{between}"
+    if row.what == "epsilon" and row.verdict == "broken" and row.measured in (None, math.inf):
+        measured = "nothing bounds it"
+    claimed = "" if row.claimed is None else f"{significant(row.claimed)} claimed"
+    return ", ".join(filter(None, (claimed, measured))) or "no number"

@@ -281,8 +281,8 @@ DOUBTS = {"overfitted": "overfitted its training pairs"}  # of an attack, by id
 # By id of a reason, its words. An id that is not here has none: `stored` is what another version said.
 def _rate_at(r: Reason) -> str:
     if r.measured is None or r.measured.value is None:
-        return "."
-    return f" ({r.attack} identified {hits(r.measured)} records there)."
+        return f" (after {r.facts['epochs']} epochs)."
+    return f" (after {r.facts['epochs']} epochs {r.attack} identified {hits(r.measured)} records)."
 
 
 REASONS: dict[str, Callable[[Reason, Spell], Words]] = {
@@ -350,11 +350,11 @@ REASONS: dict[str, Callable[[Reason, Spell], Words]] = {
     "auxiliary-few": _plain("The adversary owns too few records, so that attacks which learn on them prove little."),
     "malicious-server": _unplanted,
     LEAKED: lambda r, _: (
-        f"At the stage {r.facts['stage']} of training ({r.facts['epochs']} epochs) the audit found a leak",
+        f"At the stage {r.facts['stage']} of training the audit found a leak",
         _rate_at(r),
     ),
     OPEN: lambda r, _: (
-        f"At the stage {r.facts['stage']} of training ({r.facts['epochs']} epochs) nothing is settled",
+        f"At the stage {r.facts['stage']} of training nothing is settled",
         _rate_at(r),
     ),
     "not-applied": lambda r, _: (f"the defense could not be applied: {r.facts['told']}", ""),

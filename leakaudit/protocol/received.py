@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from leakaudit.result.claims import ClaimRow
 from leakaudit.result.schema import Value
 
 
@@ -26,6 +27,7 @@ class Received:
     batch_size: int
     known: bool
     told: Mapping[str, Value] = field(default_factory=dict)  # what is said of them, for the result
+    claims: tuple[ClaimRow, ...] = ()  # what is claimed of them beside what was measured, likewise
 
     @property
     def victims(self) -> int:

@@ -15,7 +15,7 @@ class ClaimRow:
     what: str  # "noise", "norm", "largest entry", "epsilon", "canary"
     mechanism: str  # whose claim it is: "LocalDpMod", "dp-sgd"
     claimed: float | None = None
-    measured: float | None = None  # inf for an ε that nothing bounds
+    measured: float | None = None  # inf for an ε that nothing bounds; None in a result, which holds no infinity
     low: float | None = None  # what the measurement leaves possible, at the confidence that `reason` names
     high: float | None = None
     unit: str = ""

@@ -20,6 +20,7 @@ from leakaudit.files.reading import text_of
 from leakaudit.files.typed import Bulk
 from leakaudit.result import display
 from leakaudit.result.attempts import Attempt
+from leakaudit.result.claims import ClaimRow
 from leakaudit.result.estimates import estimates_of
 
 if TYPE_CHECKING:
@@ -298,6 +299,7 @@ class AuditResult:
     stand_in: str = ""  # where pictures are redacted: the public picture drawn in their place, and what was done to it
     known: tuple[Known, ...] = ()  # every attack that was known then, run or not; empty in older results
     captured: dict[str, Value] = field(default_factory=dict)  # what is said of captured updates, where they are audited
+    claims: tuple[ClaimRow, ...] = ()  # what is claimed of them beside what was measured
     made: str = ""  # when the audit began, in UTC, as 2026-11-27T01:20:00Z; empty in older results
     schema: str = SCHEMA
 
@@ -348,7 +350,7 @@ _converter = leave_out(
         Stage: ("attack", "identification", "why"),
         DefenseResult: ("guarantees", "why", "stronger", "lowest", "examined", "adaptive", "stages"),
         Finding: ("mend", "why", "todo"),
-        AuditResult: ("hashes", "waivers", "why", "stand_in", "controls", "known", "captured", "made"),
+        AuditResult: ("hashes", "waivers", "why", "stand_in", "controls", "known", "captured", "claims", "made"),
     },
 )
 

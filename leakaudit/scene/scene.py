@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from leakaudit.judge.caps import FAR_OFF
+from leakaudit.judge.captured import broken_claims
 from leakaudit.judge.noticed import no_line_up
 from leakaudit.load.preflight import preflight, raise_on_errors
 from leakaudit.load.units import count_units, with_units
@@ -94,7 +95,7 @@ def set_scene(
     odd: tuple[Finding, ...] = ()
     if exposure.auxiliary:
         told, odd = auxiliary_findings(target, generator_for(plan.seed, "auxiliary"), _both_units(target))
-    findings = (*findings, *no_line_up(int((~candidates.lined).sum()), len(candidates)), *odd)
+    findings = (*findings, *_broken(target), *no_line_up(int((~candidates.lined).sum()), len(candidates)), *odd)
     target = replace(target, notes=(*target.notes, *_of_units(target, victims)))
     wanted = plan.effort().tuning_victims * plan.batch_size
     rehearsal = torch.randperm(len(target.auxiliary), generator=generator_for(plan.seed, "rehearsal"))[:wanted]
@@ -134,6 +135,10 @@ def _exposed(target: Target, plan: Plan) -> Exposure:
     """Return what the adversary knows: the preset, without BatchNorm statistics that nobody captured."""
     found, received = preset(plan.exposure), target.received
     return replace(found, buffers=False) if received is not None and received.buffers is None else found
+
+
+def _broken(target: Target) -> tuple[Finding, ...]:
+    return () if target.received is None else broken_claims(target.received.claims, target.received.spec)
 
 
 def beside_strangers(scene: Scene) -> Target:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 
 from leakaudit.audit.audit import examined
 from leakaudit.audit.pieces import chosen
@@ -16,6 +20,7 @@ from leakaudit.captured.form import Claims, Sends
 from leakaudit.captured.scanning import asked, targeted
 from leakaudit.captured.writing import write_capture, write_captures
 from leakaudit.gate.decision import gate
+from leakaudit.load.loading import target_from_objects
 from leakaudit.protocol.client import share
 from leakaudit.protocol.exposure import preset
 from leakaudit.protocol.registry import parse_defense
@@ -24,7 +29,7 @@ from leakaudit.result.schema import AuditResult, Estimate, from_json, to_json
 from leakaudit.scene import scene
 from leakaudit.scene.plan import Plan
 from leakaudit.scene.scene import set_scene
-from tests.captured.small import LR, SIZE, STEPS, network, records, saved, target, trained
+from tests.captured.small import LR, SIZE, STEPS, data, network, records, saved, target, trained
 
 ATTACKS = ("labels", "replay", "inverting-gradients:steps=10:restarts=1")
 PLAN = Plan(battery="quick", attacks=ATTACKS, utility=False, candidates=4, images="full")
@@ -150,3 +155,27 @@ def test_records_behind_the_update_are_in_no_other_role(tmp_path: Path) -> None:
     made = targeted(capture, replace(mixed, private=whole.private))
     assert torch.equal(made.private.images[:4], x)
     assert (len(made.test), len(made.auxiliary)) == (len(whole.test) - 2, len(whole.auxiliary) - 2)
+
+
+def test_a_picture_that_an_attack_proves_is_a_fail_without_the_truth(tmp_path: Path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        dense = nn.Sequential(nn.Flatten(), nn.Linear(64, 60), nn.ReLU(), nn.Linear(60, 4))
+    x, y = records(SIZE)
+    nn.functional.cross_entropy(dense(x), y).backward()
+    gradient = {name: p.grad for name, p in dense.named_parameters()}
+    claims = Claims(records=SIZE, mode="eval", defense="none")
+    update = write_capture(tmp_path / "u.safetensors", before=dense.state_dict(), gradient=gradient, claims=claims)
+    capture = asked(update, None, replace(PLAN, attacks=("peeling",), records=SIZE))
+    result = audit(targeted(capture, target_from_objects(dense, data(), device="cpu")), capture.plan)
+    (proven,) = (a.captured for d in result.defenses for a in d.attacks if a.name == "peeling")
+    assert proven[0].certified == SIZE
+    assert (result.verdict, [r.id for r in result.why]) == ("fail", ["captured-certified"])
+    drawn = [decoded(each) for each in proven[0].pictures]
+    for one in x:
+        assert min(float((one - picture).abs().max()) for picture in drawn) < 1 / 250
+
+
+def decoded(picture: str) -> Tensor:
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))))
+    return torch.from_numpy(pixels.copy()).float()[None] / 255

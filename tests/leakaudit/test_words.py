@@ -20,6 +20,7 @@ from leakaudit.judge import findings, words
 from leakaudit.judge.caps import caps
 from leakaudit.judge.captured import BROKEN, about_captured
 from leakaudit.judge.conclusions import conclusions
+from leakaudit.judge.moments import over_stages
 from leakaudit.judge.verdict import LEAKS, UNFINISHED, judge, overall, overall_reasons, reasons_of, rejudge
 from leakaudit.result.attempts import Attempt
 from leakaudit.result.outcome import Outcome
@@ -31,6 +32,7 @@ from leakaudit.result.schema import (
     Finding,
     Mend,
     Reason,
+    Stage,
     Waiver,
     load,
 )
@@ -194,7 +196,11 @@ def given_by_the_judge() -> list[Reason]:
     made += [*overall([broken])[1], *overall([])[1]]
     taken = replace(attack(some(3)), captured=(Attempt(0, "converged", certified=2),))
     for attacks in ((taken,), (attack(some(3)),), ()):
-        made += about_captured("pass", (), "x", attacks, {"defense": "x", "known": False}, [BROKEN])[1]
+        for errors in ((), (BROKEN,)):
+            made += about_captured("pass", (), "x", attacks, {"defense": "x", "known": False}, errors)[1]
+    early = [Stage("early", 1, 0.5, each, "replay", Estimate(0.5, 0.4, 0.6, 40)) for each in ("fail", "inconclusive")]
+    made += [reason for stage in early for reason in over_stages("pass", (), (stage,), 0.25)[1]]
+    made += over_stages("pass", (), (Stage("init", 0, 0.1, "fail"),), 0.25)[1]
     old = replace(defense("x"), reasons=("It was (once) so.",))
     return [*made, *reasons_of(result(old), old), *overall_reasons(result(old, complete=False))]
 
