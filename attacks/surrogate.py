@@ -18,6 +18,7 @@ from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.gradients import parameters_of, with_parameters
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import PixelModel
+from leakaudit.result.rules import LOCAL
 from leakaudit.work.memory import in_pieces
 
 RATE = 0.01  # by which α moves at first, less and less
@@ -44,6 +45,7 @@ class Surrogate(InvertingGradients):
     source: ClassVar[str] = "Zhu et al. 2023 (SME)"
     covers: ClassVar[frozenset[str]] = frozenset({"local-steps"})
     needs: ClassVar[Needs] = Needs(local_steps=True)
+    examines: ClassVar[frozenset[str]] = frozenset({LOCAL})
 
     def matching(
         self, model: PixelModel, update: SharedUpdate, distance: engine.Distance, generator: torch.Generator
