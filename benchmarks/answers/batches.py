@@ -131,10 +131,10 @@ def llg(weight: Tensor, bias: Tensor, batch: int) -> Tensor:
     return torch.tensor(labels)
 
 
-def ilrg(weight: Tensor, bias: Tensor, batch: int, model: PixelModel, head: Head) -> Tensor:
+def ilrg(weight: Tensor, bias: Tensor, batch: int, head: Head) -> Tensor:
     """Return labels (B,) of iLRG, Ma et al. 2023: Σ_j n_j p_j − n = B ∂b for counts n, p_j of the feature ∂W_j/∂b_j."""
     features = weight.double() / bias.double()[:, None]
-    chances = head.at.given(features).softmax(1).nan_to_num(1 / len(bias))
+    chances = head.at.given(features).double().softmax(1).nan_to_num(1 / len(bias))
     system = torch.cat([chances.T - torch.eye(len(bias)).to(chances), torch.ones(1, len(bias)).to(chances)])
     given = torch.cat([batch * bias.double(), torch.tensor([float(batch)]).to(chances)])
     wanted = (torch.linalg.pinv(system) @ given).clamp_min(0)
@@ -155,7 +155,7 @@ def rules(model: PixelModel, update: SharedUpdate) -> dict[str, Tensor]:
     return {
         "Yin": torch.stack([yin(w, b, size) for w, b in rows]),
         "LLG": torch.stack([llg(w, b, size) for w, b in rows]),
-        "iLRG": torch.stack([ilrg(w, b, size, model, head) for w, b in rows]),
+        "iLRG": torch.stack([ilrg(w, b, size, head) for w, b in rows]),
     }
 
 
