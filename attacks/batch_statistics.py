@@ -183,7 +183,7 @@ def mixed_gap(
             far = update.moved * k / len(plan) if update.client.local else 0.0
             weights = [p.detach() - far * g[victim] for p, g in zip(parameters, update.gradients, strict=True)]
             with with_parameters(model, parameters, weights):
-                found = statistics_of(model, images[rows][None], kept)
+                found = statistics_of(model, images[rows.to(images.device)][None], kept)
             parts = []
             for one, (mean, variance, count) in zip(kept, found, strict=True):
                 share = shares_of(one.norm, len(plan)).weights[k] / len(training.plans)

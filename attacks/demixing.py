@@ -268,6 +268,7 @@ class Demixing(_Demixing):
             mode=update.mode,
             generator=generator,
             auxiliary=own,
+            client=update.client,
         )
         played = with_mixed_labels(model, played, generator)
         few = replace(played, gradients=tuple(g[:TUNED] for g in played.gradients), labels=_first(played.labels, TUNED))

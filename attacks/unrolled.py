@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from leakaudit.attacks._attacking import client_mode, starts
 from leakaudit.attacks._labels import known_labels
-from leakaudit.attacks._orders import Order, orders_told, training_of
+from leakaudit.attacks._orders import MOST, Order, orders_told, training_of
 from leakaudit.attacks.inverting_gradients import InvertingGradients, Match
 from leakaudit.engine import matching as engine
 from leakaudit.engine import unrolled
@@ -22,6 +22,7 @@ from leakaudit.protocol.attack import Needs, Reconstruction
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import PixelModel
+from leakaudit.result.rules import LOCAL
 
 MOST_STEPS = 32  # that are simulated
 
@@ -107,6 +108,8 @@ class ThroughLocalSteps(InvertingGradients):
     source: ClassVar[str] = "Dimitrov et al. 2022; the order from the labels formulated here"
     covers: ClassVar[frozenset[str]] = frozenset({"local-steps"})
     needs: ClassVar[Needs] = Needs(local_steps=True)
+    examines: ClassVar[frozenset[str]] = frozenset({LOCAL})
+    grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"tv": (1e-4, 1e-3, 1e-2, 1e-1)}
 
     most_steps: int = MOST_STEPS  # local steps of all clients together
     apart: bool = False  # pictures of its own for every pass
@@ -120,9 +123,12 @@ class ThroughLocalSteps(InvertingGradients):
             raise ValueError("agreeing must not be negative")
 
     def amount(self, sizes: Sizes) -> Amount:
-        """Return how much work it is: every slope runs through all local steps."""
+        """Return how much work it is: every slope runs through all local steps, and orders are tried before."""
+        if sizes.local_steps > self.most_steps:
+            return Amount()
         plain = super().amount(sizes)
-        return replace(plain, slopes=plain.slopes * sizes.local_steps)
+        tried = MOST * sizes.victims if sizes.batch > 1 else 0
+        return Amount(updates=plain.updates + tried, slopes=plain.slopes * sizes.local_steps)
 
     def sets(self, update: SharedUpdate) -> int:
         """Return how many pictures are sought for each record: 1, or one for every pass."""

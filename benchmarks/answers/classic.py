@@ -105,13 +105,6 @@ SITUATIONS = (
         goal=20.0,
     ),
     Situation(
-        "FedAvg, 4 pictures x 4 local steps",
-        20.78,
-        "dB",
-        "trained ResNet-18, ImageNet, 2 local epochs of lr .001: notebook of the breaching framework",
-        partial(out_of_reach, "an audit knows one gradient step per update, no local steps"),
-    ),
-    Situation(
         "trained ResNet-18, 224 pixels, one record",
         14.21,
         "dB",

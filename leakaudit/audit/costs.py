@@ -153,4 +153,5 @@ def sizes_of(target: Target, plan: Plan) -> Sizes:
         private=len(target.private),
         auxiliary=len(target.auxiliary),
         batch=plan.batch_size,
+        local_steps=plan.sender().steps(plan.own) * plan.sender().clients,
     )

@@ -180,6 +180,7 @@ class _Trial:
 
     def step(self, rows: Tensor, weights: Gradients, graph: bool) -> _Step:
         """Return the gradient of some of the pictures at some weights; with its graph or without."""
+        rows = rows.to(self.images.device)
         x = self.images[rows].detach().requires_grad_(graph)
         leaves = tuple(w.detach().requires_grad_(True) for w in weights)
         with twice_differentiable(), with_parameters(self.model, self.parameters, leaves):
@@ -215,7 +216,7 @@ class _Trial:
                 step = self.step(run.plan[k], run.weights[k], graph=True)
             state, cotangent = run.rule.back(k + 1, run.states.pop(), step.gradient, state, move)
             slope, turned = step.pulled(cotangent, first=k == 0)
-            slopes.index_add_(0, run.plan[k], slope)
+            slopes.index_add_(0, run.plan[k].to(slopes.device), slope)
             if turned is not None:
                 move = tuple(torch._foreach_sub(move, turned))  # w_{k−1} is w₀ less the moves before
 

@@ -66,6 +66,7 @@ class Scene:
             auxiliary=len(self.target.auxiliary),
             batch=self.plan.batch_size,
             generator=self.target.generator is not None,
+            local_steps=self.plan.sender().steps(self.plan.own) * self.plan.sender().clients,
         )
 
 

@@ -13,6 +13,7 @@ from leakaudit.attacks.inverting_gradients import InvertingGradients
 from leakaudit.attacks.unrolled import ThroughLocalSteps, agreement, joined
 from leakaudit.engine import unrolled
 from leakaudit.errors import NotApplicable
+from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.exposure import Exposure
 from leakaudit.protocol.federation import local_batches, parse_client
@@ -141,3 +142,11 @@ def test_what_it_matches_is_what_the_client_sent() -> None:
     )
     for mine, sent in zip(found, update.gradients, strict=True):
         torch.testing.assert_close(mine, sent[0], rtol=1e-3, atol=1e-5)
+
+
+def test_its_work_is_told_with_the_steps() -> None:
+    sizes = Sizes(victims=2, asked=2, candidates=4, line_up=2, private=8, auxiliary=8, batch=4)
+    attack = ThroughLocalSteps(steps=10)
+    one, eight = (attack.amount(replace(sizes, local_steps=n)) for n in (1, 8))
+    assert (one.slopes, eight.slopes) == (20, 160)
+    assert attack.amount(replace(sizes, local_steps=33)) == Amount()  # not applicable

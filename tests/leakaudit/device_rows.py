@@ -37,6 +37,7 @@ from leakaudit.protocol import registry
 from leakaudit.protocol.attack import Attack, Beforehand
 from leakaudit.protocol.client import release, share
 from leakaudit.protocol.defense import Defense, chain
+from leakaudit.protocol.federation import FEDSGD, parse_client
 from leakaudit.protocol.gradients import Mode, in_mode
 from leakaudit.protocol.registry import parse_defense
 from leakaudit.protocol.stages import apart, later_changes, model_changed
@@ -141,6 +142,7 @@ def an_attack(name: str, case: str, device: str) -> Any:
             mode=mode,
             generator=drawn(1),
             auxiliary=against.auxiliary,
+            client=parse_client(f"fedavg:epochs=2:batch={max(1, batch // 2)}") if needs.local_steps else FEDSGD,
         )
     if needs.generator:
         given = pictures_of(SHAPE)
