@@ -15,6 +15,7 @@ ON = {
     "layer-by-layer": ("spear", "april", "r-gap", "cocktail-party"),
     "malicious-server": ("imprint", "trap-weights", "fishing"),
     "batchnorm-statistics": ("batch-statistics",),
+    "local-steps": ("through-local-steps", "surrogate"),
 }
 PAIRS = [(surface, name) for surface, names in ON.items() for name in names]
 
