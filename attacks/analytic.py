@@ -72,9 +72,15 @@ class Analytic(Attack):
 
     @memory_safe
     def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
-        """Return the pictures; a victim whose bias gradient is zero or not finite is `diverged`."""
+        """Return the pictures; a victim whose bias gradient is zero or not finite is `diverged`.
+
+        Local steps of sgd on one record are no hindrance: ∂W_k is ∂b_k·xᵀ in each of them, and so in their sum.
+        """
         if update.batch_size != 1:
-            raise NotApplicable(f"it needs one record per update, here there are {update.batch_size}")
+            raise NotApplicable(
+                f"it needs one record per update, here there are {update.batch_size}: of several, `peeling` takes the "
+                "rows that fire for one of them alone"
+            )
         need_sum_of_gradients(update)
         with client_mode(model, update, generator):
             layer = first_dense(model, probe_pictures(update, generator, model.mean.device, most=8))

@@ -15,7 +15,6 @@ from leakaudit.attacks._linking import (
     Scores,
     distinct,
     exposed_defense,
-    known_defense,
     labels_shown,
     linked,
     most_trusted,
@@ -91,13 +90,17 @@ def gradient_scores(
 @register_attack
 @dataclass(frozen=True, kw_only=True)
 class Linkage(_Linking):
-    """Score every candidate x_j by how well its gradient explains the update g̃; B = 1.
+    """Score every candidate x_j by how well its gradient explains the update g̃.
 
-    The scores: cos(∇ℓ(x_j), g̃) and, where the defense's record stage G replaces records, mean and largest over `draws`
-    of cos(∇ℓ(G(x_j, ε)), g̃). The first finds replacements made to keep the gradient, the last those with few draws,
-    the mean all others: which one to trust, or the sum of all standardised, is decided by what finds `rehearsals`
-    auxiliary records among others of their class. The cosine needs no model of the later stages: it ignores a clip's
-    scale, and pruning and noise on average.
+    Of one record, the scores: cos(∇ℓ(x_j), g̃) and, where the defense's record stage G replaces records, mean and
+    largest over `draws` of cos(∇ℓ(G(x_j, ε)), g̃). The first finds replacements made to keep the gradient, the last
+    those with few draws, the mean all others: which one to trust, or the sum of all standardised, is decided by what
+    finds `rehearsals` auxiliary records among others of their class. The cosine needs no model of the later stages: it
+    ignores a clip's scale, and pruning and noise on average.
+
+    Of several records (`linked_in_batches`): what gradients have in common, as auxiliary ones show it, is regressed
+    off, and of all line-ups together the candidates are sought whose gradients add up to the update. The metric and the
+    rule are those that find the records of `rehearsals` auxiliary batches.
     """
 
     name: ClassVar[str] = "linkage"
@@ -192,7 +195,7 @@ def released_scores(private: Features, replaced: Features, released: Features) -
 @register_attack
 @dataclass(frozen=True, kw_only=True)
 class ReleasedLinkage(_Linking):
-    """The bound: link the replaced record x̃ itself to a candidate by pixels and features, B = 1.
+    """The bound: link the replaced record x̃ itself to a candidate by pixels and features.
 
     Distances in pixels, in the model's penultimate features, and in the defense's own feature extractor (a fitted
     part's `reference`), each to the candidate, to the mean of `draws` replacements of it (`released_scores`), and to
@@ -205,7 +208,7 @@ class ReleasedLinkage(_Linking):
     summary: ClassVar[str] = "pick the record out of a line-up by the replaced record itself: a bound"
     source: ClassVar[str] = "formulated here: nearest candidate in feature space"
     requires: ClassVar[frozenset[str]] = frozenset({"defense", "auxiliary", "released"})
-    needs: ClassVar[Needs] = Needs(one_record=True, replaced_records=True)
+    needs: ClassVar[Needs] = Needs(replaced_records=True)
     examines: ClassVar[frozenset[str]] = frozenset({"records"})
 
     draws: int = 8
@@ -216,12 +219,17 @@ class ReleasedLinkage(_Linking):
         self, model: PixelModel, update: SharedUpdate, candidates: Tensor, generator: torch.Generator
     ) -> Reconstruction:
         """Return scores (V, M) of `candidates` (V, M, C, H, W) as `linkage`; larger is likelier."""
-        defense = known_defense(update)
+        defense = exposed_defense(update)
         if not replaces_records(defense):
             raise NotApplicable("the defense does not replace records, so there is nothing to link")
         if update.released is None:
             raise NotApplicable("the replaced records are not exposed")
-        labels = hard(known_labels(model, update, generator))
+        if update.batch_size == 1:
+            labels = hard(known_labels(model, update, generator))
+        else:
+            labels = labels_shown(model, update, candidates, generator)[:, :1].to(update.released.device)
+        asked = update.places or (0,) * update.victims  # about the record at one place of its batch
+        released = torch.stack([update.released[v, place] for v, place in enumerate(asked)])
         scores = torch.zeros(candidates.shape[:2], device=labels.device)
         done = [False] * update.victims
         with client_mode(model, update, generator):
@@ -230,7 +238,7 @@ class ReleasedLinkage(_Linking):
             for i in track(self.name, len(present)):
                 rows = (labels[:, 0] == present[i]).nonzero().flatten()
                 pictures, places = distinct(candidates[rows.to(candidates.device)])
-                seen = features_of(model, defense, update.released[rows, 0])
+                seen = features_of(model, defense, released[rows])
                 parts = [
                     self._scores(model, defense, Records(part, present[i].expand(len(part))), seen, generator)
                     for part in torch.split(pictures, _TOGETHER)
@@ -239,7 +247,7 @@ class ReleasedLinkage(_Linking):
                 scores[rows] = sum_of(found, trusted)
                 for v in rows.tolist():
                     done[v] = True
-        return linked(update, labels, scores, done)
+        return linked(update, labels.expand(-1, update.batch_size), scores, done)
 
     def _scores(
         self, model: PixelModel, defense: Defense, records: Records, seen: Features, generator: torch.Generator

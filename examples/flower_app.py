@@ -55,6 +55,8 @@ def make_client(folder: str, defense: str = "") -> ClientApp:
     """Return the client app: the capture stands first, and so sees what leaves after every other mod."""
     mods = [DP] if defense == "dp" else []
     said = {"local_epochs": 1, "batch_size": BATCH, "optimizer": "sgd", "momentum": 0.0, "mode": "eval"}
+    if defense != "dp":  # what LocalDpMod is here follows from its settings
+        said["defense"] = "obscure" if defense else "none"
     app = ClientApp(mods=[capture(folder, defenses=mods, **said), *mods])
     app.train()(train)
     return app

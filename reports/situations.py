@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from leakaudit.judge.coverage import GIVEN, Cell, Situation, matrix, situations, stages
+from leakaudit.reports.coverage import GIVEN, Cell, Situation, matrix, situations, stages
 from leakaudit.result.schema import AuditResult
 
 MARKS = {"pass": "✓", "fail": "✗", "inconclusive": "?"}

@@ -363,7 +363,7 @@ def _result(course: Course, *, complete: bool) -> AuditResult:
         verdict=verdict,
         reasons=sentences(why),
         why=why,
-        not_tested=not_tested(rows, known),
+        not_tested=not_tested(rows, known, plan.settings()),
         known=known,
         settings=plan.settings(),
         environment=scene.environment,

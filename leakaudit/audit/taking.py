@@ -64,6 +64,10 @@ def _usual(scored: object) -> float | None:
     return float(finite.median()) if len(finite) else None
 
 
+def _told(value: float, level: str) -> float:
+    return value if level == "full" else float(f"{value:.4g}")
+
+
 def _attempt(updates: Updates, claim: Reconstruction, victim: int, usual: float | None) -> Attempt:
     target, level = updates.scene.target, updates.scene.plan.images
     drawn = None if claim.images is None else claim.images[victim].detach().cpu()
@@ -79,8 +83,8 @@ def _attempt(updates: Updates, claim: Reconstruction, victim: int, usual: float 
         update=victim,
         status=status,
         reason="" if status == "converged" else reason,
-        objective=value if known else None,
-        usual=usual if known else None,
+        objective=_told(value, level) if known else None,
+        usual=_told(usual, level) if known and usual is not None else None,
         labels=tuple(names),
         certified=0 if claim.certified is None else int(claim.certified[victim].sum()),
         pictures=tuple(encode(picture) or "" for picture in drawn) if shown and drawn is not None else (),

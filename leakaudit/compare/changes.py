@@ -15,7 +15,7 @@ from leakaudit.judge.facts import facts_of
 from leakaudit.result.rules import SKIPPED, resolution
 from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Estimate, RecordScore
 from leakaudit.result.specs import names
-from leakaudit.stats.intervals import mean, median, rate
+from leakaudit.stats.intervals import mean, median_of_clients, rate_of_clients
 from leakaudit.stats.paired import change_of_means, change_of_median, change_of_rate, falls, pairs_needed, rises
 
 LEAST_PSNR = 1.0  # dB: tuning and rounding move a picture by less without anybody seeing more in it
@@ -86,7 +86,7 @@ def _identified(metric: str, was: DefenseResult, now: DefenseResult, handed: boo
     batches = [[b - a for a, b in zip(before[v], after[v], strict=True)] for v in after]
     per_victim = [math.fsum(moved) / len(moved) for moved in batches]
     up, down = (math.fsum(moved.count(sign) / len(moved) for moved in batches) for sign in (1.0, -1.0))
-    n, records, batch = len(batches), sum(map(len, batches)), max(map(len, batches), default=1)
+    n, batch = len(batches), max(map(len, batches), default=1)
     spread = change_of_rate(up, down, n)
     value = math.fsum(per_victim) / n if n else None
     needed = None if detect is None else pairs_needed(up, down, n, detect)
@@ -95,8 +95,8 @@ def _identified(metric: str, was: DefenseResult, now: DefenseResult, handed: boo
         defense=now.spec,
         was=was.spec,
         attacks=tuple(a.name for a, _ in pairs),
-        before=rate(round(sum(map(math.fsum, before.values()))), records),
-        after=rate(round(sum(map(math.fsum, after.values()))), records),
+        before=rate_of_clients([[x > 0.5 for x in v] for v in before.values()]),
+        after=rate_of_clients([[x > 0.5 for x in v] for v in after.values()]),
         change=Estimate(value, spread.low, spread.high, n, spread.reason),
         p=rises(per_victim) if n else None,
         lost=lost,
@@ -123,8 +123,8 @@ def _pictured(was: DefenseResult, now: DefenseResult, guess: float | None) -> Ch
         defense=now.spec,
         was=was.spec,
         attacks=tuple(a.name for a, _ in pairs),
-        before=median([v for values in before.values() for v in values], missing),
-        after=median([v for values in after.values() for v in values], missing),
+        before=median_of_clients(before.values(), missing),
+        after=median_of_clients(after.values(), missing),
         change=change_of_median(per_victim),
         p=rises([d - LEAST_PSNR for d in per_victim]) if per_victim else None,
         lost=lost,

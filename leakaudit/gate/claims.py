@@ -266,7 +266,7 @@ def _sentences(result: AuditResult) -> Iterator[str]:
     if result.assumptions[: len(given)] != given:
         at = next((i for i, s in enumerate(given) if i >= len(result.assumptions) or result.assumptions[i] != s), 0)
         yield f"its assumptions are not those of its settings, which give: “{given[at]}”"
-    untested = not_tested(result.defenses, result.known)
+    untested = not_tested(result.defenses, result.known, result.settings)
     if result.not_tested != untested:
         lost = [s for s in untested if s not in result.not_tested]
         told = f"which give: “{lost[0]}”" if lost else "which give fewer"

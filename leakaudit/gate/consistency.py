@@ -7,8 +7,11 @@ verdict better than the numbers beside it, or a number that its records do not g
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from glob import escape
+from operator import attrgetter
+from typing import TypeVar
 
 from leakaudit.gate.assertions import Rule
 from leakaudit.gate.claims import claims, current
@@ -26,8 +29,10 @@ from leakaudit.result.rules import VERDICTS, judged, resolution, worst_verdict
 from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Estimate, RecordScore, Verdict, digest
 from leakaudit.result.scores import assertable, of_attacks
 from leakaudit.result.specs import apart
-from leakaudit.stats.intervals import mean, median, rate
+from leakaudit.stats.intervals import mean, median_of_clients, rate_of_clients
 from leakaudit.version import __version__
+
+T = TypeVar("T")
 
 CLOSE = 1e-9  # numbers are stored in full: what differs by more was computed from something else
 
@@ -154,20 +159,31 @@ def _numbers(attack: AttackResult, rounded: bool) -> list[str]:
     ended = Counter(by.values())
     if ended != Counter({s: n for s, n in attack.statuses.items() if n}):
         found.append("its counts of how victims ended are not those of its records")
-    asked = [r.identified for r in attack.records if r.identified is not None]
-    if not _equal(attack.identification, rate(sum(asked), len(asked))):
+    asked = _by_victim(attack, lambda r: r.identified)
+    given = rate_of_clients(asked)
+    if not _equal(attack.identification, given):
         found.append(
             f"its stored share identified, {_told(attack.identification)}, is not that of its records, of which "
-            f"{sum(asked)} of {len(asked)} are identified ({_told(rate(sum(asked), len(asked)))})"
+            f"{sum(map(sum, asked))} of {sum(map(len, asked))} are identified ({_told(given)})"
         )
     if attack.exact != sum(r.exact is True for r in attack.records):
         found.append("its stored count of exact records is not that of its records")
     held = steps(RecordScore)  # of the scores that a record has, with how coarse they may be
     for score in (s for s in of_attacks() if s.field in held and _held(attack, s.field)):
-        values = [v for v in (getattr(r, score.field) for r in attack.records) if v is not None]
-        if not _equal(getattr(attack, score.field), median(values), held[score.field] if rounded else CLOSE):
+        values = _by_victim(attack, attrgetter(score.field))
+        if not _equal(getattr(attack, score.field), median_of_clients(values), held[score.field] if rounded else CLOSE):
             found.append(f"its stored {score.title} is not the median of its records’, or its interval is not theirs")
     return found
+
+
+def _by_victim(attack: AttackResult, of: Callable[[RecordScore], T | None]) -> list[list[T]]:
+    """Return what its records have of something, victim by victim: those of one update are one unit of an interval."""
+    found: dict[int, list[T]] = {}
+    for record in attack.records:
+        value = of(record)
+        if value is not None:
+            found.setdefault(record.victim, []).append(value)
+    return list(found.values())
 
 
 def _held(attack: AttackResult, name: str) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from leakaudit.judge.scope import whole
 from leakaudit.result.rules import EXACT, SHARP, SKIPPED, STATUSES, chance_of, scored_statuses
 from leakaudit.result.schema import AttackResult, AuditResult, Estimate, RecordScore
-from leakaudit.stats.intervals import rate
+from leakaudit.stats.intervals import rate, rate_of_clients
 
 CEILING = 160.0  # dB, where PSNR ends
 NEAR = 0.01  # dB, by which a PSNR may differ from that of the same record's squared error, taken in float32
@@ -138,11 +138,12 @@ def _record(result: AuditResult, attack: AttackResult, r: RecordScore) -> Iterat
 
 def _labels(guessed: list[RecordScore]) -> Estimate:
     """Return the share of labels found: those of a victim's records are a bag without an order."""
-    hits = 0
-    for victim in {r.victim for r in guessed}:
+    found = []
+    for victim in sorted({r.victim for r in guessed}):
         those = [r for r in guessed if r.victim == victim]
-        hits += (Counter(r.guessed_label for r in those) & Counter(r.label for r in those)).total()
-    return rate(hits, len(guessed))
+        hits = (Counter(r.guessed_label for r in those) & Counter(r.label for r in those)).total()
+        found.append([i < hits for i in range(len(those))])
+    return rate_of_clients(found)
 
 
 def _equal(stored: Estimate, given: Estimate) -> bool:

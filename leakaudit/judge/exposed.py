@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from leakaudit.result.rules import guessing
 from leakaudit.result.schema import AttackResult, Baseline, Estimate
-from leakaudit.stats.intervals import rate
+from leakaudit.stats.intervals import rate, rate_of_clients
 
 TENTH = 0.1  # of the records
 Key = tuple[int, int]  # a victim, and a record of its batch
@@ -63,15 +63,22 @@ def exposed(
     hits = {key: any(by.values()) for key, by in found.items()}
     guesses = [_guesses(a, chance, baselines) for a in asked]
     by_chance = [1 - math.prod(1 - guesses[i][key] for i in by) for key, by in found.items()]
-    of_class: dict[str, list[bool]] = defaultdict(list)
+    of_class: dict[str, dict[Key, bool]] = defaultdict(dict)
     for key, hit in hits.items():
-        of_class[classes[key]].append(hit)
+        of_class[classes[key]][key] = hit
     return Exposed(
-        union=rate(sum(hits.values()), len(hits), "no attack that identifies records was scored"),
+        union=rate_of_clients(_by_victim(hits), "no attack that identifies records was scored"),
         union_guess=math.fsum(by_chance) / len(by_chance) if by_chance else 0.0,
-        by_class={label: rate(sum(those), len(those)) for label, those in sorted(of_class.items())},
+        by_class={label: rate_of_clients(_by_victim(those)) for label, those in sorted(of_class.items())},
         tenth=_most_exposed(found, len(asked)),
     )
+
+
+def _by_victim(hits: Mapping[Key, bool]) -> list[list[bool]]:
+    found: dict[int, list[bool]] = defaultdict(list)
+    for (victim, _), hit in hits.items():
+        found[victim].append(hit)
+    return list(found.values())
 
 
 def _guesses(attack: AttackResult, chance: float, baselines: Sequence[Baseline]) -> dict[Key, float]:

@@ -16,7 +16,7 @@ from leakaudit.result.rules import (
     scored_victims,
 )
 from leakaudit.result.schema import AttackResult, AuditResult, Baseline, Estimate
-from leakaudit.stats.intervals import rate
+from leakaudit.stats.intervals import rate, rate_of_clients
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,12 @@ class Facts:
         missing = self.lost if lost is None else lost
         n = self.attack.identification.n
         each = n // max(1, self.victims - self.lost)
+        several: dict[int, list[bool]] = {}
+        for r in self.attack.records:
+            if r.identified is not None:
+                several.setdefault(r.victim, []).append(r.identified or r.status == "budget")
+        if any(len(hits) > 1 for hits in several.values()):  # clients of several records are the unit
+            return rate_of_clients([*several.values(), *[[True] * each] * missing])
         hits = round((self.attack.identification.value or 0.0) * n)
         return rate(min(n, hits + each * self.cut) + each * missing, n + each * missing)
 

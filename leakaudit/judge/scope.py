@@ -14,7 +14,7 @@ from leakaudit.result.federation import Client, client_of, in_words
 from leakaudit.result.rules import ANYTHING, BESIDES, PLANTING, scored_victims
 from leakaudit.result.schema import DefenseResult, Known, Value
 from leakaudit.result.specs import apart, split
-from leakaudit.result.surfaces import covered_by, uncovered
+from leakaudit.result.surfaces import ROUNDS, covered_by, uncovered
 
 PLANTED = (
     "Attacks that change the model are handed what the same clients share, through the same defense, of the model that "
@@ -110,17 +110,20 @@ def _chosen(settings: Mapping[str, Value]) -> tuple[str, ...]:
     return (f"Only these attacks were chosen, besides the defenses' adaptive ones: {', '.join(attacks)}.",)
 
 
-def not_tested(rows: Sequence[DefenseResult], known: Iterable[Known]) -> tuple[str, ...]:
+def not_tested(
+    rows: Sequence[DefenseResult], known: Iterable[Known], settings: Mapping[str, Value] | None = None
+) -> tuple[str, ...]:
     """Return what an audit cannot speak of: attacks it knew but did not run, and what nothing that ran covers.
 
     An attack ran where at least one of its victims was scored under any of the defenses: one that could not be run, or
-    crashed, covers nothing.
+    crashed, covers nothing. Several rounds are covered where the client of the `settings` sends in several, all pooled.
     """
     there = {attack.name: attack for attack in known}
     tried = {attack.name for row in rows for attack in row.attacks if not attack.settled_by}
     ran = {attack.name for row in rows for attack in row.attacks if scored_victims(attack)}
     left = [name for name in there if name not in tried]
     covered = {s for name in ran if name in there for s in covered_by(there[name].covers, there[name].requires)}
+    covered |= {ROUNDS} if ran and client_of(settings or {}).rounds > 1 else set()
     return (
         *((f"Attacks known here but not run in this scan: {', '.join(left)}.",) if left else ()),
         *uncovered(covered, replaced=any(row.replaces_records for row in rows)),

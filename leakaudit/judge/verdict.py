@@ -47,7 +47,7 @@ from leakaudit.result.schema import (
     Value,
     Verdict,
 )
-from leakaudit.stats.intervals import records_needed, tail
+from leakaudit.stats.intervals import clients_needed, records_needed, tail
 
 UNFINISHED = "attack-unfinished"
 DOUBT = "doubt"  # that an attack has of itself; which one is a fact, so that no plug-in's id is taken for one of ours
@@ -344,11 +344,14 @@ def _what_settles(f: Facts, allowed: float) -> tuple[Setting, ...]:
     """Return how many records would bring the upper bound to the limit if the rate stayed as it is; none if none do."""
     a = f.attack
     share, n = a.identification.value or 0.0, a.identification.n
+    total = len(a.records) or n // max(1, f.victims - f.lost) * f.victims  # lost and unasked ones included
+    batch = max(1, total // max(1, f.victims), *(1 + r.record for r in a.records))
     needed = records_needed(allowed, share)
+    if batch > 1:  # the unit is the client
+        clients = clients_needed(allowed, share)
+        needed = None if clients is None else clients * batch
     if needed is None:
         return ()
-    total = len(a.records) or n // max(1, f.victims - f.lost) * f.victims  # lost and unasked ones included
-    batch = max(1, total // max(1, f.victims))
     return (Setting("records", -(-needed * max(total, n) // (n * batch)) * batch),)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+ROUNDS = "several-rounds"  # covered where the client sends in several, not by an attack
 GENERATIVE = "generative-prior"  # what attacks cover that run only where a generator of pictures was given
 
 
@@ -40,7 +41,7 @@ SURFACES = (
         fact="model_control",
     ),
     Surface("further-knowledge", "Diffusion priors, and servers that train or vary what they plant (SEER, LOKI)."),
-    Surface("several-rounds", "Averaging over several rounds of the same records."),
+    Surface(ROUNDS, "Averaging over several rounds of the same records."),
     Surface("local-steps", "Updates after several local steps (FedAvg)."),
     Surface(
         "layer-by-layer",

@@ -23,15 +23,15 @@ def labels_found(
     guesses = claimed.detach().cpu().flatten()[order].tolist()
     truth = labels.tolist()
     guessed: dict[int, int] = {}
-    hits = n = 0
+    found: list[list[bool]] = []
     for v in scored.nonzero()[:, 0].tolist():
         part = range(v * batch, (v + 1) * batch)
         bag = Counter(guesses[i] for i in part)
         common = bag & Counter(truth[i] for i in part)
-        hits, n = hits + common.total(), n + batch
+        found.append([i < common.total() for i in range(batch)])
         aligned = not torch.equal(order[part.start : part.stop], torch.arange(part.start, part.stop))
         guessed |= {i: guesses[i] for i in part} if aligned else _from_bag(bag, [(i, truth[i]) for i in part])
-    return guessed, intervals.rate(hits, n, missing)
+    return guessed, intervals.rate_of_clients(found, missing)
 
 
 def _from_bag(bag: Counter[int], wanted: list[tuple[int, int]]) -> dict[int, int]:

@@ -72,12 +72,13 @@ class Drawn:
     psnr_released: Estimate = NO_PICTURE
     swapped: Estimate = NO_PICTURE
     gain: dict[int, float] = field(default_factory=dict)  # dB by record
+    batch: int = 1  # records of one client, the unit of the intervals
 
     def estimates(self, missing: str, no_lpips: str) -> dict[str, Any]:
         """Return the estimates over the records that have them, by field; medians, but of R²."""
         reasons = {"psnr": missing, "ssim": missing, "lpips": no_lpips}
-        found = {n: intervals.median(list(self.columns.get(n, {}).values()), reasons[n]) for n in reasons}
-        gain = intervals.median(list(self.gain.values()), missing)
+        found = {n: _median(self.columns.get(n, {}), self.batch, reasons[n]) for n in reasons}
+        gain = _median(self.gain, self.batch, missing)
         return found | {"r2": self.r2, "swapped": self.swapped, "gain": gain}
 
 
@@ -122,7 +123,7 @@ def score(
     guessed, label_accuracy = labels_found(reconstruction.labels, truth.records.labels, scored, order, batch, missing)
     columns = {**drawn.columns, **_looked(truth.candidates, rank, hit), "exact": exact}
     records = tuple(_placed(r, max(1, size // batch), images) for r in _records(truth, statuses, guessed, columns))
-    identification = _identification(attack, truth.candidates, hit, missing)
+    identification = _identification(attack, truth.candidates, hit, size, missing)
     no_picture = missing if drawn.guess is not None else str(NO_PICTURE.reason)
     result = replace(
         failed(attack, role, tuned, victims, "", no_picture),
@@ -138,7 +139,7 @@ def score(
         gallery=pictures_of(records, x, truth.released, drawn.guess, images, gallery),
         notes=tuple(map(str, reconstruction.notes)),
         doubts={str(name): str(told) for name, told in reconstruction.doubts.items()},
-        further=() if drawn.guess is None else _further(x[rows], drawn.guess[rows], missing),
+        further=() if drawn.guess is None else _further(x[rows], drawn.guess[rows], rows.tolist(), batch, missing),
     )
     return result if images == "full" else coarse(result)
 
@@ -237,8 +238,11 @@ def _why_not(statuses: list[str], reason: str | None) -> str:
     return f"no victim was scored ({ended}{': ' + reason if reason else ''})"
 
 
-def _further(x: Tensor, guess: Tensor, missing: str) -> tuple[Further, ...]:
-    """Return what the metrics of plug-ins say of pictures (N, C, H, W); one that fails has no score, and says why."""
+def _further(x: Tensor, guess: Tensor, rows: list[int], batch: int, missing: str) -> tuple[Further, ...]:
+    """Return what the metrics of plug-ins say of pictures (N, C, H, W) of records `rows`, `batch` of one client.
+
+    One that fails has no score, and says why.
+    """
     found = []
     for metric in further():
         try:
@@ -246,7 +250,7 @@ def _further(x: Tensor, guess: Tensor, missing: str) -> tuple[Further, ...]:
                 scores = metric.function(x.clone(), guess.clone()) if len(x) else x.new_zeros(0)
             if tuple(scores.shape) != (len(x),) or not scores.isfinite().all():
                 raise UserError(f"it gave {tuple(scores.shape)} scores, or some that are no number")
-            estimate = intervals.median(scores.double().tolist(), missing)
+            estimate = _median(dict(zip(rows, scores.double().tolist(), strict=True)), batch, missing)
         except Exception as error:  # somebody else's code may raise anything
             estimate = Estimate(reason=f"the metric failed ({first_line(error)})")
         found.append(Further(metric.name, estimate, metric.higher_leaks, metric.unit))
@@ -264,6 +268,11 @@ def _orders(target: Tensor, drawn: Tensor, scored: Tensor, batch: int) -> Tensor
 
 def _column(rows: Tensor, values: Tensor) -> dict[int, float]:
     return dict(zip(rows.tolist(), values.double().tolist(), strict=True))
+
+
+def _median(values: Mapping[int, float], batch: int, missing: str) -> Estimate:
+    """Return the median of values by record, `batch` of one client, with an interval whose unit is the client."""
+    return intervals.median_of_clients(intervals.by_client(values, batch), missing)
 
 
 def _explained(x: Tensor, guess: Tensor, means: Tensor, missing: str) -> Estimate:
@@ -288,13 +297,13 @@ def _drawn(truth: Truth, pictures: Tensor, order: Tensor, scored: Tensor, batch:
     null = nulls.swapped(truth.records.images, guess, truth.records.labels, victims, rows, truth.units)
     gain = nulls.gained(columns["psnr"], nulls.best_guess(truth.records.images, truth.known(), batch), null)
     columns |= {"gain": gain, "swapped": null}
-    done = Drawn(columns, guess, r2, swapped=intervals.median(list(null.values()), NO_OTHERS), gain=gain)
+    done = Drawn(columns, guess, r2, swapped=_median(null, batch, NO_OTHERS), gain=gain, batch=batch)
     if truth.released is None:
         return done
     replaced = truth.released.images
     theirs = pictures[_orders(replaced, pictures, scored, batch)]
     columns["psnr_released"] = _column(rows, psnr(replaced[rows], theirs[rows]))
-    return replace(done, psnr_released=intervals.median(list(columns["psnr_released"].values()), missing))
+    return replace(done, psnr_released=_median(columns["psnr_released"], batch, missing))
 
 
 def _exact(claimed: Reconstruction, drawn: Drawn, hit: dict[int, bool], batch: int) -> dict[int, bool]:
@@ -326,12 +335,15 @@ def _records(
     )
 
 
-def _identification(attack: Attack, candidates: CandidateSets, hit: dict[int, bool], missing: str) -> Estimate:
+def _identification(
+    attack: Attack, candidates: CandidateSets, hit: dict[int, bool], size: int, missing: str
+) -> Estimate:
+    """Return the rate of hits, `size` records of one client: they were in one update, so the unit is the client."""
     if not candidates.lined.any():
         return Estimate(reason="fewer than two candidates of the class")
     if attack.kind == "labels":
         return Estimate(reason="an attack on labels draws no picture")
-    return intervals.rate(sum(hit.values()), len(hit), missing)
+    return intervals.rate_of_clients(intervals.by_client(hit, size), missing)
 
 
 def _looked(

@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from leakaudit.attacks._counting import Chances, Played, likeliest_counts, regressed
 from leakaudit.attacks._labels import find_head, infer_labels, one_label, soft_labels
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.client import share
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.exposure import Exposure
+from leakaudit.protocol.federation import parse_client
 from leakaudit.protocol.registry import parse_attack, parse_defense
 from leakaudit.protocol.target import PixelModel, Records
 from tests.attacks.attack_scenes import conv_model, dense_model, records, seeded, shared_update
@@ -253,3 +255,30 @@ def test_exposed_labels_are_used_as_they_are(generator: torch.Generator) -> None
     found = parse_attack("inverting-gradients:steps=2")(model, update, generator)
     assert found.labels is not None
     assert found.labels.flatten().tolist() == private.labels.tolist()
+
+
+@pytest.mark.parametrize("client", ["fedavg:epochs=4:batch=4:lr=0.2", "fedavg:epochs=2:batch=4:lr=0.05:momentum=0.9"])
+def test_clients_with_local_steps_are_counted(client: str, generator: torch.Generator) -> None:
+    classes, batch = 5, 12
+    model, private = conv_model(SHAPE, classes), records(4 * batch, SHAPE, classes, seed=5)
+    update = share(
+        model, nn.functional.cross_entropy, private, Defense(), Exposure(auxiliary=True), batch_size=batch,
+        classes=classes, mode="eval", generator=torch.Generator().manual_seed(0),
+        auxiliary=records(100, SHAPE, classes, seed=6), client=parse_client(client),
+    )  # fmt: skip
+    assert shared_of(infer_labels(model, update, generator), private) >= 0.9
+
+
+def test_what_clients_send_by_their_counts_is_regressed() -> None:
+    """Slopes that are no chances at all, as an optimiser makes them, but a linear function of the counts."""
+    generator, size = torch.Generator().manual_seed(0), 10
+    steps = torch.randn((4, 4), generator=generator, dtype=torch.float64)
+    picked = torch.randint(4, (40, size), generator=generator)
+    counts = torch.stack([torch.bincount(row, minlength=4) for row in picked])
+    unit, noise = torch.eye(4, dtype=torch.float64), 1e-3 * torch.randn((40, 4), generator=generator)
+    known = Chances(unit / 2 + 0.125, 1e-6 * unit, torch.full((4,), 0.25), False, 1.0)
+    seen = Played(counts, torch.zeros(40, 4, 3), counts.double() @ steps + noise)
+    learned = regressed(known, seen[torch.arange(30)], size)
+    nothing = torch.zeros(4, dtype=torch.long)
+    found = [likeliest_counts(slope, learned, 0.0, nothing, size) for slope in seen.slopes[30:]]
+    assert torch.equal(torch.stack(found), counts[30:])

@@ -13,13 +13,15 @@ from leakaudit.attacks._regression import fit_ridge
 from leakaudit.attacks.learned import LearnedInversion
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.attack import Reconstruction
-from leakaudit.protocol.client import SharedUpdate
+from leakaudit.protocol.client import SharedUpdate, share
 from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.federation import parse_client
 from leakaudit.protocol.labels import class_means
 from leakaudit.protocol.registry import parse_defense
 from leakaudit.protocol.target import Records
+from leakaudit.score.metrics import assign
 from leakaudit.work.progress import Monitor, monitored
-from tests.attacks.attack_scenes import Shifted, conv_model, shared_update
+from tests.attacks.attack_scenes import EVERYTHING, Shifted, conv_model, shared_update
 from tests.attacks.test_decoder import SHAPE, Unrelated, by_class
 
 VICTIMS, CANDIDATES = 8, 20
@@ -131,3 +133,23 @@ def test_a_map_of_each_class_own_reads_what_turns_with_the_class(generator: torc
         for k in (0, 6)
     ]
     assert errors[1] < 0.01 < 0.5 < errors[0]
+
+
+@pytest.mark.parametrize("client", ["fedavg:epochs=3:batch=2:lr=0.05", "fedsgd:clients=2", "fedavg:clients=2:lr=0.05"])
+def test_batches_of_clients_with_local_steps_are_taught_as_they_are_sent(client: str) -> None:
+    """The same attack on clients as they are, and on updates that tell nothing: what it draws is read off them."""
+    sets = PRIVATE.images.view(VICTIMS, CANDIDATES, *SHAPE)
+    victims, model = PRIVATE[slice(None, None, CANDIDATES)], conv_model(SHAPE)
+    update = share(
+        model, F.cross_entropy, victims, Defense(), EVERYTHING, batch_size=2, classes=3, mode="eval",
+        generator=torch.Generator().manual_seed(0), auxiliary=AUXILIARY, client=parse_client(client),
+    )  # fmt: skip
+    update = dataclasses.replace(update, labels=victims.labels.view(-1, 2))
+    found = attacked(update)
+    assert found.images is not None
+    assert found.statuses == ("converged",) * (VICTIMS // 2)
+    drawn, pairs = found.images, victims.images.view(-1, 2, *SHAPE)
+    order = torch.stack([assign(x, guess) for x, guess in zip(pairs, drawn, strict=True)])
+    guesses = torch.stack([guess[o] for guess, o in zip(drawn, order, strict=True)]).flatten(0, 1)
+    near = (sets - guesses[:, None]).square().flatten(2).mean(2).argmin(1)
+    assert int((near == 0).sum()) >= 5  # of 8, at a chance of 1 of 20

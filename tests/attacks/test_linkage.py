@@ -15,7 +15,7 @@ from leakaudit.audit.attacking import repeated
 from leakaudit.defenses.obscure import Obscure
 from leakaudit.defenses.obscurer import Obscurer
 from leakaudit.errors import NotApplicable
-from leakaudit.protocol.client import SharedUpdate, share
+from leakaudit.protocol.client import SharedUpdate, release, share
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.exposure import Exposure
 from leakaudit.protocol.federation import parse_client
@@ -139,14 +139,15 @@ def several(
     spec: str = "none", size: int = 4, exposure: Exposure = EVERYTHING, client: str = "fedsgd"
 ) -> tuple[PixelModel, SharedUpdate, Tensor, Tensor]:
     """Return model, updates of several records each asked about each, candidates, and where the private ones stand."""
-    defense, model = parse_defense(spec), conv_model(SHAPE)
+    defense, model = Shifted() if spec == "shifted" else parse_defense(spec), conv_model(SHAPE)
     pool = records(4 * size * CANDIDATES, SHAPE, 3, seed=1)
     candidates = pool.images.view(4 * size, CANDIDATES, *SHAPE)
     labels = torch.arange(4 * size) % 3
     position = torch.randint(CANDIDATES, (4 * size,), generator=torch.Generator().manual_seed(2))
     private = Records(candidates[torch.arange(4 * size), position], labels)
+    released = release(defense, private, torch.Generator().manual_seed(4))
     update = share(
-        model, F.cross_entropy, private, defense, exposure, batch_size=size, classes=3, mode="eval",
+        model, F.cross_entropy, released, defense, exposure, batch_size=size, classes=3, mode="eval",
         generator=torch.Generator().manual_seed(0), auxiliary=records(120, SHAPE, 3, seed=3),
         client=parse_client(client),
     )  # fmt: skip
@@ -167,3 +168,11 @@ def test_nothing_of_several_is_linked_where_nothing_is_left(generator: torch.Gen
     model, update, candidates, position = several("gaussian:std=1000")
     found = Linkage(rehearsals=4).link(model, update, candidates, generator)
     assert hits(found.linkage, position) <= 5  # of 16, at a chance of 1 of 12
+
+
+def test_replaced_records_of_one_update_are_linked_one_by_one(generator: torch.Generator) -> None:
+    model, update, candidates, position = several("shifted")
+    found = ReleasedLinkage(draws=2).link(model, update, candidates, generator)
+    assert hits(found.linkage, position) == len(position)
+    assert found.labels is not None
+    assert found.labels.shape == (len(position), update.batch_size)

@@ -20,11 +20,14 @@ from leakaudit.captured.form import Claims, Sends
 from leakaudit.captured.scanning import asked, targeted
 from leakaudit.captured.writing import write_capture, write_captures
 from leakaudit.gate.decision import gate
+from leakaudit.judge.verdict import rejudge
 from leakaudit.load.loading import target_from_objects
 from leakaudit.protocol.client import share
 from leakaudit.protocol.exposure import preset
 from leakaudit.protocol.registry import parse_defense
 from leakaudit.protocol.target import Target
+from leakaudit.reports.html import render
+from leakaudit.result.claims import ClaimRow
 from leakaudit.result.schema import AuditResult, Estimate, from_json, to_json
 from leakaudit.scene import scene
 from leakaudit.scene.plan import Plan
@@ -34,6 +37,7 @@ from tests.captured.small import LR, SIZE, STEPS, data, network, records, saved,
 ATTACKS = ("labels", "replay", "inverting-gradients:steps=10:restarts=1")
 PLAN = Plan(battery="quick", attacks=ATTACKS, utility=False, candidates=4, images="full")
 CLAIMS = Claims(local_steps=STEPS, local_lr=LR, batch_size=SIZE, records=SIZE, mode="eval", defense="none")
+LIGHT = replace(PLAN, exposure="honest-but-curious", attacks=(ATTACKS[0], ATTACKS[2]))  # nothing is learned or replayed
 CLIP = "clip:max_norm=0.1"
 
 
@@ -109,7 +113,7 @@ def test_captured_gradients_are_those_of_the_same_client_in_process(spec: str, s
 
 
 def test_without_the_truth_there_are_pictures_and_never_a_pass(tmp_path: Path) -> None:
-    capture = asked(written(tmp_path), None, replace(PLAN, attacks=(*ATTACKS[:1], *ATTACKS[2:])))
+    capture = asked(written(tmp_path), None, LIGHT)
     result = from_json(to_json(audit(targeted(capture, target()), capture.plan)))
     assert (result.verdict, [r.id for r in result.why]) == ("inconclusive", ["captured-unscored"])
     assert gate(result).verdict == "inconclusive"
@@ -123,8 +127,27 @@ def test_without_the_truth_there_are_pictures_and_never_a_pass(tmp_path: Path) -
     assert row.attacks[0].identification.n in (0, result.settings["records"])
 
 
+def test_a_claim_that_is_broken_fails_with_and_without_the_truth(tmp_path: Path) -> None:
+    row = ClaimRow(
+        what="noise", mechanism="LocalDpMod", claimed=0.1, measured=0.01, verdict="broken", reason="It is less."
+    )
+    written(tmp_path)
+    for data_ in (None, tmp_path / "records.npz"):
+        capture = asked(tmp_path / "update.safetensors", data_, replace(LIGHT, attacks=ATTACKS[:1]))
+        made = targeted(capture, target())
+        assert made.received is not None
+        made = replace(made, received=replace(made.received, claims=(row,)))
+        result = from_json(to_json(audit(made, capture.plan)))
+        assert (result.verdict, result.why[0].id, result.claims) == ("fail", "claim-broken", (row,))
+        (found,) = (f for f in result.findings if f.id == "claim-broken")
+        assert (found.severity, found.evidence["defense"], found.evidence["measured"]) == ("error", "none", 0.01)
+        assert gate(result).verdict == "fail"
+        assert rejudge(result, result.defenses[0])[0] == "fail"
+        assert "Claimed and measured" in render(result)
+
+
 def test_no_picture_leaves_where_none_may(tmp_path: Path) -> None:
-    capture = asked(written(tmp_path), None, replace(PLAN, images="redacted", attacks=ATTACKS[-1:]))
+    capture = asked(written(tmp_path), None, replace(LIGHT, images="redacted", attacks=ATTACKS[-1:]))
     result = audit(targeted(capture, target()), capture.plan)
     tried = [each for d in result.defenses for a in d.attacks for each in a.captured]
     assert tried
@@ -166,7 +189,7 @@ def test_a_picture_that_an_attack_proves_is_a_fail_without_the_truth(tmp_path: P
     gradient = {name: p.grad for name, p in dense.named_parameters()}
     claims = Claims(records=SIZE, mode="eval", defense="none")
     update = write_capture(tmp_path / "u.safetensors", before=dense.state_dict(), gradient=gradient, claims=claims)
-    capture = asked(update, None, replace(PLAN, attacks=("peeling",), records=SIZE))
+    capture = asked(update, None, replace(LIGHT, attacks=("peeling",), records=SIZE))
     result = audit(targeted(capture, target_from_objects(dense, data(), device="cpu")), capture.plan)
     (proven,) = (a.captured for d in result.defenses for a in d.attacks if a.name == "peeling")
     assert proven[0].certified == SIZE

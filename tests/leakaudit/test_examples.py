@@ -50,3 +50,31 @@ def test_real_cifar10(shared: Path) -> None:
 def test_an_example_may_be_copied_elsewhere(tmp_path: Path) -> None:
     shutil.copy(EXAMPLES / "minimal.py", tmp_path / "attacks.py")
     assert load_target(str(tmp_path / "attacks.py")).name == "attacks.py"
+
+
+def test_a_loop_of_ones_own_is_captured(tmp_path: Path) -> None:
+    """The file holds what the model became, and the records beside it made exactly that."""
+    import runpy
+    import sys
+    from unittest import mock
+
+    import torch
+    from torch.nn import functional as F
+
+    from leakaudit.captured.reading import read_capture
+
+    with mock.patch.object(sys, "path", [str(EXAMPLES), *sys.path]):
+        loop = runpy.run_path(str(EXAMPLES / "captured_loop.py"))
+        loop["main"](tmp_path / "update.safetensors")
+    found = read_capture(tmp_path / "update.safetensors")
+    with np.load(tmp_path / "update-records.npz") as archive:
+        images, labels = torch.from_numpy(archive["images"]), torch.from_numpy(archive["labels"])
+    model = loop["minimal"].model()
+    model.load_state_dict(dict(found.before))
+    optimiser = torch.optim.SGD(model.parameters(), lr=found.claims.local_lr or 0.0)
+    for x, y in zip(torch.split(images, 4), torch.split(labels, 4), strict=True):
+        optimiser.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimiser.step()
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, found.updates[0][name])

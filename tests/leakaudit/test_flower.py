@@ -113,6 +113,65 @@ def test_a_strategy_that_does_not_count_rounds(tmp_path: Path) -> None:
 
 
 @flower
+def test_masked_numbers_are_no_weights(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Under SecAgg+ a reply has no arrays, but masked numbers beside them."""
+
+    def masking(message: Any, context: Any, call_next: Any) -> Any:
+        reply = call_next(message, context)
+        for record in reply.content.array_records.values():
+            record.clear()
+        return reply
+
+    with caplog.at_level(logging.WARNING, "leakaudit"):
+        run([capture(tmp_path), masking])
+    assert "secure aggregation" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+
+
+@flower
+def test_a_captured_update_is_what_the_same_client_sends_in_process(tmp_path: Path) -> None:
+    """Real training in a real client app, and `sent` on the same records: as near as float32 is."""
+    from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+    from flwr.clientapp import ClientApp
+    from torch import nn
+    from torch.nn import functional as F
+
+    from leakaudit.captured.fitting import fitted
+    from leakaudit.captured.reading import client_of
+    from leakaudit.protocol.client import sent
+    from leakaudit.protocol.defense import Defense
+    from leakaudit.protocol.target import PixelModel
+
+    torch.manual_seed(0)
+    net, x, y = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), torch.rand(4, 1, 4, 4), torch.tensor([0, 1, 2, 0])
+    app = ClientApp(mods=[capture(tmp_path, steps=3, lr=0.1, momentum=0.9, records=4)])
+
+    def train(message: Message, context: Context) -> Message:
+        own = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+        own.load_state_dict(message.content["arrays"].to_torch_state_dict())
+        optimiser = torch.optim.SGD(own.parameters(), lr=0.1, momentum=0.9)
+        for _ in range(3):
+            optimiser.zero_grad()
+            F.cross_entropy(own(x), y).backward()
+            optimiser.step()
+        return Message(content=RecordDict({"arrays": ArrayRecord(own.state_dict())}), reply_to=message)
+
+    app.train()(train)
+    content = RecordDict({"arrays": ArrayRecord(net.state_dict()), "config": ConfigRecord({"server-round": 1})})
+    within_a_run()
+    message = Message(content=content, dst_node_id=5, message_type="train")
+    message.metadata._src_node_id = 1
+    app(message, Context(1, 5, {}, RecordDict(), {}))
+    found = read_capture(next(tmp_path.iterdir()))
+    client = client_of(found.claims, "it")
+    generator = torch.Generator().manual_seed(0)
+    here, _ = sent(PixelModel(net), F.cross_entropy, x, y, Defense(), "eval", generator, client)
+    names = [name for name, _ in net.named_parameters()]
+    for there, own in zip(fitted(found, net, "it").lost(0, names), here, strict=True):
+        torch.testing.assert_close(there / client.moved(4), own.double(), atol=1e-6, rtol=1e-4)
+
+
+@flower
 @simulation
 def test_a_real_run_of_two_supernodes(tmp_path: Path) -> None:
     """The example as it stands, with Flower's own differential privacy."""

@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from leakaudit.stats.intervals import mean, median, rate, records_needed
+from leakaudit.stats.intervals import (
+    clients_needed,
+    mean,
+    median,
+    median_of_clients,
+    rate,
+    rate_of_clients,
+    records_needed,
+)
 
 
 @settings(derandomize=True, max_examples=60, deadline=None)
@@ -96,3 +104,64 @@ def test_equal_seeds_are_no_certainty() -> None:
     found = mean([0.925] * 3, (0.0, 1.0), least=1 / 40)
     assert (found.high or 0) - (found.low or 1) > 2 / 40
     assert mean([0.9, 0.8, 0.7], least=0.01) == mean([0.9, 0.8, 0.7])
+
+
+def test_clients_of_one_record_each_have_the_exact_intervals() -> None:
+    hits, values = [True, False, True, True, False, True, True], [3.0, 1.0, 2.0, 9.0, 5.0, 4.0, 8.0]
+    assert rate_of_clients([[hit] for hit in hits]) == rate(5, 7)
+    assert median_of_clients([[v] for v in values]) == median(values)
+    assert rate_of_clients([], "because").reason == "because"
+    assert median_of_clients([], "because").reason == "because"
+
+
+@pytest.mark.parametrize("clients", [3, 13, 16, 100])
+def test_without_a_hit_clients_are_bounded_as_records_are(clients: int) -> None:
+    """Whatever their records have in common: so many clients without any are what so many records would be."""
+    found = rate_of_clients([[False] * 8] * clients)
+    assert found.high == pytest.approx(rate(0, clients).high, abs=1e-9)
+    assert found.low == 0
+    assert found.n == 8 * clients
+    assert rate_of_clients([[True] * 8] * clients).low == pytest.approx(rate(clients, clients).low, abs=1e-9)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.25])
+def test_clients_needed_are_the_first_that_can_show_the_limit(share: float) -> None:
+    needed = clients_needed(0.4, share)
+    assert needed is not None
+
+    def high(clients: int) -> float:
+        found = rate_of_clients([[i < round(share * 20) for i in range(20)]] * clients)
+        assert found.high is not None
+        return found.high
+
+    assert high(needed) <= 0.4 < high(needed - 1)
+    assert clients_needed(0.2, 0.2) is None
+    assert clients_needed(1.0) == 1
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.5, 1.0])
+def test_the_interval_of_clients_covers_whatever_their_records_have_in_common(alike: float) -> None:
+    generator, rate_, missed, narrow = torch.Generator().manual_seed(0), 0.3, 0, 0
+    for _ in range(300):
+        whole = torch.rand((20, 1), generator=generator) < alike  # clients whose records all share one fate
+        fates = torch.rand((20, 1), generator=generator) < rate_
+        hits = torch.where(whole, fates, torch.rand((20, 8), generator=generator) < rate_)
+        found, plain = rate_of_clients(hits.tolist()), rate(int(hits.sum()), hits.numel())
+        assert None not in (found.low, found.high, plain.low, plain.high)
+        missed += not found.low <= rate_ <= found.high  # type: ignore[operator]
+        narrow += not plain.low <= rate_ <= plain.high  # type: ignore[operator]
+    assert missed <= 0.05 * 300
+    if alike == 1.0:
+        assert narrow > 0.2 * 300  # as if they were independent
+
+
+def test_the_median_of_clients_covers_whatever_their_records_have_in_common() -> None:
+    generator, missed = torch.Generator().manual_seed(0), 0
+    for _ in range(300):
+        values = torch.randn((12, 1), generator=generator) + 0.1 * torch.randn((12, 8), generator=generator)
+        found = median_of_clients(values.tolist())
+        assert found.low is not None
+        assert found.high is not None
+        missed += not found.low <= 0 <= found.high
+    assert missed <= 0.05 * 300
+    assert median_of_clients([[1.0, 2.0]] * 5).low is None

@@ -9,9 +9,9 @@ import pytest
 from leakaudit.audit.stages import audit_at_stages
 from leakaudit.errors import UserError
 from leakaudit.gate.claims import claims
-from leakaudit.judge.coverage import Situation, matrix, own, stages
 from leakaudit.judge.moments import LEAKED, OPEN, over_stages
 from leakaudit.judge.verdict import rejudge
+from leakaudit.reports.coverage import Situation, matrix, own, stages
 from leakaudit.reports.html import render
 from leakaudit.reports.situations import table
 from leakaudit.result.federation import client_from, parse_client

@@ -34,3 +34,11 @@ def test_no_other_attack_built_in_takes_one_away() -> None:
     others = [attack([True], name=known.name) for known in catalogue() if known.name not in dict(map(reversed, PAIRS))]
     said = not_tested((defense("none", *others),), catalogue())
     assert set(UNTESTED.values()) - set(said) == {UNTESTED["generator-weights"]}  # no defense replaced a record
+
+
+def test_several_rounds_are_tested_where_the_client_sends_in_several() -> None:
+    rows = (defense("none", attack([True], name="replay")),)
+    told = UNTESTED["several-rounds"]
+    assert told in not_tested(rows, catalogue(), {"client": "fedsgd"})
+    assert told not in not_tested(rows, catalogue(), {"client": "fedsgd:rounds=4"})
+    assert told in not_tested((), catalogue(), {"client": "fedsgd:rounds=4"})  # nothing ran on them

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from leakaudit.judge.verdict import Case, judge, overall
 from leakaudit.judge.words import ENDED, sentences
 from leakaudit.result.schema import AttackResult, Baseline, DefenseResult, Estimate, Reason, Verdict
-from leakaudit.stats.intervals import median, rate
+from leakaudit.stats.intervals import clients_needed, median, rate, records_needed
 
 NOTHING = Estimate(reason="not measured")
 CHANCE, ALLOWED = 0.01, 0.1
@@ -321,7 +321,8 @@ def test_records_to_ask_for_include_lost_ones_and_fill_batches() -> None:
     half = replace(attack("masked", 5, 100, "adaptive"), statuses={"converged": 25, "diverged": 25})
     records = settled_by(judged(*GOOD[:2], half)[1])  # 25 of 50 victims with 4 records each
     assert records % 4 == 0
-    assert 2 * whole <= records < 2 * whole + 4
+    assert whole == records_needed(0.1, 0.05)
+    assert records == 2 * 4 * (clients_needed(0.1, 0.05) or 0)  # where the unit is the client
 
 
 @pytest.mark.parametrize("hits", [10, 12])
