@@ -15,6 +15,7 @@ from leakaudit.audit.clock import Clock
 from leakaudit.audit.costs import NOMINAL, measured
 from leakaudit.audit.course import Course, Measured, Staged
 from leakaudit.audit.pieces import Piece, chosen, in_turn, outline, pieces_of
+from leakaudit.audit.taking import unlike
 from leakaudit.audit.weaker import seen_weakened
 from leakaudit.errors import OutOfTime, UserError, first_line
 from leakaudit.judge.caps import capped, caps
@@ -188,6 +189,7 @@ def _audit_defense(course: Course, spec: str, defense: Defense, keep_learned: Ke
                 tally.add(result)
             elif piece.work.name == UPDATES:
                 updates.compute()
+                course.noticed[spec] = (*course.noticed.get(spec, ()), *unlike(updates))
                 continue  # nothing is known of the row yet
             elif piece.role == WEAKENED:
                 too_long = too_long or (f"the verdict was settled by {tally.settled_by}" if tally.settled_by else "")

@@ -1,16 +1,20 @@
-"""What an attack makes of captured updates whose records nobody knows: its own pictures, and no score."""
+"""Captured updates: what an attack makes of them where nobody knows their records, and whether they can be of these."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from leakaudit.errors import NotApplicable, OutOfTime, UserError, first_line
 from leakaudit.protocol.attack import Attack, Reconstruction
 from leakaudit.protocol.target import PixelModel
 from leakaudit.result.attempts import Attempt
+from leakaudit.result.numbers import significant
+from leakaudit.result.schema import Finding, Value
 from leakaudit.scene.told import claimed
 from leakaudit.scene.updates import Updates
 from leakaudit.score.pictures import encode
@@ -18,6 +22,9 @@ from leakaudit.work.memory import exhausted
 from leakaudit.work.progress import Course, current, followed, stage
 from leakaudit.work.seeding import generator_for
 
+UNLIKE = "captured-unlike"
+ALIKE = 0.5  # the cosine from which on two runs are alike
+NEAR, LONGER = 0.8, 2.0  # what share of it the captured update must have, and how much longer it may be
 HANDED = "released"  # the fact that the replaced records are handed to an attack, for a bound
 
 
@@ -89,3 +96,36 @@ def _attempt(updates: Updates, claim: Reconstruction, victim: int, usual: float 
         certified=0 if claim.certified is None else int(claim.certified[victim].sum()),
         pictures=tuple(encode(picture) or "" for picture in drawn) if shown and drawn is not None else (),
     )
+
+
+def unlike(updates: Updates) -> tuple[Finding, ...]:
+    """Return an error where captured updates are not what their client would send of the records behind them.
+
+    By the median over updates of the cosine between what was captured and what is computed, beside that between two
+    runs of the computed one, and by their lengths. Where two runs are unlike each other (noise), where records are
+    replaced at random, or the time ended it, nothing can be told.
+    """
+    received, subject = updates.taken, updates.subject
+    if received is None or not received.known or subject.replaced:
+        return ()
+    try:
+        first, second = (_flat(updates.simulated(run)) for run in ("once", "twice"))
+    except OutOfTime:
+        return ()
+    sent = _flat(received.gradients).to(first)
+    usual = float(torch.cosine_similarity(first, second).median())
+    found = float(torch.cosine_similarity(sent, first).median())
+    longer = float((sent.norm(dim=1) / first.norm(dim=1).clamp(min=1e-30)).median())
+    if usual < ALIKE or (found >= NEAR * usual and 1 / LONGER <= longer <= LONGER):
+        return ()
+    message = (
+        f"{subject.spec}: what was captured is unlike what its client sends of these records: a cosine of "
+        f"{significant(found)}, where two of its runs have {significant(usual)}, and {significant(longer)} times as "
+        "long. The records behind it are others, or it trained otherwise."
+    )
+    about: dict[str, Value] = {"defense": subject.spec, "cosine": found, "usual": usual, "length": longer}
+    return (Finding(UNLIKE, "error", message, about),)
+
+
+def _flat(gradients: Sequence[Tensor]) -> Tensor:
+    return torch.cat([g.flatten(1).double() for g in gradients], 1)

@@ -26,6 +26,7 @@ RULES: dict[str, str] = {
     "undefended-leaks": "The undefended model leaks, which shows that the attacks work",
     "accuracy-not-measured": "The accuracy of a defense was not measured",
     "audit-incomplete": "The audit was interrupted",
+    "captured-unlike": "A captured update is unlike what its client sends of the records behind it",
     "claim-broken": "A captured update is not what its client claims to send",
     # of the gate
     "waiver-expired": "A waiver has expired",
@@ -182,6 +183,7 @@ MENDS: dict[str, str] = {
     "control-must-leak": "Scan again until the attacks find something without a defense ({--full}, more {--records}).",
     "mend-finding": "Mend what the finding says, or waive it by its rule.",
     "captured-unscored": "Scan again with {--data}: the records that made the captured update, in their order.",
+    "captured-unlike": "Give the records that made it ({--data}), or say by leakaudit capture what its client did.",
     "captured-certified": "Choose a stronger setting or another defense, and capture what it sends.",
     "claim-broken": "Find out what the client really runs, mend it, and capture again.",
     "scan-to-end": "Scan again to the end.",

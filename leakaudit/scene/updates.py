@@ -12,7 +12,7 @@ from torch import Tensor
 from leakaudit.errors import UserError
 from leakaudit.protocol.attack import Attack, Beforehand
 from leakaudit.protocol.client import SharedUpdate, release, share
-from leakaudit.protocol.gradients import parameters_of
+from leakaudit.protocol.gradients import Gradients, parameters_of
 from leakaudit.protocol.received import Received
 from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.scene.examine import Subject, mode_of
@@ -141,6 +141,10 @@ class Updates:
         """Return captured updates as an attack is given them. Raises AssertionError where there are none."""
         assert self.taken is not None
         return self._knowing(self._received(self.taken))
+
+    def simulated(self, run: str) -> Gradients:
+        """Return what the clients would send of the victims' records in another run, whatever was captured."""
+        return self._shared(self._asked(), f"simulated {run}").gradients
 
     def _received(self, taken: Received) -> SharedUpdate:
         scene, where = self.scene, self.scene.target.device

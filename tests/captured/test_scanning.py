@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from torch import Tensor, nn
 
 from leakaudit.audit.audit import examined
 from leakaudit.audit.pieces import chosen
+from leakaudit.audit.taking import unlike
 from leakaudit.captured.form import Claims, Sends
+from leakaudit.captured.reading import read_capture
 from leakaudit.captured.scanning import asked, targeted
 from leakaudit.captured.writing import write_capture, write_captures
 from leakaudit.gate.decision import gate
@@ -28,10 +31,12 @@ from leakaudit.protocol.registry import parse_defense
 from leakaudit.protocol.target import Target
 from leakaudit.reports.html import render
 from leakaudit.result.claims import ClaimRow
-from leakaudit.result.schema import AuditResult, Estimate, from_json, to_json
+from leakaudit.result.schema import AuditResult, Estimate, Finding, from_json, to_json
 from leakaudit.scene import scene
+from leakaudit.scene.examine import examine
 from leakaudit.scene.plan import Plan
 from leakaudit.scene.scene import set_scene
+from leakaudit.scene.updates import Updates
 from tests.captured.small import LR, SIZE, STEPS, data, network, records, saved, target, trained
 
 ATTACKS = ("labels", "replay", "inverting-gradients:steps=10:restarts=1")
@@ -202,3 +207,35 @@ def test_a_picture_that_an_attack_proves_is_a_fail_without_the_truth(tmp_path: P
 def decoded(picture: str) -> Tensor:
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))))
     return torch.from_numpy(pixels.copy()).float()[None] / 255
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        ({}, False),
+        ({"local_lr": LR / 8}, True),  # then it moved much further than it can have
+        ({"defense": "gaussian:std=10"}, False),  # under so much noise two runs are unlike each other, too
+    ],
+)
+def test_a_truth_that_cannot_have_made_the_update_is_an_error(
+    change: dict[str, Any], wrong: bool, tmp_path: Path
+) -> None:
+    assert bool(noticed(replace(CLAIMS, **change), records(), tmp_path)) is wrong
+
+
+def test_records_of_somebody_else_are_no_truth(tmp_path: Path) -> None:
+    x, y = records()
+    (finding,) = noticed(CLAIMS, (1 - x, 3 - y), tmp_path)
+    assert (finding.id, finding.severity) == ("captured-unlike", "error")
+    assert finding.evidence["usual"] == pytest.approx(1)
+
+
+def noticed(claims: Claims, truth: tuple[Tensor, Tensor], folder: Path) -> tuple[Finding, ...]:
+    """Return what is noticed of updates that were really sent by clients as `CLAIMS` says, beside another truth."""
+    real = read_capture(written(folder))
+    saved(folder / "records.npz", *truth)
+    again = write_captures(folder / "again.safetensors", real.updates, sends="after", before=real.before, claims=claims)
+    capture = asked(again, folder / "records.npz", replace(LIGHT, attacks=ATTACKS[:1]))
+    made = set_scene(targeted(capture, target()), capture.plan, None, "", ())
+    spec, defense = chosen(capture.plan)[-1]
+    return unlike(Updates(made, examine(made, spec, defense)))

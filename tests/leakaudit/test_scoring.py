@@ -17,6 +17,7 @@ from leakaudit.score.baselines import baselines, mean_pictures
 from leakaudit.score.identification import CandidateSets, candidate_sets
 from leakaudit.score.metrics import Metric, mse, psnr
 from leakaudit.score.scoring import Truth, failed, score
+from leakaudit.stats.intervals import median_of_clients, rate
 
 CLASSES = ("cat", "dog")
 NO_LPIPS = "no weights"
@@ -369,3 +370,17 @@ def test_baselines_without_auxiliary_records_are_missing_with_a_reason() -> None
         mean_pictures(nobody, c.truth.labels)
     strange = mean_pictures(c.auxiliary, torch.tensor([0, 7]))
     torch.testing.assert_close(strange[1], c.auxiliary.images.mean(0))
+
+
+def test_records_of_one_client_are_one_unit_of_the_interval() -> None:
+    """Six clients of two records, all found: as sure as six records would be, not twelve."""
+    known = case(6, 2)
+    images, statuses = known.truth.images.view(6, 2, 3, 8, 8), ("converged",) * 6
+    drawn = score(Drawing(), "standard", {}, claim(images, statuses), known.scene(batch_size=2))
+    told = torch.nn.functional.one_hot(known.candidates.position, known.candidates.columns).float()
+    linked = replace(claim(None, ("converged",) * 12), linkage=told)
+    found = score(Linking(), "standard", {}, linked, known.scene(batch_size=2))
+    for each in (drawn, found):
+        assert (each.identification.value, each.identification.n) == (1.0, 12)
+        assert each.identification.low == pytest.approx(rate(6, 6).low)
+    assert drawn.psnr == median_of_clients([[r.psnr for r in drawn.records if r.victim == v] for v in range(6)])
