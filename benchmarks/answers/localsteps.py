@@ -90,14 +90,16 @@ def quality(spec: str, quick: bool) -> Outcome:
     return Outcome(float(scored(truth, images)[0].median()), said)
 
 
+PUBLISHED = "two a step, two epochs"
 SITUATIONS = (
     *(
         Situation(
             f"FedAvg, 4 x 4 steps, {variant}",
-            1.0,
+            1.0 if variant == PUBLISHED else None,
             "share of records",
-            "IIP 100 % of 4 ImageNet pictures, trained ResNet-18, 4 steps x 2, lr .001: notebook of breaching",
+            "IIP 100 % of 4 ImageNet pictures, two a step, trained ResNet-18, lr .001: notebook of breaching",
             partial(identified, spec),
+            goal=1.0,
         )
         for variant, spec in VARIANTS.items()
     ),
@@ -105,7 +107,7 @@ SITUATIONS = (
         "FedAvg, 4 x 4 steps, PSNR",
         20.78,
         "dB",
-        "the same notebook: trained ResNet-18, ImageNet, 2 local epochs of lr .001",
-        partial(quality, VARIANTS["all in every step"]),
+        "the same notebook and the same four steps of two pictures",
+        partial(quality, VARIANTS[PUBLISHED]),
     ),
 )
