@@ -106,7 +106,7 @@ def audit(
     costs = NOMINAL if plan.budget is None or interrupted else measured(target, plan)
     clock = Clock(plan.budget, outline(plan, scene.sizes()), costs, begun)
     course = Course(scene, clock, controls, made, staged or Staged())
-    return run(course, () if interrupted else asked, keep, keep_learned, complete=not interrupted)
+    return run(course, asked, keep, keep_learned, complete=not interrupted)
 
 
 def examined(scene: Scene, asked: Sequence[tuple[str, Defense]]) -> AuditResult:
@@ -124,18 +124,22 @@ def run(
 ) -> AuditResult:
     """Audit defenses by their specs, the control first, and return the result; an interrupt leaves it incomplete.
 
+    It did so already where `complete` is False. What earlier stages found of a defense that was not reached is kept.
     Under a time budget all are fitted before anything is attacked: one that is not fitted in time has no row at all.
     """
     try:
-        for spec, defense in asked if course.clock.budget is not None else ():
+        for spec, defense in asked if complete and course.clock.budget is not None else ():
             _prepare(course, spec, defense, keep_learned)
-        for spec, defense in asked:
+        for spec, defense in asked if complete else ():
             for _ in _audit_defense(course, spec, defense, keep_learned):
                 if keep is not None:
                     keep(_result(course, complete=False))
     except KeyboardInterrupt:
         ends.took()
         complete = False
+    for spec, defense in () if complete else asked:
+        if spec in course.staged.before and spec not in course.rows:
+            course.rows[spec] = _broken(course, spec, defense, "the audit was interrupted before")
     result = _result(course, complete=complete)
     if keep is not None:
         keep(result)
@@ -157,7 +161,7 @@ def _prepare(course: Course, spec: str, defense: Defense, keep_learned: KeepLear
         raise
     except Exception as error:  # a user's model may raise anything while a generator is fitted around it
         clock.skip(planned)
-        course.prepared[spec] = _broken(spec, defense, scene.plan, first_line(error))
+        course.prepared[spec] = _broken(course, spec, defense, first_line(error))
         return
     # Its attacks are those of what fitting made of it, and of what it was seen to change.
     clock.found(spec, pieces_of(spec, subject.defense, scene.plan, subject.changes, scene.sizes())[1:])
@@ -329,20 +333,23 @@ def _caps(course: Course) -> tuple[Reason, ...]:
     return caps(scene.plan.settings(), provenance.exposed(scene.exposure), course.controls, scene.findings)
 
 
-def _broken(spec: str, defense: Defense, plan: Plan, told: str) -> DefenseResult:
-    why = (Reason("not-applied", facts={"told": told}),)
+def _broken(course: Course, spec: str, defense: Defense, told: str) -> DefenseResult:
+    plan, earlier = course.scene.plan, course.staged.before.get(spec, ())
+    own = (Reason("not-applied", facts={"told": told}),)
+    verdict, why = over_stages("inconclusive", own, earlier, plan.max_identification)
     return DefenseResult(
         spec=spec,
         settings=stated(defense, settings(defense), plan.images, SETTINGS),
         facts={},
         replaces_records=replaces_records(defense),
         attacks=(),
-        accuracy=Estimate(reason=sentences(why)[0]),
+        accuracy=Estimate(reason=sentences(own)[0]),
         accuracies=(),
-        verdict="inconclusive",
+        verdict=verdict,
         reasons=sentences(why),
         why=why,
         requested=requested(spec, plan),
+        stages=(*earlier, *here(course.staged.now, "inconclusive", own, ())),
     )
 
 

@@ -11,7 +11,9 @@ from itertools import pairwise
 
 from leakaudit.compare.comparable import SETTLED
 from leakaudit.errors import FLAGS, Setting, UserError, as_option, sentence
+from leakaudit.gate.moments import moments, without_attacks
 from leakaudit.gate.records import without_line_up
+from leakaudit.judge.captured import BROKEN, broken_claims
 from leakaudit.judge.noticed import auxiliary_differs, auxiliary_few, exceeded, frozen, no_line_up
 from leakaudit.judge.scope import assumptions, left_out, not_tested, roles, specs_of, whole
 from leakaudit.judge.settled import settled
@@ -66,6 +68,7 @@ def claims(result: AuditResult) -> Iterator[str]:
         yield from _findings(result)
         for defense in result.defenses:
             yield from (f"{defense.spec}: {what}" for what in (*_verdict(result, defense), *_attacks(result, defense)))
+        yield from moments(result)
         yield from _overall(result)
 
 
@@ -109,6 +112,8 @@ def _captured(result: AuditResult) -> Iterator[str]:
     """Yield where what is said of captured updates is said otherwise elsewhere."""
     captured, settings = result.captured, result.settings
     if not captured:
+        if result.claims or any(a.captured for d in result.defenses for a in d.attacks):
+            yield "it holds what was made of captured updates, and does not say that any were"
         return
     size, client = whole(captured, "records"), client_of(settings)
     if size != whole(settings, "batch_size"):
@@ -142,6 +147,10 @@ def _command(result: AuditResult) -> Iterator[str]:
         return
     words = [part for word in words for part in _parted(word)]
     settings = result.settings
+    if ("--update" in words) is not bool(result.captured):
+        yield "the command and the result do not agree whether captured updates were audited"
+    elif result.captured and bool(result.captured.get("known")) is not ("--data" in words):
+        yield "the command and the result do not agree whether the records behind captured updates are known"
     pairs = list(pairwise(words))
     given = {word: value for word, value in pairs if word in COMMANDED}  # of an option given twice the last counts
     for word, value in given.items():
@@ -281,6 +290,7 @@ def _findings(result: AuditResult) -> Iterator[str]:
         "auxiliary-differs": auxiliary_differs(result.controls.auxiliary) if result.controls else (),
         "frozen-parameters": frozen(shared, parameters),
     }
+    expected |= {BROKEN: broken_claims(result.claims, str(result.captured.get("defense")))} if result.captured else {}
     alone = without_line_up(result)
     if alone is not None:
         expected["no-line-up"] = no_line_up(alone, records)
@@ -302,7 +312,7 @@ def _findings(result: AuditResult) -> Iterator[str]:
 def _verdict(result: AuditResult, defense: DefenseResult) -> Iterator[str]:
     """Yield where a verdict, or the reasons for it, are not what judging the numbers again gives."""
     if not defense.attacks and any(r.id == "not-applied" for r in defense.why):
-        if defense.verdict != "inconclusive" or defense.reasons != sentences(defense.why):
+        if not without_attacks(result, defense):
             yield "it could not be applied, which is inconclusive for the reason that it holds and no other"
         return
     verdict, why = rejudge(result, defense)

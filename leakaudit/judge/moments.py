@@ -32,7 +32,7 @@ def over_stages(
     told = []
     for stage in earlier:
         high = stage.identification.high
-        settled = stage.verdict != "pass" or (high is not None and high <= limit) or _proven(stage)
+        settled = stage.verdict != "pass" or (high is not None and high <= limit) or _proven(stage, limit)
         found: Verdict = stage.verdict if settled else "inconclusive"
         if found != "pass":
             facts: dict[str, Value] = {"stage": stage.name, "epochs": stage.epochs}
@@ -44,5 +44,8 @@ def over_stages(
     return verdict, (*told, *why)
 
 
-def _proven(stage: Stage) -> bool:
-    return any(reason.id in ("independent", "proven") for reason in stage.why)
+def _proven(stage: Stage, limit: float) -> bool:
+    """Return whether a proof carried a stage's pass that holds at this limit too."""
+    bounds = [reason.facts.get("bound") for reason in stage.why if reason.id == "proven"]
+    within = any(isinstance(bound, float) and bound <= limit for bound in bounds)
+    return within or any(reason.id == "independent" for reason in stage.why)

@@ -15,7 +15,9 @@ from leakaudit.captured.form import Claims
 from leakaudit.captured.reading import read_capture
 from leakaudit.captured.writing import write_capture
 from leakaudit.files.reading import text_of
+from leakaudit.gate.claims import claims
 from leakaudit.gate.consistency import doubts
+from leakaudit.result.claims import ClaimRow
 from leakaudit.result.schema import load
 from tests.captured.small import LR, MODEL, SIZE, STEPS, network, records, saved, trained
 from tests.leakaudit.command_line import Run, caller, sentence
@@ -119,6 +121,13 @@ def test_a_scan_without_the_records_shows_pictures_and_says_so(run: Run) -> None
     forged["defenses"][0]["verdict"] = forged["verdict"] = "pass"
     Path("forged.json").write_text(json.dumps(forged))
     assert any("inconclusive" in doubt for doubt in doubts(load(Path("forged.json"))))
+    assert any("whether captured updates were audited" in told for told in claims(replace(result, captured={})))
+    said = replace(result, captured=result.captured | {"known": True})
+    assert any("captured updates are known" in told for told in claims(said))
+    bare = replace(result, captured={}, environment=result.environment | {"command": ""})
+    assert any("does not say that any were" in told for told in claims(bare))
+    silent = replace(result, claims=(ClaimRow(what="noise", mechanism="LocalDpMod", verdict="broken"),))
+    assert any("the finding claim-broken is not that" in told for told in claims(silent))
 
 
 def test_a_claim_that_the_update_breaks_is_named(run: Run) -> None:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from leakaudit.audit.stages import audit_at_stages
+from leakaudit.defenses.gaussian import Gaussian
 from leakaudit.errors import UserError
 from leakaudit.gate.claims import claims
+from leakaudit.gate.moments import moments
 from leakaudit.judge.moments import LEAKED, OPEN, over_stages
-from leakaudit.judge.verdict import rejudge
+from leakaudit.judge.verdict import overall, rejudge
+from leakaudit.judge.words import sentences
+from leakaudit.protocol.defense import Defense
 from leakaudit.reports.coverage import Situation, matrix, own, stages
 from leakaudit.reports.html import render
 from leakaudit.reports.situations import table
 from leakaudit.result.federation import client_from, parse_client
 from leakaudit.result.schema import AuditResult, Estimate, Reason, Stage, Verdict, from_json, to_json
 from leakaudit.scene.plan import Plan
+from leakaudit.work.progress import current
 from tests.leakaudit.audited import target
 
 PLAN = Plan(
@@ -110,6 +117,91 @@ def test_at_a_lower_limit_than_its_scan_a_stage_is_undecided() -> None:
     assert over_stages("pass", (), (passed,), 0.1)[0] == "inconclusive"
     proven = replace(passed, why=(Reason("independent"),))
     assert over_stages("pass", (), (proven,), 0.1)[0] == "pass"
+    for bound, verdict in ((0.05, "pass"), (0.15, "inconclusive")):
+        bounded = replace(passed, why=(Reason("proven", facts={"bound": bound}),))
+        assert over_stages("pass", (), (bounded,), 0.1)[0] == verdict
+
+
+def _restaged(result: AuditResult, change: Callable[[Stage], Stage], at: int) -> AuditResult:
+    """Return a result in which a stage of every row says something else, and all verdicts follow from that."""
+    rows = []
+    for row in result.defenses:
+        stages = list(row.stages)
+        stages[at] = change(stages[at])
+        verdict, why = rejudge(result, replace(row, stages=tuple(stages)))
+        rows.append(replace(row, stages=tuple(stages), verdict=verdict, why=why, reasons=sentences(why)))
+    verdict, why = overall(rows)
+    return replace(result, defenses=tuple(rows), verdict=verdict, why=why, reasons=sentences(why))
+
+
+@pytest.mark.parametrize(
+    ("at", "change", "told"),
+    [
+        (0, lambda s: replace(s, verdict="pass", why=(Reason("identification-above-limit"),)), "those of another"),
+        (0, lambda s: replace(s, verdict="pass", why=()), "no reason"),
+        (0, lambda s: replace(s, verdict="pass", identification=Estimate(1.0, 0.9, 1.0, 8)), "than the limit allows"),
+        (0, lambda s: replace(s, epochs=2), "the stage init is not the same one"),
+        (0, lambda s: replace(s, name="trained"), "audited at the stages trained, trained"),
+        (1, lambda s: replace(s, verdict="pass"), "not what its own numbers give"),
+        (1, lambda s: replace(s, attack="replay"), "not what its own numbers give"),
+    ],
+)
+def test_what_is_forged_of_a_stage_is_seen(
+    federated: AuditResult, at: int, change: Callable[[Stage], Stage], told: str
+) -> None:
+    assert list(moments(_restaged(federated, lambda stage: stage, at))) == []
+    assert any(told in clause for clause in claims(_restaged(federated, change, at)))
+
+
+def test_stages_that_were_asked_for_are_not_left_out(federated: AuditResult) -> None:
+    bare = replace(federated, defenses=tuple(replace(row, stages=()) for row in federated.defenses))
+    assert any("audited at the stages none" in told for told in claims(bare))
+    assert any("settings say none" in told for told in claims(replace(federated, settings={})))
+
+
+def test_an_interrupt_keeps_what_earlier_stages_found() -> None:
+    def stop(result: AuditResult) -> None:
+        if len(result.defenses) == 1 and len(result.defenses[0].stages) == 2:
+            raise KeyboardInterrupt
+
+    result = audit_at_stages(target(), replace(PLAN, stages=("init", "trained")), keep=stop)
+    assert not result.complete
+    assert [[stage.name for stage in row.stages] for row in result.defenses] == [["init", "trained"]] * 2
+    assert result.defenses[1].stages[0].identification.n == PLAN.records
+    assert list(claims(result)) == []
+
+
+def test_a_budget_is_split_between_stages_on_one_clock(monkeypatch: pytest.MonkeyPatch, federated: AuditResult) -> None:
+    seen = []
+
+    def audited(*_: object, **__: object) -> AuditResult:
+        plan = _[1]
+        assert isinstance(plan, Plan)
+        seen.append((plan.budget, current().started))
+        return federated
+
+    monkeypatch.setattr("leakaudit.audit.stages.audit", audited)
+    audit_at_stages(target(), replace(PLAN, stages=("init", "early", "trained"), budget=60.0, epochs=1))
+    assert [budget for budget, _ in seen] == [20.0, 40.0, 60.0]
+    assert len({started for _, started in seen}) == 1
+    assert seen[0][1] is not None
+
+
+def test_a_defense_that_failed_at_a_stage_is_not_passed_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    fit, tries = Gaussian.fit, []
+
+    def once(self: Gaussian, *given: Any) -> Defense:
+        tries.append(1)
+        if len(tries) == 1:
+            raise RuntimeError("not today")
+        return fit(self, *given)
+
+    monkeypatch.setattr(Gaussian, "fit", once)
+    result = audit_at_stages(target(), replace(PLAN, stages=("init", "trained")))
+    assert result.defenses[1].stages[0].verdict == "inconclusive"
+    assert len(result.defenses[1].stages) == 2
+    assert result.defenses[1].why[0].id == OPEN
+    assert list(claims(result)) == []
 
 
 @pytest.mark.parametrize(
