@@ -24,7 +24,7 @@ from leakaudit.work.seeding import generator_for
 
 FIRST = 3000  # of the test pictures that are attacked: nothing was tuned on them
 BATCH, LINE_UP = 4, 100
-STEPS = {True: 60, False: 400}  # of the attacks, quick and in full
+STEPS = {True: 40, False: 400}  # of the attacks, quick and in full
 VARIANTS = {  # of four local steps on four pictures
     "all in every step": "fedavg:steps=4:lr=0.1",
     "two a step, two epochs": "fedavg:epochs=2:batch=2:lr=0.1",

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 import torch
 
-from leakaudit.protocol.client import release, sent
+from leakaudit.protocol.client import release, sent, trained_update
 from leakaudit.protocol.defense import Defense, parts_of, replaces_records
+from leakaudit.protocol.federation import FEDSGD, Client
 from leakaudit.protocol.gradients import Gradients, Mode, example_gradients, in_mode, mean_gradient
 from leakaudit.protocol.target import LossFunction, PixelModel, Records
 from leakaudit.work.seeding import generator_for, seeded
@@ -49,9 +50,18 @@ def records_changed(private: Records, released: Records) -> frozenset[str]:
 
 
 def later_changes(
-    model: PixelModel, loss: LossFunction, batches: Iterable[Records], defense: Defense, mode: Mode, seed: int
+    model: PixelModel,
+    loss: LossFunction,
+    batches: Iterable[Records],
+    defense: Defense,
+    mode: Mode,
+    seed: int,
+    client: Client = FEDSGD,
 ) -> frozenset[str]:
-    """Return what of "examples", "update" and "buffers" the stages after the record stage change, tried on batches."""
+    """Return what of "examples", "update" and "buffers" the stages after the record stage change, tried on batches.
+
+    The update is that of one client: its mean gradient, or what its weights lost in its training.
+    """
     found: set[str] = set()
     before = {n: b.detach().clone() for n, b in model.named_buffers() if b.is_floating_point()}
     for k, batch in enumerate(batches):
@@ -62,7 +72,11 @@ def later_changes(
             if shown.needs_example_gradients:
                 each = example_gradients(model, loss, images, labels)
                 found |= {"examples"} if _differ(shown.transform_example_gradients(each, generator), each) else set()
-            gradient = mean_gradient(model, loss, images, labels)
+            if client.local:
+                lost = trained_update(model, loss, images, labels, Defense(), generator, client)
+                gradient = tuple(g * client.moved(len(labels)) for g in lost)
+            else:
+                gradient = mean_gradient(model, loss, images, labels)
             update = shown.transform_update(gradient, len(labels), generator)
             found |= {"update"} if _differ(update, gradient) else set()
             _, buffers = sent(model, loss, images, labels, Defense(), mode, generator)

@@ -58,9 +58,9 @@ def _examine(scene: Scene, spec: str, defense: Defense) -> Subject:
     model = defense.transform_model(copy.deepcopy(target.model), generator_for(seed, spec, "model"))
     if model_changed(target.model, model, target.private[:4]):
         changes |= {"model"}
-    size = scene.plan.batch_size
+    size, sender = scene.plan.own, scene.plan.sender()
     batches = [released[scene.victims[i * size : (i + 1) * size]] for i in range(min(TRIED, scene.plan.victims))]
-    changes |= later_changes(model, target.loss, batches, copy.deepcopy(defense), mode_of(scene), seed)
+    changes |= later_changes(model, target.loss, batches, copy.deepcopy(defense), mode_of(scene), seed, sender)
     if not changes - BESIDES:
         return Subject(spec, defense, released, changes, False, None)
     again = _repeats(scene, spec, copy.deepcopy(defense), model)

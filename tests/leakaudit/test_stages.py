@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from leakaudit.audit.canary import KeyedPermutation
 from leakaudit.protocol.client import release
 from leakaudit.protocol.defense import Defense, chain
+from leakaudit.protocol.federation import parse_client
 from leakaudit.protocol.gradients import Gradients, Mode
 from leakaudit.protocol.registry import defenses, parse_defense
 from leakaudit.protocol.stages import CHANGES, apart, declared, later_changes, model_changed, records_changed
@@ -132,6 +133,16 @@ def test_a_change_that_comes_on_some_batches_is_seen() -> None:
 
     few = [PRIVATE[:1]] * 20
     assert later_changes(conv_model(SHAPE), loud, few, Sometimes(), "eval", 0) == {"update"}
+
+
+def test_what_acts_on_weights_is_tried_on_what_weights_lose() -> None:
+    model, batch = conv_model(SHAPE), [PRIVATE[:2]]
+    client, clip = parse_client("fedavg:steps=4:lr=0.5"), parse_defense("clip:max_norm=1e-3")
+    assert later_changes(model, nn.functional.cross_entropy, batch, clip, "eval", 0, client) == {"update"}
+    loose = parse_defense("clip:max_norm=1")
+    slow = parse_client("fedavg:steps=1:lr=1e-6")
+    assert later_changes(model, loud, batch, loose, "eval", 0) == {"update"}  # its gradients are longer
+    assert later_changes(model, loud, batch, loose, "eval", 0, slow) == frozenset()
 
 
 def test_buffers_are_seen_to_change_where_the_model_is_trained() -> None:
