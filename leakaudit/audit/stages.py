@@ -7,6 +7,7 @@ each row holds what the earlier ones found of its defense.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from leakaudit.result.rules import MOMENT
 from leakaudit.result.schema import AuditResult, Stage, Waiver
 from leakaudit.scene.plan import Plan
 from leakaudit.score.utility import accuracy, train
-from leakaudit.work.progress import expired, stage
+from leakaudit.work.progress import current, expired, monitored, stage
 from leakaudit.work.seeding import derive
 
 EARLY = 1  # epochs after which training is still early
@@ -46,7 +47,8 @@ def audit_at_stages(
 ) -> AuditResult:
     """Audit a target as `audit` does, at the stages of the plan one after another; at its own weights without any.
 
-    An interrupt ends the audit of a stage, and with it all of it. Raises UserError where the target cannot be trained.
+    Each stage gets an equal part of a time budget, and what those before it left. An interrupt ends the audit of a
+    stage, and with it all of it. Raises UserError where the target cannot be trained.
     """
 
     def unfinished(result: AuditResult) -> None:
@@ -54,32 +56,35 @@ def audit_at_stages(
             keep(result)
 
     found: dict[str, tuple[Stage, ...]] = {}
-    share = None if plan.budget is None else plan.budget / max(1, len(plan.stages))
-    for name in plan.stages[:-1]:
+    begun = current().started or time.monotonic()
+    for k, name in enumerate(plan.stages[:-1], start=1):
         moment = trained_to(target, name, plan)
-        result = audit(
-            replace(target, model=moment.model),
-            replace(plan, utility=False, budget=share),
-            lpips_weights=lpips_weights,
-            keep=unfinished,
-            command=command,
-            waivers=waivers,
-            staged=Staged(found, at(moment)),
-        )
+        until = None if plan.budget is None else plan.budget * k / len(plan.stages)  # since all of it began
+        with monitored(replace(current(), started=begun)):
+            result = audit(
+                replace(target, model=moment.model),
+                replace(plan, utility=False, budget=until),
+                lpips_weights=lpips_weights,
+                keep=unfinished,
+                command=command,
+                waivers=waivers,
+                staged=Staged(found, at(moment)),
+            )
         found = {row.spec: row.stages for row in result.defenses}
         if not result.complete:
             return result
     last = trained_to(target, plan.stages[-1], plan) if plan.stages else None
-    return audit(
-        target if last is None else replace(target, model=last.model),
-        replace(plan, budget=share),
-        lpips_weights=lpips_weights,
-        keep=keep,
-        keep_learned=keep_learned,
-        command=command,
-        waivers=waivers,
-        staged=Staged(found, None if last is None else at(last)),
-    )
+    with monitored(replace(current(), started=begun)):
+        return audit(
+            target if last is None else replace(target, model=last.model),
+            plan,
+            lpips_weights=lpips_weights,
+            keep=keep,
+            keep_learned=keep_learned,
+            command=command,
+            waivers=waivers,
+            staged=Staged(found, None if last is None else at(last)),
+        )
 
 
 def trained_to(target: Target, name: str, plan: Plan) -> Moment:
