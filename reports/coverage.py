@@ -77,9 +77,14 @@ def matrix(result: AuditResult) -> tuple[Matrix, ...]:
 
 
 def _tried(row: DefenseResult) -> dict[str, Verdict]:
-    if not any(scored_victims(attack) for attack in row.attacks):
-        return {}
-    return {stage.name: stage.verdict for stage in row.stages} or {GIVEN: row.verdict}
+    """Return the verdicts of a defense by moment, of those at which anything was scored on it or led to a verdict."""
+    if row.stages:
+        return {
+            stage.name: stage.verdict
+            for stage in row.stages
+            if stage.verdict != "inconclusive" or stage.identification.value is not None
+        }
+    return {GIVEN: row.verdict} if any(scored_victims(attack) for attack in row.attacks) else {}
 
 
 def _cell(situation: Situation, here: Situation, verdict: Verdict | None, same: bool) -> Cell:

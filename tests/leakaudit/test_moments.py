@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -23,7 +24,7 @@ from leakaudit.reports.situations import table
 from leakaudit.result.federation import client_from, parse_client
 from leakaudit.result.schema import AuditResult, Estimate, Reason, Stage, Verdict, from_json, to_json
 from leakaudit.scene.plan import Plan
-from leakaudit.work.progress import current
+from leakaudit.work.progress import Monitor, current, monitored
 from tests.leakaudit.audited import target
 
 PLAN = Plan(
@@ -91,6 +92,29 @@ def test_the_matrix_tells_what_was_tried_from_what_was_not(federated: AuditResul
     assert cells[Situation(1, 1, "eval"), "early"].coverage == "not-tested"
     assert len(table(federated)) == 8 + 1 + 8
     assert "stage early, whatever a client does" in render(federated)
+
+
+def test_a_stage_that_was_tried_is_in_the_matrix_though_the_last_one_had_no_time(federated: AuditResult) -> None:
+    row = federated.defenses[1]
+    early, last = row.stages
+    silent = tuple(replace(a, identification=Estimate(), statuses={"budget": 2}, records=()) for a in row.attacks)
+    late = replace(row, attacks=silent, stages=(early, replace(last, identification=Estimate())))
+    cells = matrix(replace(federated, defenses=(late,)))[0].cells
+    assert {at for at, cell in cells.items() if cell.coverage == "tested"} == {(Situation(4, 2, "eval"), "init")}
+
+
+def test_each_stage_gets_its_part_of_a_time_budget(federated: AuditResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[tuple[float | None, bool]] = []
+
+    def audited(_: object, plan: Plan, **__: object) -> AuditResult:
+        ends.append((plan.budget, current().started == begun))
+        return federated
+
+    begun = time.monotonic()
+    monkeypatch.setattr("leakaudit.audit.stages.audit", audited)
+    with monitored(Monitor(started=begun)):
+        audit_at_stages(target(), replace(PLAN, budget=90.0, stages=("init", "early", "trained"), epochs=1))
+    assert ends == [(30.0, True), (60.0, True), (90.0, True)]  # seconds since all of it began
 
 
 @pytest.mark.parametrize(
