@@ -60,16 +60,18 @@ def measure_claims(
     client = client_of(captured.claims, source)
     std, longest = implied(claimed, captured.claims, client, fit)
     rows: list[ClaimRow] = []
-    most = std
+    most = beside = std  # the noise that can be there of what is claimed, and that may stand beside what is clipped
     if claimed.noise != 0 and claimed.name not in SERVERS:
         sample = sample_of(fit, network, claimed, client)
         row = noise_row(claimed.name, std, sample)
         rows.append(row)
         if std and row.high is not None:
             nothing = row.high <= 8 * float(np.median(sample.rounding))  # what is left is how weights are rounded
-            most = 0.0 if nothing else min(std, row.high)
+            most = beside = 0.0 if nothing else min(std, row.high)
+            if captured.claims.settings and claimed.place == "step":  # of which `implied` gives the least
+                beside = max(most, row.high)
     if claimed.clip is not None:
-        rows.append(norm_row(claimed, longest, most, _norms(fit, network, claimed)))
+        rows.append(norm_row(claimed, longest, beside, _norms(fit, network, claimed)))
     if claimed.entry is not None:
         rows.append(_entry_row(claimed, client, captured.claims, fit, network))
     if claimed.clip is not None or claimed.epsilon is not None or claimed.entry is not None:
@@ -82,6 +84,9 @@ def implied(claimed: Mechanism, claims: Claims, client: Client, fit: Fitted) -> 
 
     None is what is not known. For a mechanism in every step, noise is σC/B of each step's B records, and it moves the
     weights as a gradient does; that later gradients follow from earlier noise is left out.
+
+    A framework draws how many records a step sees, and divides clipped gradients and noise by how many it expects
+    (Opacus: by those of one batch of equal ones): the noise is the least that this leaves, the length the most.
     """
     if claims.clients > 1:
         return None, None  # whether they were summed or averaged nobody says
@@ -93,8 +98,13 @@ def implied(claimed: Mechanism, claims: Claims, client: Client, fit: Fitted) -> 
     if client.local and claims.local_lr is None and fit.sends != "gradient":
         return None, None
     steps = step_weights(client, records)
+    most = 1.0
+    if claims.settings:
+        full = client.step_size(records)
+        most = records / max(1, records // -(-records // full))
+        steps = [(reach, full) for reach, _ in steps]
     variance = sum((reach * claimed.noise * claimed.clip / size) ** 2 for reach, size in steps)
-    return math.sqrt(variance), sum(reach for reach, _ in steps) * claimed.clip
+    return math.sqrt(variance), sum(reach for reach, _ in steps) * claimed.clip * most
 
 
 def _names(fit: Fitted, network: nn.Module, claimed: Mechanism) -> list[str]:

@@ -21,6 +21,7 @@ from leakaudit.result.outward import default_images, in_place
 from leakaudit.result.rules import ANYTHING, PLANTING
 from leakaudit.result.schema import Images, Known, Value
 from leakaudit.result.specs import split, together
+from leakaudit.score.utility import Senders
 
 # What a whole number may be: far more than an audit can do, and little enough for every number that follows from it.
 LIMITS = {
@@ -131,12 +132,14 @@ class Plan:
     def run(self, private: int, steps: int, epochs: int = 0) -> tuple[int, int, int]:
         """Return what accounting needs of the training runs of so many `steps`: of how many records batches are drawn.
 
-        With them how large these are, and how many steps see a record's client: with local steps those of its own.
+        With them how large these are, and how many steps see a record's client: with local steps those of its own,
+        which holds as many records as the training run leaves it.
         """
         sender = self.sender()
         if not sender.local:
             return private, TRAINING_BATCH, steps
-        return self.own, sender.step_size(self.own), (epochs * sender.steps(self.own) if steps else 0)
+        own = Senders(TRAINING_BATCH, sender, self.own).records_of_one(private)
+        return own, sender.step_size(own), (epochs * sender.steps(own) if steps else 0)
 
     def settled(self, given: Client | None, private: int) -> Plan:
         """Return the plan with the client of model.py (`given`) in place where no other was asked for.

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.claims import LOCAL_DP, Setting, correct, rows_of, told, wrong
 from leakaudit.captured.claims import ALPHA, Sample, measure_claims, noise_row
@@ -165,3 +166,38 @@ def test_settings_become_a_spec_that_an_attack_can_simulate() -> None:
 def test_settings_that_no_mechanism_has_are_one_sentence(change: dict[str, str | float | None]) -> None:
     with pytest.raises(UserError, match="LocalDpMod"):
         mechanism_of(Claims(settings=({**LOCAL_DP, **change},)))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("records", "batch"), [(9, 8), (33, 8), (32, 8), (12, 16)])
+@pytest.mark.parametrize("poisson", [True, False])
+def test_no_alarm_on_opacus_itself(records: int, batch: int, poisson: bool) -> None:
+    """It divides by how many records it expects in a step: a smaller last batch has no more noise than others."""
+    from opacus import PrivacyEngine
+
+    x, y = torch.ones(records, 1, 8, 8), torch.zeros(records, dtype=torch.long)  # whose gradients all point one way
+    for seed, noise in enumerate((1.0, 0.3, 0.001)):
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 4))
+        before = {name: value.clone() for name, value in net.state_dict().items()}
+        model, optimiser, loader = PrivacyEngine().make_private(
+            module=net,
+            optimizer=torch.optim.SGD(net.parameters(), lr=0.1),
+            data_loader=DataLoader(TensorDataset(x, y), batch_size=batch),
+            noise_multiplier=noise,
+            max_grad_norm=1.0,
+            poisson_sampling=poisson,
+        )
+        for images, labels in loader:
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(20 * model(images.reshape(-1, 1, 8, 8)), labels.long()).backward()
+            optimiser.step()
+        after = {name.removeprefix("_module."): value.clone() for name, value in model.state_dict().items()}
+        said = {"name": "Opacus", "noise_multiplier": noise, "max_grad_norm": 1.0}
+        claims = Claims(local_epochs=1, batch_size=batch, local_lr=0.1, records=records, mode="train", settings=(said,))
+        fresh = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 4))
+        rows = measure_claims(CapturedUpdate(before, (after,), "after", claims), fresh)
+        assert broken(rows) == set()
+        assert {row.what for row in rows} == {"noise", "norm", "epsilon"}
+        silent = measure_claims(CapturedUpdate(before, (before,), "after", claims), fresh)
+        assert "noise" in broken(silent)

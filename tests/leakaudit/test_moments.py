@@ -24,6 +24,7 @@ from leakaudit.reports.situations import table
 from leakaudit.result.federation import client_from, parse_client
 from leakaudit.result.schema import AuditResult, Estimate, Reason, Stage, Verdict, from_json, to_json
 from leakaudit.scene.plan import Plan
+from leakaudit.score.utility import Senders
 from leakaudit.work.progress import Monitor, current, monitored
 from tests.leakaudit.audited import target
 
@@ -244,6 +245,14 @@ def test_a_plan_is_settled_by_its_client(asked: dict[str, object], given: str | 
     plan = Plan(**asked).settled(client_from(given), 400)  # type: ignore[arg-type]
     assert (plan.batch_size, plan.records) == (size, records)
     assert plan.settled(None, 400) == plan
+
+
+@pytest.mark.parametrize(("private", "own", "steps"), [(1000, 80, 20), (200, 40, 10)])
+def test_an_epsilon_is_of_the_clients_that_train(private: int, own: int, steps: int) -> None:
+    """The training run deals few private records to smaller clients, whose batches are a larger share of theirs."""
+    plan = Plan(client="fedavg:epochs=1:batch=8", batch_size=80, records=80)
+    assert plan.run(private, 6, epochs=2) == (own, 8, steps)
+    assert Senders(32, plan.sender(), plan.own).records_of_one(private) == own
 
 
 def test_the_mode_of_a_client_is_that_of_the_plan() -> None:
