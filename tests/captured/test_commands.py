@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def test_two_checkpoints_become_a_file_that_says_what_it_misses(run: Run) -> Non
         "capture", "--before", "before.pt", "--after", "after.pt", "--steps", str(STEPS), "-o", "new.safetensors"
     )
     assert made.code == 3
+    assert re.search(r"client +how it trained", run("capture", "bare.safetensors").out)
     assert {line.split()[-1] for line in made.out.splitlines() if line.startswith("missing")} == {
         "--lr.",
         "--batch.",
