@@ -92,7 +92,8 @@ def in_brief(result: AuditResult) -> tuple[str, ...]:
         return (first,)
     drew = [f"{a.name} drew {_drawn(t)}{_beside(t)}" for a, t in _attempts(result) if t.update == 0 and t.pictures]
     other = f"The scores are of {plain(result.settings.get('records'))} other records, sent the same way."
-    return (first, other, *([f"Of the first, {'; '.join(drew)}."] if drew else []))
+    which = "captured" if count == 1 else "first"
+    return (first, other, *([f"Of the {which} update, {'; '.join(drew)}."] if drew else []))
 
 
 def _attempts(result: AuditResult) -> Iterator[tuple[AttackResult, Attempt]]:

@@ -26,7 +26,7 @@ from leakaudit.result.numbers import significant
 
 # How unlikely under a claim what was captured must be for its row to be called broken: many rows of many files are
 # looked at, and what is wrong by a factor is far below (`python -m benchmarks.claims`).
-ALPHA = 1e-6
+ALPHA, ODDS = 1e-6, "a million to one"
 SURE = 0.01  # how unlikely it is that there is less noise than the lower end of the interval
 UNIT = "standard deviation of a number of the update"
 LEVELS = 2.0 ** -np.arange(21)  # at which the numbers near 0 are counted, in units of the claimed noise
@@ -197,7 +197,7 @@ def noise_row(name: str, std: float | None, sample: Sample) -> ClaimRow:
         low = _quiet_bound(sample.quiet, SURE)
         how = f"{len(sample.quiet)} directions {sample.whence}"
     verdict, why = _judged(std, tests.chance(std), low)
-    bound = f"at most {significant(high)} can be there, at odds of {significant(1 / ALPHA)} to 1"
+    bound = f"at most {significant(high)} can be there, at odds of {ODDS}"
     return replace(row, measured=measured, low=low, high=high, verdict=verdict, reason=f"{how}; {bound}{why}.")
 
 
@@ -287,7 +287,7 @@ def norm_row(
         chance = 1.0 if least <= longest else 0.0
     if chance <= ALPHA:
         verdict: Judged = "broken"
-        why = "It is longer than the clip lets through with this noise"
+        why = f"It is longer than the clip lets through{' with this noise' if noise else ''}"
     elif claimed.place == "step":
         verdict, why = (
             "cannot be told",

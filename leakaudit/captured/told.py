@@ -61,7 +61,7 @@ def lines(captured: CapturedUpdate, fit: Fitted | None, source: str) -> tuple[Li
     """Return what a file of captured updates holds and claims, line by line; with `fit` beside a model."""
     claims, first = captured.claims, captured.updates[0]
     count = len(captured.updates)
-    own = records_of(claims)
+    own, client = records_of(claims), client_of(claims, source)
     behind = "not said" if own is None else f"{own} behind {'the' if count == 1 else 'each'} update"
     if claims.clients > 1:
         behind += f", of {claims.clients} clients whose updates were summed"
@@ -71,7 +71,7 @@ def lines(captured: CapturedUpdate, fit: Fitted | None, source: str) -> tuple[Li
         ("updates", f"{count}, each {SENT[captured.sends]}: {len(first)} tensors of {numbers:,} numbers"),
         ("before", begun),
         ("framework", claims.framework or "not said"),
-        ("client", spec_of(client_of(claims, source))),
+        ("client", spec_of(client) if client.local or captured.sends == "gradient" else "how it trained is not said"),
         ("records", behind),
         ("mode", claims.mode or "not said"),
         ("defense", "not said" if claims.defense is None else claims.defense),

@@ -21,6 +21,7 @@ from leakaudit.options.common import (
     BatchSize,
     Checkpoint,
     ClientMode,
+    ClientSpec,
     Data,
     Device,
     Mode,
@@ -62,7 +63,12 @@ def add(app: typer.Typer) -> None:
         context_settings=FROM_ENVIRONMENT,
         rich_help_panel=AUDIT,
         short_help="Check the set-up before a long run.",
-        epilog=examples("leakaudit doctor", "leakaudit doctor model.py --mode train --batch-size 8", settings=True),
+        epilog=examples(
+            "leakaudit doctor",
+            "leakaudit doctor model.py --mode train --batch-size 8",
+            "leakaudit doctor model.py --client fedavg:epochs=1:batch=8",
+            settings=True,
+        ),
     )(doctor)
     app.command(
         cls=Command,
@@ -84,6 +90,7 @@ def doctor(  # noqa: PLR0913 - a command: its options
     checkpoint: Checkpoint = None,
     records: Records = 16,
     batch_size: BatchSize = 1,
+    client: ClientSpec = "",
     mode: ClientMode = Mode.eval,
     device: Device = "auto",
     seed: Seed = 0,
@@ -106,13 +113,16 @@ def doctor(  # noqa: PLR0913 - a command: its options
         from leakaudit.load.units import with_units
         from leakaudit.scene.plan import Plan
 
-        plan = Plan(mode=mode.value, records=records, batch_size=batch_size, seed=seed)
+        plan = Plan(mode=mode.value, records=records, batch_size=batch_size, client=client, seed=seed)
         stage("loading the model and the data")
         loaded = with_units(load_target(target, data=data, checkpoint=checkpoint, device=device, seed=seed))
         stage("checking the model and the data")
-        findings = preflight(loaded, mode=mode.value, batch_size=batch_size, records=records, costs=True)
+        plan = plan.settled(loaded.client, len(loaded.private))
+        sizes = {"batch_size": plan.batch_size, "records": plan.records}
+        findings = preflight(loaded, mode=plan.mode, costs=True, **sizes)
     console = Console()
     notice(console, loaded, findings)
+    console.print(f"[dim]client [/] {sent(plan)}", highlight=False)
     errors, warnings = (sum(finding.severity == kind for finding in findings) for kind in ("error", "warning"))
     if errors:
         console.print(f"[red]not ready[/]: mend {'the error' if errors == 1 else f'the {errors} errors'} above.")
@@ -122,6 +132,16 @@ def doctor(  # noqa: PLR0913 - a command: its options
     takes(console, loaded, plan, costs)
     told = f" but for {'the warning' if warnings == 1 else f'the {warnings} warnings'} above" if warnings else ""
     console.print(f"[green]ready[/]{told}", highlight=False)
+
+
+def sent(plan: Plan) -> str:
+    """Return what a scan would attack, in a sentence: how many updates, and what each client does before it sends."""
+    from leakaudit.result.federation import in_words
+
+    sender = plan.sender()
+    summed = f", each the sum of {sender.clients} clients'" if sender.clients > 1 else ""
+    count = f"{plan.victims} update{'s' * (plan.victims > 1)}{summed}"
+    return f"A scan attacks {count}. A client {in_words(sender, plan.own)}."
 
 
 def notice(console: Console, target: Loaded, findings: Sequence[Finding]) -> None:

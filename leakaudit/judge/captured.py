@@ -79,6 +79,8 @@ def numbers_of(row: ClaimRow) -> str:
     """Return what is claimed and what was measured: `0.01 claimed, 0.0098 measured (0.009 to 0.011)`."""
     ends = [significant(end) for end in (row.low, row.high) if end is not None]
     between = f" ({' to '.join(ends)})" if len(ends) == 2 else f" (at most {ends[0]})" if row.high is not None else ""
+    if row.measured is not None and set(ends) == {significant(row.measured)}:
+        between = ""  # it is exact
     measured = "" if row.measured is None else f"{significant(row.measured)} measured{between}"
     if row.what == "epsilon" and row.verdict == "broken" and row.measured in (None, math.inf):
         measured = "nothing bounds it"

@@ -45,7 +45,7 @@ def assumptions(
         tuned += " Where the time budget ended that, an attack ran at its default settings."
     untuned = "The adversary owns no records to tune on: attacks run at their default settings, which can be weaker."
     return (
-        f"Each of {victims} clients {in_words(client, size // client.clients)}, "
+        f"{'One client' if victims == 1 else f'Each of {victims} clients'} {in_words(client, size // client.clients)}, "
         f"computed in {mode}, at the model's present weights.",
         *_summed(client),
         f"The adversary sees that {'update' if client.local else 'gradient'} and the model, "

@@ -110,6 +110,8 @@ def parse_client(spec: str) -> Client:
         raise UserError(f"unknown client {short(name)}{did_you_mean(name, PRESETS)}; the clients: {known}.")
     known_fields, hints = [f.name for f in fields(Client)], get_type_hints(Client)
     values: dict[str, Any] = {}
+    if "," in spec:
+        raise UserError(f"client {short(name)}: colons part its settings, not commas: fedavg:epochs=1:batch=8.")
     for pair in given.split(":") if given or spec.endswith(":") else ():
         key, equals, text = pair.partition("=")
         key = key.strip().replace("-", "_")
@@ -120,6 +122,8 @@ def parse_client(spec: str) -> Client:
             hint = did_you_mean(key, [*known_fields, *SHORT])
             allowed = ", ".join(known_fields)
             raise UserError(f"client {short(name)} has no setting {short(key)}{hint}; its settings: {allowed}.")
+        if key in values:
+            raise UserError(f"client {short(name)}: setting {short(key)} is given twice.")
         values[key] = converted(text.strip(), hints[key], f"client {short(name)}: setting {short(key)}")
     base = {f.name: getattr(PRESETS[name], f.name) for f in fields(Client)}
     if "local_steps" in values and "local_epochs" not in values:

@@ -76,7 +76,7 @@ class Plan:
             *_in_limits(self),
             (
                 self.batch_size in (1, self.sender().clients) or self.batch_size % self.sender().clients == 0,
-                "{--batch-size} must be a multiple of the clients whose updates are summed",
+                f"{{--batch-size}} must be a multiple of the {self.sender().clients} clients whose updates are summed",
             ),
             (
                 set(self.stages) <= set(STAGES) and len(set(self.stages)) == len(self.stages),

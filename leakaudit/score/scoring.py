@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from leakaudit.errors import UserError, first_line
+from leakaudit.judge.words import ended
 from leakaudit.protocol.attack import Attack, Reconstruction
 from leakaudit.protocol.registry import settings_values
 from leakaudit.protocol.target import Records
@@ -223,8 +224,8 @@ def _checked_statuses(reconstruction: Reconstruction) -> tuple[list[str], str | 
 def _scorable(attack: Attack, claimed: Reconstruction, statuses: list[str]) -> Tensor:
     """Return which victims (V,) are scored: by status, and of those that the time ended the ones that had begun."""
     progress = [1.0] * len(statuses) if claimed.progress is None else claimed.progress.tolist()
-    allowed, ended = scored_statuses(attack.kind), zip(statuses, progress, strict=True)
-    return torch.tensor([s in allowed and (s != "budget" or p >= LEAST) for s, p in ended])
+    allowed, pairs = scored_statuses(attack.kind), zip(statuses, progress, strict=True)
+    return torch.tensor([s in allowed and (s != "budget" or p >= LEAST) for s, p in pairs])
 
 
 def _placed(score: RecordScore, batch: int, images: Images) -> RecordScore:
@@ -234,8 +235,8 @@ def _placed(score: RecordScore, batch: int, images: Images) -> RecordScore:
 
 
 def _why_not(statuses: list[str], reason: str | None) -> str:
-    ended = ", ".join(f"{count} {status}" for status, count in sorted(Counter(statuses).items()))
-    return f"no victim was scored ({ended}{': ' + reason if reason else ''})"
+    how = ended(", ".join(f"{count} {status}" for status, count in sorted(Counter(statuses).items())))
+    return f"no victim was scored ({how}{': ' + reason if reason else ''})"
 
 
 def _further(x: Tensor, guess: Tensor, rows: list[int], batch: int, missing: str) -> tuple[Further, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,6 +53,8 @@ def test_two_checkpoints_become_a_file_that_says_what_it_misses(run: Run) -> Non
         "capture", "--before", "before.pt", "--after", "after.pt", "--steps", str(STEPS), "-o", "new.safetensors"
     )
     assert made.code == 3
+    untold = run("capture", "--before", "before.pt", "--after", "after.pt", "-o", "bare.safetensors")
+    assert re.search(r"client +how it trained is not said", untold.out)
     assert {line.split()[-1] for line in made.out.splitlines() if line.startswith("missing")} == {
         "--lr.",
         "--batch.",

@@ -226,6 +226,11 @@ def test_doctor_reports_and_exits_2_on_an_error(run: Run, tmp_path: Path) -> Non
         outcome
     )
     assert outcome.out.splitlines()[-1].startswith("ready")
+    (tmp_path / "fedavg.py").write_text(MODEL + "\nclient = 'fedavg:epochs=1:batch=2:lr=0.1'\n")
+    outcome = run("doctor", "fedavg.py")
+    assert "A client trains on its 8 records in batches of 2" in " ".join(outcome.out.split()), outcome
+    outcome = run("doctor", "fedavg.py", "--client", "fedsgd")  # what is typed goes first
+    assert "trains on" not in outcome.out, outcome
     (tmp_path / "nan.py").write_text(MODEL + "\nwith torch.no_grad(): model[0].weight.fill_(float('nan'))\n")
     outcome = run("doctor", "nan.py")
     assert outcome.code == 2

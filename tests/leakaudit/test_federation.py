@@ -61,6 +61,8 @@ def test_a_spec_and_its_client_are_the_same(spec: str) -> None:
         ("fedavg:clients=0", "between 1"),
         ("fedavg:mode=both", "train or eval"),
         ("fedavg:steps", "setting=value"),
+        ("fedavg:epochs=1,batch=8", "colons part its settings"),
+        ("fedavg:epochs=1:local_epochs=2", "given twice"),
     ],
 )
 def test_a_client_that_cannot_be_is_refused_in_a_sentence(spec: str, told: str) -> None:

@@ -262,7 +262,7 @@ def test_the_mode_of_a_client_is_that_of_the_plan() -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"client": "fedavg:clients=3", "batch_size": 8}, "multiple of the clients"),
+        ({"client": "fedavg:clients=3", "batch_size": 8}, "multiple of the 3 clients"),
         ({"client": "fedsg"}, "unknown client"),
         ({"stages": ("late",)}, "init, early, trained"),
         ({"stages": ("init", "init")}, "each once"),

@@ -29,7 +29,7 @@ COUNT = """() => { const walk = document.createTreeWalker(document.body, NodeFil
   return found.join(" ").split(/\\s+/).filter(Boolean).length }"""
 FOLDED = (  # a sentence of each part that folds away
     "The same command, seed and versions give the same result",
-    "The gradient a client sends to the server instead of its records.",
+    "What a client sends to the server instead of its records",
     "whether it applies at all is for the reader to settle",
     "Every number in this report holds under these, and under no others.",
     "Medians over records after assignment",
