@@ -160,6 +160,19 @@ def test_stages_that_were_asked_for_are_not_left_out(federated: AuditResult) -> 
     assert any("settings say none" in told for told in claims(replace(federated, settings={})))
 
 
+@pytest.mark.parametrize(
+    ("typed", "agrees"),
+    [
+        ("--client fedavg:batch=2:lr=0.1 --stages 'init, trained'", True),
+        ("--client=fedavg:batch=2:lr=0.01", False),
+        ("--stages trained", False),
+    ],
+)
+def test_the_command_and_the_settings_agree_about_the_client(federated: AuditResult, typed: str, agrees: bool) -> None:
+    told = replace(federated, environment=federated.environment | {"command": f"leakaudit scan model.py {typed}"})
+    assert any("the command says --" in clause for clause in claims(told)) is not agrees
+
+
 def test_an_interrupt_keeps_what_earlier_stages_found() -> None:
     def stop(result: AuditResult) -> None:
         if len(result.defenses) == 1 and len(result.defenses[0].stages) == 2:
