@@ -13,7 +13,7 @@ from leakaudit.defenses.gaussian import Gaussian
 from leakaudit.errors import UserError
 from leakaudit.gate.claims import claims
 from leakaudit.gate.moments import moments
-from leakaudit.judge.moments import LEAKED, OPEN, over_stages
+from leakaudit.judge.moments import AHEAD, LEAKED, OPEN, over_stages
 from leakaudit.judge.verdict import overall, rejudge
 from leakaudit.judge.words import sentences
 from leakaudit.protocol.defense import Defense
@@ -111,6 +111,15 @@ def test_a_defense_is_as_safe_as_at_its_worst_stage(
     found, why = over_stages(verdict, (Reason("within-limit"),), told, 0.25)
     assert found == expected
     assert why[0].id == first
+
+
+def test_nothing_passes_before_the_last_stage() -> None:
+    assert over_stages("pass", (Reason("within-limit"),), (), 0.25, ("early", "trained")) == (
+        "inconclusive",
+        (Reason(AHEAD, facts={"stage": "early"}), Reason("within-limit")),
+    )
+    assert over_stages("fail", (), (), 0.25, ("trained",)) == ("fail", ())
+    assert "The stage trained of training was not reached" in sentences((Reason(AHEAD, facts={"stage": "trained"}),))[0]
 
 
 def test_at_a_lower_limit_than_its_scan_a_stage_is_undecided() -> None:
