@@ -300,7 +300,7 @@ def _row(course: Course, subject: Subject, results: list[AttackResult], measured
     verdict, why = capped(verdict, why, _caps(course))
     earlier = course.staged.before.get(spec, ())
     stages = (*earlier, *here(course.staged.now, verdict, why, results))
-    verdict, why = over_stages(verdict, why, earlier, plan.max_identification)
+    verdict, why = over_stages(verdict, why, earlier, plan.max_identification, plan.stages[len(stages) :])
     verdict, why = about_captured(verdict, why, spec, results, captured, errors)
     return DefenseResult(
         spec=spec,

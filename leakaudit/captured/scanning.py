@@ -23,6 +23,7 @@ from leakaudit.protocol.exposure import preset
 from leakaudit.protocol.gradients import parameters_of
 from leakaudit.protocol.received import Received
 from leakaudit.protocol.target import PixelModel, Records, Target
+from leakaudit.result.dates import is_moment
 from leakaudit.result.federation import spec_of
 from leakaudit.result.outward import modest
 from leakaudit.scene.plan import Plan
@@ -168,6 +169,8 @@ def _notes(asked: Asked, fit: Fitted) -> list[str]:
     found = [f"What is attacked was captured, not computed; the weights that it began with are {begun}."]
     if claims.defense not in (None, UNDEFENDED):
         found.append("That the client ran the defense it claims, at these settings, is taken on its word.")
+        if asked.truth is not None:
+            found.append("Under noise nobody sees whether the records of --data are those behind what was captured.")
     if asked.truth is None:
         found.append(
             f"Nobody says which records are behind what was captured. Every score is of {plan.records} records of "
@@ -192,6 +195,7 @@ def _told(asked: Asked, spec: str) -> dict[str, str | int | float | bool | None]
     }
     claimed = "; ".join(setting_in_words(each) for each in claims.settings)
     more = {"framework": claims.framework, "note": claims.note}  # texts of whoever wrote the file
+    more |= {} if is_moment(claims.captured) else {"captured": claims.captured}
     more = more if asked.plan.images == "full" else {name: modest(text) for name, text in more.items()}
-    more |= {"claimed": claimed, "captured": claims.captured}
+    more |= {"claimed": claimed} | ({"captured": claims.captured} if is_moment(claims.captured) else {})
     return found | {name: value for name, value in more.items() if value}

@@ -159,6 +159,12 @@ def _command(result: AuditResult) -> Iterator[str]:
         stored = result.settings.get(COMMANDED[word])
         if stored is not None and str(stored) != value and _number(value) != stored:
             yield f"the command says {word} {value}, and its settings say {stored}"
+    said = dict(pairs)
+    if "--client" in said and client_of({"client": said["--client"]}) != client_of(settings):
+        yield f"the command says --client {said['--client']}, and its settings say {settings.get('client', 'fedsgd')}"
+    stages = {part.strip() for part in said.get("--stages", "").split(",")} - {""}
+    if "--stages" in said and stages != {*specs_of(settings, "stages")}:
+        yield f"the command says --stages {said['--stages']}, and its settings say {settings.get('stages', 'none')}"
     for word, (name, meant) in FLAGGED.items():
         if word in words and settings.get(name, meant) != meant:
             yield f"the command says {word}, and its settings say {name} {settings[name]}"

@@ -51,7 +51,8 @@ def _row(result: AuditResult, row: DefenseResult) -> Iterator[str]:
         yield from (f"at the stage {stage.name} {what}" for what in _stage(result, stage))
     last = row.stages[-1]
     alone = replace(row, stages=())
-    verdict, why = rejudge(result, alone) if row.attacks else ("inconclusive", last.why)
+    settings = {name: value for name, value in result.settings.items() if name != "stages"}
+    verdict, why = rejudge(replace(result, settings=settings), alone) if row.attacks else ("inconclusive", last.why)
     if here(last, verdict, why, row.attacks)[0] != last:
         yield f"what is said of its stage {last.name} is not what its own numbers give"
 

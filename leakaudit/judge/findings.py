@@ -89,6 +89,7 @@ MENDS: dict[str, str] = {
     "union-above-limit": "Choose a stronger setting of this defense or another defense, and scan again.",
     "class-above-limit": "Choose a setting or a defense that protects this class too, and scan again.",
     "leaks-at-stage": "Choose a stronger setting of this defense, or train without sharing that early.",
+    "stage-not-reached": "Let the scan run to its end.",
     "undecided-at-stage": "Scan that stage alone ({--stages}) with more {--records}, and mend what it says.",
     "does-not-repeat": "Draw all randomness from the generator given, and keep nothing between calls.",
     "labels-leak": "Count the labels as known to the server, or choose a defense that hides them.",

@@ -8,7 +8,7 @@ from dataclasses import replace
 from leakaudit.result.rules import VERDICTS, most_successful
 from leakaudit.result.schema import AttackResult, Reason, Stage, Value, Verdict
 
-LEAKED, OPEN = "leaks-at-stage", "undecided-at-stage"
+LEAKED, OPEN, AHEAD = "leaks-at-stage", "undecided-at-stage", "stage-not-reached"
 
 
 def here(
@@ -23,10 +23,11 @@ def here(
 
 
 def over_stages(
-    verdict: Verdict, why: tuple[Reason, ...], earlier: Sequence[Stage], limit: float
+    verdict: Verdict, why: tuple[Reason, ...], earlier: Sequence[Stage], limit: float, pending: Sequence[str] = ()
 ) -> tuple[Verdict, tuple[Reason, ...]]:
     """Return the worst verdict of a stage and those before it, at a limit on identification, with the reasons.
 
+    While stages that were asked for are `pending` nothing is a pass.
     A stage was judged at the limit of its scan: at a lower one what was found there may be too much, and is undecided.
     """
     told = []
@@ -39,6 +40,8 @@ def over_stages(
             id = LEAKED if found == "fail" else OPEN
             told.append(Reason(id, "", stage.attack, "", stage.identification, limit, (), facts))
         verdict = min(verdict, found, key=VERDICTS.index)
+    if verdict == "pass" and pending:
+        verdict, told = "inconclusive", [Reason(AHEAD, facts={"stage": pending[0]})]
     if verdict == "fail":
         told = [reason for reason in told if reason.id == LEAKED]
     return verdict, (*told, *why)

@@ -33,6 +33,7 @@ from leakaudit.judge.exposed import exact, exposed
 from leakaudit.judge.facts import Facts, control_of, facts_of
 from leakaudit.judge.moments import over_stages
 from leakaudit.judge.proof import INDEPENDENT, REPLAY, UNLIKELY, by_chance, proved, within
+from leakaudit.judge.scope import specs_of
 from leakaudit.result.rules import PLANTING, SHARP, VERDICTS, beats, guessing, identifies, most_successful
 from leakaudit.result.schema import (
     AttackResult,
@@ -138,7 +139,8 @@ def rejudge(
         )
     )
     at_most = result.max_identification if limit is None else limit
-    verdict, reasons = over_stages(*capped(verdict, reasons, caps_of(result)), defense.stages[:-1], at_most)
+    ahead = specs_of(result.settings, "stages")[len(defense.stages) :]
+    verdict, reasons = over_stages(*capped(verdict, reasons, caps_of(result)), defense.stages[:-1], at_most, ahead)
     return about_captured(verdict, reasons, defense.spec, defense.attacks, result.captured, errors)
 
 

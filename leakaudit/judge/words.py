@@ -10,7 +10,7 @@ from itertools import groupby
 
 from leakaudit.errors import Spell, as_option
 from leakaudit.judge.captured import BROKEN, CERTIFIED, UNSCORED
-from leakaudit.judge.moments import LEAKED, OPEN
+from leakaudit.judge.moments import AHEAD, LEAKED, OPEN
 from leakaudit.judge.proof import INDEPENDENT
 from leakaudit.judge.verdict import DOUBT, LEAKS, SKIPPED, UNFINISHED
 from leakaudit.result.numbers import decibels, hits, percent
@@ -353,6 +353,7 @@ REASONS: dict[str, Callable[[Reason, Spell], Words]] = {
         f"At the stage {r.facts['stage']} of training the audit found a leak",
         _rate_at(r),
     ),
+    AHEAD: lambda r, _: (f"The stage {r.facts['stage']} of training was not reached", "."),
     OPEN: lambda r, _: (
         f"At the stage {r.facts['stage']} of training nothing is settled",
         _rate_at(r),

@@ -214,13 +214,21 @@ def decoded(picture: str) -> Tensor:
     [
         ({}, False),
         ({"local_lr": LR / 8}, True),  # then it moved much further than it can have
-        ({"defense": "gaussian:std=10"}, False),  # under so much noise two runs are unlike each other, too
+        ({"defense": "gaussian:std=10"}, True),  # by so much noise it would be far longer
     ],
 )
 def test_a_truth_that_cannot_have_made_the_update_is_an_error(
     change: dict[str, Any], wrong: bool, tmp_path: Path
 ) -> None:
     assert bool(noticed(replace(CLAIMS, **change), records(), tmp_path)) is wrong
+
+
+def test_under_noise_only_lengths_tell(tmp_path: Path) -> None:
+    x, y = records()
+    claims = replace(CLAIMS, defense="gaussian:std=10")
+    assert noticed(claims, (x, y), tmp_path, noise=10) == ()
+    assert noticed(claims, (1 - x, 3 - y), tmp_path, noise=10) == ()
+    assert noticed(claims, (x, y), tmp_path, noise=1)
 
 
 def test_records_of_somebody_else_are_no_truth(tmp_path: Path) -> None:
@@ -230,11 +238,12 @@ def test_records_of_somebody_else_are_no_truth(tmp_path: Path) -> None:
     assert finding.evidence["usual"] == pytest.approx(1)
 
 
-def noticed(claims: Claims, truth: tuple[Tensor, Tensor], folder: Path) -> tuple[Finding, ...]:
+def noticed(claims: Claims, truth: tuple[Tensor, Tensor], folder: Path, noise: float = 0.0) -> tuple[Finding, ...]:
     """Return what is noticed of updates that were really sent by clients as `CLAIMS` says, beside another truth."""
-    real = read_capture(written(folder))
+    real, g = read_capture(written(folder)), torch.Generator().manual_seed(0)
     saved(folder / "records.npz", *truth)
-    again = write_captures(folder / "again.safetensors", real.updates, sends="after", before=real.before, claims=claims)
+    updates = [{n: v + noise * torch.randn(v.shape, generator=g) for n, v in own.items()} for own in real.updates]
+    again = write_captures(folder / "again.safetensors", updates, sends="after", before=real.before, claims=claims)
     capture = asked(again, folder / "records.npz", replace(LIGHT, attacks=ATTACKS[:1]))
     made = set_scene(targeted(capture, target()), capture.plan, None, "", ())
     spec, defense = chosen(capture.plan)[-1]

@@ -14,7 +14,7 @@ from leakaudit.defenses.gaussian import Gaussian
 from leakaudit.errors import UserError
 from leakaudit.gate.claims import claims
 from leakaudit.gate.moments import moments
-from leakaudit.judge.moments import LEAKED, OPEN, over_stages
+from leakaudit.judge.moments import AHEAD, LEAKED, OPEN, over_stages
 from leakaudit.judge.verdict import overall, rejudge
 from leakaudit.judge.words import sentences
 from leakaudit.protocol.defense import Defense
@@ -137,6 +137,15 @@ def test_a_defense_is_as_safe_as_at_its_worst_stage(
     assert why[0].id == first
 
 
+def test_nothing_passes_before_the_last_stage() -> None:
+    assert over_stages("pass", (Reason("within-limit"),), (), 0.25, ("early", "trained")) == (
+        "inconclusive",
+        (Reason(AHEAD, facts={"stage": "early"}), Reason("within-limit")),
+    )
+    assert over_stages("fail", (), (), 0.25, ("trained",)) == ("fail", ())
+    assert "The stage trained of training was not reached" in sentences((Reason(AHEAD, facts={"stage": "trained"}),))[0]
+
+
 def test_at_a_lower_limit_than_its_scan_a_stage_is_undecided() -> None:
     passed = Stage("init", 0, 0.1, "pass", "replay", Estimate(0.0, 0.0, 0.2, 16))
     assert over_stages("pass", (), (passed,), 0.1)[0] == "inconclusive"
@@ -182,6 +191,19 @@ def test_stages_that_were_asked_for_are_not_left_out(federated: AuditResult) -> 
     bare = replace(federated, defenses=tuple(replace(row, stages=()) for row in federated.defenses))
     assert any("audited at the stages none" in told for told in claims(bare))
     assert any("settings say none" in told for told in claims(replace(federated, settings={})))
+
+
+@pytest.mark.parametrize(
+    ("typed", "agrees"),
+    [
+        ("--client fedavg:batch=2:lr=0.1 --stages 'init, trained'", True),
+        ("--client=fedavg:batch=2:lr=0.01", False),
+        ("--stages trained", False),
+    ],
+)
+def test_the_command_and_the_settings_agree_about_the_client(federated: AuditResult, typed: str, agrees: bool) -> None:
+    told = replace(federated, environment=federated.environment | {"command": f"leakaudit scan model.py {typed}"})
+    assert any("the command says --" in clause for clause in claims(told)) is not agrees
 
 
 def test_an_interrupt_keeps_what_earlier_stages_found() -> None:

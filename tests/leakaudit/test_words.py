@@ -201,6 +201,7 @@ def given_by_the_judge() -> list[Reason]:
     early = [Stage("early", 1, 0.5, each, "replay", Estimate(0.5, 0.4, 0.6, 40)) for each in ("fail", "inconclusive")]
     made += [reason for stage in early for reason in over_stages("pass", (), (stage,), 0.25)[1]]
     made += over_stages("pass", (), (Stage("init", 0, 0.1, "fail"),), 0.25)[1]
+    made += over_stages("pass", (), (), 0.25, ("trained",))[1]
     old = replace(defense("x"), reasons=("It was (once) so.",))
     return [*made, *reasons_of(result(old), old), *overall_reasons(result(old, complete=False))]
 
