@@ -40,6 +40,7 @@ class Surrogate(InvertingGradients):
     begins at the mean of the steps' places (`halfway`) and follows its own slope, one for all restarts of a victim.
     """
 
+    family: ClassVar[str] = "matching"
     name: ClassVar[str] = "surrogate"
     summary: ClassVar[str] = "many local steps: match one gradient at weights between those sent out and returned"
     source: ClassVar[str] = "Zhu et al. 2023 (SME)"

@@ -103,6 +103,7 @@ class ThroughLocalSteps(InvertingGradients):
     where the client takes one step on all of its records: there `inverting-gradients` is exact.
     """
 
+    family: ClassVar[str] = "matching"
     name: ClassVar[str] = "through-local-steps"
     summary: ClassVar[str] = "inverting gradients through the client's local steps, in the order that the labels tell"
     source: ClassVar[str] = "Dimitrov et al. 2022; the order from the labels formulated here"

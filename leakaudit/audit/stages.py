@@ -11,7 +11,8 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from leakaudit.audit.audit import Keep, KeepLearned, audit
+from leakaudit.audit import audit as auditing
+from leakaudit.audit.audit import Keep, KeepLearned
 from leakaudit.audit.course import Staged
 from leakaudit.errors import Setting, UserError, first_line
 from leakaudit.protocol.target import PixelModel, Target
@@ -55,7 +56,7 @@ def audit_at_stages(
         for k, name in enumerate(plan.stages[:-1]):
             moment = trained_to(target, name, plan)
             budget = None if plan.budget is None else plan.budget * (k + 1) / len(plan.stages)
-            result = audit(
+            result = auditing.audit(
                 replace(target, model=moment.model),
                 replace(plan, utility=False, budget=budget),
                 lpips_weights=lpips_weights,
@@ -68,7 +69,7 @@ def audit_at_stages(
             if not result.complete:
                 return result
         last = trained_to(target, plan.stages[-1], plan) if plan.stages else None
-        return audit(
+        return auditing.audit(
             target if last is None else replace(target, model=last.model),
             plan,
             lpips_weights=lpips_weights,

@@ -17,6 +17,7 @@ from leakaudit.engine import matching as engine
 from leakaudit.protocol.attack import Reconstruction
 from leakaudit.protocol.client import SharedUpdate, share
 from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.exposure import Exposure
 from leakaudit.protocol.gradients import Gradients
 from leakaudit.protocol.registry import parse_attack, parse_defense
 from leakaudit.protocol.target import PixelModel, Records
@@ -112,12 +113,21 @@ def test_a_pruned_entry_costs_only_what_pruning_cannot_explain() -> None:
     assert float(cotangent[0][1]) > 0  # downhill is towards a smaller entry
 
 
+def sent_of(gradient: Gradients, batch_size: int) -> SharedUpdate:
+    """Return an update of one gradient, of so many records."""
+    stacked, shape = tuple(g[None] for g in gradient), (1, 8, 8)
+    names = tuple(str(i) for i in range(len(gradient)))
+    return SharedUpdate(stacked, names, batch_size, shape, 3, nn.functional.cross_entropy, "eval", Exposure())
+
+
 @pytest.mark.parametrize("spec", ["none", "gaussian:std=0.5", "laplace:scale=0.5", "dp-sgd:noise_multiplier=3"])
 def test_noise_has_no_part_in_the_expectation(spec: str, generator: torch.Generator) -> None:
     gradient: Gradients = (torch.randn(4, 3, generator=generator), torch.randn(5, generator=generator))
     defense = parse_defense(spec)
     for batch_size in (1, 3):
-        found = torch.cat([g.flatten() for g in expected(defense, gradient, batch_size, generator, draws=2)])
+        found = torch.cat(
+            [g.flatten() for g in expected(defense, gradient, sent_of(gradient, batch_size), generator, draws=2)]
+        )
         wanted = torch.cat([g.flatten() for g in gradient])
         if spec.startswith("dp-sgd"):
             wanted = wanted / wanted.norm()  # clipped to norm 1
@@ -127,7 +137,7 @@ def test_noise_has_no_part_in_the_expectation(spec: str, generator: torch.Genera
 def test_the_expectation_keeps_what_a_defense_does_to_the_direction(generator: torch.Generator) -> None:
     gradient: Gradients = (torch.randn(20, generator=generator),)
     defense = parse_defense("prune:sparsity=0.8,gaussian:std=0.3")
-    (found,) = expected(defense, gradient, 1, generator, draws=1)
+    (found,) = expected(defense, gradient, sent_of(gradient, 1), generator, draws=1)
     assert int((found.abs() > 1e-5).sum()) == 4
 
 
