@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from leakaudit.captured.canaries import played
 from leakaudit.captured.claims import measure_claims
@@ -24,6 +27,7 @@ from leakaudit.protocol.target import Target
 from leakaudit.result.claims import ClaimRow
 
 NUMBERS = ("claimed", "measured", "low", "high")
+REMARKS = ("note", "captured")  # claims that say nothing of the client
 
 
 @dataclass(frozen=True)
@@ -66,25 +70,27 @@ def make(
     output: Path,
     given: Mapping[str, Any],
     *,
-    file: Path | None = None,
+    files: Sequence[Path] = (),
     before: Path | None = None,
     updates: Mapping[Sends, Sequence[Path]],
 ) -> None:
-    """Write captured updates from checkpoints, or those of `file`, with the claims `given`; None is what is not said.
+    """Write captured updates from checkpoints, or those of `files` together, with the claims `given`.
 
-    `updates` are the checkpoints by what they hold. Raises UserError for what cannot be read, or cannot be.
+    None is what is not said. `updates` are the checkpoints by what they hold. Raises UserError for what cannot be read,
+    or cannot be.
     """
     kinds = [kind for kind, paths in updates.items() if paths]
     places = [path for paths in updates.values() for path in paths]
-    inputs = {"FILE": file, "--before": before, **{f"the update {path}": path for path in places}}
+    inputs = {"--before": before, **{f"FILE {path}": path for path in files}}
+    inputs |= {f"the update {path}": path for path in places}
     apart({"--output": output}, inputs)
     told = {name: value for name, value in given.items() if value is not None}
     if told.get("defense") not in (None, "none"):
         parse_defense(told["defense"])
-    if file is not None:
+    if files:
         if places or before is not None:
             raise UserError("FILE is captured updates already: give it, or checkpoints with --before and --after.")
-        found = read_capture(file)
+        found = joined(files)
         found = replace(found, claims=replace(found.claims, **told))
     else:
         if len(kinds) != 1:
@@ -97,3 +103,28 @@ def make(
         found = CapturedUpdate(begun, tuple(states), kinds[0], Claims(**told))
     checked(found, "what is given")
     write_captures(output, found.updates, sends=found.sends, before=found.before, claims=found.claims)
+
+
+def joined(files: Sequence[Path]) -> CapturedUpdate:
+    """Return the updates of several files as those of one, in their order; what only some of them note is left out.
+
+    Raises UserError naming the file that does not belong to the first: other weights to begin with, another client.
+    """
+    first, *others = map(read_capture, files)
+    for path, each in zip(files[1:], others, strict=True):
+        if not _equal(first.before, each.before):
+            raise UserError(f"{path} began with other weights than {files[0]}: a file is of one round.")
+        told = {f.name: (getattr(first.claims, f.name), getattr(each.claims, f.name)) for f in fields(Claims)}
+        unlike = [name for name, (one, other) in told.items() if one != other and name not in REMARKS]
+        if each.sends != first.sends or unlike:
+            what = ", ".join(unlike) or "what was sent"
+            raise UserError(f"{path} says other things of its client than {files[0]} ({what}): a file is of one kind.")
+    updates = tuple(update for each in (first, *others) for update in each.updates)
+    if any(_equal(a, b) for i, a in enumerate(updates) for b in updates[:i]):
+        raise UserError("one of the updates is given twice, and would count as two.")
+    claims = replace(first.claims, note="", captured="") if others else first.claims
+    return replace(first, updates=updates, claims=claims)
+
+
+def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], value) for name, value in other.items())

@@ -25,6 +25,7 @@ def add(app: typer.Typer) -> None:
             "leakaudit capture update.safetensors --model model.py",
             "leakaudit capture --before b.pt --after a.pt --steps 4 -o new.safetensors",
             "leakaudit capture new.safetensors --records 8 -o told.safetensors",
+            "leakaudit capture updates/round-0001-*.safetensors -o round.safetensors",
             "leakaudit scan model.py --update update.safetensors --data records.npz",
             codes="",
         ),
@@ -40,7 +41,10 @@ def _file(help: str, *names: str) -> Any:
 
 
 def capture(  # noqa: PLR0913 - a command: its options
-    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="Captured updates, a .safetensors file.")] = None,
+    file: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="FILE", help="Captured updates, a .safetensors file; with --output several of a round."),
+    ] = None,
     model: Annotated[str | None, _file("Check it against this model.py.", "--model")] = None,
     checkpoint: Checkpoint = None,
     before: Annotated[Path | None, _file("Weights that the client began with, a checkpoint.", "--before")] = None,
@@ -64,7 +68,8 @@ def capture(  # noqa: PLR0913 - a command: its options
 ) -> None:
     """Check a file of captured updates, or make one from checkpoints, and say what an audit would miss.
 
-    Without --output it reads FILE. With it, it writes what --before and --after hold, or FILE with more said of it.
+    Without --output it reads FILE. With it, it writes what --before and --after hold, or FILE with more said of it, or
+    several of a round as one.
 
     Exit codes: 0 all is there that an audit needs, 3 something is missing, 1 a claim is broken (seen with --model),
     2 it cannot be read or does not fit.
@@ -75,20 +80,19 @@ def capture(  # noqa: PLR0913 - a command: its options
         "rounds": rounds, "defense": defense, "framework": framework, "note": note,
     }  # fmt: skip
     sent: dict[Any, list[Path]] = {"after": after or [], "difference": difference or [], "gradient": gradient or []}
-    _run(file, model, checkpoint, (claims, before, sent), output)
+    _run(file or [], model, checkpoint, (claims, before, sent), output)
 
 
-def _run(file: Path | None, model: str | None, checkpoint: Path | None, given: Any, output: Path | None) -> None:
+def _run(files: list[Path], model: str | None, checkpoint: Path | None, given: Any, output: Path | None) -> None:
     from leakaudit.captured.making import look, make
 
     claims, before, sent = given
     told = before is not None or any(sent.values()) or any(value is not None for value in claims.values())
-    if output is None and (file is None or told):
+    if output is None and (len(files) != 1 or told):
         raise UserError("capture reads a FILE, or writes one: give FILE alone, or --before, --after and --output.")
     if output is not None:
-        make(output, claims, file=file, before=before, updates=sent)
-    shown = output or file
-    assert shown is not None
+        make(output, claims, files=files, before=before, updates=sent)
+    shown = output or files[0]
     found = look(shown, model, checkpoint)
     typer.echo(visible(f"{shown}", 5_000))
     for name, words in found.lines:

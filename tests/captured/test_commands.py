@@ -70,6 +70,27 @@ def test_two_checkpoints_become_a_file_that_says_what_it_misses(run: Run) -> Non
     assert run("capture", "told.safetensors").out.splitlines()[1:3] == told.out.splitlines()[1:3]
 
 
+def test_the_files_of_a_round_become_one(run: Run) -> None:
+    given = read_capture("u.safetensors")
+    other = {name: value + 1 for name, value in given.updates[0].items()}
+    claims = replace(CLAIMS, note="node 1")
+    write_capture("v.safetensors", before=given.before, after=other, claims=claims)
+    made = run("capture", "u.safetensors", "v.safetensors", "-o", "round.safetensors", "--framework", "flwr")
+    assert made.code == 0, made
+    found = read_capture("round.safetensors")
+    assert [float(update["0.bias"][0]) for update in found.updates] == pytest.approx(
+        [float(given.updates[0]["0.bias"][0]), float(other["0.bias"][0])]
+    )
+    assert found.claims == replace(CLAIMS, framework="flwr")
+    write_capture("w.safetensors", before=other, after=other, claims=CLAIMS)
+    write_capture("x.safetensors", before=given.before, after=other, claims=replace(CLAIMS, records=2 * SIZE))
+    for files, told in (("uw", "other weights"), ("ux", "(records)"), ("uu", "given twice")):
+        refused = run("capture", *(f"{name}.safetensors" for name in files), "-o", "y.safetensors")
+        sentence(refused)
+        assert told in refused.err
+    sentence(run("capture", "u.safetensors", "v.safetensors"))
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
