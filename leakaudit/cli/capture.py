@@ -25,7 +25,7 @@ def add(app: typer.Typer) -> None:
             "leakaudit capture update.safetensors --model model.py",
             "leakaudit capture --before b.pt --after a.pt --steps 4 -o new.safetensors",
             "leakaudit capture new.safetensors --records 8 -o told.safetensors",
-            "leakaudit capture updates/round-0001-*.safetensors -o round.safetensors",
+            "leakaudit capture node-0.safetensors node-1.safetensors -o round.safetensors",
             "leakaudit scan model.py --update update.safetensors --data records.npz",
             codes="",
         ),

@@ -139,6 +139,9 @@ def captured() -> None:
     claims = Claims(local_steps=4, local_lr=0.1, batch_size=8, records=8, defense="none")
     for name in ("update", "new"):
         write_capture(f"{name}.safetensors", before=net.state_dict(), after=after, claims=claims)
+    for node in (0, 1):
+        sent = {name: value + 0.01 * node for name, value in after.items()}
+        write_capture(f"node-{node}.safetensors", before=net.state_dict(), after=sent, claims=claims)
 
 
 def called(*words: str) -> int:
