@@ -28,7 +28,7 @@ from leakaudit.result.schema import DefenseResult
 from leakaudit.scene.plan import Plan
 from leakaudit.work.progress import Monitor, Work, monitored
 
-CLIENTS = (("fedsgd", 1, 16), ("fedsgd", 8, 32), ("fedavg:epochs=1:batch=2:lr=0.05", 8, 32))
+CLIENTS = (("fedsgd", 1, 16), ("fedsgd", 8, 32), ("fedavg:epochs=1:batch=2:lr=0.05", 8, 16))
 DEFENSES = (
     "obscure:epochs=10:steps=10:latent=64",
     "gaussian:std=0.01",
