@@ -67,10 +67,10 @@ class Surrogate(InvertingGradients):
             return value, slope, turn
 
         def match(images: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-            listed = rows.tolist()
+            numbers = engine.listed(rows)
 
             def piece(start: int, stop: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-                return [trial(images[t], labels[t], listed[t]) for t in range(start, stop)]
+                return [trial(images[t], labels[t], numbers[t]) for t in range(start, stop)]
 
             found = in_pieces(piece, len(images), model, ("surrogate", images.shape[1:]), images.device)
             values, slopes, turns = (torch.stack(c) for c in zip(*(one for part in found for one in part), strict=True))

@@ -8,11 +8,10 @@ from typing import Literal
 
 from leakaudit.judge.scope import whole
 from leakaudit.result.federation import client_of
-from leakaudit.result.rules import scored_victims
+from leakaudit.result.rules import STAGES, scored_victims
 from leakaudit.result.schema import AuditResult, DefenseResult, Verdict
 
 Coverage = Literal["tested", "not-applicable", "not-tested"]
-STAGES = ("init", "early", "trained")
 GIVEN = "given"  # the stage of an audit of the weights as they are
 
 

@@ -42,6 +42,7 @@ __all__ = [
     "cosine",
     "energy",
     "inner",
+    "listed",
     "match",
     "match_one",
     "squared",
@@ -195,7 +196,7 @@ def _recalled(model: PixelModel, key: Any, ways: tuple[str, ...], asked: tuple[L
 _rows: Any = WeakTensorKeyDictionary()  # rows of a stack -> which version of them was read, and the numbers
 
 
-def _read(rows: Tensor) -> tuple[int, ...]:
+def listed(rows: Tensor) -> tuple[int, ...]:
     """Return the rows as numbers. The device is waited for once per tensor, not at every step."""
     if rows.is_inference():  # whether it was written to since, nobody knows
         return tuple(rows.tolist())
@@ -234,7 +235,7 @@ def match(
     trials = len(images)
     if trials == 0:
         return images.new_zeros(0), torch.zeros_like(images)
-    listed = tuple(range(trials)) if rows is None else _read(rows)
+    numbers = tuple(range(trials)) if rows is None else listed(rows)
     rows = torch.arange(trials, device=images.device) if rows is None else rows
     training = tuple(module.training for module in model.modules())
     key = (images.shape[1:], images.dtype, training, id(loss), id(distance), len(shared), trials > 1)
@@ -242,7 +243,7 @@ def match(
     history.calls += 1
     check = history.calls & (history.calls - 1) == 0 or not history.checks  # a first one that ran out of memory is owed
 
-    job = Trials(model, loss, images, labels, shared, distance, rows, around, listed)
+    job = Trials(model, loss, images, labels, shared, distance, rows, around, numbers)
     if history.ways[0] != "loop":  # the check forms whole gradients, where the way that it checks may not
         bearable(lambda: _one_by_one(job[:1], None), model, ("check", *key), images.device)
 

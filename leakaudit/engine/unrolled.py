@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from leakaudit.engine.distances import Distance
+from leakaudit.engine.matching import listed
 from leakaudit.engine.stacked import twice_differentiable
 from leakaudit.protocol.federation import Client
 from leakaudit.protocol.gradients import Gradients, parameters_of, with_parameters
@@ -259,13 +260,13 @@ def match(
     """
     if len(images) == 0:
         return images.new_zeros(0), torch.zeros_like(images)
-    listed = range(len(images)) if rows is None else rows.tolist()
+    numbers = range(len(images)) if rows is None else listed(rows)
 
     def piece(start: int, stop: int) -> tuple[Tensor, Tensor]:
         found = []
         for t in range(start, stop):
             trial = _Trial(model, loss, images[t], labels[t], parameters_of(model)[1])
-            found.append(_one(trial, tuple(s[listed[t]] for s in shared), distance, trainings[listed[t]]))
+            found.append(_one(trial, tuple(s[numbers[t]] for s in shared), distance, trainings[numbers[t]]))
         values, slopes = zip(*found, strict=True)
         return torch.stack(values), torch.stack(slopes)
 

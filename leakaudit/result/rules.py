@@ -17,6 +17,7 @@ FIT, UPDATES, WEAKENED, ACCURACY = OTHER_WORK = (  # pieces of an audit's work t
     "accuracy",
 )
 MOMENT = "training the model itself to the stage"  # what is done before it is audited there, in the words of progress
+STAGES = ("init", "early", "trained")  # moments of training at which a model may be audited, in their order
 LOCAL = "local-steps"  # what an attack `examines` that runs where clients train on their records before they send
 BESIDES = frozenset({"buffers", LOCAL})  # what no stage of a defense makes: it is there with or without one
 ANYTHING = "anything"  # what an attack `examines` that runs on every defense

@@ -18,7 +18,7 @@ from leakaudit.protocol.stages import declared
 from leakaudit.result.batteries import BATTERIES, TRAINING_BATCH, Battery
 from leakaudit.result.federation import FEDSGD, Client, parse_client, spec_of
 from leakaudit.result.outward import default_images, in_place
-from leakaudit.result.rules import ANYTHING, PLANTING
+from leakaudit.result.rules import ANYTHING, PLANTING, STAGES
 from leakaudit.result.schema import Images, Known, Value
 from leakaudit.result.specs import split, together
 from leakaudit.score.utility import Senders
@@ -33,7 +33,6 @@ LIMITS = {
     "memory": (1, 2**60),
     "seed": (0, 2**63 - 1),
 }
-STAGES = ("init", "early", "trained")
 MOST_SECONDS = 30 * 365 * 86_400  # of a budget
 
 EFFORT = ("steps", "restarts", "decoder_steps", "undo_steps", "draws", "pairs", "rehearsals")  # less of it is weaker
