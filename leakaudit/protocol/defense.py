@@ -81,7 +81,11 @@ class Defense:
         return gradients
 
     def transform_update(self, gradients: Gradients, batch_size: int, generator: torch.Generator) -> Gradients:
-        """Update stage: the mean gradient over the batch, each tensor (*parameter.shape)."""
+        """Update stage: the mean gradient over the batch, each tensor (*parameter.shape).
+
+        Of a client that trains before it sends: what its weights lost, once a round, unless the defense acts per
+        example; then it acts in every local step, on that step's gradient.
+        """
         return gradients
 
     def likelihood(self, released: Tensor, candidates: Tensor) -> Tensor | None:
