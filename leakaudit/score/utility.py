@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from leakaudit.protocol.gradients import Gradients, Mode, fast_example_gradients
 from leakaudit.protocol.labels import hard
 from leakaudit.protocol.target import LossFunction, PixelModel, Records, Target, shared_parameters
 from leakaudit.result.schema import Estimate
+from leakaudit.score.augmentation import augmented
 from leakaudit.stats import intervals
 from leakaudit.work.progress import observe, track
 from leakaudit.work.seeding import derive, forked, generator_for
@@ -111,6 +112,7 @@ def utility(
             update=update,
             mode=mode,
             renew=renewal(target, defense, derive(seed, "renew", k)) if defense.renewable else None,
+            augment=target.augment,
             label=f"training, seed {k + 1} of {seeds}",
         )
         if done < steps:
@@ -134,6 +136,7 @@ def train(  # noqa: PLR0913 - all that a training run depends on
     update: Update | None = None,
     mode: Mode = "train",
     renew: Callable[[int], Records] | None = None,
+    augment: Sequence[str] = (),
     label: str = "training",
 ) -> int:
     """Train `model` in place with the server's Adam; return the number of steps taken (fewer when the time is up).
@@ -141,6 +144,7 @@ def train(  # noqa: PLR0913 - all that a training run depends on
     `update(images, labels)` gives each step's gradients, by default the plain mean gradient. Adam divides the
     gradient's scale out, so a defense that only rescales (a clip) is not punished for it, and one rate serves them all
     (`FEW_RATE` where most parameters are frozen).
+    `augment` names what happens to pictures before every step (`score.augmentation`), released ones as private ones.
     `renew(epoch)` gives the records of every epoch but the first, as many again. Records of an epoch that do not fill a
     batch are left out. The global random state, which dropout draws
     from, is seeded and restored.
@@ -154,7 +158,7 @@ def train(  # noqa: PLR0913 - all that a training run depends on
     per_epoch = steps_per_epoch(len(records), batch_size)
     size = min(batch_size, len(records))
     total = epochs * per_epoch
-    order = generator_for(seed, "order")
+    order, moves = generator_for(seed, "order"), generator_for(seed, "augment")
     indices = torch.empty(0, dtype=torch.long)
     done = 0
     model.train(mode == "train")
@@ -166,7 +170,7 @@ def train(  # noqa: PLR0913 - all that a training run depends on
                 indices = torch.randperm(len(records), generator=order)
             start = step % per_epoch * size
             batch = records[indices[start : start + size].to(records.labels.device)]
-            found = gradients(batch.images.to(device), batch.labels.to(device))
+            found = gradients(augmented(batch.images.to(device), augment, moves), batch.labels.to(device))
             for parameter, gradient in zip(parameters, found, strict=True):
                 parameter.grad = gradient.to(parameter)
             for group in optimiser.param_groups:
