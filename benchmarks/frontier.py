@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from benchmarks.adversaries import Count, Effort, Opponents, Outcome, above_guessing
 from benchmarks.distinct import distances
-from benchmarks.federated import SPLITS, clients_of, fedavg
+from benchmarks.federated import SPLITS, Client, clients_of, fedavg, pooled
 from benchmarks.inversion import DATA, load
 from benchmarks.membership import by_weights
 from benchmarks.networks import CIFAR_MEAN, CIFAR_STD
@@ -254,7 +254,7 @@ def _measured(scene: Scene, setting: Setting, start: Row, full: str) -> Iterator
     yield from _weights(scene, start, defense, released)
     if start.spec in size.clients:
         for split in SPLITS:
-            yield _federated(scene, setting, start, full, split)
+            yield from _federated(scene, setting, start, split)
     yield from _summaries(rows, start)
 
 
@@ -319,26 +319,41 @@ def _batch(records: Records) -> int:
     return min(TRAINING_BATCH, max(8, len(records) // 8))
 
 
-def _federated(scene: Scene, setting: Setting, start: Row, full: str, split: str) -> Row:
-    """Return accuracy after FedAvg; the defense is fitted once per client, training repeated under every seed."""
-    size, began = scene.size, time.process_time()
-    spec = effective(start.spec, scene.settings, size.federated)
+def _federated(scene: Scene, setting: Setting, start: Row, split: str) -> Iterator[Row]:
+    """Yield accuracy after FedAvg with each client's own defense, fitted once, and where all pool what they fitted."""
+    began = time.process_time()
+    spec = effective(start.spec, scene.settings, scene.size.federated)
+    start = replace(start, kind="federated", split=split, facts={}, accuracies=[])
     try:
         clients = clients_of(client_side(scene.target, setting), spec, split, 5, scene.seed)
+        together = pooled(clients, scene.seed)
+    except Exception as error:  # a generator may not fit a client of one class: a row says so
+        yield _without_accuracy(start, error)
+        return
+    for name, each in ((split, clients), (f"{split}, pooled", together)):
+        if each is not None:
+            yield _averaged(scene, replace(start, split=name), each, began)
+
+
+def _without_accuracy(row: Row, error: Exception) -> Row:
+    reason = f"{type(error).__name__}: {error}"[:300]
+    row = replace(row, accuracy=None, accuracy_low=None, accuracy_high=None)
+    return replace(row, status="failed", reason=reason)
+
+
+def _averaged(scene: Scene, row: Row, clients: list[Client], began: float) -> Row:
+    """Return the row with the accuracy of FedAvg, repeated under every seed."""
+    size = scene.size
+    try:
         batch = min(TRAINING_BATCH, max(4, min(len(c.records) for c in clients) // 4))
         seeds = [derive(scene.seed, "fedavg", k) for k in range(size.seeds)]
         models = [fedavg(scene.target, clients, rounds=size.rounds, batch_size=batch, seed=seed) for seed in seeds]
         found = [accuracy(model, scene.target.test) for model in models]
-    except Exception as error:  # a generator may not fit a client of one class: a row says so
-        reason = f"{type(error).__name__}: {error}"[:300]
-        row = replace(start, kind="federated", split=split, accuracies=[], status="failed", reason=reason)
-        return replace(row, accuracy=None, accuracy_low=None, accuracy_high=None)
+    except Exception as error:  # the training may fail
+        return _without_accuracy(row, error)
     return replace(
-        start,
-        kind="federated",
-        split=split,
+        row,
         accuracies=found,
-        facts={},
         seconds=time.process_time() - began,
         **estimate("accuracy", intervals.mean(found, within=(0.0, 1.0))),
     )

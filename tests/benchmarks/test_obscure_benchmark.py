@@ -111,7 +111,7 @@ def test_every_row_has_its_fields_and_every_control_is_there(
     assert kinds["class-conditional"] == {"attack", "labels", "distinct", "weights", "federated", "worst", "selected"}
     assert kinds["public-only"] == {"control"}
     assert {row["setting"] for row in rows if row["spec"] == "public-only"} == {"public-data"}
-    assert {row["split"] for row in rows if row["kind"] == "federated"} == {"iid", "skewed"}
+    assert {row["split"] for row in rows if row["kind"] == "federated"} == {"iid", "skewed", "iid, pooled", "skewed, pooled"}
     views = {(row["spec"], row["attack"]): set() for row in rows if row["kind"] == "attack"}
     for row in rows:
         if row["kind"] == "attack":
