@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -74,21 +75,29 @@ def labels_shown(model: PixelModel, update: SharedUpdate, candidates: Tensor, ge
 
 
 def similarity(model: PixelModel, loss: LossFunction, shared: Gradients, label: Tensor, pictures: Tensor) -> Tensor:
-    """Return cos(∇ℓ(x_j, y), g̃), (1, M), of pictures (M, C, H, W) under one label: (1,), or probabilities (1, K)."""
+    """Return cos(∇ℓ(x_j, y), g̃_n), (N, M), of pictures (M, C, H, W) under one label: (1,), or probabilities (1, K).
+
+    `shared` holds N updates, (N, *parameter.shape) each: a picture's gradient is computed once for all of them.
+    """
     work = "similarity", pictures.shape[1:], label.shape
+
+    def gap_to(one: Gradients, *gradient: Tensor) -> Tensor:
+        return engine.cosine(gradient, one)[0]
 
     def together(start: int, stop: int) -> Tensor:
         some = pictures[start:stop]
         columns = fast_example_gradients()(model, loss, some, label.expand(len(some), *label.shape[1:]))
-        return 1 - torch.func.vmap(lambda *g: engine.cosine(g, shared)[0])(*columns)
+        found = (torch.func.vmap(partial(gap_to, one))(*columns) for one in zip(*shared, strict=True))
+        return 1 - torch.stack(list(found), 1)
 
     def alone(x: Tensor) -> Tensor:
-        return 1 - engine.cosine(mean_gradient(model, loss, x[None], label), shared)[0]
+        gradient = mean_gradient(model, loss, x[None], label)
+        return torch.stack([1 - gap_to(one, *gradient) for one in zip(*shared, strict=True)])
 
     if engine.vectorises(model):
-        return torch.cat(in_pieces(together, len(pictures), model, work, pictures.device))[None]
+        return torch.cat(in_pieces(together, len(pictures), model, work, pictures.device)).T
     bearable(lambda: alone(pictures[0]), model, work, pictures.device)
-    return torch.stack([alone(x) for x in pictures])[None]
+    return torch.stack([alone(x) for x in pictures], 1)
 
 
 def sum_of(scores: Scores, names: tuple[str, ...]) -> Tensor:

@@ -303,7 +303,7 @@ class Demixing(_Demixing):
             raise TooLittleMemory(inverted.reason)
         if update.labels is None or inverted.images is None:
             raise NotApplicable(inverted.reason or "the inversion drew no picture")
-        shared = tuple(g[victim] for g in update.gradients)
+        shared = tuple(g[victim : victim + 1] for g in update.gradients)
         with client_mode(model, update, generator):
             alike = similarity(model, update.loss, shared, update.labels[victim], pictures)
         return filters(inverted.images[victim], pictures) | {"gradient": alike}

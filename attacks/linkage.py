@@ -70,7 +70,7 @@ def gradient_scores(
     generator: torch.Generator,
     draws: int,
 ) -> Scores:
-    """Return scores (1, M) of candidate pictures (M, C, H, W) under label (1,) for one shared gradient.
+    """Return scores (N, M) of candidate pictures (M, C, H, W) under label (1,) for N updates in `shared`.
 
     "record" is cos(∇ℓ(x_j), g̃). Where the defense replaces records, "replacement" is the mean over `draws` of
     cos(∇ℓ(G(x_j, ε)), g̃), and "nearest replacement" the largest of them: 1 where a defense has few draws and x_j is
@@ -121,13 +121,17 @@ class Linkage(_Linking):
         done = [False] * update.victims
         with client_mode(model, update, generator):
             trusted = self._trusted(model, update, defense, generator) if replaces_records(defense) else ()
-            for v in track(self.name, update.victims):
-                shared = tuple(g[v] for g in update.gradients)
+            present = torch.unique(labels[:, 0])
+            for i in track(self.name, len(present)):  # line-ups of a class overlap: their gradients are taken once
+                rows = (labels[:, 0] == present[i]).nonzero()[:, 0]
+                pictures, places = distinct(candidates[rows.to(candidates.device)])
+                shared = tuple(g[rows.to(g.device)] for g in update.gradients)
                 found = gradient_scores(
-                    model, update.loss, defense, shared, labels[v], candidates[v], generator, self.draws
+                    model, update.loss, defense, shared, present[i : i + 1], pictures, generator, self.draws
                 )
-                scores[v] = sum_of(found, trusted)[0]
-                done[v] = True
+                scores[rows] = sum_of({name: each.gather(1, places) for name, each in found.items()}, trusted)
+                for v in rows.tolist():
+                    done[v] = True
         return linked(update, labels, scores, done)
 
     def _of_several(
@@ -156,8 +160,8 @@ class Linkage(_Linking):
             record, label = own[[i]], own.labels[i : i + 1]
             replaced = release(defense, record, generator).images
             shared, _ = sent(model, update.loss, replaced, label, defense, update.mode, generator, update.client)
-            shown = own.images[[i, *others]]
-            scores = gradient_scores(model, update.loss, defense, shared, label, shown, generator, self.draws)
+            shown, single = own.images[[i, *others]], tuple(g[None] for g in shared)
+            scores = gradient_scores(model, update.loss, defense, single, label, shown, generator, self.draws)
             rehearsed.append((scores, torch.zeros(1, dtype=torch.long, device=label.device)))
         return most_trusted(rehearsed)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.obscure import table
+from benchmarks.tables import table
 from leakaudit.audit.audit import audit
 from leakaudit.cli.demo import demo_target
 from leakaudit.result.rules import most_successful

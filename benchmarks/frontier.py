@@ -1,8 +1,7 @@
-"""What `benchmarks.obscure` measures: data sets, defenses and their strengths, and everything on one of them."""
+"""What `benchmarks.obscure` measures: data sets, defenses and their strengths, and how large a run is."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -12,67 +11,70 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.adversaries import Count, Effort, Opponents, Outcome, above_guessing
-from benchmarks.distinct import distances
-from benchmarks.federated import SPLITS, clients_of, fedavg
+from benchmarks.adversaries import Count, Effort
 from benchmarks.inversion import DATA, load
-from benchmarks.membership import by_weights
 from benchmarks.networks import CIFAR_MEAN, CIFAR_STD
-from benchmarks.rows import Kind, Row, Setting, estimate, highest_by_chance, summed
+from benchmarks.rows import Piece, Setting
 from leakaudit.errors import UserError
-from leakaudit.protocol.defense import Defense, replaces_records
 from leakaudit.protocol.registry import defenses, parse_defense, settings_of
 from leakaudit.protocol.target import PixelModel, Records, Target
-from leakaudit.result.batteries import TRAINING_BATCH
-from leakaudit.score.metrics import Metric
-from leakaudit.score.utility import Senders, accuracy, train, utility
-from leakaudit.stats import intervals
 from leakaudit.work.seeding import derive, generator_for
 
 MNIST = DATA.parent / "mnist" / "mnist_10k_10k.npz"
+CLASSES = tuple(map(str, range(10)))
 PUBLIC_ONLY = "public-only"
-# The defenses and their strengths, with the setting each belongs to. What is not registered is skipped with a line.
+PRIVATE: Setting = "private-only"
+PUBLIC: Setting = "public-data"
+# The defenses and their strengths in the order in which they are measured, with the setting each belongs to: those that
+# the claims are about first. What is not registered is skipped with a line.
 SWEEP: tuple[tuple[Setting, str], ...] = (
-    ("private-only", "none"),
-    ("private-only", "class-conditional"),
-    ("private-only", "obscure"),
-    ("private-only", "dp-sgd:noise_multiplier=1"),
-    ("public-data", PUBLIC_ONLY),
-    ("public-data", "obscure:public=true"),
-    ("private-only", "gaussian:std=0.1"),
-    ("private-only", "prune:sparsity=0.99"),
-    ("private-only", "sign"),
-    ("private-only", "mixup:k=4"),
-    ("private-only", "instahide:k=4"),
-    ("private-only", "soteria:percentile=90"),
-    ("private-only", "precode"),
-    ("private-only", "ats"),
-    ("private-only", "laplace:scale=0.1"),
-    ("private-only", "qsgd:levels=16"),
-    ("private-only", "gaussian:std=1"),
-    ("private-only", "dp-sgd:noise_multiplier=0.1"),
-    ("private-only", "prune:sparsity=0.999"),
-    ("private-only", "obscure:rate=1.6"),
-    ("private-only", "clip:max_norm=1"),
-    ("private-only", "laplace:scale=1"),
-    ("private-only", "qsgd:levels=1"),
-    ("private-only", "mixup:k=2"),
-    ("private-only", "instahide:k=2"),
-    ("private-only", "soteria:percentile=50"),
+    (PRIVATE, "none"),
+    (PRIVATE, "obscure"),
+    (PRIVATE, "class-conditional"),
+    (PRIVATE, "dp-sgd:noise_multiplier=1"),
+    (PRIVATE, "obscure:epsilon=8"),
+    (PRIVATE, "dp-sgd:epsilon=8"),
+    (PRIVATE, "prune:sparsity=0.999"),
+    (PRIVATE, "gaussian:std=0.1"),
+    (PRIVATE, "obscure:rate=1.6"),
+    (PUBLIC, PUBLIC_ONLY),
+    (PUBLIC, "obscure:public=true"),
+    (PRIVATE, "laplace:scale=0.1"),
+    (PRIVATE, "prune:sparsity=0.99"),
+    (PRIVATE, "gaussian:std=1"),
+    (PRIVATE, "laplace:scale=1"),
+    (PRIVATE, "instahide:k=4"),
+    (PRIVATE, "mixup:k=4"),
+    (PRIVATE, "ats"),
+    (PRIVATE, "soteria:percentile=90"),
+    (PRIVATE, "sign"),
+    (PRIVATE, "precode"),
+    (PRIVATE, "qsgd:levels=1"),
+    (PRIVATE, "clip:max_norm=1"),
+    (PRIVATE, "dp-sgd:noise_multiplier=0.1"),
+    (PRIVATE, "qsgd:levels=16"),
+    (PRIVATE, "mixup:k=2"),
+    (PRIVATE, "instahide:k=2"),
+    (PRIVATE, "soteria:percentile=50"),
 )
+# Weaker strengths of what was found by half of all line-ups or more at the stronger one: on the small faces alone.
+FACES_ONLY = ("dp-sgd:noise_multiplier=0.1", "qsgd:levels=16", "mixup:k=2", "instahide:k=2", "soteria:percentile=50")
+FEDERATED = ("none", "class-conditional", "obscure", "dp-sgd:noise_multiplier=1")
 QUICK = ("none", "class-conditional", "obscure", "dp-sgd:noise_multiplier=1", "prune:sparsity=0.99", PUBLIC_ONLY)
-FEDERATED = ("none", "class-conditional", "obscure", "dp-sgd:noise_multiplier=1", "obscure:public=true")
+# σ at which DP-SGD spends ε = 8 at δ = 1e-5 in a full run there, by the accountant that `facts` asks.
+NOISE_AT_8 = {"cifar10": "0.725", "mnist": "0.725", "lfw": "1.5"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How large a run is."""
+    """How large a run is; `epochs` and `rounds` by data set."""
 
     name: str
     private: int = 2000
     auxiliary: int = 2000
     test: int = 4000
-    epochs: int = 12
+    validation: bool = False  # accuracy on training records that nothing else sees, in the place of test pictures
+    epochs: dict[str, int] = field(default_factory=lambda: {"cifar10": 24, "mnist": 8, "lfw": 48})
     rounds: int = 12
     seeds: int = 3
     distances: int = 300
@@ -88,7 +90,8 @@ SMALL = Size(
     private=250,
     auxiliary=250,
     test=500,
-    epochs=6,
+    validation=True,
+    epochs={"cifar10": 6, "mnist": 6, "lfw": 24},
     rounds=2,
     distances=45,
     effort=Effort(
@@ -108,19 +111,6 @@ SMALL = Size(
 )
 
 
-@dataclass(frozen=True)
-class Scene:
-    """One data set in one size; `settings` are what its pictures need of every defense that has them."""
-
-    name: str
-    target: Target
-    size: Size
-    seed: int
-    lpips: Metric | str
-    run: dict[str, Any]
-    settings: dict[str, str] = field(default_factory=dict)
-
-
 def network(channels: int, side: int, classes: int) -> nn.Module:
     """Return a small ConvNet whose normalisation does not mix examples, so that DP-SGD can train it."""
     layers: list[nn.Module] = []
@@ -130,12 +120,13 @@ def network(channels: int, side: int, classes: int) -> nn.Module:
 
 
 def cifar10(size: Size, seed: int) -> Target:
-    """Return CIFAR-10: private records of `train_a`, the attacker's of `train_b`."""
-    sets = load("train_a")[: size.private], load("test")[: size.test], load("train_b")[: size.auxiliary]
+    """Return CIFAR-10: private records of `train_a`, the attacker's of `train_b`, test pictures from the 4,000th on."""
+    seen = load("train_b")[5000:] if size.validation else load("test")[4000:]
+    sets = load("train_a")[: size.private], seen[: size.test], load("train_b")[: size.auxiliary]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "model"))
         model = PixelModel(network(3, 32, 10), CIFAR_MEAN, CIFAR_STD)
-    return Target("cifar10", model, F.cross_entropy, *sets, classes=tuple(map(str, range(10))))
+    return Target("cifar10", model, F.cross_entropy, *sets, classes=CLASSES, augment=("crop", "mirror"))
 
 
 def mnist(size: Size, seed: int) -> Target:
@@ -151,15 +142,16 @@ def mnist(size: Size, seed: int) -> Target:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "model"))
         model = PixelModel(network(1, 28, 10), (0.1307,), (0.3081,))
-    roles = sets["train"][: size.private], sets["test"][: size.test], own
-    return Target("mnist", model, F.cross_entropy, *roles, classes=tuple(map(str, range(10))))
+    seen = sets["train"][5000:] if size.validation else sets["test"]
+    roles = sets["train"][: size.private], seen[: size.test], own
+    return Target("mnist", model, F.cross_entropy, *roles, classes=CLASSES, augment=("crop",))
 
 
 def lfw(size: Size, seed: int) -> Target:
     """Return the faces of the demo: 110 private, 40 test and 50 auxiliary pictures in any size of run."""
     from leakaudit.cli.demo import demo_target
 
-    return demo_target(seed)
+    return replace(demo_target(seed), augment=("crop", "mirror"))
 
 
 TARGETS: dict[str, Callable[[Size, int], Target]] = {"cifar10": cifar10, "mnist": mnist, "lfw": lfw}
@@ -167,9 +159,18 @@ FILES = {"cifar10": DATA, "mnist": MNIST}
 SETTINGS = {"mnist": {"mirror": "false"}}  # a mirrored digit is none
 
 
-def sized(name: str, size: Size) -> Size:
-    """Return the size for one data set: the 200 pictures of LFW need more passes, and cost next to nothing."""
-    return replace(size, epochs=4 * size.epochs, rounds=2 * size.rounds) if name == "lfw" else size
+def pieces(size: Size, quick: bool) -> list[Piece]:
+    """Return all that a run measures, the data sets in turn, FedAvg after what it is compared with."""
+    found = []
+    for setting, spec in SWEEP:
+        for dataset in TARGETS:
+            if quick and spec not in QUICK:
+                continue
+            if spec not in FACES_ONLY or dataset == "lfw":
+                found.append(Piece(dataset, setting, spec))
+            if spec in size.clients and dataset != "lfw":  # 40 test pictures tell nothing of 22 records each
+                found.append(Piece(dataset, setting, spec, "fedavg"))
+    return found
 
 
 def effective(spec: str, *wanted: dict[str, str]) -> str:
@@ -184,12 +185,17 @@ def effective(spec: str, *wanted: dict[str, str]) -> str:
     return ",".join(parts)
 
 
+def at_epsilon(spec: str, dataset: str) -> str:
+    """Return the spec with σ in the place of ε, where it is DP-SGD's on this data set."""
+    return f"dp-sgd:noise_multiplier={NOISE_AT_8[dataset]}" if spec == "dp-sgd:epsilon=8" else spec
+
+
 def unknown(spec: str) -> str | None:
     """Return why a spec cannot be run, None where it can."""
     if spec == PUBLIC_ONLY:
         return None
     try:
-        parse_defense(spec)
+        parse_defense(at_epsilon(spec, "lfw"))
     except UserError as error:
         return str(error)
     return None
@@ -202,157 +208,6 @@ def client_side(target: Target, setting: Setting) -> Target:
     """
     public = target.auxiliary if setting == "public-data" else target.auxiliary[:0]
     return replace(target, auxiliary=public, test=target.test[:0])
-
-
-def measure(scene: Scene, setting: Setting, spec: str) -> Iterator[Row]:
-    """Yield every row of one defense at one strength, the summaries last."""
-    name, _, strength = spec.partition(":")
-    full = effective(spec, scene.settings, scene.size.settings)
-    start = Row(
-        dataset=scene.name,
-        setting=setting,
-        defense=name,
-        strength=strength or "default",
-        spec=spec,
-        kind="failed",
-        seeds=scene.size.seeds,
-        run=scene.run,
-    )
-    if spec == PUBLIC_ONLY:
-        yield public_only(scene, start)
-        return
-    try:
-        yield from _measured(scene, setting, replace(start, spec=spec), full)
-    except UserError as error:
-        yield replace(start, status="failed", reason=str(error))
-
-
-def public_only(scene: Scene, start: Row) -> Row:
-    """Train on public records with their labels: no private record enters, so nothing of one is there to attack."""
-    public = replace(scene.target, private=scene.target.auxiliary)
-    row = replace(start, kind="control", reason="no private record enters")
-    return _with_accuracy(scene, row, public, Defense(), public.private)
-
-
-def _measured(scene: Scene, setting: Setting, start: Row, full: str) -> Iterator[Row]:
-    target, size = scene.target, scene.size
-    began = time.process_time()
-    defense = parse_defense(full).fit(client_side(target, setting), generator_for(scene.seed, full, "fit"))
-    start = replace(start, fit_seconds=time.process_time() - began)
-    opponents = Opponents(target, full, defense, size.effort, scene.seed)
-    released = opponents.whole
-    start = _with_accuracy(scene, start, target, defense, released)
-    if replaces_records(defense):
-        generator = generator_for(scene.seed, "another")
-        found = distances(target, released, size.distances, scene.lpips, generator)
-        yield replace(start, kind="distinct", distinct=found)
-    rows: list[Row] = []
-    for attack, role in opponents.attacks():
-        for outcome in opponents.run(attack, role):
-            rows.append(_attack_row(start, opponents, outcome))
-            yield rows[-1]
-    yield from _weights(scene, start, defense, released)
-    if start.spec in size.clients:
-        for split in SPLITS:
-            yield _federated(scene, setting, start, full, split)
-    yield from _summaries(rows, start)
-
-
-def _with_accuracy(scene: Scene, row: Row, target: Target, defense: Defense, released: Records) -> Row:
-    size = scene.size
-    batch = _batch(released)
-    found = utility(
-        target, defense, released, senders=Senders(batch), epochs=size.epochs, seeds=size.seeds, seed=scene.seed
-    )  # fmt: skip
-    facts = defense.facts(len(released), batch, found.steps)
-    accuracies = list(found.accuracies)
-    return replace(row, accuracies=accuracies, facts=facts, **estimate("accuracy", found.estimate))
-
-
-def _attack_row(start: Row, opponents: Opponents, outcome: Outcome) -> Row:
-    found, own = outcome.private, outcome.own
-    kind: Kind = "labels" if found.kind == "labels" else "attack"
-    ended = set(found.statuses)
-    return replace(
-        start,
-        kind=kind,
-        attack=found.name,
-        role=found.role,
-        views=outcome.views,
-        chance=opponents.private_line_up.chance,
-        records=found.identification.n or found.label_accuracy.n,
-        r2=found.r2.value,
-        psnr=found.psnr.value,
-        label_accuracy=found.label_accuracy.value,
-        rehearsed=None if own is None else own.identification.low,
-        rehearsed_rank=None if own is None else above_guessing(own),
-        status="measured" if ended <= {"converged", "budget"} else ", ".join(sorted(ended)),
-        reason=found.reason,
-        seconds=outcome.seconds,
-        **estimate("identification", found.identification),
-    )
-
-
-def _weights(scene: Scene, start: Row, defense: Defense, released: Records) -> Iterator[Row]:
-    """Yield what is remembered: by a defense that replaces records, and by a model trained on what it releases."""
-    if not (replaces_records(defense) or start.spec == "none"):
-        return
-    target, size, began = scene.target, scene.size, time.process_time()
-    model = defense.transform_model(target.fresh(derive(scene.seed, "student")), generator_for(scene.seed, "student"))
-    seed, batch = derive(scene.seed, "student", "order"), _batch(released)
-    train(model, released, target.loss, epochs=size.epochs, batch_size=batch, seed=seed, label="a model to ask")
-    victims, candidates = size.effort.released.victims, size.effort.candidates
-    for known in by_weights(target, defense, released, model, victims, candidates, scene.seed):
-        yield replace(
-            start,
-            kind="weights",
-            attack=f"weights: {known.by}",
-            auc=known.auc,
-            records=known.records,
-            chance=known.chance,
-            seconds=time.process_time() - began,
-            **estimate("identification", known.identification),
-        )
-
-
-def _batch(records: Records) -> int:
-    return min(TRAINING_BATCH, max(8, len(records) // 8))
-
-
-def _federated(scene: Scene, setting: Setting, start: Row, full: str, split: str) -> Row:
-    """Return accuracy after FedAvg; the defense is fitted once per client, training repeated under every seed."""
-    size, began = scene.size, time.process_time()
-    spec = effective(start.spec, scene.settings, size.federated)
-    try:
-        clients = clients_of(client_side(scene.target, setting), spec, split, 5, scene.seed)
-        batch = min(TRAINING_BATCH, max(4, min(len(c.records) for c in clients) // 4))
-        seeds = [derive(scene.seed, "fedavg", k) for k in range(size.seeds)]
-        models = [fedavg(scene.target, clients, rounds=size.rounds, batch_size=batch, seed=seed) for seed in seeds]
-        found = [accuracy(model, scene.target.test) for model in models]
-    except Exception as error:  # a generator may not fit a client of one class: a row says so
-        reason = f"{type(error).__name__}: {error}"[:300]
-        row = replace(start, kind="federated", split=split, accuracies=[], status="failed", reason=reason)
-        return replace(row, accuracy=None, accuracy_low=None, accuracy_high=None)
-    return replace(
-        start,
-        kind="federated",
-        split=split,
-        accuracies=found,
-        facts={},
-        seconds=time.process_time() - began,
-        **estimate("accuracy", intervals.mean(found, within=(0.0, 1.0))),
-    )
-
-
-def _summaries(rows: list[Row], start: Row) -> Iterator[Row]:
-    best = summed(rows)
-    if best is None:
-        yield replace(start, kind="failed", status="failed", reason="no attack was scored")
-        return
-    scored = [row for row in rows if row.kind == "attack" and row.identification is not None]
-    limit = highest_by_chance([row.records for row in scored], best[0].chance or 0.0)
-    yield replace(best[0], kind="worst", attacks=len(scored), by_chance=limit)
-    yield replace(best[1], kind="selected", attacks=len(scored), by_chance=None)
 
 
 def run_settings(size: Size, seed: int) -> dict[str, Any]:

@@ -1,19 +1,40 @@
-"""The rows of `benchmarks.obscure`: their fields, their file, and what follows from the attacks on one defense."""
+"""The rows of `benchmarks.obscure`: their fields, their file, and what follows from the attacks on one defense.
+
+The file holds a line of JSON for every piece that was measured whole: what it is of, and all of its rows. A line is
+written at once under a lock, so that any number of runs may write to one file, and what a kill cuts short is no line.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from leakaudit.errors import UserError
 from leakaudit.result.schema import Estimate
 
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks: one run at a time there
+    fcntl = None  # type: ignore[assignment]
+
 Setting = Literal["private-only", "public-data"]
+Part = Literal["defense", "fedavg"]
 Kind = Literal["attack", "labels", "weights", "worst", "selected", "distinct", "federated", "control", "failed"]
+
+
+class Piece(NamedTuple):
+    """What is measured as one: a defense at one strength on a data set, or FedAvg with it there."""
+
+    dataset: str
+    setting: Setting
+    spec: str
+    part: Part = "defense"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +59,7 @@ class Row:
     accuracy_high: float | None = None
     accuracies: list[float] = field(default_factory=list)  # one per seed
     seeds: int = 0
+    tested: int = 0  # test records
     attack: str | None = None
     role: str | None = None  # standard | adaptive | bound
     views: int | None = None  # releases of the same record that the attacker pools
@@ -60,36 +82,90 @@ class Row:
     status: str = "measured"
     reason: str | None = None
     fit_seconds: float | None = None
-    seconds: float | None = None
+    training_seconds: float | None = None  # of all training runs that measured accuracy
+    seconds: float | None = None  # of this row's attack, both views together
+    piece_seconds: float | None = None  # of everything that was measured with it
     run: dict[str, Any] = field(default_factory=dict)  # the settings of the run: rows of others do not mix
+    code: str = ""  # digest of the code that measured it
+    device: str = "cpu"
 
     @property
-    def key(self) -> tuple[str, str, str]:
-        """What a run measures as one piece."""
-        return self.dataset, self.setting, self.spec
+    def piece(self) -> Piece:
+        """What it was measured as a part of."""
+        return Piece(self.dataset, self.setting, self.spec, "fedavg" if self.kind == "federated" else "defense")
+
+
+def code_version() -> str:
+    """Return a digest of the project's own Python code: rows of different ones need not agree."""
+    root, seen = Path(__file__).resolve().parents[1], hashlib.sha256()
+    for folder in ("leakaudit", "attacks", "defenses", "benchmarks"):
+        for file in sorted((root / folder).rglob("*.py")):
+            seen.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes() + b"\0")
+    return seen.hexdigest()[:12]
 
 
 def read(path: Path, run: dict[str, Any]) -> list[Row]:
-    """Return the rows of an earlier run at `path`, none if there is no file. Raises UserError if it does not fit."""
+    """Return the rows of earlier runs at `path`, of a piece the last that was written; none if there is no file.
+
+    A last line that is not whole is no row. Raises UserError on a file of something else or of other settings.
+    """
     if not path.exists():
         return []
     known = {f.name for f in fields(Row)}
+    pieces: dict[Piece, list[Row]] = {}
     try:
-        rows = [Row(**{k: v for k, v in row.items() if k in known}) for row in json.loads(path.read_text("utf-8"))]
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        *lines, _ = path.read_text("utf-8").split("\n")  # what no newline ends was cut short
+        for line in lines:
+            found = json.loads(line)
+            kept = [{k: v for k, v in row.items() if k in known} for row in found["rows"]]
+            rows = [Row(**row, run=found["run"], code=found["code"], device=found["device"]) for row in kept]
+            pieces.pop(piece := Piece(*found["piece"]), None)
+            pieces[piece] = rows
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise UserError(f"{path} is not a file of this benchmark ({error}): choose another --json.") from error
-    for row in rows:
+    every = [row for rows in pieces.values() for row in rows]
+    for row in every:
         if row.run != run:
             other = sorted(k for k in {*row.run, *run} if row.run.get(k) != run.get(k))
             raise UserError(f"{path} was measured with another {', '.join(other)}: choose another --json.")
-    return rows
+    return every
 
 
-def write(rows: Sequence[Row], path: Path) -> None:
-    """Write all rows, so that an interrupt leaves either the old file or the new one."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps([asdict(row) for row in rows], indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    draft.replace(path)
+def append(path: Path, piece: Piece, rows: Sequence[Row]) -> None:
+    """Write a piece that was measured whole; the rows are of one run, code and device."""
+    shared = ("run", "code", "device")
+    each = [{k: v for k, v in asdict(row).items() if k not in shared} for row in rows]
+    line = {"piece": piece, **{name: getattr(rows[0], name) for name in shared}, "rows": each}
+    data = (json.dumps(line, allow_nan=False) + "\n").encode()
+    with path.open("a+b") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        whole = file.read()
+        if not whole.endswith(b"\n"):  # another run was killed as it wrote
+            file.truncate(whole.rfind(b"\n") + 1)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def claimed(path: Path | None, piece: Piece) -> Iterator[bool]:
+    """Say whether this process has a piece to itself for as long as the block lasts: no other on `path` measures it.
+
+    A claim ends with its process, however that ends.
+    """
+    if path is None or fcntl is None:
+        yield True
+        return
+    place = 1 + int(hashlib.sha256(repr(tuple(piece)).encode()).hexdigest()[:7], 16)
+    with path.with_name(f".{path.name}.lock").open("ab") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+        except OSError:
+            yield False
+        else:
+            yield True
 
 
 def estimate(name: str, value: Estimate) -> dict[str, Any]:

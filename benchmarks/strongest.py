@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from benchmarks.inversion import DATA, load
 from benchmarks.networks import CIFAR_MEAN, CIFAR_STD, lenet
-from benchmarks.obscure import table
+from benchmarks.tables import table
 from leakaudit.audit.audit import audit
 from leakaudit.cli.demo import demo_target
 from leakaudit.protocol.registry import attacks, defenses

@@ -26,11 +26,11 @@ from typing import Any
 import torch
 
 from benchmarks import plantedsafe  # noqa: F401 - for what it plants
-from benchmarks.obscure import table
 from benchmarks.planted import registered
 from benchmarks.plantedopen import HIDDEN, TOLD
 from benchmarks.plantedscenes import PLACES, Place
 from benchmarks.replaying import Found, Side, look, look_at_batches, look_at_pairs
+from benchmarks.tables import table
 from leakaudit.audit.audit import audit
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.registry import parse_defense

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,12 +13,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks import frontier, obscure
-from benchmarks.adversaries import Count, Effort, Opponents, above_guessing, pooled
+from benchmarks.adversaries import Count, Effort, Opponents
 from benchmarks.distinct import distances, nearest_error
 from benchmarks.federated import Client, averaged, fedavg, iid, skewed
+from benchmarks.measuring import Scene, measure
 from benchmarks.membership import by_weights
-from benchmarks.rows import Row, highest_by_chance, read, summed, write
-from leakaudit.errors import UserError
+from benchmarks.rows import Piece, code_version
+from benchmarks.views import pooled
 from leakaudit.protocol.attack import Reconstruction
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.gradients import mean_gradient
@@ -30,7 +30,7 @@ from leakaudit.work.seeding import derive
 
 TINY = frontier.Size(
     name="tiny",
-    epochs=2,
+    epochs={"lfw": 2, "mnist": 2},
     rounds=1,
     seeds=1,
     distances=12,
@@ -89,14 +89,13 @@ def tiny(target: Target, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setitem(obscure.TARGETS, "lfw", build)
     monkeypatch.setattr(obscure, "SMALL", TINY)
     monkeypatch.setattr(obscure, "perceptual", lambda: "not in tests")
-    monkeypatch.setattr(frontier, "sized", lambda name, size: size)
     return built
 
 
-def run(file: Path, *more: str) -> list[dict[str, Any]]:
-    obscure.main(["--quick", "--datasets", "lfw", "--json", str(file), "--seeds", "1", *more])
-    found: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
-    return found
+def run(file: Path, *more: str, dataset: str = "lfw") -> list[dict[str, Any]]:
+    obscure.main(["--quick", "--datasets", dataset, "--json", str(file), "--seeds", "1", *more])
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [row for line in lines for row in line["rows"]]
 
 
 def test_every_row_has_its_fields_and_every_control_is_there(
@@ -107,11 +106,10 @@ def test_every_row_has_its_fields_and_every_control_is_there(
     assert all(row.keys() >= REQUIRED for row in rows)
     assert all(0 <= row["accuracy"] <= 1 for row in rows if row["kind"] in ("attack", "worst", "control"))
     kinds = {spec: {row["kind"] for row in rows if row["spec"] == spec} for spec in specs}
-    assert kinds["none"] == {"attack", "labels", "weights", "federated", "worst", "selected"}
-    assert kinds["class-conditional"] == {"attack", "labels", "distinct", "weights", "federated", "worst", "selected"}
+    assert kinds["none"] == {"attack", "labels", "weights", "worst", "selected"}
+    assert kinds["class-conditional"] == {"attack", "labels", "distinct", "weights", "worst", "selected"}
     assert kinds["public-only"] == {"control"}
     assert {row["setting"] for row in rows if row["spec"] == "public-only"} == {"public-data"}
-    assert {row["split"] for row in rows if row["kind"] == "federated"} == {"iid", "skewed"}
     views = {(row["spec"], row["attack"]): set() for row in rows if row["kind"] == "attack"}
     for row in rows:
         if row["kind"] == "attack":
@@ -121,7 +119,9 @@ def test_every_row_has_its_fields_and_every_control_is_there(
     assert views["none", "linkage"] == {1}  # the same update again says nothing
     assert views["gaussian:std=0.5", "linkage"] == {1, 3}
     assert views["class-conditional", "released-linkage"] == {1, 3}
+    assert all(row["piece_seconds"] > 0 for row in rows)
     shown = capsys.readouterr().out
+    assert f"4 pieces in 0 minutes: 4 by code {code_version()} on cpu" in shown
     assert "skipped: no-such-defense" in shown
     assert "chance 12.5 %" in shown
     assert "none (needs no public data)" in shown
@@ -146,14 +146,28 @@ def test_undefended_records_are_found_and_generated_ones_are_not(target: Target)
         assert found["class-conditional", name].value < 0.5
 
 
+def test_fedavg_is_a_piece_of_its_own_with_both_splits(
+    target: Target, tiny: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(obscure.TARGETS, "mnist", lambda size, seed: target)
+    monkeypatch.setattr(obscure, "FILES", {})
+    monkeypatch.setattr(frontier, "SWEEP", ((frontier.PRIVATE, "none"),))
+    monkeypatch.setattr(frontier, "QUICK", ("none",))
+    monkeypatch.setattr(obscure, "SMALL", replace(TINY, clients=("none",)))
+    rows = run(tmp_path / "rows.json", dataset="mnist")
+    assert [row["split"] for row in rows if row["kind"] == "federated"] == ["iid", "skewed"]
+    assert all(0 <= row["accuracy"] <= 1 for row in rows if row["kind"] == "federated")
+    assert len((tmp_path / "rows.json").read_text().splitlines()) == 2
+
+
 def test_a_run_goes_on_where_the_last_one_ended(tiny: list[int], tmp_path: Path) -> None:
     file = tmp_path / "rows.json"
     first = run(file, "--defenses", "none", "gaussian:std=0.5")
     assert tiny == [0]
     assert run(file, "--defenses", "none", "gaussian:std=0.5") == first
     assert tiny == [0]  # nothing was measured again
-    cut = [row for row in first if not (row["defense"] == "gaussian" and row["kind"] in ("worst", "selected"))]
-    file.write_text(json.dumps(cut), encoding="utf-8")
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    file.write_text(lines[0] + lines[1][:-40], encoding="utf-8")  # killed as it wrote the second piece
     again = run(file, "--defenses", "none", "gaussian:std=0.5")
     assert tiny == [0, 0]
 
@@ -165,68 +179,17 @@ def test_a_run_goes_on_where_the_last_one_ended(tiny: list[int], tmp_path: Path)
         run(file, "--seed", "1")
 
 
-def test_an_interrupt_leaves_what_was_measured(
+def test_an_interrupt_leaves_whole_pieces_only(
     tiny: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure = frontier.measure
-
-    def interrupted(scene: frontier.Scene, setting: Any, spec: str) -> Any:
-        for i, row in enumerate(measure(scene, setting, spec)):
-            if i == 2:
+    def interrupted(scene: Scene, piece: Piece) -> Any:
+        for i, row in enumerate(measure(scene, piece)):
+            if piece.spec == "sign" and i == 2:
                 raise KeyboardInterrupt
             yield row
 
     monkeypatch.setattr(obscure, "measure", interrupted)
-    assert len(run(tmp_path / "rows.json", "--defenses", "none")) == 2
-
-
-def test_rows_of_other_settings_or_files_are_refused(tmp_path: Path) -> None:
-    row = Row(dataset="d", setting="private-only", defense="none", strength="", spec="none", kind="worst", run={"a": 1})
-    write([row], tmp_path / "rows.json")
-    assert read(tmp_path / "rows.json", {"a": 1}) == [row]
-    assert read(tmp_path / "nothing.json", {}) == []
-    with pytest.raises(UserError, match="another a"):
-        read(tmp_path / "rows.json", {"a": 2})
-    with pytest.raises(ValueError):
-        write([replace(row, r2=float("nan"))], tmp_path / "rows.json")
-    assert json.loads((tmp_path / "rows.json").read_text())[0] == asdict(row)  # the old file is whole
-    (tmp_path / "other.json").write_text('[{"model": 1}]')
-    with pytest.raises(UserError, match="not a file of this benchmark"):
-        read(tmp_path / "other.json", {})
-
-
-def attack_row(name: str, found: float, records: int, rehearsed: float | None) -> Row:
-    return Row(
-        dataset="d", setting="private-only", defense="x", strength="", spec="x", kind="attack", attack=name,
-        identification=found, records=records, rehearsed=rehearsed, chance=0.01,
-    )  # fmt: skip
-
-
-def test_the_worst_attack_is_known_afterwards_and_the_selected_one_before() -> None:
-    rows = [attack_row("lucky", 0.1, 10, 0.0), attack_row("good", 0.05, 300, 0.04), attack_row("bad", 0.01, 300, None)]
-    best = summed(rows)
-    assert best is not None
-    assert [row.attack for row in best] == ["lucky", "good"]
-    assert summed([replace(rows[0], kind="labels")]) is None
-
-
-def test_one_lucky_record_is_no_reason_to_trust_an_attack() -> None:
-    def ranked(*ranks: int) -> Any:
-        return SimpleNamespace(records=[SimpleNamespace(rank=rank, candidates=None) for rank in ranks], candidates=4)
-
-    # Guessing: mean (1 + 1/2 + 1/3 + 1/4) / 4, and with every rank once the mean is just that.
-    assert above_guessing(ranked(1, 2, 3, 4)) == pytest.approx(0)
-    assert above_guessing(ranked(1)) < above_guessing(ranked(*[1] * 10, *[2] * 10))  # type: ignore[operator]
-    assert above_guessing(ranked()) is None
-
-
-def test_what_guessing_reaches(generator: torch.Generator) -> None:
-    sizes, chance = (10, 300, 64), 0.05
-    hits = [(torch.rand((20000, n), generator=generator) < chance).double().mean(1) for n in sizes]
-    best = torch.stack(hits).amax(0)
-    limit = highest_by_chance(sizes, chance)
-    assert float((best <= limit + 1e-9).double().mean()) >= 0.945
-    assert float((best < limit - 1e-9).double().mean()) < 0.95
+    assert {row["spec"] for row in run(tmp_path / "rows.json", "--defenses", "none", "sign")} == {"none"}
 
 
 def test_fedavg_of_one_step_each_is_the_weighted_average(target: Target) -> None:
