@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,6 +94,17 @@ class Obscurer:
         from leakaudit.defenses.obscurer_file import Contents, write
 
         write(Contents(self.pictures, self.labels, self.slope, self.mirror), Path(path), card)
+
+    @staticmethod
+    def pooled(parts: Sequence[Obscurer]) -> Obscurer:
+        """Return one obscurer that draws from the pictures of all, for clients of one federation.
+
+        Whoever draws from it has all its pictures. Where all hold the same pictures, each with probabilities of its
+        own, these are averaged. Raises leakaudit.UserError where they do not fit together, or one has a rate above 0.
+        """
+        from leakaudit.defenses.obscurer_pool import pooled
+
+        return pooled(parts)
 
     def choose(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return indices (N,) of the pictures chosen. At slope 0 none comes twice before each came once."""

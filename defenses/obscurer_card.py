@@ -12,7 +12,8 @@ import jinja2
 
 from leakaudit.defenses.obscurer import Obscurer, identification_bound
 from leakaudit.defenses.obscurer_file import Card
-from leakaudit.result.numbers import number, percent, plain, seconds
+from leakaudit.defenses.obscurer_pool import differing
+from leakaudit.result.numbers import number, percent, plain, seconds, significant
 
 CANDIDATES = 100
 TITLE = ": an obscuring generator"
@@ -72,6 +73,7 @@ def render(obscurer: Obscurer, card: Card, file: str, costs: Costs | None = None
         costs=costs,
         resumed=resumed,
         batch=None if costs is None else per_batch(costs),
+        own=[":".join(f"{k}={plain(v)}" for k, v in settings.items()) for settings in differing(card.sources)],
         count="{:,}".format,
         number=number,
         plain=plain,
@@ -95,3 +97,25 @@ def within(found: Mapping[str, Any], name: str) -> str:
     """Return a measured share with its interval to three decimals: `0.512 (0.460 to 0.564)`."""
     value, low, high = (number(found[f"{name}{end}"], 3) for end in ("", "_low", "_high"))
     return f"{value} ({low} to {high})"
+
+
+def summary(obscurer: Obscurer, card: Card, spent: Costs) -> str:
+    """Return what a fit gave, in lines for a terminal."""
+    size = "×".join(map(str, obscurer.pictures.shape[1:]))
+    bound = identification_bound(card.nats, CANDIDATES)
+    m = card.measured
+    caught = m.get("caught") is not None
+    return "\n".join(
+        [
+            f"fitted    {len(obscurer.pictures):,} pictures {size} over {len(card.classes)} classes, on "
+            f"{sum(card.records):,} private records",
+            f"proven    one release carries {significant(card.nats)} nats about its record: picked out of {CANDIDATES} "
+            f"with probability {significant(bound)} at most (chance {1 / CANDIDATES:g})",
+            f"measured  private told from test records by the nearest picture: AUC {within(m, 'auc')}, chance 0.500",
+            *([f"          caught at 1 false alarm in 100: {within(m, 'caught')}, chance 0.010"] if caught else []),
+            *(f"learned   {name}: {plain(value)}" for name, value in card.learned.items()),
+            f"cost      fit {seconds(spent.fit)}, {seconds(spent.processor)} of CPU time; "
+            f"{per_batch(spent) or 'a batch: not measured'}",
+            *(sentence for sentence in card.found if not sentence.startswith("info: ")),
+        ]
+    )

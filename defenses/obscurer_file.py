@@ -30,13 +30,29 @@ Value = str | int | float | bool | None
 
 
 @dataclass(frozen=True)
+class Source:
+    """One client of a pool: the SHA-256 of what it gave, of how many and which records, how it was fitted.
+
+    `auc` is what the client measured of its own pictures, as `Card.measured` has it.
+    """
+
+    sha256: str
+    pictures: int
+    records: int
+    digest: str = ""
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    auc: float | None = None
+    leakaudit: str = ""
+
+
+@dataclass(frozen=True)
 class Card:
     """What is known of an obscurer: from what it was fitted, what is proven of it and what was measured.
 
     `classes` names the K classes; `records` counts the private records per class, `shape` (C, H, W) is theirs and
     `digest` the SHA-256 of the whole set; `nats` is the mean rate over them. `seed` is None where it was drawn afresh.
     `learned` are what the fit itself measured, `measured` what was measured of the pictures afterwards, `found` the
-    failure modes noticed, a sentence each.
+    failure modes noticed, a sentence each. `sources` are the clients of a pool, whose records are counted together.
     """
 
     classes: tuple[str, ...]
@@ -51,6 +67,7 @@ class Card:
     learned: Mapping[str, Value] = field(default_factory=dict)
     measured: Mapping[str, Value] = field(default_factory=dict)
     found: tuple[str, ...] = ()
+    sources: tuple[Source, ...] = ()
 
 
 def digest(records: Records) -> str:
@@ -74,6 +91,18 @@ class Contents:
     mirror: bool
 
 
+def fingerprint(obscurer: Contents) -> str:
+    """Return the SHA-256 of pictures and probabilities as a file holds them, which stands in its header."""
+    return _sum(_tensors(obscurer))
+
+
+def _tensors(obscurer: Contents) -> dict[str, Tensor]:
+    return {
+        "pictures": (obscurer.pictures * 255).round().to(torch.uint8).cpu().contiguous(),
+        "labels": obscurer.labels.float().cpu().contiguous(),
+    }
+
+
 def write(obscurer: Contents, path: Path, card: Card) -> None:
     """Write an obscurer whole or not at all, for its owner alone, its pictures at 8 bits. The same one, the same bytes.
 
@@ -81,10 +110,7 @@ def write(obscurer: Contents, path: Path, card: Card) -> None:
     """
     from safetensors.torch import save
 
-    tensors = {
-        "pictures": (obscurer.pictures * 255).round().to(torch.uint8).cpu().contiguous(),
-        "labels": obscurer.labels.float().cpu().contiguous(),
-    }
+    tensors = _tensors(obscurer)
     header = {
         "format": FORMAT,
         "sha256": _sum(tensors),

@@ -31,9 +31,12 @@ from leakaudit.work.seeding import generator_for
 MOST_VALUES = 200_000_000  # of released pictures drawn at once
 
 
-def parsed(settings: str) -> Obscure:
-    """Return the defense of a spec's tail, `steps=20:mirror=false`, with or without `obscure:`; raises UserError."""
-    parts = parts_of(parse_defense(spec_of(settings)))
+def parsed(settings: str, *, quick: bool = False) -> Obscure:
+    """Return the defense of a spec's tail, `steps=20:mirror=false`, with or without `obscure:`; raises UserError.
+
+    Where it leaves a setting open, a `quick` one has what a quick scan gives it.
+    """
+    parts = parts_of(parse_defense(spec_of(settings), quick=quick))
     if len(parts) != 1 or not isinstance(parts[0], Obscure):
         raise UserError(f"--settings {settings!r} names another defense: give settings of obscure alone.")
     return parts[0]

@@ -8,6 +8,7 @@ mean, std, classes = MEAN, STD, CLASSES
 train_data = part("private", 2000)
 auxiliary_data = part("auxiliary", 1000)
 test_data = part("test", 2000)
+# augment = "crop, mirror"  # if you train so: accuracy is then measured so, too
 
 
 def model() -> nn.Module:

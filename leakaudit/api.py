@@ -51,6 +51,7 @@ def scan(  # noqa: PLR0913 - the public surface
     records: int = Plan.records,
     batch_size: int = Plan.batch_size,
     client: str | Client = Plan.client,
+    augment: str | Sequence[str] = (),
     stages: str | Sequence[str] = (),
     candidates: int = Plan.candidates,
     max_identification: float = Plan.max_identification,
@@ -73,12 +74,12 @@ def scan(  # noqa: PLR0913 - the public surface
     one spec or several, as is `attacks` (by default the battery's). `battery` is quick, standard or full; `exposure` is
     adaptive, honest-but-curious or malicious-server; `mode` is eval or train. `records` are attacked, in batches of
     `batch_size`, and looked for among `candidates`; the limits are shares. `client` says what a client does before it
-    sends: a `leakaudit.Client`, or a spec like "fedavg:epochs=1:batch=8:lr=0.01". `utility=False` trains nothing.
-    `seeds` and `epochs` are the battery's by default; `budget` takes seconds or "10m" (by default it has none),
-    `memory` bytes or "4GB" (by default what is free). `all_attacks` skips none where the verdict is settled. `images`
-    is full, redacted or none: by default full, and redacted where CI=true. `progress` shows what is computed.
-    `generator` is what the adversary knows of pictures: from normal latents (N, *latent) to pictures (N, C, H, W) in
-    [0, 1]. Raises leakaudit.UserError on bad input.
+    sends: a `leakaudit.Client`, or a spec like "fedavg:epochs=1:batch=8:lr=0.01". `augment` is what training does to
+    pictures, as `("crop", "mirror")`. `utility=False` trains nothing. `seeds` and `epochs` are the battery's by
+    default; `budget` takes seconds or "10m" (by default it has none), `memory` bytes or "4GB" (by default what is
+    free). `all_attacks` skips none where the verdict is settled. `images` is full, redacted or none: by default full,
+    and redacted where CI=true. `progress` shows what is computed. `generator` is what the adversary knows of pictures:
+    from normal latents (N, *latent) to pictures (N, C, H, W) in [0, 1]. Raises leakaudit.UserError on bad input.
 
     Examples:
         >>> leakaudit.scan(model, train_data, defense=["prune:sparsity=0.99", "obscure"], battery="quick").verdict
@@ -124,6 +125,7 @@ def scan(  # noqa: PLR0913 - the public surface
             device=device,
             generator=generator,
             latent=latent,
+            augment=augment,
             checkpoint=_path("checkpoint", checkpoint),
             seed=plan.seed,
         )

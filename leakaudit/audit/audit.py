@@ -50,7 +50,7 @@ from leakaudit.scene.examine import Subject, examine
 from leakaudit.scene.plan import Plan, catalogue, left_out, lowered, own_attacks
 from leakaudit.scene.provenance import settings
 from leakaudit.scene.scene import Scene, beside_strangers, set_scene
-from leakaudit.scene.told import SETTINGS, at_level, stated, vouched
+from leakaudit.scene.told import SETTINGS, at_level, quick_fit, stated, vouched
 from leakaudit.scene.updates import Updates
 from leakaudit.score.diagnosis import compare_with_control, inspected
 from leakaudit.score.scoring import skipped
@@ -241,7 +241,7 @@ def _fitted(
     fitted.facts(*run), fitted.guarantees(*run, course.scene.candidates.size)  # what may raise does so before attacks
     subject = examine(course.scene, spec, fitted)
     odd = inspected(spec, fitted, beside_strangers(course.scene), subject.released, seed) if subject.replaced else ()
-    return subject, odd
+    return subject, (*quick_fit(spec, defense, course.scene.plan.images), *odd)
 
 
 def _accuracy(scene: Scene, defense: Defense, released: Records, too_long: str) -> Utility:

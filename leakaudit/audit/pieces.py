@@ -55,7 +55,7 @@ def chosen(plan: Plan) -> tuple[tuple[str, Defense], ...]:
     specs = [spec for spec in plan.defenses if spec != "none"]
     if len(set(specs)) != len(specs):
         raise UserError("a ", Setting("defense"), " is given twice: give each once.")
-    return tuple((spec, parse_defense(spec)) for spec in ("none", *specs))
+    return tuple((spec, parse_defense(spec, quick=plan.battery == "quick")) for spec in ("none", *specs))
 
 
 def pieces_of(

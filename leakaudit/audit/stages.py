@@ -96,7 +96,8 @@ def trained_to(target: Target, name: str, plan: Plan) -> Moment:
     try:
         model = target.fresh(derive(plan.seed, "stages"))
         if epochs:
-            train(model, target.private, target.loss, epochs=epochs, seed=derive(plan.seed, "stages", "batches"))
+            seed = derive(plan.seed, "stages", "batches")
+            train(model, target.private, target.loss, epochs=epochs, seed=seed, augment=target.augment)
         right = accuracy(model, target.test)
     except UserError:
         raise

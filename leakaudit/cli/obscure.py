@@ -18,9 +18,6 @@ from leakaudit.options.settings import FROM_ENVIRONMENT
 from leakaudit.result.plaintext import visible
 
 if TYPE_CHECKING:
-    from leakaudit.defenses.obscurer import Obscurer
-    from leakaudit.defenses.obscurer_card import Costs
-    from leakaudit.defenses.obscurer_file import Card
     from leakaudit.protocol.target import Records, Target
 
 app = typer.Typer(
@@ -62,7 +59,7 @@ Limit = Annotated[
         "leakaudit obscure fit model.py --data digits.npz --settings mirror=false",
     ),
 )
-def fit(
+def fit(  # noqa: PLR0913 - a command: its options
     target: Annotated[str, typer.Argument(metavar="MODEL", help=TARGET_HELP)],
     output: Annotated[Path, written("The .safetensors file; its card goes beside it as .md.", "--output", "-o")] = Path(
         "generator.safetensors"
@@ -77,6 +74,12 @@ def fit(
             allow_from_autoenv=False,
         ),
     ] = "",
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", allow_from_autoenv=False, help="Fit in short, as a quick scan does; its pictures teach less."
+        ),
+    ] = False,
     data: Data = None,
     checkpoint: Checkpoint = None,
     limit: Limit = 4000,
@@ -104,18 +107,19 @@ def fit(
     import secrets
     from dataclasses import replace
 
-    from leakaudit.defenses.obscurer_card import render
-    from leakaudit.defenses.obscurer_fit import costs, key_of, now, parsed
+    from leakaudit.defenses.obscurer_card import render, summary
+    from leakaudit.defenses.obscurer_fit import costs, key_of, now, parsed, spec_of
     from leakaudit.defenses.obscurer_fit import fit as fit_obscurer
     from leakaudit.files.folder import kept as put
     from leakaudit.files.writing import write_atomically
     from leakaudit.load.loading import load_target
+    from leakaudit.scene.told import quick_fit
     from leakaudit.watch.console import progress_monitor
     from leakaudit.work.progress import monitored
     from leakaudit.work.resume import kept_key, resumable
 
     _may_replace(output, card_file)
-    defense = parsed(settings)
+    defense = parsed(settings, quick=quick)
     with progress_monitor() as monitor:
         monitor.stage("loading the model and the data")
         loaded = load_target(target, data=data, checkpoint=checkpoint, device=device, limit=limit)
@@ -143,7 +147,6 @@ def fit(
                 write_atomically(place.with_suffix(".md"), text)
 
             wanted, output = output, put(save, output)
-            card_file = output.with_suffix(".md")
             if output != wanted:
                 typer.echo(
                     visible(f"leakaudit: {wanted.parent} takes no more: the generator is in {output.parent}.", 9_000),
@@ -151,11 +154,45 @@ def fit(
                 )
     except KeyboardInterrupt:
         _interrupted(partial)
-    for note in loaded.notes:
+    for note in (*loaded.notes, *(told.message for told in quick_fit(spec_of(settings), defense, "full"))):
         typer.echo(f"note      {note}")
-    _show(obscurer, card, spent, output, card_file)
-    command = _scan(target, data, checkpoint, settings)
+    typer.echo(f"{summary(obscurer, card, spent)}\n{_files(output)}")
+    command = _scan(target, data, checkpoint, settings) + (" --quick" if quick else "")
     typer.echo(f"next      {visible(command, 5_000)}   attacks a generator that is fitted like this one")
+
+
+@app.command(
+    cls=Command,
+    context_settings=FROM_ENVIRONMENT,
+    epilog=examples("leakaudit obscure pool one.safetensors two.safetensors -o pool.safetensors"),
+)
+def pool(
+    generators: Annotated[
+        list[Path], typer.Argument(metavar="GENERATOR...", help="Files of `leakaudit obscure fit`, one per client.")
+    ],
+    output: Annotated[Path, written("The .safetensors file; its card goes beside it as .md.", "--output", "-o")] = Path(
+        "pool.safetensors"
+    ),
+) -> None:
+    """Put the generators of clients together: each client then draws from the pictures of all, and all see them."""
+    _named(output, ".safetensors")
+    check_writable(output)
+    from leakaudit.defenses.obscurer_card import render
+    from leakaudit.defenses.obscurer_pool import pool as pooled
+    from leakaudit.files.writing import write_atomically
+
+    _may_replace(output, output.with_suffix(".md"))
+    obscurer, card = pooled(generators)
+    obscurer.save(output, card)
+    write_atomically(output.with_suffix(".md"), render(obscurer, card, output.name))
+    typer.echo(
+        f"pooled    {len(obscurer.pictures):,} pictures of {len(card.sources)} clients over {len(card.classes)} "
+        f"classes, fitted on {sum(card.records):,} private records\n{_files(output)}"
+    )
+
+
+def _files(output: Path) -> str:
+    return f"generator {visible(str(output))}\ncard      {visible(str(output.with_suffix('.md')))}"
 
 
 @app.command(
@@ -301,30 +338,3 @@ def _interrupted(partial: Path) -> None:
     from leakaudit.result.rules import EXIT
 
     raise typer.Exit(EXIT["inconclusive"])
-
-
-def _show(obscurer: Obscurer, card: Card, spent: Costs, output: Path, card_file: Path) -> None:
-    from leakaudit.defenses.obscurer import identification_bound
-    from leakaudit.defenses.obscurer_card import CANDIDATES, per_batch, within
-    from leakaudit.result.numbers import plain, seconds, significant
-
-    size = "×".join(map(str, obscurer.pictures.shape[1:]))
-    bound = identification_bound(card.nats, CANDIDATES)
-    batch = per_batch(spent) or "a batch: not measured"
-    typer.echo(
-        f"fitted    {len(obscurer.pictures):,} pictures {size} over {len(card.classes)} classes, on "
-        f"{sum(card.records):,} private records\n"
-        f"proven    one release carries {significant(card.nats)} nats about its record: picked out of {CANDIDATES} "
-        f"with probability {significant(bound)} at most (chance {1 / CANDIDATES:g})"
-    )
-    m = card.measured
-    typer.echo(f"measured  private told from test records by the nearest picture: AUC {within(m, 'auc')}, chance 0.500")
-    if m.get("caught") is not None:
-        typer.echo(f"          caught at 1 false alarm in 100: {within(m, 'caught')}, chance 0.010")
-    for name, value in card.learned.items():
-        typer.echo(f"learned   {name}: {plain(value)}")
-    typer.echo(f"cost      fit {seconds(spent.fit)}, {seconds(spent.processor)} of CPU time; {batch}")
-    for sentence in card.found:
-        if not sentence.startswith("info: "):
-            typer.echo(sentence)
-    typer.echo(f"generator {visible(str(output))}\ncard      {visible(str(card_file))}")

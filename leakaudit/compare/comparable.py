@@ -14,6 +14,7 @@ SHAPE = {
     "classes": "number of classes",
     "model": "model class",
     "parameters": "number of parameters",
+    "augment": "augmentation of pictures in training",
 }
 DATA = {
     "private": "the private records",
@@ -39,6 +40,7 @@ MEASUREMENT = {  # empty: a setting of its own, spelled as the surface has it
     "epochs": "",
     "training_batch_size": "batch size of training",
 }
+USUAL = {"client": "fedsgd", "augment": "none"}  # which is not written down
 SETTLED = ("client", "mode", "batch_size", "records")  # by a client with local steps, once the model is loaded
 VERSIONS = ("leakaudit", "torch", "numpy", "device", "threads")
 
@@ -96,8 +98,7 @@ def _unequal(
 ) -> list[str]:
     found = []
     for key, name in names.items():
-        usual = "fedsgd" if key == "client" else None  # which is not written down
-        there, here = (values.get(key, usual) for values in (before, after))
+        there, here = (values.get(key, USUAL.get(key)) for values in (before, after))
         if there != here:
             what = f"the {name}" if name else spell(Setting(key))
             found.append(f"{what} is {_word(there)} there and {_word(here)} here")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from leakaudit.result import augmentation
 from leakaudit.result.adversary import GRANTED
 from leakaudit.result.batteries import BATTERIES
 from leakaudit.result.federation import Client, client_of, in_words
@@ -57,6 +58,7 @@ def assumptions(
         *((PLANTED,) if PLANTING in facts else ()),
         _seen(client),
         *(_of_accuracy(settings, target) if settings.get("utility") else ()),
+        *(_augmented(target) if settings.get("utility") or settings.get("stages") else ()),
         *_chosen(settings),
         *notes,
     )
@@ -93,6 +95,11 @@ def _of_accuracy(settings: Mapping[str, Value], target: Mapping[str, Value]) -> 
         f"size (dp-sgd adds σC/B) is weaker there than in the attacked batches of {size}.",
         _over_runs(target),
     )
+
+
+def _augmented(target: Mapping[str, Value]) -> tuple[str, ...]:
+    done = augmentation.told(target)
+    return (f"In training pictures are {done} at random, for every defense alike.",) if done else ()
 
 
 def _over_runs(target: Mapping[str, Value]) -> str:

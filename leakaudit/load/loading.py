@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from leakaudit.protocol.gradients import in_mode
 from leakaudit.protocol.labels import expected_loss
 from leakaudit.protocol.target import LossFunction, PixelModel, Records, Target, common_tensors, own_copy
 from leakaudit.protocol.usercode import importable
+from leakaudit.result.augmentation import augmentation_from
 from leakaudit.result.federation import client_from
 from leakaudit.result.numbers import percent
 
@@ -44,10 +45,10 @@ def load_target(
     """Load what a scan audits from `model.py`, `package.module`, or either followed by `:factory`.
 
     The module gives `model` and `train_data`, optionally `test_data`, `auxiliary_data`, `groups`, `loss`, `mean`,
-    `std`, `classes`, `device`, `generator`, `latent` and `client`, each an object or a zero-argument callable;
-    `factory` replaces `model`. `data` (a folder of class folders or an .npz) replaces all three data names and
-    `groups`, `checkpoint` the weights. At most `limit` records are read per role. The same seed gives the same target.
-    Raises UserError naming the file, the name and the mend.
+    `std`, `classes`, `device`, `generator`, `latent`, `client` and `augment`, each an object or a zero-argument
+    callable; `factory` replaces `model`. `data` (a folder of class folders or an .npz) replaces all three data names
+    and `groups`, `checkpoint` the weights. At most `limit` records are read per role. The same seed gives the same
+    target. Raises UserError naming the file, the name and the mend.
     """
     file = read_spec(spec, seed)
     values = dict(file.values)
@@ -120,6 +121,7 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
     generator: Any = None,
     latent: Any = None,
     client: Any = None,
+    augment: Any = None,
     seed: int = 0,
     limit: int = 4000,
     name: str = "model",
@@ -133,9 +135,8 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
     data are held out of `train_data` (20 % and 25 %). `groups`: whose each record is (a person, a site), as hashable
     ids in the order of `train_data`, or a dict of such by data name; None as an id: not known. `loss(logits, labels)`
     gives a scalar, cross-entropy by default. `generator` and `latent`: see `picture_generator`; `client`: a `Client` or
-    its spec. Records stay on the CPU; the model goes to `device`. Raises UserError with what is wrong and the mend.
+    its spec; `augment`: see `augmentation_from`. Records stay on the CPU; the model goes to `device`. Raises UserError.
     """
-    _check_limit(limit)
     where = _device(device)
     network, factory, told = _network(model, factory, checkpoint, seed)
     given = {"train_data": train_data, "test_data": test_data, "auxiliary_data": auxiliary_data}
@@ -147,8 +148,7 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
     records = {role: replace(found, units=units.get(role)) for role, found in records.items()}
     pixel_model = PixelModel(network, means, stds).to(where)
     width = int((logits := _probe(pixel_model, records["train_data"][:1])).shape[1])
-    for role, found in items.items():
-        _check_labels(found, width, _named(role, data))
+    _check_labels(items, width, data)
     _check_weights(pixel_model)
     private, test, auxiliary, dropped = _disjoint(records)
     return Target(
@@ -164,6 +164,7 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
         factory=factory,
         generator=picture_generator(generator, latent, shape, where, seed),
         client=client_from(resolve(client, "client", seed)),
+        augment=augmentation_from(resolve(augment, "augment", seed)),
     )
 
 
@@ -269,6 +270,7 @@ def _read(
     data: dict[str, Any], groups: dict[str, Ids], limit: int, seed: int
 ) -> tuple[dict[str, list[Item]], dict[str, Tensor], list[str]]:
     """Read all three roles, holding out of train_data what is not given; with the units that `groups` gives, if any."""
+    _check_limit(limit)
     for role, source in data.items():
         if not is_data(source):
             raise UserError(f"`{role}` is {_kind(source)}: give a Dataset or DataLoader of (image, label) pairs.")
@@ -329,13 +331,14 @@ def _probe(model: PixelModel, one: Records) -> Tensor:
     return logits
 
 
-def _check_labels(items: Sequence[Item], width: int, name: str) -> None:
-    wrong = next((item for item in items if not 0 <= item.label < width), None)
-    if wrong is not None:
-        raise UserError(
-            f"{name} gives the label {wrong.label} at record {wrong.position}, but the model has {width} classes: "
-            f"labels run from 0 to {width - 1}."
-        )
+def _check_labels(items: Mapping[str, Sequence[Item]], width: int, data: dict[str, Any]) -> None:
+    for role, found in items.items():
+        wrong = next((item for item in found if not 0 <= item.label < width), None)
+        if wrong is not None:
+            raise UserError(
+                f"{_named(role, data)} gives the label {wrong.label} at record {wrong.position}, but the model has "
+                f"{width} classes: labels run from 0 to {width - 1}."
+            )
 
 
 def _loss(loss: Any, seed: int, logits: Tensor, labels: Tensor) -> LossFunction:

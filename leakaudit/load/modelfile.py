@@ -18,7 +18,7 @@ from leakaudit.protocol.usercode import import_error, import_file, is_file, name
 from leakaudit.work.seeding import seeded
 
 DATA = ("train_data", "test_data", "auxiliary_data", "groups")
-NAMES = ("model", *DATA, "loss", "mean", "std", "classes", "device", "generator", "latent", "client")
+NAMES = ("model", *DATA, "loss", "mean", "std", "classes", "device", "generator", "latent", "client", "augment")
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,11 @@ def _of_attack(cls: Any, settings: set[str]) -> str | None:
 def _of_defense(cls: Any, settings: set[str]) -> str | None:
     if wrong := [way for way in cls.stronger.values() if way not in (1, -1)]:
         return f"its `stronger` must say 1 or -1, not {wrong[0]!r}"
-    return _unknown("stronger", cls.stronger, settings) or _unknown("lowest", cls.lowest, cls.stronger)
+    return (
+        _unknown("stronger", cls.stronger, settings)
+        or _unknown("lowest", cls.lowest, cls.stronger)
+        or _unknown("quick", cls.quick, settings)
+    )
 
 
 def _unknown(what: str, named: Iterable[str], known: Iterable[str]) -> str | None:

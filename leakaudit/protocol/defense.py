@@ -40,6 +40,8 @@ class Defense:
     adaptive: ClassVar[tuple[str, ...]] = ()  # attack specs built against it: added to those that the audit chooses
     stronger: ClassVar[Mapping[str, int]] = {}  # which way a setting makes it more private: 1 upwards, -1 downwards
     lowest: ClassVar[Mapping[str, float]] = {}  # where a setting of `stronger` ends below; 0 where it is not named
+    quick: ClassVar[Mapping[str, str | int | float | bool]] = {}  # settings of a quick scan, where its spec gives none
+    quick_costs: ClassVar[str] = ""  # what that is known to cost, a clause: every quick result says it
     unproven: ClassVar[str] = "what an update tells of its records"  # what `guarantees` says is not bounded
 
     def fit(self, target: Target, generator: torch.Generator) -> Defense:

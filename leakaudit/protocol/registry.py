@@ -135,9 +135,12 @@ def parse_attack(spec: str) -> Attack:
     return found
 
 
-def parse_defense(spec: str) -> Defense:
-    """Return the defense of a spec; commas chain: `obscure,dp-sgd:noise_multiplier=0.5`. Raises as `parse_attack`."""
-    return chain(*(_parse(part.strip(), "defense") for part in _checked(spec, "defense").split(",")))
+def parse_defense(spec: str, *, quick: bool = False) -> Defense:
+    """Return the defense of a spec; commas chain: `obscure,dp-sgd:noise_multiplier=0.5`. Raises as `parse_attack`.
+
+    Where a spec leaves a setting open, a `quick` defense has what its class names in `quick`.
+    """
+    return chain(*(_parse(part.strip(), "defense", quick=quick) for part in _checked(spec, "defense").split(",")))
 
 
 def _checked(spec: str, kind: str) -> str:
@@ -147,11 +150,11 @@ def _checked(spec: str, kind: str) -> str:
     return spec
 
 
-def _parse(spec: str, kind: str) -> Any:
+def _parse(spec: str, kind: str, *, quick: bool = False) -> Any:
     name, given = split(spec)
     cls = _from_file(name, kind) if ".py:" in name or name.endswith(".py") else _named(name, kind)
     settings, hints = settings_of(cls), get_type_hints(cls)
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = dict(cls.quick) if quick else {}
     for pair in given.split(":") if given or spec.endswith(":") else ():
         key, equals, text = pair.partition("=")
         key = key.strip().replace("-", "_")

@@ -116,7 +116,7 @@ class Target:
     folder: Path | None = field(default=None, repr=False)  # where the user's code lies, if it was read from a file
     generator: PictureGenerator | None = field(default=None, repr=False)  # the adversary's, if the user gave one
     client: Client | None = None  # what a client does before it sends, if the user says so
-    augment: tuple[str, ...] = ()  # what training does to pictures before every step (`score.augmentation`)
+    augment: tuple[str, ...] = ()  # what training does to pictures before every step (`result.augmentation`)
     near_duplicates: tuple[int, int] | None = None  # clusters found among private and test records, and what they hold
     received: Received | None = field(default=None, repr=False)  # captured updates, audited in place of computed ones
     given: Mapping[str, str] = field(default_factory=dict)  # what it was read from: target, data, checkpoint, …

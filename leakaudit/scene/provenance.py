@@ -46,7 +46,8 @@ def exposed(exposure: Exposure) -> dict[str, Any]:
 def describe(target: Target) -> dict[str, Value]:
     """Return what was audited; `private_units` where several private records are of one unit.
 
-    `modes_differ` only where the model was seen to do the same in training mode as in evaluation mode.
+    `modes_differ` only where the model was seen to do the same in training mode as in evaluation mode; `augment` only
+    where training does something to pictures.
     """
     units = None if target.private.units is None else count_units(target.private.units)
     return {
@@ -61,6 +62,7 @@ def describe(target: Target) -> dict[str, Value]:
         "auxiliary_records": len(target.auxiliary),
         **({} if units is None or units == len(target.private) else {"private_units": units}),
         **({"modes_differ": False} if _alike(target) else {}),
+        **({"augment": ", ".join(target.augment)} if target.augment else {}),
     }
 
 

@@ -10,11 +10,13 @@ from typing import Any, TypeVar, cast
 from leakaudit.errors import quoting
 from leakaudit.protocol.attack import Attack, Reconstruction
 from leakaudit.protocol.defense import Defense, parts_of
-from leakaudit.protocol.registry import built_in
+from leakaudit.protocol.registry import built_in, parse_defense
 from leakaudit.protocol.target import Target
+from leakaudit.result.numbers import plain
 from leakaudit.result.outward import MOST_TEXTS, modest, modest_values
-from leakaudit.result.schema import Guarantee, Images, Value
+from leakaudit.result.schema import Finding, Guarantee, Images, Value
 from leakaudit.scene.plan import Plan
+from leakaudit.scene.provenance import settings
 
 SETTINGS = 32  # of a defense, of which none is left out
 Work = TypeVar("Work", bound=Callable[..., Any])
@@ -34,6 +36,18 @@ def at_level(work: Work) -> Work:
 def stated(defense: Defense, values: Mapping[str, Any], images: Images, most: int = MOST_TEXTS) -> dict[str, Value]:
     """Return settings or facts of a defense, those of somebody else's within bounds."""
     return dict(values) if _free(defense, images) else modest_values(values, most)
+
+
+def quick_fit(spec: str, defense: Defense, images: Images) -> tuple[Finding, ...]:
+    """Return a remark where a defense is not what its spec alone makes of it: a quick scan fits in short."""
+    usual, found = (stated(each, settings(each), images, SETTINGS) for each in (parse_defense(spec), defense))
+    short = ":".join(f"{name}={plain(value)}" for name, value in found.items() if value != usual[name])
+    if not short:
+        return ()
+    costs = " ".join(part.quick_costs for part in parts_of(defense) if part.quick_costs)
+    costs = costs if _free(defense, images) else modest(costs)
+    told = f"{spec}: a quick scan fits it with {short}{', which costs ' if costs else ''}{costs}"
+    return (Finding("quick-fit", "info", f"{told}; settings that the spec gives are kept."),)
 
 
 def vouched(defense: Defense, given: tuple[Guarantee, ...], images: Images) -> tuple[Guarantee, ...]:

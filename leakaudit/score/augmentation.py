@@ -1,4 +1,7 @@
-"""The augmentation of the training that measures accuracy: what users do to pictures before every step."""
+"""The augmentation of the training that measures accuracy: what users do to pictures before every step.
+
+Its names are in `leakaudit.result.augmentation`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-AUGMENTATIONS = ("crop", "mirror")
 PADDING = 8  # a crop moves a picture by an eighth of its side at most: four pixels of 32
 
 

@@ -245,6 +245,7 @@ def a_scan(device: str) -> Any:
         auxiliary_data=data[2],
         device=device,
         defense="mixup,gaussian",
+        augment="crop, mirror",
         attacks=["labels"],
         battery="quick",
         all_attacks=True,
