@@ -99,9 +99,7 @@ def roughness(pictures: Tensor) -> Tensor:
 
 def misses(found: Sequence[Tensor], wanted: Sequence[Tensor], spreads: Sequence[float]) -> Tensor:
     """Return Σ_l ‖h_l − t_l‖²/σ_l², the mean over pictures: 1 for each map that is no nearer than its mean is."""
-    each = [
-        (h - t).square().sum(1).mean() / spread**2 for h, t, spread in zip(found, wanted, spreads, strict=True)
-    ]
+    each = [(h - t).square().sum(1).mean() / spread**2 for h, t, spread in zip(found, wanted, spreads, strict=True)]
     return torch.stack(each).sum()
 
 
