@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -14,8 +13,8 @@ from torch import Tensor
 from leakaudit.defenses._class_code import on_grid
 from leakaudit.defenses.obscurer import Obscurer
 from leakaudit.protocol.target import Records, Target
+from leakaudit.score.membership import caught
 from leakaudit.score.nearness import nearest, rank_auc
-from leakaudit.stats import intervals
 from leakaudit.work.progress import track
 from leakaudit.work.seeding import forked
 
@@ -43,7 +42,7 @@ def remembered(
     inside, outside = (_some(records, n, generator, obscurer.pictures) for records in (private, test))
     to_picture, *to_record = _nearest(torch.cat([inside, outside]), obscurer)
     members, others = to_picture[:n], to_picture[n:]
-    auc = rank_auc(members, others)
+    auc, told = rank_auc(members, others), caught(-members, -others, FALSE_ALARMS)
     found: dict[str, float | int | None] = {
         "records": n,
         "private_distance": float(members.median()),
@@ -54,14 +53,10 @@ def remembered(
         "auc": auc.value,
         "auc_low": auc.low,
         "auc_high": auc.high,
-        "caught": None,
-        "caught_low": None,
-        "caught_high": None,
+        "caught": told.value,
+        "caught_low": told.low,
+        "caught_high": told.high,
     }
-    if n >= 1 / FALSE_ALARMS:
-        threshold = others.sort().values[math.floor(FALSE_ALARMS * n) - 1]
-        rate = intervals.rate(int((members < threshold).sum()), n)
-        found |= {"caught": rate.value, "caught_low": rate.low, "caught_high": rate.high}
     return found
 
 
