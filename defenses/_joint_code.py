@@ -41,7 +41,9 @@ class JointCode:
     def draw(self, labels: Tensor, generator: torch.Generator) -> Sketches:
         """Return one sketch per label (N,)."""
         rows = self.code.pictures(labels, generator).flatten(1)
-        parts = [part * spread for part, spread in zip(torch.split(rows, self.widths, 1), self.spreads, strict=True)]
+        parts = [
+            part * spread for part, spread in zip(torch.split(rows, list(self.widths), 1), self.spreads, strict=True)
+        ]
         each = (len(parts) - 1) // self.references
         maps = tuple(tuple(parts[1 + r * each : 1 + (r + 1) * each]) for r in range(self.references))
         return Sketches(parts[0].view(-1, *self.shape).clamp(0, 1), maps)
@@ -53,7 +55,7 @@ class JointCode:
 
 
 @torch.no_grad()
-def joint_code(  # noqa: PLR0913 - statistics of records, seen by references
+def joint_code(
     records: Records,
     references: Sequence[Reference],
     classes: int,

@@ -65,7 +65,7 @@ def gap(layer: nn.BatchNorm2d, maps: Tensor) -> Tensor:
 
 
 def seen_by(reference: Reference, pictures: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-    """Return logits (N, K), the sum of `gap` over the BatchNorm layers, and the maps of `Reference.maps`, (N, D) each."""
+    """Return logits (N, K), the sum of `gap` over the BatchNorm layers, and the maps of `Reference.maps`."""
     gaps, h, stage = pictures.new_zeros(()), 4 * pictures - 2, -1
     found: list[Tensor] = []
     for layer in reference.body:
