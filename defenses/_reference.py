@@ -134,6 +134,11 @@ def opinions(references: Sequence[Reference], pictures: Tensor, *, mirror: bool)
     return torch.cat(found)
 
 
+def tempered(probabilities: Tensor, temperature: float) -> Tensor:
+    """Return probabilities (N, K) at a temperature: p^(1/T), scaled to add up to 1 (Hinton et al. 2015, eq. 1)."""
+    return (probabilities.clamp_min(1e-12).log() / temperature).softmax(1)
+
+
 @torch.no_grad()
 def right(reference: Reference, records: Records) -> float:
     """Return the share of records (N, C, H, W) that a reference classifies correctly."""
