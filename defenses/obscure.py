@@ -11,7 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from leakaudit.defenses._class_code import fitted_code, grid_of, records_on_grid
+from leakaudit.defenses._class_code import grid_of, records_on_grid
+from leakaudit.defenses._joint_code import joint_code
 from leakaudit.defenses._private import PRIVATE_WORK, private_facts, private_fit, private_guarantee
 from leakaudit.defenses._private_release import Budget
 from leakaudit.defenses._reference import Reference, opinions, right, train_reference
@@ -210,12 +211,17 @@ class Obscure(Defense):
     def _drawn(
         self, private: Records, classes: int, references: list[Reference], generator: torch.Generator
     ) -> Records:
-        code = fitted_code(
-            private, classes, latent=self.latent, mirror=self.mirror, shared=self.shared, generator=generator
+        code = joint_code(
+            private,
+            references,
+            classes,
+            latent=self.latent,
+            mirror=self.mirror,
+            shared=self.shared,
+            generator=generator,
         )
         labels = private.labels.repeat(min(self.pictures, -(-MOST // max(1, len(private)))))[:MOST]
-        sketches = torch.cat([code.pictures(part, generator) for part in torch.split(labels, 256)]).clamp(0, 1)
-        made = refined(sketches, labels, references, steps=self.steps, mirror=self.mirror, generator=generator)
+        made = refined(code, labels, references, steps=self.steps, generator=generator)
         return Records(made, labels)
 
     def transform_records(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
