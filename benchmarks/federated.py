@@ -3,7 +3,7 @@
 Each client fits the defense on its own shard, replaces its records, trains the server's model on them for one local
 epoch, every step through the defense's later stages, and sends the difference; the server adds the average, weighted by
 records. Local training is that of `leakaudit.score.utility.train`, begun anew in every round. A defense that is
-`renewable` draws anew each round.
+`renewable` draws anew each round. `pooled` clients draw from what all of them fitted.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from leakaudit.defenses.class_conditional import ClassConditional
+from leakaudit.defenses.obscure import Obscure
+from leakaudit.defenses.obscurer import Obscurer
 from leakaudit.protocol.client import release
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.registry import parse_defense
@@ -32,6 +35,33 @@ class Client:
     records: Records
     defense: Defense
     released: Records
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchanged(Defense):
+    """Every record gives way to a draw of the class statistics of any client, each as likely as it has records.
+
+    `parts` are the clients' fitted defenses, and `labels` their records' labels: what is exchanged.
+    """
+
+    parts: tuple[Defense, ...] = ()
+    labels: tuple[Tensor, ...] = ()
+
+    @property
+    def renewable(self) -> bool:
+        """A further draw says nothing more of a record: none enters."""
+        return True
+
+    def transform_records(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw a client's label for each record, and a picture of that client's for it."""
+        owner = torch.cat([torch.full_like(own, i) for i, own in enumerate(self.labels)])
+        chosen = torch.randint(len(owner), (len(images),), generator=generator)
+        drawn, told = images.clone(), torch.cat(self.labels)[chosen]
+        for i, part in enumerate(self.parts):
+            mine = owner[chosen] == i
+            if mine.any():
+                drawn[mine] = part.transform_records(images[mine], told[mine], generator)[0]
+        return drawn, told
 
 
 def iid(labels: Tensor, clients: int, generator: torch.Generator) -> list[Tensor]:
@@ -69,6 +99,25 @@ def clients_of(target: Target, spec: str, split: str, clients: int, seed: int) -
     return found
 
 
+def pooled(clients: Sequence[Client], seed: int) -> list[Client] | None:
+    """Return the same clients, who exchanged what they fitted and draw from all of it; None where that cannot be."""
+    given = [client.defense for client in clients]
+    obscurers = [each.obscurer for each in given if isinstance(each, Obscure) and each.obscurer and each.renewable]
+    defenses: list[Defense]
+    if len(obscurers) == len(clients):
+        whole = Obscurer.pooled(obscurers)
+        defenses = [replace(each, obscurer=whole) for each in given if isinstance(each, Obscure)]
+    elif all(isinstance(each, ClassConditional) for each in given):
+        exchanged = Exchanged(parts=tuple(given), labels=tuple(client.records.labels for client in clients))
+        defenses = [exchanged for _ in clients]
+    else:
+        return None
+    return [
+        Client(client.records, defense, release(defense, client.records, generator_for(seed, "pooled", "release", i)))
+        for i, (client, defense) in enumerate(zip(clients, defenses, strict=True))
+    ]
+
+
 def averaged(states: Sequence[dict[str, Tensor]], sizes: Sequence[int]) -> dict[str, Tensor]:
     """Return Σ n_i/n · state_i for everything that is a floating-point number, the first one's for the rest."""
     total = sum(sizes)
@@ -101,6 +150,7 @@ def fedavg(target: Target, clients: Sequence[Client], *, rounds: int, batch_size
                 seed=derive(seed, "local", turn, i),
                 update=update,
                 label=f"round {turn + 1} of {rounds}",
+                augment=target.augment,
             )
             states.append(copy.deepcopy(model.state_dict()))
         # The average of the clients' models is the server's model plus the average of their differences.

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.adversaries import Opponents, Outcome
 from benchmarks.distinct import distances
-from benchmarks.federated import SPLITS, clients_of, fedavg
+from benchmarks.federated import SPLITS, Client, clients_of, fedavg, pooled
 from benchmarks.frontier import PUBLIC_ONLY, Size, at_epsilon, client_side, effective
 from benchmarks.membership import by_weights
 from benchmarks.rows import Kind, Piece, Row, Setting, estimate, highest_by_chance, summed
@@ -105,7 +105,7 @@ def measure(scene: Scene, piece: Piece) -> Iterator[Row]:
     full = effective(at_epsilon(piece.spec, scene.name), scene.settings, scene.size.settings)
     if piece.part == "fedavg":
         for split in SPLITS:
-            yield _federated(scene, start, split)
+            yield from _federated(scene, start, split)
         return
     try:
         yield from _measured(scene, start, full)
@@ -213,24 +213,35 @@ def _batch(records: Records) -> int:
     return min(TRAINING_BATCH, max(8, len(records) // 8))
 
 
-def _federated(scene: Scene, start: Row, split: str) -> Row:
-    """Return accuracy after FedAvg; the defense is fitted once per client, training repeated under every seed."""
-    size, began = scene.size, scene.clock()
-    spec = effective(start.spec, scene.settings, size.federated)
-    start = replace(start, kind="federated", split=split)
+def _federated(scene: Scene, start: Row, split: str) -> Iterator[Row]:
+    """Yield accuracy after FedAvg with each client's own defense, fitted once, and where all pool what they fitted."""
+    began, start = scene.clock(), replace(start, kind="federated", split=split)
+    spec = effective(start.spec, scene.settings, scene.size.federated)
     try:
         clients = clients_of(client_side(scene.target, start.setting), spec, split, 5, scene.seed)
-        took = scene.clock() - began
+        together = pooled(clients, scene.seed)
+    except Exception as error:  # a generator may not fit a client of one class: a row says so
+        yield replace(start, status="failed", reason=f"{type(error).__name__}: {error}"[:300])
+        return
+    start = replace(start, fit_seconds=scene.clock() - began)
+    yield _averaged(scene, start, clients)
+    if together is not None:
+        yield _averaged(scene, replace(start, split=f"{split}, pooled"), together)
+
+
+def _averaged(scene: Scene, row: Row, clients: list[Client]) -> Row:
+    """Return the row with the accuracy of FedAvg, repeated under every seed."""
+    size, began = scene.size, scene.clock()
+    try:
         batch = min(TRAINING_BATCH, max(4, min(len(c.records) for c in clients) // 4))
         seeds = [derive(scene.seed, "fedavg", k) for k in range(size.seeds)]
         models = [fedavg(scene.target, clients, rounds=size.rounds, batch_size=batch, seed=seed) for seed in seeds]
         found = [accuracy(model, scene.target.test) for model in models]
-    except Exception as error:  # a generator may not fit a client of one class: a row says so
-        return replace(start, status="failed", reason=f"{type(error).__name__}: {error}"[:300])
+    except Exception as error:  # of the training
+        return replace(row, status="failed", reason=f"{type(error).__name__}: {error}"[:300])
     return replace(
-        start,
+        row,
         accuracies=found,
-        fit_seconds=took,
         seconds=scene.clock() - began,
         **estimate("accuracy", intervals.mean(found, within=(0.0, 1.0))),
     )

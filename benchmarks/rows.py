@@ -76,7 +76,7 @@ class Row:
     rehearsed_rank: float | None = None  # deviations of the mean reciprocal rank there above guessing: settles ties
     by_chance: float | None = None  # of `worst`: what guessing exceeds one time in 20 with as many attacks
     attacks: int = 0  # of `worst` and `selected`: out of how many
-    split: str | None = None  # of `federated`: iid | skewed
+    split: str | None = None  # of `federated`: iid | skewed, and where clients pool what they fitted: iid, pooled | …
     distinct: dict[str, float | None] = field(default_factory=dict)
     facts: dict[str, str | float] = field(default_factory=dict)
     status: str = "measured"

@@ -10,13 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leakaudit.protocol.target import Records
+from leakaudit.score.augmentation import augmented
 from leakaudit.work import resume
 from leakaudit.work.progress import observe, track
 from leakaudit.work.seeding import derive, forked
 
 PEAK = 4e-3
 BATCH = 64
-SHIFT = 3  # pixels, of the shifts in training
+CROPS = ("crop", "mirror")  # in training: shifts of each picture, and its mirror image
+PASSES = 250_000  # pictures shown to a reference at most: with many records, fewer epochs teach it as much
+MAPS = ((1, 8), (2, 4))  # stages whose maps a picture is later drawn with, and the side that they are averaged down to
 
 
 class Reference(nn.Module):
@@ -42,8 +45,24 @@ class Reference(nn.Module):
         found: Tensor = self.head(self(pictures))
         return found
 
+    def maps(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        """Return what the reference sees in pictures, (N, D) for each of `MAPS`."""
+        found, stage, h = [], -1, 4 * pictures.contiguous(memory_format=torch.channels_last) - 2
+        for layer in self.body:
+            h = layer(h)
+            if isinstance(layer, nn.ReLU):
+                stage += 1
+                found += [looked_at(h, side) for wanted, side in MAPS if wanted == stage]
+        return tuple(found)
 
-def moved(pictures: Tensor, generator: torch.Generator, *, mirror: bool, shift: int = SHIFT) -> Tensor:
+
+def looked_at(maps: Tensor, side: int) -> Tensor:
+    """Return maps (N, C, H, W) averaged down to `side` and flat, or as they are if they are smaller."""
+    small = maps if maps.shape[2] <= side and maps.shape[3] <= side else F.adaptive_avg_pool2d(maps, side)
+    return small.flatten(1)
+
+
+def moved(pictures: Tensor, generator: torch.Generator, *, mirror: bool, shift: int) -> Tensor:
     """Return pictures (N, C, H, W), each mirrored or not (if `mirror`), all shifted by the same few pixels."""
     height, width = pictures.shape[2:]
     shift = min(shift, height - 1, width - 1)
@@ -65,7 +84,9 @@ def train_reference(
     generator: torch.Generator,
     label: str = "training a reference classifier",
 ) -> Reference:
-    """Train a reference on records (N, C, H, W) for `epochs` passes, with shifts and, if `mirror`, mirror images.
+    """Train a reference on records (N, C, H, W) for `epochs` passes, with crops and, if `mirror`, mirror images.
+
+    At most `PASSES` pictures are shown to it.
 
     One that an interrupted run has trained already (`leakaudit.work.resume`, by its `label`) is taken up.
     Raises RuntimeError where the time budget ends it early.
@@ -81,13 +102,13 @@ def train_reference(
         return reference.eval().requires_grad_(False)
     optimiser = torch.optim.AdamW(reference.parameters(), lr=PEAK, weight_decay=1e-2)
     size = min(BATCH, len(records))
-    steps = math.ceil(epochs * len(records) / size)
+    steps = math.ceil(min(epochs * len(records), max(PASSES, len(records))) / size)
     done = 0
     for step in track(label, steps):
         for group in optimiser.param_groups:
             group["lr"] = PEAK * min(1.0, (step + 1) / (0.1 * steps)) * 0.5 * (1 + math.cos(math.pi * step / steps))
         picked = torch.randint(len(records), (size,), generator=generator, device=generator.device).to(device)
-        pictures = moved(records.images[picked], generator, mirror=mirror)
+        pictures = augmented(records.images[picked], CROPS[: 1 + mirror], generator)
         pictures = pictures.contiguous(memory_format=torch.channels_last)  # a third faster on a CPU
         loss = F.cross_entropy(reference.logits(pictures), records.labels[picked])
         observe(loss)
@@ -106,11 +127,17 @@ def opinions(references: Sequence[Reference], pictures: Tensor, *, mirror: bool)
     """Return class probabilities (N, K): the mean over references, five shifts and, if `mirror`, mirror images."""
     found = []
     for part in torch.split(pictures, 500):
+        part = part.contiguous(memory_format=torch.channels_last)
         views = [part, *(torch.roll(part, step, dim) for step in (-1, 1) for dim in (2, 3))]
         views += [view.flip(3) for view in views] if mirror else []
         each = [reference.logits(view).softmax(1) for view in views for reference in references]
         found.append(torch.stack(each).mean(0))
     return torch.cat(found)
+
+
+def tempered(probabilities: Tensor, temperature: float) -> Tensor:
+    """Return probabilities (N, K) at a temperature: p^(1/T), scaled to add up to 1 (Hinton et al. 2015, eq. 1)."""
+    return (probabilities.clamp_min(1e-12).log() / temperature).softmax(1)
 
 
 @torch.no_grad()

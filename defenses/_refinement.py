@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakaudit.defenses._reference import Reference, moved
+from leakaudit.defenses._joint_code import JointCode
+from leakaudit.defenses._reference import MAPS, Reference, looked_at
 from leakaudit.work import resume
 from leakaudit.work.progress import track
 
 BATCH = 200
 STEP = 0.03  # Adam's, in pixel units
-RECOGNISED, STATISTICS, NEAR, SMOOTH = 0.3, 1.0, 1.0, 0.02  # weights of the terms
+RECOGNISED, STATISTICS, SEEN, NEAR, SMOOTH = 0.2, 1.0, 0.4, 1.0, 0.02  # weights of the terms
 
 
 class Spread(torch.autograd.Function):
@@ -63,17 +64,21 @@ def gap(layer: nn.BatchNorm2d, maps: Tensor) -> Tensor:
     return found
 
 
-def seen_by(reference: Reference, pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """Return logits (N, K), and the sum of `gap` over the BatchNorm layers."""
-    gaps, h = pictures.new_zeros(()), 4 * pictures - 2
+def seen_by(reference: Reference, pictures: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Return logits (N, K), the sum of `gap` over the BatchNorm layers, and the maps of `Reference.maps`."""
+    gaps, h, stage = pictures.new_zeros(()), 4 * pictures - 2, -1
+    found: list[Tensor] = []
     for layer in reference.body:
         if isinstance(layer, nn.BatchNorm2d):
             gaps = gaps + gap(layer, h)
             h = normalised(layer, h)
         else:
             h = layer(h)
+        if isinstance(layer, nn.ReLU):
+            stage += 1
+            found += [looked_at(h, side) for wanted, side in MAPS if wanted == stage]
     logits: Tensor = reference.head(h.flatten(1))
-    return logits, gaps
+    return logits, gaps, tuple(found)
 
 
 def normalised(layer: nn.BatchNorm2d, maps: Tensor) -> Tensor:
@@ -92,29 +97,31 @@ def roughness(pictures: Tensor) -> Tensor:
     return across + down
 
 
+def misses(found: Sequence[Tensor], wanted: Sequence[Tensor], spreads: Sequence[float]) -> Tensor:
+    """Return Σ_l ‖h_l − t_l‖²/σ_l², the mean over pictures: 1 for each map that is no nearer than its mean is."""
+    each = [(h - t).square().sum(1).mean() / spread**2 for h, t, spread in zip(found, wanted, spreads, strict=True)]
+    return torch.stack(each).sum()
+
+
 def refined(
-    sketches: Tensor,
-    labels: Tensor,
-    references: Sequence[Reference],
-    *,
-    steps: int,
-    mirror: bool,
-    generator: torch.Generator,
+    code: JointCode, labels: Tensor, references: Sequence[Reference], *, steps: int, generator: torch.Generator
 ) -> Tensor:
     """Return pictures (N, C, H, W) in [0, 1] that references take for real ones of classes `labels` (N,).
 
-    Model inversion with BatchNorm statistics (DeepInversion, Yin et al. 2020, arXiv 1912.08795, eq. 3 to 5), begun at
-    sketches with the class's own mean and covariance, which is why tens of steps suffice in place of thousands. Several
-    references, one after another, and a random shift in every step keep it from drawing what only one network sees.
-    Over x, batch by batch::
+    Each is begun at a sketch s that `code` draws together with the maps t_l that the references should see in it, and
+    changed over x, batch by batch, the references r in turn::
 
-        0.3 CE(r(x), y) + gap_r(x)  +  ‖x − sketch‖²/D  +  0.02 · roughness(x)
+        0.4 Σ_l ‖h_l(x) − t_l‖²/σ_l²  +  gap_r(x)  +  0.2 CE(r(x), y)  +  ‖x − s‖²/D  +  0.02 · roughness(x)
+
+    The second and third term are model inversion with BatchNorm statistics (DeepInversion, Yin et al. 2020, arXiv
+    1912.08795, eq. 3 to 5). The first is what makes tens of steps suffice in place of thousands, and every picture
+    another: without it all pictures of a class tend to what a reference is surest of.
 
     Raises RuntimeError where the time budget ends it early.
     """
     order = torch.randperm(len(labels), generator=generator, device=generator.device).to(labels.device)
     parts = list(torch.split(order, BATCH))
-    found = torch.empty_like(sketches)
+    found = code.code.centre.new_empty(len(labels), *code.shape)
     done = 0
     for number in track("refining pictures", len(parts)):
         chosen = parts[number]
@@ -123,22 +130,32 @@ def refined(
         if kept is not None:
             found[chosen] = kept["pictures"].to(found)
             continue
-        start, y = sketches[chosen], labels[chosen]
-        x = start.clone(memory_format=torch.channels_last).requires_grad_(True)
-        optimiser = torch.optim.Adam([x], lr=STEP)
-        for step in range(steps):
-            for group in optimiser.param_groups:
-                group["lr"] = STEP * (1 - 0.9 * step / steps)
-            logits, gaps = seen_by(references[step % len(references)], moved(x, generator, mirror=mirror))
-            loss = RECOGNISED * F.cross_entropy(logits, y, label_smoothing=0.1) + STATISTICS * gaps
-            loss = loss + NEAR * (x - start).square().mean() + SMOOTH * roughness(x)
-            (slope,) = torch.autograd.grad(loss, x)
-            x.grad = slope * len(chosen)  # per picture, so that Adam's ε does not depend on the batch
-            optimiser.step()
-            with torch.no_grad():
-                x.clamp_(0, 1)
-        found[chosen] = x.detach()
+        found[chosen] = _refined(code, labels[chosen], references, steps, generator)
         resume.store(f"refined pictures {number}", {"pictures": found[chosen]}, generator)
     if done < len(parts):
         raise RuntimeError("the time budget ended before all pictures were refined")
     return found
+
+
+def _refined(
+    code: JointCode, labels: Tensor, references: Sequence[Reference], steps: int, generator: torch.Generator
+) -> Tensor:
+    """Return one batch of pictures."""
+    sketches = code.draw(labels, generator)
+    start = sketches.pictures
+    x = start.clone(memory_format=torch.channels_last).requires_grad_(True)
+    optimiser = torch.optim.Adam([x], lr=STEP)
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = STEP * (1 - 0.9 * step / steps)
+        turn = step % len(references)
+        logits, gaps, maps = seen_by(references[turn], x)
+        loss = SEEN * misses(maps, sketches.maps[turn], code.spread_of(turn)) + STATISTICS * gaps
+        loss = loss + RECOGNISED * F.cross_entropy(logits, labels, label_smoothing=0.1)
+        loss = loss + NEAR * (x - start).square().mean() + SMOOTH * roughness(x)
+        (slope,) = torch.autograd.grad(loss, x)
+        x.grad = slope * len(labels)  # per picture, so that Adam's ε does not depend on the batch
+        optimiser.step()
+        with torch.no_grad():
+            x.clamp_(0, 1)
+    return x.detach()

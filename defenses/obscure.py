@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from leakaudit.defenses._class_code import fitted_code, grid_of, records_on_grid
-from leakaudit.defenses._reference import Reference, opinions, right, train_reference
+from leakaudit.defenses._class_code import grid_of, records_on_grid
+from leakaudit.defenses._joint_code import joint_code
+from leakaudit.defenses._private import PRIVATE_WORK, private_facts, private_fit, private_guarantee
+from leakaudit.defenses._private_release import Budget
+from leakaudit.defenses._reference import Reference, opinions, right, tempered, train_reference
 from leakaudit.defenses._refinement import refined
 from leakaudit.defenses.class_conditional import check_code
 from leakaudit.defenses.obscurer import Obscurer, identification_bound, with_rate
@@ -23,7 +27,11 @@ from leakaudit.protocol.registry import register_defense, settings_values
 from leakaudit.protocol.target import Records, Target
 from leakaudit.result.schema import Guarantee
 
-MOST = 20_000  # pictures drawn, however many records there are
+MEMORY: dict[str, str | float] = {
+    "not bounded": "what the pictures and their probabilities tell of the records they were fitted on"
+}
+MOST = 6_000  # pictures drawn, however many records there are
+MOST_PUBLIC = 20_000  # public pictures kept
 WIDTHS = ((32, 64, 128), (48, 64, 64))  # of the references: what only one network sees is not a predictive feature
 
 
@@ -36,9 +44,9 @@ class Obscure(Defense):
     predictive features): arXiv 2206.00769 states those, not its architecture or loss weights. Once, on the client::
 
         r = references trained on the private records                  (`Reference`: what predicts)
-        s_j ~ Gaussian scale mixture of class y_j                      (`ClassCode`: a sketch)
-        b_j = argmin_b CE(r(b), y_j) + gap_r(b) + ‖b − s_j‖² + …      (`refined`: what r takes for a real picture)
-        p_j = opinion · mean_r r(b_j) + (1 − opinion) · onehot(y_j)    (what r says of it)
+        (s_j, t_j) ~ Gaussian scale mixture of class y_j               (`JointCode`: a sketch, and what r should see)
+        b_j = argmin_b ‖h_r(b) − t_j‖² + gap_r(b) + CE(r(b), y_j) + … (`refined`: what r takes for a real picture)
+        p_j ∝ (mean_r r(b_j))^(1/temperature)                          (what r says of it)
 
     and for every record x, whatever its label::
 
@@ -50,10 +58,16 @@ class Obscure(Defense):
     model more. What the pictures themselves, and probabilities learned on the records, tell of the whole set they were
     fitted on is not bounded: it is measured. The references are thrown away after the fit.
 
-    `pictures` drawn per private record (20,000 at most), `steps` of their refinement, `epochs` of the references,
-    `latent` and `shared` of the sketch as in `class-conditional`; `mirror` counts mirror images as records: switch it
-    off for digits or text. With `public` the pictures are the auxiliary records, taken as public
-    data that the adversary owns too, with their labels in the place of y_j: nothing is drawn.
+    `pictures` drawn per private record (6,000 in all at most), `steps` of their refinement, `epochs` of the
+    references, `latent` and `shared` of the sketch as in `class-conditional`; `temperature` of the probabilities (1: as
+    the references have them, more: softer), into which onehot(y_j) is mixed with weight 1 − `opinion`; `mirror` counts
+    mirror images as records: switch it off for digits or text. With `public` the pictures are the auxiliary records,
+    taken as public data that the adversary owns too, with their labels in the place of y_j: nothing is drawn.
+
+    With `epsilon` above 0 all that is kept, pictures, probabilities and card, is (epsilon, delta)-differentially
+    private towards adding or removing any one private record: it is computed from sums with Gaussian noise alone
+    (`private_fit`). `pictures`, `steps`, `epochs`, `opinion`, `latent` and `shared` then have no part, and `rate` must
+    be 0. Without (None), the memory of the pictures is not bounded.
     Raises ValueError on a setting out of range.
     """
 
@@ -74,12 +88,15 @@ class Obscure(Defense):
     pictures: int = 2
     steps: int = 30
     epochs: int = 50
+    temperature: float = 1.5
     opinion: float = 1.0
     rate: float = 0.0
-    latent: int = 256
+    latent: int = 400
     shared: float = 0.2
     mirror: bool = True
     public: bool = False
+    epsilon: float | None = None
+    delta: float = 1e-5
     obscurer: Obscurer | None = state()
     nats: float | None = state()  # the mean rate measured on the private records
     card: Card | None = state(describes=True)
@@ -91,8 +108,16 @@ class Obscure(Defense):
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
         if not 0 <= self.opinion <= 1:
             raise ValueError(f"opinion must lie between 0 and 1, not {self.opinion}.")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature must be above 0 and finite, not {self.temperature}.")
         if not self.rate >= 0:
             raise ValueError(f"rate must be at least 0, not {self.rate}.")
+        if self.epsilon is not None and not 0 < self.epsilon < math.inf:
+            raise ValueError(f"epsilon must be above 0 and finite, not {self.epsilon}: leave it out for no guarantee.")
+        if not 0 < self.delta < 1:
+            raise ValueError(f"delta must lie between 0 and 1, not {self.delta}.")
+        if self.epsilon is not None and self.rate:
+            raise ValueError("rate must be 0 with epsilon, which does not cover choices made by a record itself.")
 
     @property
     def renewable(self) -> bool:
@@ -106,6 +131,8 @@ class Obscure(Defense):
 
     def amount(self, sizes: Sizes) -> Amount:
         """Return how much work `fit` is: the references pass over the records, and the pictures through them."""
+        if self.epsilon is not None:
+            return Amount(own=(PRIVATE_WORK + 2 * sizes.private) / 32)
         drawn = min(MOST, self.pictures * sizes.private)
         return Amount(own=(2 * len(WIDTHS) * self.epochs * sizes.private + 2 * self.steps * drawn) / 32)
 
@@ -122,6 +149,8 @@ class Obscure(Defense):
         classes, device = len(target.classes), target.device
         grid = grid_of(*target.input_shape[1:])
         private = records_on_grid(target.private.to(device), grid)
+        if self.epsilon is not None:
+            return self._fitted_privately(self.epsilon, target, private, generator)
         references = [
             train_reference(
                 private,
@@ -135,12 +164,13 @@ class Obscure(Defense):
             for number, widths in enumerate(WIDTHS, 1)
         ]
         if self.public:
-            shown = records_on_grid(target.auxiliary.to(device), grid)[:MOST]
+            shown = records_on_grid(target.auxiliary.to(device), grid)[:MOST_PUBLIC]
         else:
             shown = self._drawn(private, classes, references, generator)
         pictures = (shown.images * 255).round() / 255  # as they are stored
         told = nn.functional.one_hot(shown.labels, classes).float()
-        labels = self.opinion * opinions(references, pictures, mirror=self.mirror) + (1 - self.opinion) * told
+        likely = tempered(opinions(references, pictures, mirror=self.mirror), self.temperature)
+        labels = self.opinion * likely + (1 - self.opinion) * told
         obscurer, nats = with_rate(
             lambda slope: Obscurer(pictures, labels, slope=slope, mirror=self.mirror), private, self.rate
         )
@@ -163,15 +193,46 @@ class Obscure(Defense):
         )
         return replace(self, obscurer=obscurer, nats=nats, card=card)
 
+    def _fitted_privately(
+        self, epsilon: float, target: Target, private: Records, generator: torch.Generator
+    ) -> Defense:
+        """Return the copy whose obscurer and card hold nothing but what is computed from noisy sums."""
+        shown = None
+        if self.public:
+            shown = records_on_grid(target.auxiliary.to(target.device), grid_of(*target.input_shape[1:]))[:MOST].images
+        found = private_fit(
+            private,
+            len(target.classes),
+            Budget(epsilon, self.delta),
+            shown=shown,
+            mirror=self.mirror,
+            generator=generator,
+        )
+        card = Card(
+            classes=target.classes,
+            settings=settings_values(self),
+            shape=target.input_shape,
+            target=target.name,
+            epsilon=epsilon,
+            delta=self.delta,
+            spent=found.spent,
+        )
+        return replace(self, obscurer=Obscurer(found.pictures, found.labels, mirror=self.mirror), nats=0.0, card=card)
+
     def _drawn(
         self, private: Records, classes: int, references: list[Reference], generator: torch.Generator
     ) -> Records:
-        code = fitted_code(
-            private, classes, latent=self.latent, mirror=self.mirror, shared=self.shared, generator=generator
+        code = joint_code(
+            private,
+            references,
+            classes,
+            latent=self.latent,
+            mirror=self.mirror,
+            shared=self.shared,
+            generator=generator,
         )
         labels = private.labels.repeat(min(self.pictures, -(-MOST // max(1, len(private)))))[:MOST]
-        sketches = torch.cat([code.pictures(part, generator) for part in torch.split(labels, 256)]).clamp(0, 1)
-        made = refined(sketches, labels, references, steps=self.steps, mirror=self.mirror, generator=generator)
+        made = refined(code, labels, references, steps=self.steps, generator=generator)
         return Records(made, labels)
 
     def transform_records(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -195,7 +256,7 @@ class Obscure(Defense):
             "identification among 100 private records by one release, at most": identification_bound(self.nats, 100),
             "local zero-concentrated DP of one release, ρ": self.obscurer.slope**2 / 2,
             "these assume": "the pictures as given, and one draw per record, kept, unless the rate is 0",
-            "not bounded": "what the pictures and their probabilities tell of the records they were fitted on",
+            **(MEMORY if self.epsilon is None else private_facts(self.epsilon, self.delta)),
         }
 
     def guarantees(self, records: int, batch_size: int, steps: int, candidates: int) -> tuple[Guarantee, ...]:
@@ -230,9 +291,9 @@ class Obscure(Defense):
                 if candidates == 100
                 else (),
             ),
-            Guarantee(
-                f"{what} of the whole set of records they were fitted on", "not-bounded", states=("not bounded",)
-            ),
+            Guarantee(f"{what} of the whole set of records they were fitted on", "not-bounded", states=("not bounded",))
+            if self.epsilon is None
+            else private_guarantee(self.epsilon, self.delta),
         )
 
     def save(self, directory: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jinja2
 
+from leakaudit.defenses._private import ASSUMES
 from leakaudit.defenses.obscurer import Obscurer, identification_bound
 from leakaudit.defenses.obscurer_file import Card
 from leakaudit.defenses.obscurer_pool import differing
@@ -49,6 +50,7 @@ def render(obscurer: Obscurer, card: Card, file: str, costs: Costs | None = None
 
     Every value that the template shows is escaped.
     """
+    private = card.epsilon is not None
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("leakaudit.defenses", ""),
         finalize=escaped,
@@ -62,6 +64,7 @@ def render(obscurer: Obscurer, card: Card, file: str, costs: Costs | None = None
         title=TITLE,
         card=card,
         classes=list(zip(card.classes, card.records, strict=False)),
+        spent=[(s.what, number(s.sensitivity, 3), number(s.std, 3)) for s in card.spent],
         pictures=f"{len(obscurer.pictures):,}",
         size="×".join(map(str, obscurer.pictures.shape[1:])),
         width=obscurer.labels.shape[1],
@@ -70,7 +73,9 @@ def render(obscurer: Obscurer, card: Card, file: str, costs: Costs | None = None
         slope=obscurer.slope,
         candidates=CANDIDATES,
         bound=identification_bound(card.nats, CANDIDATES),
-        costs=costs,
+        costs=None if private else costs,
+        private=private,
+        assumes=ASSUMES,
         resumed=resumed,
         batch=None if costs is None else per_batch(costs),
         own=[":".join(f"{k}={plain(v)}" for k, v in settings.items()) for settings in differing(card.sources)],
@@ -103,6 +108,8 @@ def summary(obscurer: Obscurer, card: Card, spent: Costs) -> str:
     """Return what a fit gave, in lines for a terminal."""
     size = "×".join(map(str, obscurer.pictures.shape[1:]))
     bound = identification_bound(card.nats, CANDIDATES)
+    if card.epsilon is not None:
+        return _private_summary(obscurer, card, spent)
     m = card.measured
     caught = m.get("caught") is not None
     return "\n".join(
@@ -117,5 +124,18 @@ def summary(obscurer: Obscurer, card: Card, spent: Costs) -> str:
             f"cost      fit {seconds(spent.fit)}, {seconds(spent.processor)} of CPU time; "
             f"{per_batch(spent) or 'a batch: not measured'}",
             *(sentence for sentence in card.found if not sentence.startswith("info: ")),
+        ]
+    )
+
+
+def _private_summary(obscurer: Obscurer, card: Card, spent: Costs) -> str:
+    size = "×".join(map(str, obscurer.pictures.shape[1:]))
+    return "\n".join(
+        [
+            f"fitted    {len(obscurer.pictures):,} pictures {size} over {len(card.classes)} classes",
+            f"proven    the whole file and its card are (ε, δ)-differentially private towards every record: "
+            f"ε = {significant(card.epsilon or 0.0)}, δ = {card.delta:g}",
+            f"cost      fit {seconds(spent.fit)}, {seconds(spent.processor)} of CPU time; "
+            f"{per_batch(spent) or 'a batch: not measured'}",
         ]
     )

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from leakaudit.defenses._private_release import Spent
 from leakaudit.errors import UserError, first_line
 from leakaudit.files.jsonfile import parsed
 from leakaudit.files.reading import reading, short
@@ -53,6 +54,8 @@ class Card:
     `digest` the SHA-256 of the whole set; `nats` is the mean rate over them. `seed` is None where it was drawn afresh.
     `learned` are what the fit itself measured, `measured` what was measured of the pictures afterwards, `found` the
     failure modes noticed, a sentence each. `sources` are the clients of a pool, whose records are counted together.
+    With `epsilon` the whole file is (ε, `delta`)-private: `spent` has what was released with noise, and nothing that
+    was measured on the records stands here.
     """
 
     classes: tuple[str, ...]
@@ -68,6 +71,9 @@ class Card:
     measured: Mapping[str, Value] = field(default_factory=dict)
     found: tuple[str, ...] = ()
     sources: tuple[Source, ...] = ()
+    epsilon: float | None = None
+    delta: float = 0.0
+    spent: tuple[Spent, ...] = ()
 
 
 def digest(records: Records) -> str:

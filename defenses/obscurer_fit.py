@@ -65,13 +65,16 @@ def key_of(defense: Obscure, target: Target, seed: int) -> dict[str, str]:
 def fit(target: Target, defense: Obscure, seed: int) -> tuple[Obscurer, Card]:
     """Fit an obscurer on the private records, measure what its pictures remember, and look for failure modes.
 
-    The same target, settings and seed give the same obscurer and card. The seed is not put into the card.
+    The same target, settings and seed give the same obscurer and card. The seed is not put into the card. With an
+    epsilon nothing is measured: what is measured on the records is not covered by it.
     """
     current().show(Work("fitting the obscurer"), 0, 0)
     fitted = defense.fit(target, generator_for(seed, "obscurer", "fit"))
     assert isinstance(fitted, Obscure)
     assert fitted.obscurer is not None
     assert fitted.card is not None
+    if fitted.epsilon is not None:
+        return fitted.obscurer, fitted.card
     current().show(Work("measuring what its pictures remember"), 0, 0)
     measured = remembered(fitted.obscurer, target.private, target.test, generator_for(seed, "obscurer", "measured"))
     return fitted.obscurer, replace(fitted.card, measured=measured, found=_failures(fitted, target, seed))

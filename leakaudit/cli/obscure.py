@@ -139,7 +139,7 @@ def fit(  # noqa: PLR0913 - a command: its options
             begun = now()
             obscurer, card = fit_obscurer(loaded, defense, chosen)
             spent = costs(obscurer, loaded, begun)
-            card = replace(card, seed=seed)
+            card = replace(card, seed=seed if card.epsilon is None else None)  # who knows it takes the noise off
 
             def save(place: Path) -> None:
                 obscurer.save(place, card)

@@ -73,6 +73,24 @@ def gaussian_epsilon(shift: float, delta: float) -> float:
     return high
 
 
+def gaussian_shift(epsilon: float, delta: float) -> float:
+    """Return the largest μ at which Gaussian releases are (ε, δ)-private: the inverse of `gaussian_epsilon` in ε.
+
+    Releases of μ_1, μ_2, …, each of which may depend on what those before it gave, are together one of
+    √(μ_1² + μ_2² + …), exactly (Dong, Roth and Su 2022, arXiv 1905.02383, corollary 3.3). `epsilon` above 0, `delta` in
+    (0, 1). Rounded so that the ε of what is returned is not above `epsilon`.
+    """
+    low, high = 0.0, 1.0
+    while gaussian_delta(epsilon, high) <= delta:
+        low, high = high, 2 * high
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if gaussian_delta(epsilon, middle) <= delta else (low, middle)
+        if high - low <= 1e-12 * high:
+            break
+    return low
+
+
 def classical_std(sensitivity: float, epsilon: float, delta: float) -> float:
     """Return σ = sensitivity·√(2 ln(1.25/δ))/ε (Dwork and Roth 2014, theorem A.1), which is proven for ε ≤ 1 alone."""
     return sensitivity * math.sqrt(2 * math.log(1.25 / delta)) / epsilon if epsilon > 0 else math.inf

@@ -118,7 +118,7 @@ def settings_of(cls: type[Any]) -> dict[str, Field[Any]]:
     return {f.name: f for f in fields(cls) if not f.metadata.get("state") and f.name != "parts"}
 
 
-def settings_values(item: Attack | Defense) -> dict[str, str | int | float | bool]:
+def settings_values(item: Attack | Defense) -> dict[str, str | int | float | bool | None]:
     """Return the effective settings of an attack or defense."""
     return {name: getattr(item, name) for name in settings_of(type(item))}
 

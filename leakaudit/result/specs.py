@@ -52,12 +52,12 @@ def converted(text: str, hint: Any, where: str) -> str | int | float | bool:
             if abs(whole) > MOST:
                 raise UserError(f"{where} takes numbers up to {MOST:,}, not {short(text)}.")
             return whole
-        if hint is float:
+        if hint is float or hint == (float | None):
             value = float(text)
             if value != value or value in (float("inf"), float("-inf")):
                 raise ValueError(text)
             return value
     except (ValueError, KeyError):
-        wanted = {bool: "true or false", int: "a whole number", float: "a finite number"}[hint]
+        wanted = {bool: "true or false", int: "a whole number"}.get(hint, "a finite number")
         raise UserError(f"{where} takes {wanted}, not {short(text)}.") from None
     return text

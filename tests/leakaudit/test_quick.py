@@ -12,6 +12,8 @@ from leakaudit.audit.audit import examined
 from leakaudit.audit.pieces import chosen
 from leakaudit.compare.comparable import unlike
 from leakaudit.defenses.gaussian import Gaussian
+from leakaudit.defenses.obscure import Obscure
+from leakaudit.defenses.obscurer_fit import parsed
 from leakaudit.errors import UserError
 from leakaudit.protocol import registry
 from leakaudit.protocol.amounts import Sizes
@@ -74,6 +76,13 @@ def test_the_result_has_the_settings_that_were_used_and_says_what_that_costs() -
         "gaussian: a quick scan fits it with std=0.5, which costs a point; settings that the spec gives are kept."
     )
     assert quick_fit("gaussian:std=0.5", parse_defense("gaussian:std=0.5", quick=True), "full") == ()
+
+
+def test_a_generator_that_is_fitted_as_a_file_takes_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Obscure, "quick", {"epochs": 7, "pictures": 1})
+    assert (parsed("steps=3", quick=True).epochs, parsed("steps=3", quick=True).steps) == (7, 3)
+    assert parsed("epochs=9", quick=True).epochs == 9
+    assert parsed("").epochs == Obscure().epochs
 
 
 def test_what_no_setting_is_cannot_be_quick(tmp_path: Path) -> None:
