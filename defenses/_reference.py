@@ -19,7 +19,8 @@ PEAK = 4e-3
 BATCH = 64
 CROPS = ("crop", "mirror")  # in training: shifts of each picture, and its mirror image
 PASSES = 250_000  # pictures shown to a reference at most: with many records, fewer epochs teach it as much
-MAPS = ((1, 8), (2, 4))  # stages whose maps a picture is later drawn with, and the side that they are averaged down to
+# Stages whose maps a picture is later drawn with, and the side that these are averaged down to.
+MAPS = ((0, 16), (1, 8), (2, 4))
 
 
 class Reference(nn.Module):
@@ -47,7 +48,7 @@ class Reference(nn.Module):
 
     def maps(self, pictures: Tensor) -> tuple[Tensor, ...]:
         """Return what the reference sees in pictures, (N, D) for each of `MAPS`."""
-        found, stage, h = [], -1, 4 * pictures - 2
+        found, stage, h = [], -1, 4 * pictures.contiguous(memory_format=torch.channels_last) - 2
         for layer in self.body:
             h = layer(h)
             if isinstance(layer, nn.ReLU):
@@ -127,6 +128,7 @@ def opinions(references: Sequence[Reference], pictures: Tensor, *, mirror: bool)
     """Return class probabilities (N, K): the mean over references, five shifts and, if `mirror`, mirror images."""
     found = []
     for part in torch.split(pictures, 500):
+        part = part.contiguous(memory_format=torch.channels_last)
         views = [part, *(torch.roll(part, step, dim) for step in (-1, 1) for dim in (2, 3))]
         views += [view.flip(3) for view in views] if mirror else []
         each = [reference.logits(view).softmax(1) for view in views for reference in references]
