@@ -124,6 +124,11 @@ class Obscure(Defense):
         """Whether a further draw says nothing more of a record: at rate 0."""
         return self.rate == 0
 
+    @property
+    def bank(self) -> Tensor | None:
+        """The pictures that `fit` has drawn."""
+        return None if self.obscurer is None else self.obscurer.pictures
+
     def amount(self, sizes: Sizes) -> Amount:
         """Return how much work `fit` is: the references pass over the records, and the pictures through them."""
         if self.epsilon is not None:
