@@ -36,8 +36,8 @@ from leakaudit.work.seeding import derive, generator_for
 
 STANDARD = ("labels", "inverting-gradients", "linkage")
 # What is left out on CIFAR-10 and MNIST, beside what of the same attack is stronger there (docs/obscure.md).
-BOUNDED = ("inverting-gradients", "learned-inversion", "two-stage-decoder", "through-generator")
-GUESSED = ("inverting-gradients", "expectation")
+RECONSTRUCTS = ("inverting-gradients", "learned-inversion", "expectation")
+BOUNDED = (*RECONSTRUCTS, "two-stage-decoder", "demixing")
 NO_LPIPS = "not measured on guesses here"
 POOL = 500
 REHEARSED = 25  # candidates beside an own record: enough to see which attack finds most
@@ -81,14 +81,14 @@ class Effort:
 def dominated(defense: Defense) -> tuple[str, ...]:
     """Return the names of the attacks that other attacks on the defense were found to beat on training records.
 
-    Where records are replaced, whoever is handed x̃ knows more than whoever is sent an update computed from it, so that
-    `released-decoder`, `released-linkage` and `released-replay` bound what reconstructs from the update; linkage and
-    replay by the update stay. Where only updates are changed, linkage and replay found at least what gradient matching
-    found on every defense, and learned inversion stays beside them to reconstruct.
+    Where records are replaced, whoever is handed x̃ knows more than whoever is sent an update computed from it:
+    `released-decoder`, `released-demixing`, `released-linkage` and `released-replay` bound what the update gives;
+    linkage, replay and `through-generator` by the update stay. Where only updates are changed, linkage and replay find
+    what gradient matching finds, and the matching that is built against the defense stays beside them.
     """
     if replaces_records(defense):
         return BOUNDED
-    return () if all(part.name == "none" for part in parts_of(defense)) else GUESSED
+    return () if all(part.name == "none" for part in parts_of(defense)) else RECONSTRUCTS
 
 
 @dataclass(frozen=True)
@@ -141,13 +141,13 @@ class Opponents:
 
     def attacks(self) -> list[tuple[Attack, str]]:
         """Return every attack with its role: the standard ones and all of the defense's adaptive ones."""
-        pairs = []
+        pairs, draws = [], self.effort.draws if replaces_records(self.defense) else 1
         left_out = () if self.everything else dominated(self.defense)
         for attack, role in attacks_for(self.defense, self.effort.battery()):
             if attack.name in left_out:
                 continue
-            draws = self.effort.draws if "released" in attack.requires else 1
-            fewer: dict[str, Any] = {"draws": draws} if attack.kind == "linkage" and hasattr(attack, "draws") else {}
+            few = hasattr(attack, "draws") and "released" not in attack.requires and attack.kind == "linkage"
+            fewer: dict[str, Any] = {"draws": draws} if few else {}
             pairs.append((replace(attack, **fewer), role))
         return pairs
 

@@ -61,7 +61,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 def _panel(axes: Any, found: Sequence[Point], looks: dict[str, tuple[str, str]]) -> None:
     chance = next((p.worst.chance for p in found if p.worst.chance), 0.01)
     floor = 50 * chance
-    axes.axvline(100 * chance, color=INK, linewidth=1, dashes=(4, 2), label="chance")
+    axes.axvline(100 * chance, color=INK, linewidth=1, dashes=(4, 2), label="chance (filled: no attack finds more)")
     _frontier(axes, frontier(found), floor, looks)
     for name, (colour, marker) in looks.items():
         mine = [p for p in found if p.worst.defense == name and p.worst.accuracy is not None]

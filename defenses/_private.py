@@ -17,8 +17,8 @@ from leakaudit.protocol.target import Records
 from leakaudit.result.schema import Guarantee
 from leakaudit.work.progress import track
 
-PICTURES = 6000  # whatever the number of records, which a number of pictures would tell
-SKETCHED = 0.5  # of them drawn from noisy statistics, the others procedural
+PICTURES = 8000  # whatever the number of records, which a number of pictures would tell
+SKETCHED = 0.25  # of them drawn from noisy statistics, the others procedural
 COUNTING = 0.02  # share of the budget for the numbers of records by class
 SHARPNESS = 2.0  # of the teacher's logits
 PART = 500

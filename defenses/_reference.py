@@ -19,7 +19,7 @@ PEAK = 4e-3
 BATCH = 64
 CROPS = ("crop", "mirror")  # in training: shifts of each picture, and its mirror image
 PASSES = 250_000  # pictures shown to a reference at most: with many records, fewer epochs teach it as much
-MAPS = ((1, 8), (2, 4))  # stages whose maps a picture is later drawn with, and the side that they are averaged down to
+MAPS = ((0, 16), (1, 8), (2, 4))  # stages whose maps a picture is later drawn with, and the side that they are averaged down to
 
 
 class Reference(nn.Module):
@@ -47,7 +47,7 @@ class Reference(nn.Module):
 
     def maps(self, pictures: Tensor) -> tuple[Tensor, ...]:
         """Return what the reference sees in pictures, (N, D) for each of `MAPS`."""
-        found, stage, h = [], -1, 4 * pictures - 2
+        found, stage, h = [], -1, 4 * pictures.contiguous(memory_format=torch.channels_last) - 2
         for layer in self.body:
             h = layer(h)
             if isinstance(layer, nn.ReLU):
@@ -127,11 +127,17 @@ def opinions(references: Sequence[Reference], pictures: Tensor, *, mirror: bool)
     """Return class probabilities (N, K): the mean over references, five shifts and, if `mirror`, mirror images."""
     found = []
     for part in torch.split(pictures, 500):
+        part = part.contiguous(memory_format=torch.channels_last)
         views = [part, *(torch.roll(part, step, dim) for step in (-1, 1) for dim in (2, 3))]
         views += [view.flip(3) for view in views] if mirror else []
         each = [reference.logits(view).softmax(1) for view in views for reference in references]
         found.append(torch.stack(each).mean(0))
     return torch.cat(found)
+
+
+def tempered(probabilities: Tensor, temperature: float) -> Tensor:
+    """Return probabilities (N, K) at a temperature: p^(1/T), scaled to add up to 1 (Hinton et al. 2015, eq. 1)."""
+    return (probabilities.clamp_min(1e-12).log() / temperature).softmax(1)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from leakaudit.defenses._class_code import grid_of, records_on_grid
 from leakaudit.defenses._joint_code import joint_code
 from leakaudit.defenses._private import PRIVATE_WORK, private_facts, private_fit, private_guarantee
 from leakaudit.defenses._private_release import Budget
-from leakaudit.defenses._reference import Reference, opinions, right, train_reference
+from leakaudit.defenses._reference import Reference, opinions, right, tempered, train_reference
 from leakaudit.defenses._refinement import refined
 from leakaudit.defenses.class_conditional import check_code
 from leakaudit.defenses.obscurer import Obscurer, identification_bound, with_rate
@@ -30,7 +30,8 @@ from leakaudit.result.schema import Guarantee
 MEMORY: dict[str, str | float] = {
     "not bounded": "what the pictures and their probabilities tell of the records they were fitted on"
 }
-MOST = 20_000  # pictures drawn, however many records there are
+MOST = 6_000  # pictures drawn, however many records there are
+MOST_PUBLIC = 20_000  # public pictures kept
 WIDTHS = ((32, 64, 128), (48, 64, 64))  # of the references: what only one network sees is not a predictive feature
 
 
@@ -43,9 +44,9 @@ class Obscure(Defense):
     predictive features): arXiv 2206.00769 states those, not its architecture or loss weights. Once, on the client::
 
         r = references trained on the private records                  (`Reference`: what predicts)
-        s_j ~ Gaussian scale mixture of class y_j                      (`ClassCode`: a sketch)
-        b_j = argmin_b CE(r(b), y_j) + gap_r(b) + ‖b − s_j‖² + …      (`refined`: what r takes for a real picture)
-        p_j = opinion · mean_r r(b_j) + (1 − opinion) · onehot(y_j)    (what r says of it)
+        (s_j, t_j) ~ Gaussian scale mixture of class y_j               (`JointCode`: a sketch, and what r should see)
+        b_j = argmin_b ‖h_r(b) − t_j‖² + gap_r(b) + CE(r(b), y_j) + … (`refined`: what r takes for a real picture)
+        p_j ∝ (mean_r r(b_j))^(1/temperature)                          (what r says of it)
 
     and for every record x, whatever its label::
 
@@ -57,10 +58,11 @@ class Obscure(Defense):
     model more. What the pictures themselves, and probabilities learned on the records, tell of the whole set they were
     fitted on is not bounded: it is measured. The references are thrown away after the fit.
 
-    `pictures` drawn per private record (20,000 at most), `steps` of their refinement, `epochs` of the references,
-    `latent` and `shared` of the sketch as in `class-conditional`; `mirror` counts mirror images as records: switch it
-    off for digits or text. With `public` the pictures are the auxiliary records, taken as public
-    data that the adversary owns too, with their labels in the place of y_j: nothing is drawn.
+    `pictures` drawn per private record (6,000 in all at most), `steps` of their refinement, `epochs` of the
+    references, `latent` and `shared` of the sketch as in `class-conditional`; `temperature` of the probabilities (1: as
+    the references have them, more: softer), into which onehot(y_j) is mixed with weight 1 − `opinion`; `mirror` counts
+    mirror images as records: switch it off for digits or text. With `public` the pictures are the auxiliary records,
+    taken as public data that the adversary owns too, with their labels in the place of y_j: nothing is drawn.
 
     With `epsilon` above 0 all that is kept, pictures, probabilities and card, is (epsilon, delta)-differentially
     private towards adding or removing any one private record: it is computed from sums with Gaussian noise alone
@@ -86,9 +88,10 @@ class Obscure(Defense):
     pictures: int = 2
     steps: int = 30
     epochs: int = 50
+    temperature: float = 1.5
     opinion: float = 1.0
     rate: float = 0.0
-    latent: int = 256
+    latent: int = 400
     shared: float = 0.2
     mirror: bool = True
     public: bool = False
@@ -105,6 +108,8 @@ class Obscure(Defense):
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
         if not 0 <= self.opinion <= 1:
             raise ValueError(f"opinion must lie between 0 and 1, not {self.opinion}.")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature must be above 0 and finite, not {self.temperature}.")
         if not self.rate >= 0:
             raise ValueError(f"rate must be at least 0, not {self.rate}.")
         if self.epsilon is not None and not 0 < self.epsilon < math.inf:
@@ -118,6 +123,11 @@ class Obscure(Defense):
     def renewable(self) -> bool:
         """Whether a further draw says nothing more of a record: at rate 0."""
         return self.rate == 0
+
+    @property
+    def bank(self) -> Tensor | None:
+        """The pictures that `fit` has drawn."""
+        return None if self.obscurer is None else self.obscurer.pictures
 
     def amount(self, sizes: Sizes) -> Amount:
         """Return how much work `fit` is: the references pass over the records, and the pictures through them."""
@@ -154,12 +164,13 @@ class Obscure(Defense):
             for number, widths in enumerate(WIDTHS, 1)
         ]
         if self.public:
-            shown = records_on_grid(target.auxiliary.to(device), grid)[:MOST]
+            shown = records_on_grid(target.auxiliary.to(device), grid)[:MOST_PUBLIC]
         else:
             shown = self._drawn(private, classes, references, generator)
         pictures = (shown.images * 255).round() / 255  # as they are stored
         told = nn.functional.one_hot(shown.labels, classes).float()
-        labels = self.opinion * opinions(references, pictures, mirror=self.mirror) + (1 - self.opinion) * told
+        likely = tempered(opinions(references, pictures, mirror=self.mirror), self.temperature)
+        labels = self.opinion * likely + (1 - self.opinion) * told
         obscurer, nats = with_rate(
             lambda slope: Obscurer(pictures, labels, slope=slope, mirror=self.mirror), private, self.rate
         )

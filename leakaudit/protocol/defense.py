@@ -115,6 +115,11 @@ class Defense:
         """
         return False
 
+    @property
+    def bank(self) -> Tensor | None:
+        """All pictures (J, C, H, W) in [0, 1] that may come in a record's place, where a fitted defense keeps them."""
+        return None
+
     def facts(self, records: int, batch_size: int, steps: int) -> dict[str, str | float]:
         """Return what can be stated about a training run of `steps` updates (an ε, a rate in nats)."""
         return {}

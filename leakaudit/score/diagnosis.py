@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,12 +15,12 @@ from torch.nn import functional as F
 from leakaudit.errors import first_line
 from leakaudit.judge.noticed import exceeded
 from leakaudit.protocol.client import release
-from leakaudit.protocol.defense import Defense
+from leakaudit.protocol.defense import Defense, parts_of
 from leakaudit.protocol.labels import hard
 from leakaudit.protocol.target import PixelModel, Records, Target
-from leakaudit.result.numbers import interval, percent
+from leakaudit.result.numbers import percent
 from leakaudit.result.schema import DefenseResult, Estimate, Finding, Severity, Value
-from leakaudit.score.nearness import nearest, rank_auc
+from leakaudit.score.copies import copies
 from leakaudit.score.utility import Utility, accuracy, majority
 from leakaudit.stats import intervals
 from leakaudit.work.seeding import generator_for
@@ -30,12 +29,7 @@ LEARNED = 0.95  # of the released records right: what a network calls learned by
 LOST = 0.5  # of the undefended accuracy above chance: more of what can be learned is missing than is there
 SHOWN = 256  # records whose releases are compared: equality needs few, and a share of one half ± 6 %
 AGREES = 0.5  # of what the audited model knows above chance: below it, labels and model disagree more than they agree
-LOOK = 8  # pictures are compared averaged to 8×8, so that a copy shifted by a pixel or mirrored is one all the same
-RELEASES = 1000  # released pictures, and test pictures, whose neighbours are sought among all private records
-NEARER = 0.75  # AUC: three of four times a released picture leans to the private records more than a test one does
-LEANS = 0.6  # AUC: more than statistics of the records bring (0.53 for the generators on 1,000 of CIFAR-10), a warning
 COPY = 0.5 / 255  # root mean square: less than half of one of 256 grey levels apart is the same picture as stored
-UNLIKELY = 0.01  # that a proven bound is exceeded by chance, over all attacks of a defense
 
 
 def inspected(spec: str, defense: Defense, target: Target, released: Records, seed: int) -> tuple[Finding, ...]:
@@ -46,7 +40,9 @@ def inspected(spec: str, defense: Defense, target: Target, released: Records, se
     checks: tuple[Callable[[], tuple[Finding, ...]], ...] = (
         lambda: collapsed(spec, defense, target.private, len(target.classes), generator_for(seed, spec, "collapse")),
         lambda: stale_reference(spec, defense, target, generator_for(seed, spec, "stale")),
-        lambda: copies(spec, released.images, target.private.images, target.auxiliary.images, target.test.images),
+        lambda: copies(
+            spec, _shown(defense, released), target.private.images, target.auxiliary.images, target.test.images
+        ),
     )
     found: list[Finding] = []
     for check in checks:
@@ -56,6 +52,17 @@ def inspected(spec: str, defense: Defense, target: Target, released: Records, se
             message = f"{spec}: a check for the failures of such defenses could not be run: {first_line(error)}."
             found.append(Finding("not-diagnosed", "warning", message, {"defense": spec}))
     return tuple(found)
+
+
+def _shown(defense: Defense, released: Records) -> Tensor:
+    """Return the pictures of a release, and all that might have come in their place where these are kept."""
+    kept = [part.bank for part in parts_of(defense) if part.bank is not None]
+    size = released.images.shape[2:]
+    fitting = [bank.to(released.images) for bank in kept if bank.shape[1] == released.images.shape[1]]
+    whole = [
+        F.interpolate(b, size, mode="bilinear", align_corners=False) if b.shape[2:] != size else b for b in fitting
+    ]
+    return torch.cat([*whole, released.images])
 
 
 def compare_with_control(
@@ -185,56 +192,6 @@ def stale_reference(spec: str, defense: Defense, target: Target, generator: torc
     return (_finding("stale-reference", "warning", message, spec, **evidence),)
 
 
-def copies(spec: str, released: Tensor, private: Tensor, strangers: Tensor, test: Tensor) -> tuple[Finding, ...]:
-    """Return `copies-private-records` where x̃ lies nearer to private records, of any index, than test records do.
-
-    A smooth picture is near to every other, so distances alone say nothing: compared is r(x) = ln d(x, private) −
-    ln d(x, strangers), d the distance to the nearest of each, mirrored or not, for released pictures against test ones
-    (the three-sample test of Meehan et al. 2020, arXiv 2004.05675, with a ratio). An error where the area under
-    the ROC curve P(r(x̃) < r(test)) is at least `NEARER` even at its lower bound, or where more released pictures are
-    copies (`COPY`) than test pictures are, by Fisher's exact test, since flat pictures are copies of each other; a
-    warning where the area is at least `LEANS`.
-    """
-    shown, others = released[_spread(len(released))], test[_spread(len(test))]
-    if len(others) < 2 or len(strangers) < 1:
-        return ()
-    ours, theirs = _near(shown, private), _near(others, private)
-    ratios = [
-        near.clamp_min(1e-9).log() - _near(pictures, strangers).clamp_min(1e-9).log()
-        for pictures, near in ((shown, ours), (others, theirs))
-    ]
-    auc = rank_auc(*ratios)
-    copied, usual = (intervals.rate(int((d < COPY).sum()), len(d)) for d in (ours, theirs))
-    copying = _more(int((ours < COPY).sum()), len(ours), int((theirs < COPY).sum()), len(theirs)) < UNLIKELY
-    near = auc.low or 0.0
-    if near < LEANS and not copying:
-        return ()
-    same = ""
-    if copied.value:
-        same = f" {percent(copied.value)} of them are copies (test records: {percent(usual.value or 0.0)})."
-    message = (
-        f"{spec}: what it puts in place of records lies nearer to private records than test records do, in "
-        f"{percent(auc.value or 0.0)} of pairs ({interval(auc)}; 50% where nothing is copied).{same} A picture "
-        "that is not its own record's may still be another private one."
-    )
-    evidence: dict[str, Value] = {
-        "auc": auc.value,
-        "auc_low": auc.low,
-        "copies": copied.value,
-        "nearest_private_released": float(ours.median()),
-        "nearest_private_test": float(theirs.median()),
-    }
-    severity: Severity = "error" if near >= NEARER or copying else "warning"
-    return (_finding("copies-private-records", severity, message, spec, **evidence),)
-
-
-def _more(hits: int, n: int, others: int, m: int) -> float:
-    """Return Fisher's one-sided probability of so many of n against `others` of m if both rates were the same."""
-    from scipy.stats import fisher_exact
-
-    return float(fisher_exact(np.array([[hits, n - hits], [others, m - others]]), alternative="greater").pvalue)
-
-
 def _finding(identifier: str, severity: Severity, message: str, spec: str, **evidence: Value) -> Finding:
     return Finding(identifier, severity, message, {"defense": spec, **evidence})
 
@@ -250,14 +207,3 @@ def _next_of_class(labels: Tensor) -> Tensor:
 
 def _agreement(model: PixelModel, records: Records) -> Estimate:
     return intervals.rate(round(accuracy(model, records) * len(records)), len(records))
-
-
-def _spread(count: int) -> Tensor:
-    """Return at most `RELEASES` indices, evenly over `count`."""
-    return torch.linspace(0, max(0, count - 1), min(count, RELEASES)).round().long()
-
-
-def _near(pictures: Tensor, others: Tensor) -> Tensor:
-    """Return how near pictures lie to others, mirrored or not, averaged to `LOOK`, to less than `COPY`."""
-    ours, theirs = (F.adaptive_avg_pool2d(images.float().cpu(), LOOK) for images in (pictures, others))
-    return nearest(ours, theirs, mirrored=True, exact=True)

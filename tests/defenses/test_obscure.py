@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from leakaudit.defenses._class_code import ClassCode, grid_of
-from leakaudit.defenses._reference import opinions, train_reference
-from leakaudit.defenses._refinement import gap, refined, seen_by
+from leakaudit.defenses._joint_code import joint_code
+from leakaudit.defenses._reference import opinions, tempered, train_reference
+from leakaudit.defenses._refinement import gap, misses, refined, seen_by
 from leakaudit.defenses.class_conditional import ClassConditional
 from leakaudit.defenses.obscure import Obscure
 from leakaudit.defenses.obscurer import identification_bound, looked_at, with_rate
@@ -189,20 +190,44 @@ def test_a_slope_passes_for_attacks_that_differentiate(target: Target, obscure: 
     assert not bank(x, Generator().manual_seed(2))[0].requires_grad
 
 
-def test_references_learn_the_classes_and_refinement_brings_their_statistics_nearer(target: Target) -> None:
+def test_references_learn_the_classes_and_refinement_brings_their_statistics_nearer(
+    target: Target, generator: Generator
+) -> None:
     reference = train_reference(
         target.private, 3, (8, 16), epochs=120, mirror=False, generator=Generator().manual_seed(0)
     )
     held = target.test
     assert float((reference.logits(held.images).argmax(1) == held.labels).float().mean()) > 0.8
-    noise = torch.rand(40, 3, 12, 12, generator=Generator().manual_seed(1))
-    labels = torch.arange(40) % 3
-    made = refined(noise, labels, [reference], steps=20, mirror=False, generator=Generator().manual_seed(2))
-    before, after = (seen_by(reference, x) for x in (noise, made))
+    labels = torch.arange(60) % 3
+    code = joint_code(target.private, [reference], 3, latent=12, mirror=False, shared=0.2, generator=generator)
+    sketches = code.draw(labels, Generator().manual_seed(2))
+    made = {n: refined(code, labels, [reference], steps=n, generator=Generator().manual_seed(1)) for n in (1, 40)}
+    before, after = (seen_by(reference, x) for x in (sketches.pictures, made[40]))
     assert float(after[1]) < 0.5 * float(before[1])
     assert torch.nn.functional.cross_entropy(after[0], labels) < torch.nn.functional.cross_entropy(before[0], labels)
-    torch.testing.assert_close(after[0], reference.logits(made))
-    assert opinions([reference], made, mirror=True).shape == (40, 3)
+    assert not torch.equal(made[1], made[40])
+    torch.testing.assert_close(after[0], reference.logits(made[40]))
+    for seen, told in zip(after[2], reference.maps(made[40]), strict=True):
+        torch.testing.assert_close(seen, told)
+    assert opinions([reference], made[40], mirror=True).shape == (60, 3)
+
+
+def test_a_picture_is_drawn_with_the_maps_of_its_own(target: Target, generator: Generator) -> None:
+    reference = train_reference(target.private, 3, (8, 16), epochs=40, mirror=False, generator=generator)
+    code = joint_code(target.private, [reference], 3, latent=15, mirror=False, shared=0.2, generator=generator)
+    drawn = code.draw(torch.arange(60) % 3, generator)
+    assert drawn.pictures.shape == (60, 3, 12, 12)
+    seen = reference.maps(drawn.pictures)
+    own, others = (misses(seen, [m.roll(k, 0) for m in drawn.maps[0]], code.spread_of(0)) for k in (0, 3))
+    assert float(own) < float(others)  # of another picture of the same class
+    assert float(misses(drawn.maps[0], drawn.maps[0], code.spread_of(0))) == 0.0
+
+
+def test_a_temperature_keeps_the_order_and_softens(generator: Generator) -> None:
+    p = torch.rand(5, 4, generator=generator).softmax(1)
+    torch.testing.assert_close(tempered(p, 1.0), p)
+    torch.testing.assert_close(tempered(p, 2.0), p.sqrt() / p.sqrt().sum(1, keepdim=True))
+    assert torch.equal(tempered(p, 3.0).argsort(1), p.argsort(1))
 
 
 def test_the_gap_is_zero_on_the_statistics_a_layer_learned(generator: Generator) -> None:

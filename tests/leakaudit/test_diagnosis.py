@@ -21,7 +21,7 @@ from leakaudit.protocol.defense import Chain, Defense
 from leakaudit.protocol.registry import defenses, parse_defense
 from leakaudit.protocol.target import PixelModel, Records, Target
 from leakaudit.result.schema import AttackResult, Estimate, Finding, Guarantee, RecordScore, from_json, to_json
-from leakaudit.score import diagnosis
+from leakaudit.score import copies, diagnosis
 from leakaudit.score.nearness import rank_auc
 from leakaudit.score.scoring import failed
 from leakaudit.score.utility import Senders, train, utility
@@ -224,8 +224,8 @@ def test_what_is_no_nearer_to_private_records_than_others_are_is_no_copy(
     assert not copied(target, torch.rand(x.shape, generator=generator))
     assert not copied(target, blobs(150, 9).images)
     assert not copied(target, means[y])  # smooth and so nearer to everything: distances alone would say it copies
-    near = rank_auc(diagnosis._near(means[y], x), diagnosis._near(target.test.images, x))
-    assert (near.low or 0) > diagnosis.NEARER
+    near = rank_auc(copies._near(means[y], x), copies._near(target.test.images, x))
+    assert (near.low or 0) > copies.NEARER
     assert not copied(target, target.auxiliary.images)  # public ones are nobody's secret
 
 
