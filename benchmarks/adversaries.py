@@ -37,7 +37,7 @@ from leakaudit.work.seeding import derive, generator_for
 STANDARD = ("labels", "inverting-gradients", "linkage")
 # What is left out on CIFAR-10 and MNIST, beside what of the same attack is stronger there (docs/obscure.md).
 RECONSTRUCTS = ("inverting-gradients", "learned-inversion", "expectation")
-BOUNDED = (*RECONSTRUCTS, "two-stage-decoder", "demixing")
+BOUNDED = (*RECONSTRUCTS, "two-stage-decoder")
 NO_LPIPS = "not measured on guesses here"
 POOL = 500
 REHEARSED = 25  # candidates beside an own record: enough to see which attack finds most
@@ -57,12 +57,12 @@ class Effort:
 
     released: Count = Count(200, 40)  # handed x̃
     linked: Count = Count(64, 16)  # linkage by the update, labels, learned inversion
-    inverted: Count = Count(8, 4)  # gradient matching
+    inverted: Count = Count(4, 2)  # gradient matching
     pooled: Count = Count(32, 8)  # of K views
     views: int = 16
     candidates: int = 100
     steps: int = 100
-    tuned: int = 4  # records that settings are tuned on
+    tuned: int = 2  # records that settings are tuned on
     decoder_steps: int = 400
     draws: int = 2  # of a candidate's replacement
 
@@ -82,13 +82,14 @@ def dominated(defense: Defense) -> tuple[str, ...]:
     """Return the names of the attacks that other attacks on the defense were found to beat on training records.
 
     Where records are replaced, whoever is handed x̃ knows more than whoever is sent an update computed from it:
-    `released-decoder`, `released-demixing`, `released-linkage` and `released-replay` bound what the update gives;
-    linkage, replay and `through-generator` by the update stay. Where only updates are changed, linkage and replay find
-    what gradient matching finds, and the matching that is built against the defense stays beside them.
+    `released-decoder`, `released-linkage` and `released-replay` bound what reading the update gives; linkage, replay,
+    `demixing` and `through-generator` by the update stay. Where only updates are changed, linkage and replay find
+    what gradient matching finds (undefended MNIST: 100 % of 64 in 5 s each, matching 7 of 8 in 16 s), and the matching
+    that is built against the defense stays beside them. Undefended updates are also inverted by what learned to.
     """
     if replaces_records(defense):
         return BOUNDED
-    return () if all(part.name == "none" for part in parts_of(defense)) else RECONSTRUCTS
+    return RECONSTRUCTS[:1] if all(part.name == "none" for part in parts_of(defense)) else RECONSTRUCTS
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,11 @@ class Opponents:
         """
         by_update = attack.kind == "linkage" and not replaces_records(self.defense) and self.draws_anew
         return self.effort.views > 1 and ("released" in attack.requires or by_update)
+
+    def bound(self, views: int, victims: int) -> float | None:
+        """Return what is proven of finding the victims in their line-ups, of one draw each that is kept; else None."""
+        own = self.defense.picked(self.private_line_up[:victims].shown(), views) if victims else None
+        return None if own is None else own.identification
 
     @cached_property
     def draws_anew(self) -> bool:

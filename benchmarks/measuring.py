@@ -168,6 +168,7 @@ def _attack_row(start: Row, opponents: Opponents, outcome: Outcome) -> Row:
         role=found.role,
         views=outcome.views,
         chance=opponents.private_line_up.chance,
+        bound=opponents.bound(outcome.views, found.identification.n),
         records=found.identification.n or found.label_accuracy.n,
         r2=found.r2.value,
         psnr=found.psnr.value,

@@ -108,6 +108,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--device {options.device} cannot be used: {str(error).splitlines()[0]}")
     options.size = replace(SMALL if options.quick else FULL, seeds=options.seeds)
     options.size = replace(options.size, validation=options.validation or options.size.validation)
+    options.code = code_version()  # of what this process runs, whatever is edited meanwhile
     options.run = frontier.run_settings(options.size, options.seed)
     try:
         options.known = read(options.json, options.run) if options.json else []
@@ -146,7 +147,7 @@ def run_all(wanted: Sequence[Piece], options: argparse.Namespace) -> list[Row]:
                 target = replace(target, model=target.model.to(options.device))
                 more = SETTINGS.get(piece.dataset, {})
                 scenes[piece.dataset] = Scene(
-                    piece.dataset, target, options.size, options.seed, lpips, options.run, code_version(), more
+                    piece.dataset, target, options.size, options.seed, lpips, options.run, options.code, more
                 )
             log(", ".join(piece))
             found = whole(scenes[piece.dataset], piece)

@@ -67,6 +67,7 @@ class Row:
     identification_low: float | None = None
     identification_high: float | None = None
     chance: float | None = None
+    bound: float | None = None  # proven of these line-ups and so many releases, above a rate of 0
     records: int = 0  # victims scored
     r2: float | None = None
     psnr: float | None = None  # dB, median, against x

@@ -102,14 +102,27 @@ def report(rows: Sequence[Row], dataset: str, setting: Setting) -> str:
         lines = [[name_of(row), row.split or "", accuracy(row), row.reason or ""] for row in kinds["federated"]]
         parts.append(table(("(b) FedAvg, 5 clients", "split", "accuracy", ""), lines))
     lines = [
-        [name_of(row), row.attack or "", str(row.views or "–"), str(row.records), rate(row), number(row.r2),
+        [name_of(row), row.attack or "", str(row.views or "–"), str(row.records), rate(row), percent(row.bound),
+         number(row.r2),
          number(row.psnr), percent(row.label_accuracy), number(row.auc),
          "" if row.status == "measured" else f"{row.status}: {row.reason}"]
         for row in [*kinds["attack"], *kinds["labels"], *kinds["weights"]]
     ]  # fmt: skip
     order = {name_of(row): i for i, row in reversed(list(enumerate(here)))}
     lines.sort(key=lambda line: order[line[0]])
-    head = ("(c) defense", "attack", "views", "records", "identified", "R²", "PSNR", "labels", "AUC", "")
+    head = (
+        "(c) defense",
+        "attack",
+        "views",
+        "records",
+        "identified",
+        "proven at most",
+        "R²",
+        "PSNR",
+        "labels",
+        "AUC",
+        "",
+    )
     if lines:
         parts.append(table(head, lines))
     return "\n\n".join(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -33,6 +33,13 @@ MEMORY: dict[str, str | float] = {
 MOST = 6_000  # pictures drawn, however many records there are
 MOST_PUBLIC = 20_000  # public pictures kept
 WIDTHS = ((32, 64, 128), (48, 64, 64))  # of the references: what only one network sees is not a predictive feature
+
+
+def picking(bound: float, candidates: int, assumes: str) -> Guarantee:
+    """Return the statement of a bound on how often one release picks its record out of so many candidates."""
+    fact = ("identification among 100 private records by one release, at most",)
+    statement = f"one release picks its record out of {candidates} in at most {100 * bound:.3g}% of cases"
+    return Guarantee(statement, "proven", assumes, bound, candidates, states=fact if candidates == 100 else ())
 
 
 @register_defense
@@ -264,7 +271,7 @@ class Obscure(Defense):
         if self.nats is None or self.obscurer is None:
             return super().guarantees(records, batch_size, steps, candidates)
         drawn = "" if self.renewable else "; one draw per record, which is kept"
-        bound, rho = identification_bound(self.nats, candidates), self.obscurer.slope**2 / 2
+        rho = self.obscurer.slope**2 / 2
         given = f"the pictures and their probabilities as given{drawn}"
         likely = "private records as candidates, equally likely to somebody who knows them"
         rate = (
@@ -281,20 +288,27 @@ class Obscure(Defense):
                 given,
                 states=("local zero-concentrated DP of one release, ρ",),
             ),
-            Guarantee(
-                f"one release picks its record out of {candidates} in at most {100 * bound:.3g}% of cases",
-                "proven",
-                f"{given}; {likely}",
-                bound,
-                candidates,
-                states=("identification among 100 private records by one release, at most",)
-                if candidates == 100
-                else (),
-            ),
+            picking(identification_bound(self.nats, candidates), candidates, f"{given}; {likely}"),
             Guarantee(f"{what} of the whole set of records they were fitted on", "not-bounded", states=("not bounded",))
             if self.epsilon is None
             else private_guarantee(self.epsilon, self.delta),
         )
+
+    def picked(self, line_ups: Sequence[Tensor], releases: int = 1) -> Guarantee | None:
+        """Return the bound for these very line-ups, above rate 0: of the nats that a release tells of their candidates.
+
+        Of a record drawn from a line-up with equal chances a release tells at most the mean over the candidates of
+        KL(q(j | x) ‖ uniform): they may be others than the private records, over which the rate is set.
+        """
+        if self.obscurer is None or self.obscurer.slope == 0 or not line_ups:
+            return None
+        bounds = [
+            identification_bound(releases * float(self.obscurer.rates(each).mean()), len(each)) for each in line_ups
+        ]
+        candidates = sorted(map(len, line_ups))[(len(line_ups) - 1) // 2]
+        given = "the pictures and their probabilities as given; one draw per record, which is kept"
+        likely = "every candidate of the line-ups shown as likely to somebody who knows them"
+        return picking(sum(bounds) / len(bounds), candidates, f"{given}; {likely}")
 
     def save(self, directory: Path) -> list[Path]:
         """Write the generator as `Obscurer.load` reads it; nothing before `fit`."""

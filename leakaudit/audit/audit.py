@@ -42,6 +42,7 @@ from leakaudit.result.schema import (
     Estimate,
     Examined,
     Finding,
+    Guarantee,
     Reason,
     Waiver,
 )
@@ -53,6 +54,7 @@ from leakaudit.scene.scene import Scene, beside_strangers, set_scene
 from leakaudit.scene.told import SETTINGS, at_level, quick_fit, stated, vouched
 from leakaudit.scene.updates import Updates
 from leakaudit.score.diagnosis import compare_with_control, inspected
+from leakaudit.score.identification import of_line_ups
 from leakaudit.score.scoring import skipped
 from leakaudit.score.standin import SENTENCE
 from leakaudit.score.utility import Senders, Utility, majority, utility
@@ -238,7 +240,7 @@ def _fitted(
         keep_learned(spec, fitted)
     stage("trying what it changes")
     run = course.scene.plan.run(len(target.private), 0)
-    fitted.facts(*run), fitted.guarantees(*run, course.scene.candidates.size)  # what may raise does so before attacks
+    fitted.facts(*run), _guarantees(course.scene, fitted, run)  # what may raise does so before attacks
     subject = examine(course.scene, spec, fitted)
     odd = inspected(spec, fitted, beside_strangers(course.scene), subject.released, seed) if subject.replaced else ()
     return subject, (*quick_fit(spec, defense, course.scene.plan.images), *odd)
@@ -263,13 +265,19 @@ def _accuracy(scene: Scene, defense: Defense, released: Records, too_long: str) 
         return Utility((), Estimate(reason=reason), majority(scene.target.test), 0, effort.epochs)
 
 
+def _guarantees(scene: Scene, defense: Defense, run: tuple[int, int, int]) -> tuple[Guarantee, ...]:
+    stated = defense.guarantees(*run, scene.candidates.size)
+    return of_line_ups(stated, defense, scene.candidates, scene.line_ups)
+
+
 def _row(course: Course, subject: Subject, results: list[AttackResult], measured: Measured) -> DefenseResult:
     scene, plan, spec, defense = course.scene, course.scene.plan, subject.spec, subject.defense
     skipped = Estimate(reason="not measured yet" if plan.utility else "training runs were switched off")
     outcome = measured.outcome or Utility((), skipped, 0.0, 0, 0)
     control = course.rows["none"].attacks if spec != "none" and "none" in course.rows else tuple(results)
     run = plan.run(len(scene.target.private), outcome.steps, outcome.epochs)
-    guarantees = vouched(defense, defense.guarantees(*run, scene.candidates.size), plan.images)
+    guarantees = _guarantees(scene, defense, run)
+    guarantees = vouched(defense, guarantees, plan.images)
     captured = {} if scene.target.received is None else dict(scene.target.received.told)
     trusted = is_captured(captured, spec)
     guarantees = tuple(map(on_trust, guarantees)) if trusted else guarantees

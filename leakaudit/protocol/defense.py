@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -132,6 +132,14 @@ class Defense:
         """
         return (Guarantee(self.unproven, "not-bounded", states=("privacy proven",)),)
 
+    def picked(self, line_ups: Sequence[Tensor], releases: int = 1) -> Guarantee | None:
+        """Return what is proven of picking the record out of these very line-ups, pictures (M, C, H, W) each.
+
+        On average over them, by so many `releases` of the record, where every candidate of a line-up is as likely. None
+        where `guarantees` already speaks of any line-up, or nothing is proven of any.
+        """
+        return None
+
     def save(self, directory: Path) -> list[Path]:
         """Write what `fit` learned into `directory`; return the files written."""
         return []
@@ -229,6 +237,11 @@ class Chain(Defense):
         # Where something is proven of the records, a later part without a proof of its own takes nothing away.
         bare = {part.unproven for part in self.parts} if proven else set()
         return tuple(each for each in found if each.statement not in bare)
+
+    def picked(self, line_ups: Sequence[Tensor], releases: int = 1) -> Guarantee | None:
+        """Return that of the part that replaces records, where there is one such part: what is after is no matter."""
+        replacing = [part for part in self.parts if part.has_record_stage]
+        return replacing[0].picked(line_ups, releases) if len(replacing) == 1 else None
 
     def save(self, directory: Path) -> list[Path]:
         """Save every part."""

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.target import Records
+from leakaudit.result.schema import Guarantee
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,10 @@ class CandidateSets:
     def images(self, rows: Tensor | slice = slice(None)) -> Tensor:
         """Return the candidates (n, M, C, H, W) of some rows: everything at once can be large."""
         return self.pictures[self.indices[rows]]
+
+    def shown(self) -> list[Tensor]:
+        """Return each line-up's candidates (M, C, H, W), without what fills a row."""
+        return [self.pictures[row[:size]] for row, size in zip(self.indices, self.sizes.tolist(), strict=True)]
 
     def image_labels(self, rows: Tensor | slice = slice(None)) -> Tensor:
         """Return the candidates' own labels (n, M) of some rows."""
@@ -132,6 +138,20 @@ def _one_of_each(labels: list[int], content: list[int], units: list[tuple[str, i
             chosen.setdefault(label, []).append(index)
             taken |= {(label, key), (label, unit)}
     return chosen
+
+
+def of_line_ups(guarantees: tuple[Guarantee, ...], defense: Defense, *shown: CandidateSets) -> tuple[Guarantee, ...]:
+    """Return the guarantees, a bound on identification in that for the line-ups shown where the defense can say it.
+
+    What an attack found among these candidates is then compared with what is proven of these candidates. Of several
+    sets of line-ups, which attacks of more and of fewer records are shown, it is the largest bound.
+    """
+    bounds = [each.identification is not None and each.kind == "proven" for each in guarantees]
+    if not any(bounds):
+        return guarantees
+    found = (defense.picked(each[each.lined].shown()) for each in shown)
+    own = max((each for each in found if each is not None), key=lambda g: g.identification or 0.0, default=None)
+    return tuple(own if own and bound else each for each, bound in zip(guarantees, bounds, strict=True))
 
 
 def identify(candidates: CandidateSets, guess: Tensor) -> tuple[Tensor, Tensor]:
