@@ -202,7 +202,7 @@ def test_apply_refuses_what_does_not_fit(run: Run, tmp_path: Path) -> None:
 def test_the_example_client_learns_from_drawn_pictures_alone(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Run
 ) -> None:
-    fitted = run("obscure", "fit", str(EXAMPLES / "minimal.py"), "-s", "steps=4:epochs=8", "--seed", "0")
+    fitted = run("obscure", "fit", str(EXAMPLES / "minimal.py"), "-s", "steps=4:epochs=30", "--seed", "0")
     assert fitted.code == 0, fitted
     monkeypatch.syspath_prepend(EXAMPLES)
     spec = importlib.util.spec_from_file_location("federated_client", EXAMPLES / "federated_client.py")
