@@ -26,8 +26,9 @@ import torch
 from benchmarks import frontier, lira
 from benchmarks.inversion import load
 from benchmarks.membership import by_weights
-from benchmarks.obscure import log, percent, table, ticker
+from benchmarks.obscure import log, ticker
 from benchmarks.owner import Effort, Population, everything, population, statistics_of
+from benchmarks.tables import percent, table
 from leakaudit.errors import UserError
 from leakaudit.files.writing import write_atomically
 from leakaudit.protocol.registry import parse_defense
