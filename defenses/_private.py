@@ -24,9 +24,10 @@ SHARPNESS = 2.0  # of the teacher's logits
 PART = 500
 PRIVATE_WORK = 40_000  # passes of a picture through a small network that a fit without records would take
 ASSUMES = (
-    "neighbours that differ by adding or removing one record; exact arithmetic and noise that nobody can guess (no "
-    "known seed); names of classes, size of pictures and settings are public, and settings were not chosen by looking "
-    "at these records; how many records a client then trains with is seen as in any training"
+    "neighbours are sets given to the fit that differ by one record more or less (what else is held out for tests was "
+    "decided before); exact arithmetic, and noise that nobody can guess: no known seed, so no generator that a scan "
+    "saved, which has the scan's; names of classes, size of pictures and settings are public, and settings were not "
+    "chosen by looking at these records; how many records a client then trains with is seen as in any training"
 )
 
 

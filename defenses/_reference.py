@@ -19,7 +19,8 @@ PEAK = 4e-3
 BATCH = 64
 CROPS = ("crop", "mirror")  # in training: shifts of each picture, and its mirror image
 PASSES = 250_000  # pictures shown to a reference at most: with many records, fewer epochs teach it as much
-MAPS = ((1, 8), (2, 4))  # stages whose maps a picture is later drawn with, and the side that they are averaged down to
+# Stages whose maps a picture is later drawn with, and the side that these are averaged down to.
+MAPS = ((0, 16), (1, 8), (2, 4))
 
 
 class Reference(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 LOOK = 4  # the choice compares pictures averaged to 4×4
 SHIFT = 2  # pixels, of the shifts that a client adds
+MOST_POOLED = 200_000  # pictures of a pool
+MOST_VALUES = 2**30  # numbers of them, each of four bytes in memory
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,6 @@ class Obscurer:
         Whoever draws from it has all its pictures. Where all hold the same pictures, each with probabilities of its
         own, these are averaged. Raises leakaudit.UserError where they do not fit together, or one has a rate above 0.
         """
-        from leakaudit.defenses.obscurer_pool import pooled
-
         return pooled(parts)
 
     def choose(self, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -158,6 +158,62 @@ def read(path: Path, target: Target | None = None) -> tuple[Obscurer, Card]:
 
     contents, card = obscurer_file.read(path, target)
     return Obscurer(contents.pictures, contents.labels, contents.slope, contents.mirror), card
+
+
+def pooled(parts: Sequence[Obscurer], names: Sequence[str] = ()) -> Obscurer:
+    """Return one obscurer of the pictures of all, or of the mean of what all say of the same pictures.
+
+    Pictures are put one after another, each with its own probabilities, made to add up to 1: drawn uniformly, a
+    client's pictures come up as often as it has records. Where all hold the very same pictures, each with an opinion of
+    its own of them, the probabilities are their mean. `names` are for messages. Raises UserError, one sentence, on
+    fewer than two, one given twice, other sizes or numbers of classes, another use of mirror images, or a rate above 0.
+    """
+    names = list(names) or [f"obscurer {n}" for n in range(1, len(parts) + 1)]
+    if len(parts) < 2:
+        raise UserError(f"a pool was asked for of {len(parts)}: give the generators of at least two clients.")
+    first = parts[0]
+    for part, name in zip(parts, names, strict=True):
+        _check_alike(part, first, name, names[0])
+    seen: dict[str, str] = {}
+    for part, name in zip(parts, names, strict=True):
+        same = seen.setdefault(mark(part), name)
+        if same is not name:
+            raise UserError(f"{name} holds the same as {same}: give each client's generator once.")
+    if all(torch.equal(part.pictures, first.pictures) for part in parts[1:]):
+        labels = torch.stack([part.labels for part in parts]).mean(0)
+        return replace(first, labels=labels / labels.sum(1, keepdim=True))
+    count = sum(len(part.pictures) for part in parts)
+    if count > MOST_POOLED or count * first.pictures[0].numel() > MOST_VALUES:
+        most = min(MOST_POOLED, MOST_VALUES // first.pictures[0].numel())
+        raise UserError(
+            f"the pool would hold {count:,} pictures, and holds {most:,} of this size at most: fit each client with "
+            "fewer, by --settings pictures=1 or --limit."
+        )
+    labels = torch.cat([part.labels for part in parts])
+    return replace(first, pictures=torch.cat([p.pictures for p in parts]), labels=labels / labels.sum(1, keepdim=True))
+
+
+def mark(part: Obscurer) -> str:
+    """Return the SHA-256 of an obscurer's pictures and probabilities, the one that its file holds."""
+    from leakaudit.defenses.obscurer_file import Contents, fingerprint
+
+    return fingerprint(Contents(part.pictures, part.labels, part.slope, part.mirror))
+
+
+def _check_alike(part: Obscurer, first: Obscurer, name: str, other: str) -> None:
+    if part.slope:
+        raise UserError(
+            f"{name} was fitted with a rate above 0, which bounds what a choice among its own client's pictures tells: "
+            "fit it at rate=0 before it is pooled."
+        )
+    if part.pictures.shape[1:] != first.pictures.shape[1:]:
+        said, wanted = ("×".join(map(str, each.pictures.shape[1:])) for each in (part, first))
+        raise UserError(f"{name} has pictures of {said}, and {other} of {wanted}: fit all clients on one size.")
+    if part.labels.shape[1] != first.labels.shape[1]:
+        knows, known = part.labels.shape[1], first.labels.shape[1]
+        raise UserError(f"{name} knows {knows} classes, and {other} {known}: fit all clients on the same classes.")
+    if part.mirror != first.mirror:
+        raise UserError(f"{name} and {other} differ in whether pictures may be mirrored: fit all with one `mirror`.")
 
 
 def _check(images: Tensor, pictures: Tensor) -> None:

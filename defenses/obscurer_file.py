@@ -34,7 +34,8 @@ Value = str | int | float | bool | None
 class Source:
     """One client of a pool: the SHA-256 of what it gave, of how many and which records, how it was fitted.
 
-    `auc` is what the client measured of its own pictures, as `Card.measured` has it.
+    `auc` is what the client measured of its own pictures, as `Card.measured` has it. With `epsilon` what it gave is
+    (ε, `delta`)-private; then how many records it has is not told, and stands here as 0.
     """
 
     sha256: str
@@ -43,6 +44,8 @@ class Source:
     digest: str = ""
     settings: Mapping[str, Value] = field(default_factory=dict)
     auc: float | None = None
+    epsilon: float | None = None
+    delta: float = 0.0
     leakaudit: str = ""
 
 

@@ -187,7 +187,7 @@ def pool(
     write_atomically(output.with_suffix(".md"), render(obscurer, card, output.name))
     typer.echo(
         f"pooled    {len(obscurer.pictures):,} pictures of {len(card.sources)} clients over {len(card.classes)} "
-        f"classes, fitted on {sum(card.records):,} private records\n{_files(output)}"
+        f"classes\n{_files(output)}"
     )
 
 

@@ -130,8 +130,8 @@ def _shifted(pictures: Tensor, private: Tensor, strangers: Tensor) -> Tensor:
 
 
 def _log_ratio(near: Tensor) -> Tensor:
-    private, strangers = near.clamp_min(ROUNDING).log()
-    return private - strangers
+    logs = near.clamp_min(ROUNDING).log()
+    return logs[0] - logs[1]
 
 
 def _freed(pictures: Tensor) -> tuple[Tensor, Tensor]:

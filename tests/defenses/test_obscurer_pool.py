@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from leakaudit import Obscurer, UserError
-from leakaudit.defenses import obscurer_pool
-from leakaudit.defenses.obscurer import read
+from leakaudit.defenses import obscurer
+from leakaudit.defenses.obscurer import mark, read
 from leakaudit.defenses.obscurer_card import render
 from leakaudit.defenses.obscurer_file import Card
-from leakaudit.defenses.obscurer_pool import mark, pool
+from leakaudit.defenses.obscurer_pool import pool
 from tests.leakaudit.command_line import caller
 
 
@@ -94,13 +94,13 @@ def test_what_does_not_fit_together_is_refused_in_one_sentence(
 def test_a_pool_takes_two_and_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="at least two clients"):
         Obscurer.pooled([made(1)])
-    monkeypatch.setattr(obscurer_pool, "MOST_PICTURES", 11)
+    monkeypatch.setattr(obscurer, "MOST_POOLED", 11)
     with pytest.raises(UserError, match="would hold 12 pictures, and holds 11 of this size at most"):
         Obscurer.pooled([made(1), made(2)])
 
 
 def test_the_card_says_from_whom(files: list[Path]) -> None:
-    obscurer, told = pool(files)
+    whole, told = pool(files)
     assert told.records == (6, 0, 6)
     assert told.settings == {"mirror": True}  # what all have in common
     assert [source.sha256 for source in told.sources] == [mark(Obscurer.load(file)) for file in files]
@@ -110,7 +110,7 @@ def test_the_card_says_from_whom(files: list[Path]) -> None:
         (5, 6, "d3", 0.5),
     ]
     assert told.found == ("1: warning: odd 1", "2: warning: odd 2", "3: warning: odd 3")
-    text = render(obscurer, told, "pool.safetensors")
+    text = render(whole, told, "pool.safetensors")
     for words in ("generators of 3 clients", "epochs=20", told.sources[2].sha256, "each client's own", "It is a pool"):
         assert words in text
     assert "Each client fits its own" not in text
@@ -119,16 +119,33 @@ def test_the_card_says_from_whom(files: list[Path]) -> None:
 def test_a_pool_is_a_file_as_any_and_can_be_pooled_on_but_not_with_its_own_parts(
     files: list[Path], tmp_path: Path
 ) -> None:
-    obscurer, told = pool(files[:2])
+    first, told = pool(files[:2])
     place = tmp_path / "pool.safetensors"
-    obscurer.save(place, told)
+    first.save(place, told)
     again, read_back = read(place)
-    assert torch.equal(again.pictures, obscurer.pictures)
+    assert torch.equal(again.pictures, first.pictures)
     assert read_back == told
     whole, of_all = pool([place, files[2]])
     assert (len(whole.pictures), len(of_all.sources), of_all.records) == (12, 3, (6, 0, 6))
     with pytest.raises(UserError, match=r"1\.safetensors holds what .*pool\.safetensors holds already"):
         pool([place, files[0]])
+
+
+@pytest.mark.parametrize(("epsilons", "whole"), [((2.0, 8.0), 8.0), ((2.0, None), None)])
+def test_a_pool_is_as_private_as_the_least_private_of_its_parts(
+    tmp_path: Path, epsilons: tuple[float | None, ...], whole: float | None
+) -> None:
+    found = [tmp_path / f"{n}.safetensors" for n in (1, 2)]
+    for n, (file, epsilon) in enumerate(zip(found, epsilons, strict=True), 1):
+        told = card(n) if epsilon is None else Card(("a", "b", "c"), {"epsilon": epsilon}, shape=(3, 8, 8))
+        made(n).save(file, replace(told, epsilon=epsilon, delta=1e-5 * n if epsilon else 0.0))
+    whole_pool, pooled = pool(found)
+    assert pooled.epsilon == whole
+    assert pooled.delta == (2e-5 if whole else 1e-5)
+    text = render(whole_pool, pooled, "pool.safetensors")
+    assert ("no record is at two clients" in text) == (whole is not None)
+    assert "not told" in text
+    assert ("not bounded |" in text) == (whole is None)
 
 
 def test_classes_must_be_called_the_same(files: list[Path], tmp_path: Path) -> None:
@@ -144,7 +161,7 @@ def test_the_command_writes_it_and_refuses_in_one_sentence(
     run = caller(monkeypatch, tmp_path, capsys, "")
     outcome = run("obscure", "pool", *map(str, files), "-o", "pool.safetensors")
     assert outcome.code == 0, outcome
-    assert "pooled    12 pictures of 3 clients over 3 classes, fitted on 12 private records" in outcome.out
+    assert "pooled    12 pictures of 3 clients over 3 classes" in outcome.out
     assert torch.equal(Obscurer.load("pool.safetensors").pictures, pool(files)[0].pictures)
     assert Path("pool.md").read_text().startswith("# pool.safetensors: an obscuring generator")
     first = Path("pool.safetensors").read_bytes()

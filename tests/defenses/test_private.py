@@ -211,7 +211,7 @@ def test_the_guarantee_is_stated_and_covers_the_memory() -> None:
     assert "not bounded" not in facts
     found = fitted.guarantees(30, 10, 5, 100)
     assert {g.kind for g in found} == {"proven"}
-    assert any("ε = 2, δ = 1e-06" in g.statement and "adding or removing" in g.assumes for g in found)
+    assert any("ε = 2, δ = 1e-06" in g.statement and "one record more or less" in g.assumes for g in found)
     assert {name for g in found for name in g.states} <= facts.keys()
     json.dumps(facts, allow_nan=False)
 

@@ -23,6 +23,7 @@ from leakaudit.captured.form import Claims
 from leakaudit.captured.writing import write_capture
 from leakaudit.cli.entry import app
 from leakaudit.defenses import obscurer_fit
+from leakaudit.defenses.obscurer import read
 from leakaudit.result.schema import AuditResult, load, to_json
 from leakaudit.scene.plan import Plan
 from tests import command_reference
@@ -127,6 +128,9 @@ def prepare(folder: Path) -> None:
     assert called("sign", "result.json", "--key", "officer.pem", "--report", "report.html") == 0
     assert called("obscure", "fit", "model.py", "-s", "steps=1:epochs=1") == 0
     called("obscure", "apply", "generator.safetensors", "model.py")
+    obscurer, card = read(Path("generator.safetensors"))
+    for name, pictures in (("one", obscurer.pictures), ("two", obscurer.pictures.flip(0))):
+        replace(obscurer, pictures=pictures).save(f"{name}.safetensors", card)
 
 
 def captured() -> None:
@@ -164,8 +168,8 @@ def run(stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     def audit(target: object, plan: Plan, **given: Any) -> AuditResult:
         return replace(first, settings=plan.settings(), complete=True)
 
-    def parsed(settings: str) -> object:
-        return replace(given(settings), steps=1, epochs=1)
+    def parsed(settings: str, *, quick: bool = False) -> object:
+        return replace(given(settings, quick=quick), steps=1, epochs=1)
 
     given = obscurer_fit.parsed
     monkeypatch.setattr(obscurer_fit, "parsed", parsed)
