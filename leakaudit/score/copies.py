@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from leakaudit.result.numbers import interval, percent
 from leakaudit.result.schema import Finding, Severity, Value
 from leakaudit.score.nearness import nearest, rank_auc
+from leakaudit.stats.intervals import tail
 
 LOOK = 8  # pictures are compared averaged to 8×8, so that a copy with noise or mirrored is one all the same
 RELEASES = 1000  # released pictures, and test pictures, of which it is asked where they lean to
@@ -24,7 +25,7 @@ COPIED = 0.25  # of the distance to the nearest stranger: a copy with noise, unl
 SAME = 0.05  # of it: one is enough, unless a test picture lies as near, or every twentieth at a third of that (in logs)
 FLAT = 0.02  # standard deviation of an 8×8 picture: below it pictures are alike whatever they show
 ROUNDING = 1e-3  # of distances between pictures of deviation 1
-UNLIKELY = 0.01  # that as many more released pictures than test pictures are copies by chance
+UNLIKELY = 0.01  # that so many released pictures are copies by chance
 
 
 def copies(spec: str, released: Tensor, private: Tensor, strangers: Tensor, test: Tensor) -> tuple[Finding, ...]:
@@ -35,8 +36,9 @@ def copies(spec: str, released: Tensor, private: Tensor, strangers: Tensor, test
     Meehan et al. 2020, arXiv 2004.05675, with a ratio). Released pictures and test ones are asked two things:
 
     - Are some copies? r of pictures freed of brightness and contrast, the nearest ones also shifted (`relative`). An
-      error where more released pictures than test ones have r < ln `COPIED`, by Fisher's exact test, or where one of
-      them alone has r < ln `SAME`, none of the test ones, and stands apart from the rest of the released.
+      error where more released pictures than test ones have r < ln `COPIED`, by Fisher's exact test, or more of them
+      have it than −r < ln `COPIED`, by a binomial one; or where one alone has r < ln `SAME`, none of the test ones, and
+      stands apart from the rest of the released.
     - Do they lean to the private ones? An error where the area under the ROC curve P(r(x̃) < r(test)) is at least
       `NEARER` even at its lower bound, a warning from `LEANS` on.
     """
@@ -51,7 +53,7 @@ def copies(spec: str, released: Tensor, private: Tensor, strangers: Tensor, test
     auc = rank_auc(*ratios)
     sought = released[_spread(len(released), MOST)]
     found, usual = (relative(pictures, private, strangers) for pictures in (sought, others))
-    count, among = _copies(found, usual)
+    count, among = _copies(found, usual, len(private) / (len(private) + len(strangers)))
     leaning = auc.low or 0.0
     if leaning < LEANS and not count:
         return ()
@@ -74,10 +76,17 @@ def copies(spec: str, released: Tensor, private: Tensor, strangers: Tensor, test
     return (Finding("copies-private-records", severity, message, evidence),)
 
 
-def _copies(found: Tensor, usual: Tensor) -> tuple[int, int]:
-    """Return how many released pictures are copies, if that is no chance (else 0), and test ones, by their r."""
-    hits, others = (int((r < math.log(COPIED)).sum()) for r in (found, usual))
-    if _more(hits, len(found), others, len(usual)) < UNLIKELY:
+def _copies(found: Tensor, usual: Tensor, share: float) -> tuple[int, int]:
+    """Return how many released pictures are copies, if that is no chance (else 0), and test ones, by their r.
+
+    `share` is how many of the private records and the strangers together are private: by chance as large a share of
+    the released pictures that are nearly one of either is nearly a private one.
+    """
+    limit = math.log(COPIED)
+    hits, others = (int((r < limit).sum()) for r in (found, usual))
+    elsewhere = int((found > -limit).sum())
+    likely = min(_more(hits, len(found), others, len(usual)), tail(hits, hits + elsewhere, share))
+    if likely < UNLIKELY:
         return hits, others
     limit = min(math.log(SAME), 3 * float(found.quantile(0.05)))
     alone, others = (int((r < limit).sum()) for r in (found, usual))

@@ -17,11 +17,11 @@ from leakaudit.protocol.target import PixelModel, Records, Target
 from leakaudit.score import copies, diagnosis
 from leakaudit.score.utility import Senders, train, utility
 
-MANY, SIDE = 4000, 16
+MANY, SIDE = 2000, 32
 
 
 def fields(count: int, seed: int) -> Tensor:
-    """Smooth colour pictures, (N, 3, 16, 16): sums of long waves, and a little that is finer."""
+    """Smooth colour pictures, (N, 3, 32, 32): sums of long waves, and a little that is finer."""
     generator = torch.Generator().manual_seed(seed)
     waves = torch.randn(count, 3, 5, 5, generator=generator)
     coarse = F.interpolate(waves, (SIDE, SIDE), mode="bicubic", align_corners=False)
@@ -77,7 +77,7 @@ def test_three_copies_are_enough(disguise: str, honest: Tensor) -> None:
     assert found(torch.cat([honest, DISGUISES[disguise](PRIVATE[:3])]))[0] == ["error"]
 
 
-@pytest.mark.parametrize("seed", range(10, 15))
+@pytest.mark.parametrize("seed", range(10, 13))
 def test_honest_pictures_raise_no_alarm(seed: int) -> None:
     assert found(fields(MANY, seed)) == ([], 0.0)
     smooth = F.avg_pool2d(fields(MANY // 4, seed), 5, stride=1, padding=2, count_include_pad=False)
