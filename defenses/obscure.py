@@ -91,6 +91,7 @@ class Obscure(Defense):
         "released-linkage",
     )
     stronger: ClassVar[Mapping[str, int]] = {"rate": -1}
+    quick: ClassVar[Mapping[str, str | int | float | bool]] = {"epochs": 30, "steps": 15, "pictures": 1}
 
     pictures: int = 2
     steps: int = 30
