@@ -92,6 +92,7 @@ class Obscure(Defense):
     )
     stronger: ClassVar[Mapping[str, int]] = {"rate": -1}
     quick: ClassVar[Mapping[str, str | int | float | bool]] = {"epochs": 30, "steps": 15, "pictures": 1}
+    quick_costs: ClassVar[str] = "about three points of accuracy on 2,000 CIFAR-10 records (docs/obscure.md)"
 
     pictures: int = 2
     steps: int = 30
