@@ -18,12 +18,13 @@ def pool(files: Sequence[Path]) -> tuple[Obscurer, Card]:
     names = [str(file) for file in files]
     for (_, card), name in zip(found, names, strict=True):
         _same_classes(card, found[0][1], name, names[0])
-    holders: dict[str, str] = {}
-    for (part, card), name in zip(found, names, strict=True):
+    holders: dict[str, int] = {}
+    for n, (part, card) in enumerate(found):
         for each in card.sources or (source_of(card, part),):
-            holder = holders.setdefault(each.sha256, name)
-            if holder is not name:
-                raise UserError(f"{name} holds what {holder} holds already: give each client's generator once.")
+            first = holders.setdefault(each.sha256, n)
+            if first != n:
+                said = f"{names[n]} holds what {names[first]} holds already"
+                raise UserError(f"{said}: give each client's generator once.")
     obscurer = pooled([each for each, _ in found], names)
     return obscurer, carded([card for _, card in found], [each for each, _ in found])
 

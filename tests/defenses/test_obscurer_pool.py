@@ -117,7 +117,7 @@ def test_the_card_says_from_whom(files: list[Path]) -> None:
 
 
 def test_a_pool_is_a_file_as_any_and_can_be_pooled_on_but_not_with_its_own_parts(
-    files: list[Path], tmp_path: Path
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, told = pool(files[:2])
     place = tmp_path / "pool.safetensors"
@@ -127,6 +127,11 @@ def test_a_pool_is_a_file_as_any_and_can_be_pooled_on_but_not_with_its_own_parts
     assert read_back == told
     whole, of_all = pool([place, files[2]])
     assert (len(whole.pictures), len(of_all.sources), of_all.records) == (12, 3, (6, 0, 6))
+    with pytest.raises(UserError, match=r"0\.safetensors holds what .*0\.safetensors holds already"):
+        pool([files[0], files[0]])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="holds already"):  # one text for both, too
+        pool([Path(place.name), Path(place.name)])
     with pytest.raises(UserError, match=r"1\.safetensors holds what .*pool\.safetensors holds already"):
         pool([place, files[0]])
 
