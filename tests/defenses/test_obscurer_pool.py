@@ -127,7 +127,7 @@ def test_a_pool_is_a_file_as_any_and_can_be_pooled_on_but_not_with_its_own_parts
     assert read_back == told
     whole, of_all = pool([place, files[2]])
     assert (len(whole.pictures), len(of_all.sources), of_all.records) == (12, 3, (6, 0, 6))
-    with pytest.raises(UserError, match=r"0\.safetensors holds what .*0\.safetensors holds already"):
+    with pytest.raises(UserError, match=r"1\.safetensors holds what .*1\.safetensors holds already"):
         pool([files[0], files[0]])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="holds already"):  # one text for both, too
