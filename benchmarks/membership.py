@@ -40,14 +40,14 @@ def known_to_weights(defense: Defense, seen: Tensor, pictures: Tensor, labels: T
         for part in parts_of(defense):
             code = getattr(part, "code", None)
             if isinstance(code, ClassCode):
-                small = on_grid(pictures, code.shape[1:])
-                found["code"] = -code.encode(small.flatten(1), labels).norm(dim=1)
+                small = on_grid(pictures, code.shape[1:]).to(code.centre)
+                found["code"] = -code.encode(small.flatten(1), labels.to(code.centre.device)).norm(dim=1).cpu()
             logits = getattr(getattr(part, "reference", None), "logits", None)
             if callable(logits):
                 found["reference"] = -nn.functional.cross_entropy(logits(pictures), labels, reduction="none")
             bank = getattr(getattr(part, "obscurer", None), "pictures", seen)
             if part.replaces_records and bank.shape[1:] == pictures.shape[1:]:
-                found["pictures"] = -nearest(pictures, bank)
+                found["pictures"] = -nearest(pictures.cpu(), bank.cpu())
     return found
 
 
@@ -66,8 +66,9 @@ def by_weights(
     with torch.no_grad():
         for known, records in ((inside, members), (outside, strangers)):
             parts = zip(torch.split(records.images, 256), torch.split(records.labels, 256), strict=True)
-            losses = [nn.functional.cross_entropy(model(x), y, reduction="none") for x, y in parts]
-            known["the trained model's loss"] = -torch.cat(losses)
+            moved = [(x.to(model.mean.device), y.to(model.mean.device)) for x, y in parts]
+            losses = [nn.functional.cross_entropy(model(x), y, reduction="none") for x, y in moved]
+            known["the trained model's loss"] = -torch.cat(losses).cpu()
     few = min(int((strangers.labels == c).sum()) for c in set(members.labels.tolist()))
     size, victims = min(candidates, few + 1), min(victims, len(members))
     generator, drawn = generator_for(seed, "outsiders"), []
