@@ -10,13 +10,13 @@ from typing import Any, TypeVar, cast
 from leakaudit.errors import quoting
 from leakaudit.protocol.attack import Attack, Reconstruction
 from leakaudit.protocol.defense import Defense, parts_of
-from leakaudit.protocol.registry import built_in, parse_defense
+from leakaudit.protocol.registry import built_in, settings_of
 from leakaudit.protocol.target import Target
 from leakaudit.result.numbers import plain
 from leakaudit.result.outward import MOST_TEXTS, modest, modest_values
 from leakaudit.result.schema import Finding, Guarantee, Images, Value
+from leakaudit.result.specs import split
 from leakaudit.scene.plan import Plan
-from leakaudit.scene.provenance import settings
 
 SETTINGS = 32  # of a defense, of which none is left out
 Work = TypeVar("Work", bound=Callable[..., Any])
@@ -40,13 +40,20 @@ def stated(defense: Defense, values: Mapping[str, Any], images: Images, most: in
 
 def quick_fit(spec: str, defense: Defense, images: Images) -> tuple[Finding, ...]:
     """Return a remark where a defense is not what its spec alone makes of it: a quick scan fits in short."""
-    usual, found = (stated(each, settings(each), images, SETTINGS) for each in (parse_defense(spec), defense))
-    short = ":".join(f"{name}={plain(value)}" for name, value in found.items() if value != usual[name])
+    parts, short = parts_of(defense), list[str]()
+    for each, part in zip(spec.split(","), parts, strict=False):
+        given = {pair.partition("=")[0].strip().replace("-", "_") for pair in split(each.strip())[1].split(":")}
+        usual = settings_of(type(part))
+        left = {name: getattr(part, name) for name in part.quick if name not in given}
+        changed = {name: value for name, value in left.items() if value != usual[name].default}
+        place = f"{part.name}." if len(parts) > 1 else ""
+        short += [f"{place}{name}={plain(value)}" for name, value in stated(part, changed, images, SETTINGS).items()]
     if not short:
         return ()
-    costs = " ".join(part.quick_costs for part in parts_of(defense) if part.quick_costs)
+    costs = " ".join(part.quick_costs for part in parts if part.quick_costs)
     costs = costs if _free(defense, images) else modest(costs)
-    told = f"{spec}: a quick scan fits it with {short}{', which costs ' if costs else ''}{costs}"
+    said = f"{spec}: a quick scan fits it with {':'.join(short)}"
+    told = f"{said}{', which costs ' if costs else ''}{costs}"
     return (Finding("quick-fit", "info", f"{told}; settings that the spec gives are kept."),)
 
 
