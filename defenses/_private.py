@@ -25,9 +25,10 @@ PART = 500
 PRIVATE_WORK = 40_000  # passes of a picture through a small network that a fit without records would take
 ASSUMES = (
     "neighbours are sets given to the fit that differ by one record more or less (what else is held out for tests was "
-    "decided before); exact arithmetic, and noise that nobody can guess: no known seed, so no generator that a scan "
-    "saved, which has the scan's; names of classes, size of pictures and settings are public, and settings were not "
-    "chosen by looking at these records; how many records a client then trains with is seen as in any training"
+    "decided before); exact arithmetic, and noise that nobody can guess, as `leakaudit obscure fit` takes it from the "
+    "operating system where no --seed is given: of a seed all can be tried, so no generator that a scan saved; names "
+    "of classes, size of pictures and settings are public, and settings were not chosen by looking at these records; "
+    "how many records a client then trains with is seen as in any training"
 )
 
 

@@ -74,7 +74,8 @@ def fitted_features(shape: tuple[int, int, int], device: torch.device, generator
     size = max(1, min(SIZE, min(shape[1:]) // 2))
     patches = _patches(pictures, size, generator)
     centre = patches.mean(0)
-    powers, vectors = torch.linalg.eigh(torch.cov((patches - centre).T))
+    width = patches.shape[1]
+    powers, vectors = torch.linalg.eigh(torch.cov((patches - centre).T).view(width, width))
     flat = (vectors * (powers.clamp_min(0) + LEAST).rsqrt()) @ vectors.T
     chosen = torch.randperm(len(patches), generator=generator, device=generator.device)[:FILTERS].to(device)
     filters = F.normalize((patches[chosen] - centre) @ flat, dim=1) @ flat

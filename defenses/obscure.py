@@ -109,6 +109,7 @@ class Obscure(Defense):
     obscurer: Obscurer | None = state()
     nats: float | None = state()  # the mean rate measured on the private records
     card: Card | None = state(describes=True)
+    secret: bool = state(default=False, describes=True)  # noise that no seed repeats: of a fit to be shared
 
     def __post_init__(self) -> None:
         check_code(self.latent, self.shared)
@@ -212,7 +213,7 @@ class Obscure(Defense):
         found = private_fit(
             private,
             len(target.classes),
-            Budget(epsilon, self.delta),
+            Budget(epsilon, self.delta, self.secret),
             shown=shown,
             mirror=self.mirror,
             generator=generator,

@@ -146,6 +146,10 @@ def read(path: Path, target: Target | None = None) -> tuple[Contents, Card]:
         raise UserError(f"{path} has an incomplete header ({first_line(error)}): {MAKE}.") from error
     if card.nats < 0:
         raise UserError(f"{path} has an incomplete header (nats is {card.nats}): {MAKE}.")
+    for epsilon, delta in [(card.epsilon, card.delta), *((each.epsilon, each.delta) for each in card.sources)]:
+        if epsilon is not None and not (0 < epsilon < math.inf and 0 < delta < 1):
+            said = f"epsilon {epsilon:g} and delta {delta:g}"
+            raise UserError(f"{path} has {said}, which bound nothing: {MAKE}.")
     numeric = isinstance(slope, int | float) and not isinstance(slope, bool)
     if not numeric or not 0 <= slope < math.inf or not isinstance(mirror, bool):
         said = f"slope {short(slope)} and mirror {short(mirror)}"

@@ -62,14 +62,15 @@ def key_of(defense: Obscure, target: Target, seed: int) -> dict[str, str]:
 
 
 @exact()
-def fit(target: Target, defense: Obscure, seed: int) -> tuple[Obscurer, Card]:
+def fit(target: Target, defense: Obscure, seed: int, *, secret: bool = False) -> tuple[Obscurer, Card]:
     """Fit an obscurer on the private records, measure what its pictures remember, and look for failure modes.
 
     The same target, settings and seed give the same obscurer and card. The seed is not put into the card. With an
-    epsilon nothing is measured: what is measured on the records is not covered by it.
+    epsilon nothing is measured: what is measured on the records is not covered by it; and where it is to be `secret`,
+    its noise comes from no seed.
     """
     current().show(Work("fitting the obscurer"), 0, 0)
-    fitted = defense.fit(target, generator_for(seed, "obscurer", "fit"))
+    fitted = replace(defense, secret=secret).fit(target, generator_for(seed, "obscurer", "fit"))
     assert isinstance(fitted, Obscure)
     assert fitted.obscurer is not None
     assert fitted.card is not None

@@ -137,7 +137,7 @@ def fit(  # noqa: PLR0913 - a command: its options
             elif kept.discarded:
                 typer.echo(f"note  {kept.discarded}.", err=True)
             begun = now()
-            obscurer, card = fit_obscurer(loaded, defense, chosen)
+            obscurer, card = fit_obscurer(loaded, defense, chosen, secret=seed is None)
             spent = costs(obscurer, loaded, begun)
             card = replace(card, seed=seed if card.epsilon is None else None)  # who knows it takes the noise off
 
@@ -154,6 +154,10 @@ def fit(  # noqa: PLR0913 - a command: its options
                 )
     except KeyboardInterrupt:
         _interrupted(partial)
+    if seed is not None and card.epsilon is not None:
+        typer.echo(
+            f"warning   whoever guesses --seed {seed} takes the noise off: leave it out before you share", err=True
+        )
     for note in (*loaded.notes, *(told.message for told in quick_fit(spec_of(settings), defense, "full"))):
         typer.echo(f"note      {note}")
     typer.echo(f"{summary(obscurer, card, spent)}\n{_files(output)}")

@@ -42,7 +42,7 @@ def copies(spec: str, released: Tensor, private: Tensor, strangers: Tensor, test
     - Do they lean to the private ones? An error where the area under the ROC curve P(r(x̃) < r(test)) is at least
       `NEARER` even at its lower bound, a warning from `LEANS` on.
     """
-    if len(test) < 2 or len(strangers) < 1:
+    if len(test) < 2 or not (len(strangers) and len(released) and len(private)):
         return ()
     shown, others = released[_spread(len(released), RELEASES)], test[_spread(len(test), RELEASES)]
     ours, theirs = _near(shown, private), _near(others, private)

@@ -125,6 +125,44 @@ def test_the_noise_is_what_is_stated() -> None:
     assert budget.spent[0].std == pytest.approx(0.5 / (0.5 * gaussian_shift(3.0, 1e-5)))
 
 
+def test_secret_noise_is_normal_and_no_seed_repeats_it() -> None:
+    given = [Budget(3.0, 1e-5, secret=True) for _ in range(2)]
+    one, other = (b.release("a", torch.zeros(4, 9_000), 0.5, 0.25, torch.Generator().manual_seed(0)) for b in given)
+    assert one.shape == (4, 9_000)
+    assert not torch.equal(one, other)
+    scaled = one.flatten() / given[0].spent[0].std
+    assert bool(scaled.isfinite().all())
+    assert float(scaled.mean()) == pytest.approx(0, abs=0.03)
+    assert float(scaled.std()) == pytest.approx(1, rel=0.03)
+    assert float((scaled.abs() > 1.959964).float().mean()) == pytest.approx(0.05, abs=0.01)
+
+
+def test_a_fit_to_be_shared_is_not_repeated_by_its_seed() -> None:
+    target = target_of(records())
+    fits = [fit(target, Obscure(epsilon=8.0), 0, secret=secret)[0].labels for secret in (False, False, True, True)]
+    assert torch.equal(fits[0], fits[1])
+    assert not torch.equal(fits[0], fits[2])
+    assert not torch.equal(fits[2], fits[3])
+
+
+def test_pictures_of_one_pixel_have_features() -> None:
+    for shape in ((1, 1, 1), (1, 2, 2)):
+        found = fitted_features(shape, CPU, torch.Generator().manual_seed(0))(torch.rand(3, *shape), mirror=True)
+        assert bool(found.isfinite().all())
+
+
+def test_a_file_with_an_epsilon_that_bounds_nothing_is_refused(tmp_path) -> None:
+    from dataclasses import replace
+
+    from leakaudit.defenses.obscurer import read
+
+    obscurer, card = fit(target_of(records()), Obscure(epsilon=8.0), 0)
+    for wrong in ({"epsilon": 0.0}, {"epsilon": -1.0}, {"delta": 0.0}):
+        obscurer.save(tmp_path / "g.safetensors", replace(card, **wrong))
+        with pytest.raises(UserError, match="which bound nothing"):
+            read(tmp_path / "g.safetensors")
+
+
 def test_shares_of_one_spend_epsilon_and_no_more() -> None:
     budget, rng = Budget(8.0, 1e-5), torch.Generator().manual_seed(0)
     for share in (0.02, 0.08, 0.15, *[0.75 / 16] * 16):
