@@ -19,7 +19,7 @@ from leakaudit.defenses._reference import Reference, opinions, right, tempered, 
 from leakaudit.defenses._refinement import refined
 from leakaudit.defenses.class_conditional import check_code
 from leakaudit.defenses.obscurer import Obscurer, identification_bound, with_rate
-from leakaudit.defenses.obscurer_file import Card, digest
+from leakaudit.defenses.obscurer_file import Card, digest, idle_settings
 from leakaudit.errors import UserError
 from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.defense import Defense, state
@@ -73,8 +73,8 @@ class Obscure(Defense):
 
     With `epsilon` above 0 all that is kept, pictures, probabilities and card, is (epsilon, delta)-differentially
     private towards adding or removing any one private record: it is computed from sums with Gaussian noise alone
-    (`private_fit`). `pictures`, `steps`, `epochs`, `opinion`, `latent` and `shared` then have no part, and `rate` must
-    be 0. Without (None), the memory of the pictures is not bounded.
+    (`private_fit`). What makes pictures and probabilities otherwise (`idle`) then has no part, and `rate` must be 0.
+    Without (None), the memory of the pictures is not bounded.
     Raises ValueError on a setting out of range.
     """
 
@@ -128,6 +128,11 @@ class Obscure(Defense):
             raise ValueError(f"delta must lie between 0 and 1, not {self.delta}.")
         if self.epsilon is not None and self.rate:
             raise ValueError("rate must be 0 with epsilon, which does not cover choices made by a record itself.")
+
+    @property
+    def idle(self) -> frozenset[str]:
+        """Settings without a part: those of the usual fit with `epsilon`, of its pictures with `public`; `delta`."""
+        return idle_settings(settings_values(self))
 
     @property
     def renewable(self) -> bool:

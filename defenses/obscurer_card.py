@@ -12,7 +12,7 @@ import jinja2
 
 from leakaudit.defenses._private import ASSUMES
 from leakaudit.defenses.obscurer import Obscurer, identification_bound
-from leakaudit.defenses.obscurer_file import Card
+from leakaudit.defenses.obscurer_file import Card, idle_settings
 from leakaudit.defenses.obscurer_pool import differing
 from leakaudit.result.numbers import number, percent, plain, seconds, significant
 
@@ -62,6 +62,7 @@ def render(obscurer: Obscurer, card: Card, file: str, costs: Costs | None = None
     return environment.get_template("card.md.j2").render(
         file=file,
         title=TITLE,
+        idle=idle_settings(card.settings),
         card=card,
         classes=list(zip(card.classes, card.records, strict=False)),
         spent=[(s.what, number(s.sensitivity, 3), number(s.std, 3)) for s in card.spent],
@@ -75,6 +76,7 @@ def render(obscurer: Obscurer, card: Card, file: str, costs: Costs | None = None
         bound=identification_bound(card.nats, CANDIDATES),
         costs=None if private else costs,
         private=private,
+        untold=sum(source.epsilon is not None for source in card.sources),
         assumes=ASSUMES,
         resumed=resumed,
         batch=None if costs is None else per_batch(costs),

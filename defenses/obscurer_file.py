@@ -30,6 +30,14 @@ MAKE = "make one with `leakaudit obscure fit model.py`"
 Value = str | int | float | bool | None
 
 
+def idle_settings(settings: Mapping[str, Any]) -> frozenset[str]:
+    """Return the names of settings of `obscure` that have no part in a fit, as the others are set."""
+    if settings.get("epsilon") is not None:
+        return frozenset(("pictures", "steps", "epochs", "temperature", "opinion", "latent", "shared"))
+    drawn = ("pictures", "steps", "latent", "shared") if settings.get("public") else ()
+    return frozenset(("delta", *drawn))
+
+
 @dataclass(frozen=True)
 class Source:
     """One client of a pool: the SHA-256 of what it gave, of how many and which records, how it was fitted.

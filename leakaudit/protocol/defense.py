@@ -44,6 +44,11 @@ class Defense:
     quick_costs: ClassVar[str] = ""  # what that is known to cost, a clause: every quick result says it
     unproven: ClassVar[str] = "what an update tells of its records"  # what `guarantees` says is not bounded
 
+    @property
+    def idle(self) -> frozenset[str]:
+        """Names of settings that have no part in it, as others are set: nothing is made of them, and none is quick."""
+        return frozenset()
+
     def fit(self, target: Target, generator: torch.Generator) -> Defense:
         """Return a copy ready for use (a generator trained, say) from the client's side of `target`."""
         return self

@@ -154,7 +154,7 @@ def _parse(spec: str, kind: str, *, quick: bool = False) -> Any:
     name, given = split(spec)
     cls = _from_file(name, kind) if ".py:" in name or name.endswith(".py") else _named(name, kind)
     settings, hints = settings_of(cls), get_type_hints(cls)
-    values: dict[str, Any] = dict(cls.quick) if quick else {}
+    values: dict[str, Any] = {}
     for pair in given.split(":") if given or spec.endswith(":") else ():
         key, equals, text = pair.partition("=")
         key = key.strip().replace("-", "_")
@@ -166,7 +166,9 @@ def _parse(spec: str, kind: str, *, quick: bool = False) -> Any:
             raise UserError(f"{kind} {short(name)} has no setting {short(key)}{hint}; its settings: {allowed}.")
         values[key] = converted(text.strip(), hints[key], f"{kind} {short(name)}: setting {short(key)}")
     try:
-        return cls(**values)
+        made = cls(**values)
+        short_of = {name: value for name, value in cls.quick.items() if name not in made.idle} if quick else {}
+        return cls(**{**short_of, **values}) if short_of else made
     except ValueError as error:
         said = f"{error}" if built_in(cls) or quotes() else f"{first_line(error)}."
         raise UserError(f"{kind} {short(name)}: {said}") from error

@@ -285,3 +285,15 @@ def test_the_card_says_what_holds_and_shows_users_text_as_it_is() -> None:
     assert "keep the draw" not in still
     assert "drawn afresh" in still
     assert escaped("a_b") == "a\\_b"
+
+
+def test_the_card_shows_no_setting_without_a_part() -> None:
+    settings = {"pictures": 2, "temperature": 1.5, "rate": 0.0, "epsilon": None, "delta": 1e-5}
+    usual = render(made(), Card(("a", "b", "c"), settings, records=(1, 1, 1), shape=(3, 8, 8)), "g.safetensors")
+    private = Card(("a", "b", "c"), {**settings, "epsilon": 8.0}, shape=(3, 8, 8), epsilon=8.0, delta=1e-5)
+    assert "| pictures | 2 |" in usual
+    assert "| delta" not in usual
+    with_epsilon = render(made(), private, "g.safetensors")
+    assert "| delta | 1e-05 |" in with_epsilon
+    assert not any(f"| {name} |" in with_epsilon for name in ("pictures", "temperature"))
+    assert "\n\n## What it was fitted on" in usual

@@ -103,3 +103,12 @@ def test_every_quick_defense_can_be_built_and_is_no_more_work(name: str) -> None
     full, quick = parse_defense(name), parse_defense(name, quick=True)
     assert quick.amount(sizes).own <= full.amount(sizes).own
     assert not defenses()[name].quick or quick != full
+
+
+def test_what_has_no_part_is_not_fitted_in_short_and_said_to_cost_nothing() -> None:
+    for spec, left in (("obscure:epsilon=8", Obscure(epsilon=8.0)), ("obscure:public=true", None)):
+        quick = parse_defense(spec, quick=True)
+        assert left is None or quick == left
+        assert not quick.idle & {name for name in Obscure.quick if getattr(quick, name) != getattr(Obscure(), name)}
+    assert quick_fit("obscure:epsilon=8", parse_defense("obscure:epsilon=8", quick=True), "full") == ()
+    assert quick_fit("obscure", parse_defense("obscure", quick=True), "full")
