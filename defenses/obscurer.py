@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -58,17 +60,19 @@ class Obscurer:
 
         `images` are floats in [0, 1], of any size; what comes back lies there too, on their device and of their type.
         A picture comes mirrored (if `mirror`) or not and shifted by up to two pixels. The labels of the records are
-        not asked for: those of the pictures take their place. Without a generator the global random state is drawn on:
-        above slope 0, seed it with nothing that others can guess. Raises leakaudit.UserError on images that do not fit.
+        not asked for: those of the pictures take their place. Without a generator the global random state is drawn on,
+        but for the choice above slope 0: that is the operating system's, since torch keeps 32 bits of a seed, which can
+        be searched. Raises leakaudit.UserError on images that do not fit.
         """
         _check(images, self.pictures)
         return self.draw(images, generator)
 
     def draw(self, images: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Return what a call does, whatever `images` hold: for attacks, whose guesses may leave [0, 1]."""
+        secret = generator is None
         if generator is None:
             generator = torch.Generator().manual_seed(int(torch.randint(2**62, (1,))))
-        chosen = self.choose(images, generator)
+        chosen = self.choose(images, generator, secret=secret)
         height, width = images.shape[2:]
         pictures = self.pictures[chosen]
         if self.slope and images.requires_grad:  # for attacks: the mean's slope, straight through the choice
@@ -106,8 +110,11 @@ class Obscurer:
         """
         return pooled(parts)
 
-    def choose(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return indices (N,) of the pictures chosen. At slope 0 none comes twice before each came once."""
+    def choose(self, images: Tensor, generator: torch.Generator, *, secret: bool = False) -> Tensor:
+        """Return indices (N,) of the pictures chosen. At slope 0 none comes twice before each came once.
+
+        If `secret`, the operating system draws where the choice depends on the record, and not the generator.
+        """
         device = self.pictures.device
         if self.slope == 0:
             rounds = max(1, -(-len(images) // len(self.pictures)))
@@ -115,10 +122,11 @@ class Obscurer:
                 torch.randperm(len(self.pictures), generator=generator, device=generator.device) for _ in range(rounds)
             ]
             return torch.cat(orders)[: len(images)].to(device)
-        found = [
-            torch.multinomial(self.chances(part).detach().to(generator.device), 1, generator=generator)[:, 0]
-            for part in torch.split(images, 256)
-        ]
+        found = []
+        for part in torch.split(images, 256):
+            chances = self.chances(part).detach().to(generator.device)
+            drawn = secretly(chances) if secret else torch.multinomial(chances, 1, generator=generator)[:, 0]
+            found.append(drawn)
         return torch.cat(found).to(device)
 
     def chances(self, images: Tensor) -> Tensor:
@@ -231,6 +239,14 @@ def _check(images: Tensor, pictures: Tensor) -> None:
             f"the obscurer was given pixels from {low:.3g} to {high:.3g}: give them in [0, 1], and normalise what it "
             "returns, not what it takes."
         )
+
+
+def secretly(chances: Tensor) -> Tensor:
+    """Return one index (N,) per row of chances (N, J), drawn by the random numbers of the operating system."""
+    bits = np.frombuffer(os.urandom(8 * len(chances)), dtype=np.uint64) >> np.uint64(12)
+    drawn = torch.from_numpy((bits + 0.5) * 2.0**-52).to(chances.device)
+    total = chances.double().cumsum(1)
+    return torch.searchsorted(total, (drawn * total[:, -1])[:, None])[:, 0].clamp_max(chances.shape[1] - 1)
 
 
 def looked_at(images: Tensor) -> Tensor:

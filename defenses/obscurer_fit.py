@@ -107,9 +107,12 @@ def now() -> tuple[float, float]:
 
 
 @torch.no_grad()
-def released(obscurer: Obscurer, records: Records, seed: int) -> tuple[Tensor, Tensor]:
-    """Return uint8 pictures (N, C, H, W) and probabilities (N, K) in the place of records."""
-    generator = generator_for(seed, "obscurer", "applied")
+def released(obscurer: Obscurer, records: Records, seed: int | None) -> tuple[Tensor, Tensor]:
+    """Return uint8 pictures (N, C, H, W) and probabilities (N, K) in the place of records.
+
+    Without a seed nobody can repeat the choice (`Obscurer.__call__`).
+    """
+    generator = None if seed is None else generator_for(seed, "obscurer", "applied")
     size = max(1, MOST_VALUES // max(1, records.images[0].numel()))
     drawn = [obscurer(part, generator) for part in torch.split(records.images, size)]
     pictures = torch.cat([(x * 255).round().clamp(0, 255).to(torch.uint8) for x, _ in drawn])

@@ -234,7 +234,6 @@ def apply(
     """Draw pictures with probabilities in the place of records. No private picture is written."""
     _named(output, ".npz")
     check_writable(output)
-    import secrets
 
     from leakaudit.defenses.obscurer import read
     from leakaudit.defenses.obscurer_file import digest
@@ -246,7 +245,7 @@ def apply(
         raise UserError(f"--output {output} exists and was not written by `obscure apply`: name another file.")
     obscurer, card = read(generator)
     private = _records(generator, records, data, limit)
-    pictures, probabilities = released(obscurer, private, secrets.randbits(62) if seed is None else seed)
+    pictures, probabilities = released(obscurer, private, seed)
     write_atomically(output, npz(pictures, probabilities, card.classes))
     size = "×".join(map(str, pictures.shape[1:]))
     typer.echo(

@@ -168,6 +168,25 @@ def test_the_choice_follows_its_distribution_and_likelihood_knows_it(target: Tar
     torch.testing.assert_close(found, steep.chances(target.private.images)[:, :5].T.log())
 
 
+def test_without_a_generator_the_choice_cannot_be_repeated_and_follows_its_distribution(
+    target: Target, obscure: Obscure
+) -> None:
+    bank = obscure.obscurer
+    assert bank is not None
+    steep, x = replace(bank, slope=6.0), target.private.images[:1].expand(4000, -1, -1, -1)
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(5)  # torch keeps 32 bits of a seed: whoever searches them must not find the choice
+        drawn.append(steep.choose(x, Generator().manual_seed(1), secret=True))
+    assert not torch.equal(drawn[0], drawn[1])
+    empirical = torch.bincount(drawn[0], minlength=len(bank.pictures)) / 4000
+    torch.testing.assert_close(empirical, steep.chances(x[:1])[0], atol=0.03, rtol=0)
+    torch.manual_seed(5)
+    first = steep(x[:200])[0]
+    torch.manual_seed(5)
+    assert not torch.equal(first, steep(x[:200])[0])
+
+
 def test_no_attacker_beats_the_bound_on_what_a_release_tells(target: Target, obscure: Obscure) -> None:
     bank = obscure.obscurer
     assert bank is not None
