@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leakaudit.defenses._class_code import ClassCode, latent_of, on_grid
+from leakaudit.defenses._class_code import ClassCode, latent_of
 from leakaudit.defenses._reference import Reference
 from leakaudit.protocol.target import Records
 from leakaudit.work.memory import need
@@ -79,7 +79,7 @@ def joint_code(
     entries = latent_of(latent, len(records))
     size = 4 * 4 * (classes + 1) * entries**2
     need(size, f"{entries} latent entries for each of {classes} classes", "of them (latent)", images.device)
-    columns = [on_grid(images, (images.shape[2], images.shape[3])).flatten(1)]
+    columns = [images.flatten(1)]
     for reference in references:
         maps = [reference.maps(part) for part in torch.split(images, PART)]
         columns += [torch.cat(parts) for parts in zip(*maps, strict=True)]

@@ -53,14 +53,22 @@ class Reference(nn.Module):
             h = layer(h)
             if isinstance(layer, nn.ReLU):
                 stage += 1
-                found += [looked_at(h, side) for wanted, side in MAPS if wanted == stage]
+                found += seen_at(stage, h)
         return tuple(found)
 
 
-def looked_at(maps: Tensor, side: int) -> Tensor:
-    """Return maps (N, C, H, W) averaged down to `side` and flat, or as they are if they are smaller."""
-    small = maps if maps.shape[2] <= side and maps.shape[3] <= side else F.adaptive_avg_pool2d(maps, side)
-    return small.flatten(1)
+def seen_at(stage: int, maps: Tensor) -> list[Tensor]:
+    """Return what `MAPS` asks for of a stage's maps (N, C, H, W): averaged down to a side and flat, (N, D) each."""
+    return [
+        (maps if max(maps.shape[2:]) <= side else F.adaptive_avg_pool2d(maps, side)).flatten(1)
+        for wanted, side in MAPS
+        if wanted == stage
+    ]
+
+
+def passes(epochs: int, records: int) -> int:
+    """Return how many pictures a reference is shown: `epochs` times all records, or `PASSES` where that is less."""
+    return min(epochs * records, max(PASSES, records))
 
 
 def moved(pictures: Tensor, generator: torch.Generator, *, mirror: bool, shift: int) -> Tensor:
@@ -103,7 +111,7 @@ def train_reference(
         return reference.eval().requires_grad_(False)
     optimiser = torch.optim.AdamW(reference.parameters(), lr=PEAK, weight_decay=1e-2)
     size = min(BATCH, len(records))
-    steps = math.ceil(min(epochs * len(records), max(PASSES, len(records))) / size)
+    steps = math.ceil(passes(epochs, len(records)) / size)
     done = 0
     for step in track(label, steps):
         for group in optimiser.param_groups:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leakaudit.defenses._joint_code import JointCode
-from leakaudit.defenses._reference import MAPS, Reference, looked_at
+from leakaudit.defenses._reference import Reference, seen_at
 from leakaudit.work import resume
 from leakaudit.work.progress import track
 
@@ -76,7 +76,7 @@ def seen_by(reference: Reference, pictures: Tensor) -> tuple[Tensor, Tensor, tup
             h = layer(h)
         if isinstance(layer, nn.ReLU):
             stage += 1
-            found += [looked_at(h, side) for wanted, side in MAPS if wanted == stage]
+            found += seen_at(stage, h)
     logits: Tensor = reference.head(h.flatten(1))
     return logits, gaps, tuple(found)
 

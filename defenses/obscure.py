@@ -15,7 +15,7 @@ from leakaudit.defenses._class_code import grid_of, records_on_grid
 from leakaudit.defenses._joint_code import joint_code
 from leakaudit.defenses._private import PRIVATE_WORK, private_facts, private_fit, private_guarantee
 from leakaudit.defenses._private_release import Budget
-from leakaudit.defenses._reference import Reference, opinions, right, tempered, train_reference
+from leakaudit.defenses._reference import Reference, opinions, passes, right, tempered, train_reference
 from leakaudit.defenses._refinement import refined
 from leakaudit.defenses.class_conditional import check_code
 from leakaudit.defenses.obscurer import Obscurer, identification_bound, with_rate
@@ -33,6 +33,13 @@ MEMORY: dict[str, str | float] = {
 MOST = 6_000  # pictures drawn, however many records there are
 MOST_PUBLIC = 20_000  # public pictures kept
 WIDTHS = ((32, 64, 128), (48, 64, 64))  # of the references: what only one network sees is not a predictive feature
+
+
+def some(values: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """Return values (N,) as they are, or `most` of them at random: records may lie sorted by class."""
+    if len(values) <= most:
+        return values
+    return values[torch.randperm(len(values), generator=generator, device=generator.device)[:most].to(values.device)]
 
 
 def picking(bound: float, candidates: int, assumes: str) -> Guarantee:
@@ -149,7 +156,8 @@ class Obscure(Defense):
         if self.epsilon is not None:
             return Amount(own=(PRIVATE_WORK + 2 * sizes.private) / 32)
         drawn = min(MOST, self.pictures * sizes.private)
-        return Amount(own=(2 * len(WIDTHS) * self.epochs * sizes.private + 2 * self.steps * drawn) / 32)
+        shown = len(WIDTHS) * passes(self.epochs, sizes.private)
+        return Amount(own=(2 * shown + 2 * self.steps * drawn) / 32)
 
     def fit(self, target: Target, generator: torch.Generator) -> Defense:
         """Draw the pictures and ask the references; the copy returned holds neither a record nor a network.
@@ -179,7 +187,7 @@ class Obscure(Defense):
             for number, widths in enumerate(WIDTHS, 1)
         ]
         if self.public:
-            shown = records_on_grid(target.auxiliary.to(device), grid)[:MOST_PUBLIC]
+            shown = self._public(target, generator)
         else:
             shown = self._drawn(private, classes, references, generator)
         pictures = (shown.images * 255).round() / 255  # as they are stored
@@ -212,9 +220,7 @@ class Obscure(Defense):
         self, epsilon: float, target: Target, private: Records, generator: torch.Generator
     ) -> Defense:
         """Return the copy whose obscurer and card hold nothing but what is computed from noisy sums."""
-        shown = None
-        if self.public:
-            shown = records_on_grid(target.auxiliary.to(target.device), grid_of(*target.input_shape[1:]))[:MOST].images
+        shown = self._public(target, generator).images if self.public else None
         found = private_fit(
             private,
             len(target.classes),
@@ -234,6 +240,11 @@ class Obscure(Defense):
         )
         return replace(self, obscurer=Obscurer(found.pictures, found.labels, mirror=self.mirror), nats=0.0, card=card)
 
+    def _public(self, target: Target, generator: torch.Generator) -> Records:
+        """Return the public records that are shown, on the grid."""
+        public = records_on_grid(target.auxiliary.to(target.device), grid_of(*target.input_shape[1:]))
+        return public[some(torch.arange(len(public), device=target.device), MOST_PUBLIC, generator)]
+
     def _drawn(
         self, private: Records, classes: int, references: list[Reference], generator: torch.Generator
     ) -> Records:
@@ -246,7 +257,8 @@ class Obscure(Defense):
             shared=self.shared,
             generator=generator,
         )
-        labels = private.labels.repeat(min(self.pictures, -(-MOST // max(1, len(private)))))[:MOST]
+        each = min(self.pictures, -(-MOST // max(1, len(private))))
+        labels = some(private.labels.repeat(each), MOST, generator)
         made = refined(code, labels, references, steps=self.steps, generator=generator)
         return Records(made, labels)
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from leakaudit.defenses import obscure as obscure_module
 from leakaudit.defenses._class_code import ClassCode, grid_of
 from leakaudit.defenses._joint_code import joint_code
 from leakaudit.defenses._reference import opinions, tempered, train_reference
@@ -261,6 +262,21 @@ def test_public_pictures_take_the_place_of_drawn_ones(target: Target) -> None:
     assert isinstance(fitted, Obscure)
     assert fitted.obscurer is not None
     torch.testing.assert_close(fitted.obscurer.pictures, target.auxiliary.images, atol=1 / 255, rtol=0)
+
+
+@pytest.mark.parametrize("public", [False, True])
+def test_where_not_all_are_shown_classes_keep_their_share(public: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit in ("MOST", "MOST_PUBLIC"):
+        monkeypatch.setattr(obscure_module, limit, 60)
+    target = make_target(120)
+    ordered = [r[r.labels.argsort(stable=True)] for r in (target.private, target.auxiliary)]
+    target = replace(target, private=ordered[0], auxiliary=ordered[1])
+    fitted = Obscure(steps=1, epochs=1, opinion=0.0, public=public).fit(target, Generator().manual_seed(0))
+    assert isinstance(fitted, Obscure)
+    assert fitted.obscurer is not None
+    counts = fitted.obscurer.labels.argmax(1).bincount(minlength=3)
+    assert int(counts.sum()) == 60
+    assert int(counts.min()) >= 8  # records that lie sorted by class lose none of them
 
 
 def test_held_out_records_of_the_users_own_are_not_public(target: Target) -> None:
