@@ -15,10 +15,10 @@ from leakaudit.captured.form import CapturedUpdate
 from leakaudit.captured.making import claims_of
 from leakaudit.captured.reading import client_of, read_capture
 from leakaudit.captured.told import SENT, UNDEFENDED, missing, records_of, setting_in_words
+from leakaudit.data.records import fingerprints, without
 from leakaudit.errors import Setting, UserError
 from leakaudit.files.reading import WEIGHTS, bytes_of
 from leakaudit.load.loading import data_records
-from leakaudit.load.records import fingerprints, without
 from leakaudit.protocol.exposure import preset
 from leakaudit.protocol.gradients import parameters_of
 from leakaudit.protocol.received import Received

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from leakaudit.data.records import TOLERANCE
 from leakaudit.errors import UserError, first_line
 from leakaudit.files.reading import short
 from leakaudit.load.modelfile import resolve
-from leakaudit.load.records import TOLERANCE
 from leakaudit.protocol.target import PictureGenerator
 from leakaudit.work.seeding import generator_for, seeded
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import RandomSampler, SubsetRandomSampler
 
+from leakaudit.data.datasets import Item, is_stream
 from leakaudit.errors import UserError
-from leakaudit.load.datasets import Item, is_stream
 
 Ids = list[Hashable | None]
 FORM = "give one id per record of train_data, or a dict of such lists by data name"

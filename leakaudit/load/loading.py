@@ -12,18 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from leakaudit.data.datafiles import read_data
+from leakaudit.data.datasets import Item, classes_of, divide, is_data, is_stream
+from leakaudit.data.records import fingerprints, one_size, per_channel, to_records, without
 from leakaudit.errors import UserError, first_line, sentence
 from leakaudit.files.reading import short
-from leakaudit.load.checkpoints import load_checkpoint
-from leakaudit.load.datafiles import read_data
-from leakaudit.load.datasets import Item, classes_of, divide, is_data, is_stream
 from leakaudit.load.generators import picture_generator
 from leakaudit.load.groups import Ids, check_lengths, read_groups, units_of
 from leakaudit.load.modelfile import is_factory, read_spec, resolve
-from leakaudit.load.records import fingerprints, one_size, per_channel, to_records, without
-from leakaudit.protocol.gradients import in_mode
-from leakaudit.protocol.labels import expected_loss
-from leakaudit.protocol.target import LossFunction, PixelModel, Records, Target, common_tensors, own_copy
+from leakaudit.load.network import check_weights, kind_of, network_of, outputs_of
+from leakaudit.load.tasks import Labelled, labelled
+from leakaudit.protocol.target import LossFunction, PixelModel, Records, Target
 from leakaudit.protocol.usercode import importable
 from leakaudit.result.augmentation import augmentation_from
 from leakaudit.result.federation import client_from
@@ -138,34 +137,44 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
     its spec; `augment`: see `augmentation_from`. Records stay on the CPU; the model goes to `device`. Raises UserError.
     """
     where = _device(device)
-    network, factory, told = _network(model, factory, checkpoint, seed)
+    network, factory, told = network_of(model, factory, checkpoint, seed)
     given = {"train_data": train_data, "test_data": test_data, "auxiliary_data": auxiliary_data}
     data = {role: resolve(value, role, seed) for role, value in given.items() if value is not None}
     means, stds = (per_channel(resolve(v, n, seed), n, d) for v, n, d in ((mean, "mean", 0.0), (std, "std", 1.0)))
-    items, units, notes = _read(data, read_groups(resolve(groups, "groups", seed), data), limit, seed)
-    shape = one_size([(_named(role, data), found) for role, found in items.items()])
-    records = {r: to_records(i, shape, means, stds, _named(r, data), torch.device("cpu")) for r, i in items.items()}
-    records = {role: replace(found, units=units.get(role)) for role, found in records.items()}
+    items, records, shape, notes = _records(data, resolve(groups, "groups", seed), (means, stds), limit, seed)
     pixel_model = PixelModel(network, means, stds).to(where)
-    width = int((logits := _probe(pixel_model, records["train_data"][:1])).shape[1])
-    _check_labels(items, width, data)
-    _check_weights(pixel_model)
-    private, test, auxiliary, dropped = _disjoint(records)
+    outputs = outputs_of(pixel_model, records["train_data"][:1])
+    learned = labelled(records, outputs, _loss(loss, seed, outputs.device))
+    if learned.task.kind == "classes":
+        _check_labels(learned.records, items, len(learned.names), data)
+    check_weights(pixel_model)
+    private, test, auxiliary, dropped = _disjoint(learned.records)
     return Target(
         name=name,
         model=pixel_model,
-        loss=expected_loss(_loss(loss, seed, logits, records["train_data"].labels[:1].to(where))),
+        loss=learned.loss,
         private=private,
         test=test,
         auxiliary=auxiliary,
-        classes=_classes(resolve(classes, "classes", seed), width, data["train_data"]),
-        notes=(*told, *notes, *dropped),
+        classes=_classes(resolve(classes, "classes", seed), learned, data["train_data"]),
+        task=learned.task,
+        notes=(*told, *notes, *learned.notes, *dropped),
         held_out=tuple(role for role in HELD_OUT if role not in data),
         factory=factory,
         generator=picture_generator(generator, latent, shape, where, seed),
         client=client_from(resolve(client, "client", seed)),
         augment=augmentation_from(resolve(augment, "augment", seed)),
     )
+
+
+def _records(
+    data: dict[str, Any], groups: Any, scale: tuple[tuple[float, ...], tuple[float, ...]], limit: int, seed: int
+) -> tuple[dict[str, list[Item]], dict[str, Records], tuple[int, int, int], list[str]]:
+    """Read all three roles: what the data gave, and the records made of it, labels as given; with notes."""
+    items, units, notes = _read(data, read_groups(groups, data), limit, seed)
+    shape = one_size([(_named(role, data), found) for role, found in items.items()])
+    records = {r: to_records(i, shape, *scale, _named(r, data), torch.device("cpu")) for r, i in items.items()}
+    return items, {role: replace(found, units=units.get(role)) for role, found in records.items()}, shape, notes
 
 
 def _check_limit(limit: Any) -> None:
@@ -186,82 +195,6 @@ def _device(device: Any) -> torch.device:
     return chosen
 
 
-def _network(
-    model: Any, factory: Callable[[], nn.Module] | None, checkpoint: Path | None, seed: int
-) -> tuple[nn.Module, Callable[[], nn.Module] | None, list[str]]:
-    """Return a network of our own with finite float32 weights, the constructor where the user gave one, and notes."""
-    built = is_factory(model)
-    if built and factory is None:
-        factory = model
-    given = resolve(model, "model", seed)
-    if not isinstance(given, nn.Module):
-        source = "what model() returned is" if built else "`model` is"
-        raise UserError(
-            f"{source} {_kind(given)}, not a torch.nn.Module: give a classifier or a function that returns one."
-        )
-    if _holds_itself(given):
-        raise UserError("`model` holds itself among its own layers: take that layer out.")
-    network, failure = own_copy(given)
-    if failure is not None and not built:
-        raise UserError(f"`model` {failure}: give a function that returns the model instead.")
-    notes = _given_again(model, given, failure, seed) if built else []
-    if checkpoint is not None:
-        notes += load_checkpoint(network, checkpoint)
-    parameters = list(network.named_parameters())
-    if not any(p.requires_grad for _, p in parameters):
-        raise UserError("`model` has no parameter that is trained, so it shares no gradient: give a trainable model.")
-    real = {n: p.is_floating_point() or p.is_complex() for n, p in parameters}
-    odd = next((n for n, p in parameters if real[n] and p.dtype != torch.float32), None)
-    if odd is not None:
-        dtype = str(network.get_parameter(odd).dtype).removeprefix("torch.")
-        raise UserError(f"the parameter {odd!r} of `model` is {dtype}, not float32: call model.float().")
-    return network, factory, notes
-
-
-def _holds_itself(module: nn.Module, around: tuple[nn.Module, ...] = ()) -> bool:
-    """Whether a module stands somewhere within itself: whatever walks through its layers would never end."""
-    return any(module is outer for outer in around) or any(
-        _holds_itself(inner, (*around, module)) for inner in module.children()
-    )
-
-
-def _given_again(model: Any, first: nn.Module, failure: str | None, seed: int) -> list[str]:
-    """Call the user's function once more: say where it gives the same network, or the same layers, as the first time.
-
-    Every audit works on copies; what cannot be copied (`failure` says why) must be new at every call, or UserError.
-    """
-    try:
-        again = resolve(model, "model", seed)
-    except UserError:  # training runs will say so
-        return []
-    common = common_tensors(again, first) if isinstance(again, nn.Module) else 0
-    if not common:
-        return []
-    if failure is not None:
-        raise UserError(f"model() returns the same layers at every call, and they {failure}: build new ones in it.")
-    total = sum(t.numel() for t in (*first.parameters(), *first.buffers()))
-    what = "the same network" if again is first else "a network around the same layers"
-    if common < total:
-        what = f"a network with layers of the last one ({common:,} of {total:,} numbers are the same)"
-    return [
-        f"model() returned {what} at its second call: the audit works on copies, and every training run starts from a "
-        "copy of it as given."
-    ]
-
-
-def _kind(value: Any) -> str:
-    return f"the class {value.__name__}" if isinstance(value, type) else f"of type {type(value).__name__}"
-
-
-def _check_weights(model: PixelModel) -> None:
-    for kind, tensors in (("parameter", model.network.named_parameters()), ("buffer", model.network.named_buffers())):
-        for name, tensor in tensors:
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise UserError(
-                    f"the {kind} {name!r} of `model` holds NaN or infinity: load weights of a run that did not diverge."
-                )
-
-
 def _named(role: str, data: dict[str, Any]) -> str:
     return role if role in data else f"train_data (the part held out as {role})"
 
@@ -273,7 +206,7 @@ def _read(
     _check_limit(limit)
     for role, source in data.items():
         if not is_data(source):
-            raise UserError(f"`{role}` is {_kind(source)}: give a Dataset or DataLoader of (image, label) pairs.")
+            raise UserError(f"`{role}` is {kind_of(source)}: give a Dataset or DataLoader of (image, label) pairs.")
     held = {role: share for role, share in HELD_OUT.items() if role not in data}
     plan = [("train_data", ["train_data", *held], [1 - sum(held.values()), *held.values()])]
     plan += [(role, [role], [1.0]) for role in HELD_OUT if role in data]
@@ -299,7 +232,7 @@ def _read(
     return items, units_of(groups, items, sources) if groups else {}, notes
 
 
-def _disjoint(records: dict[str, Records]) -> tuple[Records, Records, Records, list[str]]:
+def _disjoint(records: Mapping[str, Records]) -> tuple[Records, Records, Records, list[str]]:
     """Drop from test what is private too, and from auxiliary what is private or test: exact copies at 8 bits."""
     private, notes = records["train_data"], []
     taken = set(fingerprints(private.images))
@@ -314,59 +247,32 @@ def _disjoint(records: dict[str, Records]) -> tuple[Records, Records, Records, l
     return private, kept["test_data"], kept["auxiliary_data"], notes
 
 
-def _probe(model: PixelModel, one: Records) -> Tensor:
-    """Return the logits (1, K) of one record in eval mode; raises UserError where there are none."""
-    x = one.images.to(next(model.parameters()).device)
-    try:
-        with torch.no_grad(), in_mode(model, "eval"):
-            logits: Tensor = model(x)
-    except Exception as error:  # user code may raise anything
-        message = f"`model` fails on a batch of shape {tuple(x.shape)} ({first_line(error)})"
-        raise UserError(f"{message}: check that it takes pictures like those of train_data.") from error
-    if logits.ndim != 2 or logits.shape[0] != 1 or logits.shape[1] < 2:
-        raise UserError(
-            f"`model` gives an output of shape {tuple(logits.shape)} for a batch of one picture, not (1, K): "
-            "give a classifier with one logit for each of K ≥ 2 classes."
-        )
-    return logits
-
-
-def _check_labels(items: Mapping[str, Sequence[Item]], width: int, data: dict[str, Any]) -> None:
-    for role, found in items.items():
-        wrong = next((item for item in found if not 0 <= item.label < width), None)
-        if wrong is not None:
+def _check_labels(
+    records: Mapping[str, Records], items: Mapping[str, Sequence[Item]], width: int, data: dict[str, Any]
+) -> None:
+    for role, found in records.items():
+        wrong = ((found.labels < 0) | (found.labels >= width)).nonzero()
+        if len(wrong):
+            at = int(wrong[0])
             raise UserError(
-                f"{_named(role, data)} gives the label {wrong.label} at record {wrong.position}, but the model has "
-                f"{width} classes: labels run from 0 to {width - 1}."
+                f"{_named(role, data)} gives the label {int(found.labels[at])} at record {items[role][at].position}, "
+                f"but the model has {width} classes: labels run from 0 to {width - 1}."
             )
 
 
-def _loss(loss: Any, seed: int, logits: Tensor, labels: Tensor) -> LossFunction:
-    """Return the loss, checked on one record; a class or a function without arguments is called first."""
+def _loss(loss: Any, seed: int, device: torch.device) -> LossFunction | None:
+    """Return the user's loss, if any; a class or a function without arguments is called first."""
     if loss is None:
-        return nn.functional.cross_entropy
+        return None
     chosen = loss
     if isinstance(loss, type) or (is_factory(loss) and not _takes_two(loss)):
         chosen = resolve(loss, "loss", seed)
     if isinstance(chosen, nn.Module):
-        chosen = copy.deepcopy(chosen).to(logits.device)
+        chosen = copy.deepcopy(chosen).to(device)
     if not callable(chosen):
-        raise UserError(f"`loss` is {_kind(chosen)}: give a function of (logits, labels) that returns a scalar.")
-    try:
-        with torch.enable_grad():
-            value = chosen(logits.detach().clone().requires_grad_(), labels)
-    except Exception as error:  # user code may raise anything
-        raise UserError(
-            f"`loss` fails on logits {tuple(logits.shape)} and labels {tuple(labels.shape)} ({first_line(error)}): "
-            "give a function of (logits, labels) that returns a scalar."
-        ) from error
-    if not isinstance(value, Tensor) or value.ndim != 0:
-        found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise UserError(f"`loss` returns {found}, not a scalar tensor: average over the batch (reduction='mean').")
-    if not value.requires_grad:
-        raise UserError("`loss` returns a value without a gradient: compute it from the logits without detaching them.")
-    found_loss: LossFunction = chosen
-    return found_loss
+        raise UserError(f"`loss` is {kind_of(chosen)}: give a function of (logits, labels) that returns a scalar.")
+    found: LossFunction = chosen
+    return found
 
 
 def _takes_two(function: Any) -> bool:
@@ -377,17 +283,23 @@ def _takes_two(function: Any) -> bool:
     return True
 
 
-def _classes(classes: Any, width: int, data: Any) -> tuple[str, ...]:
-    """Return the class names: those given, else the dataset's where they fit the model's width, else numbers."""
+def _classes(classes: Any, learned: Labelled, data: Any) -> tuple[str, ...]:
+    """Return the class names: those given, else the dataset's where they fit the model's width, else numbers.
+
+    Label groups keep their own names: what the user calls the outputs is no name of theirs.
+    """
+    width = len(learned.names)
+    if learned.task.own_targets and learned.task.kind != "soft labels":
+        return learned.names
     if classes is None:
         found = classes_of(data)
-        return found if found and len(found) == width else tuple(map(str, range(width)))
+        return found if found and len(found) == width else learned.names
     if isinstance(classes, int) and classes == width:
         classes = list(map(str, range(width)))
     if isinstance(classes, int):
         raise UserError(f"`classes` is {short(classes)} but the model has {width} outputs: give {width} names.")
     if isinstance(classes, str) or not isinstance(classes, Sequence):
-        raise UserError(f"`classes` is {_kind(classes)}: give a list of {width} names.")
+        raise UserError(f"`classes` is {kind_of(classes)}: give a list of {width} names.")
     if len(classes) != width:
         raise UserError(f"`classes` has {len(classes)} name(s) but the model has {width} outputs: give {width} names.")
     return tuple(map(str, classes))

@@ -13,6 +13,7 @@ from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.gradients import Mode
 from leakaudit.protocol.target import LossFunction, PixelModel, Records
+from leakaudit.protocol.task import CLASSES, Task
 from leakaudit.work.progress import expired
 
 Status = Literal["converged", "diverged", "not-applicable", "out-of-memory", "budget"]
@@ -85,6 +86,7 @@ class Beforehand:
     loss: LossFunction
     mode: Mode
     auxiliary: Records | None = None
+    task: Task = CLASSES
 
 
 @dataclass(frozen=True, kw_only=True)

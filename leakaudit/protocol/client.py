@@ -23,6 +23,7 @@ from leakaudit.protocol.gradients import (
     parameters_of,
 )
 from leakaudit.protocol.target import LossFunction, PictureGenerator, PixelModel, Records
+from leakaudit.protocol.task import CLASSES, Task
 from leakaudit.work.memory import need
 from leakaudit.work.progress import track
 
@@ -56,6 +57,8 @@ class SharedUpdate:
     places: tuple[int, ...] | None = None  # which record of its batch each victim is asked about, where attacks link
     candidate_labels: Tensor | None = None  # (V, M) of the records in the line-ups, where attacks link
     client: Client = FEDSGD  # who sent it: local steps, and how many clients' updates are summed
+    task: Task = CLASSES  # what a label is
+    candidate_targets: Tensor | None = None  # (V, M, *shape) beside `candidate_labels`, where labels are no classes
 
     @property
     def victims(self) -> int:
@@ -111,10 +114,12 @@ def defended_gradient(
 def release(defense: Defense, records: Records, generator: torch.Generator) -> Records:
     """Pass records through the record stage once.
 
+    Where labels are no classes, what is released carries the targets as its labels.
+
     They may lie on any device, and stay there. The caller keeps the result: T fresh draws would leak T times, unless
     the defense is `renewable`.
     """
-    images, labels = defense.transform_records(records.images, records.labels, generator)
+    images, labels = defense.transform_records(records.images, records.taught, generator)
     return Records(images.detach().clamp(0, 1), labels.detach())
 
 
@@ -240,6 +245,7 @@ def share(  # noqa: PLR0913 - all that an update depends on
     generator: torch.Generator,
     auxiliary: Records | None = None,
     client: Client = FEDSGD,
+    task: Task = CLASSES,
 ) -> SharedUpdate:
     """Compute what the server receives in V = N / batch_size updates, each of `client.clients` clients together.
 
@@ -282,4 +288,5 @@ def share(  # noqa: PLR0913 - all that an update depends on
         released=images.clone() if exposure.released else None,
         released_labels=labels.clone() if exposure.released else None,
         client=client,
+        task=task,
     )

@@ -1,4 +1,4 @@
-"""Labels as class indices (N,) or, after the record stage of some defenses, as probabilities (N, K)."""
+"""Labels as class indices (N,), as probabilities (N, K), or as targets of another kind (`leakaudit.protocol.task`)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,34 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leakaudit.protocol.target import LossFunction
+from leakaudit.protocol.task import CLASSES, Task
 
 
-def hard(labels: Tensor) -> Tensor:
-    """Return class indices (...,): as they are, or the likeliest class of probabilities (..., K)."""
-    return labels.argmax(-1) if labels.is_floating_point() else labels
+def hard(labels: Tensor, task: Task = CLASSES) -> Tensor:
+    """Return class indices or label groups (...,): as they are, or the likeliest class of probabilities (..., K).
+
+    Of targets (..., *shape) of another kind it is the label group that they are nearest to.
+    """
+    if not labels.is_floating_point():
+        return labels
+    return task.groups_of(labels) if task.own_targets else labels.argmax(-1)
+
+
+def task_loss(loss: LossFunction, task: Task) -> LossFunction:
+    """Return the loss of an audit: it takes whole numbers (N,), and targets (N, *shape) or probabilities (N, K).
+
+    Label groups are looked up in the task's table; the user's loss is given what the user's data gives.
+    """
+    if task.table is None:
+        return expected_loss(loss)
+    table = task.table
+
+    def looked_up(logits: Tensor, labels: Tensor) -> Tensor:
+        if not labels.is_floating_point():
+            labels = table.to(logits.device)[labels]
+        return loss(logits, labels.to(task.dtype))
+
+    return looked_up if task.own_targets else expected_loss(looked_up)
 
 
 def soft(labels: Tensor, classes: int) -> Tensor:
@@ -42,7 +65,7 @@ def expected_loss(loss: LossFunction) -> LossFunction:
             return loss(logits, labels)
         rows = []
         for z, p in zip(logits, labels, strict=True):
-            each = [loss(z[None], torch.full((1,), k, device=z.device)) for k in range(logits.shape[1])]
+            each = [loss(z[None], torch.full((1,), k, device=z.device)) for k in range(p.shape[-1])]
             rows.append((p * torch.stack(each)).sum())
         return torch.stack(rows).mean()
 

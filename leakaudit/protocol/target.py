@@ -14,6 +14,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from leakaudit.errors import first_line
 from leakaudit.protocol.received import Received
+from leakaudit.protocol.task import CLASSES, Task
 from leakaudit.result.federation import Client
 from leakaudit.work.seeding import forked
 
@@ -24,13 +25,15 @@ LossFunction = Callable[[Tensor, Tensor], Tensor]
 class Records:
     """Labelled pictures: `images` (N, C, H, W) float32 in [0, 1] and integer `labels` (N,).
 
-    Released records may carry probabilities (N, classes) instead (`leakaudit.protocol.labels`). `units` (N,) says whose
-    they are: records of one unit of privacy (a person, a site) carry the same number, −1 where it is not known.
+    Where labels are no classes (`leakaudit.protocol.task`) they are label groups, and `targets` (N, *shape) are what
+    the loss takes. Released records carry those, or probabilities (N, classes), as `labels` instead. `units` (N,) says
+    whose they are: records of one unit of privacy (a person, a site) carry the same number, −1 where it is not known.
     """
 
     images: Tensor
     labels: Tensor
     units: Tensor | None = None
+    targets: Tensor | None = None
 
     def __repr__(self) -> str:
         return f"Records({tuple(self.images.shape)})"  # no pixel and no label: it ends up in logs
@@ -40,45 +43,73 @@ class Records:
 
     def __getitem__(self, index: Tensor | Sequence[int] | slice) -> Records:
         picked = index if isinstance(index, Tensor | slice) else torch.as_tensor(list(index), dtype=torch.long)
-        units = self.units
-        return Records(self.images[picked], self.labels[picked], None if units is None else units[picked])
+        units, targets = (None if own is None else own[picked] for own in (self.units, self.targets))
+        return Records(self.images[picked], self.labels[picked], units, targets)
+
+    @property
+    def taught(self) -> Tensor:
+        """What a loss is given: the targets (N, *shape) where there are any, else the labels."""
+        return self.labels if self.targets is None else self.targets
 
     def to(self, device: torch.device) -> Records:
         """Return the same records on a device."""
-        units = None if self.units is None else self.units.to(device)
-        return Records(self.images.to(device), self.labels.to(device), units)
+        units, targets = (None if own is None else own.to(device) for own in (self.units, self.targets))
+        return Records(self.images.to(device), self.labels.to(device), units, targets)
 
 
 class PixelModel(nn.Module):
-    """A classifier that takes pictures in [0, 1] and normalises them itself: logits = network((x − mean) / std).
+    """A model that takes pictures in [0, 1] and normalises them itself: logits = read((x − mean) / std).
 
     Attacks, defenses and metrics therefore all live in pixel space, and no score is ever taken on normalised tensors.
+    A volume of D slices is a picture of C·D channels, slice by slice within each of its C channels (`depth` is D), and
+    becomes (N, C, D, H, W) here. `read` makes the tensor that the loss sees of what the network returns.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
+        *,
+        depth: int = 1,
+        read: Callable[[Any], Tensor] | None = None,
+    ) -> None:
         super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
+        self.network, self.depth, self.read = network, depth, read or logits_of
+        for name, values in (("mean", mean), ("std", std)):
+            numbers = torch.tensor(values, dtype=torch.float32)
+            numbers = numbers.repeat_interleave(depth) if len(numbers) > 1 else numbers
+            self.register_buffer(name, numbers.view(1, -1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits (N, classes) for pictures `x` (N, C, H, W) in [0, 1]."""
-        return logits_of(self.network((x - self.mean) / self.std))
+        """Return the logits (N, ...) for pictures `x` (N, C, H, W) in [0, 1]."""
+        inputs = (x - self.mean) / self.std
+        return self.read(
+            self.network(inputs if self.depth == 1 else inputs.reshape(len(x), -1, self.depth, *x.shape[2:]))
+        )
+
+    def around(self, network: nn.Module) -> PixelModel:
+        """Return another network with the same reading and normalisation, on the device where it lies."""
+        found = PixelModel(network, depth=self.depth, read=self.read).to(self.mean.device)
+        found.mean, found.std = self.mean.clone(), self.std.clone()
+        return found
 
 
 def logits_of(output: Any) -> Tensor:
-    """Return the logits of a model output that is a tensor, or carries one first or as `logits` (dict or attribute)."""
+    """Return the logits of a model output that is a tensor, or holds one as `logits` or as its only tensor.
+
+    Raises TypeError for anything else: which of several outputs the loss is of is never guessed.
+    """
     if isinstance(output, Tensor):
         return output
-    if isinstance(output, dict):
-        found = output.get("logits", next(iter(output.values()), None))
-    else:
-        found = getattr(output, "logits", None)
-        if found is None and isinstance(output, tuple | list) and output:
-            found = output[0]
+    found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if not isinstance(found, Tensor):
+        parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
+        tensors = [part for part in parts if isinstance(part, Tensor)]
+        found = tensors[0] if len(tensors) == 1 else None
     if not isinstance(found, Tensor):
         raise TypeError(f"the model returned {type(output).__name__}, not a tensor of logits")
     return found
@@ -109,7 +140,8 @@ class Target:
     private: Records
     test: Records
     auxiliary: Records
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # the names of the classes, or of the label groups where labels are no classes
+    task: Task = CLASSES
     notes: tuple[str, ...] = ()  # assumptions made while loading, shown in the report
     held_out: tuple[str, ...] = ()  # the roles (`auxiliary_data`, …) that were not given and are a part of train_data
     factory: Callable[[], nn.Module] | None = field(default=None, repr=False)  # the user's own constructor, if given
@@ -123,7 +155,7 @@ class Target:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width of one picture."""
+        """Channels (of a volume times its slices), height and width of one picture."""
         c, h, w = self.private.images.shape[1:]
         return int(c), int(h), int(w)
 
@@ -145,9 +177,7 @@ class Target:
         network, failure = own_copy(given)
         if failure is not None and common_tensors(given, self.model):
             raise ValueError(f"the model's function returned layers that are in use already and {failure}")
-        fresh = PixelModel(network.to(self.device)).to(self.device)
-        fresh.mean, fresh.std = self.model.mean.clone(), self.model.std.clone()
-        return fresh
+        return self.model.around(network.to(self.device))
 
 
 def own_copy(network: nn.Module) -> tuple[nn.Module, str | None]:

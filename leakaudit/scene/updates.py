@@ -160,6 +160,7 @@ class Updates:
             buffers=taken.buffers
             and tuple({n: b.to(where, copy=True) for n, b in own.items()} for own in taken.buffers),
             client=scene.plan.sender(),
+            task=scene.target.task,
         )
 
     def _shared(self, records: Records, who: str) -> SharedUpdate:
@@ -180,6 +181,7 @@ class Updates:
                 mode=mode_of(scene),
                 generator=generator_for(seed, subject.spec, who, "update"),
                 client=scene.plan.sender(),
+                task=scene.target.task,
             )
 
 
@@ -196,6 +198,7 @@ def planted(scene: Scene, attack: Attack, model: PixelModel) -> PixelModel:
         loss=target.loss,
         mode=mode_of(scene),
         auxiliary=copy.deepcopy(scene.own) if scene.exposure.auxiliary else None,
+        task=target.task,
     )
     with seeded(seed, attack.name, "plant"):
         made: object = attack.plant(model, known, generator_for(seed, attack.name, "plant"))

@@ -10,9 +10,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+from leakaudit.data.datafiles import read_data
 from leakaudit.errors import UserError
 from leakaudit.load.checkpoints import load_checkpoint
-from leakaudit.load.datafiles import read_data
 from leakaudit.load.loading import target_from_objects
 
 

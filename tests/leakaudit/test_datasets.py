@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, SubsetRandomSampler, TensorDataset
 
+from leakaudit.data.datasets import classes_of, divide, to_picture
 from leakaudit.errors import UserError
-from leakaudit.load.datasets import classes_of, divide, to_picture
 
 
 def numbered(count: int = 30, channels: int = 3) -> tuple[Tensor, Tensor]:
@@ -171,8 +171,7 @@ def test_a_tensor_three_pixels_wide_keeps_its_channels_first() -> None:
         (lambda x, y: (x,), "yields 1 value"),
         (lambda x, y: {"image": x}, r"dicts without a label \(keys: image\)"),
         (lambda x, y: {"photo": x, "label": y}, "dicts without an image"),
-        (lambda x, y: (x, torch.nn.functional.one_hot(y, 10)), "one-hot"),
-        (lambda x, y: (x, 0.5), "whole number"),
+        (lambda x, y: (x, float("nan")), "not finite"),
         (lambda x, y: (x, "cat"), "whole number"),
         (lambda x, y: (x, None), "whole number"),
         (lambda x, y: ("file.png", y), "str as the image"),

@@ -19,12 +19,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+from leakaudit.data.datafiles import read_data, read_npz
+from leakaudit.data.datasets import to_picture
 from leakaudit.errors import UserError
 from leakaudit.files import archives, pictures
 from leakaudit.files.archives import arrays
 from leakaudit.load.checkpoints import load_checkpoint
-from leakaudit.load.datafiles import read_data, read_npz
-from leakaudit.load.datasets import to_picture
 from leakaudit.load.loading import target_from_objects
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 8, 9, 3))

@@ -14,13 +14,13 @@ from torch import nn
 
 from leakaudit.captured.reading import read_capture
 from leakaudit.compare import history
+from leakaudit.data.datafiles import read_npz
 from leakaudit.defenses.obscurer_file import read as read_generator
 from leakaudit.errors import UserError
 from leakaudit.files import reading as files
 from leakaudit.files.pictures import picture_of
 from leakaudit.gate import pyproject
 from leakaudit.load.checkpoints import load_checkpoint
-from leakaudit.load.datafiles import read_npz
 from leakaudit.protocol.usercode import import_file
 from leakaudit.reports.verify import verify
 from leakaudit.result import outcome, schema

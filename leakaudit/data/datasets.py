@@ -36,10 +36,13 @@ PAIRS = "give (image, label) pairs, or dicts with an image and a label"
 
 @dataclass(frozen=True)
 class Item:
-    """One record as the dataset gave it: a float picture (C, H, W), raw pixels in [0, 1] or the model's input."""
+    """One record as the dataset gave it: a float picture (C, H, W), raw pixels in [0, 1] or the model's input.
+
+    `label` is a whole number (), or what else the data gives: whole numbers or floats of any shape.
+    """
 
     picture: Tensor
-    label: int
+    label: Tensor
     raw: bool
     position: int  # in the dataset, for messages
 
@@ -305,19 +308,21 @@ def _from_pil(image: Any) -> np.ndarray[Any, Any]:
     return np.asarray(image.convert("L" if grey else "RGB"))
 
 
-def _label(label: Any, name: str, position: int) -> int:
+def _label(label: Any, name: str, position: int) -> Tensor:
+    """Return a label as it is given: whole numbers as int64, () where there is one alone, others as float32."""
     with reading(f"the label of record {position} of {name}", "a number", PAIRS):
         values = np.asarray(label.detach().cpu() if isinstance(label, Tensor) else label)
-    if values.size != 1:
-        raise UserError(
-            f"{name} gives a label of {values.size} numbers at record {position} (one-hot or multi-label): "
-            "give the class as one whole number, e.g. label.argmax()."
-        )
-    if values.dtype.kind not in "iub":
+    if values.dtype.kind not in "iubf" or not values.size:
         raise UserError(
             f"{name} gives the label {short(label)} at record {position}: give the class as one whole number."
         )
-    found = int(values.reshape(()))
-    if not -MOST_LABEL <= found <= MOST_LABEL:
-        raise UserError(f"{name} gives the label {found} at record {position}: classes are counted from 0.")
-    return found
+    if values.dtype.kind == "f":
+        found = torch.from_numpy(values.astype(np.float32))
+        if not bool(found.isfinite().all()):
+            raise UserError(f"{name} gives a label that is not finite at record {position}: give numbers.")
+        return found
+    if int(values.max()) > MOST_LABEL or int(values.min()) < -MOST_LABEL:
+        most = int(values.max()) if int(values.max()) > MOST_LABEL else int(values.min())
+        raise UserError(f"{name} gives the label {most} at record {position}: classes are counted from 0.")
+    whole = torch.from_numpy(values.astype(np.int64))
+    return whole.reshape(()) if whole.numel() == 1 else whole

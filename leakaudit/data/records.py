@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from leakaudit.data.datasets import Item
 from leakaudit.errors import UserError
-from leakaudit.load.datasets import Item
 from leakaudit.protocol.target import Records
 
 TOLERANCE = 1e-3  # how far outside [0, 1] a pixel may lie before it is refused; within it, it is clamped
@@ -75,7 +75,8 @@ def to_records(
 ) -> Records:
     """Return items as Records: pixel = x·std + mean for those in the model's input space, raw ones as they are.
 
-    Raises UserError when mean or std do not fit the channels, or pixels are not finite or outside [0, 1].
+    Labels stand as they are given, (N, *shape). Raises UserError when mean or std do not fit the channels, pixels are
+    not finite or outside [0, 1], or labels differ in shape.
     """
     for setting, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, shape[0]):
@@ -89,8 +90,19 @@ def to_records(
     if not raw.all():
         images[~raw] = images[~raw] * scale + shift
     _check_range(images, images[~raw], shift, scale, name)
-    labels = torch.tensor([item.label for item in items], dtype=torch.long)
-    return Records(images.clamp_(0, 1).to(device), labels.to(device))
+    return Records(images.clamp_(0, 1).to(device), _stacked_labels(items, name).to(device))
+
+
+def _stacked_labels(items: Sequence[Item], name: str) -> Tensor:
+    first = items[0]
+    odd = next((i for i in items if i.label.shape != first.label.shape), None)
+    if odd is not None:
+        raise UserError(
+            f"the labels of {name} differ in shape: {tuple(first.label.shape)} at record {first.position}, "
+            f"{tuple(odd.label.shape)} at record {odd.position}; give labels of one shape."
+        )
+    floats = any(item.label.is_floating_point() for item in items)
+    return torch.stack([item.label.float() if floats else item.label for item in items])
 
 
 def _check_range(images: Tensor, converted: Tensor, shift: Tensor, scale: Tensor, name: str) -> None:

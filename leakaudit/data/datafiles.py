@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from leakaudit.data.datasets import Pixels
 from leakaudit.errors import UserError
 from leakaudit.files.archives import arrays
 from leakaudit.files.pictures import SUFFIXES, picture_of
 from leakaudit.files.reading import short
-from leakaudit.load.datasets import Pixels
 from leakaudit.work.freememory import free_bytes
 
 ARRAY_KEYS = (("x_train", "y_train"), ("x", "y"), ("images", "labels"), ("x_test", "y_test"))

@@ -1,0 +1,1 @@
+"""Pictures and labels in every common form, read as records."""

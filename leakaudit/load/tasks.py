@@ -1,0 +1,262 @@
+"""Which task a target is, told by what the data gives as labels, what the model gives, and the user's loss."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from leakaudit.errors import UserError, first_line
+from leakaudit.protocol.labels import task_loss
+from leakaudit.protocol.target import LossFunction, Records
+from leakaudit.protocol.task import CLASSES, Task
+
+MOST = 16  # label groups at most
+EACH = 10  # auxiliary records to a label group, at least on average
+_ROUNDS = 10  # in which groups are drawn around their means
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What labels were taken as: the task, the loss of an audit, the records, names of classes or groups, and notes."""
+
+    task: Task
+    loss: LossFunction
+    records: Mapping[str, Records]
+    names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What there is to tell a task by: all labels (N, *shape), the outputs (1, *out) of one record, and the loss."""
+
+    labels: Tensor
+    outputs: Tensor
+    loss: LossFunction | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.labels.shape[1:])
+
+    @property
+    def out(self) -> tuple[int, ...]:
+        return tuple(self.outputs.shape[1:])
+
+    @property
+    def whole(self) -> bool:
+        return not self.labels.is_floating_point()
+
+    @property
+    def binary(self) -> bool:
+        return bool(((self.labels == 0) | (self.labels == 1)).all())
+
+    @property
+    def entropy(self) -> bool:
+        """Whether the loss is cross-entropy, for which one-hot labels are classes."""
+        return self.loss is None or self.loss is F.cross_entropy or isinstance(self.loss, nn.CrossEntropyLoss)
+
+
+def labelled(records: Mapping[str, Records], outputs: Tensor, loss: LossFunction | None) -> Labelled:
+    """Tell the task of records whose labels stand as they were given (N, *shape), of all roles, and prepare it.
+
+    `outputs` (1, ...) are what the model gives of the first record of train_data; `loss` is the user's, None: the usual
+    one of the task. Raises UserError where labels, outputs and loss do not fit together.
+    """
+    _same_shape(records)
+    given = _Given(torch.cat([each.labels for each in records.values()]), outputs, loss)
+    kind = _kind(given)
+    if kind == "classes":
+        return _of_classes(given, records)
+    chosen = loss or _usual(kind, given)
+    task, own = _fitted(kind, given, chosen)
+    targets = {role: each.labels.float().reshape(-1, *task.shape) for role, each in records.items()}
+    notes = [] if loss is not None else [f"No loss was given: {_USUAL[kind]} was taken."]
+    if kind == "one logit":
+        pair = torch.arange(2).float().view(2, *[1] * len(task.shape)).expand(2, *task.shape)
+        task = replace(task, table=pair.clone())
+        found = {role: replace(each, labels=targets[role].reshape(-1).long()) for role, each in records.items()}
+        return Labelled(task, task_loss(chosen, task), found, ("0", "1"), tuple(notes))
+    width = given.out[0]
+    task = replace(task, table=torch.eye(width) if kind == "soft labels" else representatives(task, targets), **own)
+    found = {
+        role: replace(each, labels=task.groups_of(targets[role]), targets=targets[role])
+        for role, each in records.items()
+    }
+    return Labelled(task, task_loss(chosen, task), found, _names(kind, task), (*notes, *_told(kind, task)))
+
+
+def representatives(task: Task, targets: Mapping[str, Tensor]) -> Tensor:
+    """Return the targets (K, *shape) that stand for all: medoids of the adversary's own, at most `MOST`.
+
+    Begun with those farthest apart, and drawn around the means of what lies nearest to each (Lloyd's algorithm).
+    """
+    own = targets["auxiliary_data"]
+    rows = task.features(own).double()
+    wanted = max(2, min(MOST, len(rows) // EACH))
+    chosen = [int((rows - rows.mean(0)).square().sum(1).argmin())]
+    gaps = (rows - rows[chosen[0]]).square().sum(1)
+    while len(chosen) < wanted and float(gaps.max()) > 0:
+        chosen.append(int(gaps.argmax()))
+        gaps = torch.minimum(gaps, (rows - rows[chosen[-1]]).square().sum(1))
+    for _ in range(_ROUNDS):
+        near = torch.cdist(rows, rows[chosen], compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
+        means = torch.stack([rows[near == k].mean(0) for k in range(len(chosen))])
+        again = [_medoid(rows, near == k, means[k]) for k in range(len(chosen))]
+        if again == chosen:
+            break
+        chosen = again
+    return own[chosen]
+
+
+def _medoid(rows: Tensor, members: Tensor, mean: Tensor) -> int:
+    places = members.nonzero()[:, 0]
+    return int(places[(rows[places] - mean).square().sum(1).argmin()])
+
+
+def _same_shape(records: Mapping[str, Records]) -> None:
+    first_role, first = next(iter(records.items()))
+    for role, each in records.items():
+        if each.labels.shape[1:] != first.labels.shape[1:]:
+            raise UserError(
+                f"{first_role} gives labels of shape {tuple(first.labels.shape[1:])}, but {role} of shape "
+                f"{tuple(each.labels.shape[1:])}: give labels of one shape."
+            )
+
+
+def _kind(given: _Given) -> str:
+    shape, out = given.shape, given.out
+    if shape == () and given.whole and len(out) == 1 and out[0] > 1:
+        return "classes"
+    if prod(shape) == 1 and prod(out) == 1 and len(out) <= 1:
+        return "one logit" if given.binary else "regression"
+    if len(out) == 1 and shape == out:
+        return _of_rows(given)
+    if len(out) >= 3 and _is_mask(given):
+        return "segmentation"
+    if given.loss is not None and prod(shape) == prod(out):
+        return "regression"
+    raise UserError(_unfit(given))
+
+
+def _of_rows(given: _Given) -> str:
+    """Tell what labels of one number per output are."""
+    rows = given.labels.float()
+    shares = bool((rows >= 0).all()) and bool(((rows.sum(1) - 1).abs() < 1e-3).all())
+    if shares:
+        return "classes" if given.binary and given.entropy else "soft labels"
+    return "multi-label" if given.binary else "regression"
+
+
+def _is_mask(given: _Given) -> bool:
+    shape, (width, *places) = given.shape, given.out
+    flat = shape in (tuple(places), (1, *places))
+    if width > 1 and flat and bool((given.labels == given.labels.round()).all()):
+        return True  # what lies beyond the classes is for the loss to leave out (ignore_index)
+    return given.binary and (shape == given.out or (width == 1 and flat))
+
+
+def _unfit(given: _Given) -> str:
+    return (
+        f"train_data gives labels of shape {given.shape or '()'} and the model an output of shape {given.out} for one "
+        "picture: a classifier gives one logit for each class, beside whole numbers as labels; for another task give "
+        "`loss`, a function of (outputs, labels)."
+    )
+
+
+_USUAL = {
+    "one logit": "binary cross-entropy of the logit",
+    "multi-label": "binary cross-entropy of each finding's logit",
+    "soft labels": "cross-entropy",
+    "segmentation": "cross-entropy of each pixel",
+}
+
+
+def _usual(kind: str, given: _Given) -> LossFunction:
+    if kind == "regression":
+        raise UserError("labels are numbers, not classes: give `loss`, e.g. torch.nn.functional.mse_loss.")
+    if kind == "soft labels" or (kind == "segmentation" and given.out[0] > 1 and given.shape != given.out):
+        return F.cross_entropy
+    return F.binary_cross_entropy_with_logits
+
+
+def _of_classes(given: _Given, records: Mapping[str, Records]) -> Labelled:
+    width = given.out[0]
+    notes: tuple[str, ...] = ()
+    found = dict(records)
+    if given.shape:
+        found = {role: replace(each, labels=each.labels.argmax(1)) for role, each in records.items()}
+        notes = ("Labels are one-hot, and were taken as the classes that they name.",)
+    loss = given.loss or F.cross_entropy
+    reject(loss, given.outputs, next(iter(found.values())).labels[:1])
+    return Labelled(CLASSES, task_loss(loss, CLASSES), found, tuple(map(str, range(width))), notes)
+
+
+def _fitted(kind: str, given: _Given, loss: LossFunction) -> tuple[Task, dict[str, Any]]:
+    """Return the task in the form of labels that the loss takes: as given, as floats, or in the output's shape."""
+    values = 0
+    if kind == "segmentation" and given.shape != given.out:
+        values = max(2, given.out[0])
+    elif kind == "segmentation" and given.out[0] == 1:
+        values = 2
+    dtypes = dict.fromkeys(
+        (given.labels.dtype, torch.float32, torch.int64 if given.whole or values > 2 else torch.float32)
+    )
+    shapes = [given.shape, *([given.out] if prod(given.shape) == prod(given.out) else [])]
+    if given.shape[:1] == (1,) and len(given.shape) > 1:
+        shapes.append(given.shape[1:])
+    failure: UserError | None = None
+    for shape in dict.fromkeys(shapes):
+        for dtype in dtypes:
+            one = given.labels[:1].reshape(1, *shape).to(dtype)
+            try:
+                reject(loss, given.outputs, one)
+            except UserError as error:
+                failure = failure or error
+                continue
+            return Task(kind, shape, dtype, values=values), {"own_targets": True}
+    assert failure is not None
+    raise failure
+
+
+def reject(loss: Callable[..., Any], outputs: Tensor, labels: Tensor) -> None:
+    """Raise UserError where a loss fails on outputs and labels of one record, or gives no scalar with a gradient."""
+    try:
+        with torch.enable_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Using a target size")  # it would be broadcast to another meaning
+            value = loss(outputs.detach().clone().requires_grad_(), labels.to(outputs.device))
+    except Exception as error:  # user code may raise anything
+        raise UserError(
+            f"`loss` fails on logits {tuple(outputs.shape)} and labels {tuple(labels.shape)} ({first_line(error)}): "
+            "give a function of (logits, labels) that returns a scalar."
+        ) from error
+    if not isinstance(value, Tensor) or value.ndim != 0:
+        found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise UserError(f"`loss` returns {found}, not a scalar tensor: average over the batch (reduction='mean').")
+    if not value.requires_grad:
+        raise UserError("`loss` returns a value without a gradient: compute it from the logits without detaching them.")
+
+
+def _names(kind: str, task: Task) -> tuple[str, ...]:
+    assert task.table is not None
+    if kind == "soft labels":
+        return tuple(map(str, range(len(task.table))))
+    if kind == "regression" and prod(task.shape) == 1:
+        return tuple(f"near {float(value):.3g}" for value in task.table.reshape(-1))
+    return tuple(f"group {k + 1}" for k in range(len(task.table)))
+
+
+def _told(kind: str, task: Task) -> Sequence[str]:
+    assert task.table is not None
+    if kind == "soft labels":
+        return ()
+    return (
+        f"Labels are no classes ({kind}): where an attack or a defense asks for a class it is given one of "
+        f"{len(task.table)} label groups, the nearest of as many labels of auxiliary records.",
+    )
