@@ -27,7 +27,7 @@ _KEYS = {  # of a record without a picture
 _BOXES = ("boxes", "bbox", "bboxes")
 _PICTURE_FILES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 _WORDS = 4  # a label of so many words names no class
-_NUMBERS = Tensor | np.ndarray | np.generic | int | float | list | tuple
+_NUMBERS = (Tensor, np.ndarray, np.generic, int, float, list, tuple)
 _THIN = 2  # an array of so few rows is no picture: sound of one or two channels
 
 
