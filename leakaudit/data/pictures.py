@@ -126,6 +126,8 @@ def _arranged(array: Tensor, tensor: bool, where: str, expected: Expected) -> Te
     last = _last(shape, tensor, expected)
     if last is None:
         both = shape[0] in (expected.channels, *_USUAL)
+        if not both and array.ndim == 3 and expected.volumes is None:
+            return array[None]  # a volume: folded it is the same as a picture of as many channels
         why = "of which the channels may stand first or last" if both else "of which neither end is that of channels"
         slices = "" if both or array.ndim == 4 else ", or a slice if it is a volume"
         raise UserError(f"{where} has an image of shape {shape}, {why}: give {_wanted(expected)} as a tensor{slices}.")

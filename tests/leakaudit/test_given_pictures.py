@@ -205,6 +205,13 @@ def test_channels_of_four_are_those_of_the_model() -> None:
     assert any("In all 12 records read of train_data, the alpha channel was left out." in note for note in found.notes)
 
 
+def test_volumes_beside_a_model_that_does_not_say_what_it_takes() -> None:
+    for form in (lambda i: pixels(7, 7, 7)[0], lambda i: torch.from_numpy(pixels(1, 7, 7, 7)[0])):
+        dense = nn.Sequential(nn.Flatten(), nn.Linear(343, 2))
+        found = target(dense, form)
+        assert (found.model.depth, found.input_shape) == (7, (7, 7, 7))
+
+
 def test_what_a_model_takes_is_told_by_its_first_convolution() -> None:
     assert expected_of(nn.Sequential(nn.Linear(2, 2))).volumes is None
     assert expected_of(nn.Sequential(nn.LazyConv3d(4, 3))).channels is None
