@@ -124,7 +124,8 @@ def signs(slopes: Tensor, coarse: Tensor, depth: int = 1) -> Tensor:
             blocks = F.avg_pool2d(flat, size, ceil_mode=True).sign()
             spread = blocks.repeat_interleave(size, -2).repeat_interleave(size, -1)[..., :height, :width]
         else:
-            blocks = F.avg_pool3d(volumes, size, ceil_mode=True).sign().repeat_interleave(size, -3)[:, :, :depth]
+            within = min(size, depth), min(size, height), min(size, width)  # 3-D pooling takes no window that is wider
+            blocks = F.avg_pool3d(volumes, within, ceil_mode=True).sign().repeat_interleave(size, -3)[:, :, :depth]
             spread = blocks.repeat_interleave(size, -2).repeat_interleave(size, -1)[..., :height, :width]
         found = found + share / len(sizes) * spread.reshape(slopes.shape)
     return found
