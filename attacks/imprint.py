@@ -84,11 +84,7 @@ class Imprinted(PixelModel):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (N, classes) for pictures `x` (N, C, H, W) in [0, 1]."""
-        return self.cooling * self.bare(self.bins(x))
-
-    def bare(self, x: Tensor) -> Tensor:
-        """Return the logits without bins and cooling."""
-        return super().forward(x)
+        return self.cooling * super().forward(self.bins(x))
 
 
 def bins_in(model: PixelModel) -> Bins:
@@ -310,14 +306,14 @@ def slopes(model: Imprinted, known: Beforehand, own: Records) -> Tensor:
     Of the loss of one record in the height of its row; α is 1.
     """
     with torch.no_grad():
-        size = float(model.bare(own.images).double().square().mean().sqrt())
+        size = float(PixelModel.forward(model, own.images).double().square().mean().sqrt())
     if math.isfinite(size) and size > LOGITS:
         model.cooling = LOGITS / size
     found = []
     with torch.enable_grad():
         for image, label in zip(own.images[:32], own.labels[:32], strict=False):
             pixels = image[None].clone().requires_grad_()
-            logits = model.cooling * model.bare(pixels)
+            logits = model.cooling * PixelModel.forward(model, pixels)
             (slope,) = torch.autograd.grad(known.loss(logits, label[None]), pixels)
             found.append((slope.flatten() @ model.bins.fold.detach()) / model.bins.bins)
     return torch.stack(found)
