@@ -25,7 +25,7 @@ from leakaudit.scene.provenance import environment
 from leakaudit.score import standin
 from leakaudit.score.baselines import baselines
 from leakaudit.score.identification import CandidateSets, candidate_sets
-from leakaudit.score.metrics import MetricFunction, lpips_metric
+from leakaudit.score.metrics import OF_VOLUMES, MetricFunction, lpips_metric
 from leakaudit.score.twosample import auxiliary_findings
 from leakaudit.work.progress import stage
 from leakaudit.work.seeding import generator_for
@@ -102,16 +102,11 @@ def set_scene(
     rehearsal = torch.randperm(len(target.auxiliary), generator=generator_for(plan.seed, "rehearsal"))[:wanted]
     rehearsal = rehearsal[: len(rehearsal) // plan.batch_size * plan.batch_size]
     stage("measuring what guesses draw without an update")
-    lpips = lpips_metric(lpips_weights, target.device)
+    depth = target.model.depth
+    lpips = OF_VOLUMES if depth > 1 else lpips_metric(lpips_weights, target.device)
     versions = environment(target, command_in_place(command, plan.images), lpips_weights)
-    guesses = baselines(
-        target.private[victims],
-        target.auxiliary,
-        candidates,
-        lpips,
-        generator_for(plan.seed, "baselines"),
-        batch_size=plan.batch_size,
-    )
+    private, drawn = target.private[victims], generator_for(plan.seed, "baselines")
+    guesses = baselines(private, target.auxiliary, candidates, lpips, drawn, batch_size=plan.batch_size, depth=depth)
     return Scene(
         target=target,
         plan=plan,

@@ -39,14 +39,16 @@ def baselines(
     generator: torch.Generator,
     *,
     batch_size: int = 1,
+    depth: int = 1,
 ) -> tuple[Baseline, ...]:
     """Score guesses that never saw an update against the victims' N records, by the rules attacks are scored by.
 
     Guesses are paired within batches of `batch_size` as reconstructions are, so that what pairing alone gives is in the
-    baseline too. Without auxiliary records the two that need them are reported as not measured.
+    baseline too. Of volumes `depth` is the number of slices. Without auxiliary records the two that need them are
+    reported as not measured.
     """
     drawn = guesses(truth, auxiliary, generator)
-    return tuple(_score(name, drawn.get(name), truth, candidates, lpips, batch_size) for name in DESCRIPTIONS)
+    return tuple(_score(name, drawn.get(name), truth, candidates, lpips, batch_size, depth) for name in DESCRIPTIONS)
 
 
 def guesses(truth: Records, auxiliary: Records, generator: torch.Generator) -> dict[str, Tensor]:
@@ -83,6 +85,7 @@ def _score(
     candidates: CandidateSets,
     lpips: MetricFunction | str,
     batch_size: int,
+    depth: int,
 ) -> Baseline:
     if guess is None:
         missing = Estimate(reason="there are no auxiliary records")
@@ -100,6 +103,6 @@ def _score(
         description=DESCRIPTIONS[name],
         identification=identification,
         psnr=intervals.median(psnr(x, guess).tolist()),
-        ssim=intervals.median(ssim(x, guess).tolist()),
+        ssim=intervals.median(ssim(x, guess, depth).tolist()),
         lpips=perceptual,
     )
