@@ -22,11 +22,11 @@ from leakaudit.result.schema import Baseline, Estimate, Finding, Value, Waiver
 from leakaudit.scene import fingerprint
 from leakaudit.scene.plan import Plan
 from leakaudit.scene.provenance import environment
+from leakaudit.scene.twosample import auxiliary_findings
 from leakaudit.score import standin
 from leakaudit.score.baselines import baselines
 from leakaudit.score.identification import CandidateSets, candidate_sets
 from leakaudit.score.metrics import MetricFunction, lpips_metric
-from leakaudit.score.twosample import auxiliary_findings
 from leakaudit.work.progress import stage
 from leakaudit.work.seeding import generator_for
 

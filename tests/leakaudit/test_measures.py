@@ -50,7 +50,8 @@ def test_mean_auc_is_that_of_all_pairs_over_the_findings_that_have_both_values()
     outputs = (torch.randn(60, 5, generator=G) + labels).mul(2).round() / 2  # with ties
     value, by_chance, name = measured_of(outputs, labels, F.binary_cross_entropy_with_logits)
     wanted = [auc_by_hand(outputs[:, k], labels[:, k] > 0) for k in (0, 1, 2, 4)]
-    assert value == pytest.approx(sum(wanted) / 4) and (by_chance, name) == (0.5, "mean AUC")
+    assert value == pytest.approx(sum(wanted) / 4)
+    assert (by_chance, name) == (0.5, "mean AUC")
     assert math.isnan(mean_auc(outputs[:, 3:4], labels[:, 3:4]))
 
 
@@ -156,7 +157,8 @@ def test_r_squared_is_the_share_of_the_variance_that_is_explained(width: int) ->
     )
     wanted = 1 - float((y - outputs).square().sum() / (y - y.mean(0)).square().sum())
     assert (value, by_chance, name) == (pytest.approx(wanted), 0.0, "R²")
-    assert r_squared(-outputs, y) < 0 and math.isnan(r_squared(outputs * math.inf, y))
+    assert r_squared(-outputs, y) < 0
+    assert math.isnan(r_squared(outputs * math.inf, y))
 
 
 def test_what_no_model_can_be_measured_on_is_said() -> None:
@@ -175,4 +177,5 @@ def test_released_records_of_groups_are_targets() -> None:
     found = labelled(roles, torch.zeros(1, 4), F.binary_cross_entropy_with_logits)
     own = found.records["train_data"]
     again = as_records(own.images, own.taught, found.task)
-    assert torch.equal(again.labels, own.labels) and torch.equal(again.taught, findings.float())
+    assert torch.equal(again.labels, own.labels)
+    assert torch.equal(again.taught, findings.float())
