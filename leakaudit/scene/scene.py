@@ -105,15 +105,7 @@ def set_scene(
     stage("measuring what guesses draw without an update")
     lpips = lpips_metric(lpips_weights, target.device)
     versions = environment(target, command_in_place(command, plan.images), lpips_weights)
-    guesses = baselines(
-        target.private[victims],
-        target.auxiliary,
-        candidates,
-        lpips,
-        generator_for(plan.seed, "baselines"),
-        batch_size=plan.batch_size,
-        task=target.task,
-    )
+    guesses = _guesses(target, plan, victims, candidates, lpips)
     return Scene(
         target=target,
         plan=plan,
@@ -125,13 +117,29 @@ def set_scene(
         own=target.auxiliary.to(target.device),
         rehearsal=rehearsal,
         lpips=lpips,
-        baselines=guesses if plan.images == "full" else tuple(map(coarse_baseline, guesses)),
+        baselines=guesses,
         told_apart=told,
         findings=findings,
         environment=versions,
         hashes=fingerprint.of_scan(target, victims, candidates, plan.settings(), versions),
         waivers=waivers,
     )
+
+
+def _guesses(
+    target: Target, plan: Plan, victims: Tensor, candidates: CandidateSets, lpips: MetricFunction | str
+) -> tuple[Baseline, ...]:
+    """Return what guesses without an update score, rounded where no private picture is shown."""
+    found = baselines(
+        target.private[victims],
+        target.auxiliary,
+        candidates,
+        lpips,
+        generator_for(plan.seed, "baselines"),
+        batch_size=plan.batch_size,
+        task=target.task,
+    )
+    return found if plan.images == "full" else tuple(map(coarse_baseline, found))
 
 
 def _exposed(target: Target, plan: Plan) -> Exposure:
