@@ -237,7 +237,7 @@ def best_restart(update: SharedUpdate, descent: Descent, labels: Tensor, restart
     """Keep each victim's restart of least objective. Trials are ordered victim by victim.
 
     `labels` are (V, B), or (V·restarts, B) where every trial found its own; of probabilities (…, K) the likeliest class
-    is given.
+    is given, and of targets (…, *shape) the label group.
     """
     values = descent.values.view(update.victims, restarts)
     chosen = values.argmin(1) + restarts * torch.arange(update.victims, device=values.device)
@@ -247,7 +247,7 @@ def best_restart(update: SharedUpdate, descent: Descent, labels: Tensor, restart
     )
     return Reconstruction(
         images=descent.images[chosen],
-        labels=hard(labels if len(labels) == update.victims else labels[chosen]),
+        labels=hard(labels if len(labels) == update.victims else labels[chosen], update.task),
         objective=descent.values[chosen],
         statuses=statuses,
         reason=reason_of(statuses),
