@@ -113,5 +113,7 @@ class Untransform(InvertingGradients):
             return first
         drawn = torch.randint(2**62, (self.draws,), generator=generator, device=generator.device).tolist()
         seen = first.images.flatten(0, 1)
-        pictures = undone(defense, seen, update.task.targets_of(first.labels.flatten()), drawn, self.undo_steps, self.name)
+        pictures = undone(
+            defense, seen, update.task.targets_of(first.labels.flatten()), drawn, self.undo_steps, self.name
+        )
         return replace(cut_short(first), images=pictures.view_as(first.images))

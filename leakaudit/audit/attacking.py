@@ -143,7 +143,9 @@ def _guess(
     if update.batch_size > 1:
         update = repeated(update, update.batch_size)
     labels = shown.image_labels().to(scene.target.device)
-    update = replace(update, candidate_labels=labels)
+    targets = shown.image_targets()
+    targets = None if targets is None else targets.to(scene.target.device)
+    update = replace(update, candidate_labels=labels, candidate_targets=targets)
     size = 2 * 4 * shown.indices.numel() * math.prod(scene.target.input_shape)  # and the attack's own copy
     with held(size, f"the line-ups of {len(shown)} records", "candidates", scene.target.device):
         claim = attack.link(model, update, shown.images().to(scene.target.device), generator)

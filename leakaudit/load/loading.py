@@ -289,7 +289,7 @@ def _classes(classes: Any, learned: Labelled, data: Any) -> tuple[str, ...]:
     Label groups keep their own names: what the user calls the outputs is no name of theirs.
     """
     width = len(learned.names)
-    if learned.task.own_targets and learned.task.kind != "soft labels":
+    if learned.task.grouped:
         return learned.names
     if classes is None:
         found = classes_of(data)

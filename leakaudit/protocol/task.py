@@ -9,6 +9,7 @@ probabilities (N, K). A loss takes both (`leakaudit.protocol.labels.task_loss`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -48,6 +49,11 @@ class Task:
         return self.kind in ("classes", "soft labels")
 
     @property
+    def grouped(self) -> bool:
+        """Whether labels are no classes, so that label groups stand where classes are asked for."""
+        return self.own_targets and self.kind != "soft labels"
+
+    @property
     def mixes(self) -> bool:
         """Whether the mean of two targets is a target: not where numbers are classes of pixels, or must be whole."""
         return not self.own_targets or (not self.values and self.dtype.is_floating_point)
@@ -65,9 +71,14 @@ class Task:
 
     def features(self, targets: Tensor) -> Tensor:
         """Return rows (N, D) whose squared distances say how far targets (N, *shape) are from each other."""
+        width = max(1, self.values) * max(1, prod(self.shape))
+        parts = [self._features(part) for part in torch.split(targets, max(1, _TOGETHER // width))]
+        return torch.cat(parts) if parts else targets.reshape(0, 1).float()
+
+    def _features(self, targets: Tensor) -> Tensor:
         flat = targets.float()
-        if self.values:  # classes of pixels: how much of each block every class takes
-            flat = F.one_hot(flat.round().long().clamp(0, self.values - 1), self.values).movedim(-1, 1).float()
+        if self.values:  # classes of pixels: how much of each block every class takes; what has none takes nothing
+            flat = torch.stack([flat.round() == k for k in range(self.values)], 1).float()
         if flat.dim() >= 3:
             planes = flat.reshape(len(flat), -1, *flat.shape[-2:])
             flat = F.adaptive_avg_pool2d(planes, (min(SIDE, planes.shape[-2]), min(SIDE, planes.shape[-1])))
