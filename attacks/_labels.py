@@ -329,17 +329,21 @@ def matched_labels(model: PixelModel, update: SharedUpdate, head: Head | None, p
     basis = torch.stack(rows)
     shared = torch.cat([update.gradients[i].nan_to_num(0, 0, 0).flatten(1) for i in places], 1)
     inner, along = (basis @ basis.T).double(), (shared @ basis.T).double()
-    return torch.stack([_composed(inner, a, update.batch_size) for a in along])
+    return torch.stack([_composed(inner, a, update.batch_size, not update.task.by_class) for a in along])
 
 
-def _composed(inner: Tensor, along: Tensor, size: int) -> Tensor:
+def _composed(inner: Tensor, along: Tensor, size: int, lengths: bool = False) -> Tensor:
     """Return `size` classes, ascending, whose sum of rows has the largest cosine with a vector.
 
-    `inner` (K, K) are the rows' products with each other, `along` (K,) those with the vector.
+    `inner` (K, K) are the rows' products with each other, `along` (K,) those with the vector. With `lengths` it is the
+    mean of rows that is nearest to the vector: amounts give updates of one direction and many lengths.
     """
     unit = torch.eye(len(along), device=along.device, dtype=along.dtype)
 
     def cosines(counts: Tensor) -> Tensor:
+        if lengths:  # less the vector's own square, the squared distance's negative
+            mean = counts / size
+            return 2 * (mean @ along) - ((mean @ inner) * mean).sum(1)
         return (counts @ along) / ((counts @ inner) * counts).sum(1).clamp_min(1e-300).sqrt()
 
     counts = torch.zeros_like(along)

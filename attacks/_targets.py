@@ -63,8 +63,13 @@ def solved(model: PixelModel, update: SharedUpdate, at: engine_head.Head, rows: 
     rest = (rows.double() - wanted[..., None] * inputs[:, None]).flatten(1).norm(dim=1)
     miss = rest / rows.double().flatten(1).norm(dim=1).clamp_min(1e-300)
     exact = (miss < OFF) & torch.full_like(miss, update.is_gradient, dtype=torch.bool)
-    told = (miss < LOST) & found.isfinite().all(1) & wanted.any(1)
+    told = ((miss < LOST) | _by_side(task, idle)) & found.isfinite().all(1) & wanted.any(1)
     return Solved(_shaped(task, _settled(update, found.nan_to_num(0, 0, 0), idle, exact)), told)
+
+
+def _by_side(task: Task, idle: Tensor | None) -> bool:
+    """Whether a target's numbers are told by their side of the chances alone: that hangs on signs, not on lengths."""
+    return task.binary and task.kind != "soft labels" and idle is not None
 
 
 def _affine(
@@ -101,10 +106,11 @@ def _settled(update: SharedUpdate, found: Tensor, idle: Tensor | None, exact: Te
         shares = found.clamp_min(0)
         return shares / shares.sum(1, keepdim=True).clamp_min(1e-12)
     assert task.table is not None
-    table = task.table.flatten(1).to(found)
-    if task.binary and idle is not None:
-        whole = (found > idle).to(found)
-        scales = (found - idle) / (whole - idle)
+    table = task.table.reshape(len(task.table), -1).to(found)
+    if _by_side(task, idle) and idle is not None:
+        silent = (found - idle).abs() <= torch.finfo(torch.float32).eps  # pruned, or the model is as sure as can be
+        whole = torch.where(silent, idle > 0.5, found > idle).to(found)
+        scales = ((found - idle) / (whole - idle)).nan_to_num(1, 1, 1)
         alike = (scales.amax(1) - scales.amin(1)).abs() <= ALIKE * scales.abs().amax(1)
         kept = exact & ((~alike & (found.shape[1] > 1)) | mixing)
         return torch.where(kept[:, None], found.clamp(0, 1), whole)

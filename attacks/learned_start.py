@@ -191,7 +191,9 @@ class LearnedStart(InvertingGradients):
         fixed = residuals(model, update, generator)[:, 0]
         known = fixed.isfinite().all(1)
         if not bool(known.any()):
-            raise NotApplicable("no update tells its residual p − y exactly: behind noise or rounding nothing is read")
+            raise NotApplicable(
+                "no update tells its residual p − y exactly: no dense layer gives the outputs, or noise hides it"
+            )
         regression, reader = learned(self.pairs, model, update, auxiliary, generator, self.name)
         if regression is None:
             return failed(update, "budget", "the time budget was spent before enough auxiliary updates were seen")

@@ -190,7 +190,7 @@ def features_of(model: PixelModel, defense: Defense, pictures: Tensor) -> Featur
     found = {"pixels": pictures.flatten(1)}
     with torch.no_grad():
         logits, layers = dense_in_use(model, pictures)
-        found["model"] = layers[-1].given if layers else logits
+        found["model"] = (layers[-1].given if layers else logits).flatten(1)
         for i, part in enumerate(parts_of(defense)):
             reference = getattr(part, "reference", None)
             if isinstance(reference, nn.Module):

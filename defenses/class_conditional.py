@@ -34,8 +34,8 @@ class ClassConditional(Defense):
     records they were taken from is not bounded.
 
     `latent` entries of ε (at most a quarter of the records), `mirror` (count mirror images as further records: not for
-    digits or text, and never of masks), `shared` (how much of all classes' covariance is mixed into each class's own: more remembers less
-    and costs accuracy). Raises ValueError on a setting out of range.
+    digits or text, and never of masks), `shared` (how much of all classes' covariance is mixed into each class's own:
+    more remembers less and costs accuracy). Raises ValueError on a setting out of range.
     """
 
     name: ClassVar[str] = "class-conditional"

@@ -96,8 +96,8 @@ class Mixup(Defense):
 
     Zhang et al. 2018 is `k=2:max_weight=1` (their Beta(1, 1)); k = 4 and λ ≤ 0.65 are the settings with which mixing
     is judged as a defense (Huang et al. 2021, arXiv 2112.00059). The first of the k records is the one that is
-    replaced, the others are drawn from the batch given: the client's own records. Labels (N, K) are probabilities; where
-    labels are no classes the targets are mixed, and of masks of classes, which have no mean, it is a UserError.
+    replaced, the others are drawn from the batch given: the client's own records. Labels (N, K) are probabilities;
+    where labels are no classes targets are mixed, and of masks of classes, which have no mean, it is a UserError.
 
     Raises ValueError for k < 2 and a `max_weight` that leaves no room.
     """

@@ -76,8 +76,9 @@ class Obscure(Defense):
     `pictures` drawn per private record (6,000 in all at most), `steps` of their refinement, `epochs` of the
     references, `latent` and `shared` of the sketch as in `class-conditional`; `temperature` of the probabilities (1: as
     the references have them, more: softer), into which onehot(y_j) is mixed with weight 1 − `opinion`; `mirror` counts
-    mirror images as records: switch it off for digits or text; of masks none are counted. With `public` the pictures are the auxiliary records,
-    taken as public data that the adversary owns too, with their labels in the place of y_j: nothing is drawn.
+    mirror images as records: switch it off for digits or text; of masks none are counted. With `public` the pictures
+    are the auxiliary records, taken as public data that the adversary owns too, with their labels in the place of y_j:
+    nothing is drawn.
 
     Where labels are no classes, y_j is the label group of a record, and ỹ the mean under p_j of the targets that stand
     for the groups, which are auxiliary records'; of masks of classes it is the likeliest group's.
@@ -175,7 +176,9 @@ class Obscure(Defense):
                 f"records as auxiliary_data in {target.name}, not a part of train_data."
             )
         if self.mirror and not target.task.mirrors:
-            return replace(replace(self, mirror=False).fit(target, generator), mirror=True)
+            fitted = replace(self, mirror=False).fit(target, generator)
+            assert isinstance(fitted, Obscure)
+            return replace(fitted, mirror=True)
         classes, device = len(target.classes), target.device
         grid = grid_of(*target.input_shape[1:])
         private = records_on_grid(target.private.to(device), grid)

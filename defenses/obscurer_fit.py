@@ -71,8 +71,8 @@ def fit(target: Target, defense: Obscure, seed: int, *, secret: bool = False) ->
     """
     if target.task.grouped:
         raise UserError(
-            f"labels are no classes in {target.name} ({target.task.kind}), and a generator's file holds probabilities of "
-            "classes: audit it by `leakaudit scan -d obscure`, where it releases targets."
+            f"labels are no classes in {target.name} ({target.task.kind}), and a generator's file holds probabilities "
+            "of classes: audit it by `leakaudit scan -d obscure`, where it releases targets."
         )
     current().show(Work("fitting the obscurer"), 0, 0)
     fitted = replace(defense, secret=secret).fit(target, generator_for(seed, "obscurer", "fit"))
