@@ -138,6 +138,7 @@ def descend(
     *,
     label: str,
     restarts: int = 1,
+    channels: int | None = None,
 ) -> Descent:
     """Minimise `objective` from `start` (T, B, C, H, W) within [0, 1] by Adam on the gradient's sign (`signs`).
 
@@ -148,6 +149,7 @@ def descend(
     of each victim the better half by objective goes on at each of `rungs` (successive halving). A trial is `diverged`
     when its objective is never finite, and `budget` when the time was up before its schedule was. One that never falls
     below its start has converged there: against a defense that works, nothing beats the grey picture it began with.
+    Whoever watches sees the first `channels` alone, by default all.
     """
     steps, step_size = pace.steps, pace.step_size
     trials, device, halvings = int(start.shape[0]), start.device, rungs(restarts, steps)
@@ -169,7 +171,7 @@ def descend(
             here = replace(here, going=here.going & fittest(best, victims, halvings[k + 1])[here.active])
         if k + 1 in halvings or (k + 1) % every == 0:
             here, slopes = here.without_done(slopes)
-        observe(best, best_images, victims, here.active)
+        observe(best, best_images[:, :, :channels], victims, here.active)
         if not len(here.active):
             break
         largest = step_size[here.active] if isinstance(step_size, Tensor) else step_size

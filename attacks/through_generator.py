@@ -72,6 +72,7 @@ class ThroughGenerator(InvertingGradients):
     source: ClassVar[str] = "Geiping et al. 2020; expectation over transformation: Athalye et al. 2018"
     requires: ClassVar[frozenset[str]] = frozenset({"defense"})
     needs: ClassVar[Needs] = Needs(replaced_records=True)
+    seeks_targets: ClassVar[bool] = False
 
     draws: int = 4
 

@@ -60,8 +60,11 @@ def test_every_attack_takes_every_kind_of_label(name: str, kind: str) -> None:
         model, update, _ = scene(kind, attack, batch, kind="dense" if masks else "")
         found = run(attack, model, update, kind)
     except NotApplicable as refusal:
-        assert (name, kind) in REASONS, refusal
-        assert REASONS[name, kind] in str(refusal)  # noqa: PT017 - which of the two it is depends on the kind
+        told = str(refusal)
+    else:
+        told = ""
+    if told:
+        assert REASONS.get((name, kind), "it works here") in told
         return
     assert set(found.statuses) <= {"converged", "diverged"}
     assert found.labels is not None
