@@ -159,6 +159,7 @@ def descend(
     *,
     label: str,
     restarts: int = 1,
+    channels: int | None = None,
 ) -> Descent:
     """Minimise `objective` from `start` (T, B, C, H, W) within [0, 1] by Adam on the gradient's sign (`signs`).
 
@@ -169,6 +170,7 @@ def descend(
     of each victim the better half by objective goes on at each of `rungs` (successive halving). A trial is `diverged`
     when its objective is never finite, and `budget` when the time was up before its schedule was. One that never falls
     below its start has converged there: against a defense that works, nothing beats the grey picture it began with.
+    Whoever watches sees the first `channels` alone, by default all.
     """
     steps, step_size = pace.steps, pace.step_size
     trials, device, halvings = int(start.shape[0]), start.device, rungs(restarts, steps)
@@ -190,7 +192,7 @@ def descend(
             here = replace(here, going=here.going & fittest(best, victims, halvings[k + 1])[here.active])
         if k + 1 in halvings or (k + 1) % every == 0:
             here, slopes = here.without_done(slopes)
-        observe(best, best_images, victims, here.active)
+        observe(best, best_images[:, :, :channels], victims, here.active)
         if not len(here.active):
             break
         largest = step_size[here.active] if isinstance(step_size, Tensor) else step_size
@@ -258,7 +260,7 @@ def best_restart(update: SharedUpdate, descent: Descent, labels: Tensor, restart
     """Keep each victim's restart of least objective. Trials are ordered victim by victim.
 
     `labels` are (V, B), or (V·restarts, B) where every trial found its own; of probabilities (…, K) the likeliest class
-    is given.
+    is given, and of targets (…, *shape) the label group.
     """
     values = descent.values.view(update.victims, restarts)
     chosen = values.argmin(1) + restarts * torch.arange(update.victims, device=values.device)
@@ -268,7 +270,7 @@ def best_restart(update: SharedUpdate, descent: Descent, labels: Tensor, restart
     )
     return Reconstruction(
         images=descent.images[chosen],
-        labels=hard(labels if len(labels) == update.victims else labels[chosen]),
+        labels=hard(labels if len(labels) == update.victims else labels[chosen], update.task),
         objective=descent.values[chosen],
         statuses=statuses,
         reason=reason_of(statuses),

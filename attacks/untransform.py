@@ -115,5 +115,6 @@ class Untransform(InvertingGradients):
             return first
         drawn = torch.randint(2**62, (self.draws,), generator=generator, device=generator.device).tolist()
         seen = first.images.flatten(0, 1)
-        pictures = undone(defense, seen, first.labels.flatten(), drawn, self.undo_steps, self.name, model.depth)
+        told = update.task.targets_of(first.labels.flatten())
+        pictures = undone(defense, seen, told, drawn, self.undo_steps, self.name, model.depth)
         return replace(cut_short(first), images=pictures.view_as(first.images))

@@ -53,8 +53,12 @@ class Head:
         return found.to(self.layer.weight.dtype)
 
 
-def find(model: PixelModel, loss: LossFunction, pictures: Tensor) -> tuple[Head | None, Tensor]:
+def find(
+    model: PixelModel, loss: LossFunction, pictures: Tensor, *, by_class: bool = True
+) -> tuple[Head | None, Tensor]:
     """Return the head, or None, and the logits (N, K) of `pictures` (N, C, H, W). The model runs in its mode.
+
+    The form of its slopes is looked at only if `by_class`: where the loss takes each of the K outputs as a label.
 
     A layer is one if its output put in place of that for other pictures gives the same logits: then nothing of a
     record passes it by. The last few trained layers are tried, each used once.
@@ -71,10 +75,10 @@ def find(model: PixelModel, loss: LossFunction, pictures: Tensor) -> tuple[Head 
             outputs = nn.functional.linear(inputs, layer.weight, layer.bias).detach()
             if outputs.shape == logits.shape and torch.allclose(outputs, logits, atol=1e-5):
                 direct = Head(use.name, layer, outputs, inputs.mean(0), pooled=True, direct=True)
-                return _formed(model, loss, direct, logits, pictures), logits
+                return _formed(model, loss, direct, logits, pictures) if by_class else direct, logits
         once = sum(other.layer is layer for other in uses) == 1
         if tried < _TRIED and once and (head := _passed(model, use.name, layer, inputs, pictures, logits)) is not None:
-            return _formed(model, loss, head, logits, pictures), logits
+            return _formed(model, loss, head, logits, pictures) if by_class else head, logits
         tried += once
     return None, logits
 
@@ -142,12 +146,18 @@ def _after(model: PixelModel, layer: nn.Linear | Convolution, outputs: Tensor, p
 
 
 def slopes(
-    model: PixelModel, loss: LossFunction, head: Head, outputs: Tensor, shape: Sequence[int], labels: Sequence[int]
+    model: PixelModel,
+    loss: LossFunction,
+    head: Head,
+    outputs: Tensor,
+    shape: Sequence[int],
+    labels: Sequence[int | Tensor],
 ) -> list[Tensor]:
     """Return the slope (N, O) of each record's loss in a head's outputs, for every one of `labels`.
 
-    `outputs` (N, O) or (N, O, *places); of places the slopes are summed, as a bias's gradient is. `shape` is (C, H, W)
-    of a picture. The loss is a mean over records.
+    A label is a class or a label group, or the target of every record (N, *target). `outputs` are (N, O), or
+    (N, O, *places); of places the slopes are summed, as a bias's gradient is. `shape` is (C, H, W) of a picture. The
+    loss is a mean over records.
     """
     leaf = outputs.detach().clone().requires_grad_(True)
     dummy = torch.full((len(leaf), *shape), 0.5, device=leaf.device, dtype=leaf.dtype)
@@ -155,7 +165,7 @@ def slopes(
     with torch.enable_grad(), twice_differentiable():
         logits = leaf if head.direct and leaf.dim() == 2 else _after(model, head.layer, leaf, dummy)
         for k in labels:
-            target = torch.full((len(leaf),), k, device=leaf.device)
+            target = k if isinstance(k, Tensor) else torch.full((len(leaf),), k, device=leaf.device)
             (slope,) = torch.autograd.grad(len(leaf) * loss(logits, target), leaf, retain_graph=True)
             found.append(_summed(head.layer, slope))
     return found
