@@ -1,4 +1,4 @@
-"""Models, tasks and kinds of data as people bring them: what works, what is refused and in which words, what goes wrong.
+"""Models, tasks and kinds of data as people bring them: what works, what is refused in which words, what goes wrong.
 
     python -m benchmarks.zoo                      all: looked at as by doctor, and scanned in short
     python -m benchmarks.zoo --quick              a third of them, looked at only
@@ -27,7 +27,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata, util
+from importlib import import_module, metadata, util
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +36,7 @@ import torch
 from benchmarks.zoodata import DATA
 from benchmarks.zookit import Brought, Entry, Truth
 from benchmarks.zoomodels import MODELS
+from benchmarks.zooothers import OTHERS
 from benchmarks.zootasks import TASKS
 from leakaudit.audit.stages import audit_at_stages
 from leakaudit.data.datafiles import read_data
@@ -48,7 +49,9 @@ from leakaudit.result.schema import AuditResult, Finding
 from leakaudit.scene import plan as plans
 from leakaudit.scene.plan import Plan
 
-GROUPS: dict[str, list[Entry]] = {"models": MODELS, "tasks": TASKS, "data": DATA}
+import_module("benchmarks.zoowrapped")  # adds to the models
+
+GROUPS: dict[str, list[Entry]] = {"models": MODELS, "tasks": TASKS, "data": DATA, "others": OTHERS}
 SECONDS = 240  # of one entry, before it is stopped and called wrong
 BUDGET = 60.0  # seconds of its scan
 RECORDS = 4
@@ -141,7 +144,7 @@ def misread(entry: Entry, target: Target, of: Truth | None) -> Iterator[str]:
             return
         gaps = torch.stack([(known - x).abs().amax(1) for x in records.images.flatten(1)])
         if entry.tolerance < 1 and float(gaps.amin(1).max()) > entry.tolerance:
-            yield f"a picture of {role} is {255 * float(gaps.amin(1).max()):.0f} of 255 levels from any that was brought"
+            yield f"a picture of {role} is {255 * float(gaps.amin(1).max()):.1f} of 255 levels from any brought"
         if entry.tolerance < 1 and not same_labels(records, of.labels[gaps.argmin(1)]):
             yield f"labels of {role} are not those that were brought"
 
@@ -169,10 +172,13 @@ def misjudged(entry: Entry, result: AuditResult) -> Iterator[str]:
 
 
 def unsaid(entry: Entry, words: str) -> Iterator[str]:
-    """Yield which words are missing where they must stand."""
+    """Yield which words are missing where they must stand, and which stand where they must not."""
     missing = [word for word in entry.says if word.lower() not in words.lower()]
     if missing:
         yield f"nothing says {', '.join(map(repr, missing))}"
+    untrue = [word for word in entry.untrue if word.lower() in words.lower()]
+    if untrue:
+        yield f"it says {', '.join(map(repr, untrue))}, which is not so"
 
 
 def tried(entry: Entry, folder: Path, scans: bool) -> tuple[Outcome, str, str, tuple[str, ...]]:
@@ -211,8 +217,9 @@ def tried(entry: Entry, folder: Path, scans: bool) -> tuple[Outcome, str, str, t
 
 def tell(group: str, entry: Entry, *, scans: bool = True) -> Row:
     """Try one entry in a folder of its own."""
-    if entry.package and util.find_spec(entry.package) is None:
-        return Row(group, entry.name, entry.about, "skipped", f"{entry.package} is not installed")
+    missing = [name for name in entry.package.split() if util.find_spec(name) is None]
+    if missing:
+        return Row(group, entry.name, entry.about, "skipped", f"{', '.join(missing)} is not installed")
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as place, warnings.catch_warnings(), limited(SECONDS):
         warnings.simplefilter("ignore")
@@ -222,7 +229,7 @@ def tell(group: str, entry: Entry, *, scans: bool = True) -> Row:
 
 def versions() -> dict[str, str]:
     """Return the versions of the packages that entries are of."""
-    names = {entry.package for entries in GROUPS.values() for entry in entries if entry.package} | {"torch"}
+    names = {name for entries in GROUPS.values() for entry in entries for name in entry.package.split()} | {"torch"}
     found = {}
     for name in sorted(names):
         try:
@@ -232,7 +239,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-HEADS = {"models": "Models", "tasks": "Heads, outputs and labels", "data": "Data"}
+HEADS = {"models": "Models", "tasks": "Heads, outputs and labels", "data": "Data", "others": "Not about pictures"}
 
 
 def markdown(rows: list[Row]) -> str:

@@ -43,16 +43,18 @@ class Entry:
     """One model, task or kind of data, and what must become of it.
 
     `expect` is "works" or "refused". `says` are words (lower case) that the refusal must contain; of one that works,
-    words that stand in its notes and findings. `shape` is the picture's that must be read (a volume's with its depth),
-    `kind` the task's, `width` how many classes it must have. `leaks`: an attack must name the records without a defense.
+    words that stand in its notes and findings; `untrue` ones must not. `shape` is the picture's that must be read (a
+    volume's with its depth), `kind` the task's, `width` how many classes it must have. `leaks`: without a defense an
+    attack must name records.
     """
 
     name: str
     about: str
     build: Callable[[Path], Brought]
-    package: str = ""  # to be skipped where it is not installed
+    package: str = ""  # names; to be skipped where one is not installed
     expect: Literal["works", "refused"] = "works"
     says: tuple[str, ...] = ()
+    untrue: tuple[str, ...] = ()
     shape: tuple[int, ...] | None = None
     kind: str = "classes"
     width: int | None = CLASSES
@@ -62,7 +64,7 @@ class Entry:
 
 
 def pictures(channels: int = 3, side: int = 32, *, depth: int = 0, count: int = RECORDS, levels: int = 255) -> Tensor:
-    """Return smooth pictures (N, C, H, W), volumes (N, C, D, H, W) with `depth`, from 0 to 1 in each, on so many levels.
+    """Return smooth pictures (N, C, H, W), volumes (N, C, D, H, W) with `depth`, from 0 to 1 each, on so many levels.
 
     The class k of record i is i mod 3: its pictures are lighter on one side, so that it can be learned.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from benchmarks.zookit import CLASSES, Brought, Entry, around, small
+from benchmarks.zookit import CLASSES, Brought, Entry, around
 
 MODELS: list[Entry] = []
 
@@ -108,12 +106,8 @@ def all_heads(outputs: Any, labels: Tensor) -> Tensor:
     """Return the loss of GoogLeNet's paper: the auxiliary heads count for 0.3, where there are any."""
     if isinstance(outputs, Tensor):
         return F.cross_entropy(outputs, labels)
-    heads = [F.cross_entropy(each, labels) for each in outputs[1:] if each is not None]
-    return (
-        F.cross_entropy(outputs[0], labels) + 0.3 * torch.stack(heads).sum()
-        if heads
-        else F.cross_entropy(outputs[0], labels)
-    )
+    first, *rest = (F.cross_entropy(each, labels) for each in outputs if each is not None)
+    return first + 0.3 * sum(rest, torch.zeros(()))
 
 
 @model("r3d", "ResNet for video, one block a stage (torchvision)", side=32, depth=8, package="torchvision")
@@ -139,12 +133,24 @@ def timm(name: str, about: str, which: str, side: int = 32, **more: Any) -> None
 
 timm("timm-resnet", "ResNet-10t", "resnet10t")
 timm("timm-vit", "Small vision transformer", "test_vit", 64, img_size=64)
-timm("timm-mixer", "MLP-Mixer", "mixer_s32_224", 64, img_size=64, embed_dim=32, num_blocks=2)
-timm("timm-convmixer", "ConvMixer", "convmixer_768_32", dim=32, depth=2, kernel_size=5, patch_size=4)
 timm("timm-maxvit", "MaxViT", "test_maxvit", 64, img_size=64)
 timm("timm-efficientnet", "EfficientNet with BatchNorm", "test_efficientnet")
 timm("timm-convnext", "ConvNeXt with drop path", "test_convnext", drop_path_rate=0.1)
 timm("timm-nfnet", "Normaliser-free net with standardised weights", "test_nfnet")
+
+
+@model("timm-mixer", "MLP-Mixer (timm)", package="timm")
+def _mixer() -> Any:
+    from timm.models.mlp_mixer import MlpMixer
+
+    return MlpMixer(num_classes=CLASSES, img_size=32, patch_size=8, num_blocks=2, embed_dim=32)
+
+
+@model("timm-convmixer", "ConvMixer (timm)", package="timm")
+def _convmixer() -> Any:
+    from timm.models.convmixer import ConvMixer
+
+    return ConvMixer(dim=32, depth=2, kernel_size=5, patch_size=4, num_classes=CLASSES)
 
 
 # -- transformers ---------------------------------------------------------------------------------
@@ -198,10 +204,9 @@ def _lora() -> Any:
     from transformers import ViTConfig, ViTForImageClassification
 
     net = ViTForImageClassification(ViTConfig(**TINY, **ATTENTION))  # type: ignore[arg-type]
-    named = (
-        ("query", "value") if any(name.endswith("query") for name, _ in net.named_modules()) else ("q_proj", "v_proj")
-    )
-    return get_peft_model(net, LoraConfig(r=4, target_modules=list(named), modules_to_save=["classifier"]))
+    old = any(name.endswith("query") for name, _ in net.named_modules())
+    named = ["query", "value"] if old else ["q_proj", "v_proj"]
+    return get_peft_model(net, LoraConfig(r=4, target_modules=named, modules_to_save=["classifier"]))
 
 
 # -- MONAI ----------------------------------------------------------------------------------------
@@ -221,158 +226,8 @@ def _monai3() -> Any:
     return DenseNet(3, 1, CLASSES, init_features=8, growth_rate=8, block_config=(2, 2))
 
 
-@model("monai-vit", "ViT that returns (logits, hidden states), output named (MONAI)", channels=1, package="monai")
+@model("monai-vit", "ViT that returns (logits, hidden states) with output = 0 (MONAI)", 1, package="monai einops")
 def _monai_vit() -> Any:
-    return _monai_vit_net(), {"output": 0}
-
-
-@model(
-    "monai-vit-unnamed", "The same, output not named (MONAI)", 1, package="monai", expect="refused", says=("output",)
-)
-def _monai_vit_net() -> Any:
     from monai.networks.nets import ViT
 
-    return ViT(1, 32, 8, 32, 64, 2, 2, classification=True, num_classes=CLASSES, spatial_dims=2, post_activation="x")
-
-
-# -- wrapped, cast, frozen, shared ----------------------------------------------------------------
-
-
-@model("compiled", "torch.compile")
-def _compiled() -> Any:
-    return torch.compile(small())
-
-
-@model("data-parallel", "DataParallel")
-def _parallel() -> Any:
-    return nn.DataParallel(small())
-
-
-@model("ddp", "DistributedDataParallel")
-def _ddp() -> Any:
-    import torch.distributed as dist
-
-    if not dist.is_initialized():
-        dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
-    return nn.parallel.DistributedDataParallel(small())
-
-
-@model("opacus", "GradSampleModule (opacus)", package="opacus")
-def _opacus() -> Any:
-    from opacus import GradSampleModule
-
-    return GradSampleModule(small())
-
-
-@model("lightning", "LightningModule around a network (lightning)", package="lightning")
-def _lightning() -> Any:
-    import lightning
-
-    class Module(lightning.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = small()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.net(x)  # type: ignore[no-any-return]
-
-        def training_step(self, batch: Any, index: int) -> Tensor:
-            return F.cross_entropy(self(batch[0]), batch[1])
-
-    return Module()
-
-
-class Autocast(nn.Module):
-    """Runs in bfloat16 inside its forward."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = small()
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            return self.net(x)  # type: ignore[no-any-return]
-
-
-model("autocast", "torch.autocast inside forward")(Autocast)
-model("half", "float16 weights", says=("float32",))(lambda: small().half())
-model("bfloat16", "bfloat16 weights", says=("float32",))(lambda: small().bfloat16())
-model("double", "float64 weights", says=("float32",))(lambda: small().double())
-model("jit-trace", "torch.jit.trace")(lambda: torch.jit.trace(small().eval(), torch.rand(2, 3, 32, 32)))
-model("jit-script", "torch.jit.script")(lambda: torch.jit.script(small()))
-
-
-@model("quantised", "Dynamic quantisation", expect="refused", says=("quantised", "float model"))
-def _quantised() -> Any:
-    return torch.ao.quantization.quantize_dynamic(small(), {nn.Linear}, dtype=torch.qint8)
-
-
-class Checkpointed(nn.Module):
-    """Recomputes its features in the backward pass."""
-
-    def __init__(self, reentrant: bool) -> None:
-        super().__init__()
-        self.features, self.head, self.reentrant = small()[:-1], nn.Linear(128, CLASSES), reentrant  # type: ignore[index]
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.reentrant and not x.requires_grad:
-            x = x.detach().requires_grad_()
-        return self.head(checkpoint(self.features, x, use_reentrant=self.reentrant))  # type: ignore[no-any-return]
-
-
-model("checkpoint", "Gradient checkpointing, use_reentrant=False")(lambda: Checkpointed(False))
-model("checkpoint-reentrant", "Gradient checkpointing, reentrant", expect="refused", says=("use_reentrant=false",))(
-    lambda: Checkpointed(True)
-)
-model("lazy", "LazyLinear")(lambda: nn.Sequential(*small()[:-1], nn.LazyLinear(CLASSES)))  # type: ignore[index]
-
-
-@model("frozen", "Frozen backbone, head trained", says=("parameters",))
-def _frozen() -> Any:
-    net = small()
-    for parameter in net[:-1].parameters():  # type: ignore[index]
-        parameter.requires_grad_(False)
-    return net
-
-
-class Tied(nn.Module):
-    """Uses one convolution twice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.twice = nn.Conv2d(3, 8, 5, stride=2, padding=2), nn.Conv2d(8, 8, 3, padding=1)
-        self.again = self.twice
-        self.head = nn.Linear(128, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.leaky_relu(self.again(F.leaky_relu(self.twice(F.leaky_relu(self.stem(x))))))
-        return self.head(F.adaptive_avg_pool2d(x, 4).flatten(1))  # type: ignore[no-any-return]
-
-
-model("tied", "Weights used twice")(Tied)
-
-
-class Dropping(nn.Module):
-    """Drops by a function that does not ask whether it is trained."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = small()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(F.dropout(x, 0.2))  # type: ignore[no-any-return]
-
-
-model("functional-dropout", "F.dropout that is always on", says=("random", "forward"), leaks=False)(Dropping)
-
-
-@model("same-net", "A function that returns one net at every call", says=("the same network",))
-def _same() -> Any:
-    net = small()
-    return lambda: net
-
-
-@model("fresh-net", "A function that returns a copy at every call")
-def _fresh() -> Any:
-    net = small()
-    return lambda: copy.deepcopy(net)
+    return ViT(1, 32, 8, 32, 64, 2, 2, classification=True, num_classes=CLASSES, spatial_dims=2), {"output": 0}
