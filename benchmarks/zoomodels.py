@@ -46,7 +46,7 @@ def vision(name: str, about: str, build: Callable[[Any], Any], side: int = 32, *
 
 
 vision("resnet18", "ResNet-18 (torchvision)", lambda m: m.resnet18(num_classes=CLASSES))
-vision("vgg", "VGG-11's convolutions, a smaller head (torchvision)", lambda m: _vgg(m))
+vision("vgg", "A narrow VGG (torchvision)", lambda m: _vgg(m))
 vision("mobilenet-v3", "MobileNetV3-Small (torchvision)", lambda m: m.mobilenet_v3_small(num_classes=CLASSES))
 vision(
     "densenet",
@@ -89,9 +89,11 @@ vision("convnext", "ConvNeXt of two stages (torchvision)", lambda m: _convnext(m
 
 
 def _vgg(models: Any) -> nn.Module:
-    found: nn.Module = models.vgg11(num_classes=CLASSES, init_weights=False)
+    from torchvision.models.vgg import VGG, make_layers
+
+    found: nn.Module = VGG(make_layers([16, "M", 32, "M", 64, 64, "M"]), num_classes=CLASSES, init_weights=False)
     found.avgpool = nn.AdaptiveAvgPool2d(1)
-    found.classifier = nn.Sequential(nn.Linear(512, 64), nn.ReLU(), nn.Dropout(), nn.Linear(64, CLASSES))
+    found.classifier = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Dropout(), nn.Linear(64, CLASSES))
     return found
 
 
