@@ -52,8 +52,8 @@ from leakaudit.scene.plan import Plan
 import_module("benchmarks.zoowrapped")  # adds to the models
 
 GROUPS: dict[str, list[Entry]] = {"models": MODELS, "tasks": TASKS, "data": DATA, "others": OTHERS}
-SECONDS = 240  # of one entry, before it is stopped and called wrong
-BUDGET = 60.0  # seconds of its scan
+SECONDS = 400  # of one entry, before it is stopped and called wrong
+BUDGET = 150.0  # seconds of its scan
 RECORDS = 4
 Outcome = Literal["works", "refused", "wrong", "crash", "skipped"]
 COLOURS = {"works": "32", "refused": "36", "wrong": "33", "crash": "31", "skipped": "2"}
