@@ -29,6 +29,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module, metadata, util
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -39,9 +40,8 @@ from benchmarks.zoomodels import MODELS
 from benchmarks.zooothers import OTHERS
 from benchmarks.zootasks import TASKS
 from leakaudit.audit.stages import audit_at_stages
-from leakaudit.data.datafiles import read_data
 from leakaudit.errors import UserError, sentence
-from leakaudit.load.loading import target_from_objects
+from leakaudit.load.loading import load_target, target_from_objects
 from leakaudit.load.preflight import preflight
 from leakaudit.load.units import with_units
 from leakaudit.protocol.target import Target
@@ -49,7 +49,8 @@ from leakaudit.result.schema import AuditResult, Finding
 from leakaudit.scene import plan as plans
 from leakaudit.scene.plan import Plan
 
-import_module("benchmarks.zoowrapped")  # adds to the models
+for _more in ("zoowrapped", "zoofiles"):  # they add to those above
+    import_module(f"benchmarks.{_more}")
 
 GROUPS: dict[str, list[Entry]] = {"models": MODELS, "tasks": TASKS, "data": DATA, "others": OTHERS}
 SECONDS = 400  # of one entry, before it is stopped and called wrong
@@ -100,11 +101,11 @@ def limited(seconds: int) -> Iterator[None]:
 
 def loaded(brought: Brought) -> Target:
     """Return the target of what is brought, as a scan loads it."""
-    data, more = brought.data, dict(brought.more)
-    if isinstance(data, Path):
-        data, test = read_data(data)
-        more |= {"test_data": test}
-    return with_units(target_from_objects(brought.model, data, **more, device="cpu"))
+    if not isinstance(brought.data, Path):
+        return with_units(target_from_objects(brought.model, brought.data, **brought.more, device="cpu"))
+    sys.modules["zoo_brought"] = held = ModuleType("zoo_brought")  # in place of a model.py
+    vars(held).update(brought.more, model=brought.model)
+    return with_units(load_target("zoo_brought", data=brought.data, device="cpu"))
 
 
 def plan(entry: Entry) -> Plan:

@@ -76,8 +76,10 @@ model("autocast", "torch.autocast inside forward")(Autocast)
 model("half", "float16 weights", says=("float32",))(lambda: small().half())
 model("bfloat16", "bfloat16 weights", says=("float32",))(lambda: small().bfloat16())
 model("double", "float64 weights", says=("float32",))(lambda: small().double())
-model("jit-trace", "torch.jit.trace")(lambda: torch.jit.trace(small().eval(), torch.rand(2, 3, 32, 32)))
-model("jit-script", "torch.jit.script")(lambda: torch.jit.script(small()))
+model("jit-trace", "torch.jit.trace", expect="refused", says=("torchscript",))(
+    lambda: torch.jit.trace(small().eval(), torch.rand(2, 3, 32, 32))
+)
+model("jit-script", "torch.jit.script", expect="refused", says=("torchscript",))(lambda: torch.jit.script(small()))
 
 
 @model("quantised", "Dynamic quantisation", expect="refused", says=("quantised", "float model"))
