@@ -200,6 +200,7 @@ def tried(entry: Entry, folder: Path, scans: bool) -> tuple[Outcome, str, str, t
             noted = tuple(dict.fromkeys((*noted, *result.assumptions, *(f.message for f in result.findings))))
     except (UserError, Refused) as error:
         told = str(sentence(error) if isinstance(error, UserError) else error)
+        told = told.replace("zoo_brought: ", "").replace(f"{folder}/", "")
         if entry.expect == "works":
             return "wrong", f"refused: {told}", read, noted
         faults = [*unsaid(entry, told), *(["it is no sentence"] if not told.rstrip().endswith(".") else [])]
