@@ -139,7 +139,7 @@ def _quantised(network: nn.Module) -> str | None:
 def own_copy(network: nn.Module) -> tuple[nn.Module, str | None]:
     """Return a copy that shares no tensor with `network`; else the network itself, and why it cannot be copied."""
     # Buffers without memory yet, and what a forward pass left (old weight_norm's weight), know no copying.
-    memo: dict[int, Any] = {id(b): type(b)(device=b.device) for b in network.buffers() if is_lazy(b)}
+    memo: dict[int, Any] = {id(b): _empty(b) for b in network.buffers() if is_lazy(b)}
     left = [t for m in network.modules() for t in vars(m).values() if isinstance(t, Tensor) and not t.is_leaf]
     memo |= {id(t): t.detach().clone() for t in left}
     try:
@@ -149,6 +149,12 @@ def own_copy(network: nn.Module) -> tuple[nn.Module, str | None]:
     if common_tensors(copied, network):
         return network, "cannot be copied (its copies share its tensors)"
     return copied, None
+
+
+def _empty(tensor: Tensor) -> Tensor:
+    made: Any = type(tensor)
+    found: Tensor = made(device=tensor.device)
+    return found
 
 
 def common_tensors(one: nn.Module, other: nn.Module) -> int:
