@@ -24,7 +24,8 @@ from leakaudit.load.expected import arranged, expected_of
 from leakaudit.load.generators import picture_generator
 from leakaudit.load.groups import Ids, check_lengths, read_groups, units_of
 from leakaudit.load.modelfile import is_factory, read_spec, resolve
-from leakaudit.load.network import check_weights, kind_of, network_of, outputs_of
+from leakaudit.load.network import check_weights, kind_of, network_of
+from leakaudit.load.outputs import read_outputs
 from leakaudit.load.tasks import Labelled, labelled
 from leakaudit.protocol.target import LossFunction, PixelModel, Records, Target
 from leakaudit.protocol.usercode import importable
@@ -47,11 +48,11 @@ def load_target(
 ) -> Target:
     """Load what a scan audits from `model.py`, `package.module`, or either followed by `:factory`.
 
-    The module gives `model` and `train_data`, optionally `test_data`, `auxiliary_data`, `groups`, `loss`, `mean`,
-    `std`, `classes`, `device`, `generator`, `latent`, `client` and `augment`, each an object or a zero-argument
-    callable; `factory` replaces `model`. `data` (a folder of class folders or an .npz) replaces all three data names
-    and `groups`, `checkpoint` the weights. At most `limit` records are read per role. The same seed gives the same
-    target. Raises UserError naming the file, the name and the mend.
+    The module gives `model` and `train_data`, optionally `test_data`, `auxiliary_data`, `groups`, `loss`, `output`,
+    `mean`, `std`, `classes`, `device`, `generator`, `latent`, `client` and `augment`, each an object or a
+    zero-argument callable; `factory` replaces `model`. `data` (a folder of class folders or an .npz) replaces all three
+    data names and `groups`, `checkpoint` the weights. At most `limit` records are read per role. The same seed gives
+    the same target. Raises UserError naming the file, the name and the mend.
     """
     file = read_spec(spec, seed)
     values = dict(file.values)
@@ -116,6 +117,7 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
     auxiliary_data: Any = None,
     groups: Any = None,
     loss: Any = None,
+    output: Any = None,
     mean: Any = None,
     std: Any = None,
     classes: Any = None,
@@ -136,8 +138,9 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
     space, pixel = x·std + mean in [0, 1]; PIL pictures and uint8 arrays are taken as pixels. Missing test and auxiliary
     data are held out of `train_data` (20 % and 25 %). `groups`: whose each record is (a person, a site), as hashable
     ids in the order of `train_data`, or a dict of such by data name; None as an id: not known. `loss(logits, labels)`
-    gives a scalar, cross-entropy by default. `generator` and `latent`: see `picture_generator`; `client`: a `Client` or
-    its spec; `augment`: see `augmentation_from`. Records stay on the CPU; the model goes to `device`. Raises UserError.
+    gives a scalar, cross-entropy by default; `output` says of which of several outputs
+    (`work.outputs.main_of`). `generator` and `latent`: see `picture_generator`; `client`: a `Client` or its spec;
+    `augment`: see `augmentation_from`. Records stay on the CPU; the model goes to `device`. Raises UserError.
     """
     where = _device(device)
     network, factory, told = network_of(model, factory, checkpoint, seed)
@@ -146,8 +149,8 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
     means, stds = (per_channel(resolve(v, n, seed), n, d) for v, n, d in ((mean, "mean", 0.0), (std, "std", 1.0)))
     read = _records(network, data, resolve(groups, "groups", seed), (means, stds), limit, seed)
     pixel_model = PixelModel(network, means, stds, depth=read.depth).to(where)
-    outputs = outputs_of(pixel_model, read.records["train_data"][:1])
-    learned = labelled(read.records, outputs, _loss(loss, seed, outputs.device))
+    found = read_outputs(pixel_model, read.records["train_data"], _loss(loss, seed, where), output)
+    learned = labelled(read.records, found.outputs, found.loss)
     if learned.task.kind == "classes":
         _check_labels(learned.records, read.items, len(learned.names))
     check_weights(pixel_model)
@@ -161,7 +164,7 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
         auxiliary=auxiliary,
         classes=_classes(resolve(classes, "classes", seed), learned, data["train_data"]),
         task=learned.task,
-        notes=(*told, *held, *read.notes, *learned.notes, *dropped),
+        notes=(*told, *found.notes, *held, *read.notes, *learned.notes, *dropped),
         held_out=tuple(role for role in HELD_OUT if role not in data),
         factory=factory,
         generator=picture_generator(generator, latent, read.shape, where, seed),
@@ -321,7 +324,7 @@ def _classes(classes: Any, learned: Labelled, data: Any) -> tuple[str, ...]:
     Label groups keep their own names: what the user calls the outputs is no name of theirs.
     """
     width = len(learned.names)
-    if learned.task.own_targets and learned.task.kind != "soft labels":
+    if learned.task.grouped:
         return learned.names
     if classes is None:
         found = classes_of(data)
