@@ -144,15 +144,13 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
     """
     where = _device(device)
     network, factory, told = network_of(model, factory, checkpoint, seed)
-    given = {"train_data": train_data, "test_data": test_data, "auxiliary_data": auxiliary_data}
-    data, held = opened({role: resolve(v, role, seed) for role, v in given.items() if v is not None}, seed)
+    data, held = _data((train_data, test_data, auxiliary_data), seed)
     means, stds = (per_channel(resolve(v, n, seed), n, d) for v, n, d in ((mean, "mean", 0.0), (std, "std", 1.0)))
     read = _records(network, data, resolve(groups, "groups", seed), (means, stds), limit, seed)
     pixel_model = PixelModel(network, means, stds, depth=read.depth).to(where)
     found = read_outputs(pixel_model, read.records["train_data"], _loss(loss, seed, where), output)
     learned = labelled(read.records, found.outputs, found.loss)
-    if learned.task.kind == "classes":
-        _check_labels(learned.records, read.items, len(learned.names))
+    _check_labels(learned, read.items)
     check_weights(pixel_model)
     private, test, auxiliary, dropped = _disjoint(learned.records)
     return Target(
@@ -171,6 +169,11 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
         client=client_from(resolve(client, "client", seed)),
         augment=augmentation_from(resolve(augment, "augment", seed)),
     )
+
+
+def _data(given: Sequence[Any], seed: int) -> tuple[dict[str, Any], list[str]]:
+    """Return the data of every role that there is, with notes where one thing held several."""
+    return opened({r: resolve(each, r, seed) for r, each in zip(ROLES, given, strict=True) if each is not None}, seed)
 
 
 class _Read(NamedTuple):
@@ -284,8 +287,9 @@ def _disjoint(records: Mapping[str, Records]) -> tuple[Records, Records, Records
     return private, kept["test_data"], kept["auxiliary_data"], notes
 
 
-def _check_labels(records: Mapping[str, Records], items: Mapping[str, Sequence[Item]], width: int) -> None:
-    for role, found in records.items():
+def _check_labels(learned: Labelled, items: Mapping[str, Sequence[Item]]) -> None:
+    width = len(learned.names)
+    for role, found in learned.records.items() if learned.task.kind == "classes" else ():
         wrong = ((found.labels < 0) | (found.labels >= width)).nonzero()
         if len(wrong):
             at = int(wrong[0])
