@@ -151,6 +151,11 @@ def _check_range(images: Tensor, converted: Tensor, scale: Scale, depth: int, na
         raise UserError(
             f"{found}: without them they are 0 to 1 already, so leave mean and std out or apply them first."
         )
+    if float(given.max()) > 2 and bool((given == given.round()).all()):
+        raise UserError(
+            f"{found}: they are whole numbers without a known white, so subtract what is black and divide by what is "
+            "white less black, the same for all."
+        )
     fitting = explain(given, depth)
     if fitting:
         known_mean, known_std = NORMALISATIONS[fitting]
