@@ -150,6 +150,7 @@ def notice(console: Console, target: Loaded, findings: Sequence[Finding]) -> Non
 
     from leakaudit.judge.findings import mend_of
     from leakaudit.result.plaintext import visible
+    from leakaudit.result.tasks import in_words
 
     def shown(words: str) -> str:
         return escape(visible(words))
@@ -157,8 +158,8 @@ def notice(console: Console, target: Loaded, findings: Sequence[Finding]) -> Non
     c, h, w = target.input_shape
     console.print(
         f"[bold]{shown(target.name)}[/]: {shown(type(target.model.network).__name__)}, pictures {c}×{h}×{w}, "
-        f"{len(target.classes)} classes; {len(target.private)} private, {len(target.test)} test, "
-        f"{len(target.auxiliary)} auxiliary records on {target.device}",
+        f"{in_words(target.task.described, len(target.classes))}; {len(target.private)} private, "
+        f"{len(target.test)} test, {len(target.auxiliary)} auxiliary records on {target.device}",
         highlight=False,
     )
     colours = {"error": "red", "warning": "yellow", "info": "cyan"}
