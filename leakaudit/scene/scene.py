@@ -26,7 +26,7 @@ from leakaudit.scene.twosample import auxiliary_findings
 from leakaudit.score import standin
 from leakaudit.score.baselines import baselines
 from leakaudit.score.identification import CandidateSets, candidate_sets
-from leakaudit.score.metrics import MetricFunction, lpips_metric
+from leakaudit.score.metrics import OF_VOLUMES, MetricFunction, lpips_metric
 from leakaudit.work.progress import stage
 from leakaudit.work.seeding import generator_for
 
@@ -103,7 +103,7 @@ def set_scene(
     rehearsal = torch.randperm(len(target.auxiliary), generator=generator_for(plan.seed, "rehearsal"))[:wanted]
     rehearsal = rehearsal[: len(rehearsal) // plan.batch_size * plan.batch_size]
     stage("measuring what guesses draw without an update")
-    lpips = lpips_metric(lpips_weights, target.device)
+    lpips = OF_VOLUMES if target.model.depth > 1 else lpips_metric(lpips_weights, target.device)
     versions = environment(target, command_in_place(command, plan.images), lpips_weights)
     guesses = _guesses(target, plan, victims, candidates, lpips)
     return Scene(
@@ -138,6 +138,7 @@ def _guesses(
         generator_for(plan.seed, "baselines"),
         batch_size=plan.batch_size,
         task=target.task,
+        depth=target.model.depth,
     )
     return found if plan.images == "full" else tuple(map(coarse_baseline, found))
 
