@@ -20,7 +20,7 @@ from leakaudit.protocol.client import SharedUpdate, release, sent
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.gradients import Gradients, in_mode, parameters_of
 from leakaudit.protocol.registry import register_attack
-from leakaudit.protocol.target import PixelModel, Records, logits_of
+from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.work.progress import track
 from leakaudit.work.seeding import seeded
 
@@ -78,13 +78,13 @@ class Imprinted(PixelModel):
     """A model with bins before its network, whose logits are scaled by `cooling` so that no record's slope vanishes."""
 
     def __init__(self, model: PixelModel, bins: Bins) -> None:
-        super().__init__(model.network)
+        super().__init__(model.network, depth=model.depth, read=model.read, float32=model.float32)
         self.mean, self.std = model.mean.clone(), model.std.clone()
         self.bins, self.cooling = bins, 1.0
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (N, classes) for pictures `x` (N, C, H, W) in [0, 1]."""
-        return self.cooling * logits_of(self.network((self.bins(x) - self.mean) / self.std))
+        return self.cooling * super().forward(self.bins(x))
 
 
 def bins_in(model: PixelModel) -> Bins:
@@ -306,14 +306,14 @@ def slopes(model: Imprinted, known: Beforehand, own: Records) -> Tensor:
     Of the loss of one record in the height of its row; α is 1.
     """
     with torch.no_grad():
-        size = float(logits_of(model.network((own.images - model.mean) / model.std)).double().square().mean().sqrt())
+        size = float(PixelModel.forward(model, own.images).double().square().mean().sqrt())
     if math.isfinite(size) and size > LOGITS:
         model.cooling = LOGITS / size
     found = []
     with torch.enable_grad():
-        for image, label in zip(own.images[:32], own.labels[:32], strict=False):
+        for image, label in zip(own.images[:32], own.taught[:32], strict=False):
             pixels = image[None].clone().requires_grad_()
-            logits = model.cooling * logits_of(model.network((pixels - model.mean) / model.std))
+            logits = model.cooling * PixelModel.forward(model, pixels)
             (slope,) = torch.autograd.grad(known.loss(logits, label[None]), pixels)
             found.append((slope.flatten() @ model.bins.fold.detach()) / model.bins.bins)
     return torch.stack(found)
