@@ -138,9 +138,9 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
     space, pixel = x·std + mean in [0, 1]; PIL pictures and uint8 arrays are taken as pixels. Missing test and auxiliary
     data are held out of `train_data` (20 % and 25 %). `groups`: whose each record is (a person, a site), as hashable
     ids in the order of `train_data`, or a dict of such by data name; None as an id: not known. `loss(logits, labels)`
-    gives a scalar, cross-entropy by default; `output` says of which of several outputs
-    (`work.outputs.main_of`). `generator` and `latent`: see `picture_generator`; `client`: a `Client` or its spec;
-    `augment`: see `augmentation_from`. Records stay on the CPU; the model goes to `device`. Raises UserError.
+    gives a scalar, cross-entropy by default; `output` says of which of several outputs (`work.outputs.main_of`).
+    `generator` and `latent`: see `picture_generator`; `client`: a `Client` or its spec; `augment`: see
+    `augmentation_from`. Records stay on the CPU; the model goes to `device`. Raises UserError.
     """
     where = _device(device)
     network, factory, told = network_of(model, factory, checkpoint, seed)
