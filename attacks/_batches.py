@@ -9,7 +9,7 @@ from torch import Tensor
 
 from leakaudit.attacks._contributions import Reader, Rows, reader_for, with_statistics
 from leakaudit.attacks._explaining import RULES, Products, Span, explained, products_in, shared_weight, span_of
-from leakaudit.attacks._linking import Scores, distinct_records, most_trusted
+from leakaudit.attacks._linking import Scores, distinct, most_trusted
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.client import SharedUpdate, by_place, release, sent
 from leakaudit.protocol.gradients import Gradients
@@ -139,7 +139,7 @@ def _rehearsed(
     """Send auxiliary batches through the whole defense: as many as the time suffices for, none of too few records."""
     defense, size = update.defense, update.batch_size
     assert defense is not None
-    labels = hard(held.labels)
+    labels = hard(held.labels, update.task)
     members: list[Tensor] = []
     line_ups: list[Tensor] = []
     updates: list[Gradients] = []
@@ -210,7 +210,7 @@ def linked_in_batches(
         if found is None:
             return scores, done, ()
         learned, trusted, notes = found
-        records, places = distinct_records(candidates, labels)
+        records, places = distinct(candidates, labels, update.candidate_targets)
         rows = learned.reader(records, generator, name, (learned.ways()[trusted].view,))
     if rows is None:
         return scores, done, notes

@@ -75,27 +75,27 @@ class Reader:
     def _rows(self, view: str, records: Records, generator: torch.Generator) -> Tensor:
         if view == "replacement":
             drawn = (release(self.defense, records, generator) for _ in range(self.draws))
-            return torch.stack([self._gradients(each, generator) for each in drawn]).mean(0)
+            return torch.stack([self._gradients(each.images, each.labels, generator) for each in drawn]).mean(0)
         if view == "along" and self.path is not None:
             found = []
             for share in PATH:
                 with moved_by(self.model, self.path, share):
-                    found.append(self._gradients(records, generator))
+                    found.append(self._gradients(records.images, records.taught, generator))
             return torch.stack(found).mean(0)
-        return self._gradients(records, generator)
+        return self._gradients(records.images, records.taught, generator)
 
-    def _gradients(self, records: Records, generator: torch.Generator) -> Tensor:
+    def _gradients(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         inside, _ = by_place(self.defense)
         fast = fast_example_gradients() if engine.vectorises(self.model) else example_gradients
-        work = "contributions", records.images.shape[1:], records.labels.shape[1:]
+        work = "contributions", images.shape[1:], labels.shape[1:]
 
         def some(start: int, stop: int) -> Tensor:
-            each = fast(self.model, self.update.loss, records.images[start:stop], records.labels[start:stop])
+            each = fast(self.model, self.update.loss, images[start:stop], labels[start:stop])
             if inside.needs_example_gradients:
                 each = inside.transform_example_gradients(each, generator)
             return torch.stack([self.row(tuple(g[i] for g in each)) for i in range(stop - start)])
 
-        return torch.cat(in_pieces(some, len(records), self.model, work, records.images.device))
+        return torch.cat(in_pieces(some, len(images), self.model, work, images.device))
 
 
 def reader_for(

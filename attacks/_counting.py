@@ -200,7 +200,7 @@ def played(
     own, defense, size = update.auxiliary, update.defense or Defense(), update.batch_size
     if own is None or not len(own):
         return None
-    labels = hard(own.labels)
+    labels = hard(own.labels, update.task)
     there = torch.bincount(labels, minlength=update.classes)
     drawn, weights, slopes = [], [], []
     for i in track("labels: clients of auxiliary records", PLAYED):

@@ -22,6 +22,7 @@ from leakaudit.attacks._counting import (
     surely_in,
     told,
 )
+from leakaudit.attacks._targets import input_of, solved
 from leakaudit.engine import head as engine_head
 from leakaudit.engine import matching as engine
 from leakaudit.errors import NotApplicable
@@ -50,11 +51,12 @@ class Head:
     bias: int | None
     features: Tensor
     at: engine_head.Head
+    classes: bool = True  # whether the model has an output for each class
 
     @property
     def by_class(self) -> bool:
         """Whether it has one output for each class, of which the true one's slope is the odd one out."""
-        return self.at.direct or self.at.scale is not None
+        return self.classes and (self.at.direct or self.at.scale is not None)
 
     def gradients(self, update: Gradients) -> tuple[Tensor, Tensor | None]:
         """Return its gradients in an update, (V, O, D) and (V, O), or without V; zeros for what is not finite."""
@@ -86,12 +88,13 @@ def find_head(model: PixelModel, update: SharedUpdate, pictures: Tensor, *, by_c
 
     With `by_class` only one whose rows belong to the classes.
     """
-    found, _ = engine_head.find(model, update.loss, pictures)
+    classes = update.task.by_class
+    found, _ = engine_head.find(model, update.loss, pictures, by_class=classes)
     if found is None:
         return None
     place = {id(p): i for i, p in enumerate(parameters_of(model)[1])}
     bias = place.get(id(found.layer.bias)) if found.layer.bias is not None else None
-    head = Head(place[id(found.layer.weight)], bias, found.features, found)
+    head = Head(place[id(found.layer.weight)], bias, found.features, found, classes)
     return head if head.by_class or not by_class else None
 
 
@@ -138,12 +141,6 @@ def soft_labels(model: PixelModel, update: SharedUpdate, generator: torch.Genera
     return (found / found.sum(1, keepdim=True).clamp_min(1e-12)).float()[:, None]
 
 
-def input_of(rows: Tensor, slope: Tensor) -> Tensor:
-    """Return a head's inputs (V, D) from its gradients (V, O, D) and (V, O): least squares over ∂W_k = ∂b_k·h."""
-    rows, slope = rows.double(), slope.double()
-    return torch.einsum("vk,vkd->vd", slope, rows) / slope.square().sum(1, keepdim=True).clamp_min(1e-300)
-
-
 def infer_labels(model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Tensor:
     """Return the labels (V, B) inferred from the update.
 
@@ -152,11 +149,16 @@ def infer_labels(model: PixelModel, update: SharedUpdate, generator: torch.Gener
     a head without bias has ∂b_k estimated as ⟨∂W_k, h̄⟩ / ‖h̄‖². Where no layer is a head, one record's label is the
     class whose gradient on probe pictures points most along the update, and those of more are guessed jointly
     (`matched_labels`), which is weaker.
+
+    Where labels are no classes, or are probabilities, they are what one record was taught, (V, 1, *shape), where the
+    head tells it (`solved`), else label groups (V, B) that are guessed jointly.
     """
     device = next(model.parameters()).device
     pictures, labels = probes(update, generator, device, _COUNTED if update.batch_size > 1 else 256)
     with client_mode(model, update, generator):
         head = find_head(model, update, pictures[:256])
+        if not update.task.by_class or (update.task.own_targets and update.batch_size == 1):
+            return _of_targets(model, update, head, pictures[:256])
         if update.batch_size > 1:
             return _of_batches(model, update, head, pictures, labels, generator)
         if head is None:
@@ -166,6 +168,28 @@ def infer_labels(model: PixelModel, update: SharedUpdate, generator: torch.Gener
     weights, biases = head.gradients(update.gradients)
     rows = [one_label(w, None if biases is None else biases[v], head.features) for v, w in enumerate(weights.unbind())]
     return torch.stack(rows)[:, None]
+
+
+def _of_targets(model: PixelModel, update: SharedUpdate, head: Head | None, pictures: Tensor) -> Tensor:
+    """Return targets (V, 1, *shape) where every victim is one record and its head tells them, else label groups (V, B).
+
+    Of victims that the head tells nothing of, beside others of which it does, it is what stands for their group.
+    """
+    found = None
+    if update.batch_size == 1 and head is not None and head.bias is not None and head.at.pooled:
+        weights, biases = head.gradients(update.gradients)
+        assert biases is not None
+        found = solved(model, update, head.at, weights, biases)
+    if found is not None and bool(found.told.all()):
+        return found.targets
+    groups = matched_labels(model, update, head, pictures)
+    if found is None or not bool(found.told.any()):
+        return groups
+    beside = groups if not found.targets.is_floating_point() else update.task.targets_of(groups)
+    if beside.dim() < found.targets.dim():  # of one logit, some as probabilities
+        beside = nn.functional.one_hot(groups, update.classes)
+    told = found.told.view(-1, *[1] * (found.targets.dim() - 1))
+    return torch.where(told, found.targets, beside.to(found.targets))
 
 
 def fitted_labels(model: PixelModel, update: SharedUpdate, head: Head, pictures: Tensor) -> Tensor:
@@ -278,9 +302,10 @@ def _counts(
 def matched_labels(model: PixelModel, update: SharedUpdate, head: Head | None, pictures: Tensor) -> Tensor:
     """Return the labels (V, B), ascending, whose mean gradient on probe pictures points most along the update.
 
-    A batch's gradient is the sum of its classes' own, here of auxiliary pictures of the class if exposed, else of
-    `pictures` (N, C, H, W) under its label; of the head alone where there is one. Labels are added one by one and then
-    exchanged while that helps: weaker than counting, for the private pictures' own gradients are not the classes'.
+    A batch's gradient is the sum of its classes' own, here of auxiliary records of the class (or label group) if
+    exposed, else of `pictures` (N, C, H, W) under its label; of the head alone where there is one. Labels are added one
+    by one and then exchanged while that helps: weaker than counting, for the private pictures' own gradients are not
+    the classes'.
     """
     parameters = parameters_of(model)[1]
     places = list(range(len(parameters)))
@@ -294,26 +319,31 @@ def matched_labels(model: PixelModel, update: SharedUpdate, head: Head | None, p
     rows = []
     for k in range(update.classes):
         shown = pictures[:_SHOWN]
-        if update.auxiliary is not None and bool((update.auxiliary.labels == k).any()):
-            shown = update.auxiliary.images[update.auxiliary.labels == k][:_SHOWN].to(pictures.device)
         label = torch.full((len(shown),), k, device=pictures.device)
+        if update.auxiliary is not None and bool((update.auxiliary.labels == k).any()):
+            own = update.auxiliary[(update.auxiliary.labels == k).nonzero()[:_SHOWN, 0]].to(pictures.device)
+            shown, label = own.images, own.taught
         found = torch.autograd.grad(update.loss(model(shown), label), chosen, allow_unused=True)
         flat = [torch.zeros_like(p) if g is None else g for p, g in zip(chosen, found, strict=True)]
         rows.append(torch.cat([g.flatten() for g in flat]).nan_to_num(0, 0, 0))
     basis = torch.stack(rows)
     shared = torch.cat([update.gradients[i].nan_to_num(0, 0, 0).flatten(1) for i in places], 1)
     inner, along = (basis @ basis.T).double(), (shared @ basis.T).double()
-    return torch.stack([_composed(inner, a, update.batch_size) for a in along])
+    return torch.stack([_composed(inner, a, update.batch_size, not update.task.by_class) for a in along])
 
 
-def _composed(inner: Tensor, along: Tensor, size: int) -> Tensor:
+def _composed(inner: Tensor, along: Tensor, size: int, lengths: bool = False) -> Tensor:
     """Return `size` classes, ascending, whose sum of rows has the largest cosine with a vector.
 
-    `inner` (K, K) are the rows' products with each other, `along` (K,) those with the vector.
+    `inner` (K, K) are the rows' products with each other, `along` (K,) those with the vector. With `lengths` it is the
+    mean of rows that is nearest to the vector: amounts give updates of one direction and many lengths.
     """
     unit = torch.eye(len(along), device=along.device, dtype=along.dtype)
 
     def cosines(counts: Tensor) -> Tensor:
+        if lengths:  # less the vector's own square, the squared distance's negative
+            mean = counts / size
+            return 2 * (mean @ along) - ((mean @ inner) * mean).sum(1)
         return (counts @ along) / ((counts @ inner) * counts).sum(1).clamp_min(1e-300).sqrt()
 
     counts = torch.zeros_like(along)
@@ -349,5 +379,8 @@ def _best_matching_class(model: PixelModel, update: SharedUpdate, pictures: Tens
 
 
 def known_labels(model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Tensor:
-    """Return the labels an attack works with: the exposed ones, (V, B) or probabilities (V, B, K), or inferred ones."""
+    """Return the labels an attack works with: the exposed ones, or inferred ones.
+
+    They are (V, B), or probabilities (V, B, K), or targets (V, B, *shape).
+    """
     return update.labels if update.labels is not None else infer_labels(model, update, generator)

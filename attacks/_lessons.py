@@ -83,15 +83,19 @@ def reader_for(model: PixelModel, update: SharedUpdate, shown: Records, generato
     sizes = [g[0].numel() for g in update.gradients]
     lengths = [*sizes, 0 if head is None else int(head.features.numel())]
     drawn = [torch.randint(2, (n,), generator=generator, device=generator.device).to(torch.int8) for n in lengths]
-    with torch.no_grad():
-        said = torch.cat([model(x).softmax(1) for x in torch.split(shown.images, 128)])
+    classes = update.classes
+    factors = shown.images.new_zeros(classes, classes)
+    if head is not None:
+        with torch.no_grad():
+            said = torch.cat([model(x).softmax(1) for x in torch.split(shown.images, 128)])
+        factors = class_means(said - soft(shown.labels, classes), hard(shown.labels, update.task), classes)
     widths = widths_within(sizes, FEATURES)
     return Reader(
         widths=widths,
         signs=tuple((2 * s - 1).to(shown.images.device) for s in drawn),
         head=head,
-        factors=class_means(said - soft(shown.labels, update.classes), hard(shown.labels), update.classes),
-        means=said.new_zeros(update.classes, sum(widths)),
+        factors=factors,
+        means=factors.new_zeros(classes, sum(widths)),
     )
 
 
@@ -162,7 +166,7 @@ def lesson_of(
         released = releases[i * times // len(plan)]
         x, y = released.images[plan[i].to(device)], released.labels[plan[i].to(device)]
         gradient, _ = sent(model, update.loss, x, y, defense, update.mode, generator, update.client)
-        labels.append(reader.label(gradient)[None] if read else hard(y))
+        labels.append(reader.label(gradient)[None] if read else hard(y, update.task))
         seen.append(reader(gradient, labels[-1]))
         if noisy is not False:  # known from the first batch
             observed = defense.observe(model, x, y, generator)

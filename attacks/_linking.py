@@ -68,36 +68,46 @@ def exposed_defense(update: SharedUpdate) -> Defense:
 
 
 def labels_shown(model: PixelModel, update: SharedUpdate, candidates: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the candidates' labels (V, M): known with them, else what the update says."""
+    """Return the candidates' labels (V, M), or their label groups: known with them, else what the update says."""
     if update.candidate_labels is not None:
         return update.candidate_labels
-    return hard(known_labels(model, update, generator))[:, :1].expand(-1, candidates.shape[1]).cpu()
+    return hard(known_labels(model, update, generator), update.task)[:, :1].expand(-1, candidates.shape[1]).cpu()
 
 
-def similarity(model: PixelModel, loss: LossFunction, shared: Gradients, label: Tensor, pictures: Tensor) -> Tensor:
-    """Return cos(∇ℓ(x_j, y), g̃_n), (N, M), of pictures (M, C, H, W) under one label: (1,), or probabilities (1, K).
+def line_ups_shown(candidates: Tensor, labels: Tensor, targets: Tensor | None) -> Records:
+    """Return line-ups (V, M, C, H, W) with labels (V, M), and targets (V, M, *shape) if any, as records of one row.
 
-    `shared` holds N updates, (N, *parameter.shape) each: a picture's gradient is computed once for all of them.
+    They lie where the candidates do.
     """
-    work = "similarity", pictures.shape[1:], label.shape
+    told = None if targets is None else targets.flatten(0, 1).to(candidates.device)
+    return Records(candidates.flatten(0, 1), labels.flatten().to(candidates.device), targets=told)
+
+
+def similarity(model: PixelModel, loss: LossFunction, shared: Gradients, labels: Tensor, pictures: Tensor) -> Tensor:
+    """Return cos(∇ℓ(x_j, y_j), g̃_n), (N, M), of pictures (M, C, H, W) under their labels: (M, ...), or one (1, ...).
+
+    A label is a class, probabilities, or a target. `shared` holds N updates, (N, *parameter.shape) each: a picture's
+    gradient is computed once for all of them.
+    """
+    work = "similarity", pictures.shape[1:], labels.shape[1:]
+    labels = labels.expand(len(pictures), *labels.shape[1:])
 
     def gap_to(one: Gradients, *gradient: Tensor) -> Tensor:
         return engine.cosine(gradient, one)[0]
 
     def together(start: int, stop: int) -> Tensor:
-        some = pictures[start:stop]
-        columns = fast_example_gradients()(model, loss, some, label.expand(len(some), *label.shape[1:]))
+        columns = fast_example_gradients()(model, loss, pictures[start:stop], labels[start:stop])
         found = (torch.func.vmap(partial(gap_to, one))(*columns) for one in zip(*shared, strict=True))
         return 1 - torch.stack(list(found), 1)
 
-    def alone(x: Tensor) -> Tensor:
-        gradient = mean_gradient(model, loss, x[None], label)
+    def alone(x: Tensor, y: Tensor) -> Tensor:
+        gradient = mean_gradient(model, loss, x[None], y[None])
         return torch.stack([1 - gap_to(one, *gradient) for one in zip(*shared, strict=True)])
 
     if engine.vectorises(model):
         return torch.cat(in_pieces(together, len(pictures), model, work, pictures.device)).T
-    bearable(lambda: alone(pictures[0]), model, work, pictures.device)
-    return torch.stack([alone(x) for x in pictures], 1)
+    bearable(lambda: alone(pictures[0], labels[0]), model, work, pictures.device)
+    return torch.stack([alone(x, y) for x, y in zip(pictures, labels, strict=True)], 1)
 
 
 def sum_of(scores: Scores, names: tuple[str, ...]) -> Tensor:
@@ -131,21 +141,21 @@ def most_trusted(
     return first if len(preferred) > 1 and found[best] < found[first] + MARGIN * asked else best
 
 
-def distinct(candidates: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the distinct pictures (U, C, H, W) of line-ups (N, M, C, H, W), and which of them each is, (N, M).
+def distinct(candidates: Tensor, labels: Tensor, targets: Tensor | None = None) -> tuple[Records, Tensor]:
+    """Return the distinct records of line-ups (N, M, ...) with labels (N, M), and which of them each is, (N, M).
 
-    Line-ups of a class overlap, and so do those of several views of a record: replacing a picture once is enough.
+    Line-ups of a class overlap, and so do those of several views of a record: replacing a picture once is enough. Two
+    are the same where picture, label and, if there are any, targets (N, M, *shape) are.
     """
-    records, places = distinct_records(candidates, torch.zeros(candidates.shape[:2], dtype=torch.long))
-    return records.images, places
-
-
-def distinct_records(candidates: Tensor, labels: Tensor) -> tuple[Records, Tensor]:
-    """Return the distinct records of line-ups (N, M, ...) with labels (N, M), and which of them each is, (N, M)."""
-    flat, told = candidates.flatten(0, 1), labels.flatten(0, 1)
-    known: dict[tuple[int, int], int] = {}
-    keys = [(hash(x.numpy().tobytes()), y) for x, y in zip(flat.cpu(), told.tolist(), strict=True)]
+    shown = line_ups_shown(candidates, labels, targets)
+    known: dict[tuple[int, ...], int] = {}
+    told = shown.labels.tolist() if shown.targets is None else map(_hashed, shown.targets.cpu())
+    keys = zip(map(_hashed, shown.images.cpu()), told, strict=True)
     places = [known.setdefault(key, i) for i, key in enumerate(keys)]
     order = {first: place for place, first in enumerate(known.values())}
-    found, chosen = torch.tensor([order[first] for first in places], device=flat.device), list(order)
-    return Records(flat[chosen], told[chosen].to(flat.device)), found.view(candidates.shape[:2])
+    found = torch.tensor([order[first] for first in places], device=shown.images.device)
+    return shown[list(order)], found.view(candidates.shape[:2])
+
+
+def _hashed(values: Tensor) -> int:
+    return hash(values.numpy().tobytes())

@@ -42,6 +42,7 @@ class Pace:
     step_size: float | Tensor
     patience: int
     coarse: float = 0.0
+    depth: int = 1  # of volumes
 
 
 @dataclass(frozen=True)
@@ -62,50 +63,70 @@ class Descent:
         return Descent(self.images[start:stop], self.values[start:stop], self.statuses[start:stop], moved)
 
 
-def total_variation(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the anisotropic total variation mean|∂x| + mean|∂y| of pictures (T, B, C, H, W) as (T,), and its slope."""
-    across, down = images.diff(dim=-1), images.diff(dim=-2)
+def total_variation(images: Tensor, depth: int = 1) -> tuple[Tensor, Tensor]:
+    """Return the anisotropic total variation Σ_d mean|∂_d| of pictures (T, B, C, H, W) as (T,), and its slope.
+
+    Over rows and columns; of volumes, (T, B, C·D, H, W) of D = `depth` slices, over the slices of a channel too.
+    """
+    whole = torch.unflatten(images, 2, (-1, depth))
     value = torch.zeros(images.shape[0], device=images.device, dtype=images.dtype)
-    slope = torch.zeros_like(images)
-    for gap, dim in ((across, -1), (down, -2)):
-        if gap.numel() == 0:  # a picture one pixel wide has no neighbours
+    slope = torch.zeros_like(whole)
+    for dim in (-1, -2, -3):
+        gap = whole.diff(dim=dim)
+        if gap.numel() == 0:  # a picture has one slice, and one that is one pixel wide has no neighbours
             continue
         value = value + gap.abs().flatten(1).mean(1)
         sign = gap.sign() * (images.shape[0] / gap.numel())
-        slope.narrow(dim, 1, images.shape[dim] - 1).add_(sign)
-        slope.narrow(dim, 0, images.shape[dim] - 1).sub_(sign)
-    return value, slope
+        slope.narrow(dim, 1, whole.shape[dim] - 1).add_(sign)
+        slope.narrow(dim, 0, whole.shape[dim] - 1).sub_(sign)
+    return value, slope.flatten(2, 3)
 
 
-def roughness(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return TV(brightness) + 2 TV(colour) of pictures (T, B, C, H, W) as (T,), and its slope.
+def roughness(images: Tensor, depth: int = 1) -> tuple[Tensor, Tensor]:
+    """Return TV(brightness) + 2 TV(colour) of pictures (T, B, C, H, W) as (T,), and its slope; of volumes C is C·D.
 
     Brightness is the mean over the channels and colour what each differs from it: in natural pictures an edge is mostly
     one of brightness, which the total variation of each channel by itself does not know. One channel: plain TV.
     """
-    brightness = images.mean(2, keepdim=True)
-    value, slope = total_variation(brightness)
-    slope = slope.expand_as(images) / images.shape[2]
-    if images.shape[2] == 1:
-        return value, slope
-    colour, colour_slope = total_variation(images - brightness)
-    return value + COLOUR * colour, slope + COLOUR * (colour_slope - colour_slope.mean(2, keepdim=True))
+    channels = images.shape[2] // depth
+    if channels == 1:
+        return total_variation(images, depth)
+
+    def mean(x: Tensor) -> Tensor:
+        return torch.unflatten(x, 2, (-1, depth)).mean(2)  # over the channels, slice by slice
+
+    def spread(x: Tensor) -> Tensor:
+        return x.repeat(1, 1, channels, 1, 1)
+
+    brightness = mean(images)
+    value, slope = total_variation(brightness, depth)
+    colour, colour_slope = total_variation(images - spread(brightness), depth)
+    whole = spread(slope) / channels + COLOUR * (colour_slope - spread(mean(colour_slope)))
+    return value + COLOUR * colour, whole
 
 
-def signs(slopes: Tensor, coarse: Tensor) -> Tensor:
+def signs(slopes: Tensor, coarse: Tensor, depth: int = 1) -> Tensor:
     """Return the signs of slopes (T, B, C, H, W), where a share `coarse` (T,) goes to those of blocks' mean slopes.
 
-    Blocks are 2, 4, 8, … pixels wide, up to the whole picture, every width with the same share. By its own sign alone a
-    pixel moves as far for noise as for what its neighbours agree on, so that brightness and colour of areas hardly
-    move: on a trained network they stay at the grey of the start.
+    Blocks are 2, 4, 8, … pixels wide, up to the whole picture, every width with the same share; of volumes,
+    (T, B, C·D, H, W) of D = `depth` slices, as deep as wide. By its own sign alone a pixel moves as far for noise as
+    for what its neighbours agree on, so that brightness and colour of areas hardly move: on a trained network they stay
+    at the grey of the start.
     """
     height, width = slopes.shape[-2:]
-    sizes = [2**k for k in range(1, (max(height, width) - 1).bit_length() + 1)]  # the last one holds the whole picture
+    # The last one holds the whole picture.
+    sizes = [2**k for k in range(1, (max(depth, height, width) - 1).bit_length() + 1)]
     share = (coarse if sizes else torch.zeros_like(coarse)).view(-1, 1, 1, 1, 1)
     found, flat = (1 - share) * slopes.sign(), slopes.flatten(0, 1)
+    volumes = torch.unflatten(flat, 1, (-1, depth))
     for size in sizes:
-        blocks = F.avg_pool2d(flat, size, ceil_mode=True).sign()
-        spread = blocks.repeat_interleave(size, -2).repeat_interleave(size, -1)[..., :height, :width]
+        if depth == 1:
+            blocks = F.avg_pool2d(flat, size, ceil_mode=True).sign()
+            spread = blocks.repeat_interleave(size, -2).repeat_interleave(size, -1)[..., :height, :width]
+        else:
+            within = min(size, depth), min(size, height), min(size, width)  # 3-D pooling takes no window that is wider
+            blocks = F.avg_pool3d(volumes, within, ceil_mode=True).sign().repeat_interleave(size, -3)[:, :, :depth]
+            spread = blocks.repeat_interleave(size, -2).repeat_interleave(size, -1)[..., :height, :width]
         found = found + share / len(sizes) * spread.reshape(slopes.shape)
     return found
 
@@ -138,6 +159,7 @@ def descend(
     *,
     label: str,
     restarts: int = 1,
+    channels: int | None = None,
 ) -> Descent:
     """Minimise `objective` from `start` (T, B, C, H, W) within [0, 1] by Adam on the gradient's sign (`signs`).
 
@@ -148,6 +170,7 @@ def descend(
     of each victim the better half by objective goes on at each of `rungs` (successive halving). A trial is `diverged`
     when its objective is never finite, and `budget` when the time was up before its schedule was. One that never falls
     below its start has converged there: against a defense that works, nothing beats the grey picture it began with.
+    Whoever watches sees the first `channels` alone, by default all.
     """
     steps, step_size = pace.steps, pace.step_size
     trials, device, halvings = int(start.shape[0]), start.device, rungs(restarts, steps)
@@ -159,7 +182,7 @@ def descend(
         progress = here.clock.to(start.dtype) / steps
         values, slopes = objective(here.x, here.victims, progress)
         going = here.going & values.isfinite() & slopes.flatten(1).isfinite().all(1)
-        slopes = signs(slopes, pace.coarse * (1 - progress)) if pace.coarse else slopes.sign()
+        slopes = signs(slopes, pace.coarse * (1 - progress), pace.depth) if pace.coarse else slopes.sign()
         known = best[here.active]
         better = (going & (values < known + ROUNDING)).view(-1, 1, 1, 1, 1)
         best_images[here.active] = torch.where(better, here.x, best_images[here.active])
@@ -169,7 +192,7 @@ def descend(
             here = replace(here, going=here.going & fittest(best, victims, halvings[k + 1])[here.active])
         if k + 1 in halvings or (k + 1) % every == 0:
             here, slopes = here.without_done(slopes)
-        observe(best, best_images, victims, here.active)
+        observe(best, best_images[:, :, :channels], victims, here.active)
         if not len(here.active):
             break
         largest = step_size[here.active] if isinstance(step_size, Tensor) else step_size
@@ -237,7 +260,7 @@ def best_restart(update: SharedUpdate, descent: Descent, labels: Tensor, restart
     """Keep each victim's restart of least objective. Trials are ordered victim by victim.
 
     `labels` are (V, B), or (V·restarts, B) where every trial found its own; of probabilities (…, K) the likeliest class
-    is given.
+    is given, and of targets (…, *shape) the label group.
     """
     values = descent.values.view(update.victims, restarts)
     chosen = values.argmin(1) + restarts * torch.arange(update.victims, device=values.device)
@@ -247,7 +270,7 @@ def best_restart(update: SharedUpdate, descent: Descent, labels: Tensor, restart
     )
     return Reconstruction(
         images=descent.images[chosen],
-        labels=hard(labels if len(labels) == update.victims else labels[chosen]),
+        labels=hard(labels if len(labels) == update.victims else labels[chosen], update.task),
         objective=descent.values[chosen],
         statuses=statuses,
         reason=reason_of(statuses),

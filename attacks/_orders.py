@@ -117,8 +117,8 @@ def orders_told(model: PixelModel, update: SharedUpdate, labels: Tensor, generat
     orders = []
     for v in track("finding the order of local steps", update.victims):
         told = labels[v]
-        alike = hard(told).tolist() if told.dim() == 1 else list(range(count))
-        shown = pictures[hard(told).to(pictures.device)].to(model.mean)
+        alike = list(range(count)) if told.is_floating_point() else told.tolist()
+        shown = pictures[hard(told, update.task).to(pictures.device)].to(model.mean)
         wanted = tuple(s[v] for s in update.gradients)
 
         def distance(
@@ -142,7 +142,7 @@ def _typical(update: SharedUpdate, model: PixelModel) -> Tensor:
     own = update.auxiliary
     if own is None or not len(own):
         return torch.full((update.classes, *update.input_shape), 0.5).to(model.mean)
-    means = class_means(own.images, hard(own.labels), update.classes)
+    means = class_means(own.images, hard(own.labels, update.task), update.classes)
     return means.view(update.classes, *update.input_shape).to(model.mean)
 
 

@@ -14,6 +14,7 @@ from leakaudit.attacks._linking import Scores, most_trusted
 from leakaudit.attacks._replaying import Layout, Parts, Play, layout_for
 from leakaudit.protocol.labels import hard
 from leakaudit.protocol.target import Records
+from leakaudit.protocol.task import Task
 from leakaudit.work.memory import need
 from leakaudit.work.progress import expired, track
 
@@ -181,7 +182,8 @@ def prepared(way: Way, run: Records, draws: int, generator: torch.Generator) -> 
     noises = {view: noise_of([one / sizes[view] for one in rows]) for view, rows in looks.items()}
     chosen = torch.randint(2**62, (1 if steady else draws,), generator=generator).tolist()
     rare: dict[bytes, int] = {}
-    alike = [Records(one.images, few[0].labels) for one in few]  # of one label, so that pictures must tell them apart
+    # Of one label, so that pictures must tell them apart.
+    alike = [Records(one.images, few[0].labels, targets=few[0].targets) for one in few]
     for seed in [] if steady else _recurring(runs, drawn):
         rows = [_bytes(layout.row(way.play(one, seed))) for one in alike]
         if len(set(rows)) == len(rows):
@@ -227,13 +229,13 @@ def _shifts(way: Way, layout: Layout, run: list[Records], first: int, generator:
 
 
 def trusted(
-    name: str, played: Played, own: Records, foremost: tuple[str, ...], generator: torch.Generator
+    name: str, played: Played, own: Records, task: Task, foremost: tuple[str, ...], generator: torch.Generator
 ) -> tuple[str, ...]:
     """Return which scores find the attacker's own records among others of their class; ties go to what is foremost.
 
     Views that did not do best in one class are not looked at in the next.
     """
-    labels, best = hard(own.labels), foremost
+    labels, best = hard(own.labels, task), foremost
     rehearsed: list[tuple[Scores, Tensor]] = []
     for label in torch.bincount(labels).argsort(descending=True, stable=True)[:CLASSES].tolist():
         members = (labels == label).nonzero()[:, 0]

@@ -66,6 +66,7 @@ def _tuned(
         mode=update.mode,
         generator=generator,
         client=update.client,
+        task=update.task,
     )
     inversion, tuned = tuned_in_time(inversion, model, own, released, generator)
     psnr = tuned.get("auxiliary_psnr")

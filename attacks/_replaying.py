@@ -45,7 +45,7 @@ class Client:
         batch, place = self._batch(record, generator)
         reseed(seed, used=True)
         shown = release(self.defense, batch, generator).to(self.model.mean.device)
-        return shown.images[place], shown.labels[place].float().reshape(-1)
+        return shown.images[place], told_in_numbers(self.update, shown.labels[place])
 
     def _sent(self, record: Records, seed: int, defense: Defense) -> Parts:
         generator = torch.Generator().manual_seed(seed)
@@ -72,11 +72,22 @@ class Client:
         picked = torch.randint(len(self.company), (missing,), generator=generator)
         place = int(torch.randint(missing + 1, (1,), generator=generator))
         others = self.company[picked.to(self.company.labels.device)]
-        images, labels = others.images.to(record.images), others.labels.to(record.labels)
+        with_targets = record.targets is not None and others.targets is not None
+
+        def around(own: Tensor, theirs: Tensor) -> Tensor:
+            theirs = theirs.to(own)
+            return torch.cat([theirs[:place], own, theirs[place:]])
+
         return Records(
-            torch.cat([images[:place], record.images, images[place:]]),
-            torch.cat([labels[:place], record.labels, labels[place:]]),
+            around(record.images, others.images),
+            around(record.labels, others.labels),
+            targets=around(record.taught, others.taught) if with_targets else None,
         ), place
+
+
+def told_in_numbers(update: SharedUpdate, label: Tensor) -> Tensor:
+    """Return a released record's label, probabilities or target as a row of numbers; of a group what stands for it."""
+    return update.task.targets_of(label).float().reshape(-1)
 
 
 def client_of(model: PixelModel, update: SharedUpdate, defense: Defense, candidates: Records) -> Client:

@@ -101,8 +101,14 @@ class Analytic(Attack):
 
 
 def known_labels_or_none(model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Tensor | None:
-    """Return the labels if they can be had: this attack draws its pictures without them."""
+    """Return the labels (V, B), or label groups, if they can be had: this attack draws its pictures without them."""
+    known = known_or_none(model, update, generator)
+    return None if known is None else hard(known, update.task)
+
+
+def known_or_none(model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Tensor | None:
+    """Return what `known_labels` does: labels (V, B), probabilities or targets; None where they cannot be had."""
     try:
-        return hard(known_labels(model, update, generator))
+        return known_labels(model, update, generator)
     except NotApplicable:
         return None

@@ -21,13 +21,14 @@ from leakaudit.attacks._attacking import (
 from leakaudit.attacks._labels import probe_pictures
 from leakaudit.attacks._optimise import COPIES, Objective, Pace, best_restart, descend, roughness
 from leakaudit.attacks._unmixing import polished, unmixed
-from leakaudit.attacks.analytic import known_labels_or_none
+from leakaudit.attacks.analytic import known_or_none
 from leakaudit.attacks.peeling import labels_to_try
 from leakaudit.engine.dense import is_pictures, layers_at_work
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.attack import Attack, Effort, Reconstruction, Status
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.gradients import parameters_of
+from leakaudit.protocol.labels import hard
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import PixelModel
 from leakaudit.work.memory import held, in_pieces
@@ -120,7 +121,7 @@ class CocktailParty(Attack):
     def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
         """Return the pictures of every victim; one whose gradient of the layer is zero or not finite is `diverged`."""
         need_sum_of_gradients(update)
-        labels = known_labels_or_none(model, update, generator)
+        known = known_or_none(model, update, generator)
         with client_mode(model, update, generator):
             probes = probe_pictures(update, generator, model.mean.device, 8)
             mixing = mixing_layer(model, probes, update.batch_size)
@@ -134,7 +135,7 @@ class CocktailParty(Attack):
                 reached = v + 1
                 if bool(usable[v]):
                     inputs[v], rests[v] = self._unmixed(
-                        model, mixing, weights[v], biases[v], update, labels_to_try(update, labels, v), generator
+                        model, mixing, weights[v], biases[v], update, labels_to_try(update, known, v), generator
                     )
             inputs[~usable] = torch.nan
             usable = usable & inputs.isfinite().flatten(1).all(1)
@@ -148,7 +149,7 @@ class CocktailParty(Attack):
         note = f"{exact} of {update.victims} gradients unmixed whole: the records found explain the layer's gradient."
         return Reconstruction(
             images=found.images,
-            labels=labels,
+            labels=None if known is None else hard(known, update.task),
             objective=found.objective,
             statuses=found.statuses,
             reason=found.reason,
@@ -228,7 +229,7 @@ class CocktailParty(Attack):
 
         def objective(images: Tensor, which: Tensor, progress: Tensor) -> tuple[Tensor, Tensor]:
             values, slopes = match(images, which, progress)
-            rough, slope = roughness(images)
+            rough, slope = roughness(images, model.depth)
             values = torch.where(usable[which], values + self.tv * rough, torch.nan)
             return values, slopes + self.tv * slope
 

@@ -243,7 +243,7 @@ class ReleasedDecoder(Attack):
         defense, auxiliary = decodable(update)
         if update.released is None:
             raise NotApplicable("the replaced records are not exposed")
-        labels = hard(known_labels(model, update, generator))
+        labels = hard(known_labels(model, update, generator), update.task)
         decoder = fit_decoder(defense, auxiliary, update.classes, generator, steps=self.decoder_steps, label=self.name)
         status: Status = "budget" if expired() else "converged"
         return Reconstruction(

@@ -158,7 +158,7 @@ class ReleasedDemixing(_Demixing):
         defense, own = _known(update)
         if update.released is None:
             raise NotApplicable("the replaced records are not exposed")
-        labels = hard(known_labels(model, with_mixed_labels(model, update, generator), generator))
+        labels = hard(known_labels(model, with_mixed_labels(model, update, generator), generator), update.task)
         need(10 * 4 * own.images.numel(), f"filters of {len(own)} records", "auxiliary records", own.labels.device)
         mixtures = release(defense, own, generator).images
         filters = learned_filters(own.images, mixtures)
@@ -224,7 +224,7 @@ class Demixing(_Demixing):
         """Return scores (V, M) of `candidates` (V, M, C, H, W) as `linkage`; larger is likelier."""
         defense, own = _known(update)
         update = with_mixed_labels(model, update, generator)
-        labels = hard(known_labels(model, update, generator))
+        labels = hard(known_labels(model, update, generator), update.task)
         mixtures = release(defense, own, generator)
         order = torch.randperm(len(own), generator=generator, device=generator.device).tolist()
         count = min(self.rehearsals, len(own))
@@ -269,6 +269,7 @@ class Demixing(_Demixing):
             generator=generator,
             auxiliary=own,
             client=update.client,
+            task=update.task,
         )
         played = with_mixed_labels(model, played, generator)
         few = replace(played, gradients=tuple(g[:TUNED] for g in played.gradients), labels=_first(played.labels, TUNED))
@@ -314,9 +315,14 @@ def _first(labels: Tensor | None, count: int) -> Tensor | None:
 
 
 def with_mixed_labels(model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> SharedUpdate:
-    """Return the update with its probabilities (V, 1, K) as labels: exposed, read off, or the likeliest class."""
+    """Return the update with its probabilities (V, 1, K) as labels: exposed, read off, or the likeliest class.
+
+    Where labels are no classes, with its targets (V, 1, *shape), or label groups where these are not told.
+    """
     if update.labels is not None:
         return update
+    if not update.task.by_class:
+        return replace(update, labels=infer_labels(model, update, generator))
     try:
         return replace(update, labels=soft_labels(model, update, generator))
     except NotApplicable:

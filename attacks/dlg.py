@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 from typing import ClassVar
 
 import torch
@@ -17,8 +18,10 @@ from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.attack import Attack, Reconstruction, Status
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.gradients import Gradients
+from leakaudit.protocol.labels import hard
 from leakaudit.protocol.registry import register_attack
 from leakaudit.protocol.target import PixelModel
+from leakaudit.protocol.task import Task
 from leakaudit.work.memory import bearable, exhausted, held
 from leakaudit.work.progress import expired, followed, observe, track
 
@@ -33,7 +36,9 @@ class DLG(Attack):
     """Minimise ‖∇ℓ(x̂, ŷ) − g‖² jointly over the pictures and soft labels by L-BFGS (Zhu et al. 2019, arXiv 1906.08935).
 
     The soft label is the softmax of free logits, so the loss must take class probabilities; where it does not, and the
-    labels are not exposed, NotApplicable. Pictures are optimised unboxed and clamped at the end. L-BFGS needs a smooth
+    labels are not exposed, NotApplicable. Where labels are no classes the targets themselves are free, begun at the
+    mean of what is known of targets; where those must be whole numbers (a mask of many classes) they are inferred
+    first. Pictures are optimised unboxed and clamped at the end. L-BFGS needs a smooth
     model: on kinked activations (ReLU) it often ends `diverged`, as in the paper's follow-ups. `steps` counts
     L-BFGS iterations.
     """
@@ -55,15 +60,17 @@ class DLG(Attack):
         return Amount(slopes=2 * self.steps * self.restarts * sizes.victims)
 
     def fixed_labels(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Tensor | None:
-        """Return labels (V, B) that stay fixed, or None to optimise them."""
-        return update.labels
+        """Return labels (V, B), or targets (V, B, *shape), that stay fixed, or None to optimise them."""
+        whole = update.task.own_targets and not update.task.dtype.is_floating_point
+        return known_labels(model, update, generator) if whole else update.labels
 
     @memory_safe
     def __call__(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
         """Invert every victim; a trial whose objective is not finite or never falls is `diverged`."""
         trials = update.victims * self.restarts
         told = f"{trials} trials (restarts={self.restarts})"
-        size = room_for(update, trials, _COPIES, update.classes) + room_for(update, 1, 2 * _HISTORY + 10)
+        width = update.classes if softened(update.task) else prod(update.task.shape)
+        size = room_for(update, trials, _COPIES, width) + room_for(update, 1, 2 * _HISTORY + 10)
         with held(size, told, "restarts or records", model.mean.device):
             return self._inverted(model, update, trials, generator)
 
@@ -72,9 +79,7 @@ class DLG(Attack):
     ) -> Reconstruction:
         labels = self.fixed_labels(model, update, generator)
         start = starts(model, update, self.restarts, generator)
-        soft = torch.randn(
-            (trials, update.batch_size, update.classes), generator=generator, device=generator.device
-        ).to(start)
+        free = free_labels(update, trials, generator).to(start)
         ends: list[tuple[Tensor, Tensor, float, Status]] = []
         made: list[float] = []
         with client_mode(model, update, generator):
@@ -82,7 +87,7 @@ class DLG(Attack):
                 fixed = None if labels is None else labels[t // self.restarts]
                 shared = tuple(g[t // self.restarts] for g in update.gradients)
                 with followed() as course:
-                    ends.append(self._invert(model, update, start[t], soft[t], fixed, shared, t // self.restarts))
+                    ends.append(self._invert(model, update, start[t], free[t], fixed, shared, t // self.restarts))
                 made.append(course.least)
         images, guesses, values, statuses = zip(*ends, strict=True)
         descent = Descent(torch.stack(images), torch.tensor(values), statuses)
@@ -94,20 +99,20 @@ class DLG(Attack):
         model: PixelModel,
         update: SharedUpdate,
         start: Tensor,
-        soft: Tensor,
+        begun: Tensor,
         fixed: Tensor | None,
         shared: Gradients,
         victim: int,
     ) -> tuple[Tensor, Tensor, float, Status]:
-        x, logits = start.clone().requires_grad_(True), soft.clone().requires_grad_(True)
-        free = [x] if fixed is not None else [x, logits]
+        x, label = start.clone().requires_grad_(True), begun.clone().requires_grad_(True)
+        free = [x] if fixed is not None else [x, label]
         optimiser = torch.optim.LBFGS(
             free, lr=1.0, max_iter=_CHUNK, history_size=_HISTORY, line_search_fn="strong_wolfe"
         )
-        best, best_x, best_logits, first = torch.inf, start, soft, torch.inf
+        best, best_x, best_label, first = torch.inf, start, begun, torch.inf
 
         def matched() -> tuple[Tensor, tuple[Tensor, ...]]:
-            target = fixed if fixed is not None else logits.softmax(1)
+            target = fixed if fixed is not None else label.softmax(1) if softened(update.task) else label
             with engine.twice_differentiable():
                 outcome = self._loss(update, model(x), target)
             return engine.match_one(model, outcome, free, shared, engine.squared)
@@ -115,7 +120,7 @@ class DLG(Attack):
         bearable(matched, model, (self.name, x.shape), x.device)
 
         def closure() -> float:
-            nonlocal best, best_x, best_logits, first
+            nonlocal best, best_x, best_label, first
             value, slopes = matched()
             for leaf, slope in zip(free, slopes, strict=True):
                 leaf.grad = slope
@@ -123,7 +128,7 @@ class DLG(Attack):
             if first == torch.inf:
                 first = number
             if number < best:
-                best, best_x, best_logits = number, x.detach().clone(), logits.detach().clone()
+                best, best_x, best_label = number, x.detach().clone(), label.detach().clone()
             return number
 
         for _ in track(self.name, max(1, self.steps // _CHUNK)):
@@ -135,15 +140,31 @@ class DLG(Attack):
         status: Status = "converged" if best < first else "diverged"
         if expired():
             status = "budget"
-        return best_x.clamp(0, 1), best_logits.argmax(1), best, status
+        found = best_label.argmax(1) if softened(update.task) else hard(best_label, update.task)
+        return best_x.clamp(0, 1), found, best, status
 
     def _loss(self, update: SharedUpdate, logits: Tensor, target: Tensor) -> Tensor:
         try:
             return update.loss(logits, target)
         except (RuntimeError, TypeError, ValueError) as error:
-            if target.dim() == 1 or exhausted(error):
+            if not target.is_floating_point() or exhausted(error):
                 raise
             raise NotApplicable("the loss does not take soft labels, and the labels are not exposed") from error
+
+
+def softened(task: Task) -> bool:
+    """Whether labels are optimised as the softmax of free logits: probabilities, not targets of another kind."""
+    return task.by_class or not task.own_targets
+
+
+def free_labels(update: SharedUpdate, trials: int, generator: torch.Generator) -> Tensor:
+    """Return what labels are optimised from: random logits (T, B, K), or targets (T, B, *shape) about their mean."""
+    task, table = update.task, update.task.table
+    shape = (update.classes,) if softened(task) else task.shape
+    noise = torch.randn((trials, update.batch_size, *shape), generator=generator, device=generator.device)
+    if softened(task) or table is None:
+        return noise
+    return table.mean(0).to(noise) + 0.1 * table.std(0, correction=0).to(noise) * noise
 
 
 @register_attack

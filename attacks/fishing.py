@@ -34,6 +34,8 @@ REHEARSED = 4  # batches of auxiliary records on which the inversion is tuned
 
 def last_layer(model: PixelModel, known: Beforehand | SharedUpdate, pictures: Tensor) -> nn.Linear:
     """Return the dense layer with a bias that gives the logits; raises NotApplicable where none does."""
+    if known.task.kind != "classes":
+        raise NotApplicable("it fishes in one class, and a record's label is no class here")
     found, _ = engine_head.find(model, known.loss, pictures)
     layer = None if found is None or not found.direct else found.layer
     if not isinstance(layer, nn.Linear) or layer.bias is None or not layer.bias.requires_grad:
@@ -199,6 +201,7 @@ def rehearsed(
         mode=update.mode,
         generator=drawn,
         client=update.client,
+        task=update.task,
     )
     return sent, mine[:batches]
 

@@ -234,7 +234,9 @@ class GenerativePrior(Attack):
             return self._searched(model, update, generator)
 
     def _searched(self, model: PixelModel, update: SharedUpdate, generator: torch.Generator) -> Reconstruction:
-        labels = hard(known_labels(model, update, generator))
+        known = known_labels(model, update, generator)
+        labels = hard(known, update.task)
+        taught = known if update.task.own_targets else labels
         given, spare = update.prior, 0
         if given is not None:
             stage = Stage(of_records(given.make), self._latents(update, given.latent, labels, generator))
@@ -253,11 +255,11 @@ class GenerativePrior(Attack):
             stage = Stage(drawn, start)
         match = InvertingGradients().matching(model, update, engine.cosine, generator)
         with client_mode(model, update, generator):
-            descent, points = self._settled(match, stage, labels, self.steps - spare, self.restarts)
+            descent, points = self._settled(match, stage, taught, self.steps - spare, self.restarts)
             chosen = fittest_of(descent.values, update.victims)
             best = best_restart(update, descent, labels, self.restarts)
             if given is not None and spare:
-                best = self._deeper(match, update, labels, given.make, points[chosen], best, spare)
+                best = self._deeper(match, update, taught, given.make, points[chosen], best, spare)
         return best if given is not None else replace(best, notes=(*best.notes, *NOTES))
 
     def _latents(

@@ -311,7 +311,7 @@ def slopes(model: Imprinted, known: Beforehand, own: Records) -> Tensor:
         model.cooling = LOGITS / size
     found = []
     with torch.enable_grad():
-        for image, label in zip(own.images[:32], own.labels[:32], strict=False):
+        for image, label in zip(own.images[:32], own.taught[:32], strict=False):
             pixels = image[None].clone().requires_grad_()
             logits = model.cooling * PixelModel.forward(model, pixels)
             (slope,) = torch.autograd.grad(known.loss(logits, label[None]), pixels)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from leakaudit.attacks._attacking import client_mode, memory_safe, room_for, starts
+from leakaudit.attacks._free import Free, freed
 from leakaudit.attacks._labels import known_labels
 from leakaudit.attacks._optimise import COPIES, Pace, best_restart, descend, roughness
 from leakaudit.attacks._residual import residual_loss, residuals
@@ -31,14 +32,14 @@ Match = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 Prior = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def smooth(weight: float | Tensor, fall: float | Tensor = 1.0) -> Prior:
+def smooth(weight: float | Tensor, fall: float | Tensor = 1.0, depth: int = 1) -> Prior:
     """Return the prior `weight` · `roughness`, whose slope begins `fall` times as strong and falls geometrically.
 
-    Both are numbers, or (T,) with one for each trial.
+    Both are numbers, or (T,) with one for each trial. `depth` is that of volumes.
     """
 
     def prior(images: Tensor, progress: Tensor) -> tuple[Tensor, Tensor]:
-        value, slope = roughness(images)
+        value, slope = roughness(images, depth)
         return weight * value, (weight * fall ** (1 - progress)).view(-1, 1, 1, 1, 1) * slope
 
     return prior
@@ -66,6 +67,7 @@ class InvertingGradients(Attack):
         "fall": (1.0, 10.0),
     }
     effort: ClassVar[tuple[Effort, ...]] = ("steps", "restarts")
+    seeks_targets: ClassVar[bool] = True  # where labels are no classes and nothing tells them
     coarse: ClassVar[float] = 0.0  # share of the first step that follows areas, not pixels (`Pace`)
 
     steps: int = 400
@@ -114,6 +116,18 @@ class InvertingGradients(Attack):
             return values, slopes
 
         return match
+
+    def freed(self, model: PixelModel, update: SharedUpdate, labels: Tensor, generator: torch.Generator) -> Free | None:
+        """Return how targets are sought beside the pictures, where labels are no classes and hold guessed groups alone.
+
+        None where they are known, or need not be, since every victim's residual is (`residuals`), and for attacks that
+        need their pictures as they are.
+        """
+        if not update.task.own_targets or labels.is_floating_point() or not self.seeks_targets:
+            return None
+        if bool(residuals(model, update, generator).isfinite().all()):
+            return None
+        return freed(model, update, generator)
 
     def priors(self, model: PixelModel, update: SharedUpdate) -> tuple[Prior, ...]:
         """Return what is added to the match beside smoothness; an attack that knows more of pictures adds to it."""
@@ -177,9 +191,13 @@ class InvertingGradients(Attack):
         one = choices[0]
         distance = one.distance(update, generator)
         start = starts(model, update, one.restarts, generator) if start is None else start
-        match = one.matching(model, update, distance, generator)
+        free = one.freed(model, update, labels, generator)
+        seen = (model, update) if free is None else (free.model, free.update)
+        match = one.matching(*seen, distance, generator)
         priors = one.priors(model, update)
-        count = update.victims
+        count, channels = update.victims, start.shape[2]
+        if free is not None:
+            start = free.begun(start, labels.repeat_interleave(one.restarts, 0))
         tv, fall, step_size = (
             torch.tensor([getattr(c, name) for c in choices], device=start.device, dtype=start.dtype)
             for name in ("tv", "fall", "step_size")
@@ -188,9 +206,11 @@ class InvertingGradients(Attack):
         def objective(images: Tensor, which: Tensor, progress: Tensor) -> tuple[Tensor, Tensor]:
             victims, choice = which % count, which // count
             values, slopes = match(images, labels[victims], victims)
-            for prior in (smooth(tv[choice], fall[choice]), *priors):
-                value, slope = prior(images, progress)
-                values, slopes = values + value, slopes + slope
+            pictures = images[:, :, :channels]
+            for prior in (smooth(tv[choice], fall[choice], model.depth), *priors):
+                value, slope = prior(pictures, progress)
+                values = values + value
+                slopes = torch.cat([slopes[:, :, :channels] + slope, slopes[:, :, channels:]], 2)
             return values, slopes
 
         which = torch.arange(len(choices) * count, device=start.device).repeat_interleave(one.restarts)
@@ -199,14 +219,17 @@ class InvertingGradients(Attack):
                 objective,
                 start.repeat(len(choices), *[1] * (start.dim() - 1)),
                 which,
-                Pace(one.steps, step_size[which // count], one.patience, one.coarse),
+                Pace(one.steps, step_size[which // count], one.patience, one.coarse, model.depth),
                 label=one.name,
                 restarts=one.restarts,
+                channels=channels,
             )
         size = len(start)
+        parts = [descent.part(k * size, (k + 1) * size) for k in range(len(choices))]
+        told = [labels if free is None else free.groups(part.images) for part in parts]
         return [
-            best_restart(update, descent.part(k * size, (k + 1) * size), labels, one.restarts)
-            for k in range(len(choices))
+            best_restart(update, replace(part, images=part.images[:, :, :channels]), each, one.restarts)
+            for part, each in zip(parts, told, strict=True)
         ]
 
 

@@ -21,7 +21,7 @@ from leakaudit.protocol.attack import Attack, Effort, Reconstruction, Status
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.labels import class_means, hard
 from leakaudit.protocol.registry import register_attack
-from leakaudit.protocol.target import PixelModel, Records
+from leakaudit.protocol.target import PixelModel
 from leakaudit.work.progress import expired
 from leakaudit.work.seeding import derive, forked
 
@@ -242,7 +242,7 @@ class LearnedInversion(Attack):
         """Return pictures (V, B, C, H, W). It has no objective of its own: zeros."""
         if update.defense is None or update.auxiliary is None:
             raise NotApplicable("the defense or auxiliary records are not exposed")
-        labels = hard(known_labels(model, update, generator))
+        labels = hard(known_labels(model, update, generator), update.task)
         taught = self.taught(model, update, labels, generator)
         if taught is None:
             return failed(update, "budget", "the time budget was spent before enough auxiliary updates were seen")
@@ -272,7 +272,7 @@ class LearnedInversion(Attack):
         least = max(LEAST, 2 * update.batch_size)
         if len(auxiliary) < least:
             raise NotApplicable(f"it needs at least {least} auxiliary records, here there are {len(auxiliary)}")
-        auxiliary = Records(auxiliary.images.to(model.mean), auxiliary.labels.to(labels.device))
+        auxiliary = auxiliary.to(labels.device)
         with client_mode(model, update, generator):
             reader, lesson = lesson_of(model, update, defense, auxiliary, self.pairs, self.draws, generator, self.name)
         if lesson is None:

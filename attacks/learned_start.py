@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from leakaudit.attacks._attacking import client_mode, failed, memory_safe, need_one_gradient
-from leakaudit.attacks._labels import Head, find_head, input_of, probe_pictures
+from leakaudit.attacks._labels import Head, find_head, probe_pictures
 from leakaudit.attacks._residual import read, residuals
 from leakaudit.attacks._sketch import folded, widths_within
+from leakaudit.attacks._targets import input_of
 from leakaudit.attacks.inverting_gradients import InvertingGradients
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.amounts import Amount, Sizes
@@ -190,7 +191,9 @@ class LearnedStart(InvertingGradients):
         fixed = residuals(model, update, generator)[:, 0]
         known = fixed.isfinite().all(1)
         if not bool(known.any()):
-            raise NotApplicable("no update tells its residual p − y exactly: behind noise or rounding nothing is read")
+            raise NotApplicable(
+                "no update tells its residual p − y exactly: no dense layer gives the outputs, or noise hides it"
+            )
         regression, reader = learned(self.pairs, model, update, auxiliary, generator, self.name)
         if regression is None:
             return failed(update, "budget", "the time budget was spent before enough auxiliary updates were seen")

@@ -39,7 +39,10 @@ _TOGETHER = 128  # pictures whose replacements are described at a time
 
 @dataclass(frozen=True, kw_only=True)
 class _Linking(Attack):
-    """What the two attacks share: they link, and draw no picture."""
+    """What the two attacks share: they link, and draw no picture.
+
+    All candidates of a line-up are taken to be of the class that the update tells, or of their own targets.
+    """
 
     kind: ClassVar[Kind] = "linkage"
     family: ClassVar[str] = "linkage"
@@ -59,32 +62,42 @@ class _Linking(Attack):
         """Raise NotApplicable: there is nothing to link without candidates."""
         raise NotApplicable("a linkage attack needs candidates: call link")
 
+    def _shown(self, update: SharedUpdate, candidates: Tensor, rows: Tensor, label: Tensor) -> tuple[Records, Tensor]:
+        """Return the distinct records of some victims' line-ups, of one label (), and which of them each is (n, M)."""
+        rows, targets = rows.to(candidates.device), update.candidate_targets
+        some = candidates[rows]
+        return distinct(some, label.expand(some.shape[:2]), None if targets is None else targets.to(some.device)[rows])
+
 
 def gradient_scores(
     model: PixelModel,
     loss: LossFunction,
     defense: Defense,
     shared: Gradients,
-    label: Tensor,
-    pictures: Tensor,
+    candidates: Records,
     generator: torch.Generator,
     draws: int,
 ) -> Scores:
-    """Return scores (N, M) of candidate pictures (M, C, H, W) under label (1,) for N updates in `shared`.
+    """Return scores (N, M) of M candidates, each with its label or target, for N updates in `shared`.
 
     "record" is cos(∇ℓ(x_j), g̃). Where the defense replaces records, "replacement" is the mean over `draws` of
     cos(∇ℓ(G(x_j, ε)), g̃), and "nearest replacement" the largest of them: 1 where a defense has few draws and x_j is
-    behind the update.
+    behind the update. A replacement is taken under the candidate's class, and under its own target where it has one.
     """
-
-    scores = {"record": similarity(model, loss, shared, label, pictures)}
+    scores = {"record": similarity(model, loss, shared, candidates.taught, candidates.images)}
     if replaces_records(defense):
-        need(8 * draws * len(pictures), f"the scores of {draws} draws", "draws", pictures.device)
-        told = Records(pictures, label.expand(len(pictures)))
-        drawn = (release(defense, told, generator).images for _ in range(draws))
-        replaced = torch.stack([similarity(model, loss, shared, label, shown) for shown in drawn])
+        need(8 * draws * len(candidates), f"the scores of {draws} draws", "draws", candidates.images.device)
+        drawn = (release(defense, candidates, generator) for _ in range(draws))
+        replaced = torch.stack(
+            [similarity(model, loss, shared, replacement_label(candidates, each), each.images) for each in drawn]
+        )
         scores |= {"replacement": replaced.mean(0), "nearest replacement": replaced.amax(0)}
     return scores
+
+
+def replacement_label(records: Records, released: Records) -> Tensor:
+    """Return what replacements are labelled: their own targets, and where labels are classes those of the records."""
+    return records.labels if records.targets is None else released.labels
 
 
 @register_attack
@@ -116,7 +129,7 @@ class Linkage(_Linking):
         defense = exposed_defense(update)
         if update.batch_size > 1:
             return self._of_several(model, update, candidates, generator)
-        labels = hard(known_labels(model, update, generator))
+        labels = hard(known_labels(model, update, generator), update.task)
         scores = torch.zeros(candidates.shape[:2], device=labels.device)
         done = [False] * update.victims
         with client_mode(model, update, generator):
@@ -124,11 +137,9 @@ class Linkage(_Linking):
             present = torch.unique(labels[:, 0])
             for i in track(self.name, len(present)):  # line-ups of a class overlap: their gradients are taken once
                 rows = (labels[:, 0] == present[i]).nonzero()[:, 0]
-                pictures, places = distinct(candidates[rows.to(candidates.device)])
+                shown, places = self._shown(update, candidates, rows, present[i])
                 shared = tuple(g[rows.to(g.device)] for g in update.gradients)
-                found = gradient_scores(
-                    model, update.loss, defense, shared, present[i : i + 1], pictures, generator, self.draws
-                )
+                found = gradient_scores(model, update.loss, defense, shared, shown, generator, self.draws)
                 scores[rows] = sum_of({name: each.gather(1, places) for name, each in found.items()}, trusted)
                 for v in rows.tolist():
                     done[v] = True
@@ -157,11 +168,12 @@ class Linkage(_Linking):
             others = [j for j in order if j != i and own.labels[j] == own.labels[i]][:15]
             if not others or expired():
                 continue
-            record, label = own[[i]], own.labels[i : i + 1]
-            replaced = release(defense, record, generator).images
-            shared, _ = sent(model, update.loss, replaced, label, defense, update.mode, generator, update.client)
-            shown, single = own.images[[i, *others]], tuple(g[None] for g in shared)
-            scores = gradient_scores(model, update.loss, defense, single, label, shown, generator, self.draws)
+            record = own[[i]]
+            released = release(defense, record, generator)
+            label = replacement_label(record, released)
+            shared, _ = sent(model, update.loss, released.images, label, defense, update.mode, generator, update.client)
+            shown, single = own[[i, *others]], tuple(g[None] for g in shared)
+            scores = gradient_scores(model, update.loss, defense, single, shown, generator, self.draws)
             rehearsed.append((scores, torch.zeros(1, dtype=torch.long, device=label.device)))
         return most_trusted(rehearsed)
 
@@ -178,7 +190,7 @@ def features_of(model: PixelModel, defense: Defense, pictures: Tensor) -> Featur
     found = {"pixels": pictures.flatten(1)}
     with torch.no_grad():
         logits, layers = dense_in_use(model, pictures)
-        found["model"] = layers[-1].given if layers else logits
+        found["model"] = (layers[-1].given if layers else logits).flatten(1)
         for i, part in enumerate(parts_of(defense)):
             reference = getattr(part, "reference", None)
             if isinstance(reference, nn.Module):
@@ -229,7 +241,7 @@ class ReleasedLinkage(_Linking):
         if update.released is None:
             raise NotApplicable("the replaced records are not exposed")
         if update.batch_size == 1:
-            labels = hard(known_labels(model, update, generator))
+            labels = hard(known_labels(model, update, generator), update.task)
         else:
             labels = labels_shown(model, update, candidates, generator)[:, :1].to(update.released.device)
         asked = update.places or (0,) * update.victims  # about the record at one place of its batch
@@ -241,11 +253,11 @@ class ReleasedLinkage(_Linking):
             present = torch.unique(labels[:, 0])
             for i in track(self.name, len(present)):
                 rows = (labels[:, 0] == present[i]).nonzero().flatten()
-                pictures, places = distinct(candidates[rows.to(candidates.device)])
+                shown, places = self._shown(update, candidates, rows, present[i])
                 seen = features_of(model, defense, released[rows])
                 parts = [
-                    self._scores(model, defense, Records(part, present[i].expand(len(part))), seen, generator)
-                    for part in torch.split(pictures, _TOGETHER)
+                    self._scores(model, defense, shown[part], seen, generator)
+                    for part in torch.split(torch.arange(len(shown), device=places.device), _TOGETHER)
                 ]
                 found = {name: torch.cat([part[name] for part in parts], 1).gather(1, places) for name in parts[0]}
                 scores[rows] = sum_of(found, trusted)

@@ -12,7 +12,7 @@ from leakaudit.attacks._attacking import client_mode, memory_safe, need_one_grad
 from leakaudit.attacks._labels import probe_pictures
 from leakaudit.attacks._peeling import Peeled, Scene, drawn, peeled, sole
 from leakaudit.attacks._rows import SINGLE, Rows, pictures_of, rows_of, within
-from leakaudit.attacks.analytic import first_dense, known_labels_or_none, solve
+from leakaudit.attacks.analytic import first_dense, known_or_none, solve
 from leakaudit.protocol.attack import Attack, Needs, Reconstruction, Status
 from leakaudit.protocol.client import SharedUpdate
 from leakaudit.protocol.gradients import parameters_of
@@ -77,8 +77,8 @@ class Peeling(Attack):
             layer = first_dense(model, probe_pictures(update, generator, model.mean.device, most=8))
         place = {id(p): i for i, p in enumerate(parameters_of(model)[1])}
         weights, biases = update.gradients[place[id(layer.weight)]], update.gradients[place[id(layer.bias)]]
-        counted = known_labels_or_none(model, update, generator)
-        labels = None if counted is None else counted.clone()
+        known = known_or_none(model, update, generator)
+        labels = None if known is None else hard(known, update.task).clone()
         images = torch.full((update.victims, update.batch_size, *update.input_shape), 0.5).to(model.mean)
         objective = torch.full((update.victims,), torch.inf).to(model.mean)
         statuses: list[Status] = ["diverged"] * update.victims
@@ -87,7 +87,7 @@ class Peeling(Attack):
             if not (weight.isfinite().all() and bias.isfinite().all() and bias.any()):
                 continue
             statuses[v] = "converged"
-            tried = labels_to_try(update, labels, v)
+            tried = labels_to_try(update, known, v)
             rows, scene = rows_of(weight, bias), Scene(model, layer, update, tried)
             if update.batch_size == 1:
                 flat, rest = survivors(weight, bias)
@@ -99,7 +99,8 @@ class Peeling(Attack):
                 proved = torch.tensor([p.proved for p in found for _ in range(p.times)], dtype=torch.bool)
                 certified[v, : len(proved)] = proved
                 if labels is not None:
-                    labels[v] = _told(labels[v], hard(tried[[p.label for p in found for _ in range(p.times)]]))
+                    read = hard(tried[[p.label for p in found for _ in range(p.times)]], update.task)
+                    labels[v] = _told(labels[v], read)
             pictures = pictures_of(flat.view(update.batch_size, -1), model, update.input_shape)
             certified[v] &= within(pictures).to(certified.device)
             images[v] = pictures.nan_to_num(0.5, 0.5, 0.5).clamp(0, 1)
@@ -124,12 +125,16 @@ class Peeling(Attack):
 
 
 def labels_to_try(update: SharedUpdate, counted: Tensor | None, victim: int) -> Tensor:
-    """Return labels (L,), or probabilities (L, K) where such are exposed."""
+    """Return labels (L,), or where such are known probabilities (L, K), or targets (L, *shape).
+
+    Of batches whose targets are not known they are those of label groups, which explain records only where they are
+    their own.
+    """
     if update.labels is not None:
         exposed: Tensor = torch.unique(update.labels[victim], dim=0)
         return exposed
-    if update.classes > MANY and counted is not None:
-        named: Tensor = torch.unique(counted[victim])
+    if counted is not None and (counted.is_floating_point() or update.classes > MANY):
+        named: Tensor = torch.unique(counted[victim], dim=0)
         return named
     return torch.arange(update.classes, device=update.gradients[0].device)
 

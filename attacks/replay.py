@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from leakaudit.attacks._attacking import client_mode, memory_safe
-from leakaudit.attacks._linking import distinct, labels_shown, linked, sum_of
+from leakaudit.attacks._linking import distinct, labels_shown, line_ups_shown, linked, sum_of
 from leakaudit.attacks._playing import Way, prepared, trusted
-from leakaudit.attacks._replaying import COPIES, FEATURES, Client, Parts, client_of, parts_seen
+from leakaudit.attacks._replaying import COPIES, FEATURES, Client, Parts, client_of, parts_seen, told_in_numbers
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.attack import Attack, Kind, Needs, Reconstruction
@@ -48,17 +48,17 @@ def confirm(
     candidates = candidates.cpu()  # as a client's records are: what a defense makes of them may depend on the device
     scores = torch.zeros(candidates.shape[:2], device=model.mean.device)
     done, sure = [False] * update.victims, torch.zeros(update.victims, dtype=torch.bool)
-    everyone = Records(candidates.flatten(0, 1), labels.flatten())
+    targets = None if update.candidate_targets is None else update.candidate_targets.cpu()
+    everyone = line_ups_shown(candidates, labels, targets)
     with client_mode(model, update, generator):
         client = client_of(model, update, update.defense, everyone)
         played = prepared(way_of(client), client.company, draws, generator)
         best = ("likelihood" if update.batch_size == 1 else "whitened",)  # by theory, where rehearsals do not tell
-        names = () if played.steady else trusted(attack.name, played, client.company, best, generator)
+        names = () if played.steady else trusted(attack.name, played, client.company, update.task, best, generator)
         played = played.narrowed(names)
         for label in sorted(set(labels[:, 0].tolist())):
             rows = (labels[:, 0] == label).nonzero()[:, 0].tolist()
-            pictures, places = distinct(candidates[rows])
-            shown = Records(pictures, labels[rows[0], 0].expand(len(pictures)))
+            shown, places = distinct(candidates[rows], labels[rows], None if targets is None else targets[rows])
             replays = played.replays(shown, attack.name)
             if replays is None:
                 break
@@ -161,7 +161,7 @@ class ReleasedReplay(_Replaying):
 
         def sent(client: Client, victim: int) -> Parts:
             place = update.places[victim] if update.places else 0
-            return images[victim, place], labels[victim, place].float().reshape(-1)
+            return images[victim, place], told_in_numbers(update, labels[victim, place])
 
         def known(given: list[Parts], records: Records) -> Tensor | None:
             pictures = torch.stack([picture for picture, _ in given]).to(model.mean)

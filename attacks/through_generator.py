@@ -72,6 +72,7 @@ class ThroughGenerator(InvertingGradients):
     source: ClassVar[str] = "Geiping et al. 2020; expectation over transformation: Athalye et al. 2018"
     requires: ClassVar[frozenset[str]] = frozenset({"defense"})
     needs: ClassVar[Needs] = Needs(replaced_records=True)
+    seeks_targets: ClassVar[bool] = False
 
     draws: int = 4
 
@@ -87,9 +88,8 @@ class ThroughGenerator(InvertingGradients):
         defense = update.defense
         if defense is None:
             raise NotApplicable("the defense is not exposed")
-        check_slope(
-            defense, update, torch.zeros(update.batch_size, dtype=torch.long, device=model.mean.device), generator
-        )
+        first = torch.zeros(update.batch_size, dtype=torch.long, device=model.mean.device)
+        check_slope(defense, update, update.task.targets_of(first), generator)
         shown = self.restarts * update.victims * self.draws
         size = room_for(update, shown, 8) + 100 * self.draws
         need(size, f"{self.draws} draws of {update.victims} victims", "draws", model.mean.device)
@@ -98,13 +98,14 @@ class ThroughGenerator(InvertingGradients):
         def match(images: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
             x = images.detach().requires_grad_(True)
             with torch.enable_grad():
-                drawn = [replaced(defense, one, y, seeds, generator) for one, y in zip(x, hard(labels), strict=True)]
+                told = update.task.targets_of(labels) if update.task.own_targets else hard(labels)
+                drawn = [replaced(defense, one, y, seeds, generator) for one, y in zip(x, told, strict=True)]
                 shown = torch.stack([pictures for pictures, _ in drawn])
-            told = torch.stack([y for _, y in drawn])
-            if labels.is_floating_point() and not told.is_floating_point():  # what the client was seen to train on
-                told = labels.repeat(1, self.draws, 1)
+            taught = torch.stack([y for _, y in drawn])
+            if labels.is_floating_point() and not taught.is_floating_point():  # what the client was seen to train on
+                taught = labels.repeat(1, self.draws, 1)
             values, slopes = engine.match(
-                model, update.loss, shown.detach(), told, update.gradients, distance, rows=rows
+                model, update.loss, shown.detach(), taught, update.gradients, distance, rows=rows
             )
             (back,) = torch.autograd.grad(shown, x, slopes)
             return values, back

@@ -22,8 +22,9 @@ from leakaudit.protocol.defense import Defense, replaces_records
 from leakaudit.protocol.registry import parse_defense
 from leakaudit.protocol.target import Records, Target
 from leakaudit.result.batteries import TRAINING_BATCH
+from leakaudit.score.measures import accuracy
 from leakaudit.score.metrics import Metric
-from leakaudit.score.utility import Senders, accuracy, train, utility
+from leakaudit.score.utility import Senders, train, utility
 from leakaudit.stats import intervals
 from leakaudit.work.seeding import derive, generator_for
 

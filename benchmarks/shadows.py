@@ -34,9 +34,9 @@ from leakaudit.files.writing import write_atomically
 from leakaudit.protocol.registry import parse_defense
 from leakaudit.protocol.target import Target
 from leakaudit.result.schema import Estimate
+from leakaudit.score.measures import accuracy
 from leakaudit.score.membership import caught, threshold
 from leakaudit.score.nearness import rank_auc
-from leakaudit.score.utility import accuracy
 from leakaudit.stats import intervals
 from leakaudit.work.progress import monitored
 from leakaudit.work.seeding import derive, generator_for

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from leakaudit.defenses._augmentations import Policy, applied, library
 from leakaudit.engine import matching as engine
-from leakaudit.errors import OutOfTime
+from leakaudit.errors import OutOfTime, UserError
 from leakaudit.protocol.defense import Defense, state
 from leakaudit.protocol.gradients import in_mode, mean_gradient
 from leakaudit.protocol.registry import register_defense
@@ -40,7 +40,7 @@ def privacy_score(target: Target, policy: Policy, records: Records, noise: Tenso
     path from where an attacker begins to the record is then one along which its gradient says little.
     """
     found = []
-    for x, label, begin in zip(applied(policy, records.images), records.labels[:, None], noise, strict=True):
+    for x, label, begin in zip(applied(policy, records.images), records.taught[:, None], noise, strict=True):
         wanted = mean_gradient(target.model, target.loss, x[None], label)
         for i in _in_time(range(points)):
             between = torch.lerp(begin, x, i / points)
@@ -106,7 +106,12 @@ class ATS(Defense):
             raise ValueError(f"policies must not exceed the {self.candidates} candidates, which {self.policies} does.")
 
     def fit(self, target: Target, generator: torch.Generator) -> Defense:
-        """Search. Costs one pass and `pictures`·(`points` + 1) gradients of one record per useful candidate."""
+        """Search. Costs one pass and `pictures`·(`points` + 1) gradients of one record per useful candidate.
+
+        Raises UserError where labels are masks.
+        """
+        if target.task.kind == "segmentation":
+            raise UserError(f"ats moves pixels, and a mask would stay where it is: leave it out for {target.name}.")
         device = target.device
         order = torch.randperm(len(target.private), generator=generator, device=generator.device)
         records = target.private[order[:PROBES].to(target.private.labels.device)].to(device)

@@ -13,8 +13,10 @@ from torch.nn import functional as F
 from leakaudit.defenses._class_code import ClassCode, fitted_code
 from leakaudit.files.writing import write_atomically
 from leakaudit.protocol.defense import Defense, state
+from leakaudit.protocol.labels import hard
 from leakaudit.protocol.registry import register_defense
 from leakaudit.protocol.target import Target
+from leakaudit.protocol.task import CLASSES, Task
 from leakaudit.result.schema import Guarantee
 
 
@@ -23,14 +25,17 @@ from leakaudit.result.schema import Guarantee
 class ClassConditional(Defense):
     """x̃ = G(y, ε), ε ~ N(0, I): no record enters at release, so x̃ says of it only its label.
 
+    Where labels are no classes, y is the record's label group, and the target that stands for it, an auxiliary
+    record's, takes the place of the record's own.
+
     The baseline that `obscure` has to beat. G draws from the Gaussian scale mixture of each class (`ClassCode`): of all
     that was tried, networks included, no generator that keeps the label as it is taught a fresh model more
     (`docs/obscure.md`). Since no record enters, training draws anew each epoch. What the statistics remember of the
     records they were taken from is not bounded.
 
     `latent` entries of ε (at most a quarter of the records), `mirror` (count mirror images as further records: not for
-    digits or text), `shared` (how much of all classes' covariance is mixed into each class's own: more remembers less
-    and costs accuracy). Raises ValueError on a setting out of range.
+    digits or text, and never of masks), `shared` (how much of all classes' covariance is mixed into each class's own:
+    more remembers less and costs accuracy). Raises ValueError on a setting out of range.
     """
 
     name: ClassVar[str] = "class-conditional"
@@ -49,6 +54,7 @@ class ClassConditional(Defense):
     mirror: bool = True
     shared: float = 0.2
     code: ClassCode | None = state()
+    task: Task = state(CLASSES, describes=True)
 
     def __post_init__(self) -> None:
         check_code(self.latent, self.shared)
@@ -65,22 +71,24 @@ class ClassConditional(Defense):
             private,
             len(target.classes),
             latent=self.latent,
-            mirror=self.mirror,
+            mirror=self.mirror and target.task.mirrors,
             shared=self.shared,
             generator=generator,
         )
-        return replace(self, code=code)
+        return replace(self, code=code, task=target.task)
 
     def transform_records(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Replace every record by one draw for its label. Raises RuntimeError before `fit`."""
         if self.code is None:
             raise RuntimeError("this defense has not been fitted: call fit(target, generator) first")
+        if self.task.own_targets:
+            labels = hard(labels, self.task)
         device = self.code.centre.device
         parts = [self.code.pictures(y, generator) for y in torch.split(labels.to(device), 256)]
         drawn = torch.cat(parts).clamp(0, 1) if parts else images
         if drawn.shape[2:] != images.shape[2:]:
             drawn = F.interpolate(drawn, images.shape[2:], mode="bilinear", align_corners=False)
-        return drawn.to(images), labels
+        return drawn.to(images), self.task.targets_of(labels)
 
     def facts(self, records: int, batch_size: int, steps: int) -> dict[str, str | float]:
         """State what a released record says of the private one."""

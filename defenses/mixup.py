@@ -10,10 +10,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from leakaudit.errors import UserError
 from leakaudit.protocol.defense import Defense, state
 from leakaudit.protocol.labels import soft
 from leakaudit.protocol.registry import register_defense
 from leakaudit.protocol.target import Target
+from leakaudit.protocol.task import CLASSES, Task
 
 PARTS = 100  # records in a mixture, at most
 
@@ -65,13 +67,13 @@ def components(count: int, parts: int, generator: torch.Generator) -> Tensor:
 def mixed(
     images: Tensor, labels: Tensor, *, parts: int, most: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Return Σ_j λ_j x_j (N, C, H, W) and Σ_j λ_j y_j (N, K) of images and probabilities (N, K)."""
+    """Return Σ_j λ_j x_j (N, C, H, W) and Σ_j λ_j y_j of images and probabilities (N, K), or targets (N, *shape)."""
     chosen = components(len(images), parts, generator).to(images.device)
     weights = mixing_weights(len(images), parts, most, generator).to(images)
     pictures, told = torch.zeros_like(images), torch.zeros_like(labels)
     for weight, index in zip(weights.unbind(1), chosen.unbind(1), strict=True):
         pictures += weight.view(-1, 1, 1, 1) * images[index]
-        told += weight[:, None] * labels[index]
+        told += weight.view(-1, *[1] * (labels.dim() - 1)) * labels[index]
     return pictures, told
 
 
@@ -94,7 +96,8 @@ class Mixup(Defense):
 
     Zhang et al. 2018 is `k=2:max_weight=1` (their Beta(1, 1)); k = 4 and λ ≤ 0.65 are the settings with which mixing
     is judged as a defense (Huang et al. 2021, arXiv 2112.00059). The first of the k records is the one that is
-    replaced, the others are drawn from the batch given: the client's own records. Labels (N, K) are probabilities.
+    replaced, the others are drawn from the batch given: the client's own records. Labels (N, K) are probabilities;
+    where labels are no classes targets are mixed, and of masks of classes, which have no mean, it is a UserError.
 
     Raises ValueError for k < 2 and a `max_weight` that leaves no room.
     """
@@ -112,13 +115,19 @@ class Mixup(Defense):
     k: int = 4
     max_weight: float = 0.65
     classes: int | None = state()
+    task: Task = state(CLASSES, describes=True)
 
     def __post_init__(self) -> None:
         check_mixing(self.k, self.max_weight, self.least)
 
     def fit(self, target: Target, generator: torch.Generator) -> Defense:
-        """Note the number of classes; no record is kept."""
-        return replace(self, classes=len(target.classes))
+        """Note the number of classes, and what labels are; no record is kept."""
+        if self.k > 1 and not target.task.mixes:
+            raise UserError(
+                f"{self.name} mixes labels, and the mean of two {target.task.kind} labels is none: leave it out for "
+                f"{target.name}."
+            )
+        return replace(self, classes=len(target.classes), task=target.task)
 
     @property
     def renewable(self) -> bool:
@@ -127,7 +136,7 @@ class Mixup(Defense):
 
     def transform_records(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Mix every record with others of the batch. Raises RuntimeError before `fit`."""
-        told = soft(labels, fitted_classes(self.classes)).to(images)
+        told = soft(self.task.targets_of(labels), fitted_classes(self.classes)).to(images)
         return mixed(images, told, parts=self.k, most=self.max_weight, generator=generator)
 
     def facts(self, records: int, batch_size: int, steps: int) -> dict[str, str | float]:

@@ -25,6 +25,7 @@ from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.defense import Defense, state
 from leakaudit.protocol.registry import register_defense, settings_values
 from leakaudit.protocol.target import Records, Target
+from leakaudit.protocol.task import CLASSES, Task
 from leakaudit.result.schema import Guarantee
 
 MEMORY: dict[str, str | float] = {
@@ -75,8 +76,12 @@ class Obscure(Defense):
     `pictures` drawn per private record (6,000 in all at most), `steps` of their refinement, `epochs` of the
     references, `latent` and `shared` of the sketch as in `class-conditional`; `temperature` of the probabilities (1: as
     the references have them, more: softer), into which onehot(y_j) is mixed with weight 1 − `opinion`; `mirror` counts
-    mirror images as records: switch it off for digits or text. With `public` the pictures are the auxiliary records,
-    taken as public data that the adversary owns too, with their labels in the place of y_j: nothing is drawn.
+    mirror images as records: switch it off for digits or text; of masks none are counted. With `public` the pictures
+    are the auxiliary records, taken as public data that the adversary owns too, with their labels in the place of y_j:
+    nothing is drawn.
+
+    Where labels are no classes, y_j is the label group of a record, and ỹ the mean under p_j of the targets that stand
+    for the groups, which are auxiliary records'; of masks of classes it is the likeliest group's.
 
     With `epsilon` above 0 all that is kept, pictures, probabilities and card, is (epsilon, delta)-differentially
     private towards adding or removing any one private record: it is computed from sums with Gaussian noise alone
@@ -116,6 +121,7 @@ class Obscure(Defense):
     obscurer: Obscurer | None = state()
     nats: float | None = state()  # the mean rate measured on the private records
     card: Card | None = state(describes=True)
+    task: Task = state(CLASSES, describes=True)
     secret: bool = state(default=False, describes=True)  # noise that no seed repeats: of a fit to be shared
 
     def __post_init__(self) -> None:
@@ -169,6 +175,10 @@ class Obscure(Defense):
                 "public=true releases the pictures of auxiliary_data as they are, and none was given: give public "
                 f"records as auxiliary_data in {target.name}, not a part of train_data."
             )
+        if self.mirror and not target.task.mirrors:
+            fitted = replace(self, mirror=False).fit(target, generator)
+            assert isinstance(fitted, Obscure)
+            return replace(fitted, mirror=True)
         classes, device = len(target.classes), target.device
         grid = grid_of(*target.input_shape[1:])
         private = records_on_grid(target.private.to(device), grid)
@@ -214,7 +224,7 @@ class Obscure(Defense):
             target=target.name,
             learned=learned,
         )
-        return replace(self, obscurer=obscurer, nats=nats, card=card)
+        return replace(self, obscurer=obscurer, nats=nats, card=card, task=target.task)
 
     def _fitted_privately(
         self, epsilon: float, target: Target, private: Records, generator: torch.Generator
@@ -238,7 +248,8 @@ class Obscure(Defense):
             delta=self.delta,
             spent=found.spent,
         )
-        return replace(self, obscurer=Obscurer(found.pictures, found.labels, mirror=self.mirror), nats=0.0, card=card)
+        obscurer = Obscurer(found.pictures, found.labels, mirror=self.mirror)
+        return replace(self, obscurer=obscurer, nats=0.0, card=card, task=target.task)
 
     def _public(self, target: Target, generator: torch.Generator) -> Records:
         """Return the public records that are shown, on the grid."""
@@ -263,10 +274,14 @@ class Obscure(Defense):
         return Records(made, labels)
 
     def transform_records(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Replace every record by one drawn picture and its probabilities. Raises RuntimeError before `fit`."""
+        """Replace every record by one drawn picture and its probabilities. Raises RuntimeError before `fit`.
+
+        Where labels are no classes, by the target that is expected of them (`Task.expected`).
+        """
         if self.obscurer is None:
             raise RuntimeError("this defense has not been fitted: call fit(target, generator) first")
-        return self.obscurer.draw(images, generator)
+        pictures, chances = self.obscurer.draw(images, generator)
+        return pictures, self.task.expected(chances)
 
     def likelihood(self, released: Tensor, candidates: Tensor) -> Tensor | None:
         """Return log q(x̃ | x) (N, M) up to what does not depend on x; None where it depends on no record."""
@@ -331,8 +346,11 @@ class Obscure(Defense):
         return picking(sum(bounds) / len(bounds), candidates, f"{given}; {likely}")
 
     def save(self, directory: Path) -> list[Path]:
-        """Write the generator as `Obscurer.load` reads it; nothing before `fit`."""
-        if self.obscurer is None or self.card is None:
+        """Write the generator as `Obscurer.load` reads it; nothing before `fit`.
+
+        Nothing either where labels are no classes: the file's form holds probabilities of classes, and no targets.
+        """
+        if self.obscurer is None or self.card is None or self.task.grouped:
             return []
         file = directory / f"{self.name}.safetensors"
         self.obscurer.save(file, self.card)

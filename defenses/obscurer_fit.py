@@ -67,8 +67,13 @@ def fit(target: Target, defense: Obscure, seed: int, *, secret: bool = False) ->
 
     The same target, settings and seed give the same obscurer and card. The seed is not put into the card. With an
     epsilon nothing is measured: what is measured on the records is not covered by it; and where it is to be `secret`,
-    its noise comes from no seed.
+    its noise comes from no seed. Raises UserError where labels are no classes.
     """
+    if target.task.grouped:
+        raise UserError(
+            f"labels are no classes in {target.name} ({target.task.kind}), and a generator's file holds probabilities "
+            "of classes: audit it by `leakaudit scan -d obscure`, where it releases targets."
+        )
     current().show(Work("fitting the obscurer"), 0, 0)
     fitted = replace(defense, secret=secret).fit(target, generator_for(seed, "obscurer", "fit"))
     assert isinstance(fitted, Obscure)

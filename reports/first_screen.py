@@ -21,6 +21,7 @@ from leakaudit.result.numbers import percent
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.rules import VERDICTS
 from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Verdict, digest
+from leakaudit.result.shapes import what_is_shown
 
 MOST = 13  # cards: the worst verdicts where there are more defenses, and a line says how many others
 LARGE, SMALL, FEW = 140, 110, 4  # pixels about a picture's side, and up to how many defenses it is the larger one
@@ -203,4 +204,5 @@ def _note(result: AuditResult, original: Shown | None) -> str:
             "Public stand-ins: each is as close to the first as the nearest picture that any attack drew is to the "
             f"private record {chosen_by} {limits}"
         )
-    return f"One record, and the nearest picture that any attack drew of it under each defense {chosen_by} {limits}"
+    told = " ".join(filter(None, (chosen_by, what_is_shown(result.target), limits)))
+    return f"One record, and the nearest picture that any attack drew of it under each defense {told}"

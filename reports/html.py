@@ -32,6 +32,7 @@ from leakaudit.result import outcome as gate
 from leakaudit.result.adversary import WORDS
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.schema import AuditResult, Value
+from leakaudit.result.shapes import kind_told, what_is_shown
 
 __all__ = ["generator", "render"]
 
@@ -98,6 +99,8 @@ def _context(result: AuditResult, outcome: Outcome | None) -> dict[str, Any]:
         "training": view.training(result),
         "pictures": pictures.section(result),
         "captured": captured.section(result),
+        "target_facts": [(n, kind_told(v) if n == "input_shape" else v) for n, v in sorted(result.target.items())],
+        "what_is_shown": what_is_shown(result.target),
         "controls": _controls(result),
         "baselines": baselines,
         "baseline_notes": baseline_notes,

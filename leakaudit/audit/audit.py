@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from leakaudit.audit.attacking import attacked, lacking
 from leakaudit.audit.canary import Planting, planted
 from leakaudit.audit.clock import Clock
@@ -55,9 +53,10 @@ from leakaudit.scene.told import SETTINGS, at_level, quick_fit, stated, vouched
 from leakaudit.scene.updates import Updates
 from leakaudit.score.diagnosis import compare_with_control, inspected
 from leakaudit.score.identification import of_line_ups
+from leakaudit.score.measures import chance
 from leakaudit.score.scoring import skipped
 from leakaudit.score.standin import SENTENCE
-from leakaudit.score.utility import Senders, Utility, majority, utility
+from leakaudit.score.utility import Senders, Utility, utility
 from leakaudit.work import ends
 from leakaudit.work.precision import exact
 from leakaudit.work.progress import current, expired, stage
@@ -211,7 +210,9 @@ def _audit_defense(course: Course, spec: str, defense: Defense, keep_learned: Ke
                 clock.forget(piece)
         yield
     row = _row(course, subject, tally.results, measured)
-    more = compare_with_control(row, course.rows.get("none", row), measured.outcome, plan.batch_size)
+    more = compare_with_control(
+        row, course.rows.get("none", row), measured.outcome, plan.batch_size, scene.target.task.measure.name
+    )
     course.noticed[spec] = (*course.noticed[spec], *more)
     course.rows[spec] = _row(course, subject, tally.results, measured)  # an error that was noticed blocks a pass
     yield
@@ -249,7 +250,7 @@ def _fitted(
 def _accuracy(scene: Scene, defense: Defense, released: Records, too_long: str) -> Utility:
     effort = scene.plan.effort()
     if too_long:
-        return Utility((), Estimate(reason=too_long), majority(scene.target.test), 0, effort.epochs)
+        return Utility((), Estimate(reason=too_long), chance(scene.target.test, scene.target.task), 0, effort.epochs)
     try:
         return utility(
             scene.target,
@@ -262,7 +263,7 @@ def _accuracy(scene: Scene, defense: Defense, released: Records, too_long: str) 
         )
     except Exception as error:  # the user's model, loss or factory may raise anything
         reason = f"training failed ({first_line(error)})"
-        return Utility((), Estimate(reason=reason), majority(scene.target.test), 0, effort.epochs)
+        return Utility((), Estimate(reason=reason), chance(scene.target.test, scene.target.task), 0, effort.epochs)
 
 
 def _guarantees(scene: Scene, defense: Defense, run: tuple[int, int, int]) -> tuple[Guarantee, ...]:
@@ -365,7 +366,6 @@ def _result(course: Course, *, complete: bool) -> AuditResult:
     scene, rows, clock = course.scene, tuple(course.rows.values()), course.clock
     target, plan = scene.target, scene.plan
     verdict, why = overall(rows) if complete else ("inconclusive", (Reason("interrupted"),))
-    counts = torch.bincount(target.test.labels, minlength=1)
     known, exposure = catalogue(), {"preset": plan.exposure, **provenance.exposed(scene.exposure)}
     found = AuditResult(
         target=provenance.describe(target),
@@ -373,7 +373,8 @@ def _result(course: Course, *, complete: bool) -> AuditResult:
         assumptions=assumptions(plan.settings(), exposure, provenance.describe(target), target.notes),
         findings=(*scene.findings, *(finding for found in course.noticed.values() for finding in found)),
         baselines=scene.baselines,
-        chance_accuracy=float(counts.max()) / max(1, len(target.test)),
+        chance_accuracy=chance(target.test, target.task),
+        measure=target.task.measure.name,
         chance_identification=scene.candidates.chance,
         max_identification=plan.max_identification,
         defenses=rows,

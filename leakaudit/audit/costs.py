@@ -85,13 +85,14 @@ def _measured(target: Target, plan: Plan, records: Records) -> Costs:
             mode=mode,
             generator=generator_for(plan.seed, "costs"),
             client=plan.sender(),
+            task=target.task,
         )
 
     update = shared()
     per_update = _seconds(shared, target.device) / 2
     trials = plan.victims
     own = torch.arange(trials, device=target.device) % 2
-    labels = records[rows].labels.to(target.device).reshape(2, size)[own]
+    labels = records[rows].taught.to(target.device).reshape(2, size)[own]
     pictures = torch.full((trials, size, *target.input_shape), 0.5, device=target.device)
 
     def slopes() -> object:
@@ -107,7 +108,7 @@ def _measured(target: Target, plan: Plan, records: Records) -> Costs:
         parameters = parameters_of(model)[1]
 
         def trained() -> object:
-            loss = target.loss(model(batch.images), batch.labels)
+            loss = target.loss(model(batch.images), batch.taught)
             return torch.autograd.grad(loss, parameters, allow_unused=True)
 
         per_step = _seconds(trained, target.device)

@@ -19,7 +19,8 @@ from leakaudit.protocol.target import PixelModel, Target
 from leakaudit.result.rules import MOMENT
 from leakaudit.result.schema import AuditResult, Stage, Waiver
 from leakaudit.scene.plan import Plan
-from leakaudit.score.utility import accuracy, train
+from leakaudit.score.measures import measured
+from leakaudit.score.utility import train
 from leakaudit.work.progress import current, expired, monitored, stage
 from leakaudit.work.seeding import derive
 
@@ -98,7 +99,7 @@ def trained_to(target: Target, name: str, plan: Plan) -> Moment:
         if epochs:
             seed = derive(plan.seed, "stages", "batches")
             train(model, target.private, target.loss, epochs=epochs, seed=seed, augment=target.augment)
-        right = accuracy(model, target.test)
+        right = measured(model, target.test, target.task, target.loss)
     except UserError:
         raise
     except Exception as error:  # the user's model, loss or factory may raise anything

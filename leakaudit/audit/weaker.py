@@ -38,7 +38,7 @@ def seen_weakened(
     for share in SHARES:
         if too_long or expired():
             break
-        spec, defense = f"{subject.spec} at {share:g}", weakened(subject.defense, share)
+        spec, defense = f"{subject.spec} at {share:g}", weakened(subject.defense, share, scene.target.task)
         weaker = replace(subject, spec=spec, defense=defense, released=released_by(smaller, spec, defense))
         result = attacked(Updates(smaller, weaker), parse_attack(REPLAY), "adaptive")
         found = result.identification

@@ -155,13 +155,13 @@ def notice(console: Console, target: Loaded, findings: Sequence[Finding]) -> Non
 
     from leakaudit.judge.findings import mend_of
     from leakaudit.result.plaintext import visible
+    from leakaudit.result.shapes import in_words as sizes_in_words
 
     def shown(words: str) -> str:
         return escape(visible(words))
 
-    c, h, w = target.input_shape
     console.print(
-        f"[bold]{shown(target.name)}[/]: {shown(type(target.model.network).__name__)}, pictures {c}×{h}×{w}, "
+        f"[bold]{shown(target.name)}[/]: {shown(type(target.model.network).__name__)}, {sizes_in_words(target.sizes)}, "
         f"{len(target.classes)} classes; {len(target.private)} private, {len(target.test)} test, "
         f"{len(target.auxiliary)} auxiliary records on {target.device}",
         highlight=False,

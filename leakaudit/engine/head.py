@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from leakaudit.engine.dense import layers_at_work
+from leakaudit.engine.layers import Linear
 from leakaudit.engine.stacked import twice_differentiable
 from leakaudit.protocol.gradients import parameters_of
 from leakaudit.protocol.target import LossFunction, PixelModel
+
+Convolution = nn.Conv2d | nn.Conv3d
 
 _TRIED = 4  # layers from the end that are tried
 _LOOKED = 16  # labels, and probe pictures, at which the form of the slopes is looked at
@@ -32,7 +35,7 @@ class Head:
     """
 
     name: str
-    layer: nn.Linear | nn.Conv2d
+    layer: nn.Linear | Convolution
     outputs: Tensor
     features: Tensor
     pooled: bool
@@ -50,37 +53,43 @@ class Head:
         return found.to(self.layer.weight.dtype)
 
 
-def find(model: PixelModel, loss: LossFunction, pictures: Tensor) -> tuple[Head | None, Tensor]:
+def find(
+    model: PixelModel, loss: LossFunction, pictures: Tensor, *, by_class: bool = True
+) -> tuple[Head | None, Tensor]:
     """Return the head, or None, and the logits (N, K) of `pictures` (N, C, H, W). The model runs in its mode.
+
+    The form of its slopes is looked at only if `by_class`: where the loss takes each of the K outputs as a label.
 
     A layer is one if its output put in place of that for other pictures gives the same logits: then nothing of a
     record passes it by. The last few trained layers are tried, each used once.
     """
     with torch.no_grad():
-        logits, uses = layers_at_work(model, pictures, lambda m: isinstance(m, nn.Linear | nn.Conv2d))
+        logits, uses = layers_at_work(model, pictures, lambda m: isinstance(m, nn.Linear | Convolution))
     trained = {id(p) for p in parameters_of(model)[1]}
     tried = 0
     for use in reversed(uses):
         layer, inputs = use.layer, use.given
-        if not isinstance(layer, nn.Linear | nn.Conv2d) or inputs is None or id(layer.weight) not in trained:
+        if not isinstance(layer, nn.Linear | Convolution) or inputs is None or id(layer.weight) not in trained:
             continue
         if isinstance(layer, nn.Linear) and inputs.dim() == 2:
             outputs = nn.functional.linear(inputs, layer.weight, layer.bias).detach()
             if outputs.shape == logits.shape and torch.allclose(outputs, logits, atol=1e-5):
                 direct = Head(use.name, layer, outputs, inputs.mean(0), pooled=True, direct=True)
-                return _formed(model, loss, direct, logits, pictures), logits
+                return _formed(model, loss, direct, logits, pictures) if by_class else direct, logits
         once = sum(other.layer is layer for other in uses) == 1
         if tried < _TRIED and once and (head := _passed(model, use.name, layer, inputs, pictures, logits)) is not None:
-            return _formed(model, loss, head, logits, pictures), logits
+            return _formed(model, loss, head, logits, pictures) if by_class else head, logits
         tried += once
     return None, logits
 
 
 def _passed(
-    model: PixelModel, name: str, layer: nn.Linear | nn.Conv2d, inputs: Tensor, pictures: Tensor, logits: Tensor
+    model: PixelModel, name: str, layer: nn.Linear | Convolution, inputs: Tensor, pictures: Tensor, logits: Tensor
 ) -> Head | None:
     """Return the layer as a head if all that the logits depend on passes it."""
-    if isinstance(layer, nn.Conv2d) and (inputs.dim() != 4 or layer.groups != 1 or layer.padding_mode != "zeros"):
+    if isinstance(layer, Convolution) and (
+        inputs.dim() != layer.weight.dim() or layer.groups != 1 or layer.padding_mode != "zeros"
+    ):
         return None
     if isinstance(layer, nn.Linear) and inputs.dim() < 2:
         return None
@@ -103,30 +112,30 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
-def _features(layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> Tensor:
+def _features(layer: nn.Linear | Convolution, inputs: Tensor) -> Tensor:
     """Return the mean input (D,) of one weight row, over records and places."""
     if isinstance(layer, nn.Linear):
         return inputs.flatten(0, -2).mean(0)
     if isinstance(layer.padding, str):
         raise TypeError("padding by name")
-    patches = nn.functional.unfold(inputs, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-    return patches.mean((0, 2))
+    own = Linear(inputs, None, layer.weight, 0, None, layer.stride, layer.padding, layer.dilation)
+    return own.windows(inputs).mean((0, *range(2, inputs.dim()))).flatten()
 
 
-def mean_over_places(layer: nn.Linear | nn.Conv2d, outputs: Tensor) -> Tensor:
+def mean_over_places(layer: nn.Linear | Convolution, outputs: Tensor) -> Tensor:
     """Return outputs (N, O, *places), or (N, *places, O) of a dense layer, as their mean (N, O) over the places."""
-    places = range(2, outputs.dim()) if isinstance(layer, nn.Conv2d) else range(1, outputs.dim() - 1)
+    places = range(2, outputs.dim()) if isinstance(layer, Convolution) else range(1, outputs.dim() - 1)
     return outputs.mean(tuple(places)) if len(places) else outputs
 
 
-def _after(model: PixelModel, layer: nn.Linear | nn.Conv2d, outputs: Tensor, pictures: Tensor) -> Tensor:
+def _after(model: PixelModel, layer: nn.Linear | Convolution, outputs: Tensor, pictures: Tensor) -> Tensor:
     """Return the logits (N, K) that follow from other outputs of the layer: (N, O), the same at all places, or all."""
 
     def instead(_: nn.Module, __: object, found: Tensor) -> Tensor:
         if outputs.shape == found.shape:
             return outputs
         spread = (1,) * (found.dim() - 2)
-        shape = (len(outputs), -1, *spread) if isinstance(layer, nn.Conv2d) else (len(outputs), *spread, -1)
+        shape = (len(outputs), -1, *spread) if isinstance(layer, Convolution) else (len(outputs), *spread, -1)
         return outputs.view(shape).expand_as(found)
 
     handle = layer.register_forward_hook(instead)
@@ -137,12 +146,18 @@ def _after(model: PixelModel, layer: nn.Linear | nn.Conv2d, outputs: Tensor, pic
 
 
 def slopes(
-    model: PixelModel, loss: LossFunction, head: Head, outputs: Tensor, shape: Sequence[int], labels: Sequence[int]
+    model: PixelModel,
+    loss: LossFunction,
+    head: Head,
+    outputs: Tensor,
+    shape: Sequence[int],
+    labels: Sequence[int | Tensor],
 ) -> list[Tensor]:
     """Return the slope (N, O) of each record's loss in a head's outputs, for every one of `labels`.
 
-    `outputs` (N, O) or (N, O, *places); of places the slopes are summed, as a bias's gradient is. `shape` is (C, H, W)
-    of a picture. The loss is a mean over records.
+    A label is a class or a label group, or the target of every record (N, *target). `outputs` are (N, O), or
+    (N, O, *places); of places the slopes are summed, as a bias's gradient is. `shape` is (C, H, W) of a picture. The
+    loss is a mean over records.
     """
     leaf = outputs.detach().clone().requires_grad_(True)
     dummy = torch.full((len(leaf), *shape), 0.5, device=leaf.device, dtype=leaf.dtype)
@@ -150,14 +165,14 @@ def slopes(
     with torch.enable_grad(), twice_differentiable():
         logits = leaf if head.direct and leaf.dim() == 2 else _after(model, head.layer, leaf, dummy)
         for k in labels:
-            target = torch.full((len(leaf),), k, device=leaf.device)
+            target = k if isinstance(k, Tensor) else torch.full((len(leaf),), k, device=leaf.device)
             (slope,) = torch.autograd.grad(len(leaf) * loss(logits, target), leaf, retain_graph=True)
             found.append(_summed(head.layer, slope))
     return found
 
 
-def _summed(layer: nn.Linear | nn.Conv2d, slope: Tensor) -> Tensor:
-    places = range(2, slope.dim()) if isinstance(layer, nn.Conv2d) else range(1, slope.dim() - 1)
+def _summed(layer: nn.Linear | Convolution, slope: Tensor) -> Tensor:
+    places = range(2, slope.dim()) if isinstance(layer, Convolution) else range(1, slope.dim() - 1)
     return slope.sum(tuple(places)) if len(places) else slope
 
 

@@ -33,7 +33,7 @@ class Opened:
     notes: tuple[str, ...]
 
 
-def opened(model: PixelModel, records: Records, loss: LossFunction | None, named: Any) -> Opened:
+def read_outputs(model: PixelModel, records: Records, loss: LossFunction | None, named: Any) -> Opened:
     """Look at the outputs of the first records, set how `model` reads them, and return what else there is to know.
 
     `loss` is the user's, None: none was given; `named` which output it takes, where the user says so. Lazy layers have

@@ -45,7 +45,8 @@ def _inherits(cls: type[Defense], way: str) -> bool:
 def records_changed(private: Records, released: Records) -> frozenset[str]:
     """Return "records" where any picture differs from what it was made of, "labels" where any label does."""
     pictures = released.images.shape != private.images.shape or not torch.equal(released.images, private.images)
-    labels = released.labels.dtype != private.labels.dtype or not torch.equal(released.labels, private.labels)
+    given = private.taught
+    labels = released.labels.dtype != given.dtype or not torch.equal(released.labels, given)
     return frozenset(({"records"} if pictures else set()) | ({"labels"} if labels else set()))
 
 

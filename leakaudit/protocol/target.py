@@ -178,6 +178,12 @@ class Target:
         return int(c), int(h), int(w)
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """Channels, of a volume its slices, height and width."""
+        (c, h, w), depth = self.input_shape, self.model.depth
+        return (c, h, w) if depth == 1 else (c // depth, depth, h, w)
+
+    @property
     def device(self) -> torch.device:
         """Where the model lives."""
         return next(self.model.parameters()).device

@@ -9,6 +9,7 @@ probabilities (N, K). A loss takes both (`leakaudit.protocol.labels.task_loss`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -43,15 +44,41 @@ class Task:
         return MEASURES[KINDS[self.kind].measure]
 
     @property
+    def by_class(self) -> bool:
+        """Whether the model has one output for each class, as the loss of a classifier takes them."""
+        return self.kind in ("classes", "soft labels")
+
+    @property
+    def grouped(self) -> bool:
+        """Whether labels are no classes, so that label groups stand where classes are asked for."""
+        return self.own_targets and self.kind != "soft labels"
+
+    @property
     def mixes(self) -> bool:
-        """Whether the mean of two targets is a target: not where numbers are classes of pixels."""
-        return not self.own_targets or not self.values
+        """Whether the mean of two targets is a target: not where numbers are classes of pixels, or must be whole."""
+        return not self.own_targets or (not self.values and self.dtype.is_floating_point)
+
+    @property
+    def binary(self) -> bool:
+        """Whether every number of the table is 0 or 1, and so likely of every target: findings, not amounts."""
+        return self.table is not None and bool(((self.table == 0) | (self.table == 1)).all())
+
+    def targets_of(self, labels: Tensor) -> Tensor:
+        """Return the targets (..., *shape) of labels: those that stand for label groups (...,), floats as they are."""
+        if labels.is_floating_point() or self.table is None or not self.own_targets:
+            return labels
+        return self.table.to(labels.device)[labels]
 
     def features(self, targets: Tensor) -> Tensor:
         """Return rows (N, D) whose squared distances say how far targets (N, *shape) are from each other."""
+        width = max(1, self.values) * max(1, prod(self.shape))
+        parts = [self._features(part) for part in torch.split(targets, max(1, _TOGETHER // width))]
+        return torch.cat(parts) if parts else targets.reshape(0, 1).float()
+
+    def _features(self, targets: Tensor) -> Tensor:
         flat = targets.float()
-        if self.values:  # classes of pixels: how much of each block every class takes
-            flat = F.one_hot(flat.round().long().clamp(0, self.values - 1), self.values).movedim(-1, 1).float()
+        if self.values:  # classes of pixels: how much of each block every class takes; what has none takes nothing
+            flat = torch.stack([flat.round() == k for k in range(self.values)], 1).float()
         if flat.dim() >= 3:
             planes = flat.reshape(len(flat), -1, *flat.shape[-2:])
             flat = F.adaptive_avg_pool2d(planes, (min(SIDE, planes.shape[-2]), min(SIDE, planes.shape[-1])))
@@ -65,6 +92,21 @@ class Task:
         step = max(1, _TOGETHER // max(1, known.numel()))
         found = [_nearest(rows[start : start + step], known) for start in range(0, len(rows), step)]
         return torch.cat(found).reshape(lead) if found else torch.zeros(lead, dtype=torch.long, device=targets.device)
+
+    def expected(self, chances: Tensor) -> Tensor:
+        """Return what is taught of records whose chances (N, K) of the classes, or label groups, are known.
+
+        The chances themselves where labels are classes; else the mean target, or the likeliest where targets have none.
+        """
+        if self.table is None or not self.own_targets or self.kind == "soft labels":
+            return chances
+        table = self.table.to(chances.device)
+        return torch.tensordot(chances.to(table), table, 1) if self.mixes else table[chances.argmax(1)]
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether a mirrored picture may keep its label: a mask would have to be mirrored with it."""
+        return self.kind != "segmentation"
 
 
 CLASSES = Task()

@@ -11,14 +11,17 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from leakaudit.protocol.defense import Defense, parts_of, replaces_records
+from leakaudit.protocol.defense import Defense, parts_of, replaces_records, state
 from leakaudit.protocol.gradients import Gradients
 from leakaudit.protocol.labels import soft
 from leakaudit.protocol.target import PixelModel, Target
+from leakaudit.protocol.task import CLASSES, Task
 
 
-def weakened(defense: Defense, share: float) -> Defense:
+def weakened(defense: Defense, share: float, task: Task = CLASSES) -> Defense:
     """Return a defense at a `share` of its strength in [0, 1], fitted if it is fitted; 1 is the defense itself.
+
+    `task` says what labels are.
 
     At 0 the record, per-example and update stages return what they are given. The model stage stays as it is, and so
     does what the defense learns and observes. Nothing that the defense proves holds for it. Raises ValueError for a
@@ -26,7 +29,7 @@ def weakened(defense: Defense, share: float) -> Defense:
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share must be between 0 and 1, not {share}.")
-    return defense if share == 1 else Weakened(inner=defense, share=float(share))
+    return defense if share == 1 else Weakened(inner=defense, share=float(share), task=task)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,7 @@ class Weakened(Defense):
     # Compared like a setting, but not shown as one: a defense is no value of a report.
     inner: Defense = field(default_factory=Defense, repr=False, metadata={"state": True})
     share: float = 1.0
+    task: Task = state(CLASSES, describes=True)
 
     def __post_init__(self) -> None:
         # Who attacks it, and whether records are replaced, is a matter of the defense inside and not of this class.
@@ -58,13 +62,14 @@ class Weakened(Defense):
     def transform_records(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return pictures between the private and the released ones, and labels that are mixed alike.
 
-        Probabilities are mixed. Where class indices take the place of class indices, and so how many classes there are
-        is not seen, each is taken over with probability `share`: a draw from the same mixture.
+        Probabilities are mixed, and targets of which a mean is one. Where class indices take the place of class
+        indices, and so how many classes there are is not seen, each is taken over with probability `share`: a draw from
+        the same mixture. So are targets that do not mix.
         """
         if self.share == 0:
             return images, labels
         changed, named = self.inner.transform_records(images, labels, generator)
-        return _between(images, changed, self.share), _labels_between(labels, named, self.share, generator)
+        return _between(images, changed, self.share), _labels_between(labels, named, self.share, self.task, generator)
 
     def transform_model(self, model: PixelModel, generator: torch.Generator) -> PixelModel:
         """Return the network of the defense inside: half a network is none."""
@@ -104,11 +109,12 @@ def _between(before: Tensor, after: Tensor, share: float) -> Tensor:
     return before + share * (after - before)
 
 
-def _labels_between(before: Tensor, after: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    if before.is_floating_point() or after.is_floating_point():
+def _labels_between(before: Tensor, after: Tensor, share: float, task: Task, generator: torch.Generator) -> Tensor:
+    before, after = task.targets_of(before), task.targets_of(after)
+    if task.mixes and (before.is_floating_point() or after.is_floating_point()):
         classes = int((after if after.is_floating_point() else before).shape[-1])
         return _between(soft(before, classes), soft(after, classes), share)
     if torch.equal(before, after):  # nothing is drawn where nothing changes
         return before
-    taken = torch.rand(before.shape, generator=generator, device=generator.device) < share
-    return torch.where(taken.to(before.device), after, before)
+    taken = torch.rand(len(before), generator=generator, device=generator.device) < share
+    return torch.where(taken.to(before.device).view(-1, *[1] * (before.dim() - 1)), after, before)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 
 from leakaudit.result.schema import Estimate, Value
+from leakaudit.result.tasks import measure_of
 
 MINUS, DASH = "\u2212", "—"
 
@@ -32,6 +33,40 @@ def points(share: float) -> str:
 def shift(share: float) -> str:
     """Return a change of a share in percentage points, signed and without unit: `+3.2`, `−4`, `0`."""
     return _plus(_one_decimal(share))
+
+
+def learned(value: float, measure: str = "accuracy") -> str:
+    """Return how good a model is by a measure of `result.tasks`: `87.1%`, or `0.871` of one that is no share."""
+    return percent(value) if measure_of(measure).percent else number(value, 3)
+
+
+def called(value: float, measure: str = "accuracy") -> str:
+    """Return the same with the measure's name before it: `accuracy 87.1%`, `mean AUC 0.871`."""
+    return f"{measure} {learned(value, measure)}"
+
+
+def lost(amount: float, measure: str = "accuracy") -> str:
+    """Return a loss of a measure with its name: `3 points of accuracy`, `0.03 mean AUC`."""
+    if measure_of(measure).percent:
+        return f"{points(amount)} of {measure}"
+    return f"{_fewest(amount)} {measure}"
+
+
+def moved(amount: float, measure: str = "accuracy") -> str:
+    """Return a change of a measure, signed and without its name: `−3.2` points, or `−0.032`."""
+    return shift(amount) if measure_of(measure).percent else _plus(_fewest(amount))
+
+
+def around(estimate: Estimate, measure: str = "accuracy") -> str:
+    """Return the larger half of a measure's interval, as `±1.3` points or `±0.013`; empty where there is none."""
+    if measure_of(measure).percent or estimate.value is None or estimate.low is None or estimate.high is None:
+        return margin(estimate)
+    return f"±{number(max(estimate.value - estimate.low, estimate.high - estimate.value), 3)}"
+
+
+def ends(estimate: Estimate, measure: str = "accuracy") -> str:
+    """Return a measure's interval as `low to high`, in percent without its sign where it is a share."""
+    return interval(estimate, None if measure_of(measure).percent else 3)
 
 
 def decibels(value: float) -> str:
@@ -101,6 +136,12 @@ def plain(value: Value) -> str:
 def pairs(values: Mapping[str, Value]) -> str:
     """Return `a = 1, b = 2` by name, so that a result read back from its file prints the same."""
     return ", ".join(f"{k} = {plain(v)}" for k, v in sorted(values.items())) or DASH
+
+
+def _fewest(amount: float) -> str:
+    """Return an amount with as few of three decimals as say it."""
+    text = f"{amount:.3f}"
+    return _clean(text.rstrip("0").rstrip(".") if "." in text else text)
 
 
 def _one_decimal(share: float) -> str:

@@ -300,6 +300,7 @@ class AuditResult:
     known: tuple[Known, ...] = ()  # every attack that was known then, run or not; empty in older results
     captured: dict[str, Value] = field(default_factory=dict)  # what is said of captured updates, where they are audited
     claims: tuple[ClaimRow, ...] = ()  # what is claimed of them beside what was measured
+    measure: str = "accuracy"  # by what models are judged, a name of `result.tasks.MEASURES`: what accuracies are of
     made: str = ""  # when the audit began, in UTC, as 2026-11-27T01:20:00Z; empty in older results
     schema: str = SCHEMA
 
@@ -350,7 +351,18 @@ _converter = leave_out(
         Stage: ("attack", "identification", "why"),
         DefenseResult: ("guarantees", "why", "stronger", "lowest", "examined", "adaptive", "stages"),
         Finding: ("mend", "why", "todo"),
-        AuditResult: ("hashes", "waivers", "why", "stand_in", "controls", "known", "captured", "claims", "made"),
+        AuditResult: (
+            "hashes",
+            "waivers",
+            "why",
+            "stand_in",
+            "controls",
+            "known",
+            "captured",
+            "claims",
+            "measure",
+            "made",
+        ),
     },
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 
 @dataclass(frozen=True)
@@ -12,6 +13,7 @@ class Measure:
     name: str
     percent: bool  # a share that is written in percent; else a number with three digits
     summary: str
+    least: float = 0.0  # it lies between this and 1
 
 
 MEASURES: dict[str, Measure] = {
@@ -20,9 +22,14 @@ MEASURES: dict[str, Measure] = {
         Measure("accuracy", True, "the share of test records classified correctly"),
         Measure("mean AUC", False, "the area under the ROC curve, the mean over the findings that have both values"),
         Measure("mean IoU", True, "intersection over union, the mean over the classes that occur"),
-        Measure("R²", False, "the share of the variance that is explained, at most 1; 0 is what a constant explains"),
+        Measure("R²", False, "the share of the variance that is explained; a constant explains 0 at most", -inf),
     )
 }
+
+
+def measure_of(name: str) -> Measure:
+    """Return a measure by its name; of one that is not known, a number."""
+    return MEASURES.get(name) or Measure(name, False, "", -inf)
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,8 @@ def _bits(tensor: Tensor) -> Tensor:
 def _pairs(scene: Scene) -> Iterator[tuple[Records, Records]]:
     """Yield two batches that differ in one record, at every place in turn: a victim's and another of its class."""
     generator = generator_for(scene.plan.seed, "pairs")
-    everyone = Records(scene.candidates.pictures, scene.candidates.labels)
+    every = scene.candidates
+    everyone = Records(every.pictures, every.labels, targets=every.targets)
     size, lined = scene.plan.batch_size, scene.candidates.lined.nonzero()[:, 0]
     for k in range(max(PAIRS, 3 * size) if len(lined) else 0):
         row = int(lined[k % len(lined)])

@@ -64,6 +64,8 @@ def of_records(records: Records) -> str:
     state = hashlib.sha256()
     _add(state, records.images)
     _add(state, records.labels)
+    if records.targets is not None:
+        _add(state, records.targets)
     return state.hexdigest()
 
 

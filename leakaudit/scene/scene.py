@@ -22,11 +22,11 @@ from leakaudit.result.schema import Baseline, Estimate, Finding, Value, Waiver
 from leakaudit.scene import fingerprint
 from leakaudit.scene.plan import Plan
 from leakaudit.scene.provenance import environment
+from leakaudit.scene.twosample import auxiliary_findings
 from leakaudit.score import standin
 from leakaudit.score.baselines import baselines
 from leakaudit.score.identification import CandidateSets, candidate_sets
-from leakaudit.score.metrics import MetricFunction, lpips_metric
-from leakaudit.score.twosample import auxiliary_findings
+from leakaudit.score.metrics import OF_VOLUMES, MetricFunction, lpips_metric
 from leakaudit.work.progress import stage
 from leakaudit.work.seeding import generator_for
 
@@ -90,6 +90,7 @@ def set_scene(
         plan.candidates,
         generator_for(plan.seed, "candidates"),
         batch_size=plan.batch_size,
+        task=target.task,
     )
     asked, line_ups = _further(target, plan, victims, candidates)
     told = Estimate(reason="auxiliary records are not exposed")
@@ -97,21 +98,14 @@ def set_scene(
     if exposure.auxiliary:
         told, odd = auxiliary_findings(target, generator_for(plan.seed, "auxiliary"), _both_units(target))
     findings = (*findings, *_broken(target), *no_line_up(int((~candidates.lined).sum()), len(candidates)), *odd)
-    target = replace(target, notes=(*target.notes, *_of_units(target, victims)))
+    target = replace(target, notes=(*target.notes, *_of_units(target, victims), *_of_labels(candidates)))
     wanted = plan.effort().tuning_victims * plan.batch_size
     rehearsal = torch.randperm(len(target.auxiliary), generator=generator_for(plan.seed, "rehearsal"))[:wanted]
     rehearsal = rehearsal[: len(rehearsal) // plan.batch_size * plan.batch_size]
     stage("measuring what guesses draw without an update")
-    lpips = lpips_metric(lpips_weights, target.device)
+    lpips = OF_VOLUMES if target.model.depth > 1 else lpips_metric(lpips_weights, target.device)
     versions = environment(target, command_in_place(command, plan.images), lpips_weights)
-    guesses = baselines(
-        target.private[victims],
-        target.auxiliary,
-        candidates,
-        lpips,
-        generator_for(plan.seed, "baselines"),
-        batch_size=plan.batch_size,
-    )
+    guesses = _guesses(target, plan, victims, candidates, lpips)
     return Scene(
         target=target,
         plan=plan,
@@ -123,13 +117,30 @@ def set_scene(
         own=target.auxiliary.to(target.device),
         rehearsal=rehearsal,
         lpips=lpips,
-        baselines=guesses if plan.images == "full" else tuple(map(coarse_baseline, guesses)),
+        baselines=guesses,
         told_apart=told,
         findings=findings,
         environment=versions,
         hashes=fingerprint.of_scan(target, victims, candidates, plan.settings(), versions),
         waivers=waivers,
     )
+
+
+def _guesses(
+    target: Target, plan: Plan, victims: Tensor, candidates: CandidateSets, lpips: MetricFunction | str
+) -> tuple[Baseline, ...]:
+    """Return what guesses without an update score, rounded where no private picture is shown."""
+    found = baselines(
+        target.private[victims],
+        target.auxiliary,
+        candidates,
+        lpips,
+        generator_for(plan.seed, "baselines"),
+        batch_size=plan.batch_size,
+        task=target.task,
+        depth=target.model.depth,
+    )
+    return found if plan.images == "full" else tuple(map(coarse_baseline, found))
 
 
 def _exposed(target: Target, plan: Plan) -> Exposure:
@@ -202,12 +213,11 @@ def _further(target: Target, plan: Plan, victims: Tensor, candidates: CandidateS
             rows.append([order[i % len(order)] for i in range(candidates.columns)])
             places.append(order.index(row[turn]))
             sizes.append(len(row))
-    every = CandidateSets(
-        candidates.pictures,
-        torch.cat([candidates.indices, torch.tensor(rows, dtype=torch.long).reshape(-1, candidates.columns)]),
-        torch.cat([candidates.position, torch.tensor(places, dtype=torch.long)]),
-        torch.cat([candidates.sizes, torch.tensor(sizes, dtype=torch.long)]),
-        candidates.labels,
+    every = replace(
+        candidates,
+        indices=torch.cat([candidates.indices, torch.tensor(rows, dtype=torch.long).reshape(-1, candidates.columns)]),
+        position=torch.cat([candidates.position, torch.tensor(places, dtype=torch.long)]),
+        sizes=torch.cat([candidates.sizes, torch.tensor(sizes, dtype=torch.long)]),
     )
     return torch.cat([victims, torch.tensor(more, dtype=torch.long)]), every
 
@@ -227,6 +237,17 @@ def _both_units(target: Target) -> tuple[Tensor, Tensor] | None:
     both = torch.cat([ours, theirs])
     both = torch.where(both < 0, int(both.max()) + 1 + torch.arange(len(both)), both)
     return both[: len(ours)], both[len(ours) :]
+
+
+def _of_labels(candidates: CandidateSets) -> tuple[str, ...]:
+    """Say what line-ups are made of where labels are no classes, and how many of them a label alone tells."""
+    if candidates.targets is None:
+        return ()
+    alone, count = candidates.alone(), int(candidates.lined.sum())
+    return (
+        "Labels are no classes, so a line-up holds the records whose labels are nearest to the record's."
+        + (f" In {alone} of {count} no other has the record's own label: a label alone may tell it." * (alone > 0)),
+    )
 
 
 def _of_units(target: Target, victims: Tensor) -> tuple[str, ...]:

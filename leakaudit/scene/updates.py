@@ -258,7 +258,7 @@ def _guesses(scene: Scene, subject: Subject) -> Tensor:
     if subject.replaced and len(own):
         try:
             generator = generator_for(seed, subject.spec, "forms")
-            found.append(public_forms(subject.defense, own, records.labels, generator).to(records.images))
+            found.append(public_forms(subject.defense, own, records, generator).to(records.images))
         except Exception:  # a record stage that only bears some records: then nobody else can draw it either
             pass
     return torch.stack([each for each in found if each is not None])

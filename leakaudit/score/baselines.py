@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from leakaudit.protocol.labels import class_means
 from leakaudit.protocol.target import Records
+from leakaudit.protocol.task import CLASSES, Task
 from leakaudit.result.schema import Baseline, Estimate
 from leakaudit.score.identification import CandidateSets, identify
 from leakaudit.score.metrics import MetricFunction, assign, psnr, ssim
 from leakaudit.stats import intervals
 
-DESCRIPTIONS = {
+DESCRIPTIONS = {  # where labels are no classes, a class is a label group
     "random": "uniform noise: somebody who knows nothing",
     "class-mean": "the average auxiliary picture of the record's class",
     "prior": "another real picture of the record's class: somebody who knows only the label and the world",
@@ -39,14 +42,23 @@ def baselines(
     generator: torch.Generator,
     *,
     batch_size: int = 1,
+    depth: int = 1,
+    task: Task = CLASSES,
 ) -> tuple[Baseline, ...]:
     """Score guesses that never saw an update against the victims' N records, by the rules attacks are scored by.
 
     Guesses are paired within batches of `batch_size` as reconstructions are, so that what pairing alone gives is in the
-    baseline too. Without auxiliary records the two that need them are reported as not measured.
+    baseline too. Of volumes `depth` is the number of slices. Without auxiliary records the two that need them are
+    reported as not measured.
     """
     drawn = guesses(truth, auxiliary, generator)
-    return tuple(_score(name, drawn.get(name), truth, candidates, lpips, batch_size) for name in DESCRIPTIONS)
+    return tuple(
+        replace(
+            _score(name, drawn.get(name), truth, candidates, lpips, batch_size, depth),
+            description=_of_groups(told) if task.grouped else told,
+        )
+        for name, told in DESCRIPTIONS.items()
+    )
 
 
 def guesses(truth: Records, auxiliary: Records, generator: torch.Generator) -> dict[str, Tensor]:
@@ -76,6 +88,10 @@ def others_of_class(auxiliary: Records, labels: Tensor, generator: torch.Generat
     return torch.stack(drawn) if drawn else known.new_zeros(0)
 
 
+def _of_groups(told: str) -> str:
+    return told.replace("record's class", "record's label group").replace("only the label", "only the label group")
+
+
 def _score(
     name: str,
     guess: Tensor | None,
@@ -83,6 +99,7 @@ def _score(
     candidates: CandidateSets,
     lpips: MetricFunction | str,
     batch_size: int,
+    depth: int,
 ) -> Baseline:
     if guess is None:
         missing = Estimate(reason="there are no auxiliary records")
@@ -100,6 +117,6 @@ def _score(
         description=DESCRIPTIONS[name],
         identification=identification,
         psnr=intervals.median(psnr(x, guess).tolist()),
-        ssim=intervals.median(ssim(x, guess).tolist()),
+        ssim=intervals.median(ssim(x, guess, depth).tolist()),
         lpips=perceptual,
     )

@@ -16,12 +16,13 @@ from leakaudit.errors import first_line
 from leakaudit.judge.noticed import exceeded
 from leakaudit.protocol.client import release
 from leakaudit.protocol.defense import Defense, parts_of
-from leakaudit.protocol.labels import hard
-from leakaudit.protocol.target import PixelModel, Records, Target
-from leakaudit.result.numbers import percent
+from leakaudit.protocol.target import Records, Target
+from leakaudit.protocol.task import CLASSES, Task
+from leakaudit.result.numbers import learned, percent
 from leakaudit.result.schema import DefenseResult, Estimate, Finding, Severity, Value
 from leakaudit.score.copies import copies
-from leakaudit.score.utility import Utility, accuracy, majority
+from leakaudit.score.measures import as_records, chance, measured
+from leakaudit.score.utility import Utility
 from leakaudit.stats import intervals
 from leakaudit.work.seeding import generator_for
 
@@ -38,7 +39,9 @@ def inspected(spec: str, defense: Defense, target: Target, released: Records, se
     A check that cannot be run (a record stage that only bears some records or labels, say) is a finding itself.
     """
     checks: tuple[Callable[[], tuple[Finding, ...]], ...] = (
-        lambda: collapsed(spec, defense, target.private, len(target.classes), generator_for(seed, spec, "collapse")),
+        lambda: collapsed(
+            spec, defense, target.private, len(target.classes), generator_for(seed, spec, "collapse"), target.task
+        ),
         lambda: stale_reference(spec, defense, target, generator_for(seed, spec, "stale")),
         lambda: copies(
             spec, _shown(defense, released), target.private.images, target.auxiliary.images, target.test.images
@@ -66,17 +69,27 @@ def _shown(defense: Defense, released: Records) -> Tensor:
 
 
 def compare_with_control(
-    row: DefenseResult, control: DefenseResult, outcome: Utility | None, batch_size: int
+    row: DefenseResult,
+    control: DefenseResult,
+    outcome: Utility | None,
+    batch_size: int,
+    measure: str = "accuracy",
 ) -> tuple[Finding, ...]:
     """Check the row of a defense that was attacked and trained with, beside the undefended `control`."""
     found = exceeded(row.spec, row.guarantees, row.attacks, batch_size)
     if outcome is None or not row.replaces_records:
         return found
-    return (*found, *label_stuffing(row.spec, outcome.released, outcome.estimate, control.accuracy, outcome.chance))
+    rows = outcome.released, outcome.estimate, control.accuracy
+    return (*found, *label_stuffing(row.spec, *rows, outcome.chance, measure))
 
 
 def label_stuffing(
-    spec: str, released: Sequence[float], clean: Estimate, undefended: Estimate, chance: float
+    spec: str,
+    released: Sequence[float],
+    clean: Estimate,
+    undefended: Estimate,
+    chance: float,
+    measure: str = "accuracy",
 ) -> tuple[Finding, ...]:
     """Return `label-stuffing` where training on x̃ taught nearly all of x̃ and little of real pictures.
 
@@ -91,24 +104,32 @@ def label_stuffing(
     least = undefended.value if undefended.low is None else undefended.low
     if mean < LEARNED or least <= chance or best - chance >= LOST * (least - chance):
         return ()
+    own, real, plain = (learned(value, measure) for value in (mean, clean.value, undefended.value))
+    told = f"gets {own} of those right and {real} of real test records, where {plain} are right without the defense"
+    if measure != "accuracy":
+        told = f"reaches a {measure} of {own} on those and of {real} on real test records, {plain} without the defense"
     message = (
-        f"{spec}: a model trained on the released records gets {percent(mean)} of those right and "
-        f"{percent(clean.value)} of real test records, where {percent(undefended.value)} are right without the "
-        "defense: what it learned was put into the released records and does not hold for real ones."
+        f"{spec}: a model trained on the released records {told}: what it learned was put into the released records "
+        "and does not hold for real ones."
     )
     evidence = {"released_accuracy": mean, "accuracy": clean.value, "undefended_accuracy": undefended.value}
     return (_finding("label-stuffing", "warning", message, spec, **evidence, chance=chance),)
 
 
 def collapsed(
-    spec: str, defense: Defense, private: Records, classes: int, generator: torch.Generator
+    spec: str,
+    defense: Defense,
+    private: Records,
+    classes: int,
+    generator: torch.Generator,
+    task: Task = CLASSES,
 ) -> tuple[Finding, ...]:
     """Return `collapsed-to-class-conditional` where x̃ and its label do not depend on the record beyond its label.
 
     Records are released three times under one seed: as they are, with each record's picture taken by the next of its
-    class, and with the next class's label. Exact equality of pictures and labels is asked for: a dependence in the
-    last bit can be amplified by whoever owns the defense. A difference below half a grey level is said as well, as
-    what it is. Info where the defense says that it is so (`renewable`), else a warning.
+    class (or label group), and with the next class's label. Exact equality of pictures and labels is asked for: a
+    dependence in the last bit can be amplified by whoever owns the defense. A difference below half a grey level is
+    said as well, as what it is. Info where the defense says that it is so (`renewable`), else a warning.
     """
     some = private[torch.randperm(len(private), generator=generator)[:SHOWN].to(private.labels.device)]
     order = _next_of_class(some.labels)
@@ -120,12 +141,12 @@ def collapsed(
     def drawn(images: Tensor, labels: Tensor) -> Records:
         return release(defense, Records(images, labels), torch.Generator().manual_seed(seed))
 
-    first, swapped = drawn(some.images, some.labels), drawn(some.images[order], some.labels)
+    first, swapped = drawn(some.images, some.taught), drawn(some.images[order], some.taught)
     largest = float((first.images - swapped.images).abs().max())
     told = float((first.labels - swapped.labels).abs().max())
     if largest >= COPY or told >= COPY:
         return ()
-    renamed = drawn(some.images, (some.labels + 1) % classes)
+    renamed = drawn(some.images, _next_label(some, classes, task))
     label_matters = not (torch.equal(first.images, renamed.images) and torch.equal(first.labels, renamed.labels))
     exact = largest == told == 0
     what = "its record beyond the label" if label_matters else "its record, not even on the label"
@@ -138,7 +159,7 @@ def collapsed(
     carries = (
         "What predicts is then carried by pictures drawn in advance and by the probabilities beside them, both learned "
         "from the records as a whole"
-        if first.labels.is_floating_point()
+        if first.labels.is_floating_point() and not task.own_targets
         else "What predicts is then carried by what was learned of each class as a whole"
     )
     design = "by design" if defense.renewable else "though it is not said to be made so"
@@ -170,22 +191,24 @@ def stale_reference(spec: str, defense: Defense, target: Target, generator: torc
     seed = int(torch.randint(2**62, (1,), generator=generator))
     first, renamed = (
         release(defense, Records(some.images, labels), torch.Generator().manual_seed(seed))
-        for labels in (some.labels, (some.labels + 1) % classes)
+        for labels in (some.taught, _next_label(some, classes, target.task))
     )
+    if target.task.grouped:
+        return ()  # a teacher's answers and labels are of one form, and no class is likeliest
     if not first.labels.is_floating_point() or not torch.equal(first.labels, renamed.labels):
         return ()
-    right = accuracy(target.model, target.test)
+    right = measured(target.model, target.test, target.task, target.loss)
     known = intervals.rate(round(right * len(target.test)), len(target.test))
-    chance = majority(target.test)
-    if known.low is None or known.low <= chance:
+    least = chance(target.test, target.task)
+    if known.low is None or known.low <= least:
         return ()
-    agrees = _agreement(target.model, Records(first.images, hard(first.labels)))
-    wanted = chance + AGREES * (right - chance)
+    agrees = _agreement(target, as_records(first.images, first.labels, target.task))
+    wanted = least + AGREES * (right - least)
     if agrees.high is None or agrees.high >= wanted:
         return ()
     message = (
         f"{spec}: the audited model gets {percent(right)} of clean test records right but agrees with the likeliest "
-        f"labels of the released records on only {percent(agrees.value or 0.0)} (chance {percent(chance)}): these "
+        f"labels of the released records on only {percent(agrees.value or 0.0)} (chance {percent(least)}): these "
         "labels were learned from an older or weaker state than the model's, or the pictures mean nothing to it."
     )
     evidence = {"agreement": agrees.value, "agreement_high": agrees.high, "test_accuracy": right, "wanted": wanted}
@@ -205,5 +228,12 @@ def _next_of_class(labels: Tensor) -> Tensor:
     return order
 
 
-def _agreement(model: PixelModel, records: Records) -> Estimate:
-    return intervals.rate(round(accuracy(model, records) * len(records)), len(records))
+def _next_label(records: Records, classes: int, task: Task) -> Tensor:
+    """Return what a loss takes for the next class or label group of every record."""
+    following = (records.labels + 1) % classes
+    return following if records.targets is None or task.table is None else task.table.to(following.device)[following]
+
+
+def _agreement(target: Target, records: Records) -> Estimate:
+    right = measured(target.model, records, target.task, target.loss)
+    return intervals.rate(round(right * len(records)), len(records))

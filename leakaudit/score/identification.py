@@ -1,14 +1,18 @@
-"""Could somebody pick the private record out of a line-up? Identification among M candidates of the same class."""
+"""Could somebody pick the private record out of a line-up? Identification among M candidates of the same class.
+
+Where labels are no classes, candidates are those whose labels are nearest to the record's.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.target import Records
+from leakaudit.protocol.task import CLASSES, Task
 from leakaudit.result.schema import Guarantee
 
 
@@ -17,7 +21,8 @@ class CandidateSets:
     """A line-up per victim record: `indices` (N, M) into `pictures` (P, C, H, W); the truth is at `position` (N,).
 
     The first `sizes` (N,) of the M columns are the line-up; a shorter one is repeated from its start to fill the row.
-    A record whose size is 1 has no line-up: nobody else could be meant. `labels` (P,) are those of `pictures`.
+    A record whose size is 1 has no line-up: nobody else could be meant. `labels` (P,) are those of `pictures`, and
+    `targets` (P, *shape) what a loss takes for them, where labels are no classes.
     """
 
     pictures: Tensor
@@ -25,6 +30,7 @@ class CandidateSets:
     position: Tensor
     sizes: Tensor
     labels: Tensor
+    targets: Tensor | None = None
 
     @property
     def columns(self) -> int:
@@ -52,7 +58,7 @@ class CandidateSets:
         return int(self.indices.shape[0])
 
     def __getitem__(self, rows: Tensor | slice) -> CandidateSets:
-        return CandidateSets(self.pictures, self.indices[rows], self.position[rows], self.sizes[rows], self.labels)
+        return replace(self, indices=self.indices[rows], position=self.position[rows], sizes=self.sizes[rows])
 
     def shortened(self, size: int) -> CandidateSets:
         """Return line-ups of the truth and those next to it, at most `size` candidates, the truth where it falls."""
@@ -66,7 +72,7 @@ class CandidateSets:
         filled = [row[torch.arange(columns) % len(row)] for row in rows]
         sizes = torch.tensor([len(row) for row in rows], dtype=torch.long)
         position = torch.tensor(places, dtype=torch.long)
-        return CandidateSets(self.pictures, torch.stack(filled), position, sizes, self.labels)
+        return replace(self, indices=torch.stack(filled), position=position, sizes=sizes)
 
     def images(self, rows: Tensor | slice = slice(None)) -> Tensor:
         """Return the candidates (n, M, C, H, W) of some rows: everything at once can be large."""
@@ -80,6 +86,19 @@ class CandidateSets:
         """Return the candidates' own labels (n, M) of some rows."""
         return self.labels[self.indices[rows]]
 
+    def image_targets(self, rows: Tensor | slice = slice(None)) -> Tensor | None:
+        """Return the candidates' own targets (n, M, *shape) of some rows, None where labels are classes."""
+        return None if self.targets is None else self.targets[self.indices[rows]]
+
+    def alone(self) -> int:
+        """Return how many line-ups hold no other record with the target of the true one: a label alone tells those."""
+        if self.targets is None:
+            return 0
+        rows = zip(self.indices, self.position.tolist(), self.sizes.tolist(), strict=True)
+        flat = self.targets.flatten(1) if self.targets.dim() > 1 else self.targets[:, None]
+        same = [(flat[row[:size]] == flat[row[at]]).all(1).sum() for row, at, size in rows if size >= 2]
+        return sum(int(count) == 1 for count in same)
+
 
 def candidate_sets(
     private: Records,
@@ -89,6 +108,7 @@ def candidate_sets(
     generator: torch.Generator,
     *,
     batch_size: int = 1,
+    task: Task = CLASSES,
 ) -> CandidateSets:
     """Draw a line-up for each of the victim records `private[victims]`, victims (N,) in batches of `batch_size`.
 
@@ -96,18 +116,26 @@ def candidate_sets(
     distractors of its class from the other private records and `pool` (disjoint from them): one record of each other
     unit, at most `size` − 1 of them. Exact copies count as one unit. Records of the units of its own batch are no
     distractors: to find one of those is a hit as well. A class with few units has a short line-up, and no other class.
+    Where labels are no classes of a `task`, the distractors are those with the labels nearest to the record's, whatever
+    group they are in, at random among equally near ones.
     """
     pictures = torch.cat([private.images, pool.images])
     labels = torch.cat([private.labels, pool.labels])
     content = [hash(picture.numpy().tobytes()) for picture in pictures.cpu()]
     units = _units(private, pool, content)
-    by_class = _one_of_each(labels.tolist(), content, units)
+    both = private.targets, pool.targets
+    targets = None if both[0] is None or both[1] is None else torch.cat([both[0], both[1]])
+    near = None if targets is None else task.features(targets)
+    by_class = {} if near is not None else _one_of_each(labels.tolist(), content, units)
     records, rows, positions = victims.tolist(), [], []
     for row, record in enumerate(records):
         start = row // batch_size * batch_size
         batch = records[start : start + batch_size]
         theirs, shown = {units[i] for i in batch}, {content[i] for i in batch}
-        others = by_class[int(labels[record])]
+        if near is None:
+            others = by_class[int(labels[record])]
+        else:
+            others = _nearest_of_each(near, record, content, units, (theirs, shown), size - 1, generator)
         found = [i for i in others if units[i] not in theirs and content[i] not in shown]
         drawn = torch.randperm(len(found), generator=generator, device=generator.device)[: size - 1].tolist()
         position = int(torch.randint(len(drawn) + 1, (1,), generator=generator, device=generator.device))
@@ -117,7 +145,7 @@ def candidate_sets(
     filled = [[row[i % len(row)] for i in range(columns)] for row in rows]
     indices = torch.tensor(filled, dtype=torch.long).reshape(len(rows), columns)
     sizes = torch.tensor([len(row) for row in rows], dtype=torch.long)
-    return CandidateSets(pictures, indices, torch.tensor(positions, dtype=torch.long), sizes, labels)
+    return CandidateSets(pictures, indices, torch.tensor(positions, dtype=torch.long), sizes, labels, targets)
 
 
 def _units(private: Records, pool: Records, content: list[int]) -> list[tuple[str, int]]:
@@ -137,6 +165,30 @@ def _one_of_each(labels: list[int], content: list[int], units: list[tuple[str, i
         if (label, key) not in taken and (label, unit) not in taken:
             chosen.setdefault(label, []).append(index)
             taken |= {(label, key), (label, unit)}
+    return chosen
+
+
+def _nearest_of_each(
+    near: Tensor,
+    record: int,
+    content: list[int],
+    units: list[tuple[str, int]],
+    taken: tuple[set[tuple[str, int]], set[int]],
+    most: int,
+    generator: torch.Generator,
+) -> list[int]:
+    """Return one record of each other unit, no two of the same picture: the nearest to a record by rows (P, D)."""
+    shuffled = torch.randperm(len(near), generator=generator, device=generator.device).cpu()
+    gaps = (near[shuffled].double() - near[record].double()).square().sum(1)
+    met, seen = set(taken[0]), set(taken[1])
+    chosen: list[int] = []
+    for index in shuffled[gaps.argsort(stable=True).to(shuffled.device)].tolist():
+        if len(chosen) == most:
+            break
+        if units[index] not in met and content[index] not in seen:
+            chosen.append(index)
+            met.add(units[index])
+            seen.add(content[index])
     return chosen
 
 

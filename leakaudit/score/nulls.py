@@ -15,18 +15,18 @@ from leakaudit.score.baselines import others_of_class
 from leakaudit.score.metrics import assign, psnr
 
 
-def public_forms(defense: Defense, auxiliary: Records, labels: Tensor, generator: torch.Generator) -> Tensor:
-    """Return what the defense puts in place of another record of each label: pictures (N, C, H, W) for labels (N,).
+def public_forms(defense: Defense, auxiliary: Records, truth: Records, generator: torch.Generator) -> Tensor:
+    """Return what the defense puts in place of another record with each label of N records: pictures (N, C, H, W).
 
     The other records are auxiliary ones, of the label's class where there are any, else of any; all are released with
-    the labels given. Whoever knows the defense can draw this without an update, so what an attack draws must be better
+    those labels. Whoever knows the defense can draw this without an update, so what an attack draws must be better
     to tell something of a record. Raises ValueError without auxiliary records, and whatever the record stage raises.
     """
     if len(auxiliary) == 0:
         raise ValueError("public forms need auxiliary records")
-    chosen = others_of_class(auxiliary, labels, generator)
+    chosen = others_of_class(auxiliary, truth.labels, generator)
     device = auxiliary.labels.device
-    return release(defense, Records(auxiliary.images[chosen.to(device)], labels.to(device)), generator).images
+    return release(defense, Records(auxiliary.images[chosen.to(device)], truth.taught.to(device)), generator).images
 
 
 def best_guess(x: Tensor, guesses: Tensor, batch: int) -> Tensor:

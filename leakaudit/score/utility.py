@@ -16,8 +16,10 @@ from leakaudit.protocol.federation import FEDSGD, Client
 from leakaudit.protocol.gradients import Gradients, Mode, fast_example_gradients, mean_gradient, parameters_of
 from leakaudit.protocol.labels import hard
 from leakaudit.protocol.target import LossFunction, PixelModel, Records, Target, shared_parameters
+from leakaudit.protocol.task import CLASSES, Task
 from leakaudit.result.schema import Estimate
 from leakaudit.score.augmentation import augmented
+from leakaudit.score.measures import as_records, cannot, chance, measured
 from leakaudit.stats import intervals
 from leakaudit.work.progress import observe, track
 from leakaudit.work.seeding import derive, forked, generator_for
@@ -54,10 +56,11 @@ class Senders:
 
 @dataclass(frozen=True)
 class Utility:
-    """Test accuracy after training on shared updates, one number per seed; `chance` is the commonest class's share.
+    """What training on shared updates learned, by the task's measure on test records, one number per seed.
 
-    `steps` and `epochs` are of one whole run, also where the time budget ended it earlier. `released` is the accuracy
-    on the released records themselves, against their likeliest labels, one number per seed.
+    For classes that is accuracy, and `chance` the commonest class's share (`score.measures`). `steps` and `epochs` are
+    of one whole run, also where the time budget ended it earlier. `released` is the same measure on the released
+    records themselves, against their likeliest labels, one number per seed.
     """
 
     accuracies: tuple[float, ...]
@@ -79,7 +82,7 @@ def utility(
     seed: int,
     mode: Mode = "train",
 ) -> Utility:
-    """Train fresh models on what clients share under `defense` and measure accuracy on `target.test`.
+    """Train fresh models on what clients share under `defense` and measure them on `target.test`.
 
     With local steps that is a federation: every round the server's Adam takes the mean of what `senders`
     each send (FedAvg's average, which Reddi et al. 2021, arXiv 2003.00295, call a pseudo-gradient).
@@ -89,19 +92,15 @@ def utility(
     batches depend on `seed` alone, so two defenses are compared as pairs. A run that the time budget ends early gives
     no accuracy, and the estimate says so.
     """
-    client, own = senders.client, senders.records_of_one(len(released))
+    own = senders.records_of_one(len(released))
     batch_size = senders.records_of_a_round(len(released))
     steps = epochs * steps_per_epoch(len(released), batch_size)
     accuracies: list[float] = []
     learned: list[float] = []
-    reason = None
-    for k in range(seeds):
-        model = defense.transform_model(target.fresh(derive(seed, "utility", k)), generator_for(seed, "model", k))
-        layout = layout_of(model, target.loss, defense, released[:batch_size].to(target.device))
-        model = model.to(memory_format=layout)
-        update = shared_update(model, target.loss, defense, generator_for(seed, "noise", k), layout)
-        if client.local:
-            update = federated_update(model, target.loss, defense, generator_for(seed, "noise", k), client, own)
+    task = target.task
+    reason = cannot(target.test, task) or None
+    for k in range(0 if reason else seeds):
+        model, update = _begun(target, defense, released[:batch_size], senders, own, seed, k)
         done = train(
             model,
             released,
@@ -118,11 +117,28 @@ def utility(
         if done < steps:
             reason = f"the time budget ended seed {k + 1} of {seeds} after {done} of {steps} training steps"
             break
-        accuracies.append(accuracy(model, target.test))
-        learned.append(accuracy(model, Records(released.images, hard(released.labels))))
+        value = measured(model, target.test, task, target.loss)
+        if math.isnan(value):
+            reason = f"seed {k + 1} of {seeds} learned a model whose outputs are not finite"
+            break
+        accuracies.append(value)
+        learned.append(measured(model, as_records(released.images, released.labels, task), task, target.loss))
     least = 1 / len(target.test) if len(target.test) else 0.0
-    estimate = intervals.mean(accuracies, within=(0.0, 1.0), reason=reason, least=least)
-    return Utility(tuple(accuracies), estimate, majority(target.test), steps, epochs, tuple(learned))
+    estimate = intervals.mean(accuracies, within=(task.measure.least, 1.0), reason=reason, least=least)
+    learned = [value for value in learned if not math.isnan(value)]
+    return Utility(tuple(accuracies), estimate, chance(target.test, task), steps, epochs, tuple(learned))
+
+
+def _begun(
+    target: Target, defense: Defense, batch: Records, senders: Senders, own: int, seed: int, k: int
+) -> tuple[PixelModel, Update]:
+    """Return the fresh model of the k-th run, and what gives the updates that it is trained by."""
+    model = defense.transform_model(target.fresh(derive(seed, "utility", k)), generator_for(seed, "model", k))
+    layout = layout_of(model, target.loss, defense, batch.to(target.device))
+    model, noise = model.to(memory_format=layout), generator_for(seed, "noise", k)
+    if senders.client.local:
+        return model, federated_update(model, target.loss, defense, noise, senders.client, own, target.task)
+    return model, shared_update(model, target.loss, defense, noise, layout)
 
 
 def train(  # noqa: PLR0913 - all that a training run depends on
@@ -170,7 +186,7 @@ def train(  # noqa: PLR0913 - all that a training run depends on
                 indices = torch.randperm(len(records), generator=order)
             start = step % per_epoch * size
             batch = records[indices[start : start + size].to(records.labels.device)]
-            found = gradients(augmented(batch.images.to(device), augment, moves), batch.labels.to(device))
+            found = gradients(augmented(batch.images.to(device), augment, moves), batch.taught.to(device))
             for parameter, gradient in zip(parameters, found, strict=True):
                 parameter.grad = gradient.to(parameter)
             for group in optimiser.param_groups:
@@ -213,7 +229,7 @@ def layout_of(model: PixelModel, loss: LossFunction, defense: Defense, batch: Re
                     if isinstance(module, nn.modules.dropout._DropoutNd):
                         module.eval()
                 with forked(0):
-                    gradients += mean_gradient(copied, loss, x, batch.labels)
+                    gradients += mean_gradient(copied, loss, x, batch.taught)
             found.append(gradients)
         except Exception:  # a view that only fits the usual layout, say; what is wrong anyway, the training will say
             return torch.contiguous_format
@@ -251,7 +267,13 @@ def _watched(loss: LossFunction) -> LossFunction:
 
 
 def federated_update(
-    model: PixelModel, loss: LossFunction, defense: Defense, generator: torch.Generator, client: Client, own: int
+    model: PixelModel,
+    loss: LossFunction,
+    defense: Defense,
+    generator: torch.Generator,
+    client: Client,
+    own: int,
+    task: Task = CLASSES,
 ) -> Update:
     """Return the function that computes the mean of what clients of `own` records each send of a batch of all theirs.
 
@@ -264,31 +286,13 @@ def federated_update(
 
     def update(images: Tensor, labels: Tensor) -> Gradients:
         if client.split == "class":
-            order = hard(labels).argsort(stable=True)
+            order = hard(labels, task).argsort(stable=True)
             images, labels = images[order], labels[order]
         parts = zip(torch.split(images, own), torch.split(labels, own), strict=True)
         found = [trained_update(model, told, x, y, defense, generator, client, plain) for x, y in parts]
         return tuple(torch.stack(column).mean(0) for column in zip(*found, strict=True))
 
     return update
-
-
-def accuracy(model: PixelModel, records: Records, batch_size: int = 256) -> float:
-    """Return the share of records classified correctly in eval mode; an output that is not finite is wrong."""
-    device = next(model.parameters()).device
-    model.eval()
-    right = 0
-    with torch.no_grad():
-        for start in range(0, len(records), batch_size):
-            batch = records[start : start + batch_size]
-            logits = model(batch.images.to(device))
-            right += int(((logits.argmax(1) == batch.labels.to(device)) & logits.isfinite().all(1)).sum())
-    return right / max(1, len(records))
-
-
-def majority(records: Records) -> float:
-    """Return the share of the commonest class: the accuracy of a model that learned nothing."""
-    return float(records.labels.bincount().max()) / len(records) if len(records) else 0.0
 
 
 def steps_per_epoch(records: int, batch_size: int) -> int:

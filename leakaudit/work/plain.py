@@ -153,12 +153,18 @@ def left_behind(network: nn.Module) -> dict[int, Any]:
 
     Layers may keep what they computed (features, the weight of an old weight_norm), which hangs on its graph.
     """
-    memo: dict[int, Any] = {id(b): UninitializedBuffer(device=b.device) for b in network.buffers() if is_lazy(b)}  # type: ignore[call-arg]
+    memo: dict[int, Any] = {id(b): _empty(b) for b in network.buffers() if is_lazy(b)}
     for module in network.modules():
         for value in vars(module).values():
             parts = value.values() if type(value) is dict else value if type(value) in (list, tuple) else [value]
             memo |= {id(t): t.detach().clone() for t in parts if isinstance(t, Tensor) and not t.is_leaf}
     return memo
+
+
+def _empty(tensor: Tensor) -> Tensor:
+    made: Any = type(tensor)
+    found: Tensor = made(device=tensor.device)
+    return found
 
 
 def common_tensors(one: nn.Module, other: nn.Module) -> int:

@@ -115,9 +115,15 @@ def test_standardising(generator: torch.Generator) -> None:
 def test_line_ups_are_rebuilt_from_their_distinct_pictures(generator: torch.Generator) -> None:
     pool = torch.rand((5, *SHAPE), generator=generator)
     line_ups = pool[torch.tensor([[3, 1, 1], [4, 3, 0]])]
-    pictures, places = distinct(line_ups)
-    assert len(pictures) == 4
-    torch.testing.assert_close(pictures[places], line_ups, rtol=0, atol=0)
+    labels = torch.zeros(2, 3, dtype=torch.long)
+    found, places = distinct(line_ups, labels)
+    assert len(found) == 4
+    torch.testing.assert_close(found.images[places], line_ups, rtol=0, atol=0)
+    targets = torch.rand((5, 4), generator=generator)[torch.tensor([[3, 1, 2], [4, 3, 0]])]  # one picture, two targets
+    found, places = distinct(line_ups, labels, targets)
+    assert len(found) == 5
+    assert found.targets is not None
+    torch.testing.assert_close(found.targets[places], targets, rtol=0, atol=0)
 
 
 def test_a_choice_that_is_too_sharp_is_seen_through(generator: torch.Generator) -> None:

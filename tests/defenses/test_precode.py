@@ -18,7 +18,7 @@ from leakaudit.engine.stacked import Trials
 from leakaudit.errors import UserError
 from leakaudit.protocol.gradients import example_gradients, fast_example_gradients, mean_gradient, parameters_of
 from leakaudit.protocol.target import PixelModel, Records, Target, reinitialised
-from leakaudit.score.utility import accuracy
+from leakaudit.score.measures import accuracy
 
 BETA = 0.5  # large, so that what a wrong weight of the KL does is seen
 

@@ -290,15 +290,15 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no tensor": ({"model": Returns(lambda z: "a")}, r"returns a value of type str without a tensor"),
     "data is a number": ({"train_data": 7}, r"`train_data` is of type int"),
     "data is a path": ({"train_data": "data/train"}, r"`train_data` is of type str"),
-    "test data is a dict": ({"test_data": {"train": 1}}, r"`test_data` is of type dict"),
+    "test data is a dict": ({"test_data": {"train": 1}}, r"`test_data` is a dict that holds train, and no"),
     "data is empty": ({"train_data": []}, r"train_data holds 0 record\(s\), too few"),
     "too few": ({"train_data": pictures(2)}, r"train_data holds 2 record\(s\), too few"),
     "data fails to build": ({"train_data": lambda: 1 / 0}, r"train_data\(\) fails, line \d+ .*ZeroDivisionError"),
     "label too large": (
         {"train_data": changed(pictures(), lambda x, y: (x, y + 1))},
-        r"label 4 at record \d+, .* 0 to 3",
+        r"record \d+ of train_data has the label 4, .* 0 to 3",
     ),
-    "label negative": ({"test_data": changed(pictures(), lambda x, y: (x, y - 1))}, r"test_data gives the label -1"),
+    "label negative": ({"test_data": changed(pictures(), lambda x, y: (x, y - 1))}, r"of test_data has the label -1"),
     "two sizes": ({"test_data": pictures(side=7)}, r"\(3, 6, 6\) .* train_data.*, \(3, 7, 7\) .* of test_data"),
     "0 to 255": ({"train_data": changed(pictures(), lambda x, y: (x * 255, y))}, r"0 to 255, so divide them by 255"),
     "normalised": (

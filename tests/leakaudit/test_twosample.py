@@ -14,7 +14,7 @@ from leakaudit.judge.findings import MENDS, OTHERWISE, describe, mend_of
 from leakaudit.judge.noticed import FEW, TOLD
 from leakaudit.protocol.target import PixelModel, Records, Target
 from leakaudit.result.schema import Finding
-from leakaudit.score.twosample import LEAST, auxiliary_findings, tell_apart
+from leakaudit.scene.twosample import LEAST, auxiliary_findings, tell_apart
 
 CLASSES = 4
 

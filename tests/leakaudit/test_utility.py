@@ -17,11 +17,10 @@ from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.gradients import Gradients, fast_example_gradients, mean_gradient
 from leakaudit.protocol.registry import parse_defense
 from leakaudit.protocol.target import PixelModel, Records, Target, reinitialised
+from leakaudit.score.measures import accuracy, majority
 from leakaudit.score.utility import (
     Senders,
-    accuracy,
     layout_of,
-    majority,
     shared_update,
     steps_per_epoch,
     train,
