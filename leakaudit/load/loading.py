@@ -138,21 +138,19 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
     space, pixel = x·std + mean in [0, 1]; PIL pictures and uint8 arrays are taken as pixels. Missing test and auxiliary
     data are held out of `train_data` (20 % and 25 %). `groups`: whose each record is (a person, a site), as hashable
     ids in the order of `train_data`, or a dict of such by data name; None as an id: not known. `loss(logits, labels)`
-    gives a scalar, cross-entropy by default; `output` says of which of several outputs (`work.outputs.main_of`).
-    `generator` and `latent`: see `picture_generator`; `client`: a `Client` or its spec; `augment`: see
-    `augmentation_from`. Records stay on the CPU; the model goes to `device`. Raises UserError.
+    gives a scalar, cross-entropy by default; `output`: of which of several outputs (`work.outputs.main_of`). Records
+    stay on the CPU, the model lies on `device`. Raises UserError. See `picture_generator` and `client_from` too.
     """
     where = _device(device)
     network, factory, told = network_of(model, factory, checkpoint, seed)
-    given = {"train_data": train_data, "test_data": test_data, "auxiliary_data": auxiliary_data}
+    given = dict(zip(ROLES, (train_data, test_data, auxiliary_data), strict=True))
     data, held = opened({role: resolve(v, role, seed) for role, v in given.items() if v is not None}, seed)
     means, stds = (per_channel(resolve(v, n, seed), n, d) for v, n, d in ((mean, "mean", 0.0), (std, "std", 1.0)))
     read = _records(network, data, resolve(groups, "groups", seed), (means, stds), limit, seed)
     pixel_model = PixelModel(network, means, stds, depth=read.depth).to(where)
     found = read_outputs(pixel_model, read.records["train_data"], _loss(loss, seed, where), output)
     learned = labelled(read.records, found.outputs, found.loss)
-    if learned.task.kind == "classes":
-        _check_labels(learned.records, read.items, len(learned.names))
+    _check_labels(learned, read.items)
     check_weights(pixel_model)
     private, test, auxiliary, dropped = _disjoint(learned.records)
     return Target(
@@ -284,8 +282,9 @@ def _disjoint(records: Mapping[str, Records]) -> tuple[Records, Records, Records
     return private, kept["test_data"], kept["auxiliary_data"], notes
 
 
-def _check_labels(records: Mapping[str, Records], items: Mapping[str, Sequence[Item]], width: int) -> None:
-    for role, found in records.items():
+def _check_labels(learned: Labelled, items: Mapping[str, Sequence[Item]]) -> None:
+    width = len(learned.names)
+    for role, found in learned.records.items() if learned.task.kind == "classes" else ():
         wrong = ((found.labels < 0) | (found.labels >= width)).nonzero()
         if len(wrong):
             at = int(wrong[0])
