@@ -32,6 +32,7 @@ from leakaudit.protocol.usercode import importable
 from leakaudit.result.augmentation import augmentation_from
 from leakaudit.result.federation import client_from
 from leakaudit.result.numbers import percent
+from leakaudit.result.shapes import sizes_of
 
 HELD_OUT = {"test_data": 0.20, "auxiliary_data": 0.25}  # of train_data, for what the user does not give
 ROLES = {"train_data": "private", "test_data": "test", "auxiliary_data": "auxiliary"}
@@ -168,7 +169,7 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
         notes=(*told, *found.notes, *held, *read.notes, *learned.notes, *dropped),
         held_out=tuple(role for role in HELD_OUT if role not in data),
         factory=factory,
-        generator=picture_generator(generator, latent, read.shape, where, seed),
+        generator=picture_generator(generator, latent, sizes_of(*read.shape, read.depth), where, seed),
         client=client_from(resolve(client, "client", seed)),
         augment=augmentation_from(resolve(augment, "augment", seed)),
     )
