@@ -155,13 +155,13 @@ def test_linkage_finds_undefended_records(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["multi-label", "segmentation", "mask of classes"])
 def test_matching_seeks_the_targets_that_nothing_tells(kind: str) -> None:
     attack = registry.parse_attack("inverting-gradients:steps=150:tv=1e-3")
-    batch = 1 if KINDS[kind].masks else 2
-    model, update, private = scene(kind, attack, batch, victims=4, kind="deep" if KINDS[kind].masks else "conv")
+    batch, victims, network = (1, 8, "deep") if KINDS[kind].masks else (2, 4, "conv")
+    model, update, private = scene(kind, attack, batch, victims=victims, kind=network)
     found = attack(model, update, torch.Generator().manual_seed(3))
     guessed = dataclasses.replace(update, labels=hard(known_labels(model, update, torch.Generator()), update.task))
     misled = attack(model, guessed, torch.Generator().manual_seed(3))
     assert found.images is not None
-    assert found.images.shape == (4, batch, 1, 8, 8)
+    assert found.images.shape == (victims, batch, 1, 8, 8)
     apart, mistaken = quality(found, update, private), quality(misled, update, private)
     assert update.auxiliary is not None
     mean = update.auxiliary.images.mean(0).expand_as(private.images)
