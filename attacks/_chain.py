@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.grad import conv2d_input, conv2d_weight
+from torch.nn.grad import conv2d_input, conv2d_weight, conv3d_input, conv3d_weight
 
 from leakaudit.errors import NotApplicable
 from leakaudit.protocol.target import PixelModel
 from leakaudit.work.progress import track
 
-INPUT_SLOPE: Callable[..., Tensor] = conv2d_input  # torch declares no types of these
-WEIGHT_SLOPE: Callable[..., Tensor] = conv2d_weight
+Slope = Callable[..., Tensor]  # torch declares no types of these
+INPUT_SLOPE: dict[int, Slope] = {4: conv2d_input, 5: conv3d_input}  # by the dimensions of the weight
+WEIGHT_SLOPE: dict[int, Slope] = {4: conv2d_weight, 5: conv3d_weight}
 EDGE = 1e-6  # how near the end of its range an activation's value is not undone
 
 
@@ -26,7 +27,7 @@ class Block:
     The weights are in double precision; nothing here has a batch dimension.
     """
 
-    layer: nn.Conv2d | nn.Linear
+    layer: nn.Conv2d | nn.Conv3d | nn.Linear
     act: nn.Module | None
     given: torch.Size
     weight: Tensor
@@ -36,26 +37,26 @@ class Block:
         """Return what the layer makes of an input, without its bias."""
         if isinstance(self.layer, nn.Linear):
             return F.linear(u.flatten(), self.weight)
-        stride, padding, dilation, groups = self._how()
-        return F.conv2d(u[None], self.weight, None, stride, padding, dilation, groups)[0]
+        convolve = F.conv2d if self.weight.dim() == 4 else F.conv3d
+        return convolve(u[None], self.weight, None, *self._how())[0]
 
     def back(self, slope: Tensor) -> Tensor:
         """Return the slope in the input, of that in the output: the transpose of `linear`."""
         if isinstance(self.layer, nn.Linear):
             return (self.weight.T @ slope).view(self.given)
-        return INPUT_SLOPE([1, *self.given], self.weight, slope[None], *self._how())[0]
+        return INPUT_SLOPE[self.weight.dim()]([1, *self.given], self.weight, slope[None], *self._how())[0]
 
     def gradient(self, slope: Tensor, u: Tensor) -> Tensor:
         """Return the gradient of the weight: linear in the input, at a fixed slope in the output."""
         if isinstance(self.layer, nn.Linear):
             return torch.outer(slope, u.flatten())
-        return WEIGHT_SLOPE(u[None], self.weight.shape, slope[None], *self._how())
+        return WEIGHT_SLOPE[self.weight.dim()](u[None], self.weight.shape, slope[None], *self._how())
 
     def gradient_back(self, slope: Tensor, weights: Tensor) -> Tensor:
         """Return the transpose of `gradient` in the input."""
         if isinstance(self.layer, nn.Linear):
             return (weights.T @ slope).view(self.given)
-        return INPUT_SLOPE([1, *self.given], weights, slope[None], *self._how())[0]
+        return INPUT_SLOPE[weights.dim()]([1, *self.given], weights, slope[None], *self._how())[0]
 
     def forward(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return the output of layer and activation, and the activation's slope there."""
@@ -72,7 +73,7 @@ class Block:
         """Return an output with the bias added, or taken off."""
         if self.bias is None:
             return z
-        return z + sign * (self.bias if z.dim() == 1 else self.bias[:, None, None])
+        return z + sign * self.bias.view(-1, *[1] * (z.dim() - 1))
 
     def short(self) -> bool:
         """Return whether the layer's equations are fewer than the numbers of its input."""
@@ -86,7 +87,7 @@ class Block:
 
     def _how(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]:
         layer = self.layer
-        assert isinstance(layer, nn.Conv2d)
+        assert isinstance(layer, nn.Conv2d | nn.Conv3d)
         assert not isinstance(layer.padding, str)
         return tuple(layer.stride), tuple(layer.padding), tuple(layer.dilation), layer.groups
 
@@ -119,7 +120,7 @@ def undone(act: nn.Module | None, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 ACTS = (nn.ReLU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.ELU)
-PASSED = (nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d)
+PASSED = (nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout3d)
 
 
 def chain_of(model: PixelModel, picture: Tensor) -> list[Block]:
@@ -143,7 +144,7 @@ def chain_of(model: PixelModel, picture: Tensor) -> list[Block]:
     for (module, taken), out in zip(given, made, strict=True):
         if taken.shape[0] != 1 or not torch.equal(taken.flatten(), now.flatten()):
             raise NotApplicable(f"{type(module).__name__} is not fed by the layer before it alone")
-        if isinstance(module, nn.Linear | nn.Conv2d):
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d):
             blocks.append(_block(module, taken[0].shape))
         elif isinstance(module, ACTS) and blocks and blocks[-1].act is None:
             blocks[-1] = replace(blocks[-1], act=module)
@@ -157,8 +158,8 @@ def chain_of(model: PixelModel, picture: Tensor) -> list[Block]:
     return blocks
 
 
-def _block(layer: nn.Linear | nn.Conv2d, given: torch.Size) -> Block:
-    if isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
+def _block(layer: nn.Linear | nn.Conv2d | nn.Conv3d, given: torch.Size) -> Block:
+    if not isinstance(layer, nn.Linear) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
         raise NotApplicable("a convolution pads with other than zeros")
     if isinstance(layer, nn.Linear) and len(given) != 1:
         raise NotApplicable("a dense layer is used on several vectors of a record")

@@ -42,6 +42,7 @@ class Pace:
     step_size: float | Tensor
     patience: int
     coarse: float = 0.0
+    depth: int = 1  # of volumes
 
 
 @dataclass(frozen=True)
@@ -62,50 +63,70 @@ class Descent:
         return Descent(self.images[start:stop], self.values[start:stop], self.statuses[start:stop], moved)
 
 
-def total_variation(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the anisotropic total variation mean|∂x| + mean|∂y| of pictures (T, B, C, H, W) as (T,), and its slope."""
-    across, down = images.diff(dim=-1), images.diff(dim=-2)
+def total_variation(images: Tensor, depth: int = 1) -> tuple[Tensor, Tensor]:
+    """Return the anisotropic total variation Σ_d mean|∂_d| of pictures (T, B, C, H, W) as (T,), and its slope.
+
+    Over rows and columns; of volumes, (T, B, C·D, H, W) of D = `depth` slices, over the slices of a channel too.
+    """
+    whole = torch.unflatten(images, 2, (-1, depth))
     value = torch.zeros(images.shape[0], device=images.device, dtype=images.dtype)
-    slope = torch.zeros_like(images)
-    for gap, dim in ((across, -1), (down, -2)):
-        if gap.numel() == 0:  # a picture one pixel wide has no neighbours
+    slope = torch.zeros_like(whole)
+    for dim in (-1, -2, -3):
+        gap = whole.diff(dim=dim)
+        if gap.numel() == 0:  # a picture has one slice, and one that is one pixel wide has no neighbours
             continue
         value = value + gap.abs().flatten(1).mean(1)
         sign = gap.sign() * (images.shape[0] / gap.numel())
-        slope.narrow(dim, 1, images.shape[dim] - 1).add_(sign)
-        slope.narrow(dim, 0, images.shape[dim] - 1).sub_(sign)
-    return value, slope
+        slope.narrow(dim, 1, whole.shape[dim] - 1).add_(sign)
+        slope.narrow(dim, 0, whole.shape[dim] - 1).sub_(sign)
+    return value, slope.flatten(2, 3)
 
 
-def roughness(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return TV(brightness) + 2 TV(colour) of pictures (T, B, C, H, W) as (T,), and its slope.
+def roughness(images: Tensor, depth: int = 1) -> tuple[Tensor, Tensor]:
+    """Return TV(brightness) + 2 TV(colour) of pictures (T, B, C, H, W) as (T,), and its slope; of volumes C is C·D.
 
     Brightness is the mean over the channels and colour what each differs from it: in natural pictures an edge is mostly
     one of brightness, which the total variation of each channel by itself does not know. One channel: plain TV.
     """
-    brightness = images.mean(2, keepdim=True)
-    value, slope = total_variation(brightness)
-    slope = slope.expand_as(images) / images.shape[2]
-    if images.shape[2] == 1:
-        return value, slope
-    colour, colour_slope = total_variation(images - brightness)
-    return value + COLOUR * colour, slope + COLOUR * (colour_slope - colour_slope.mean(2, keepdim=True))
+    channels = images.shape[2] // depth
+    if channels == 1:
+        return total_variation(images, depth)
+
+    def mean(x: Tensor) -> Tensor:
+        return torch.unflatten(x, 2, (-1, depth)).mean(2)  # over the channels, slice by slice
+
+    def spread(x: Tensor) -> Tensor:
+        return x.repeat(1, 1, channels, 1, 1)
+
+    brightness = mean(images)
+    value, slope = total_variation(brightness, depth)
+    colour, colour_slope = total_variation(images - spread(brightness), depth)
+    whole = spread(slope) / channels + COLOUR * (colour_slope - spread(mean(colour_slope)))
+    return value + COLOUR * colour, whole
 
 
-def signs(slopes: Tensor, coarse: Tensor) -> Tensor:
+def signs(slopes: Tensor, coarse: Tensor, depth: int = 1) -> Tensor:
     """Return the signs of slopes (T, B, C, H, W), where a share `coarse` (T,) goes to those of blocks' mean slopes.
 
-    Blocks are 2, 4, 8, … pixels wide, up to the whole picture, every width with the same share. By its own sign alone a
-    pixel moves as far for noise as for what its neighbours agree on, so that brightness and colour of areas hardly
-    move: on a trained network they stay at the grey of the start.
+    Blocks are 2, 4, 8, … pixels wide, up to the whole picture, every width with the same share; of volumes,
+    (T, B, C·D, H, W) of D = `depth` slices, as deep as wide. By its own sign alone a pixel moves as far for noise as
+    for what its neighbours agree on, so that brightness and colour of areas hardly move: on a trained network they stay
+    at the grey of the start.
     """
     height, width = slopes.shape[-2:]
-    sizes = [2**k for k in range(1, (max(height, width) - 1).bit_length() + 1)]  # the last one holds the whole picture
+    # The last one holds the whole picture.
+    sizes = [2**k for k in range(1, (max(depth, height, width) - 1).bit_length() + 1)]
     share = (coarse if sizes else torch.zeros_like(coarse)).view(-1, 1, 1, 1, 1)
     found, flat = (1 - share) * slopes.sign(), slopes.flatten(0, 1)
+    volumes = torch.unflatten(flat, 1, (-1, depth))
     for size in sizes:
-        blocks = F.avg_pool2d(flat, size, ceil_mode=True).sign()
-        spread = blocks.repeat_interleave(size, -2).repeat_interleave(size, -1)[..., :height, :width]
+        if depth == 1:
+            blocks = F.avg_pool2d(flat, size, ceil_mode=True).sign()
+            spread = blocks.repeat_interleave(size, -2).repeat_interleave(size, -1)[..., :height, :width]
+        else:
+            within = min(size, depth), min(size, height), min(size, width)  # 3-D pooling takes no window that is wider
+            blocks = F.avg_pool3d(volumes, within, ceil_mode=True).sign().repeat_interleave(size, -3)[:, :, :depth]
+            spread = blocks.repeat_interleave(size, -2).repeat_interleave(size, -1)[..., :height, :width]
         found = found + share / len(sizes) * spread.reshape(slopes.shape)
     return found
 
@@ -161,7 +182,7 @@ def descend(
         progress = here.clock.to(start.dtype) / steps
         values, slopes = objective(here.x, here.victims, progress)
         going = here.going & values.isfinite() & slopes.flatten(1).isfinite().all(1)
-        slopes = signs(slopes, pace.coarse * (1 - progress)) if pace.coarse else slopes.sign()
+        slopes = signs(slopes, pace.coarse * (1 - progress), pace.depth) if pace.coarse else slopes.sign()
         known = best[here.active]
         better = (going & (values < known + ROUNDING)).view(-1, 1, 1, 1, 1)
         best_images[here.active] = torch.where(better, here.x, best_images[here.active])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,23 +26,23 @@ ALIKE = 1e-4  # how far two gradients may differ, relative, that are one by cons
 
 @dataclass(frozen=True)
 class Tokens:
-    """A patch embedding of h × w patches, and the learnt positions that are added to what it gives.
+    """A patch embedding of h × w patches (d × h × w of volumes), and the learnt positions added to what it gives.
 
     `first` is the place of the first patch among the tokens, `attention` the self-attention that sees the tokens as
     they are, without normalisation or a shortcut around it; None where there is none.
     """
 
-    patches: nn.Conv2d
-    grid: tuple[int, int]
+    patches: nn.Conv2d | nn.Conv3d
+    grid: tuple[int, ...]
     positions: nn.Parameter
     first: int
     attention: nn.MultiheadAttention | None
 
 
-def token_rows(values: Tensor, width: int) -> Tensor:
-    """Return positions kept as (…, T, d), or as maps (…, d, h, w), as (T, d)."""
+def token_rows(values: Tensor, width: int, places: int) -> Tensor:
+    """Return positions kept as (…, T, d), or as maps (…, d, h, w) of two `places`, as (T, d)."""
     if values.shape[-1] != width:
-        values = values.movedim(-3, -1)
+        values = values.movedim(-1 - places, -1)
     return values.reshape(-1, width)
 
 
@@ -54,9 +55,9 @@ def tokens_of(model: PixelModel, update: SharedUpdate, pictures: Tensor) -> Toke
     with torch.enable_grad():
         logits, uses, made = _seen(model, picture.requires_grad_())
     layer = next((u.layer for u in uses), None)
-    if not isinstance(layer, nn.Conv2d) or not _is_normalised(uses[0].given, model, picture):
+    if not isinstance(layer, nn.Conv2d | nn.Conv3d) or not _is_normalised(uses[0].given, model, picture):
         raise NotApplicable("the model does not begin with a convolution that cuts the picture into patches")
-    if tuple(layer.kernel_size) != tuple(layer.stride) or layer.padding != (0, 0) or layer.groups != 1:
+    if tuple(layer.kernel_size) != tuple(layer.stride) or any(layer.padding) or layer.groups != 1:
         raise NotApplicable("the first convolution does not cut the picture into patches")
     attention = next((u for u in uses if isinstance(u.layer, nn.MultiheadAttention) and u.given is not None), None)
     trained = parameters_of(model)[1]
@@ -65,18 +66,19 @@ def tokens_of(model: PixelModel, update: SharedUpdate, pictures: Tensor) -> Toke
     slopes = torch.autograd.grad(update.loss(logits, label), sought, allow_unused=True)
     if slopes[0] is None:
         raise NotApplicable("the patches do not reach the loss")
-    patches = token_rows(slopes[0], layer.out_channels)
+    grid, width = tuple(made.shape[2:]), layer.out_channels
+    patches = slopes[0].flatten(2).transpose(1, 2).reshape(-1, width)
     for p, slope in zip(trained, slopes[len(sought) - len(trained) :], strict=True):
-        if slope is None or not _may_be_positions(p, layer.out_channels):
+        if slope is None or not _may_be_positions(p, width, len(grid)):
             continue
-        rows = token_rows(slope, layer.out_channels)
+        rows = token_rows(slope, width, len(grid))
         for first in range(len(rows) - len(patches), -1, -1):
             if _alike(rows[first : first + len(patches)], patches):
                 own = slopes[1] if attention is not None else None
                 direct = own is not None and own.numel() == rows.numel() and _alike(own.reshape(rows.shape), rows)
                 through = attention.layer if direct and attention is not None else None
                 assert through is None or isinstance(through, nn.MultiheadAttention)
-                return Tokens(layer, (made.shape[2], made.shape[3]), p, first, through)
+                return Tokens(layer, grid, p, first, through)
     raise NotApplicable("no learnt positions are added to the patches: their gradient is not known")
 
 
@@ -86,10 +88,12 @@ def _seen(model: PixelModel, picture: Tensor) -> tuple[Tensor, list[Use], Tensor
     handles = [
         layer.register_forward_hook(lambda _, __, out: made.append(out))
         for layer in model.modules()
-        if isinstance(layer, nn.Conv2d)
+        if isinstance(layer, nn.Conv2d | nn.Conv3d)
     ]
     try:
-        logits, uses = layers_at_work(model, picture, lambda m: isinstance(m, nn.Conv2d | nn.MultiheadAttention))
+        logits, uses = layers_at_work(
+            model, picture, lambda m: isinstance(m, nn.Conv2d | nn.Conv3d | nn.MultiheadAttention)
+        )
     finally:
         for handle in handles:
             handle.remove()
@@ -97,12 +101,16 @@ def _seen(model: PixelModel, picture: Tensor) -> tuple[Tensor, list[Use], Tensor
 
 
 def _is_normalised(given: Tensor | None, model: PixelModel, picture: Tensor) -> bool:
-    normalised = (picture - model.mean) / model.std
-    return given is not None and given.shape == normalised.shape and torch.allclose(given, normalised, atol=1e-5)
+    normalised = ((picture - model.mean) / model.std).flatten()
+    return (
+        given is not None
+        and given.numel() == len(normalised)
+        and torch.allclose(given.flatten(), normalised, atol=1e-5)
+    )
 
 
-def _may_be_positions(p: nn.Parameter, width: int) -> bool:
-    return p.dim() >= 2 and (p.shape[-1] == width or (p.dim() >= 3 and p.shape[-3] == width))
+def _may_be_positions(p: nn.Parameter, width: int, places: int) -> bool:
+    return p.dim() >= 2 and (p.shape[-1] == width or (p.dim() > places and p.shape[-1 - places] == width))
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
@@ -121,7 +129,7 @@ def patches_of(tokens: Tokens, slope: Tensor, weights: tuple[Tensor | None, Tens
     `slope` (T, d) is the gradient of the positions; `weights` are those of the patch embedding (d, C, k, k) and of the
     attention's three projections (3d, d), None where they are not shared.
     """
-    count = tokens.grid[0] * tokens.grid[1]
+    count = math.prod(tokens.grid)
     embedding, projections = weights
     rounding = precision_of(slope).rounding / 10
     slope = slope.double()
@@ -134,7 +142,9 @@ def patches_of(tokens: Tokens, slope: Tensor, weights: tuple[Tensor | None, Tens
     assert tokens.attention is not None
     right = (projections.double().T @ tokens.attention.in_proj_weight.detach().double()).T
     inputs = least_squares(slope.T, right, rounding)
-    made = (inputs - token_rows(tokens.positions.detach(), slope.shape[1]))[tokens.first : tokens.first + count]
+    made = (inputs - token_rows(tokens.positions.detach(), slope.shape[1], len(tokens.grid)))[
+        tokens.first : tokens.first + count
+    ]
     if tokens.patches.bias is not None:
         made = made - tokens.patches.bias.detach()
     weight = tokens.patches.weight.detach().double().flatten(1)
@@ -148,13 +158,15 @@ def _left(made: Tensor, right: Tensor, rounding: float) -> Tensor:
 
 
 def _joined(patches: Tensor, tokens: Tokens, shape: tuple[int, int, int]) -> Tensor:
-    """Return the picture (C, H, W) of patches (n, C·k·k); what no patch covers is left zero."""
-    high, wide = tokens.patches.kernel_size
-    (rows, columns), channels = tokens.grid, shape[0]
-    blocks = patches.reshape(rows, columns, channels, high, wide).permute(2, 0, 3, 1, 4)
-    picture = patches.new_zeros(shape)
-    picture[:, : rows * high, : columns * wide] = blocks.reshape(channels, rows * high, columns * wide)
-    return picture
+    """Return the picture (C, H, W), or (C·D, H, W), of patches (n, C·k·k); what no patch covers is left zero."""
+    grid, kernel, channels = tokens.grid, tokens.patches.kernel_size, tokens.patches.in_channels
+    count, depth = len(grid), shape[0] // channels
+    blocks = patches.reshape(*grid, channels, *kernel)
+    order = [count, *(axis for i in range(count) for axis in (i, count + 1 + i))]
+    sizes = [n * k for n, k in zip(grid, kernel, strict=True)]
+    volume = patches.new_zeros(channels, *(shape[1:] if count == 2 else (depth, *shape[1:])))
+    volume[(slice(None), *map(slice, sizes))] = blocks.permute(order).reshape(channels, *sizes)
+    return volume.reshape(shape)
 
 
 @register_attack
@@ -186,7 +198,7 @@ class April(Attack):
         need_sum_of_gradients(update)
         with client_mode(model, update, generator):
             tokens = tokens_of(model, update, probe_pictures(update, generator, model.mean.device, most=1))
-        count, width = tokens.grid[0] * tokens.grid[1], tokens.patches.out_channels
+        count, width = math.prod(tokens.grid), tokens.patches.out_channels
         place = {id(p): i for i, p in enumerate(parameters_of(model)[1])}
         slopes = update.gradients[place[id(tokens.positions)]]
         embedding, projections = (
@@ -204,7 +216,7 @@ class April(Attack):
             weights = (None if embedding is None else embedding[v], None if projections is None else projections[v])
             if not (slope.any() and all(g.isfinite().all() for g in (slope, *weights) if g is not None)):
                 continue
-            patches, rest = patches_of(tokens, token_rows(slope, width), weights)
+            patches, rest = patches_of(tokens, token_rows(slope, width, len(tokens.grid)), weights)
             flat[v], rests[v], statuses[v] = _joined(patches, tokens, update.input_shape), float(rest), "converged"
         images = (flat * model.std + model.mean).to(model.mean.dtype).clamp(0, 1)
         narrow = f"The model is {width} wide and has {count} patches: of many pictures that fit, the least is given."

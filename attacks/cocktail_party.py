@@ -229,7 +229,7 @@ class CocktailParty(Attack):
 
         def objective(images: Tensor, which: Tensor, progress: Tensor) -> tuple[Tensor, Tensor]:
             values, slopes = match(images, which, progress)
-            rough, slope = roughness(images)
+            rough, slope = roughness(images, model.depth)
             values = torch.where(usable[which], values + self.tv * rough, torch.nan)
             return values, slopes + self.tv * slope
 

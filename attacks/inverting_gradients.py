@@ -33,14 +33,14 @@ Match = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 Prior = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def smooth(weight: float | Tensor, fall: float | Tensor = 1.0) -> Prior:
+def smooth(weight: float | Tensor, fall: float | Tensor = 1.0, depth: int = 1) -> Prior:
     """Return the prior `weight` · `roughness`, whose slope begins `fall` times as strong and falls geometrically.
 
-    Both are numbers, or (T,) with one for each trial.
+    Both are numbers, or (T,) with one for each trial. `depth` is that of volumes.
     """
 
     def prior(images: Tensor, progress: Tensor) -> tuple[Tensor, Tensor]:
-        value, slope = roughness(images)
+        value, slope = roughness(images, depth)
         return weight * value, (weight * fall ** (1 - progress)).view(-1, 1, 1, 1, 1) * slope
 
     return prior
@@ -209,7 +209,7 @@ class InvertingGradients(Attack):
             victims, choice = which % count, which // count
             values, slopes = match(images, labels[victims], victims)
             pictures = images[:, :, :channels]
-            for prior in (smooth(tv[choice], fall[choice]), *priors):
+            for prior in (smooth(tv[choice], fall[choice], model.depth), *priors):
                 value, slope = prior(pictures, progress)
                 values = values + value
                 slopes = torch.cat([slopes[:, :, :channels] + slope, slopes[:, :, channels:]], 2)
@@ -221,7 +221,7 @@ class InvertingGradients(Attack):
                 objective,
                 start.repeat(len(choices), *[1] * (start.dim() - 1)),
                 which,
-                Pace(one.steps, step_size[which // count], one.patience, one.coarse),
+                Pace(one.steps, step_size[which // count], one.patience, one.coarse, model.depth),
                 label=one.name,
                 restarts=one.restarts,
                 channels=channels,

@@ -136,10 +136,9 @@ def recovered(
         output = least_squares(system.apply, system.transpose, system.right, start, steps, "layers")
         left = _size(system, system.apply(output))
         slope = block.back(system.slope)
-    picture = output.view(probe.shape)
     if together is not None and together[0] > 0:
-        return newton(blocks[: together[0]], together[1], picture, steps)
-    return picture, left
+        output, left = newton(blocks[: together[0]], together[1], output.view(blocks[0].given), steps)
+    return output.view(probe.shape), left
 
 
 @register_attack

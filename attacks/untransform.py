@@ -26,7 +26,9 @@ from leakaudit.work.progress import expired, observe, track
 SMOOTH = 3e-3  # weight of the prior beside the mean square error: what the transform lost is filled in smoothly
 
 
-def undone(defense: Defense, seen: Tensor, labels: Tensor, seeds: list[int], steps: int, label: str) -> Tensor:
+def undone(
+    defense: Defense, seen: Tensor, labels: Tensor, seeds: list[int], steps: int, label: str, depth: int = 1
+) -> Tensor:
     """Return pictures x̂ (N, C, H, W) with transform(x̂) ≈ `seen` (N, C, H, W), labels (N,), each by its best attempt.
 
     Adam minimises ‖T(x̂) − x̃‖²/D + 0.003·R(x̂) through T in `steps` steps, from grey and from x̃ itself under every one of
@@ -36,14 +38,14 @@ def undone(defense: Defense, seen: Tensor, labels: Tensor, seeds: list[int], ste
     begun = torch.full_like(seen, 0.5), seen
     for t in track(label, len(begun) * len(seeds)):
         seed, start = seeds[t // len(begun)], begun[t % len(begun)]
-        x, value = _descended(defense, seen, labels, seed, start, steps)
+        x, value = _descended(defense, seen, labels, seed, start, steps, depth)
         better = value < least
         best[better], least[better] = x[better], value[better]
     return best
 
 
 def _descended(
-    defense: Defense, seen: Tensor, labels: Tensor, seed: int, start: Tensor, steps: int
+    defense: Defense, seen: Tensor, labels: Tensor, seed: int, start: Tensor, steps: int, depth: int
 ) -> tuple[Tensor, Tensor]:
     """Return where one attempt ended, and its objective (N,)."""
     x = start.detach().clone().requires_grad_(True)
@@ -54,7 +56,7 @@ def _descended(
             generator = torch.Generator().manual_seed(seed)
             fit = (defense.transform_records(x, labels, generator)[0] - seen).square().flatten(1).mean(1)
         observe(fit, x)
-        prior, prior_slope = roughness(x.detach()[:, None])
+        prior, prior_slope = roughness(x.detach()[:, None], depth)
         if plan.last_epoch >= steps or expired():
             return x.detach(), fit.detach() + SMOOTH * prior
         if not fit.requires_grad:
@@ -113,7 +115,6 @@ class Untransform(InvertingGradients):
             return first
         drawn = torch.randint(2**62, (self.draws,), generator=generator, device=generator.device).tolist()
         seen = first.images.flatten(0, 1)
-        pictures = undone(
-            defense, seen, update.task.targets_of(first.labels.flatten()), drawn, self.undo_steps, self.name
-        )
+        told = update.task.targets_of(first.labels.flatten())
+        pictures = undone(defense, seen, told, drawn, self.undo_steps, self.name, model.depth)
         return replace(cut_short(first), images=pictures.view_as(first.images))

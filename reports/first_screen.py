@@ -17,10 +17,11 @@ from leakaudit.reports.html_text import named
 from leakaudit.reports.pictures import Drawn, Place, Shown, chosen, drawn_of, shown
 from leakaudit.reports.templates import environment, writable
 from leakaudit.result import dates
-from leakaudit.result.numbers import percent
+from leakaudit.result.numbers import called, learned, percent
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.rules import VERDICTS
 from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Verdict, digest
+from leakaudit.result.shapes import what_is_shown
 
 MOST = 13  # cards: the worst verdicts where there are more defenses, and a line says how many others
 LARGE, SMALL, FEW = 140, 110, 4  # pixels about a picture's side, and up to how many defenses it is the larger one
@@ -153,9 +154,9 @@ def _card(result: AuditResult, index: int, drawn: Mapping[Place, Drawn], place: 
 def _accuracy(result: AuditResult, defense: DefenseResult) -> str:
     value = defense.accuracy.value
     if value is None:
-        return "accuracy not measured"
-    chance = f", chance {percent(result.chance_accuracy)}" if ranking.no_cost(result) else ""
-    return f"accuracy {percent(value)}{chance}"
+        return f"{result.measure} not measured"
+    chance = f", chance {learned(result.chance_accuracy, result.measure)}" if ranking.no_cost(result) else ""
+    return f"{called(value, result.measure)}{chance}"
 
 
 def _undrawn(defense: DefenseResult) -> str:
@@ -203,4 +204,5 @@ def _note(result: AuditResult, original: Shown | None) -> str:
             "Public stand-ins: each is as close to the first as the nearest picture that any attack drew is to the "
             f"private record {chosen_by} {limits}"
         )
-    return f"One record, and the nearest picture that any attack drew of it under each defense {chosen_by} {limits}"
+    told = " ".join(filter(None, (chosen_by, what_is_shown(result.target), limits)))
+    return f"One record, and the nearest picture that any attack drew of it under each defense {told}"

@@ -21,6 +21,7 @@ from leakaudit.scene.scene import Scene
 from leakaudit.scene.told import claimed
 from leakaudit.scene.updates import Updates, asked_by
 from leakaudit.score.baselines import mean_pictures
+from leakaudit.score.pictures import unfolded
 from leakaudit.score.scoring import LEAST, Truth, failed, score
 from leakaudit.score.tuning import tuned_in_time
 from leakaudit.work.memory import Memory, bounded, exhausted, held
@@ -100,7 +101,7 @@ def _show(scene: Scene, records: Records, who: Tensor | None = None) -> None:
 
     def original(victim: int) -> Tensor:
         first = victim % (len(among) // size) * size  # where settings are tuned together, every one has all victims
-        return records.images[among[first : first + size]]
+        return unfolded(records.images[among[first : first + size]], scene.target.model.depth)
 
     if scene.plan.images == "full":
         current().originals(original)
@@ -185,4 +186,5 @@ def _truth(updates: Updates, attack: Attack) -> Truth:
         batch_size=scene.plan.batch_size,
         guesses=updates.guesses() if attack.kind == "reconstruction" else None,
         units=records.units,
+        depth=target.model.depth,
     )

@@ -17,7 +17,7 @@ from leakaudit.result.numbers import significant
 from leakaudit.result.schema import Finding, Value
 from leakaudit.scene.told import claimed
 from leakaudit.scene.updates import Updates
-from leakaudit.score.pictures import encode
+from leakaudit.score.pictures import encode, unfolded
 from leakaudit.work.memory import exhausted
 from leakaudit.work.progress import Course, current, followed, stage
 from leakaudit.work.seeding import generator_for
@@ -39,7 +39,8 @@ def taken(updates: Updates, attack: Attack, model: PixelModel, scored: object) -
     if received is None or received.known or attack.kind == "linkage" or attack.plants() or HANDED in attack.requires:
         return ()
     stage("attacking what was captured")
-    current().originals(lambda victim: torch.full((received.batch_size, *scene.target.input_shape), 0.5))  # unknown
+    unknown = torch.full((received.batch_size, *scene.target.input_shape), 0.5)
+    current().originals(lambda victim: unfolded(unknown, scene.target.model.depth))
     generator = generator_for(scene.plan.seed, updates.subject.spec, attack.name, "captured")
     try:
         with followed() as course:  # of its own: how far this came says nothing of the scored ones
@@ -94,7 +95,9 @@ def _attempt(updates: Updates, claim: Reconstruction, victim: int, usual: float 
         usual=_told(usual, level) if known and usual is not None else None,
         labels=tuple(names),
         certified=0 if claim.certified is None else int(claim.certified[victim].sum()),
-        pictures=tuple(encode(picture) or "" for picture in drawn) if shown and drawn is not None else (),
+        pictures=tuple(encode(picture, target.model.depth) or "" for picture in drawn)
+        if shown and drawn is not None
+        else (),
     )
 
 

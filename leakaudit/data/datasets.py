@@ -7,9 +7,10 @@ normalised. Everything else is taken to be in the model's input space.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,39 +18,49 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 from torch.utils.data.dataloader import default_collate
 
+from leakaudit.data.keys import LABEL_KEYS, image_and_label
+from leakaudit.data.labels import to_label
+from leakaudit.data.pictures import ANY, PAIRS, Expected, to_picture
+from leakaudit.data.refusal import is_table, refused
 from leakaudit.errors import UserError, first_line
-from leakaudit.files.reading import reading, short
 from leakaudit.work.seeding import generator_for, seeded
-
-IMAGE_KEYS = ("image", "images", "img", "pixel_values", "x", "input", "inputs")
-
-LABEL_KEYS = ("label", "labels", "target", "y")
 
 MAX_BYTES = 2**30  # of pictures held per role; a limit of records alone would let large pictures fill the memory
 
 MOST = 2**25  # records that a dataset may say it holds
-
-MOST_LABEL = 2**31  # a larger number is no class, and no index
-
-PAIRS = "give (image, label) pairs, or dicts with an image and a label"
 
 
 @dataclass(frozen=True)
 class Item:
     """One record as the dataset gave it: a float picture (C, H, W), raw pixels in [0, 1] or the model's input.
 
-    `label` is a whole number (), or what else the data gives: whole numbers or floats of any shape.
+    A volume is (C, D, H, W). `label` is a whole number (), or what else the data gives: whole numbers or floats of any
+    shape. `where` is what messages call it; `deep` and `told`: see `Seen`.
     """
 
     picture: Tensor
     label: Tensor
     raw: bool
-    position: int  # in the dataset, for messages
+    position: int  # in the dataset
+    where: str = ""
+    deep: bool = False
+    told: tuple[str, ...] = ()
+
+
+class Placed(ABC):
+    """A dataset of ours that can say which file a record is."""
+
+    @abstractmethod
+    def place(self, index: int) -> str:
+        """Return what messages call a record."""
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Arrays whose values are pixels already: `images` (N, H, W), (N, H, W, C) or (N, C, H, W), uint8 or in [0, 1]."""
+    """Arrays whose values are pixels already: `images` (N, H, W), (N, H, W, C) or (N, C, H, W), of volumes with D.
+
+    They are uint8, uint16, or in [0, 1].
+    """
 
     images: Any
     labels: Any
@@ -62,35 +73,72 @@ class Pixels:
         return self.images[index], self.labels[index]
 
 
-def divide(data: Any, shares: Sequence[float], *, name: str, limit: int, seed: int) -> tuple[list[list[Item]], int]:
+class Divided(NamedTuple):
+    """What was read of a dataset, in parts, and of how many records; `ended`: a stream was read to its end."""
+
+    parts: list[list[Item]]
+    total: int
+    ended: bool = True
+
+
+def divide(
+    data: Any, shares: Sequence[float], *, name: str, limit: int, seed: int, expected: Expected = ANY
+) -> Divided:
     """Divide a dataset at random into disjoint parts with the given shares of it, and read ≤ `limit` records of each.
 
-    Returns the parts and the number of records they were drawn from (for a stream: the number read). Raises UserError
-    naming `name` where the data cannot be read or is too small to give every part a record.
+    Of a stream its first records are read, and `total` says how many. Raises UserError naming `name` where the data
+    cannot be read or is too small to give every part a record.
     """
-    data = _underlying(data)
+    data = underlying(data)
+    table = data[0] if isinstance(data, tuple) and data and not hasattr(data, "_fields") else data
+    if is_table(table):
+        raise refused(f"{name} is a table ({type(table).__name__} of shape {tuple(table.shape)})")
     count = _length(data)
     with seeded(seed, "data", name):
         if count is None:
             cap = limit * len(shares)
-            pool = list(_within_memory(_stream(data, name, cap), len(shares)))
+            stream = _stream(data, name, cap, expected)
+            pool = list(_within_memory(stream, len(shares)))
+            ended = len(pool) < cap and next(stream, None) is None
             order = _shuffled(len(pool), seed, name)
-            return [[pool[i] for i in part[:limit]] for part in _split(order, shares, name)], len(pool)
+            parts = [[pool[i] for i in part[:limit]] for part in _split(order, shares, name)]
+            return Divided(parts, len(pool), ended)
         order = _shuffled(count, seed, name)
-        parts = _split(order, shares, name)
-        return [list(_within_memory(_fetch(data, part[:limit], name), 1)) for part in parts], count
+        found = _split(order, shares, name)
+        return Divided([list(_within_memory(fetch(data, part[:limit], name, expected), 1)) for part in found], count)
 
 
 def classes_of(data: Any) -> tuple[str, ...] | None:
-    """Return the class names a dataset carries (`.classes`, also under Subset or DataLoader), if any."""
+    """Return the class names a dataset carries, also under Subset, ConcatDataset or DataLoader, if any.
+
+    They stand as `.classes`, as the features of a Hugging Face dataset, or in the `.info` of MedMNIST.
+    """
     for _ in range(8):
-        found = getattr(data, "classes", None)
-        if isinstance(found, Sequence) and not isinstance(found, str) and found:
-            return tuple(map(str, found))
-        data = getattr(data, "dataset", None)
+        found = _names_of(data)
+        if found:
+            return found
+        parts = getattr(data, "datasets", None)
+        data = parts[0] if isinstance(parts, list) and parts else getattr(data, "dataset", None)
         if data is None:
             break
     return None
+
+
+def _names_of(data: Any) -> tuple[str, ...]:
+    found = getattr(data, "classes", None)
+    if not isinstance(found, Sequence):
+        features, info = getattr(data, "features", None), getattr(data, "info", None)
+        label = (
+            next((features[key] for key in LABEL_KEYS if key in features), None)
+            if isinstance(features, Mapping)
+            else None
+        )
+        found = getattr(label, "names", None)
+        if found is None and isinstance(info, Mapping) and isinstance(info.get("label"), Mapping):
+            found = [info["label"].get(str(number)) for number in range(len(info["label"]))]
+    if not isinstance(found, Sequence) or isinstance(found, str) or any(name is None for name in found):
+        return ()
+    return tuple(map(str, found))
 
 
 def is_data(data: Any) -> bool:
@@ -101,10 +149,10 @@ def is_data(data: Any) -> bool:
 
 def is_stream(data: Any) -> bool:
     """Return whether a dataset can only be iterated, so that its length is not known before."""
-    return _length(_underlying(data)) is None
+    return _length(underlying(data)) is None
 
 
-def _underlying(data: Any) -> Any:
+def underlying(data: Any) -> Any:
     """Return what is read in place of `data`: the dataset of a loader that yields all of it, in whatever order."""
     if _is_pair(data):
         return _Pair(data[0], data[1])
@@ -178,21 +226,32 @@ def _split(order: list[int], shares: Sequence[float], name: str) -> list[list[in
     return parts
 
 
-def _fetch(data: Any, indices: Iterable[int], name: str) -> Iterator[Item]:
+def fetch(data: Any, indices: Iterable[int], name: str, expected: Expected) -> Iterator[Item]:
+    """Yield the records at the given positions; raises UserError naming the record that fails."""
     for index in indices:
         try:
             record = data[index]
         except UserError:
             raise
         except Exception as error:  # user code may raise anything
-            raise UserError(f"{name} fails at record {index} ({first_line(error)}): mend the dataset.") from error
-        found = list(_items(record, name, index, isinstance(data, Pixels)))
+            raise UserError(f"{name} fails at {_file(data, index)} ({first_line(error)}): mend the dataset.") from error
+        where = data.place(index) if isinstance(data, Placed) else ""
+        found = list(_items(record, name, index, isinstance(data, Pixels), expected, where))
         if len(found) != 1:
             raise UserError(f"{name} gives a batch of {len(found)} pictures as record {index}: {PAIRS}.")
         yield found[0]
 
 
-def _stream(data: Any, name: str, count: int) -> Iterator[Item]:
+def _file(data: Any, index: int) -> str:
+    """Return how to call a record that cannot be read: with its file where the dataset lists files, as ImageFolder."""
+    try:
+        file = data.samples[index][0]
+    except Exception:  # most datasets have no such list
+        return f"record {index}"
+    return f"record {index}, {file}" if isinstance(file, str) else f"record {index}"
+
+
+def _stream(data: Any, name: str, count: int, expected: Expected) -> Iterator[Item]:
     """Yield the first `count` records of something that can only be iterated, restoring a loader's own generator."""
     found = getattr(data, "generator", None)
     generator = found if isinstance(found, torch.Generator) else None
@@ -205,7 +264,7 @@ def _stream(data: Any, name: str, count: int) -> Iterator[Item]:
                 record = next(iterator)
             except StopIteration:
                 return
-            for item in _items(record, name, position, False):
+            for item in _items(record, name, position, False, expected):
                 yield item
                 position += 1
                 if position == count:
@@ -228,101 +287,43 @@ def _within_memory(items: Iterator[Item], parts: int) -> Iterator[Item]:
             return
 
 
-def _items(record: Any, name: str, position: int, pixels: bool) -> Iterator[Item]:
-    """Yield the pictures of one record or one batch."""
-    image, label = _image_and_label(record, name)
-    batch: Any = None
-    if isinstance(image, list | tuple):
-        batch = image
-    elif isinstance(image, Tensor | np.ndarray) and image.ndim == 4:
-        batch = list(image)
+def _items(record: Any, name: str, position: int, pixels: bool, expected: Expected, place: str = "") -> Iterator[Item]:
+    """Yield the pictures of one record or one batch; `place` is what the record is called if not by its position."""
+    image, label, told = image_and_label(record, name, position)
+    batch = _batch(image, label, expected)
     if batch is None:
-        picture, raw = to_picture(image, name, position)
-        yield Item(picture, _label(label, name, position), raw or pixels, position)
+        yield _item(image, label, place or f"record {position} of {name}", position, pixels, expected, told)
         return
     labels = list(label) if isinstance(label, list | tuple) or getattr(label, "ndim", 0) > 0 else [label]
     if len(labels) != len(batch):
         raise UserError(
             f"{name} gives {len(batch)} pictures with {len(labels)} label(s) at record {position}: {PAIRS}."
         )
-    for offset, (one, its_label) in enumerate(zip(batch, labels, strict=True)):
-        picture, raw = to_picture(one, name, position + offset)
-        yield Item(picture, _label(its_label, name, position + offset), raw or pixels, position + offset)
+    for at, (one, its_label) in enumerate(zip(batch, labels, strict=True), position):
+        yield _item(one, its_label, f"record {at} of {name}", at, pixels, expected, told)
 
 
-def _image_and_label(record: Any, name: str) -> tuple[Any, Any]:
-    if isinstance(record, Mapping):
-        image = next((record[key] for key in IMAGE_KEYS if key in record), None)
-        label = next((record[key] for key in LABEL_KEYS if key in record), None)
-        if image is None or label is None:
-            lacking, keys = ("an image", IMAGE_KEYS) if image is None else ("a label", LABEL_KEYS)
-            found = ", ".join(short(key).strip("'") for key in list(record)[:8]) or "none"
-            raise UserError(
-                f"{name} yields dicts without {lacking} (keys: {found}): name the key one of {', '.join(keys)}."
-            )
-        return image, label
-    if isinstance(record, tuple | list):
-        if len(record) >= 2:
-            return record[0], record[1]
-        raise UserError(f"{name} yields {len(record)} value(s) per record, so no label: {PAIRS}.")
-    what = "one tensor" if isinstance(record, Tensor) else f"one {type(record).__name__}"
-    raise UserError(f"{name} yields {what} per record, so no label: {PAIRS}.")
+def _item(
+    image: Any, label: Any, where: str, position: int, pixels: bool, expected: Expected, told: tuple[str, ...]
+) -> Item:
+    seen = to_picture(image, where, expected)
+    told = (*told, *seen.told)
+    return Item(seen.picture, to_label(label, where), seen.raw or pixels, position, where, seen.deep, told)
 
 
-def to_picture(image: Any, name: str, position: int) -> tuple[Tensor, bool]:
-    """Return a picture as float32 (C, H, W) with C 1 or 3, and whether it was raw (a PIL picture or uint8).
-
-    Accepts a PIL picture, or a tensor or array (H, W), (C, H, W) or (H, W, C); raw values are divided by 255.
-    """
-    channels_first = isinstance(image, Tensor)
-    if hasattr(image, "convert") and hasattr(image, "mode"):  # a PIL picture, without importing PIL
-        with reading(f"the image of record {position} of {name}", "a picture", PAIRS):
-            image = _from_pil(image)
-    array = image.detach().cpu() if isinstance(image, Tensor) else None
-    if array is None and isinstance(image, np.ndarray) and image.dtype.kind in "buif":
-        with np.errstate(over="ignore"):  # what is too large for 32 bits is refused as infinite
-            array = torch.from_numpy(np.array(image, dtype=np.float32 if image.dtype != np.uint8 else np.uint8))
-    if array is None:
-        raise UserError(f"{name} gives {type(image).__name__} as the image of record {position}: {PAIRS}.")
-    if array.is_complex():
-        raise UserError(f"{name} gives complex numbers as the image of record {position}: {PAIRS}.")
-    if array.ndim == 2:
-        array = array[None]
-    elif array.ndim == 3:
-        first, last = array.shape[0] in (1, 3), array.shape[-1] in (1, 3)
-        if last and not (first and channels_first):
-            array = array.permute(2, 0, 1)
-    if array.ndim != 3 or array.shape[0] not in (1, 3) or not array.numel():
-        raise UserError(
-            f"{name} gives an image of shape {tuple(array.shape)} at record {position}: "
-            "give grey (1, H, W) or colour (3, H, W) pictures."
-        )
-    raw = array.dtype == torch.uint8
-    return (array.float() / 255 if raw else array.float()).contiguous(), raw
-
-
-def _from_pil(image: Any) -> np.ndarray[Any, Any]:
-    if image.mode.startswith("I;16"):
-        return (np.asarray(image, dtype=np.float64) / 257).round().astype(np.uint8)
-    grey = image.mode in ("1", "L", "LA")
-    return np.asarray(image.convert("L" if grey else "RGB"))
-
-
-def _label(label: Any, name: str, position: int) -> Tensor:
-    """Return a label as it is given: whole numbers as int64, () where there is one alone, others as float32."""
-    with reading(f"the label of record {position} of {name}", "a number", PAIRS):
-        values = np.asarray(label.detach().cpu() if isinstance(label, Tensor) else label)
-    if values.dtype.kind not in "iubf" or not values.size:
-        raise UserError(
-            f"{name} gives the label {short(label)} at record {position}: give the class as one whole number."
-        )
-    if values.dtype.kind == "f":
-        found = torch.from_numpy(values.astype(np.float32))
-        if not bool(found.isfinite().all()):
-            raise UserError(f"{name} gives a label that is not finite at record {position}: give numbers.")
-        return found
-    if int(values.max()) > MOST_LABEL or int(values.min()) < -MOST_LABEL:
-        most = int(values.max()) if int(values.max()) > MOST_LABEL else int(values.min())
-        raise UserError(f"{name} gives the label {most} at record {position}: classes are counted from 0.")
-    whole = torch.from_numpy(values.astype(np.int64))
-    return whole.reshape(()) if whole.numel() == 1 else whole
+def _batch(image: Any, label: Any, expected: Expected) -> Sequence[Any] | None:
+    """Return the pictures of a batch, None where `image` is a single one: a volume has the dimensions of a batch."""
+    if isinstance(image, list | tuple):
+        return image if image and not isinstance(image[0], str | int | float) else None
+    if not isinstance(image, Tensor | np.ndarray) or image.ndim not in (4, 5):
+        return None
+    if image.ndim == 5:
+        return list(image)
+    first, inner, last = image.shape[0], image.shape[1], image.shape[-1]
+    labels = len(label) if isinstance(label, list | tuple) else label.shape[0] if getattr(label, "ndim", 0) > 0 else 1
+    if expected.volumes:
+        return list(image) if labels == first != (expected.channels or 1) else None
+    channels = {1, 3, expected.channels}
+    if labels == 1 and (first > 1 or not channels & {inner, last}):
+        return None  # one label, and so one volume
+    return list(image)

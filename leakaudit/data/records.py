@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from leakaudit.data.datasets import Item
+from leakaudit.data.pictures import check_whites, scale_of
 from leakaudit.errors import UserError
 from leakaudit.protocol.target import Records
 
@@ -43,26 +44,34 @@ def per_channel(value: Any, name: str, default: float) -> tuple[float, ...]:
     return tuple(float(number) for number in numbers)
 
 
-def one_size(roles: Sequence[tuple[str, Sequence[Item]]]) -> tuple[int, int, int]:
-    """Return the (C, H, W) shared by all pictures; raises UserError naming the two sizes where there are two.
+def one_size(roles: Sequence[tuple[str, Sequence[Item]]]) -> tuple[tuple[int, int, int], int]:
+    """Return the shape (C·D, H, W) shared by all pictures and their depth D, 1 of pictures; volumes have D slices.
 
-    Raw grey pictures among colour ones count as colour: folders of photographs hold both.
+    Raw grey pictures among colour ones count as colour: folders of photographs hold both. Raises UserError naming the
+    two sizes where there are two, and where 16-bit pictures hold what fewer bits hold.
     """
-    shapes = [(name, item) for name, items in roles for item in items]
-    first_name, first = shapes[0]
-    colour = any(item.picture.shape[0] == 3 for _, item in shapes)
+    items = [item for _, found in roles for item in found]
+    first = items[0]
+    colour = any(tuple(item.picture.shape[:1]) == (3,) and item.picture.ndim == 3 for item in items)
 
-    def shape(item: Item) -> tuple[int, int, int]:
-        channels, height, width = item.picture.shape
-        return 3 if colour and item.raw else channels, height, width
+    def shape(item: Item) -> tuple[int, ...]:
+        channels, *size = item.picture.shape
+        return (3 if colour and item.raw and channels == 1 and len(size) == 2 else channels, *size)
 
-    for name, item in shapes:
+    for item in items:
         if shape(item) != shape(first):
             raise UserError(
-                f"pictures differ in size: {shape(first)} at record {first.position} of {first_name}, "
-                f"{shape(item)} at record {item.position} of {name}; resize and crop them to one size."
+                f"pictures differ in size: {shape(first)} at {first.where}, {shape(item)} at {item.where}; resize and "
+                "crop them to one size."
             )
-    return shape(first)
+    check_whites([(item.where, item.picture) for item in items if item.deep])
+    channels, *slices, height, width = shape(first)
+    depth = slices[0] if slices else 1
+    if slices and depth == 1:
+        raise UserError(
+            f"{first.where} is a volume of one slice, {shape(first)}: give volumes of several, or pictures."
+        )
+    return (channels * depth, height, width), depth
 
 
 def to_records(
@@ -72,25 +81,36 @@ def to_records(
     std: tuple[float, ...],
     name: str,
     device: torch.device,
+    depth: int = 1,
 ) -> Records:
     """Return items as Records: pixel = x·std + mean for those in the model's input space, raw ones as they are.
 
-    Labels stand as they are given, (N, *shape). Raises UserError when mean or std do not fit the channels, pixels are
-    not finite or outside [0, 1], or labels differ in shape.
+    Volumes are folded to pictures (C·D, H, W), slice by slice within each channel. Labels stand as they are given, (N,
+    *shape). Raises UserError when mean or std do not fit the channels, pixels are not finite or outside [0, 1], or
+    labels differ in shape.
     """
+    count = shape[0] // depth
     for setting, values in (("mean", mean), ("std", std)):
-        if len(values) not in (1, shape[0]):
-            channels = "1" if shape[0] == 1 else f"1 or {shape[0]}"
+        if len(values) not in (1, count):
+            channels = "1" if count == 1 else f"1 or {count}"
             raise UserError(
-                f"{setting} has {len(values)} values but the pictures have {shape[0]} channel(s): give {channels}."
+                f"{setting} has {len(values)} values but the pictures have {count} channel(s): give {channels}."
             )
-    images = torch.stack([item.picture.expand(shape) for item in items])
+    images = torch.stack([_folded(item.picture).expand(shape) for item in items])
     raw = torch.tensor([item.raw for item in items])
-    scale, shift = torch.tensor(std).view(1, -1, 1, 1), torch.tensor(mean).view(1, -1, 1, 1)
+    scale, shift = (
+        numbers if len(numbers) == 1 else numbers.repeat_interleave(depth)
+        for numbers in (torch.tensor(std), torch.tensor(mean))
+    )
+    scale, shift = scale.view(1, -1, 1, 1), shift.view(1, -1, 1, 1)
     if not raw.all():
         images[~raw] = images[~raw] * scale + shift
-    _check_range(images, images[~raw], shift, scale, name)
+    _check_range(images, images[~raw], (mean, std), depth, name)
     return Records(images.clamp_(0, 1).to(device), _stacked_labels(items, name).to(device))
+
+
+def _folded(picture: Tensor) -> Tensor:
+    return picture.flatten(0, 1) if picture.ndim == 4 else picture
 
 
 def _stacked_labels(items: Sequence[Item], name: str) -> Tensor:
@@ -98,66 +118,79 @@ def _stacked_labels(items: Sequence[Item], name: str) -> Tensor:
     odd = next((i for i in items if i.label.shape != first.label.shape), None)
     if odd is not None:
         raise UserError(
-            f"the labels of {name} differ in shape: {tuple(first.label.shape)} at record {first.position}, "
-            f"{tuple(odd.label.shape)} at record {odd.position}; give labels of one shape."
+            f"the labels of {name} differ in shape: {tuple(first.label.shape)} at {first.where}, "
+            f"{tuple(odd.label.shape)} at {odd.where}; give labels of one shape."
         )
     floats = any(item.label.is_floating_point() for item in items)
     return torch.stack([item.label.float() if floats else item.label for item in items])
 
 
-def _check_range(images: Tensor, converted: Tensor, shift: Tensor, scale: Tensor, name: str) -> None:
+def _check_range(
+    images: Tensor, converted: Tensor, scale: tuple[tuple[float, ...], tuple[float, ...]], depth: int, name: str
+) -> None:
     if not bool(torch.isfinite(images).all()):
         raise UserError(f"{name} holds pixels that are not finite (NaN or infinity): remove or mend those pictures.")
     low, high = float(images.min()), float(images.max())
     if low >= -TOLERANCE and high <= 1 + TOLERANCE:
         return
     if not len(converted):
-        raise UserError(_of_pixels(images, name, low, high))
-    declared = f"mean {_shown(shift)} and std {_shown(scale)}"
-    found = f"the pixels of {name} span {low:.3g} to {high:.3g} under {declared}, not 0 to 1"
-    given = (converted - shift) / scale
-    if float(given.min()) >= 0 and 2 < float(given.max()) <= 255:
-        raise UserError(f"{found}: they look like 0 to 255, so divide them by 255 (ToTensor does).")
+        raise UserError(_of_pixels(images, depth, name, low, high))
+    (mean, std), size = scale, converted.shape[1]
+    declared = f"mean {listed(mean)} and std {listed(std)}"
+    found = f"the pixels of {name} span {_number(low)} to {_number(high)} under {declared}, not 0 to 1"
+    shift, factor = (torch.tensor(v).repeat_interleave(size // len(v)).view(1, -1, 1, 1) for v in scale)
+    given = (converted - shift) / factor
+    white = scale_of(float(given.max()))
+    if float(given.min()) >= 0 and float(given.max()) > 2 and white is not None:
+        how = " (ToTensor does)" if white == 255 else ""
+        raise UserError(f"{found}: they look like 0 to {white}, so divide them by {white}{how}.")
     if float(given.min()) >= -TOLERANCE and float(given.max()) <= 1 + TOLERANCE:
         raise UserError(
             f"{found}: without them they are 0 to 1 already, so leave mean and std out or apply them first."
         )
-    fitting = explain(given)
+    fitting = explain(given, depth)
     if fitting:
         known_mean, known_std = NORMALISATIONS[fitting]
         raise UserError(
-            f"{found}: they fit the {fitting} constants, so set mean = {_listed(known_mean)} "
-            f"and std = {_listed(known_std)}."
+            f"{found}: they fit the {fitting} constants, so set mean = {listed(known_mean)} "
+            f"and std = {listed(known_std)}."
         )
     raise UserError(f"{found}: set mean and std to the constants the data was normalised with.")
 
 
-def _of_pixels(images: Tensor, name: str, low: float, high: float) -> str:
+def _of_pixels(images: Tensor, depth: int, name: str, low: float, high: float) -> str:
     """Return what to say of a file's numbers that are taken as pixels, as they are, and are none between 0 and 1."""
-    found = f"the pixels of {name} span {low:.3g} to {high:.3g}, not 0 to 1"
-    if low >= 0 and high <= 255:
-        return f"{found}: they look like 0 to 255, so save them as uint8, or divide them by 255."
-    fitting = explain(images)
+    found = f"the pixels of {name} span {_number(low)} to {_number(high)}, not 0 to 1"
+    white = scale_of(high)
+    if low >= 0 and white is not None:
+        kept = "save them as uint8, or " if white == 255 else ""
+        return f"{found}: they look like 0 to {white}, so {kept}divide them by {white}."
+    fitting = explain(images, depth)
     if fitting:
         mean, std = NORMALISATIONS[fitting]
         return (
-            f"{found}: they fit the {fitting} constants, so save pixels, value · {_listed(std)} + {_listed(mean)}, "
+            f"{found}: they fit the {fitting} constants, so save pixels, value · {listed(std)} + {listed(mean)}, "
             "in their place; the model's mean and std stay as they are."
         )
     return f"{found}: save them as uint8, or as floats between 0 and 1 before any normalisation."
 
 
-def explain(inputs: Tensor) -> str | None:
-    """Return the name of the well-known normalisation that `inputs` (N, C, H, W) best fit, or None.
+def extremes(inputs: Tensor, depth: int = 1) -> tuple[Tensor, Tensor]:
+    """Return the least and the largest value (C,) of every channel of `inputs` (N, C·D, H, W)."""
+    low, high = inputs.amin((0, 2, 3)), inputs.amax((0, 2, 3))
+    return low.view(-1, depth).amin(1), high.view(-1, depth).amax(1)
+
+
+def explain(inputs: Tensor, depth: int = 1) -> str | None:
+    """Return the name of the well-known normalisation that `inputs` (N, C·D, H, W) best fit, or None.
 
     The constants must put every channel within [0, 1] (to half a grey level of 8 bits or so); of several that do, the
     one whose extremes come closest to 0 and 1 is named.
     """
-    channels = inputs.shape[1]
-    low, high = inputs.amin((0, 2, 3)), inputs.amax((0, 2, 3))
+    low, high = extremes(inputs, depth)
     best: tuple[float, str] | None = None
     for name, (mean, std) in NORMALISATIONS.items():
-        if len(mean) not in (1, channels):
+        if len(mean) not in (1, len(low)):
             continue
         bottom = low * torch.tensor(std) + torch.tensor(mean)
         top = high * torch.tensor(std) + torch.tensor(mean)
@@ -169,12 +202,13 @@ def explain(inputs: Tensor) -> str | None:
     return best[1] if best else None
 
 
-def _listed(values: tuple[float, ...]) -> str:
+def _number(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def listed(values: tuple[float, ...]) -> str:
+    """Return a mean or std as Python writes it, shortly."""
     return f"{values[0]:g}" if len(values) == 1 else "(" + ", ".join(f"{value:g}" for value in values) + ")"
-
-
-def _shown(values: Tensor) -> str:
-    return _listed(tuple(float(value) for value in values.reshape(-1)))
 
 
 def fingerprints(images: Tensor) -> list[bytes]:

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from leakaudit.engine.dense import layers_at_work
+from leakaudit.engine.layers import Linear
 from leakaudit.engine.stacked import twice_differentiable
 from leakaudit.protocol.gradients import parameters_of
 from leakaudit.protocol.target import LossFunction, PixelModel
+
+Convolution = nn.Conv2d | nn.Conv3d
 
 _TRIED = 4  # layers from the end that are tried
 _LOOKED = 16  # labels, and probe pictures, at which the form of the slopes is looked at
@@ -32,7 +35,7 @@ class Head:
     """
 
     name: str
-    layer: nn.Linear | nn.Conv2d
+    layer: nn.Linear | Convolution
     outputs: Tensor
     features: Tensor
     pooled: bool
@@ -61,12 +64,12 @@ def find(
     record passes it by. The last few trained layers are tried, each used once.
     """
     with torch.no_grad():
-        logits, uses = layers_at_work(model, pictures, lambda m: isinstance(m, nn.Linear | nn.Conv2d))
+        logits, uses = layers_at_work(model, pictures, lambda m: isinstance(m, nn.Linear | Convolution))
     trained = {id(p) for p in parameters_of(model)[1]}
     tried = 0
     for use in reversed(uses):
         layer, inputs = use.layer, use.given
-        if not isinstance(layer, nn.Linear | nn.Conv2d) or inputs is None or id(layer.weight) not in trained:
+        if not isinstance(layer, nn.Linear | Convolution) or inputs is None or id(layer.weight) not in trained:
             continue
         if isinstance(layer, nn.Linear) and inputs.dim() == 2:
             outputs = nn.functional.linear(inputs, layer.weight, layer.bias).detach()
@@ -81,10 +84,12 @@ def find(
 
 
 def _passed(
-    model: PixelModel, name: str, layer: nn.Linear | nn.Conv2d, inputs: Tensor, pictures: Tensor, logits: Tensor
+    model: PixelModel, name: str, layer: nn.Linear | Convolution, inputs: Tensor, pictures: Tensor, logits: Tensor
 ) -> Head | None:
     """Return the layer as a head if all that the logits depend on passes it."""
-    if isinstance(layer, nn.Conv2d) and (inputs.dim() != 4 or layer.groups != 1 or layer.padding_mode != "zeros"):
+    if isinstance(layer, Convolution) and (
+        inputs.dim() != layer.weight.dim() or layer.groups != 1 or layer.padding_mode != "zeros"
+    ):
         return None
     if isinstance(layer, nn.Linear) and inputs.dim() < 2:
         return None
@@ -107,30 +112,30 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
-def _features(layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> Tensor:
+def _features(layer: nn.Linear | Convolution, inputs: Tensor) -> Tensor:
     """Return the mean input (D,) of one weight row, over records and places."""
     if isinstance(layer, nn.Linear):
         return inputs.flatten(0, -2).mean(0)
     if isinstance(layer.padding, str):
         raise TypeError("padding by name")
-    patches = nn.functional.unfold(inputs, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-    return patches.mean((0, 2))
+    own = Linear(inputs, None, layer.weight, 0, None, layer.stride, layer.padding, layer.dilation)
+    return own.windows(inputs).mean((0, *range(2, inputs.dim()))).flatten()
 
 
-def mean_over_places(layer: nn.Linear | nn.Conv2d, outputs: Tensor) -> Tensor:
+def mean_over_places(layer: nn.Linear | Convolution, outputs: Tensor) -> Tensor:
     """Return outputs (N, O, *places), or (N, *places, O) of a dense layer, as their mean (N, O) over the places."""
-    places = range(2, outputs.dim()) if isinstance(layer, nn.Conv2d) else range(1, outputs.dim() - 1)
+    places = range(2, outputs.dim()) if isinstance(layer, Convolution) else range(1, outputs.dim() - 1)
     return outputs.mean(tuple(places)) if len(places) else outputs
 
 
-def _after(model: PixelModel, layer: nn.Linear | nn.Conv2d, outputs: Tensor, pictures: Tensor) -> Tensor:
+def _after(model: PixelModel, layer: nn.Linear | Convolution, outputs: Tensor, pictures: Tensor) -> Tensor:
     """Return the logits (N, K) that follow from other outputs of the layer: (N, O), the same at all places, or all."""
 
     def instead(_: nn.Module, __: object, found: Tensor) -> Tensor:
         if outputs.shape == found.shape:
             return outputs
         spread = (1,) * (found.dim() - 2)
-        shape = (len(outputs), -1, *spread) if isinstance(layer, nn.Conv2d) else (len(outputs), *spread, -1)
+        shape = (len(outputs), -1, *spread) if isinstance(layer, Convolution) else (len(outputs), *spread, -1)
         return outputs.view(shape).expand_as(found)
 
     handle = layer.register_forward_hook(instead)
@@ -166,8 +171,8 @@ def slopes(
     return found
 
 
-def _summed(layer: nn.Linear | nn.Conv2d, slope: Tensor) -> Tensor:
-    places = range(2, slope.dim()) if isinstance(layer, nn.Conv2d) else range(1, slope.dim() - 1)
+def _summed(layer: nn.Linear | Convolution, slope: Tensor) -> Tensor:
+    places = range(2, slope.dim()) if isinstance(layer, Convolution) else range(1, slope.dim() - 1)
     return slope.sum(tuple(places)) if len(places) else slope
 
 

@@ -15,6 +15,7 @@ Which one follows from the layer's shape alone (`way`), not from a clock: the sa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from leakaudit.engine.layers import Affine, Linear, Stack, by_trial, convolution_backward
+from leakaudit.engine.layers import Affine, Linear, Stack, by_trial, convolution, convolution_backward
 
 
 @dataclass(frozen=True)
@@ -50,22 +51,22 @@ class Patches(Linear):
         inputs = self._positions(delta, stack) @ own[..., :size]
         if self.w.dim() == 2:
             return inputs.view(a.shape), slopes.view(delta.shape)
-        _, out, height, width = delta.shape
-        return self._maps(inputs, a, (height, width), stack), slopes.view(-1, height, width, out).permute(0, 3, 1, 2)
+        places = delta.shape[2:]
+        return self._maps(inputs, a, places, stack), slopes.view(-1, *places, delta.shape[1]).movedim(-1, 1)
 
     def arrange(self, gradients: list[Tensor]) -> list[Tensor]:
         """Return gradients (n, *p) of the layer's parameters the way `form` does."""
         weight = gradients[0]
-        rows = (weight.permute(0, 1, 3, 4, 2) if weight.dim() == 5 else weight).flatten(2)
+        rows = (weight.movedim(2, -1) if weight.dim() > 3 else weight).flatten(2)
         return [(rows if self.bias is None else torch.cat([rows, gradients[1][..., None]], 2)).flatten(1)]
 
     def restore(self, formed: list[Tensor]) -> list[Tensor]:
         """Return what `form` returned as gradients (n, *p): `arrange` undone."""
         rows = formed[0].view(len(formed[0]), self.w.shape[0], -1)
         weight = rows[..., : self.w[0].numel()]
-        if self.w.dim() == 4:
-            out, channels, height, width = self.w.shape
-            weight = weight.reshape(-1, out, height, width, channels).permute(0, 1, 4, 2, 3)
+        if self.w.dim() > 2:
+            out, channels, *kernel = self.w.shape
+            weight = weight.reshape(-1, out, *kernel, channels).movedim(-1, 2)
         return [weight] if self.bias is None else [weight, rows[..., -1]]
 
     def _patches(self, a: Tensor, stack: Stack) -> Tensor:
@@ -73,33 +74,25 @@ class Patches(Linear):
         if self.w.dim() == 2:
             flat = a.reshape(stack.trials, -1, size)
             return torch.cat([flat, torch.ones_like(flat[..., :1])], 2) if ones else flat
-        down, across = self.padding
-        windows = F.pad(a, (across, across, down, down))
-        for side, (k, d, s) in enumerate(zip(self.w.shape[2:], self.dilation, self.stride, strict=True)):
-            windows = windows.unfold(2 + side, d * (k - 1) + 1, s)[..., ::d]  # (T·B, I, H, W, y, x): a view
-        records, channels, height, width, *kernel = windows.shape
-        found = a.new_empty(records, height, width, size + ones)
+        windows = self.windows(a).movedim(1, -1)
+        places = windows.shape[1 : self.w.dim() - 1]
+        found = a.new_empty(len(a), *places, size + ones)
         found[..., size:].fill_(1)
-        found[..., :size].view(records, height, width, *kernel, channels).copy_(windows.permute(0, 2, 3, 4, 5, 1))
+        found[..., :size].view(windows.shape).copy_(windows)
         return found.view(stack.trials, -1, size + ones)
 
     def _positions(self, delta: Tensor, stack: Stack) -> Tensor:
-        last = delta if self.w.dim() == 2 else delta.permute(0, 2, 3, 1)
+        last = delta if self.w.dim() == 2 else delta.movedim(1, -1)
         return last.reshape(stack.trials, -1, self.w.shape[0])
 
-    def _maps(self, slopes: Tensor, a: Tensor, size: tuple[int, int], stack: Stack) -> Tensor:
+    def _maps(self, slopes: Tensor, a: Tensor, size: Sequence[int], stack: Stack) -> Tensor:
         """Return the slope of `a` from that of its patches: every pixel sums over the patches it is in."""
-        (height, width), (down, across) = size, self.padding
-        records, channels, h, w = a.shape
-        if stack.launches_cost:
-            image = slopes.view(records, height * width, -1, channels).permute(0, 3, 2, 1)
-            image = image.reshape(records, -1, height * width)
-            return F.fold(image, (h, w), self.w.shape[2:], self.dilation, self.padding, self.stride)
-        by_offset = slopes.view(records, height, width, *self.w.shape[2:], channels)
-        padded = a.new_zeros(records, h + 2 * down, w + 2 * across, channels)
-        for y, x, rows, cols in self.offsets(height, width):
-            padded[:, rows, cols].add_(by_offset[:, :, :, y, x])
-        return padded[:, down : down + h, across : across + w].contiguous().permute(0, 3, 1, 2)
+        records, channels = a.shape[:2]
+        if stack.launches_cost and len(size) == 2:
+            image = slopes.view(records, math.prod(size), -1, channels).permute(0, 3, 2, 1)
+            image = image.reshape(records, -1, math.prod(size))
+            return F.fold(image, a.shape[2:], self.w.shape[2:], self.dilation, self.padding, self.stride)
+        return self.summed(slopes.view(records, *size, *self.w.shape[2:], channels), a)
 
 
 @dataclass(frozen=True)
@@ -116,7 +109,7 @@ class Grouped(Linear):
         sizes = [stack.trials * self.w.shape[0]]
         groups = stack.trials * self.groups
         return convolution_backward(
-            delta, a, w, sizes, self.stride, self.padding, self.dilation, False, (0, 0), groups, mask
+            delta, a, w, sizes, self.stride, self.padding, self.dilation, False, self.unmoved, groups, mask
         )
 
     def form(self, a: Tensor, delta: Tensor, stack: Stack) -> tuple[list[Tensor], Tensor | None]:
@@ -133,7 +126,8 @@ class Grouped(Linear):
         w = cotangents[0].reshape(stack.trials * self.w.shape[0], *self.w.shape[1:])
         bias = None if self.bias is None else cotangents[1].flatten()
         side, sloped = self._side_by_side(a, stack), self._side_by_side(delta, stack)
-        out = F.conv2d(side, w, bias, self.stride, self.padding, self.dilation, stack.trials * self.groups)
+        groups = stack.trials * self.groups
+        out = convolution(side, w, bias, self.stride, self.padding, self.dilation, False, self.unmoved, groups)
         back = self._call(sloped, side, w, stack, (True, False, False))[0]
         return self._one_by_one(back, a, stack), self._one_by_one(out, delta, stack)
 
@@ -155,7 +149,11 @@ class Ghost(Linear):
         """Return A."""
         if self.w.dim() == 2:
             return a.reshape(stack.trials, -1, a.shape[-1]).transpose(1, 2)
-        return _beside(F.unfold(a, self.w.shape[2:], self.dilation, self.padding, self.stride), stack)
+        if self.w.dim() == 4:
+            return _beside(F.unfold(a, self.w.shape[2:], self.dilation, self.padding, self.stride), stack)
+        places = range(2, self.w.dim())
+        seen = self.windows(a).movedim(list(places), [p - self.w.dim() for p in places])  # (N, I, *kernel, *places)
+        return _beside(seen.reshape(len(a), self.w[0].numel(), -1), stack)
 
     def rows(self, delta: Tensor, stack: Stack) -> Tensor:
         """Return Δ."""
@@ -193,7 +191,11 @@ class Ghost(Linear):
         if self.w.dim() == 2:
             return back.transpose(1, 2).reshape(a.shape), on_slope.transpose(1, 2).reshape(delta.shape)
         image, kernel = _apart(back, stack), self.w.shape[2:]
-        on_input = F.fold(image, a.shape[2:], kernel, self.dilation, self.padding, self.stride)
+        if self.w.dim() == 4:
+            on_input = F.fold(image, a.shape[2:], kernel, self.dilation, self.padding, self.stride)
+        else:
+            slopes = image.transpose(1, 2).view(len(a), *delta.shape[2:], a.shape[1], *kernel)
+            on_input = self.summed(slopes.movedim(len(kernel) + 1, -1), a)
         return on_input, _apart(on_slope, stack).view(delta.shape)
 
 

@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 from torch.nn import functional as F
 
+convolution = torch.ops.aten.convolution  # of any number of places, unlike `F.conv2d`
 convolution_backward = torch.ops.aten.convolution_backward
 
 
@@ -146,16 +148,19 @@ class Affine:
 
 @dataclass(frozen=True)
 class Linear:
-    """A dense layer (a (N, …, K)) or a convolution (a (N, I, H, W)) with its weights, in the model's own terms."""
+    """A dense layer (a (N, …, K)) or a convolution (a (N, I, *places)) with its weights, in the model's own terms.
+
+    The places of a convolution are those of a line, a picture (H, W) or a volume (D, H, W).
+    """
 
     a: Tensor
     edge: GradientEdge | None  # where the output's slopes arrive; None before it has run
     w: Tensor
     weight: int
     bias: int | None
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
+    stride: tuple[int, ...] = (1, 1)
+    padding: tuple[int, ...] = (0, 0)
+    dilation: tuple[int, ...] = (1, 1)
     groups: int = 1
 
     @property
@@ -168,15 +173,20 @@ class Linear:
         """Whether it is a convolution whose channels do not fill the vector units, 16 floats wide.
 
         It then runs pixel by pixel (channels last), twice as fast on a CPU; a picture's own channels do not count.
+        Of volumes nothing is gained.
         """
         return self.w.dim() == 4 and self.groups == 1 and any(n % 16 > 0 for n in self.w.shape[:2] if n > 4)
 
-    def out_size(self, a: Tensor) -> tuple[int, int]:
-        """Height and width of the convolution's output."""
+    def out_size(self, a: Tensor) -> tuple[int, ...]:
+        """Return the places of the convolution's output: height and width."""
         spans = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.w.shape[2:], strict=True)]
         sizes = zip(a.shape[2:], self.padding, spans, self.stride, strict=True)
-        height, width = [(n + 2 * p - span) // s + 1 for n, p, span, s in sizes]
-        return height, width
+        return tuple((n + 2 * p - span) // s + 1 for n, p, span, s in sizes)
+
+    @property
+    def unmoved(self) -> tuple[int, ...]:
+        """What torch calls the padding of the output, which only transposed convolutions have."""
+        return (0,) * len(self.stride)
 
     def positions(self) -> int:
         """Return P of all records together."""
@@ -184,17 +194,34 @@ class Linear:
             return self.a.numel() // self.a.shape[-1]
         return len(self.a) * math.prod(self.out_size(self.a))
 
-    def offsets(self, height: int, width: int) -> Iterator[tuple[int, int, slice, slice]]:
-        """Yield for each entry (y, x) of the kernel the rows and columns of the padded input that it meets."""
-        for y in range(self.w.shape[2]):
-            for x in range(self.w.shape[3]):
-                top, left = y * self.dilation[0], x * self.dilation[1]
-                yield (
-                    y,
-                    x,
-                    slice(top, top + (height - 1) * self.stride[0] + 1, self.stride[0]),
-                    slice(left, left + (width - 1) * self.stride[1] + 1, self.stride[1]),
-                )
+    def offsets(self, size: Sequence[int]) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
+        """Yield for each entry (y, x) of the kernel the rows and columns of the padded input that it meets.
+
+        `size` are the places of the output.
+        """
+        for entry in product(*map(range, self.w.shape[2:])):
+            sides = zip(entry, self.dilation, size, self.stride, strict=True)
+            yield entry, tuple(slice(k * d, k * d + (n - 1) * s + 1, s) for k, d, n, s in sides)
+
+    def windows(self, a: Tensor) -> Tensor:
+        """Return what each place of the output sees, (N, I, *places, *kernel), of the input: a view, if not padded."""
+        found = F.pad(a, [p for side in reversed(self.padding) for p in (side, side)])
+        for side, (k, d, s) in enumerate(zip(self.w.shape[2:], self.dilation, self.stride, strict=True)):
+            found = found.unfold(2 + side, d * (k - 1) + 1, s)[..., ::d]
+        return found
+
+    def summed(self, slopes: Tensor, a: Tensor) -> Tensor:
+        """Return the slope of `a` from that of its windows, (N, *places, *kernel, I): `windows` transposed."""
+        count = self.w.dim() - 2
+        padded = a.new_zeros(len(a), *(n + 2 * p for n, p in zip(a.shape[2:], self.padding, strict=True)), a.shape[1])
+        for entry, where in self.offsets(slopes.shape[1 : 1 + count]):
+            seen = slopes
+            for place in entry:
+                seen = seen.select(count + 1, place)
+            padded[(slice(None), *where)].add_(seen)
+        inner = tuple(slice(p, p + n) for n, p in zip(a.shape[2:], self.padding, strict=True))
+        found: Tensor = padded[(slice(None), *inner)].contiguous().movedim(-1, 1)
+        return found
 
     def _laid_out(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         memory = torch.channels_last if self.narrow else torch.contiguous_format
@@ -205,14 +232,25 @@ class Linear:
         if w.dim() == 2:
             return F.linear(a, w, bias)
         a, w = self._laid_out(a, w)
-        return F.conv2d(a, w, bias, self.stride, self.padding, self.dilation, self.groups)
+        how = self.stride, self.padding, self.dilation, False, self.unmoved, self.groups
+        found: Tensor = convolution(a, w, bias, *how)
+        return found
 
     def transposed(self, a: Tensor, w: Tensor, delta: Tensor) -> Tensor:
         """Run the layer backwards with other weights: CᵀΔ, as a map like `a`."""
         if w.dim() == 2:
             return delta @ w
         found: Tensor = convolution_backward(
-            *(*self._laid_out(delta, a, w), None, self.stride, self.padding, self.dilation, False, (0, 0), self.groups),
+            *(
+                *self._laid_out(delta, a, w),
+                None,
+                self.stride,
+                self.padding,
+                self.dilation,
+                False,
+                self.unmoved,
+                self.groups,
+            ),
             (True, False, False),
         )[0]
         return found

@@ -33,13 +33,17 @@ def _convolution(
     dilation: Any = 1,
     groups: int = 1,
 ) -> tuple[Any, ...]:
-    if isinstance(padding, str) or input.dim() != 4:
+    if isinstance(padding, str) or input.dim() != weight.dim():
         return None, weight, bias, {}
-    settings = {"stride": _pair(stride), "padding": _pair(padding), "dilation": _pair(dilation)}
-    return input, weight, bias, {**settings, "groups": groups}
+    places = weight.dim() - 2
+    settings = {"stride": stride, "padding": padding, "dilation": dilation}
+    return input, weight, bias, {n: _each(v, places) for n, v in settings.items()} | {"groups": groups}
 
 
-SIGNATURES: dict[Any, Callable[..., tuple[Any, ...]]] = {F.linear: _dense, torch.conv2d: _convolution}
+SIGNATURES: dict[Any, Callable[..., tuple[Any, ...]]] = {
+    F.linear: _dense,
+    **dict.fromkeys((torch.conv1d, torch.conv2d, torch.conv3d), _convolution),
+}
 
 
 def layer_of(func: Any, args: Any, kwargs: Any) -> tuple[Linear, Tensor, Tensor | None] | None:
@@ -117,6 +121,7 @@ class Recorder(TorchFunctionMode):
         own: dict[Any, Callable[..., Any]] = {
             F.batch_norm: self._batch_norm,
             F.group_norm: self._group_norm,
+            F.instance_norm: self._instance_norm,
             F.layer_norm: self._layer_norm,
         }
         if (found := layer_of(func, args, kwargs or {})) is not None:
@@ -205,6 +210,22 @@ class Recorder(TorchFunctionMode):
         normal = F.group_norm(input, num_groups, None, None, eps)
         return self._affine(normal, (input.shape[1], *[1] * (input.dim() - 2)), weight, bias)
 
+    def _instance_norm(
+        self,
+        input: Tensor,
+        running_mean: Tensor | None = None,
+        running_var: Tensor | None = None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        use_input_stats: bool = True,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        if not use_input_stats:  # by the statistics that it kept, as BatchNorm
+            return self._batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+        normal = F.instance_norm(input, eps=eps)
+        return self._affine(normal, (input.shape[1], *[1] * (input.dim() - 2)), weight, bias)
+
     def _layer_norm(
         self,
         input: Tensor,
@@ -217,6 +238,5 @@ class Recorder(TorchFunctionMode):
         return self._affine(F.layer_norm(input, normalized_shape, None, None, eps), shape, weight, bias)
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    first, second = (value, value) if isinstance(value, int) else (tuple(value) * 2)[:2]
-    return int(first), int(second)
+def _each(value: Any, places: int) -> tuple[int, ...]:
+    return tuple(map(int, ((value,) if isinstance(value, int) else tuple(value)) * places))[:places]

@@ -7,20 +7,25 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from leakaudit.data.datafiles import read_data
-from leakaudit.data.datasets import Item, classes_of, divide, is_data, is_stream
+from leakaudit.data.datafiles import as_volumes, read_data
+from leakaudit.data.datasets import Divided, Item, classes_of, divide, is_data, is_stream
+from leakaudit.data.noticing import clauses, drawn_anew, misdeclared
+from leakaudit.data.pictures import Expected
 from leakaudit.data.records import fingerprints, one_size, per_channel, to_records, without
+from leakaudit.data.sources import opened
 from leakaudit.errors import UserError, first_line, sentence
 from leakaudit.files.reading import short
+from leakaudit.load.expected import arranged, expected_of
 from leakaudit.load.generators import picture_generator
 from leakaudit.load.groups import Ids, check_lengths, read_groups, units_of
 from leakaudit.load.modelfile import is_factory, read_spec, resolve
-from leakaudit.load.network import check_weights, kind_of, network_of, outputs_of
+from leakaudit.load.network import check_weights, kind_of, network_of
+from leakaudit.load.outputs import read_outputs
 from leakaudit.load.tasks import Labelled, labelled
 from leakaudit.protocol.target import LossFunction, PixelModel, Records, Target
 from leakaudit.protocol.usercode import importable
@@ -43,24 +48,22 @@ def load_target(
 ) -> Target:
     """Load what a scan audits from `model.py`, `package.module`, or either followed by `:factory`.
 
-    The module gives `model` and `train_data`, optionally `test_data`, `auxiliary_data`, `groups`, `loss`, `mean`,
-    `std`, `classes`, `device`, `generator`, `latent`, `client` and `augment`, each an object or a zero-argument
-    callable; `factory` replaces `model`. `data` (a folder of class folders or an .npz) replaces all three data names
-    and `groups`, `checkpoint` the weights. At most `limit` records are read per role. The same seed gives the same
-    target. Raises UserError naming the file, the name and the mend.
+    The module gives `model` and `train_data`, optionally `test_data`, `auxiliary_data`, `groups`, `loss`, `output`,
+    `mean`, `std`, `classes`, `device`, `generator`, `latent`, `client` and `augment`, each an object or a
+    zero-argument callable; `factory` replaces `model`. `data` (a folder of class folders or an .npz) replaces all three
+    data names and `groups`, `checkpoint` the weights. At most `limit` records are read per role. The same seed gives
+    the same target. Raises UserError naming the file, the name and the mend.
     """
     file = read_spec(spec, seed)
     values = dict(file.values)
-    train = test = None
-    if data is not None:
-        train, test = read_data(data)
+    read = None if data is None else read_data(data)
     with importable(file.folder):
         auto = values.pop("device", None) if device == "auto" else None
         try:
             if "model" not in values:
                 raise UserError("it defines no `model`: set model to a torch.nn.Module or a function that returns one.")
-            if data is not None:
-                values |= {"train_data": train, "test_data": test, "auxiliary_data": None, "groups": None}
+            if read is not None:
+                values |= {"train_data": read.train, "test_data": read.test, "auxiliary_data": None, "groups": None}
             elif "train_data" not in values:
                 raise UserError("it defines no `train_data`: set it to a Dataset or DataLoader, or give --data.")
             chosen = resolve(auto, "device", seed) if auto is not None else device
@@ -80,19 +83,20 @@ def load_target(
     factory = target.factory and _beside(file.folder, target.factory)
     asked = {"target": spec, "data": data, "checkpoint": checkpoint, "device_asked": device}
     given = {name: str(value) for name, value in asked.items() if value not in (None, "auto")}
-    return replace(target, factory=factory, folder=file.folder, given=given)
+    notes = (*target.notes, *(read.notes if read is not None else ()))
+    return replace(target, factory=factory, folder=file.folder, given=given, notes=notes)
 
 
 def data_records(path: Path) -> tuple[Records, tuple[str, ...] | None]:
     """Return all records of a folder of class folders or an .npz, in their order, and its class names if it has any.
 
-    Raises UserError naming the path.
+    Of an archive with training and test records those of training are meant. Raises UserError naming the path.
     """
-    data, _ = read_data(path)
-    name = str(path)
-    parts, _ = divide(data, [1.0], name=name, limit=len(data), seed=0)
+    data, name = read_data(path).train, str(path)
+    parts = divide(data, [1.0], name=name, limit=len(data), seed=0).parts
     items = sorted(parts[0], key=lambda item: item.position)
-    return to_records(items, one_size([(name, items)]), (0.0,), (1.0,), name, torch.device("cpu")), classes_of(data)
+    shape, depth = one_size([(name, items)])
+    return to_records(items, shape, (0.0,), (1.0,), name, torch.device("cpu"), depth), classes_of(data)
 
 
 def _beside(folder: Path, factory: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
@@ -113,6 +117,7 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
     auxiliary_data: Any = None,
     groups: Any = None,
     loss: Any = None,
+    output: Any = None,
     mean: Any = None,
     std: Any = None,
     classes: Any = None,
@@ -133,20 +138,21 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
     space, pixel = x·std + mean in [0, 1]; PIL pictures and uint8 arrays are taken as pixels. Missing test and auxiliary
     data are held out of `train_data` (20 % and 25 %). `groups`: whose each record is (a person, a site), as hashable
     ids in the order of `train_data`, or a dict of such by data name; None as an id: not known. `loss(logits, labels)`
-    gives a scalar, cross-entropy by default. `generator` and `latent`: see `picture_generator`; `client`: a `Client` or
-    its spec; `augment`: see `augmentation_from`. Records stay on the CPU; the model goes to `device`. Raises UserError.
+    gives a scalar, cross-entropy by default; `output` says of which of several outputs
+    (`work.outputs.main_of`). `generator` and `latent`: see `picture_generator`; `client`: a `Client` or its spec;
+    `augment`: see `augmentation_from`. Records stay on the CPU; the model goes to `device`. Raises UserError.
     """
     where = _device(device)
     network, factory, told = network_of(model, factory, checkpoint, seed)
     given = {"train_data": train_data, "test_data": test_data, "auxiliary_data": auxiliary_data}
-    data = {role: resolve(value, role, seed) for role, value in given.items() if value is not None}
+    data, held = opened({role: resolve(v, role, seed) for role, v in given.items() if v is not None}, seed)
     means, stds = (per_channel(resolve(v, n, seed), n, d) for v, n, d in ((mean, "mean", 0.0), (std, "std", 1.0)))
-    items, records, shape, notes = _records(data, resolve(groups, "groups", seed), (means, stds), limit, seed)
-    pixel_model = PixelModel(network, means, stds).to(where)
-    outputs = outputs_of(pixel_model, records["train_data"][:1])
-    learned = labelled(records, outputs, _loss(loss, seed, outputs.device))
+    read = _records(network, data, resolve(groups, "groups", seed), (means, stds), limit, seed)
+    pixel_model = PixelModel(network, means, stds, depth=read.depth).to(where)
+    found = read_outputs(pixel_model, read.records["train_data"], _loss(loss, seed, where), output)
+    learned = labelled(read.records, found.outputs, found.loss)
     if learned.task.kind == "classes":
-        _check_labels(learned.records, items, len(learned.names), data)
+        _check_labels(learned.records, read.items, len(learned.names))
     check_weights(pixel_model)
     private, test, auxiliary, dropped = _disjoint(learned.records)
     return Target(
@@ -158,23 +164,43 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
         auxiliary=auxiliary,
         classes=_classes(resolve(classes, "classes", seed), learned, data["train_data"]),
         task=learned.task,
-        notes=(*told, *notes, *learned.notes, *dropped),
+        notes=(*told, *found.notes, *held, *read.notes, *learned.notes, *dropped),
         held_out=tuple(role for role in HELD_OUT if role not in data),
         factory=factory,
-        generator=picture_generator(generator, latent, shape, where, seed),
+        generator=picture_generator(generator, latent, read.shape, where, seed),
         client=client_from(resolve(client, "client", seed)),
         augment=augmentation_from(resolve(augment, "augment", seed)),
     )
 
 
+class _Read(NamedTuple):
+    """All three roles: what the data gave, and the records made of it, labels as given; of which shape and depth."""
+
+    items: dict[str, list[Item]]
+    records: dict[str, Records]
+    shape: tuple[int, int, int]
+    depth: int
+    notes: list[str]
+
+
 def _records(
-    data: dict[str, Any], groups: Any, scale: tuple[tuple[float, ...], tuple[float, ...]], limit: int, seed: int
-) -> tuple[dict[str, list[Item]], dict[str, Records], tuple[int, int, int], list[str]]:
-    """Read all three roles: what the data gave, and the records made of it, labels as given; with notes."""
-    items, units, notes = _read(data, read_groups(groups, data), limit, seed)
-    shape = one_size([(_named(role, data), found) for role, found in items.items()])
-    records = {r: to_records(i, shape, *scale, _named(r, data), torch.device("cpu")) for r, i in items.items()}
-    return items, {role: replace(found, units=units.get(role)) for role, found in records.items()}, shape, notes
+    network: nn.Module,
+    data: dict[str, Any],
+    groups: Any,
+    scale: tuple[tuple[float, ...], tuple[float, ...]],
+    limit: int,
+    seed: int,
+) -> _Read:
+    """Read all three roles, as `network` takes them."""
+    expected = expected_of(network)
+    found, units, notes = _read(data, read_groups(groups, data), limit, seed, expected)
+    items, told = arranged(network, found, expected)
+    shape, depth = one_size([(_named(role, data), found) for role, found in items.items()])
+    records = {r: to_records(i, shape, *scale, _named(r, data), torch.device("cpu"), depth) for r, i in items.items()}
+    doubts = [misdeclared(items[role], scale, role) for role in data]
+    notes += [*told, *(doubt for doubt in doubts if doubt is not None)]
+    records = {role: replace(found, units=units.get(role)) for role, found in records.items()}
+    return _Read(items, records, shape, depth, notes)
 
 
 def _check_limit(limit: Any) -> None:
@@ -200,7 +226,7 @@ def _named(role: str, data: dict[str, Any]) -> str:
 
 
 def _read(
-    data: dict[str, Any], groups: dict[str, Ids], limit: int, seed: int
+    data: dict[str, Any], groups: dict[str, Ids], limit: int, seed: int, expected: Expected
 ) -> tuple[dict[str, list[Item]], dict[str, Tensor], list[str]]:
     """Read all three roles, holding out of train_data what is not given; with the units that `groups` gives, if any."""
     _check_limit(limit)
@@ -214,12 +240,13 @@ def _read(
     notes: list[str] = []
     counts: dict[str, int] = {}
     for source, roles, shares in plan:
-        parts, count = divide(data[source], shares, name=source, limit=limit, seed=seed)
-        counts[source] = count
-        items |= dict(zip(roles, parts, strict=True))
-        read = sum(map(len, parts))
-        if read < count:
-            notes.append(f"{read} of the {count} records of {source} were read, drawn at random.")
+        given = as_volumes(data[source]) if expected.volumes else data[source]
+        divided = divide(given, shares, name=source, limit=limit, seed=seed, expected=expected)
+        counts[source] = divided.total
+        items |= dict(zip(roles, divided.parts, strict=True))
+        notes += _how_read(divided, source, is_stream(given))
+        every = [item for part in divided.parts for item in part]
+        notes += [*clauses(every, source), *drawn_anew(given, every, source, expected, seed)]
         for role, share in held.items() if source == "train_data" else ():
             purpose = "to measure accuracy on" if role == "test_data" else "as the adversary's own records"
             notes.append(
@@ -230,6 +257,16 @@ def _read(
     items = {role: items[role] for role in ROLES}
     sources = {role: role if role in data else "train_data" for role in ROLES}
     return items, units_of(groups, items, sources) if groups else {}, notes
+
+
+def _how_read(divided: Divided, name: str, stream: bool) -> list[str]:
+    """Return a note on how many records of a data set were read, where not all of one that holds them were."""
+    read, count = sum(map(len, divided.parts)), divided.total
+    if not stream:
+        return [f"{read} of the {count} records of {name} were read, drawn at random."] if read < count else []
+    which = f"all {count} that it gave" if divided.ended else f"its first {count}"
+    used = "" if read == count else f", of which {read} are used, drawn at random"
+    return [f"{name} gives its records one after another: {which} were read, in its own order{used}."]
 
 
 def _disjoint(records: Mapping[str, Records]) -> tuple[Records, Records, Records, list[str]]:
@@ -247,16 +284,14 @@ def _disjoint(records: Mapping[str, Records]) -> tuple[Records, Records, Records
     return private, kept["test_data"], kept["auxiliary_data"], notes
 
 
-def _check_labels(
-    records: Mapping[str, Records], items: Mapping[str, Sequence[Item]], width: int, data: dict[str, Any]
-) -> None:
+def _check_labels(records: Mapping[str, Records], items: Mapping[str, Sequence[Item]], width: int) -> None:
     for role, found in records.items():
         wrong = ((found.labels < 0) | (found.labels >= width)).nonzero()
         if len(wrong):
             at = int(wrong[0])
             raise UserError(
-                f"{_named(role, data)} gives the label {int(found.labels[at])} at record {items[role][at].position}, "
-                f"but the model has {width} classes: labels run from 0 to {width - 1}."
+                f"{items[role][at].where} has the label {int(found.labels[at])}, but the model has {width} classes: "
+                f"labels run from 0 to {width - 1}."
             )
 
 

@@ -18,7 +18,8 @@ from leakaudit.protocol.usercode import import_error, import_file, is_file, name
 from leakaudit.work.seeding import seeded
 
 DATA = ("train_data", "test_data", "auxiliary_data", "groups")
-NAMES = ("model", *DATA, "loss", "mean", "std", "classes", "device", "generator", "latent", "client", "augment")
+OTHERS = ("loss", "output", "mean", "std", "classes", "device", "generator", "latent", "client", "augment")
+NAMES = ("model", *DATA, *OTHERS)
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from leakaudit.errors import UserError, first_line
+from leakaudit.errors import UserError
 from leakaudit.load.checkpoints import load_checkpoint
 from leakaudit.load.modelfile import is_factory, resolve
-from leakaudit.protocol.gradients import in_mode
-from leakaudit.protocol.target import PixelModel, Records, common_tensors, own_copy
+from leakaudit.protocol.target import PixelModel
+from leakaudit.work.plain import common_tensors, plain
 
 
 def network_of(
@@ -31,10 +31,11 @@ def network_of(
         )
     if _holds_itself(given):
         raise UserError("`model` holds itself among its own layers: take that layer out.")
-    network, failure = own_copy(given)
+    found = plain(given)
+    network, failure = found.network, found.failure
     if failure is not None and not built:
         raise UserError(f"`model` {failure}: give a function that returns the model instead.")
-    notes = _given_again(model, given, failure, seed) if built else []
+    notes = [*found.notes, *(_given_again(model, given, failure, seed) if built else [])]
     if checkpoint is not None:
         notes += load_checkpoint(network, checkpoint)
     parameters = list(network.named_parameters())
@@ -44,7 +45,7 @@ def network_of(
     odd = next((n for n, p in parameters if real[n] and p.dtype != torch.float32), None)
     if odd is not None:
         dtype = str(network.get_parameter(odd).dtype).removeprefix("torch.")
-        raise UserError(f"the parameter {odd!r} of `model` is {dtype}, not float32: call model.float().")
+        raise UserError(f"the parameter {odd!r} of `model` is {dtype}, not float32: give a model with real weights.")
     return network, factory, notes
 
 
@@ -92,20 +93,3 @@ def check_weights(model: PixelModel) -> None:
                 raise UserError(
                     f"the {kind} {name!r} of `model` holds NaN or infinity: load weights of a run that did not diverge."
                 )
-
-
-def outputs_of(model: PixelModel, one: Records) -> Tensor:
-    """Return the output (1, ...) of one record in eval mode; raises UserError where there is none."""
-    x = one.images.to(next(model.parameters()).device)
-    try:
-        with torch.no_grad(), in_mode(model, "eval"):
-            outputs: Tensor = model(x)
-    except Exception as error:  # user code may raise anything
-        message = f"`model` fails on a batch of shape {tuple(x.shape)} ({first_line(error)})"
-        raise UserError(f"{message}: check that it takes pictures like those of train_data.") from error
-    if not outputs.ndim or outputs.shape[0] != 1 or not outputs.numel() or not outputs.is_floating_point():
-        raise UserError(
-            f"`model` gives an output of shape {tuple(outputs.shape)} for a batch of one picture, not (1, ...): "
-            "give a model whose output has a row for each picture, as a classifier's K logits."
-        )
-    return outputs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.nn.parameter import is_lazy
 
-from leakaudit.errors import first_line
 from leakaudit.protocol.received import Received
 from leakaudit.protocol.task import CLASSES, Task
 from leakaudit.result.federation import Client
+from leakaudit.result.shapes import sizes_of
+from leakaudit.work.outputs import logits_of
+from leakaudit.work.plain import common_tensors, computing, plain
 from leakaudit.work.seeding import forked
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -63,6 +66,7 @@ class PixelModel(nn.Module):
     Attacks, defenses and metrics therefore all live in pixel space, and no score is ever taken on normalised tensors.
     A volume of D slices is a picture of C·D channels, slice by slice within each of its C channels (`depth` is D), and
     becomes (N, C, D, H, W) here. `read` makes the tensor that the loss sees of what the network returns.
+    `float32`: the network asks for other precisions (autocast), and is run in float32 all the same.
     """
 
     mean: Tensor
@@ -76,43 +80,51 @@ class PixelModel(nn.Module):
         *,
         depth: int = 1,
         read: Callable[[Any], Tensor] | None = None,
+        float32: bool = False,
     ) -> None:
         super().__init__()
         self.network, self.depth, self.read = network, depth, read or logits_of
+        self.float32, self.by_name = float32, _by_name(network)
         for name, values in (("mean", mean), ("std", std)):
             numbers = torch.tensor(values, dtype=torch.float32)
             numbers = numbers.repeat_interleave(depth) if len(numbers) > 1 else numbers
             self.register_buffer(name, numbers.view(1, -1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits (N, ...) for pictures `x` (N, C, H, W) in [0, 1]."""
+        """Return what the loss sees (N, ...), of a classifier the logits, for pictures `x` (N, C, H, W) in [0, 1]."""
+        return _single(self.read(self.output(x)))
+
+    def predicted(self, x: Tensor) -> Tensor:
+        """Return what the model says of pictures (N, C, H, W): of several outputs that the loss sees, the main one."""
+        main: Callable[[Any], Tensor] = getattr(self.read, "main", self.read)
+        return _single(main(self.output(x)))
+
+    def output(self, x: Tensor) -> Any:
+        """Return what the network itself returns for pictures (N, C, H, W) in [0, 1]."""
         inputs = (x - self.mean) / self.std
-        return self.read(
-            self.network(inputs if self.depth == 1 else inputs.reshape(len(x), -1, self.depth, *x.shape[2:]))
-        )
+        if self.depth > 1:
+            inputs = inputs.reshape(len(x), -1, self.depth, *x.shape[2:])
+        with computing(self.float32):
+            return self.network(**{self.by_name: inputs}) if self.by_name else self.network(inputs)
 
     def around(self, network: nn.Module) -> PixelModel:
         """Return another network with the same reading and normalisation, on the device where it lies."""
-        found = PixelModel(network, depth=self.depth, read=self.read).to(self.mean.device)
+        found = PixelModel(network, depth=self.depth, read=self.read, float32=self.float32).to(self.mean.device)
         found.mean, found.std = self.mean.clone(), self.std.clone()
         return found
 
 
-def logits_of(output: Any) -> Tensor:
-    """Return the logits of a model output that is a tensor, or holds one as `logits` or as its only tensor.
+def _single(found: Tensor) -> Tensor:
+    return found.float() if found.dtype in (torch.float16, torch.bfloat16) else found
 
-    Raises TypeError for anything else: which of several outputs the loss is of is never guessed.
-    """
-    if isinstance(output, Tensor):
-        return output
-    found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-    if not isinstance(found, Tensor):
-        parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
-        tensors = [part for part in parts if isinstance(part, Tensor)]
-        found = tensors[0] if len(tensors) == 1 else None
-    if not isinstance(found, Tensor):
-        raise TypeError(f"the model returned {type(output).__name__}, not a tensor of logits")
-    return found
+
+def _by_name(network: nn.Module) -> str | None:
+    """Return the argument that takes pictures where it is not the first one: of models that take text beside them."""
+    try:
+        names = list(inspect.signature(network.forward).parameters)
+    except (TypeError, ValueError):
+        return None
+    return "pixel_values" if "pixel_values" in names[1:] else None
 
 
 @dataclass(frozen=True)
@@ -160,6 +172,11 @@ class Target:
         return int(c), int(h), int(w)
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """Channels, of a volume its slices, height and width."""
+        return sizes_of(*self.input_shape, self.model.depth)
+
+    @property
     def device(self) -> torch.device:
         """Where the model lives."""
         return next(self.model.parameters()).device
@@ -174,33 +191,30 @@ class Target:
             return reinitialised(self.model, seed)
         with forked(seed):
             given = self.factory()
-        network, failure = own_copy(given)
-        if failure is not None and common_tensors(given, self.model):
-            raise ValueError(f"the model's function returned layers that are in use already and {failure}")
-        return self.model.around(network.to(self.device))
+            found = plain(given)
+            if found.failure is not None and common_tensors(given, self.model):
+                raise ValueError(f"the model's function returned layers that are in use already and {found.failure}")
+            model = self.model.around(found.network.to(self.device))
+            if trained_names(model) != trained_names(self.model):
+                begin(model, self.private.images[:1])
+        return model
 
 
-def own_copy(network: nn.Module) -> tuple[nn.Module, str | None]:
-    """Return a copy that shares no tensor with `network`; else the network itself, and why it cannot be copied."""
+def begin(model: PixelModel, one: Tensor) -> None:
+    """Pass one picture (1, C, H, W), so that lazy layers have weights, and what forward freezes is frozen."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
     try:
-        copied = copy.deepcopy(network)
-    except Exception as error:  # user modules may hold anything
-        return network, f"cannot be copied ({first_line(error)})"
-    if common_tensors(copied, network):
-        return network, "cannot be copied (its copies share its tensors)"
-    return copied, None
+        with torch.no_grad():
+            model.output(one.to(model.mean.device))
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
-def common_tensors(one: nn.Module, other: nn.Module) -> int:
-    """Return how many numbers of `one`'s parameters and buffers lie where those of `other` lie."""
-    taken = {_place(t) for t in (*other.parameters(), *other.buffers())}
-    return sum(t.numel() for t in (*one.parameters(), *one.buffers()) if _place(t) in taken)
-
-
-def _place(tensor: Tensor) -> tuple[str, int]:
-    if isinstance(tensor, UninitializedParameter | UninitializedBuffer) or not tensor.numel():
-        return "", id(tensor)  # it has no memory yet
-    return str(tensor.device), tensor.untyped_storage().data_ptr()
+def trained_names(model: nn.Module) -> frozenset[str]:
+    """Return the names of the parameters that are trained and have weights."""
+    return frozenset(name for name, p in model.named_parameters() if p.requires_grad and not is_lazy(p))
 
 
 def shared_parameters(model: nn.Module) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from leakaudit.protocol.registry import attacks, defenses, settings_values
 from leakaudit.protocol.target import Target, shared_parameters
 from leakaudit.result.adversary import GRANTED
 from leakaudit.result.schema import Finding, Value
+from leakaudit.result.shapes import written
 from leakaudit.score.metrics import further
 from leakaudit.version import __version__
 from leakaudit.work.seeding import forked
@@ -55,8 +56,9 @@ def describe(target: Target) -> dict[str, Value]:
         "model": _named(type(target.model.network).__name__),
         "parameters": sum(p.numel() for p in target.model.parameters()),
         "shared_parameters": shared_parameters(target.model)[0],
-        "input_shape": "×".join(map(str, target.input_shape)),
-        "classes": len(target.classes),
+        "input_shape": written(target.sizes),
+        "label_groups" if target.task.grouped else "classes": len(target.classes),
+        **({} if target.task.kind == "classes" else {"task": target.task.described}),
         "private_records": len(target.private),
         "test_records": len(target.test),
         "auxiliary_records": len(target.auxiliary),

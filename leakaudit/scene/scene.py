@@ -26,7 +26,7 @@ from leakaudit.scene.twosample import auxiliary_findings
 from leakaudit.score import standin
 from leakaudit.score.baselines import baselines
 from leakaudit.score.identification import CandidateSets, candidate_sets
-from leakaudit.score.metrics import MetricFunction, lpips_metric
+from leakaudit.score.metrics import OF_VOLUMES, MetricFunction, lpips_metric
 from leakaudit.work.progress import stage
 from leakaudit.work.seeding import generator_for
 
@@ -103,17 +103,9 @@ def set_scene(
     rehearsal = torch.randperm(len(target.auxiliary), generator=generator_for(plan.seed, "rehearsal"))[:wanted]
     rehearsal = rehearsal[: len(rehearsal) // plan.batch_size * plan.batch_size]
     stage("measuring what guesses draw without an update")
-    lpips = lpips_metric(lpips_weights, target.device)
+    lpips = OF_VOLUMES if target.model.depth > 1 else lpips_metric(lpips_weights, target.device)
     versions = environment(target, command_in_place(command, plan.images), lpips_weights)
-    guesses = baselines(
-        target.private[victims],
-        target.auxiliary,
-        candidates,
-        lpips,
-        generator_for(plan.seed, "baselines"),
-        batch_size=plan.batch_size,
-        task=target.task,
-    )
+    guesses = _guesses(target, plan, victims, candidates, lpips)
     return Scene(
         target=target,
         plan=plan,
@@ -125,13 +117,30 @@ def set_scene(
         own=target.auxiliary.to(target.device),
         rehearsal=rehearsal,
         lpips=lpips,
-        baselines=guesses if plan.images == "full" else tuple(map(coarse_baseline, guesses)),
+        baselines=guesses,
         told_apart=told,
         findings=findings,
         environment=versions,
         hashes=fingerprint.of_scan(target, victims, candidates, plan.settings(), versions),
         waivers=waivers,
     )
+
+
+def _guesses(
+    target: Target, plan: Plan, victims: Tensor, candidates: CandidateSets, lpips: MetricFunction | str
+) -> tuple[Baseline, ...]:
+    """Return what guesses without an update score, rounded where no private picture is shown."""
+    found = baselines(
+        target.private[victims],
+        target.auxiliary,
+        candidates,
+        lpips,
+        generator_for(plan.seed, "baselines"),
+        batch_size=plan.batch_size,
+        task=target.task,
+        depth=target.model.depth,
+    )
+    return found if plan.images == "full" else tuple(map(coarse_baseline, found))
 
 
 def _exposed(target: Target, plan: Plan) -> Exposure:

@@ -42,17 +42,19 @@ def baselines(
     generator: torch.Generator,
     *,
     batch_size: int = 1,
+    depth: int = 1,
     task: Task = CLASSES,
 ) -> tuple[Baseline, ...]:
     """Score guesses that never saw an update against the victims' N records, by the rules attacks are scored by.
 
     Guesses are paired within batches of `batch_size` as reconstructions are, so that what pairing alone gives is in the
-    baseline too. Without auxiliary records the two that need them are reported as not measured.
+    baseline too. Of volumes `depth` is the number of slices. Without auxiliary records the two that need them are
+    reported as not measured.
     """
     drawn = guesses(truth, auxiliary, generator)
     return tuple(
         replace(
-            _score(name, drawn.get(name), truth, candidates, lpips, batch_size),
+            _score(name, drawn.get(name), truth, candidates, lpips, batch_size, depth),
             description=_of_groups(told) if task.grouped else told,
         )
         for name, told in DESCRIPTIONS.items()
@@ -97,6 +99,7 @@ def _score(
     candidates: CandidateSets,
     lpips: MetricFunction | str,
     batch_size: int,
+    depth: int,
 ) -> Baseline:
     if guess is None:
         missing = Estimate(reason="there are no auxiliary records")
@@ -114,6 +117,6 @@ def _score(
         description=DESCRIPTIONS[name],
         identification=identification,
         psnr=intervals.median(psnr(x, guess).tolist()),
-        ssim=intervals.median(ssim(x, guess).tolist()),
+        ssim=intervals.median(ssim(x, guess, depth).tolist()),
         lpips=perceptual,
     )

@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,7 +34,10 @@ _LPIPS_CHUNK = 32
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of a plug-in, per record: `function(truth (N, C, H, W), guess (N, C, H, W)) -> (N,)`, both in [0, 1]."""
+    """A metric of a plug-in, per record: `function(truth (N, C, H, W), guess (N, C, H, W)) -> (N,)`, both in [0, 1].
+
+    Volumes of C channels and D slices are handed over as (N, C·D, H, W), slice by slice within each channel.
+    """
 
     name: str
     function: MetricFunction
@@ -56,23 +60,25 @@ def psnr(truth: Tensor, guess: Tensor) -> Tensor:
     return -10 * mse(truth, guess).clamp_min(10 ** (-PSNR_CAP / 10)).log10()
 
 
-def ssim(truth: Tensor, guess: Tensor) -> Tensor:
+def ssim(truth: Tensor, guess: Tensor, depth: int = 1) -> Tensor:
     """Structural similarity per record (N,), at most 1, mean over channels and windows that lie inside the picture.
 
     Wang, Bovik, Sheikh, Simoncelli 2004, eq. 13: Gaussian window of σ = 1.5 and 11×11 pixels, K₁ = .01, K₂ = .03, data
-    range 1, population covariance. Pictures smaller than 11 pixels get the largest odd window that fits.
+    range 1, population covariance. Pictures smaller than 11 pixels get the largest odd window that fits. Windows in
+    volumes (N, C·D, H, W) of D = `depth` slices are 11 slices deep, or the largest odd number that fits.
     """
     _same_shape(truth, guess)
     n, c, h, w = truth.shape
-    radius = min(5, (min(h, w) - 1) // 2)
-    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64, device=truth.device)
-    window = torch.exp(-offsets.square() / (2 * 1.5**2))
-    window /= window.sum()
+    window, slices = _gaussian(min(h, w), truth.device), _gaussian(depth, truth.device)
 
     def smooth(x: Tensor) -> Tensor:
         # In double: E[x²] − E[x]² of single-precision pictures loses the digits that C₂ is compared with.
         rows = functional.conv2d(x.reshape(n * c, 1, h, w), window.view(1, 1, -1, 1))
-        return functional.conv2d(rows, window.view(1, 1, 1, -1))
+        found = functional.conv2d(rows, window.view(1, 1, 1, -1))
+        if len(slices) == 1:
+            return found
+        lines = found.reshape(n * c // depth, 1, depth, found.shape[2] * found.shape[3])
+        return functional.conv2d(lines, slices.view(1, 1, -1, 1))
 
     x, y = truth.double(), guess.double()
     mean_x, mean_y = smooth(x), smooth(y)
@@ -81,7 +87,15 @@ def ssim(truth: Tensor, guess: Tensor) -> Tensor:
     c1, c2 = 0.01**2, 0.03**2
     above = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     below = (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
-    return (above / below).mean((1, 2, 3)).reshape(n, c).mean(1)
+    return (above / below).mean((1, 2, 3)).reshape(n, c if len(slices) == 1 else c // depth).mean(1)
+
+
+def _gaussian(size: int, device: torch.device) -> Tensor:
+    """Return the largest odd window of σ = 1.5 that fits into `size` pixels, at most 11 of them; its sum is 1."""
+    radius = min(5, (size - 1) // 2)
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64, device=device)
+    window = torch.exp(-offsets.square() / (2 * 1.5**2))
+    return window / window.sum()
 
 
 def lpips_metric(weights: Path | None, device: torch.device | str = "cpu") -> MetricFunction | str:
@@ -157,6 +171,14 @@ def _same_shape(truth: Tensor, guess: Tensor) -> None:
 
 # By the name of their score; LPIPS needs weights, and is made by `lpips_metric`.
 METRICS: dict[str, MetricFunction] = {"mse": mse, "psnr": psnr, "ssim": ssim}
+
+OF_VOLUMES = "LPIPS compares pictures, and these are volumes"
+
+
+def metrics_for(depth: int) -> dict[str, MetricFunction]:
+    """Return `METRICS` for pictures, where `depth` is 1, or for volumes (N, C·D, H, W) of D = `depth` slices."""
+    return METRICS | {"ssim": partial(ssim, depth=depth)}
+
 
 _further: dict[str, Metric] = {}
 

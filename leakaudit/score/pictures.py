@@ -14,19 +14,30 @@ from leakaudit.result.schema import Images, Picture, RecordScore
 from leakaudit.score import standin
 
 
-def encode(image: Tensor | None) -> str | None:
-    """Return a picture (C, H, W) in [0, 1] as base64 PNG, None when there is none.
+def unfolded(pictures: Tensor, depth: int) -> Tensor:
+    """Return volumes (…, C·D, H, W) of D = `depth` slices as (…, C, D, H, W), and pictures (D = 1) as they are."""
+    return pictures if depth == 1 else torch.unflatten(pictures, -3, (-1, depth))
 
-    One channel is grey, three are RGB; of any other number the mean is shown. Equal pictures give equal strings.
+
+def plane(pictures: Tensor, depth: int = 1) -> Tensor:
+    """Return what is shown of pictures (…, C, H, W): (…, 3, H, W) of three channels, else their mean (…, 1, H, W).
+
+    What a channel is nobody knows of any other number. Of volumes (…, C·D, H, W) the middle slice is shown, D // 2.
+    """
+    shown = pictures if depth == 1 else unfolded(pictures, depth).select(-3, depth // 2)
+    return shown if shown.shape[-3] == 3 else shown.mean(-3, keepdim=True)
+
+
+def encode(image: Tensor | None, depth: int = 1) -> str | None:
+    """Return what is shown (`plane`) of a picture (C, H, W) in [0, 1] as base64 PNG, None when there is none.
+
+    One channel is grey, three are RGB. Equal pictures give equal strings.
     """
     if image is None:
         return None
     from PIL import Image
 
-    shown = image.detach().cpu().float()
-    if shown.shape[0] not in (1, 3):
-        shown = shown.mean(0, keepdim=True)
-    pixels = (shown.clamp(0, 1) * 255).round().to(torch.uint8)
+    pixels = (plane(image.detach().cpu().float(), depth).clamp(0, 1) * 255).round().to(torch.uint8)
     array = pixels[0].numpy() if pixels.shape[0] == 1 else pixels.permute(1, 2, 0).contiguous().numpy()
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, format="PNG", optimize=False, compress_level=9)
@@ -40,6 +51,7 @@ def gallery(
     guess: Tensor | None,
     images: Images,
     size: int,
+    depth: int = 1,
 ) -> tuple[Picture, ...]:
     """Return the `size` most leaking records by PSNR, worst first; pictures (N, C, H, W) are in the records' order.
 
@@ -49,8 +61,9 @@ def gallery(
         return ()
     shown = [(i, r) for i, r in enumerate(records) if r.psnr is not None]
     shown.sort(key=lambda pair: (-(pair[1].psnr or 0.0), pair[0]))
-    channels, height, width = originals.shape[1:]
+    _, channels, height, width = plane(originals[:1], depth).shape
     pictures: list[Picture] = []
+    shown_depth = depth if images == "full" else 1  # a stand-in is a picture
     for i, r in shown[:size]:
         original = replaced = drawn = None
         if images == "full":
@@ -64,9 +77,9 @@ def gallery(
                 victim=r.victim,
                 record=r.record,
                 label=r.label,
-                original=encode(original),
-                shared=encode(replaced),
-                reconstruction=encode(drawn),
+                original=encode(original, shown_depth),
+                shared=encode(replaced, shown_depth),
+                reconstruction=encode(drawn, shown_depth),
                 psnr=r.psnr,
                 ssim=r.ssim,
                 identified=r.identified,

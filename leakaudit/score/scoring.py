@@ -22,7 +22,7 @@ from leakaudit.result.schema import AttackResult, Estimate, Further, Images, Rec
 from leakaudit.score import nulls
 from leakaudit.score.identification import CandidateSets, identify, identify_by_scores
 from leakaudit.score.labelling import labels_found
-from leakaudit.score.metrics import METRICS, MetricFunction, assign, further, mse, psnr
+from leakaudit.score.metrics import MetricFunction, assign, further, metrics_for, mse, psnr
 from leakaudit.score.pictures import gallery as pictures_of
 from leakaudit.stats import intervals
 from leakaudit.work.seeding import forked
@@ -46,6 +46,7 @@ class Truth:
     batch_size: int | None = None  # None: V is as many as an attack has statuses
     guesses: Tensor | None = None  # (G, V·B, C, H, W), what can be drawn without an update, besides the class means
     units: Tensor | None = None  # (V·B,) which person, say, each record is of; None where each is its own
+    depth: int = 1  # slices of a volume (`PixelModel`)
 
     def shape(self, reconstruction: Reconstruction) -> tuple[int, int]:
         """Return V and B."""
@@ -137,7 +138,7 @@ def score(
         label_accuracy=label_accuracy,
         exact=sum(exact.values()),
         records=records,
-        gallery=pictures_of(records, x, truth.released, drawn.guess, images, gallery),
+        gallery=pictures_of(records, x, truth.released, drawn.guess, images, gallery, truth.depth),
         notes=tuple(map(str, reconstruction.notes)),
         doubts={str(name): str(told) for name, told in reconstruction.doubts.items()},
         further=() if drawn.guess is None else _further(x[rows], drawn.guess[rows], rows.tolist(), batch, missing),
@@ -291,7 +292,8 @@ def _drawn(truth: Truth, pictures: Tensor, order: Tensor, scored: Tensor, batch:
     rows = scored.repeat_interleave(batch).nonzero()[:, 0]
     guess = pictures[order]
     x, seen = truth.records.images[rows], guess[rows]
-    functions = METRICS if isinstance(truth.lpips, str) else METRICS | {"lpips": truth.lpips}
+    own = metrics_for(truth.depth)
+    functions = own if isinstance(truth.lpips, str) else own | {"lpips": truth.lpips}
     columns = {name: _column(rows, function(x, seen)) for name, function in functions.items()}
     r2 = _explained(x, seen, truth.class_means[rows].to(x), missing)
     victims = torch.arange(len(guess)) // batch

@@ -92,7 +92,7 @@ def utility(
     batches depend on `seed` alone, so two defenses are compared as pairs. A run that the time budget ends early gives
     no accuracy, and the estimate says so.
     """
-    client, own = senders.client, senders.records_of_one(len(released))
+    own = senders.records_of_one(len(released))
     batch_size = senders.records_of_a_round(len(released))
     steps = epochs * steps_per_epoch(len(released), batch_size)
     accuracies: list[float] = []
@@ -100,12 +100,7 @@ def utility(
     task = target.task
     reason = cannot(target.test, task) or None
     for k in range(0 if reason else seeds):
-        model = defense.transform_model(target.fresh(derive(seed, "utility", k)), generator_for(seed, "model", k))
-        layout = layout_of(model, target.loss, defense, released[:batch_size].to(target.device))
-        model = model.to(memory_format=layout)
-        update = shared_update(model, target.loss, defense, generator_for(seed, "noise", k), layout)
-        if client.local:
-            update = federated_update(model, target.loss, defense, generator_for(seed, "noise", k), client, own, task)
+        model, update = _begun(target, defense, released[:batch_size], senders, own, seed, k)
         done = train(
             model,
             released,
@@ -132,6 +127,18 @@ def utility(
     estimate = intervals.mean(accuracies, within=(task.measure.least, 1.0), reason=reason, least=least)
     learned = [value for value in learned if not math.isnan(value)]
     return Utility(tuple(accuracies), estimate, chance(target.test, task), steps, epochs, tuple(learned))
+
+
+def _begun(
+    target: Target, defense: Defense, batch: Records, senders: Senders, own: int, seed: int, k: int
+) -> tuple[PixelModel, Update]:
+    """Return the fresh model of the k-th run, and what gives the updates that it is trained by."""
+    model = defense.transform_model(target.fresh(derive(seed, "utility", k)), generator_for(seed, "model", k))
+    layout = layout_of(model, target.loss, defense, batch.to(target.device))
+    model, noise = model.to(memory_format=layout), generator_for(seed, "noise", k)
+    if senders.client.local:
+        return model, federated_update(model, target.loss, defense, noise, senders.client, own, target.task)
+    return model, shared_update(model, target.loss, defense, noise, layout)
 
 
 def train(  # noqa: PLR0913 - all that a training run depends on

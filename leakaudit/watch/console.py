@@ -170,7 +170,7 @@ class Display:
             pairs = []
             for victim, drawn in zip(sight.shown, sight.images, strict=True):
                 original, near = nearest(drawn, self.original(victim))
-                pairs.append(Pair(f"{who} {victim + 1}, {decibels(near)}", drawn, original))
+                pairs.append(Pair(f"{who} {victim + 1}, {decibels(near)}", drawn.reshape(original.shape), original))
             self.pairs = tuple(pairs)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

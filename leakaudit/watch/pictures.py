@@ -31,7 +31,7 @@ GAP = 3  # columns between pairs
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture as it emerges, and the original; each (C, H, W) in [0, 1]."""
+    """A picture as it emerges, and the original; each (C, H, W) in [0, 1], or (C, D, H, W) of a volume."""
 
     name: str
     drawn: Tensor
@@ -72,11 +72,11 @@ class Pane:
 
 
 def fitted(shape: Sequence[int], lines: int, columns: int, terminal: int) -> tuple[int, int]:
-    """Return lines and columns of one picture (C, H, W) of a pair; (0, 0) where there is no room for it.
+    """Return lines and columns of one picture (…, H, W) of a pair; (0, 0) where there is no room for it.
 
     A pixel is half a character high and one wide. Only very small pictures are drawn with more than they have.
     """
-    _, high, wide = shape
+    *_, high, wide = shape
     height = min(lines, TALL if terminal >= LINES else MOST, max(LEAST, math.ceil(high / 2)))
     height = min(height, int((columns - 1) // 2 * high / (2 * wide)))
     width = max(1, round(2 * height * wide / high))
@@ -84,15 +84,18 @@ def fitted(shape: Sequence[int], lines: int, columns: int, terminal: int) -> tup
 
 
 def scaled(picture: Tensor, height: int, width: int) -> Pixels:
-    """Return a picture (C, H, W) in [0, 1] as (height, width, 3) pixels; each is the mean of what it stands for.
+    """Return what is shown of a picture (C, H, W), or of a volume, as (height, width, 3) pixels.
 
-    Of one channel or three; of any other number the mean. What is no number is black.
+    Each is the mean of what it stands for (`leakaudit.score.pictures.plane`). What is no number is black.
     """
     import numpy as np
     from PIL import Image
 
-    pixels = np.nan_to_num(picture.detach().cpu().float().numpy()).clip(0, 1)
-    pixels = pixels if pixels.shape[0] == 3 else pixels.mean(0, keepdims=True).repeat(3, 0)
+    from leakaudit.score.pictures import plane
+
+    depth = picture.shape[1] if picture.dim() == 4 else 1
+    seen = plane(picture.detach().cpu().float().nan_to_num().reshape(-1, *picture.shape[-2:]), depth)
+    pixels = seen.clamp(0, 1).expand(3, -1, -1).numpy()
     whole = Image.fromarray((pixels * 255).round().astype(np.uint8).transpose(1, 2, 0))
     return np.asarray(whole.resize((width, height), Image.Resampling.BOX))
 
@@ -106,7 +109,10 @@ def _cells(pixels: Pixels, line: int) -> list[Segment]:
 
 
 def nearest(drawn: Tensor, originals: Tensor) -> tuple[Tensor, float]:
-    """Return the record of a batch (B, C, H, W) that a picture is nearest to, and its PSNR in dB."""
-    errors = ((originals.detach().cpu().float() - drawn.cpu()) ** 2).flatten(1).mean(1).tolist()
+    """Return the record of a batch (B, C, H, W) that a picture is nearest to, and its PSNR in dB.
+
+    Of volumes the batch is (B, C, D, H, W).
+    """
+    errors = ((originals.detach().cpu().float().flatten(1) - drawn.cpu().flatten()) ** 2).mean(1).tolist()
     least = min(range(len(errors)), key=errors.__getitem__)
     return originals[least], -10 * math.log10(max(errors[least], 1e-16))

@@ -25,7 +25,8 @@ from leakaudit.files.writing import created, make
 from leakaudit.result.outward import in_place
 from leakaudit.result.plaintext import visible
 from leakaudit.result.schema import AttackResult, AuditResult, Images
-from leakaudit.work.progress import Monitor, Sight, Work, harmless
+from leakaudit.score.pictures import plane
+from leakaudit.work.progress import Monitor, Original, Sight, Work, harmless
 
 EVERY, PICTURES_EVERY = 0.1, 2.0  # seconds between points of a curve, and between pictures
 
@@ -48,7 +49,9 @@ def tensorboard_monitor(folder: Path, images: Images) -> Iterator[Monitor]:
         ) from error
     log = Log(events, images == "full")
     try:
-        yield Monitor(show=harmless(log.show), see=harmless(log.see), kept=harmless(log.kept))
+        yield Monitor(
+            show=harmless(log.show), see=harmless(log.see), kept=harmless(log.kept), originals=harmless(log.beside)
+        )
     finally:
         harmless(events.close)()
 
@@ -106,6 +109,7 @@ class Log:
         self.runs: dict[Work, int] = {}  # how often each loop began in this piece of work
         self.looked = self.pictured = -math.inf  # when, on `time.monotonic`
         self.told: set[tuple[str, str]] = set()
+        self.depth = 1  # of volumes
 
     def show(self, work: Work, done: int, total: int) -> None:
         """Take in where the work is."""
@@ -117,6 +121,11 @@ class Log:
             self.looked = self.pictured = -math.inf  # however short it is, every run of a loop has a point
         else:
             self.step = done
+
+    def beside(self, original: Original) -> None:
+        """Take in how deep the records are that pictures are to become; they themselves are not written."""
+        shape = original(0).shape
+        self.depth = int(shape[2]) if len(shape) == 5 else 1
 
     def see(self, make: Callable[[], Sight]) -> None:
         """Look at the work now and then."""
@@ -140,7 +149,7 @@ class Log:
         now = time.monotonic()
         if self.pictures and not tuning and sight.images is not None and now - self.pictured >= PICTURES_EVERY:
             self.pictured = now
-            self.writer.add_images(f"victims/{name}", coloured(sight.images), self.step)
+            self.writer.add_images(f"victims/{name}", plane(sight.images, self.depth), self.step)
 
     def kept(self, result: AuditResult) -> None:
         """Write what was measured since the last time."""
@@ -151,7 +160,7 @@ class Log:
                     self._measured(tag(row.spec, attack.name), attack)
             if row.accuracy.value is not None and (row.spec, "") not in self.told:
                 self.told.add((row.spec, ""))
-                self.writer.add_scalar(f"accuracy/{tag(row.spec)}", row.accuracy.value, 0)
+                self.writer.add_scalar(f"{tag(result.measure)}/{tag(row.spec)}", row.accuracy.value, 0)
         self.writer.flush()
 
     def _measured(self, name: str, attack: AttackResult) -> None:
@@ -175,11 +184,6 @@ def tag(*parts: str) -> str:
     They name a defense as it was typed, its path as others may read it, and what a plug-in calls its work.
     """
     return "/".join(visible(in_place(part, "none"), 100).replace("/", "_") for part in parts)
-
-
-def coloured(images: Tensor) -> Tensor:
-    """Return pictures (N, C, H, W) with one or three channels: of any other number the mean."""
-    return images if images.shape[1] in (1, 3) else images.mean(1, keepdim=True)
 
 
 def _decoded(png: str) -> Tensor:

@@ -52,7 +52,9 @@ class Sight:
     images: Tensor | None = None  # (len(shown), C, H, W) in [0, 1]: the best so far of each one's first record
 
 
-Original = Callable[[int], "Tensor"]  # of a victim, counted from 0, its records (B, C, H, W) in [0, 1]
+Original = Callable[
+    [int], "Tensor"
+]  # of a victim, counted from 0, its records (B, C, H, W) or (B, C, D, H, W) in [0, 1]
 See = Callable[[Callable[[], Sight]], None]  # gets what makes the sight, and calls it only if it wants to look
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
@@ -124,14 +125,30 @@ def records(count: int, shape: tuple[int, int, int], classes: int, seed: int) ->
     return Records(images, torch.randint(classes, (count,), generator=generator))
 
 
-def scene(attack: Attack, shape: tuple[int, int, int] = (1, 8, 8), batch: int = 1) -> tuple[PixelModel, SharedUpdate]:
-    """Return a model and what two clients share of it, as the attack `needs` them to do its work."""
+Builder = Callable[[tuple[int, int, int]], PixelModel]
+PICTURES: dict[str, Builder] = {
+    "dense": dense_model,
+    "batchnorm": batchnorm_model,
+    "tokens": vit_model,
+    "convolutions": conv_model,
+}
+
+
+def kind_for(attack: Attack) -> str:
+    """Return of which kind, a key of `PICTURES`, a model must be for the attack to do its work."""
+    needs = attack.needs
+    batchnorm = needs.batchnorm or "buffers" in attack.requires  # whoever asks for its statistics needs some
+    kind = "dense" if needs.dense_input else "batchnorm" if batchnorm else "convolutions"
+    return "tokens" if needs.tokens else kind
+
+
+def scene(
+    attack: Attack, shape: tuple[int, int, int] = (1, 8, 8), batch: int = 1, model: PixelModel | None = None
+) -> tuple[PixelModel, SharedUpdate]:
+    """Return a model, by default of pictures, and what two clients share of it, as the attack `needs` them."""
     needs = attack.needs
     batch = max(batch, 2 if needs.several_records else 1)
-    batchnorm = needs.batchnorm or "buffers" in attack.requires  # whoever asks for its statistics needs some
-    built = dense_model if needs.dense_input else batchnorm_model if batchnorm else conv_model
-    built = vit_model if needs.tokens else built
-    model = built(shape)
+    model = PICTURES[kind_for(attack)](shape) if model is None else model
     own = records(12, shape, 3, seed=2)
     if attack.plants():
         known = Beforehand(shape, 3, batch, F.cross_entropy, "eval", own)

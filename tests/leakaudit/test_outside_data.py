@@ -71,7 +71,7 @@ GOOD = [("x.npy", npy(PIXELS.astype(np.uint8))), ("y.npy", npy(LABELS))]
         ([("x.npy", npy(PIXELS[:, :0])), GOOD[1]], zipfile.ZIP_STORED, "so no pixel"),
         ([("x.npy", npy(PIXELS[:0])), ("y.npy", npy(LABELS[:0]))], zipfile.ZIP_STORED, "so no pixel"),
         ([GOOD[0], ("y.npy", npy(np.array(3)))], zipfile.ZIP_STORED, "is one number"),
-        ([GOOD[0], ("y.npy", npy(np.full(20, 2**64 - 1, np.uint64)))], zipfile.ZIP_STORED, "label 1844674407370955"),
+        ([GOOD[0], ("y.npy", npy(np.full(20, 2**64 - 1, np.uint64)))], zipfile.ZIP_STORED, "is 1844674407370955"),
         ([GOOD[0], ("y.npy", npy(LABELS.astype(str)))], zipfile.ZIP_STORED, "as one whole number"),
         ([("x.npy", npy(PIXELS.astype(float))), GOOD[1]], zipfile.ZIP_STORED, "as uint8, or divide .* by 255"),
         ([("x.npy", npy(PIXELS / 127.5 - 1)), GOOD[1]], zipfile.ZIP_STORED, r"half constants.* · 0\.5 \+ 0\.5"),
@@ -231,9 +231,9 @@ def test_pictures_of_five_formats_are_read(kind: str, mode: str) -> None:
         data = saved(kind, mode)
     except OSError:
         pytest.skip(f"no {kind} is {mode}")
-    picture, raw = to_picture(pictures.decoded(data, "p"), "data", 0)
-    assert raw
-    assert tuple(picture.shape) in ((3, 8, 9), (1, 8, 9))
+    seen = to_picture(pictures.decoded(data, "p"), "data")
+    assert seen.raw
+    assert tuple(seen.picture.shape) in ((3, 8, 9), (1, 8, 9))
 
 
 @pytest.mark.parametrize("kind", ["GIF", "EPS", "PDF", "PPM", "ICO", "TGA"])
@@ -252,11 +252,9 @@ def test_no_other_format_is_opened_whatever_it_is_called(
         (lambda: png(5000, 5000), "5000×5000 pixels, more than 16,777,216"),
         (lambda: png(60_000, 60_000), "cannot be read as a picture"),
         (lambda: png(2**31 - 1, 2**31 - 1), "cannot be read as a picture"),
-        (lambda: png(0, 0), "none of PNG"),
+        (lambda: png(0, 0), "begins as one and is broken"),
         (lambda: png(9, 9), "cannot be read as a picture"),
         (lambda: b"text" * 10_000, "none of PNG"),
-        (lambda: saved("TIFF", "F"), "pixels of the kind F"),
-        (lambda: saved("TIFF", "I"), "pixels of the kind I"),
         (lambda: saved("TIFF", "LAB"), "pixels of the kind LAB"),
         (lambda: saved("PNG", save_all=True, append_images=[Image.new("RGB", (9, 8))]), "several pictures"),
         (lambda: saved("WEBP", save_all=True, append_images=[Image.new("RGB", (9, 8))]), "several pictures"),
@@ -269,12 +267,12 @@ def test_a_picture_is_one_of_a_size_that_a_model_takes(make: Callable[[], bytes]
         pictures.decoded(make(), "p.png")
 
 
-def test_sixteen_bits_are_read_as_eight() -> None:
+def test_sixteen_bits_are_read_as_they_are() -> None:
     deep = np.linspace(0, 65535, 72).reshape(8, 9).astype(np.uint16)
     buffer = io.BytesIO()
     Image.fromarray(deep).save(buffer, "PNG")
-    picture, _ = to_picture(pictures.decoded(buffer.getvalue(), "p"), "data", 0)
-    assert np.abs(picture[0].numpy() - deep / 65535).max() < 1 / 255
+    picture = to_picture(pictures.decoded(buffer.getvalue(), "p"), "data").picture
+    assert np.abs(picture[0].numpy() - deep / 65535).max() < 1e-6
 
 
 @pytest.mark.parametrize("kind", pictures.FORMATS)

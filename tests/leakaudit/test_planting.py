@@ -101,7 +101,7 @@ def test_what_is_planted_knows_no_private_record() -> None:
     assert known.auxiliary is not None
     private = {tuple(picture.flatten().tolist()) for picture in of.target.private.images}
     assert not private & {tuple(picture.flatten().tolist()) for picture in known.auxiliary.images}
-    assert set(vars(known)) == {"input_shape", "classes", "batch_size", "loss", "mode", "auxiliary"}
+    assert set(vars(known)) == {"input_shape", "classes", "batch_size", "loss", "mode", "auxiliary", "task"}
 
 
 @pytest.mark.parametrize("scored", [True, False])

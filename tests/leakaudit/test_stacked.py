@@ -55,6 +55,8 @@ def then_dense(*parts: nn.Module, width: int) -> nn.Module:
     return nn.Sequential(*parts, nn.Flatten(), nn.Linear(width, CLASSES))
 
 
+VOLUME = nn.Flatten(2), nn.Unflatten(2, (4, 4, 4))  # the 64 pixels of a channel as 4×4×4
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "dense": lambda: nn.Sequential(nn.Flatten(), nn.Linear(128, 6), nn.Sigmoid(), nn.Linear(6, CLASSES)),
     "strided": lambda: then_dense(nn.Conv2d(2, 6, (3, 2), stride=(2, 3), padding=(1, 0)), nn.Tanh(), width=72),
@@ -89,7 +91,39 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "pooled": lambda: then_dense(nn.Conv2d(2, 6, 3), nn.LeakyReLU(0.2), nn.MaxPool2d(3), width=24),
     "residual": Residual,
     "tokens": Tokens,
+    "affine instances": lambda: then_dense(
+        nn.Conv2d(2, 4, 3), nn.InstanceNorm2d(4, affine=True, track_running_stats=True), nn.Tanh(), width=144
+    ),
+    "line": lambda: then_dense(nn.Flatten(2), nn.Conv1d(2, 4, 5, stride=2, padding=1), nn.Tanh(), width=124),
+    "strided volume": lambda: then_dense(
+        *VOLUME,
+        nn.Conv3d(2, 6, (3, 2, 1), stride=(1, 2, 1), padding=(1, 0, 1), dilation=(1, 2, 1)),
+        nn.Tanh(),
+        width=144,
+    ),
+    "small volume": lambda: then_dense(
+        *VOLUME, nn.Conv3d(2, 8, 2, stride=2), nn.Tanh(), nn.Conv3d(8, 16, 2, bias=False), nn.SiLU(), width=16
+    ),
+    "wide volume": lambda: then_dense(
+        *VOLUME, nn.Conv3d(2, 16, 3, padding=1), nn.GELU(), nn.Conv3d(16, 16, 2), nn.AvgPool3d(3), width=16
+    ),
+    "normalised volume": lambda: then_dense(
+        *VOLUME,
+        nn.Conv3d(2, 4, 2, padding=1),
+        nn.BatchNorm3d(4),
+        nn.Tanh(),
+        nn.MaxPool3d(2),
+        nn.Conv3d(4, 8, 3, groups=2, padding=1),
+        nn.GroupNorm(2, 8),
+        nn.InstanceNorm3d(8, affine=True),
+        nn.Softplus(),
+        nn.AdaptiveAvgPool3d(2),
+        width=64,
+    ),
 }
+
+
+VOLUMES = ("strided volume", "small volume", "wide volume")
 
 
 def model_of(network: nn.Module, seed: int = 0) -> PixelModel:
@@ -157,14 +191,14 @@ def test_it_equals_the_loop_where_launches_cost(name: str, rows: list[int], monk
 
 @pytest.mark.parametrize("costly", [False, True])
 @pytest.mark.parametrize("kind", [kinds.Patches, kinds.Grouped, kinds.Ghost])
-@pytest.mark.parametrize("name", ["strided", "dilated", "large kernel", "wide", "small maps", "residual"])
+@pytest.mark.parametrize("name", ["strided", "dilated", "large kernel", "wide", "small maps", "residual", *VOLUMES])
 def test_every_way_of_a_convolution_is_exact(
     name: str, kind: type, costly: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the shapes would have chosen, and whether or not launches cost."""
     monkeypatch.setattr(layers.Stack, "launches_cost", costly)
     monkeypatch.setattr(
-        "leakaudit.engine.recording.way", lambda layer, *_: kind if layer.w.dim() == 4 else kinds.Patches
+        "leakaudit.engine.recording.way", lambda layer, *_: kind if layer.w.dim() > 2 else kinds.Patches
     )
     torch.manual_seed(0)
     model = model_of(NETWORKS[name]()).eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from leakaudit.audit.audit import audit
 from leakaudit.errors import UserError
 from leakaudit.result.schema import Images
 from leakaudit.scene.plan import Plan
-from leakaudit.watch.tensorboard import Log, coloured, tag, tensorboard_monitor
+from leakaudit.watch.tensorboard import Log, tag, tensorboard_monitor
 from leakaudit.work.progress import Sight, Work, monitored
 from tests.leakaudit.audited import target
 
@@ -30,6 +31,7 @@ class Written:
 
     def add_images(self, name: str, images: torch.Tensor, step: int) -> None:
         self.pictures.append((name, tuple(images.shape), step))
+        self.last = images
 
     def flush(self) -> None: ...
 
@@ -79,8 +81,17 @@ def test_names_may_hold_what_stands_between_them() -> None:
 
 def test_a_tag_has_as_many_parts_as_it_was_given() -> None:
     assert tag("../a/b", "c\x1b") == ".._a_b/c\\x1b"
-    assert coloured(torch.ones(2, 5, 4, 4)).shape == (2, 1, 4, 4)
-    assert coloured(torch.ones(2, 3, 4, 4)).shape == (2, 3, 4, 4)
+
+
+def test_of_volumes_the_middle_slice_is_written() -> None:
+    """How deep they are is told by the records beside them, which are not written themselves."""
+    written = Written()
+    log = Log(written, pictures=True)
+    log.show(Work("gan"), 0, 0)
+    log.show(Work("gan"), 1, 2)
+    log.beside(lambda victim: torch.zeros(1, 3, 4, 6, 6))
+    log.look(replace(sight(0.5), images=torch.arange(12.0).view(1, 12, 1, 1).expand(1, 12, 6, 6)))
+    assert written.last[0, :, 0, 0].tolist() == [2, 6, 10]
 
 
 def read(folder: Path) -> Any:
