@@ -48,12 +48,12 @@ class Task:
         """What is learned, in a few words that begin with the kind: `multi-label, 14 outputs`."""
         if not self.own_targets:
             return self.kind
-        many = "" if prod(self.shape) == 1 else "s"
+        many, planes = "" if prod(self.shape) == 1 else "s", (1, 1, 1, *self.shape)[-3]
         size = {
             "soft labels": f"{prod(self.shape)} classes",
             "multi-label": f"{prod(self.shape)} output{many}",
             "regression": f"{'×'.join(map(str, self.shape)) or 1} output{many}",
-            "segmentation": f"{self.values} classes of pixels" if self.values else f"{(1, *self.shape)[-3]} planes",
+            "segmentation": f"{self.values} classes of pixels" if self.values else f"{planes} planes",
         }
         return f"{self.kind}, {size[self.kind]}"
 
