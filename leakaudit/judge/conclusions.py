@@ -144,10 +144,10 @@ def _labels(result: AuditResult, defense: DefenseResult) -> list[Finding]:
     if defense.examined is None or told is None or (told.label_accuracy.low or 0.0) <= labels_by_chance(result):
         return []
     measured, guess = told.label_accuracy, labels_by_chance(result)
-    what, most = ("labels", "class") if result.chance_labels is None else ("label groups", "group")
+    what, one = ("labels", "class") if result.chance_labels is None else ("label groups", "group")
     message = (
         f"{defense.spec}: the attack {told.name} reads {percent(measured.value or 0.0)} of the {what} off the updates "
-        f"(at least {percent(measured.low or 0.0)} with 95% confidence; the commonest {most} makes up {percent(guess)})."
+        f"(at least {percent(measured.low or 0.0)} with 95% confidence; the commonest {one} makes up {percent(guess)})."
     )
     evidence = _evidence(defense.spec, told, measured, None) | {"guess": guess}
     return [Finding("labels-leak", "info", message, evidence)]
