@@ -92,13 +92,18 @@ def freed(model: PixelModel, update: SharedUpdate, generator: torch.Generator) -
         low, wide, size = low - room * wide, (1 + 2 * room) * wide, table.shape[1]
         if task.binary:
             low, wide = torch.zeros_like(low), torch.ones_like(wide)
-        loss = _of_numbers(update.loss, task, outputs, low, wide)
+        sought = _of_numbers(update.loss, task, outputs, low, wide)
     elif _is_cross_entropy(update, outputs, generator):
         size = task.values * prod(task.shape)
         low = wide = torch.zeros(0)
-        loss = _of_shares(outputs, size)
+        sought = _of_shares(outputs, size)
     else:
         return None
+
+    def loss(given: Tensor, labels: Tensor) -> Tensor:  # of outputs with targets beside them, or of outputs alone
+        alone = given[0].numel() == prod(outputs)
+        return update.loss(given, labels) if alone else sought(given, labels)
+
     spare = -(-size // (height * width))
     packed = replace(update, loss=loss, input_shape=(channels + spare, height, width))
     return Free(Packed(model, channels), packed, task, channels, size, low, wide)

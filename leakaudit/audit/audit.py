@@ -53,7 +53,7 @@ from leakaudit.scene.told import SETTINGS, at_level, quick_fit, stated, vouched
 from leakaudit.scene.updates import Updates
 from leakaudit.score.diagnosis import compare_with_control, inspected
 from leakaudit.score.identification import of_line_ups
-from leakaudit.score.measures import chance
+from leakaudit.score.measures import chance, majority
 from leakaudit.score.scoring import skipped
 from leakaudit.score.standin import SENTENCE
 from leakaudit.score.utility import Senders, Utility, utility
@@ -374,6 +374,7 @@ def _result(course: Course, *, complete: bool) -> AuditResult:
         findings=(*scene.findings, *(finding for found in course.noticed.values() for finding in found)),
         baselines=scene.baselines,
         chance_accuracy=chance(target.test, target.task),
+        chance_labels=majority(target.test) if target.task.grouped else None,
         measure=target.task.measure.name,
         chance_identification=scene.candidates.chance,
         max_identification=plan.max_identification,

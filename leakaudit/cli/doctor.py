@@ -151,14 +151,15 @@ def notice(console: Console, target: Loaded, findings: Sequence[Finding]) -> Non
     from leakaudit.judge.findings import mend_of
     from leakaudit.result.plaintext import visible
     from leakaudit.result.shapes import in_words as sizes_in_words
+    from leakaudit.result.tasks import in_words
 
     def shown(words: str) -> str:
         return escape(visible(words))
 
     console.print(
         f"[bold]{shown(target.name)}[/]: {shown(type(target.model.network).__name__)}, {sizes_in_words(target.sizes)}, "
-        f"{len(target.classes)} classes; {len(target.private)} private, {len(target.test)} test, "
-        f"{len(target.auxiliary)} auxiliary records on {target.device}",
+        f"{in_words(target.task.described, len(target.classes))}; {len(target.private)} private, "
+        f"{len(target.test)} test, {len(target.auxiliary)} auxiliary records on {target.device}",
         highlight=False,
     )
     colours = {"error": "red", "warning": "yellow", "info": "cyan"}

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 from torch.utils.data.dataloader import default_collate
 
-from leakaudit.data.keys import image_and_label
+from leakaudit.data.keys import LABEL_KEYS, image_and_label
 from leakaudit.data.labels import to_label
 from leakaudit.data.pictures import ANY, PAIRS, Expected, to_picture
 from leakaudit.data.refusal import is_table, refused
@@ -90,8 +90,9 @@ def divide(
     cannot be read or is too small to give every part a record.
     """
     data = underlying(data)
-    if is_table(data):
-        raise refused(f"{name} is a table ({type(data).__name__} of shape {tuple(data.shape)})")
+    table = data[0] if isinstance(data, tuple) and data and not hasattr(data, "_fields") else data
+    if is_table(table):
+        raise refused(f"{name} is a table ({type(table).__name__} of shape {tuple(table.shape)})")
     count = _length(data)
     with seeded(seed, "data", name):
         if count is None:
@@ -108,15 +109,36 @@ def divide(
 
 
 def classes_of(data: Any) -> tuple[str, ...] | None:
-    """Return the class names a dataset carries (`.classes`, also under Subset or DataLoader), if any."""
+    """Return the class names a dataset carries, also under Subset, ConcatDataset or DataLoader, if any.
+
+    They stand as `.classes`, as the features of a Hugging Face dataset, or in the `.info` of MedMNIST.
+    """
     for _ in range(8):
-        found = getattr(data, "classes", None)
-        if isinstance(found, Sequence) and not isinstance(found, str) and found:
-            return tuple(map(str, found))
-        data = getattr(data, "dataset", None)
+        found = _names_of(data)
+        if found:
+            return found
+        parts = getattr(data, "datasets", None)
+        data = parts[0] if isinstance(parts, list) and parts else getattr(data, "dataset", None)
         if data is None:
             break
     return None
+
+
+def _names_of(data: Any) -> tuple[str, ...]:
+    found = getattr(data, "classes", None)
+    if not isinstance(found, Sequence):
+        features, info = getattr(data, "features", None), getattr(data, "info", None)
+        label = (
+            next((features[key] for key in LABEL_KEYS if key in features), None)
+            if isinstance(features, Mapping)
+            else None
+        )
+        found = getattr(label, "names", None)
+        if found is None and isinstance(info, Mapping) and isinstance(info.get("label"), Mapping):
+            found = [info["label"].get(str(number)) for number in range(len(info["label"]))]
+    if not isinstance(found, Sequence) or isinstance(found, str) or any(name is None for name in found):
+        return ()
+    return tuple(map(str, found))
 
 
 def is_data(data: Any) -> bool:

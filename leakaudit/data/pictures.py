@@ -6,6 +6,7 @@ and no scale is guessed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from leakaudit.data.refusal import other_than_picture, refused
 from leakaudit.errors import UserError
+from leakaudit.files.pictures import NARROWED
 from leakaudit.files.reading import reading, short
 
 PAIRS = "give (image, label) pairs, or dicts with an image and a label"
@@ -87,6 +89,8 @@ def _numbers(image: Any, where: str) -> Tensor:
             found = torch.from_numpy(np.array(image, dtype=image.dtype.newbyteorder("=") if kept else np.float32))
     if isinstance(image, str):
         raise UserError(f"{where} has the name of a file as its image, {short(image)}: open it in the dataset.")
+    if isinstance(image, bytes | Mapping):
+        raise UserError(f"{where} has an image that is not decoded ({type(image).__name__}): decode it in the dataset.")
     if found is None:
         raise UserError(f"{where} has {_an(type(image).__name__)} as its image: {PAIRS}.")
     if found.is_complex():
@@ -106,7 +110,7 @@ def _arranged(array: Tensor, tensor: bool, where: str, expected: Expected) -> Te
     if array.ndim == 2:
         return array[None]
     if array.ndim == 3 and expected.volumes:
-        if expected.channels in (1, None) and not {shape[0], shape[2]} & {3}:
+        if expected.channels in (1, None) and not {shape[0], shape[2]} & {*_USUAL}:  # which are pictures' channels
             return array[None]
         raise UserError(
             f"{where} has an image of shape {shape}, but `model` takes volumes: give "
@@ -121,10 +125,12 @@ def _arranged(array: Tensor, tensor: bool, where: str, expected: Expected) -> Te
         raise UserError(f"{where} has an image of shape {shape}: give pictures {_wanted(expected)}.")
     last = _last(shape, tensor, expected)
     if last is None:
-        raise UserError(
-            f"{where} has an image of shape {shape}, of which the channels may stand first or last: give "
-            f"{_wanted(expected)} as a tensor."
-        )
+        both = shape[0] in (expected.channels, *_USUAL)
+        if not both and array.ndim == 3 and expected.volumes is None:
+            return array[None]  # a volume: folded it is the same as a picture of as many channels
+        why = "of which the channels may stand first or last" if both else "of which neither end is that of channels"
+        slices = "" if both or array.ndim == 4 else ", or a slice if it is a volume"
+        raise UserError(f"{where} has an image of shape {shape}, {why}: give {_wanted(expected)} as a tensor{slices}.")
     return array.movedim(-1, 0) if last else array
 
 
@@ -164,9 +170,12 @@ def _from_pil(image: Any, where: str, expected: Expected) -> Seen:
     if into != mode:
         # Of pictures with an alpha that is multiplied in already, the colours are found first.
         image = image.convert("RGBA").convert(into) if mode == "RGBa" else image.convert(into)
+    deep = bool(image.info.get(NARROWED))
+    if deep:
+        told = (*told, "16 bits of colour were read as their upper 8")
     pixels = torch.from_numpy(np.array(image, dtype=np.uint8))
     pixels = pixels[None] if pixels.ndim == 2 else pixels.movedim(-1, 0)
-    return Seen((pixels.float() / 255).contiguous(), True, told=told)
+    return Seen((pixels.float() / 255).contiguous(), True, deep, told)
 
 
 def _plain(image: Any, mode: str, expected: Expected) -> tuple[str, tuple[str, ...]]:

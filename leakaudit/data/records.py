@@ -137,7 +137,7 @@ def _check_range(
         raise UserError(_of_pixels(images, depth, name, low, high))
     (mean, std), size = scale, converted.shape[1]
     declared = f"mean {listed(mean)} and std {listed(std)}"
-    found = f"the pixels of {name} span {low:.3g} to {high:.3g} under {declared}, not 0 to 1"
+    found = f"the pixels of {name} span {_number(low)} to {_number(high)} under {declared}, not 0 to 1"
     shift, factor = (torch.tensor(v).repeat_interleave(size // len(v)).view(1, -1, 1, 1) for v in scale)
     given = (converted - shift) / factor
     white = scale_of(float(given.max()))
@@ -160,7 +160,7 @@ def _check_range(
 
 def _of_pixels(images: Tensor, depth: int, name: str, low: float, high: float) -> str:
     """Return what to say of a file's numbers that are taken as pixels, as they are, and are none between 0 and 1."""
-    found = f"the pixels of {name} span {low:.3g} to {high:.3g}, not 0 to 1"
+    found = f"the pixels of {name} span {_number(low)} to {_number(high)}, not 0 to 1"
     white = scale_of(high)
     if low >= 0 and white is not None:
         kept = "save them as uint8, or " if white == 255 else ""
@@ -200,6 +200,10 @@ def explain(inputs: Tensor, depth: int = 1) -> str | None:
         if best is None or slack < best[0]:
             best = (slack, name)
     return best[1] if best else None
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def listed(values: tuple[float, ...]) -> str:

@@ -89,8 +89,8 @@ def other_than_label(label: Any) -> str | None:
 
 
 def is_table(data: Any) -> bool:
-    """Return whether a whole data set is a table: a data frame, or an array of rows."""
-    if hasattr(data, "iloc") and hasattr(data, "columns"):
+    """Return whether a whole data set is a table: a data frame, a sparse matrix, or an array of rows."""
+    if (hasattr(data, "iloc") and hasattr(data, "columns")) or hasattr(data, "tocsr"):
         return True
     return isinstance(data, Tensor | np.ndarray) and data.ndim == 2
 

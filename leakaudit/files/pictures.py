@@ -21,6 +21,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 PIXELS = 2**24  # 4096 × 4096: no classifier takes more, and as numbers they are 200 MB already
 DEEP = ("I;16", "I;16L", "I;16B", "I;16N")
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I", "F", *DEEP)
+NARROWED = "leakaudit: 16 bits as 8"  # in a picture's `info`
 SLICES = 2**27  # pixels of all pages of a file together, where they are a volume: 512 × 512 × 512
 MEND = f"give a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture"
 
@@ -65,7 +66,10 @@ def _size(picture: Image) -> str:
 
 
 def _loaded(picture: Image, source: str) -> Image:
+    narrowed = ";16" in str([tile[-1] for tile in getattr(picture, "tile", ())])
     picture.load()
+    if narrowed and not picture.mode.startswith("I"):  # Pillow drops the lower 8 bits of a colour
+        picture.info[NARROWED] = True
     if picture.mode == "I" and picture.format == "PNG":  # 16 bits, as older versions of Pillow give them
         return picture.convert("I;16")
     if picture.mode not in MODES:
@@ -85,6 +89,10 @@ def _opened(data: bytes, source: str) -> Image:
                 f"{source} is no TIFF that can be read here (it is broken, or has 16 bits of colour, or more than four "
                 "channels): save it with 8 bits, or give arrays."
             ) from error
+        if not data:
+            raise Broken("it is empty") from error
+        if data.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")) or data[8:12] == b"WEBP":
+            raise Broken("it begins as one and is broken") from error
         raise Broken(f"it is none of {', '.join(FORMATS)}") from error
 
 

@@ -14,6 +14,7 @@ from leakaudit.errors import UserError
 from leakaudit.protocol.gradients import in_mode
 
 _PLANES = (nn.Conv2d, nn.Conv3d)
+_MANY = 4  # channels: more may be slices
 Roles = Mapping[str, Sequence[Item]]
 
 
@@ -37,7 +38,7 @@ def arranged(network: nn.Module, roles: Roles, expected: Expected) -> tuple[dict
     same = {role: list(found) for role, found in roles.items()}
     shape = max((tuple(item.picture.shape) for item in items), key=lambda found: (len(found), found[0]))
     volumes = len(shape) == 4
-    if _fits(shape, expected) or _takes(network, shape, expected):
+    if (_fits(shape, expected) and not (volumes and shape[0] == 1)) or _takes(network, shape, expected):
         return same, []
     if volumes and shape[0] == 1 and _takes(network, shape[1:], expected):  # slices as channels
         return {r: [replace(i, picture=i.picture.flatten(0, 1)) for i in found] for r, found in same.items()}, []
@@ -47,8 +48,10 @@ def arranged(network: nn.Module, roles: Roles, expected: Expected) -> tuple[dict
             "Pictures are grey and `model` takes three channels: the one channel was repeated, and an attack is scored "
             "on three equal ones."
         ]
+    if _fits(shape, expected):  # whoever needs its output says why it fails
+        return same, []
     first = next(item for item in items if tuple(item.picture.shape) == shape)
-    raise UserError(_unfit(first.where, shape, expected))
+    raise UserError(_unfit(first, shape, expected))
 
 
 def _fits(shape: tuple[int, ...], expected: Expected) -> bool:
@@ -71,18 +74,23 @@ def _takes(network: nn.Module, shape: Sequence[int], expected: Expected) -> bool
     return True
 
 
-def _unfit(where: str, shape: tuple[int, ...], expected: Expected) -> str:
+def _unfit(item: Item, shape: tuple[int, ...], expected: Expected) -> str:
     volumes = len(shape) == 4
     what, wanted = ("volume", "pictures") if volumes else ("picture", "volumes")
     if volumes != bool(expected.volumes):
         form = f"({expected.channels or 'C'}, {'D, ' if expected.volumes else ''}H, W)"
-        return f"{where} is a {what}, of shape {shape}, but `model` takes {wanted} {form}: give those."
+        return f"{item.where} is a {what}, of shape {shape}, but `model` takes {wanted} {form}: give those."
     mends = {
         (3, 1): "make them grey in the data (transforms.Grayscale()), or give a model of three channels",
         (4, 3): "leave the fourth out in the data, or give a model of four channels",
     }
+    told = f" ({'; '.join(item.told)})" if item.told else ""
     mend = mends.get((shape[0], expected.channels or 0), "give data and a model of the same channels")
+    if volumes and shape[1] == expected.channels:
+        mend = f"they seem to stand second, so give ({shape[1]}, D, H, W)"
+    elif not volumes and shape[0] > _MANY:
+        mend += ", or slices if it is a volume"
     return (
-        f"{where} has {shape[0]} channel(s), as a {what} of shape {shape}, but the first convolution of `model` takes "
-        f"{expected.channels}: {mend}."
+        f"{item.where} has {shape[0]} channel(s), as a {what} of shape {shape}{told}, but the first convolution of "
+        f"`model` takes {expected.channels}: {mend}."
     )

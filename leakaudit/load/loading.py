@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from leakaudit.data.datafiles import as_volumes, read_data
 from leakaudit.data.datasets import Divided, Item, classes_of, divide, is_data, is_stream
 from leakaudit.data.noticing import clauses, drawn_anew, misdeclared
-from leakaudit.data.pictures import ANY, Expected
+from leakaudit.data.pictures import Expected
 from leakaudit.data.records import fingerprints, one_size, per_channel, to_records, without
 from leakaudit.data.sources import opened
 from leakaudit.errors import UserError, first_line, sentence
@@ -87,14 +87,13 @@ def load_target(
     return replace(target, factory=factory, folder=file.folder, given=given, notes=notes)
 
 
-def data_records(path: Path, expected: Expected = ANY) -> tuple[Records, tuple[str, ...] | None]:
+def data_records(path: Path) -> tuple[Records, tuple[str, ...] | None]:
     """Return all records of a folder of class folders or an .npz, in their order, and its class names if it has any.
 
-    `expected` is what the model takes, where there is one. Raises UserError naming the path.
+    Of an archive with training and test records those of training are meant. Raises UserError naming the path.
     """
-    data = as_volumes(read_data(path).train) if expected.volumes else read_data(path).train
-    name = str(path)
-    parts = divide(data, [1.0], name=name, limit=len(data), seed=0, expected=expected).parts
+    data, name = read_data(path).train, str(path)
+    parts = divide(data, [1.0], name=name, limit=len(data), seed=0).parts
     items = sorted(parts[0], key=lambda item: item.position)
     shape, depth = one_size([(name, items)])
     return to_records(items, shape, (0.0,), (1.0,), name, torch.device("cpu"), depth), classes_of(data)

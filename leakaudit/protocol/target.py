@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 from leakaudit.protocol.received import Received
 from leakaudit.protocol.task import CLASSES, Task
 from leakaudit.result.federation import Client
+from leakaudit.result.shapes import sizes_of
 from leakaudit.work.outputs import logits_of
 from leakaudit.work.plain import common_tensors, computing, plain
 from leakaudit.work.seeding import forked
@@ -173,8 +174,7 @@ class Target:
     @property
     def sizes(self) -> tuple[int, ...]:
         """Channels, of a volume its slices, height and width."""
-        (c, h, w), depth = self.input_shape, self.model.depth
-        return (c, h, w) if depth == 1 else (c // depth, depth, h, w)
+        return sizes_of(*self.input_shape, self.model.depth)
 
     @property
     def device(self) -> torch.device:

@@ -44,6 +44,20 @@ class Task:
         return MEASURES[KINDS[self.kind].measure]
 
     @property
+    def described(self) -> str:
+        """What is learned, in a few words that begin with the kind: `multi-label, 14 outputs`."""
+        if not self.own_targets:
+            return self.kind
+        many = "" if prod(self.shape) == 1 else "s"
+        size = {
+            "soft labels": f"{prod(self.shape)} classes",
+            "multi-label": f"{prod(self.shape)} output{many}",
+            "regression": f"{'×'.join(map(str, self.shape)) or 1} output{many}",
+            "segmentation": f"{self.values} classes of pixels" if self.values else f"{(1, *self.shape)[-3]} planes",
+        }
+        return f"{self.kind}, {size[self.kind]}"
+
+    @property
     def by_class(self) -> bool:
         """Whether the model has one output for each class, as the loss of a classifier takes them."""
         return self.kind in ("classes", "soft labels")

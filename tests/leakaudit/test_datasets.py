@@ -175,7 +175,7 @@ def test_a_tensor_three_pixels_wide_keeps_its_channels_first() -> None:
         (lambda x, y: (x, "cat"), "whole number"),
         (lambda x, y: (x, None), "whole number"),
         (lambda x, y: ("file.png", y), "name of a file as its image, 'file.png'"),
-        (lambda x, y: (b"file", y), "a bytes as its image"),
+        (lambda x, y: (b"file", y), "is not decoded .bytes."),
         (lambda x, y: (x[None, None, None], y), r"shape \(1, 1, 1, 3, 4, 5\)"),
         (lambda x, y: 1 / 0, r"fails at record \d+ \(ZeroDivisionError: division by zero\)"),
         (lambda x, y: (x.expand(2, 3, 4, 5), y.expand(2)), "a batch of 2 pictures"),
