@@ -241,7 +241,7 @@ CASES = (
     case("09-hf-two-images/model.py", read("classes", 2, (1, 25, 25), "pixel_values")),
     case("23-wrapped/model.py", linked, "amp", SHORT, KIND="amp"),
     case("23-wrapped/model.py", linked, "dp", SHORT, KIND="dp"),
-    case("23-wrapped/model.py", linked, "jit", SHORT, KIND="jit"),
+    case("23-wrapped/model.py", refused("TorchScript"), "jit", KIND="jit"),
     case("23-wrapped/model.py", refused("quantised", "float"), "quant", KIND="quant"),
     case("23-wrapped/model.py", read("classes", 2, None, "float32"), "half", SHORT, KIND="half"),
     case("21-singleton-class/model.py", others_scored, plan=SHORT | {"records": 20}),

@@ -205,7 +205,7 @@ class Obscure(Defense):
         likely = tempered(opinions(references, pictures, mirror=self.mirror), self.temperature)
         labels = self.opinion * likely + (1 - self.opinion) * told
         obscurer, nats = with_rate(
-            lambda slope: Obscurer(pictures, labels, slope=slope, mirror=self.mirror), private, self.rate
+            lambda slope: Obscurer(pictures, labels, slope, self.mirror, target.model.depth), private, self.rate
         )
         test = records_on_grid(target.test.to(device), grid)
         learned = {
@@ -219,7 +219,7 @@ class Obscure(Defense):
             settings=settings_values(self),
             nats=nats,
             records=tuple(torch.bincount(private.labels, minlength=classes).tolist()),
-            shape=target.input_shape,
+            shape=target.sizes,
             digest=digest(target.private),
             target=target.name,
             learned=learned,
@@ -242,13 +242,13 @@ class Obscure(Defense):
         card = Card(
             classes=target.classes,
             settings=settings_values(self),
-            shape=target.input_shape,
+            shape=target.sizes,
             target=target.name,
             epsilon=epsilon,
             delta=self.delta,
             spent=found.spent,
         )
-        obscurer = Obscurer(found.pictures, found.labels, mirror=self.mirror)
+        obscurer = Obscurer(found.pictures, found.labels, mirror=self.mirror, depth=target.model.depth)
         return replace(self, obscurer=obscurer, nats=0.0, card=card, task=target.task)
 
     def _public(self, target: Target, generator: torch.Generator) -> Records:

@@ -17,9 +17,10 @@ from torch.nn import functional as F
 from leakaudit.defenses._reference import moved
 from leakaudit.errors import UserError
 from leakaudit.protocol.target import Records, Target
+from leakaudit.result.shapes import channels_in_words, in_words, sizes_of
 
 if TYPE_CHECKING:
-    from leakaudit.defenses.obscurer_file import Card
+    from leakaudit.defenses.obscurer_file import Card, Contents
 
 LOOK = 4  # the choice compares pictures averaged to 4×4
 SHIFT = 2  # pixels, of the shifts that a client adds
@@ -32,7 +33,8 @@ class Obscurer:
     """Puts one of `pictures` (J, C, H, W) in [0, 1], with its probabilities `labels` (J, K), in the place of a record.
 
     The picture j is drawn from q(j | x) ∝ exp(slope · s_j(x)), where s_j(x) in [0, 1] says how alike x and picture j
-    look at 4×4 pixels, `slope` ≥ 0. At slope 0 every picture is as likely, whatever x is.
+    look at 4×4 pixels, `slope` ≥ 0. At slope 0 every picture is as likely, whatever x is. Of volumes of D = `depth`
+    slices each picture is (C·D, H, W), slice by slice within each channel, and slices are compared one by one.
 
     Examples:
         In a client's own training loop, before the pictures are normalised:
@@ -46,29 +48,40 @@ class Obscurer:
     labels: Tensor
     slope: float = 0.0
     mirror: bool = True
+    depth: int = 1
 
     def __repr__(self) -> str:
         """Name the sizes alone: the pictures tell of private records, and logs are kept."""
-        size = "×".join(map(str, self.pictures.shape[1:]))
         return (
-            f"Obscurer({len(self.pictures)} pictures {size}, {self.labels.shape[1]} classes, slope={self.slope:.4g}, "
-            f"mirror={self.mirror})"
+            f"Obscurer({len(self.pictures)} {in_words(self.sizes)}, {self.labels.shape[1]} classes, "
+            f"slope={self.slope:.4g}, mirror={self.mirror})"
         )
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Channels, of volumes their slices, height and width of each picture."""
+        channels, height, width = self.pictures.shape[1:]
+        return sizes_of(channels, height, width, self.depth)
 
     def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Return pictures of the shape of `images` (N, C, H, W) and probabilities (N, K) in their place.
 
         `images` are floats in [0, 1], of any size; what comes back lies there too, on their device and of their type.
+        Volumes are (N, C, D, H, W), of as many slices as it was fitted on.
         A picture comes mirrored (if `mirror`) or not and shifted by up to two pixels. The labels of the records are
         not asked for: those of the pictures take their place. Without a generator the global random state is drawn on,
         but for the choice above slope 0: that is the operating system's, since torch keeps 32 bits of a seed, which can
         be searched. Raises leakaudit.UserError on images that do not fit.
         """
-        _check(images, self.pictures)
-        return self.draw(images, generator)
+        _check(images, self)
+        pictures, labels = self.draw(images if self.depth == 1 else images.flatten(1, 2), generator)
+        return pictures.view(images.shape), labels
 
     def draw(self, images: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Return what a call does, whatever `images` hold: for attacks, whose guesses may leave [0, 1]."""
+        """Return what a call does, whatever `images` hold: for attacks, whose guesses may leave [0, 1].
+
+        Volumes are given, and come back, as `pictures` holds them.
+        """
         secret = generator is None
         if generator is None:
             generator = torch.Generator().manual_seed(int(torch.randint(2**62, (1,))))
@@ -88,7 +101,7 @@ class Obscurer:
         """Return the obscurer of a file. Nothing in the file is executed.
 
         Raises leakaudit.UserError, one sentence, on a file that is not one, is damaged, or does not fit `target`: other
-        channels or other classes. Its pictures need not have the target's size.
+        channels, slices or classes. Its pictures need not have the target's height and width.
         """
         return read(Path(path), target)[0]
 
@@ -97,9 +110,9 @@ class Obscurer:
 
         Raises leakaudit.UserError where the place cannot be written.
         """
-        from leakaudit.defenses.obscurer_file import Contents, write
+        from leakaudit.defenses.obscurer_file import write
 
-        write(Contents(self.pictures, self.labels, self.slope, self.mirror), Path(path), card)
+        write(contents_of(self), Path(path), card)
 
     @staticmethod
     def pooled(parts: Sequence[Obscurer]) -> Obscurer:
@@ -165,7 +178,14 @@ def read(path: Path, target: Target | None = None) -> tuple[Obscurer, Card]:
     from leakaudit.defenses import obscurer_file
 
     contents, card = obscurer_file.read(path, target)
-    return Obscurer(contents.pictures, contents.labels, contents.slope, contents.mirror), card
+    return Obscurer(contents.pictures, contents.labels, contents.slope, contents.mirror, contents.depth), card
+
+
+def contents_of(obscurer: Obscurer) -> Contents:
+    """Return what a file holds of it."""
+    from leakaudit.defenses.obscurer_file import Contents
+
+    return Contents(obscurer.pictures, obscurer.labels, obscurer.slope, obscurer.mirror, obscurer.depth)
 
 
 def pooled(parts: Sequence[Obscurer], names: Sequence[str] = ()) -> Obscurer:
@@ -203,9 +223,9 @@ def pooled(parts: Sequence[Obscurer], names: Sequence[str] = ()) -> Obscurer:
 
 def mark(part: Obscurer) -> str:
     """Return the SHA-256 of an obscurer's pictures and probabilities, the one that its file holds."""
-    from leakaudit.defenses.obscurer_file import Contents, fingerprint
+    from leakaudit.defenses.obscurer_file import fingerprint
 
-    return fingerprint(Contents(part.pictures, part.labels, part.slope, part.mirror))
+    return fingerprint(contents_of(part))
 
 
 def _check_alike(part: Obscurer, first: Obscurer, name: str, other: str) -> None:
@@ -214,9 +234,9 @@ def _check_alike(part: Obscurer, first: Obscurer, name: str, other: str) -> None
             f"{name} was fitted with a rate above 0, which bounds what a choice among its own client's pictures tells: "
             "fit it at rate=0 before it is pooled."
         )
-    if part.pictures.shape[1:] != first.pictures.shape[1:]:
-        said, wanted = ("×".join(map(str, each.pictures.shape[1:])) for each in (part, first))
-        raise UserError(f"{name} has pictures of {said}, and {other} of {wanted}: fit all clients on one size.")
+    if part.sizes != first.sizes:
+        said, wanted = (in_words(each.sizes) for each in (part, first))
+        raise UserError(f"{name} draws {said}, and {other} {wanted}: fit all clients on one size.")
     if part.labels.shape[1] != first.labels.shape[1]:
         knows, known = part.labels.shape[1], first.labels.shape[1]
         raise UserError(f"{name} knows {knows} classes, and {other} {known}: fit all clients on the same classes.")
@@ -224,14 +244,17 @@ def _check_alike(part: Obscurer, first: Obscurer, name: str, other: str) -> None
         raise UserError(f"{name} and {other} differ in whether pictures may be mirrored: fit all with one `mirror`.")
 
 
-def _check(images: Tensor, pictures: Tensor) -> None:
-    if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim != 4:
+def _check(images: Tensor, obscurer: Obscurer) -> None:
+    own = obscurer.sizes
+    if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim != len(own) + 1:
         kind = f"{images.dtype} of shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        raise UserError(f"the obscurer was given {kind}: give float pictures (N, C, H, W) in [0, 1].")
-    if images.shape[1] != pictures.shape[1]:
+        wanted = "volumes (N, C, D, H, W)" if len(own) == 4 else "pictures (N, C, H, W)"
+        raise UserError(f"the obscurer was given {kind}: give float {wanted} in [0, 1].")
+    if tuple(images.shape[1:-2]) != own[:-2]:
+        said, wanted = (channels_in_words(sizes) for sizes in (images.shape[1:], own))
         raise UserError(
-            f"the obscurer was given pictures of {images.shape[1]} channel(s) and was fitted on {pictures.shape[1]}: "
-            "give pictures like those it was fitted on."
+            f"the obscurer was given {said} and was fitted on {wanted}: give {wanted.partition(' ')[0]} like those it "
+            "was fitted on."
         )
     low, high = (float(v) for v in images.detach().aminmax()) if images.numel() else (0.0, 1.0)
     if not (low >= -1e-3 and high <= 1 + 1e-3):

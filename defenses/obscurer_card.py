@@ -15,6 +15,7 @@ from leakaudit.defenses.obscurer import Obscurer, identification_bound
 from leakaudit.defenses.obscurer_file import Card, idle_settings
 from leakaudit.defenses.obscurer_pool import differing
 from leakaudit.result.numbers import number, percent, plain, seconds, significant
+from leakaudit.result.shapes import in_words, written
 
 CANDIDATES = 100
 TITLE = ": an obscuring generator"
@@ -67,7 +68,8 @@ def render(obscurer: Obscurer, card: Card, file: str, costs: Costs | None = None
         classes=list(zip(card.classes, card.records, strict=False)),
         spent=[(s.what, number(s.sensitivity, 3), number(s.std, 3)) for s in card.spent],
         pictures=f"{len(obscurer.pictures):,}",
-        size="×".join(map(str, obscurer.pictures.shape[1:])),
+        size=written(obscurer.sizes),
+        kind="volumes" if obscurer.depth > 1 else "pictures",
         width=obscurer.labels.shape[1],
         public=card.settings.get("public") is True,
         loaded=Code(json.dumps(file).replace("`", "\\u0060")),  # a string of Python too, and no end of the block
@@ -108,7 +110,6 @@ def within(found: Mapping[str, Any], name: str) -> str:
 
 def summary(obscurer: Obscurer, card: Card, spent: Costs) -> str:
     """Return what a fit gave, in lines for a terminal."""
-    size = "×".join(map(str, obscurer.pictures.shape[1:]))
     bound = identification_bound(card.nats, CANDIDATES)
     if card.epsilon is not None:
         return _private_summary(obscurer, card, spent)
@@ -116,7 +117,7 @@ def summary(obscurer: Obscurer, card: Card, spent: Costs) -> str:
     caught = m.get("caught") is not None
     return "\n".join(
         [
-            f"fitted    {len(obscurer.pictures):,} pictures {size} over {len(card.classes)} classes, on "
+            f"fitted    {len(obscurer.pictures):,} {in_words(obscurer.sizes)} over {len(card.classes)} classes, on "
             f"{sum(card.records):,} private records",
             f"proven    one release carries {significant(card.nats)} nats about its record: picked out of {CANDIDATES} "
             f"with probability {significant(bound)} at most (chance {1 / CANDIDATES:g})",
@@ -131,10 +132,9 @@ def summary(obscurer: Obscurer, card: Card, spent: Costs) -> str:
 
 
 def _private_summary(obscurer: Obscurer, card: Card, spent: Costs) -> str:
-    size = "×".join(map(str, obscurer.pictures.shape[1:]))
     return "\n".join(
         [
-            f"fitted    {len(obscurer.pictures):,} pictures {size} over {len(card.classes)} classes",
+            f"fitted    {len(obscurer.pictures):,} {in_words(obscurer.sizes)} over {len(card.classes)} classes",
             f"proven    the whole file and its card are (ε, δ)-differentially private towards every record: "
             f"ε = {significant(card.epsilon or 0.0)}, δ = {card.delta:g}",
             f"cost      fit {seconds(spent.fit)}, {seconds(spent.processor)} of CPU time; "

@@ -21,6 +21,7 @@ from leakaudit.files.typed import Misfit, typed
 from leakaudit.files.weights import safetensors_header
 from leakaudit.files.writing import write_atomically
 from leakaudit.protocol.target import Records, Target
+from leakaudit.result.shapes import channels_in_words, sizes_of
 from leakaudit.version import __version__
 
 FORMAT = "leakaudit.obscurer/1"
@@ -100,12 +101,16 @@ def digest(records: Records) -> str:
 
 @dataclass(frozen=True)
 class Contents:
-    """The fields of an `Obscurer` as a file holds them: pictures (J, C, H, W), probabilities (J, K), slope, mirror."""
+    """The fields of an `Obscurer` as a file holds them: pictures (J, C, H, W), probabilities (J, K), slope, mirror.
+
+    `depth` is the number of slices D of volumes, whose pictures are (J, C·D, H, W).
+    """
 
     pictures: Tensor
     labels: Tensor
     slope: float
     mirror: bool
+    depth: int = 1
 
 
 def fingerprint(obscurer: Contents) -> str:
@@ -134,6 +139,7 @@ def write(obscurer: Contents, path: Path, card: Card) -> None:
         "slope": obscurer.slope,
         "mirror": obscurer.mirror,
         "shape": list(obscurer.pictures.shape[1:]),
+        **({} if obscurer.depth == 1 else {"depth": obscurer.depth}),
         "card": asdict(card),
     }
     write_atomically(path, save(tensors, {KEY: json.dumps(header, sort_keys=True, allow_nan=False)}), private=True)
@@ -162,12 +168,13 @@ def read(path: Path, target: Target | None = None) -> tuple[Contents, Card]:
     if not numeric or not 0 <= slope < math.inf or not isinstance(mirror, bool):
         said = f"slope {short(slope)} and mirror {short(mirror)}"
         raise UserError(f"{path} has {said}, not a number ≥ 0 and true or false: {MAKE}.")
-    wrong = _wrong(tensors, shape, len(card.classes))
+    depth = header.get("depth", 1)  # of volumes alone
+    wrong = _wrong(tensors, shape, len(card.classes), depth)
     if not wrong and header.get("sha256") != _sum(tensors):
         wrong = "its pictures or probabilities are not those that were written"
     if wrong:
         raise UserError(f"{path} is damaged or was not written by leakaudit: {wrong}; {MAKE}.")
-    contents = Contents(tensors["pictures"].float() / 255, tensors["labels"], float(slope), mirror)
+    contents = Contents(tensors["pictures"].float() / 255, tensors["labels"], float(slope), mirror, depth)
     if target is not None:
         _fits(path, contents, card, target)
     return contents, card
@@ -199,7 +206,7 @@ def _parts(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, header
 
 
-def _wrong(tensors: Mapping[str, Tensor], shape: object, classes: int) -> str | None:
+def _wrong(tensors: Mapping[str, Tensor], shape: object, classes: int, depth: object) -> str | None:
     """Return what is wrong with the tensors, None where nothing is."""
     for name, dtype, dimensions in (("pictures", torch.uint8, 4), ("labels", torch.float32, 2)):
         if name not in tensors:
@@ -211,6 +218,8 @@ def _wrong(tensors: Mapping[str, Tensor], shape: object, classes: int) -> str | 
     pictures, labels = tensors["pictures"], tensors["labels"]
     if list(pictures.shape[1:]) != shape:
         return f"its pictures have shape {tuple(pictures.shape[1:])} and its header says {short(shape)}"
+    if type(depth) is not int or depth < 1 or pictures.shape[1] % depth:
+        return f"its pictures have shape {tuple(pictures.shape[1:])} and its header says {short(depth)} slices"
     if len(pictures) != len(labels):
         return f"it has {len(pictures)} pictures and {len(labels)} rows of probabilities"
     if labels.shape[1] != classes:
@@ -222,11 +231,16 @@ def _wrong(tensors: Mapping[str, Tensor], shape: object, classes: int) -> str | 
     return None
 
 
+def _sizes(obscurer: Contents) -> tuple[int, ...]:
+    channels, height, width = obscurer.pictures.shape[1:]
+    return sizes_of(channels, height, width, obscurer.depth)
+
+
 def _fits(path: Path, obscurer: Contents, card: Card, target: Target) -> None:
     mend = "fit one on this model's data"
-    channels, wanted = obscurer.pictures.shape[1], target.input_shape[0]
-    if channels != wanted:
-        said = f"its pictures have {channels} channel(s), not {wanted}"
+    own, wanted = _sizes(obscurer), target.sizes
+    if own[:-2] != wanted[:-2]:
+        said = f"it draws {channels_in_words(own)}, not {channels_in_words(wanted)}"
         raise UserError(f"{path} does not fit {target.name}: {said}; {mend}.")
     if len(card.classes) != len(target.classes):
         said = f"it knows {len(card.classes)} classes, not {len(target.classes)}"

@@ -23,6 +23,7 @@ from leakaudit.protocol.defense import Defense, parts_of
 from leakaudit.protocol.registry import parse_defense, settings_values
 from leakaudit.protocol.target import Records, Target
 from leakaudit.score.diagnosis import inspected
+from leakaudit.score.pictures import unfolded
 from leakaudit.version import __version__
 from leakaudit.work.precision import exact
 from leakaudit.work.progress import Work, current
@@ -55,6 +56,7 @@ def key_of(defense: Obscure, target: Target, seed: int) -> dict[str, str]:
         "set of private records": digest(target.private),
         "set of public records": digest(target.auxiliary) if defense.public else "",
         "number of classes": str(len(target.classes)),
+        "slices of a volume": str(target.model.depth),
         "seed": str(seed),
         "version of leakaudit": __version__,
         "device": target.device.type,
@@ -113,13 +115,15 @@ def now() -> tuple[float, float]:
 
 @torch.no_grad()
 def released(obscurer: Obscurer, records: Records, seed: int | None) -> tuple[Tensor, Tensor]:
-    """Return uint8 pictures (N, C, H, W) and probabilities (N, K) in the place of records.
+    """Return uint8 pictures (N, C, H, W), or volumes (N, C, D, H, W), and probabilities (N, K) in the place of records.
 
     Without a seed nobody can repeat the choice (`Obscurer.__call__`).
     """
     generator = None if seed is None else generator_for(seed, "obscurer", "applied")
+    fits = records.images.shape[1] == obscurer.pictures.shape[1]  # else the call says what does not
+    images = unfolded(records.images, obscurer.depth) if fits else records.images
     size = max(1, MOST_VALUES // max(1, records.images[0].numel()))
-    drawn = [obscurer(part, generator) for part in torch.split(records.images, size)]
+    drawn = [obscurer(part, generator) for part in torch.split(images, size)]
     pictures = torch.cat([(x * 255).round().clamp(0, 255).to(torch.uint8) for x, _ in drawn])
     return pictures, torch.cat([p for _, p in drawn]).float()
 

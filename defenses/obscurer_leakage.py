@@ -94,7 +94,7 @@ def overhead(obscurer: Obscurer, target: Target) -> Mapping[str, float | int]:
 
     with forked(), torch.enable_grad():
         training = _seconds(step, target.device)
-        drawing = _seconds(lambda: obscurer(images, generator), target.device)
+        drawing = _seconds(lambda: obscurer.draw(images, generator), target.device)
     return {"batch": len(batch), "drawing": drawing, "training": training}
 
 

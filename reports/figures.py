@@ -7,12 +7,13 @@ from math import sqrt
 
 from leakaudit.compare.advice import loss_limit, no_accuracy
 from leakaudit.judge.ranking import bound, worst
-from leakaudit.reports.drawing import Anchor, Box, Drawing, Line, Mark, Panel, Word, percents
+from leakaudit.reports.drawing import Anchor, Box, Drawing, Line, Mark, Panel, Word, percents, ticks
 from leakaudit.reports.labels import Label, beside, first_free
 from leakaudit.reports.view import key
-from leakaudit.result.numbers import interval, margin, percent
+from leakaudit.result.numbers import around, called, interval, learned, percent, significant
 from leakaudit.result.plaintext import visible
 from leakaudit.result.schema import AuditResult, Estimate
+from leakaudit.result.tasks import measure_of
 
 PANEL = Box(46, 8, 322, 232)
 TICKS = (0, 0.01, 0.05, 0.25, 0.5, 1)  # at their square roots: what matters happens at the low end
@@ -67,15 +68,15 @@ def describe(result: AuditResult) -> str:
     """Return the frontier in words, for readers who do not see it."""
     least = least_accuracy(result)
     limits = f" Limits: {percent(result.max_identification)} identified" + (
-        f", accuracy {percent(least)}." if least is not None else "."
+        f", {called(least, result.measure)}." if least is not None else "."
     )
     parts = [
         f"{p.key}, {p.label}: {percent(p.identification.value or 0)} identified ({interval(p.identification)}), "
-        f"accuracy {percent(p.at[1])} ({margin(p.accuracy)})"
+        f"{called(p.at[1], result.measure)} ({around(p.accuracy, result.measure)})"
         + (f", bound {percent(p.bound.value or 0)}" if p.bound else "")
         for p in points(result)
     ]
-    return "Privacy–accuracy frontier. " + "; ".join(parts) + "." + limits
+    return f"Privacy–{result.measure} frontier. " + "; ".join(parts) + "." + limits
 
 
 def frontier(result: AuditResult, name: str = "frontier") -> Drawing | None:
@@ -93,7 +94,7 @@ def frontier(result: AuditResult, name: str = "frontier") -> Drawing | None:
     ys += [result.chance_accuracy, *([least] if least is not None else [])]
     pad = max(0.12 * (max(ys) - min(ys)), 0.05)
     panel = Panel(box, (-0.03, 1.03), (min(ys) - pad, max(ys) + pad))
-    axes, scales = _axes(panel)
+    axes, scales = _axes(panel, result.measure)
     spread, marks = [line for p in drawn for line in _intervals(panel, p)], _marks(panel, drawn)
     limits, said = _limits(panel, result, [mark.box for mark in marks], [line.box for line in spread])
     taken = [*(mark.box for mark in marks), *(word.box for word in said)]
@@ -129,14 +130,22 @@ def _short(name: str) -> str:
     return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
 
 
-def _axes(panel: Panel) -> tuple[list[Line], list[Word]]:
-    across, up, box = {sqrt(tick): percent(tick) for tick in TICKS}, percents(*panel.up, 8), panel.box
+def _axes(panel: Panel, measure: str) -> tuple[list[Line], list[Word]]:
+    across, up, box = {sqrt(tick): percent(tick) for tick in TICKS}, _scale(panel, measure), panel.box
     lines = [*(panel.plumb("grid", x) for x in across), *(panel.level("grid", y) for y in up), panel.frame()]
     names = [
         Word((box.left + box.right) / 2, box.bottom + 34, ACROSS, anchor="middle"),
-        Word(11, (box.top + box.bottom) / 2, "test accuracy", anchor="middle", upright=True),
+        Word(11, (box.top + box.bottom) / 2, f"test {measure}", anchor="middle", upright=True),
     ]
     return lines, [*panel.scale_across(across), *panel.scale_up(up), *names]
+
+
+def _scale(panel: Panel, measure: str) -> dict[float, str]:
+    """Return the ticks of a measure: percent of a share, else numbers."""
+    of, (low, high) = measure_of(measure), panel.up
+    if of.percent:
+        return percents(low, high, 8)
+    return {tick: significant(tick) for tick in ticks(max(low, of.least), min(high, 1.0), 8)}
 
 
 def _limits(panel: Panel, result: AuditResult, marks: list[Box], spread: list[Box]) -> tuple[list[Line], list[Word]]:
@@ -150,7 +159,7 @@ def _limits(panel: Panel, result: AuditResult, marks: list[Box], spread: list[Bo
     wanted.append(_along(panel, result.chance_accuracy, "chance", upright=False))
     if least is not None:
         lines.append(panel.level("limit", least))
-        wanted.append(_along(panel, least, f"limit {percent(least)}", upright=False))
+        wanted.append(_along(panel, least, f"limit {learned(least, result.measure)}", upright=False))
     words: list[Word] = []
     for places in wanted:
         taken = [*marks, *(word.box for word in words)]

@@ -17,7 +17,7 @@ from leakaudit.reports.html_text import named
 from leakaudit.reports.pictures import Drawn, Place, Shown, chosen, drawn_of, shown
 from leakaudit.reports.templates import environment, writable
 from leakaudit.result import dates
-from leakaudit.result.numbers import percent
+from leakaudit.result.numbers import called, learned, percent
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.rules import VERDICTS
 from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Verdict, digest
@@ -154,9 +154,9 @@ def _card(result: AuditResult, index: int, drawn: Mapping[Place, Drawn], place: 
 def _accuracy(result: AuditResult, defense: DefenseResult) -> str:
     value = defense.accuracy.value
     if value is None:
-        return "accuracy not measured"
-    chance = f", chance {percent(result.chance_accuracy)}" if ranking.no_cost(result) else ""
-    return f"accuracy {percent(value)}{chance}"
+        return f"{result.measure} not measured"
+    chance = f", chance {learned(result.chance_accuracy, result.measure)}" if ranking.no_cost(result) else ""
+    return f"{called(value, result.measure)}{chance}"
 
 
 def _undrawn(defense: DefenseResult) -> str:

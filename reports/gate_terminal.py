@@ -17,7 +17,7 @@ from leakaudit.result.outcome import Check, Outcome
 from leakaudit.result.plaintext import visible
 from leakaudit.result.rules import VERDICTS
 from leakaudit.result.schema import Estimate
-from leakaudit.result.scores import SCORES, Score
+from leakaudit.result.scores import SCORES, Score, by_measure
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -112,7 +112,7 @@ def _row(check: Check, column: int, console: Console) -> list[str]:
 def _number(check: Check) -> str:
     """Return what was measured beside what is allowed, `42.5 points, at most 10 points`; empty where nothing was."""
     until = f"until {check.waiver.expires}: " if check.waiver else ""
-    score = next((score for score in SCORES.values() if score.name == check.rule), None)
+    score = by_measure(check.rule, check.measure) if check.rule in SCORES else None
     if score is None or check.measured.value is None or check.threshold is None or not check.direction:
         return until.removesuffix(": ")
     least = {"max": "at most", "min": "at least"}[check.direction]
@@ -211,7 +211,7 @@ def compared(changes: Sequence[tuple[Change, float | None]], notes: Sequence[str
             last, table = change.defense, _rows()
             was = f" (was {change.was})" if change.was != change.defense else ""
             console.print(text(f"{change.defense}{was}", "bold"))
-        score = SCORES[change.metric]
+        score = by_measure(change.metric, change.measure)
         table.add_row(
             text(score.heading),
             text(_value(score, change.before)),

@@ -14,6 +14,8 @@ from leakaudit.reports.terminal_lines import STYLES, printable
 from leakaudit.result import numbers
 from leakaudit.result.plaintext import visible
 from leakaudit.result.schema import Estimate
+from leakaudit.result.scores import by_measure
+from leakaudit.result.tasks import measure_of, spoken
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,6 +66,8 @@ def render(history: History) -> str:
             for i, series in enumerate(history.series)
         ],
         clause=clause,
+        measures=[judged_by(series) for series in history.series],
+        spoken=spoken,
     )
     return page.encode("utf-8", "replace").decode("utf-8")
 
@@ -79,16 +83,13 @@ def describe(series: Series) -> str:
     for p in series.points:
         gap = "" if p is series.points[0] or _joins(p, "identification") else "not comparable with what precedes it: "
         leak = _share(p.identification)
-        cost = "" if p.accuracy.value is None else f", accuracy {_share(p.accuracy)}"
+        cost = "" if p.accuracy.value is None else f", {p.measure} {_share(p.accuracy, p.measure)}"
         parts.append(f"run {p.run}: {gap}{leak} identified{cost}, limit {numbers.percent(p.limit)}, {p.verdict}")
     return visible(f"{series.name} over the runs. {'; '.join(parts)}.", 20_000)
 
 
-def _share(estimate: Estimate) -> str:
-    if estimate.value is None:
-        return "not measured"
-    spread = numbers.interval(estimate)
-    return numbers.percent(estimate.value) + (f" ({spread})" if spread else "")
+def _share(estimate: Estimate, measure: str = "accuracy") -> str:
+    return by_measure("accuracy", measure).measured(estimate) or "not measured"
 
 
 def _rows(history: History, series: Series) -> list[Row]:
@@ -96,7 +97,7 @@ def _rows(history: History, series: Series) -> list[Row]:
     for p in series.points:
         missing = [
             f"{what} not measured: {e.reason or 'no reason was recorded'}"
-            for what, e in (("identification", p.identification), ("accuracy", p.accuracy))
+            for what, e in (("identification", p.identification), (p.measure, p.accuracy))
             if e.value is None
         ]
         changed = [f"setting changed: {p.changed}"] if p.changed else []
@@ -108,8 +109,8 @@ def _rows(history: History, series: Series) -> list[Row]:
                 identified=numbers.DASH if p.identification.value is None else numbers.percent(p.identification.value),
                 interval=numbers.interval(p.identification),
                 records=str(p.identification.n) if p.identification.n else numbers.DASH,
-                accuracy=numbers.DASH if p.accuracy.value is None else numbers.percent(p.accuracy.value),
-                spread=numbers.interval(p.accuracy),
+                accuracy=numbers.DASH if p.accuracy.value is None else numbers.learned(p.accuracy.value, p.measure),
+                spread=by_measure("accuracy", p.measure).ends(p.accuracy),
                 seeds=str(p.accuracy.n) if p.accuracy.n else numbers.DASH,
                 remark="; ".join([*changed, *missing]),
             )
@@ -134,7 +135,7 @@ def figure(history: History, series: Series, name: str, size: str) -> Drawing | 
     for i, field in enumerate(fields):
         top = ABOVE + i * (height + ABOVE + BELOW)
         panel = Panel(Box(LEFT, top, width - RIGHT, top + height), (0.6, len(history.runs) + 0.4), _up(series, field))
-        words.append(Word(LEFT, top - 9, caption if field == "identification" else "test accuracy", 9.5))
+        words.append(Word(LEFT, top - 9, caption if field == "identification" else f"test {judged_by(series)}", 9.5))
         drawn, shaded, placed = _draw(panel, series, field)
         framed, said = _frame(panel, history, series, field, placed)
         lines, bands, marks, words = [*lines, *framed, *drawn], [*bands, *shaded], [*marks, *placed], [*words, *said]
@@ -169,12 +170,23 @@ def _up(series: Series, field: str) -> tuple[float, float]:
     return min(ends) - pad, max(ends) + pad
 
 
+def judged_by(series: Series) -> str:
+    """Return by what the models of a defense were judged, all of its names where runs differ."""
+    return " or ".join(dict.fromkeys(p.measure for p in series.points))
+
+
+def _scale(panel: Panel, series: Series) -> dict[float, str]:
+    if all(measure_of(p.measure).percent for p in series.points):
+        return percents(*panel.up, 4)
+    return {tick: numbers.significant(tick) for tick in ticks(panel.up[0], min(panel.up[1], 1.0), 4)}
+
+
 def _frame(
     panel: Panel, history: History, series: Series, field: str, marks: list[Mark]
 ) -> tuple[list[Line], list[Word]]:
     """Return a panel's axes, the limit and the breaks, and the words at them, on no mark where that can be."""
     leaks = field == "identification"
-    up = {sqrt(tick): numbers.percent(tick) for tick in TICKS} if leaks else percents(*panel.up, 4)
+    up = {sqrt(tick): numbers.percent(tick) for tick in TICKS} if leaks else _scale(panel, series)
     lines, words = [*(panel.level("grid", y) for y in up), panel.frame()], panel.scale_up(up)
     if leaks:
         low, high = panel.across
@@ -258,7 +270,9 @@ def summary(history: History, console: Console) -> None:
         text(f"{len(runs)} run{'s' if len(runs) != 1 else ''} in {history.folder}", "bold") + text(f"  {ends}")
     )
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("Defense", "Identified", "", "Accuracy", "Verdict"):
+    measures = dict.fromkeys(judged_by(series) for series in history.series)
+    named = spoken("Accuracy", " or ".join(measures))
+    for heading in ("Defense", "Identified", "", named, "Verdict"):
         table.add_column(heading, overflow="fold")
     unicode = "█".encode(console.encoding, "ignore") != b""
     for series in history.series:
@@ -268,7 +282,9 @@ def summary(history: History, console: Console) -> None:
         if last.run != runs[-1].number:
             verdict = text(f"not since run {last.run}", "yellow")
         line = text(spark(history, series)) if unicode else text("")
-        table.add_row(text(series.name), line, text(leak), text(_change(first.accuracy, last.accuracy)), verdict)
+        table.add_row(
+            text(series.name), line, text(leak), text(_change(first.accuracy, last.accuracy, last.measure)), verdict
+        )
     console.print(table)
     for run in runs:
         if run.breaks:
@@ -293,9 +309,9 @@ def skipped(history: History) -> str:
     return f"left out, no results of a scan: {some}{more}"
 
 
-def _change(first: Estimate, last: Estimate) -> str:
+def _change(first: Estimate, last: Estimate, measure: str = "accuracy") -> str:
     if first is last:
-        return _share(last)
-    before = numbers.DASH if first.value is None else numbers.percent(first.value)
-    after = numbers.DASH if last.value is None else _share(last)
+        return _share(last, measure)
+    before = numbers.DASH if first.value is None else numbers.learned(first.value, measure)
+    after = numbers.DASH if last.value is None else _share(last, measure)
     return f"{before} → {after}"

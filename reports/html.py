@@ -33,6 +33,7 @@ from leakaudit.result.adversary import WORDS
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.schema import AuditResult, Value
 from leakaudit.result.shapes import kind_told, what_is_shown
+from leakaudit.result.tasks import measure_of, shares_labels
 
 __all__ = ["generator", "render"]
 
@@ -97,6 +98,11 @@ def _context(result: AuditResult, outcome: Outcome | None) -> dict[str, Any]:
         "tried_rows": tuple(zip(examined.COLUMNS, examined.FIELDS, strict=True)),
         "shown_controls": examined.controls(result),
         "training": view.training(result),
+        "chance": numbers.learned(result.chance_accuracy, result.measure),
+        "alike": shares_labels(result.target),
+        "points": measure_of(result.measure).percent,
+        "measure": "" if result.measure == "accuracy" else result.measure[:1].upper() + result.measure[1:],
+        "measure_summary": measure_of(result.measure).summary,
         "pictures": pictures.section(result),
         "captured": captured.section(result),
         "target_facts": [(n, kind_told(v) if n == "input_shape" else v) for n, v in sorted(result.target.items())],

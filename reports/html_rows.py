@@ -13,7 +13,7 @@ from leakaudit.reports.standing import Standing, bound_of, bound_text, further_f
 from leakaudit.result import numbers
 from leakaudit.result.rules import chance_of
 from leakaudit.result.schema import AttackResult, AuditResult, Baseline, DefenseResult, Estimate
-from leakaudit.result.scores import SCORES, Score, of_attacks
+from leakaudit.result.scores import SCORES, Score, by_measure, of_attacks
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def _defense_row(
     missing: Missing,
 ) -> DefenseRow:
     worst, limit = ranking.worst(defense), ranking.bound(defense)
-    identified, accuracy = SCORES["identification"], SCORES["accuracy"]
+    identified, accuracy = SCORES["identification"], by_measure("accuracy", result.measure)
     nothing = Estimate(reason="No attack on this defense could be scored.")
     return DefenseRow(
         key=view.key(index),
@@ -233,7 +233,7 @@ def _bound(defense: DefenseResult, measured: Estimate, notes: Notes) -> Cell:
 def _change(result: AuditResult, defense: DefenseResult, notes: Notes) -> Cell:
     change = ranking.cost(result, defense)
     if change is not None:
-        return Cell(numbers.shift(change), ranking.cost_note(result, defense))
+        return Cell(by_measure("accuracy", result.measure).shift(change), ranking.cost_note(result, defense))
     missing = defense.spec == "none" or defense.accuracy.value is None
     return Cell(numbers.DASH, note=None if missing else notes.number(ranking.no_cost(result)))
 

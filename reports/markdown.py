@@ -24,7 +24,8 @@ from leakaudit.result import dates, numbers
 from leakaudit.result.outcome import Check, Outcome
 from leakaudit.result.rules import judged
 from leakaudit.result.schema import AuditResult, DefenseResult, Estimate, Value, digest
-from leakaudit.result.scores import of_rule
+from leakaudit.result.scores import by_measure, of_rule
+from leakaudit.result.tasks import measure_of, shares_labels, spoken
 
 MARK = "<!-- leakaudit -->"  # what a text begins with, so that a job finds its comment again; it is not shown
 COMMENT = 65_000  # bytes: GitHub takes comments of 65,536 characters
@@ -67,12 +68,12 @@ def render(
     """
     sections = [_verdict(result, outcome)]
     if outcome is not None:
-        sections += [_checks(outcome), _to_do(outcome)]
+        sections += [_checks(outcome, result.measure), _to_do(outcome)]
     sections += [_findings(result, outcome), _defenses(result), _tried(result), _further(result)]
     if comparison is not None:
         sections.append(_comparison(comparison))
     elif outcome is not None:
-        sections.append(_regressions(outcome))
+        sections.append(_regressions(outcome, result.measure))
     if outcome is not None:
         sections.append(_waivers(outcome))
     sections += [
@@ -167,11 +168,11 @@ def _ordered(checks: Iterable[Check]) -> list[Check]:
     return sorted(checks, key=lambda check: order.index(_state(check)))
 
 
-def _checks(outcome: Outcome) -> Section:
+def _checks(outcome: Outcome, measure: str) -> Section:
     rows = []
     for check in _ordered(c for c in outcome.checks if not c.rule.startswith("regression-")):
         metric = check.rule
-        limit = "" if check.threshold is None else of_rule(metric).write(check.threshold)
+        limit = "" if check.threshold is None else of_rule(metric, measure).write(check.threshold)
         side = {"max": "at most ", "min": "at least ", "": ""}[check.direction]
         rows.append(
             row(
@@ -179,7 +180,7 @@ def _checks(outcome: Outcome) -> Section:
                 code(_title(check)),
                 code(check.defense),
                 code(check.attack),
-                _measured(check.measured, metric),
+                _measured(check.measured, metric, measure),
                 side + limit if limit else "",
             )
         )
@@ -229,16 +230,17 @@ def _defenses(result: AuditResult) -> Section:
             "Identified, worst attack (95%)": _leak(worst.identification, worst.name) if worst else "",
             "Identified, handed x̃": _leak(handed.identification, "") if handed else "",
             "Closest pictures": _measured(drawn.psnr, "psnr") if drawn else "",
-            "Accuracy (95%)": _measured(defense.accuracy, "accuracy"),
-            "Cost, points": _cost(result, defense),
+            spoken("Accuracy (95%)", result.measure): _measured(defense.accuracy, "accuracy", result.measure),
+            "Cost, points" if measure_of(result.measure).percent else "Cost": _cost(result, defense),
         }
         for title, cell in row_.items():
             cells.setdefault(title, []).append(cell)
     shown = {t: column for t, column in cells.items() if any(cell not in ("", "not measured") for cell in column)}
     rows = tuple(row(*each) for each in zip(*shown.values(), strict=True))
     chance = numbers.percent(result.chance_identification)
+    those = "its class" if shares_labels(result.target) else "the nearest labels"
     notes = [
-        f"Identified: the right record picked among its class (chance {chance}). Higher leaks more, and so does a "
+        f"Identified: the right record picked among {those} (chance {chance}). Higher leaks more, and so does a "
         "higher PSNR of the closest pictures.",
         *filter(None, (view.training(result), ranking.no_cost(result))),
     ]
@@ -287,10 +289,10 @@ def _leak(estimate: Estimate, attack: str) -> str:
 def _cost(result: AuditResult, defense: DefenseResult) -> str:
     found = ranking.cost(result, defense)
     note = ranking.cost_note(result, defense)
-    return "" if found is None else numbers.shift(found) + (f" ({note})" if note else "")
+    return "" if found is None else by_measure("accuracy", result.measure).shift(found) + (f" ({note})" if note else "")
 
 
-def _regressions(outcome: Outcome) -> Section:
+def _regressions(outcome: Outcome, measure: str) -> Section:
     """Return what changed against the baseline, as the gate judged it."""
     rows = []
     for check in _ordered(c for c in outcome.checks if c.rule.startswith("regression-")):
@@ -299,11 +301,11 @@ def _regressions(outcome: Outcome) -> Section:
         rows.append(
             row(
                 SYMBOLS[_state(check)],
-                code(metric),
+                code(spoken(metric, measure)),
                 code(check.defense),
-                _known(before, metric),
-                _known(after, metric),
-                of_rule(metric).shifted(check.measured),
+                _known(before, metric, measure),
+                _known(after, metric, measure),
+                of_rule(metric, measure).shifted(check.measured),
                 _known(p, "p"),
             )
         )
@@ -322,11 +324,13 @@ def _comparison(comparison: Sequence[tuple[Change, float | None]]) -> Section:
     """Return every change, whatever the gate asks for."""
     rows = tuple(
         row(
-            code(change.metric),
+            code(spoken(change.metric, change.measure)),
             code(change.defense) + (f" (was {code(change.was)})" if change.was != change.defense else ""),
-            _measured(change.before, change.metric),
-            _measured(change.after, change.metric),
-            of_rule(change.metric).shifted(change.change) if change.reason is None else literal(change.reason),
+            _measured(change.before, change.metric, change.measure),
+            _measured(change.after, change.metric, change.measure),
+            of_rule(change.metric, change.measure).shifted(change.change)
+            if change.reason is None
+            else literal(change.reason),
             _known(p, "p"),
         )
         for change, p in comparison
@@ -374,13 +378,13 @@ def _footer(result: AuditResult, outcome: Outcome | None) -> Section:
     return Section((f"<sub>{', '.join(parts)} (SHA-256){made}{day}.</sub>",))
 
 
-def _measured(estimate: Estimate, metric: str) -> str:
+def _measured(estimate: Estimate, metric: str, measure: str = "accuracy") -> str:
     if estimate.value is None:
         return "not measured" if estimate.reason else ""
-    return of_rule(metric).measured(estimate)
+    return of_rule(metric, measure).measured(estimate)
 
 
-def _known(value: Value, metric: str) -> str:
+def _known(value: Value, metric: str, measure: str = "accuracy") -> str:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return ""
-    return numbers.significant(value, 2) if metric == "p" else of_rule(metric).write(value)
+    return numbers.significant(value, 2) if metric == "p" else of_rule(metric, measure).write(value)

@@ -23,7 +23,7 @@ class Row:
 
     defense: str  # as typed
     attack: str
-    metric: str  # a key of `SCORES`, or of a metric that a plug-in brings
+    metric: str  # a key of `SCORES`, the measure of models, or of a metric that a plug-in brings
     value: float | None  # shares in [0, 1], PSNR and gain in dB
     low: float | None  # bounds of the 95 % interval
     high: float | None
@@ -42,7 +42,7 @@ def rows(result: AuditResult) -> tuple[Row, ...]:
             found += [_row(defense.spec, attack.name, name, e) for name, e in _scored(defense, attack)]
         if defense.examined is not None:
             found.append(_row(defense.spec, UNION, "identification", defense.examined.union))
-        found.append(_row(defense.spec, "", "accuracy", defense.accuracy))
+        found.append(_row(defense.spec, "", result.measure, defense.accuracy))
     return tuple(found)
 
 

@@ -18,7 +18,8 @@ from leakaudit.reports.terminal_lines import STYLES, counted, height, labels, pa
 from leakaudit.result import numbers
 from leakaudit.result.rules import identifies, judged
 from leakaudit.result.schema import AuditResult, DefenseResult, Estimate, Mend
-from leakaudit.result.scores import SCORES
+from leakaudit.result.scores import by_measure
+from leakaudit.result.tasks import spoken
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,12 +71,15 @@ def _limits(result: AuditResult) -> str:
     """Return what is allowed, and what anybody reaches by guessing."""
     cost = None if advice.no_accuracy(result) else advice.loss_limit(result)
     allowed = numbers.percent(result.max_identification) + " identified"
-    guess, majority = numbers.percent(result.chance_identification), numbers.percent(result.chance_accuracy)
+    guess, majority = (
+        numbers.percent(result.chance_identification),
+        numbers.learned(result.chance_accuracy, result.measure),
+    )
     if result.settings.get("utility") is False:
         return f"Limit: {allowed}. By chance: {guess}."
     if cost is None:
-        return f"Limit: {allowed}. By chance: {guess} identified, {majority} accuracy."
-    return f"Limits: {allowed}, {numbers.points(cost)} of accuracy. By chance: {guess} and {majority}."
+        return f"Limit: {allowed}. By chance: {guess} identified, {majority} {result.measure}."
+    return f"Limits: {allowed}, {numbers.lost(cost, result.measure)}. By chance: {guess} and {majority}."
 
 
 def headline(result: AuditResult, console: Console, width: int | None = None) -> None:
@@ -123,11 +127,15 @@ def _drawn(name: str) -> Callable[[AuditResult, DefenseResult], str]:
 
 def _cost(result: AuditResult, defense: DefenseResult) -> str:
     change = ranking.cost(result, defense)
-    return numbers.DASH if change is None else numbers.shift(change)
+    return numbers.DASH if change is None else by_measure("accuracy", result.measure).shift(change)
 
 
-def _value(name: str, estimate: Estimate) -> str:
-    return numbers.DASH if estimate.value is None else SCORES[name].write(estimate.value, unit=False)
+def _learned(result: AuditResult, defense: DefenseResult) -> str:
+    return _value("accuracy", defense.accuracy, result.measure)
+
+
+def _value(name: str, estimate: Estimate, measure: str = "accuracy") -> str:
+    return numbers.DASH if estimate.value is None else by_measure(name, measure).write(estimate.value, unit=False)
 
 
 COLUMNS = (
@@ -136,7 +144,7 @@ COLUMNS = (
     Column("Identified", _identified),
     Column("PSNR", _drawn("psnr"), name=20),
     Column("SSIM", _drawn("ssim"), name=80),
-    Column("Accuracy", lambda _, defense: _value("accuracy", defense.accuracy), name=14),
+    Column("Accuracy", _learned, name=14),
     Column("Cost", _cost, name=70),
 )
 
@@ -153,7 +161,9 @@ def _table(result: AuditResult, console: Console) -> None:
         column: [printable(column.cell(result, defense), console.encoding) for defense in result.defenses]
         for column in COLUMNS
     }
-    widths = {column: max(map(cell_len, (column.heading, *cells[column]))) + GAP for column in COLUMNS}
+    widths = {
+        column: max(map(cell_len, (spoken(column.heading, result.measure), *cells[column]))) + GAP for column in COLUMNS
+    }
     control = None if result.control() in judged(result) else result.control()
     specs = [defense.spec + (" (control)" if defense is control else "") for defense in result.defenses]
     longest = max(NAME, *(cell_len(printable(spec, console.encoding)) for spec in specs))
@@ -171,7 +181,7 @@ def _table(result: AuditResult, console: Console) -> None:
         row.rstrip()
         console.print(row, soft_wrap=True)
 
-    line("Defense", [column.heading for column in shown], ["dim"] * (len(shown) + 1))
+    line("Defense", [spoken(column.heading, result.measure) for column in shown], ["dim"] * (len(shown) + 1))
     if room < longest:  # what a name is beside it goes before a part of a name
         specs = [defense.spec for defense in result.defenses]
     names = labels(specs, room, console.encoding)

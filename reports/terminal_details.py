@@ -18,7 +18,7 @@ from leakaudit.reports.standing import in_brief
 from leakaudit.reports.terminal_lines import paragraph
 from leakaudit.result import numbers
 from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Estimate, Waiver
-from leakaudit.result.scores import SCORES
+from leakaudit.result.scores import SCORES, by_measure
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -81,10 +81,13 @@ def measured(result: AuditResult, defense: DefenseResult) -> str:
         found = _told("identification", handed.identification)
         parts.append(f"{handed.name}, handed x̃ (the replaced records themselves), {found}")
     if defense.accuracy.value is not None:
-        parts.append(f"accuracy {numbers.percent(defense.accuracy.value)} {numbers.margin(defense.accuracy)}".rstrip())
+        told = numbers.called(defense.accuracy.value, result.measure)
+        parts.append(f"{told} {numbers.around(defense.accuracy, result.measure)}".rstrip())
     change, runs = ranking.cost(result, defense), ranking.cost_note(result, defense)
     if change is not None:
-        parts.append(f"{numbers.shift(change)} points against no defense{f' ({runs})' if runs else ''}")
+        score = by_measure("accuracy", result.measure)
+        by = f"{score.shift(change)} points" if score.share else score.shift(change)
+        parts.append(f"{by} against no defense{f' ({runs})' if runs else ''}")
     return f"Measured: {'; '.join(parts)}."
 
 

@@ -8,6 +8,7 @@ from leakaudit.judge.verdict import overall_reasons
 from leakaudit.judge.words import sentences
 from leakaudit.result.numbers import percent
 from leakaudit.result.schema import AuditResult, Verdict
+from leakaudit.result.tasks import measure_of, spoken
 
 
 def training(result: AuditResult) -> str:
@@ -24,7 +25,14 @@ def training(result: AuditResult) -> str:
         value = result.settings.get(name)
         if isinstance(value, int) and not isinstance(value, bool):
             parts.append(form.format(value) + ("" if value == 1 else "s"))
-    return f"Accuracy: of a model trained on the shared updates ({', '.join(parts)})." if parts else ""
+    told = spoken("Accuracy: of a model trained on the shared updates", result.measure)
+    summary = "" if result.measure == "accuracy" else f" {_summed(result.measure)}"
+    return f"{told} ({', '.join(parts)}).{summary}" if parts else ""
+
+
+def _summed(measure: str) -> str:
+    name = measure[:1].upper() + measure[1:]
+    return f"{name}: {measure_of(measure).summary}."
 
 
 def key(index: int) -> str:

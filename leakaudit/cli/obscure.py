@@ -240,6 +240,7 @@ def apply(
     from leakaudit.defenses.obscurer_fit import made_by_apply, npz, released
     from leakaudit.files.writing import write_atomically
     from leakaudit.result.numbers import significant
+    from leakaudit.result.shapes import in_words
 
     if output.exists() and not made_by_apply(output):
         raise UserError(f"--output {output} exists and was not written by `obscure apply`: name another file.")
@@ -247,9 +248,8 @@ def apply(
     private = _records(generator, records, data, limit)
     pictures, probabilities = released(obscurer, private, seed)
     write_atomically(output, npz(pictures, probabilities, card.classes))
-    size = "×".join(map(str, pictures.shape[1:]))
     typer.echo(
-        f"released  {visible(str(output))}: {len(pictures):,} pictures {size} with probabilities over "
+        f"released  {visible(str(output))}: {len(pictures):,} {in_words(pictures.shape[1:])} with probabilities over "
         f"{len(card.classes)} classes"
     )
     if obscurer.slope == 0:
@@ -264,6 +264,7 @@ def apply(
 
 def _records(generator: Path, records: str, data: Path | None, limit: int) -> Records:
     """Return the records of a data file, or the private ones of a model, checked against the generator."""
+    from leakaudit.data.pictures import Expected
     from leakaudit.defenses.obscurer import read
     from leakaudit.load.loading import data_records, load_target
 
@@ -271,8 +272,9 @@ def _records(generator: Path, records: str, data: Path | None, limit: int) -> Re
     if path.suffix.lower() == ".npz" or (path.is_dir() and not (path / "__init__.py").exists()):
         if data is not None:
             raise UserError(f"{records} is data already: give either it or --data.")
-        found, classes = data_records(path)
-        wanted = read(generator)[1].classes
+        obscurer, card = read(generator)
+        found, classes = data_records(path, Expected(obscurer.depth > 1, obscurer.sizes[0]))
+        wanted = card.classes
         if classes is not None and len(classes) != len(wanted):
             raise UserError(f"{records} has {len(classes)} classes and {generator} was fitted on {len(wanted)}.")
         return found

@@ -17,10 +17,12 @@ from leakaudit.judge.facts import facts_of
 from leakaudit.judge.ranking import worst
 from leakaudit.judge.verdict import DOUBT, UNFINISHED, reasons_of
 from leakaudit.judge.words import named
-from leakaudit.result.numbers import interval, percent, points
+from leakaudit.result.numbers import lost, percent
 from leakaudit.result.rules import resolution, worst_verdict
 from leakaudit.result.schema import AuditResult, DefenseResult, Estimate, Verdict
+from leakaudit.result.scores import by_measure
 from leakaudit.result.specs import names, split
+from leakaudit.result.tasks import spoken
 from leakaudit.stats.paired import change_of_means, runs_needed
 
 FEWEST = 3  # training runs on either side: two have no useful interval
@@ -38,6 +40,7 @@ class Option:
     compared: Estimate  # of the worst of those attacks that were scored on every option, where some were skipped
     loss: Estimate  # accuracy without a defense minus accuracy with it; its `reason` says why there is no interval
     accuracy: Verdict | None  # of the loss; None where the result has no limit for it, or nothing is known of any loss
+    measure: str = "accuracy"  # what the loss is of
 
     @property
     def both(self) -> Verdict:
@@ -105,10 +108,13 @@ def no_accuracy(result: AuditResult) -> str:
     if loss_limit(result) is None or control is None:
         return ""
     if result.settings.get("utility") is False:
-        return "Accuracy was not measured (--no-utility): nothing here says what a defense costs."
+        return spoken(
+            "Accuracy was not measured (--no-utility): nothing here says what a defense costs.", result.measure
+        )
     if control.accuracy.value is None:
         why = (control.accuracy.reason or "no reason was recorded").rstrip(".")
-        return f"Accuracy says nothing here: without a defense it was not measured ({why})."
+        told = spoken("Accuracy says nothing here: without a defense it was not measured", result.measure)
+        return f"{told} ({why})."
     return ranking.pointless(result)
 
 
@@ -121,11 +127,11 @@ def loss(result: AuditResult, defense: DefenseResult) -> Estimate:
     """
     control = result.control()
     if defense.accuracy.value is None:
-        return Estimate(reason=defense.accuracy.reason or "its accuracy was not measured")
+        return Estimate(reason=defense.accuracy.reason or f"its {result.measure} was not measured")
     if control is None or control.accuracy.value is None:
-        return Estimate(reason="the accuracy without a defense was not measured")
+        return Estimate(reason=f"the {result.measure} without a defense was not measured")
     if ranking.at_chance(result):
-        return Estimate(reason="without a defense the accuracy is not clearly above chance")
+        return Estimate(reason=f"without a defense the {result.measure} is not clearly above chance")
     value = control.accuracy.value - defense.accuracy.value
     fewest = min(len(control.accuracies), len(defense.accuracies))
     if fewest < FEWEST:
@@ -161,14 +167,16 @@ def _option(result: AuditResult, defense: DefenseResult, limit: float | None, on
     most = max((value for value in needs if isinstance(value, int) and settled), default=None)
     wanted = f": about {most} records would settle it ({as_option(Setting('records', most))})" if most else ""
     compared = alike.identification if alike else Estimate(reason="no attack was scored on all of them")
-    return Option(defense.spec, defense.verdict, wanted, identified, compared, cost, judged)
+    return Option(defense.spec, defense.verdict, wanted, identified, compared, cost, judged, result.measure)
 
 
 def _limits(result: AuditResult, limit: float | None) -> str:
     first = f"Limit of leakage: {percent(result.max_identification)} of the records identified"
     if limit is None:
-        return f"{first}. This result records no limit for the loss of accuracy, so only leakage is judged here."
-    return f"{first}. Limit of cost: {points(limit)} of accuracy below no defense."
+        return (
+            f"{first}. This result records no limit for the loss of {result.measure}, so only leakage is judged here."
+        )
+    return f"{first}. Limit of cost: {lost(limit, result.measure)} below no defense."
 
 
 def _meets(result: AuditResult, options: Sequence[Option], limit: float | None) -> Told:
@@ -205,11 +213,11 @@ def _none(result: AuditResult, options: Sequence[Option], limit: float | None) -
     if private:
         told.append(f"Of those that keep the leakage limit, {private[0].spec} costs least: {_lost(private[0])}.")
     if useful:
-        told.append(f"Of those that keep the accuracy, {_leaks_least(result, useful[0])}")
+        told.append(f"Of those that keep the {result.measure}, {_leaks_least(result, useful[0])}")
     if not private:
         told.append("None is shown to keep the leakage limit.")
     if not useful:
-        told.append("None is shown to keep the accuracy.")
+        told.append(f"None is shown to keep the {result.measure}.")
     if not private and not useful:
         least = min(options, key=_leak)
         if len(options) > 1:
@@ -242,7 +250,7 @@ def _open(result: AuditResult, unclear: Iterable[Option], limit: float | None) -
         if o.leakage == "inconclusive":
             parts.append(f"leakage is undecided{o.leakage_needs}")
         if o.accuracy == "inconclusive":
-            parts.append(f"the loss of accuracy is undecided: {_what_settles(result, o, limit or 0.0)}")
+            parts.append(f"the loss of {o.measure} is undecided: {_what_settles(result, o, limit or 0.0)}")
         told.append(f"{o.spec}: {'; '.join(parts)}.")
     return tuple(told)
 
@@ -342,8 +350,8 @@ def _lost(option: Option) -> str:
     e = option.loss
     if e.value is None:
         return f"no cost is known ({(e.reason or 'not measured').rstrip('.')})"
-    words = f"{points(abs(e.value))} of accuracy {'above' if e.value < 0 else 'below'} no defense"
+    words = f"{lost(abs(e.value), option.measure)} {'above' if e.value < 0 else 'below'} no defense"
     if e.low is None or e.high is None:
         return f"{words}; {e.reason}" if e.reason else words
     told = Estimate(-e.value, -e.high, -e.low) if e.value < 0 else e
-    return f"{words} ({interval(told)} with 95% confidence)"
+    return f"{words} ({by_measure('accuracy-loss', option.measure).ends(told)} with 95% confidence)"

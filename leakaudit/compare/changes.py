@@ -15,6 +15,7 @@ from leakaudit.judge.facts import facts_of
 from leakaudit.result.rules import SKIPPED, resolution
 from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Estimate, RecordScore
 from leakaudit.result.specs import names
+from leakaudit.result.tasks import MeasureName, measure_of
 from leakaudit.stats.intervals import mean, median_of_clients, rate_of_clients
 from leakaudit.stats.paired import change_of_means, change_of_median, change_of_rate, falls, pairs_needed, rises
 
@@ -43,6 +44,7 @@ class Change:
     reason: str | None = None  # why it cannot be tested
     runs: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())  # accuracies on both sides
     resolution: float = 0.0  # by how much one test record moves them
+    measure: MeasureName = "accuracy"  # what they are of
 
 
 def paired_defenses(before: AuditResult, after: AuditResult) -> list[tuple[DefenseResult, DefenseResult]]:
@@ -135,7 +137,7 @@ def _pictured(was: DefenseResult, now: DefenseResult, guess: float | None) -> Ch
 
 
 def _accuracy(was: DefenseResult, now: DefenseResult, before: AuditResult, after: AuditResult) -> Change:
-    least = max(resolution(before), resolution(after))
+    least, within = max(resolution(before), resolution(after)), (measure_of(after.measure).least, 1.0)
     # As many seeds as both have: with unequal numbers no test of so few keeps its level.
     common = min(len(was.accuracies), len(now.accuracies)) or None
     first, second = was.accuracies[:common], now.accuracies[:common]
@@ -148,13 +150,14 @@ def _accuracy(was: DefenseResult, now: DefenseResult, before: AuditResult, after
         defense=now.spec,
         was=was.spec,
         attacks=(),
-        before=mean(first, (0.0, 1.0), "it was not measured"),
-        after=mean(second, (0.0, 1.0), "it was not measured"),
+        before=mean(first, within, "it was not measured"),
+        after=mean(second, within, "it was not measured"),
         change=moved,
         p=falls(first, second, LEAST_ACCURACY, least) if enough else None,
         reason=None if enough else "a side has fewer than 3 seeds",
         runs=(first, second),
         resolution=least,
+        measure=after.measure,
     )
 
 

@@ -12,6 +12,8 @@ from leakaudit.result.schema import AuditResult, Value
 SHAPE = {
     "input_shape": "picture shape",
     "classes": "number of classes",
+    "label_groups": "number of label groups",
+    "task": "task",
     "model": "model class",
     "parameters": "number of parameters",
     "augment": "augmentation of pictures in training",
@@ -40,7 +42,7 @@ MEASUREMENT = {  # empty: a setting of its own, spelled as the surface has it
     "epochs": "",
     "training_batch_size": "batch size of training",
 }
-USUAL = {"client": "fedsgd", "augment": "none"}  # which is not written down
+USUAL = {"client": "fedsgd", "augment": "none", "task": "classes"}  # which is not written down
 SETTLED = ("client", "mode", "batch_size", "records")  # by a client with local steps, once the model is loaded
 VERSIONS = ("leakaudit", "torch", "numpy", "device", "threads")
 
@@ -53,6 +55,8 @@ def differences(before: AuditResult, after: AuditResult) -> tuple[str, ...]:
     found = []
     if before.schema != after.schema:
         found.append(f"the schema is {before.schema} there and {after.schema} here")
+    if before.measure != after.measure:
+        found.append(f"models are judged by {before.measure} there and by {after.measure} here")
     found += unlike_target(before, after.target, after.hashes)
     for side, where in ((before, "the baseline"), (after, "this result")):
         if not all(side.hashes.get(key) for key in DATA):

@@ -20,6 +20,7 @@ from leakaudit.judge.facts import facts_of
 from leakaudit.result.rules import most_successful
 from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Estimate, Verdict, load
 from leakaudit.result.specs import names
+from leakaudit.result.tasks import MeasureName
 
 MOST_RUNS = 2_000
 
@@ -54,6 +55,7 @@ class Point:
     follows: bool  # the point before is of the run before, and comparable
     changed: str = ""  # what changed of the defense itself since its point before
     attacked: str = ""  # what changed of its attacks since then ("there"): its identification cannot be joined
+    measure: MeasureName = "accuracy"  # what the accuracy is of
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,7 @@ def _series(runs: list[Run]) -> tuple[Series, ...]:
                     follows=follows,
                     changed=changed,
                     attacked=attacked,
+                    measure=run.result.measure,
                 )
             )
             last[key] = run.number, defense

@@ -96,7 +96,11 @@ def _settings(result: AuditResult) -> Iterator[str]:
     if "records" in settings and whole(settings, "records") > (whole(result.target, "private_records") or 10**9):
         yield "more records were attacked than there are private ones"
     tested = whole(result.target, "test_records")
-    if tested and not abs(result.chance_accuracy * tested - round(result.chance_accuracy * tested)) < 1e-6:
+    if (
+        result.measure == "accuracy"
+        and tested
+        and not abs(result.chance_accuracy * tested - round(result.chance_accuracy * tested)) < 1e-6
+    ):
         yield f"no class can hold a share of {result.chance_accuracy} of {tested} test records"
     if bool(result.stand_in) is not (result.images == "redacted") and (result.made or result.stand_in):
         yield "what it says of stand-in pictures does not fit how pictures are shown"

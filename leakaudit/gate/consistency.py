@@ -29,6 +29,7 @@ from leakaudit.result.rules import VERDICTS, judged, resolution, worst_verdict
 from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Estimate, RecordScore, Verdict, digest
 from leakaudit.result.scores import assertable, of_attacks
 from leakaudit.result.specs import apart
+from leakaudit.result.tasks import measure_of
 from leakaudit.stats.intervals import mean, median_of_clients, rate_of_clients
 from leakaudit.version import __version__
 
@@ -217,7 +218,8 @@ def _trained(result: AuditResult, defense: DefenseResult) -> list[str]:
     if not runs:
         return ["it has an accuracy, and no training runs that it is of"] if stored.value is not None else []
     # Versions before the present one let equal runs have an interval of no width.
-    given = [mean(runs, (0.0, 1.0), least=least) for least in (resolution(result), 0.0)]
+    within = (measure_of(result.measure).least, 1.0)
+    given = [mean(runs, within, least=least) for least in (resolution(result), 0.0)]
     if stored.value is None or not any(_equal(stored, each) for each in given):
         return ["its accuracy, or the interval, is not that of its training runs"]
     return []

@@ -8,11 +8,11 @@ from leakaudit.compare.changes import LEAST_PSNR, Change
 from leakaudit.errors import Setting
 from leakaudit.gate.assertions import RegressionRule
 from leakaudit.judge.findings import mend
-from leakaudit.result.numbers import decibels, points, shift
+from leakaudit.result.numbers import decibels, lost, points
 from leakaudit.result.outcome import Check
 from leakaudit.result.rules import SKIPPED
 from leakaudit.result.schema import Mend, Value, Verdict
-from leakaudit.result.scores import SCORES
+from leakaudit.result.scores import by_measure
 from leakaudit.stats.paired import runs_needed
 
 ALPHA = 0.01  # that any comparison of a build fails although nothing changed: corrected for their number
@@ -41,7 +41,7 @@ def judge_change(change: Change, rule: RegressionRule, p: float | None) -> Check
     elif rule.detect is not None and _possible_loss(change) > rule.detect:
         message = (
             f"{change.defense}: {_moved(change)}, which chance explains, but a loss of up to "
-            f"{_points(_possible_loss(change))} is not ruled out (asked: {points(rule.detect)})."
+            f"{_lost(change, _possible_loss(change))} is not ruled out (asked: {_lost(change, rule.detect)})."
         )
         todo = _settles(change, rule.detect)
     else:
@@ -65,11 +65,12 @@ def judge_change(change: Change, rule: RegressionRule, p: float | None) -> Check
         direction="min" if change.metric == "accuracy" else "max",
         evidence=evidence,
         todo=todo,
+        measure=change.measure,
     )
 
 
 def _title(change: Change) -> str:
-    return SCORES[change.metric].compared
+    return by_measure(change.metric, change.measure).compared
 
 
 def _moved(change: Change) -> str:
@@ -78,9 +79,10 @@ def _moved(change: Change) -> str:
         moved = f"in {change.rose} of {change.change.n} victims closer by more than {decibels(LEAST_PSNR)}"
         return f"{_title(change)} went from {decibels(before)} to {decibels(after)} in the median, {moved}"
     if change.metric == "accuracy":
-        score, ends = SCORES[change.metric], SCORES[change.metric].shift_ends(change.change)
+        score = by_measure(change.metric, change.measure)
+        ends, unit = score.shift_ends(change.change), " points" if score.share else ""
         went = f"{_title(change)} went from {score.write(before)} to {score.write(after)}"
-        return f"{went} ({shift(by)} points{f'; {ends}' if ends else ''})"
+        return f"{went} ({score.shift(by)}{unit}{f'; {ends}' if ends else ''})"
     n = change.before.n
     return (
         f"{_title(change)} went from {round(before * n)} to {round(after * n)} of {n} records "
@@ -120,5 +122,7 @@ def _settles(change: Change, detect: float) -> Mend:
     return Mend("seeds-rule-out", (Setting("seeds", seeds),))
 
 
-def _points(share: float) -> str:
-    return points(share) if math.isfinite(share) else "any number of points"
+def _lost(change: Change, amount: float) -> str:
+    if by_measure(change.metric, change.measure).share:
+        return points(amount) if math.isfinite(amount) else "any number of points"
+    return lost(amount, change.measure) if math.isfinite(amount) else f"any amount of {change.measure}"

@@ -40,7 +40,8 @@ from leakaudit.result.schema import (
     Value,
     Verdict,
 )
-from leakaudit.result.scores import SCORES, of_attacks
+from leakaudit.result.scores import SCORES, Score, by_measure, of_attacks
+from leakaudit.result.tasks import measure_of
 from leakaudit.stats.intervals import mean, rate
 
 MOST = 1_000_000  # records or seeds beyond which nobody is told to go
@@ -247,16 +248,16 @@ def _score(attack: AttackResult, rule: Rule) -> tuple[Verdict, str] | None:
         if not lost and not unmeasured:  # it gives no such score, or does not apply: nothing is missed
             return None
         return "inconclusive", f"{name} has no value ({_why(attack, estimate)})"
-    verdict = _side(estimate, rule)
+    verdict, score = _side(estimate, rule), SCORES[rule.metric]
     if verdict == "pass":
         lost |= {s: n for s, n in attack.statuses.items() if n and s == "budget"}  # a cut-short attack may do better
     if verdict == "pass" and lost:
         ended = ", ".join(f"{n} {s}" for s, n in sorted(lost.items()))
         return (
             "inconclusive",
-            f"{name} is {_shown(estimate, rule)}, but not every victim was attacked to the end ({ended})",
+            f"{name} is {_shown(estimate, score)}, but not every victim was attacked to the end ({ended})",
         )
-    return verdict, f"{name} is {_shown(estimate, rule)}, {_against(rule)}"
+    return verdict, f"{name} is {_shown(estimate, score)}, {_against(rule, score)}"
 
 
 def _leak(estimate: Estimate, rule: Rule) -> float:
@@ -270,7 +271,7 @@ def accuracy_of(result: AuditResult, defense: DefenseResult) -> Estimate:
     """Return a defense's accuracy with the interval that the gate judges: from its runs where they are known."""
     if not defense.accuracies:
         return defense.accuracy
-    return mean(defense.accuracies, (0.0, 1.0), least=resolution(result))
+    return mean(defense.accuracies, (measure_of(result.measure).least, 1.0), least=resolution(result))
 
 
 def _accuracy(result: AuditResult, defense: DefenseResult, rule: Rule) -> Check:
@@ -282,7 +283,8 @@ def _accuracy_loss(result: AuditResult, defense: DefenseResult, rule: Rule) -> C
 
 
 def _utility(result: AuditResult, defense: DefenseResult, rule: Rule, estimate: Estimate) -> Check:
-    name = _title(rule)
+    score = by_measure(rule.metric, result.measure)
+    name = score.title
     if estimate.value is None:
         message = (
             f"{defense.spec}: {name} was not measured ({(estimate.reason or 'no reason was recorded').rstrip('.')})."
@@ -291,11 +293,12 @@ def _utility(result: AuditResult, defense: DefenseResult, rule: Rule, estimate: 
         if result.settings.get("utility"):  # it was trained: a training broke off, or the control learned nothing
             trained = [defense, *filter(None, [result.control()])]
             todo = Mend("train-to-end" if any(d.accuracy.value is None for d in trained) else "train-control")
-        return _check(rule, defense.spec, "inconclusive", message, todo, measured=estimate)
+        check = _check(rule, defense.spec, "inconclusive", message, todo, measured=estimate)
+        return replace(check, measure=result.measure)
     status = _side(estimate, rule)
-    message = f"{defense.spec}: {name} is {_shown(estimate, rule)}, {_against(rule)}."
+    message = f"{defense.spec}: {name} is {_shown(estimate, score)}, {_against(rule, score)}."
     what = _todo(status, "costs-less", _settles(estimate, rule, "seeds"))
-    return _check(rule, defense.spec, status, message, what, measured=estimate)
+    return replace(_check(rule, defense.spec, status, message, what, measured=estimate), measure=result.measure)
 
 
 def _todo(status: Verdict, failed: str, open_: Mend) -> Mend | None:
@@ -339,14 +342,13 @@ def _why(attack: AttackResult, estimate: Estimate) -> str:
     return (estimate.reason or attack.reason or "no reason was recorded").rstrip(".")
 
 
-def _shown(estimate: Estimate, rule: Rule) -> str:
-    score = SCORES[rule.metric]
+def _shown(estimate: Estimate, score: Score) -> str:
     return score.measured(estimate) + ("" if score.ends(estimate) else " (no interval)")
 
 
-def _against(rule: Rule) -> str:
+def _against(rule: Rule, score: Score) -> str:
     side = "at most" if rule.direction == "max" else "at least"
-    return f"{side} {SCORES[rule.metric].write(rule.threshold)} allowed"
+    return f"{side} {score.write(rule.threshold)} allowed"
 
 
 def _title(rule: Rule) -> str:

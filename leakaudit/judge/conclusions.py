@@ -20,7 +20,7 @@ from leakaudit.judge.verdict import CONTROL, UNFINISHED, reasons_of, rejudge
 from leakaudit.judge.words import grouped, sentence, singled_out
 from leakaudit.result.numbers import decibels, percent
 from leakaudit.result.outcome import Check, Outcome
-from leakaudit.result.rules import SEVERITIES, SHARP, guessing, judged, worst_severity
+from leakaudit.result.rules import SEVERITIES, SHARP, guessing, judged, labels_by_chance, worst_severity
 from leakaudit.result.schema import (
     AttackResult,
     AuditResult,
@@ -34,6 +34,7 @@ from leakaudit.result.schema import (
     Verdict,
     Waiver,
 )
+from leakaudit.result.tasks import shares_labels
 
 __all__ = ["RULES", "conclusions", "describe"]
 OF_ALL = ("known-exactly", "union-above-limit", "class-above-limit")  # ids of reasons that are findings of their own
@@ -120,7 +121,7 @@ def _of_defense(result: AuditResult, defense: DefenseResult) -> list[Finding]:
     if counted and defense.accuracy.value is None and defense.attacks:
         off = result.settings.get("utility") is False
         why = (defense.accuracy.reason or "no reason was recorded").rstrip(".")
-        message = f"{defense.spec}: its accuracy was not measured ({why})."
+        message = f"{defense.spec}: its {result.measure} was not measured ({why})."
         severity: Severity = "info" if off or not result.complete else "warning"
         found.append(Finding("accuracy-not-measured", severity, message, {"defense": defense.spec}))
     return found
@@ -140,15 +141,15 @@ def _labels(result: AuditResult, defense: DefenseResult) -> list[Finding]:
     """Return that labels leak, where an attack infers more of them than the commonest class makes up."""
     scored = [a for a in defense.attacks if a.kind == "labels" and a.label_accuracy.value is not None]
     told = max(scored, key=lambda a: a.label_accuracy.low or 0.0, default=None)
-    if defense.examined is None or told is None or (told.label_accuracy.low or 0.0) <= result.chance_accuracy:
+    if defense.examined is None or told is None or (told.label_accuracy.low or 0.0) <= labels_by_chance(result):
         return []
-    measured = told.label_accuracy
+    measured, guess = told.label_accuracy, labels_by_chance(result)
+    what, one = ("labels", "class") if result.chance_labels is None else ("label groups", "group")
     message = (
-        f"{defense.spec}: the attack {told.name} reads {percent(measured.value or 0.0)} of the labels off the updates "
-        f"(at least {percent(measured.low or 0.0)} with 95% confidence; the commonest class makes up "
-        f"{percent(result.chance_accuracy)})."
+        f"{defense.spec}: the attack {told.name} reads {percent(measured.value or 0.0)} of the {what} off the updates "
+        f"(at least {percent(measured.low or 0.0)} with 95% confidence; the commonest {one} makes up {percent(guess)})."
     )
-    evidence = _evidence(defense.spec, told, measured, None) | {"guess": result.chance_accuracy}
+    evidence = _evidence(defense.spec, told, measured, None) | {"guess": guess}
     return [Finding("labels-leak", "info", message, evidence)]
 
 
@@ -167,7 +168,7 @@ def _leaks(result: AuditResult, defense: DefenseResult) -> list[Finding]:
         a = known_of.attack
         bound = "; it was handed the replaced records, from an update alone it may be less" if a.role == "bound" else ""
         if known_of.identifies:
-            did = singled_out(a.kind if defense.examined else "", _line_up(a))
+            did = singled_out(a.kind * bool(defense.examined), _line_up(a), shares_labels(result.target))
             message = (
                 f"{defense.spec}: the attack {a.name} {did} {_share(a.identification)}, more than the {percent(limit)} "
                 f"allowed{bound}."

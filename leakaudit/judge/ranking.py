@@ -6,9 +6,10 @@ from leakaudit.errors import Spell, as_option, said, worded
 from leakaudit.judge.facts import facts_of
 from leakaudit.judge.verdict import LEAKS
 from leakaudit.judge.words import ended, notes_of
-from leakaudit.result.numbers import percent, significant
+from leakaudit.result.numbers import learned, significant
 from leakaudit.result.rules import most_successful
 from leakaudit.result.schema import AttackResult, AuditResult, DefenseResult, Further
+from leakaudit.result.tasks import spoken
 
 
 def scored(attack: AttackResult) -> tuple[int, int]:
@@ -113,10 +114,9 @@ def no_cost(result: AuditResult) -> str | None:
     others = [d for d in result.defenses if d is not control and d.accuracy.value is not None]
     if not others or not at_chance(result):
         return None
-    return (
-        "No cost in accuracy is given: without a defense the accuracy is not clearly above chance "
-        f"({percent(result.chance_accuracy)}), so there is nothing to lose."
-    )
+    told = "No cost in accuracy is given: without a defense the accuracy is not clearly above chance"
+    chance = learned(result.chance_accuracy, result.measure)
+    return f"{spoken(told, result.measure)} ({chance}), so there is nothing to lose."
 
 
 def at_chance(result: AuditResult) -> bool:
@@ -135,8 +135,8 @@ def pointless(result: AuditResult, spell: Spell = as_option) -> str:
     now = result.settings.get("epochs")
     than = f" than {now}" if isinstance(now, int) and not isinstance(now, bool) else ""
     words = (
-        "Accuracy says nothing here: undefended it is not clearly above chance "
-        f"({percent(result.chance_accuracy)}); give more {{--epochs}}{than}, or more data."
+        spoken("Accuracy says nothing here: undefended it is not clearly above chance ", result.measure)
+        + f"({learned(result.chance_accuracy, result.measure)}); give more {{--epochs}}{than}, or more data."
     )
     return said(worded(words), spell)
 

@@ -16,6 +16,7 @@ from leakaudit.result.rules import ANYTHING, BESIDES, PLANTING, scored_victims
 from leakaudit.result.schema import DefenseResult, Known, Value
 from leakaudit.result.specs import apart, split
 from leakaudit.result.surfaces import ROUNDS, covered_by, uncovered
+from leakaudit.result.tasks import measure_in, shares_labels, spoken
 
 PLANTED = (
     "Attacks that change the model are handed what the same clients share, through the same defense, of the model that "
@@ -53,7 +54,7 @@ def assumptions(
         f"{', '.join(granted) or 'and nothing else'}"
         f" (not granted: {', '.join(missing) or 'nothing'}).",
         *(() if "labels" in facts else ("Labels are not given to the adversary: it infers them from the update.",)),
-        *(("Candidates of a line-up come with their label, which they share.",) if "defense" in facts else ()),
+        *((_LINE_UP[shares_labels(target)],) if "defense" in facts else ()),
         tuned if "auxiliary" in facts else untuned,
         *((PLANTED,) if PLANTING in facts else ()),
         _seen(client),
@@ -62,6 +63,12 @@ def assumptions(
         *_chosen(settings),
         *notes,
     )
+
+
+_LINE_UP = {
+    True: "Candidates of a line-up come with their label, which they share.",
+    False: "Candidates of a line-up come with their labels.",
+}
 
 
 def _summed(client: Client) -> tuple[str, ...]:
@@ -79,6 +86,10 @@ def _seen(client: Client) -> str:
 
 
 def _of_accuracy(settings: Mapping[str, Value], target: Mapping[str, Value]) -> tuple[str, ...]:
+    return tuple(spoken(told, measure_in(target)) for told in _of_training(settings, target))
+
+
+def _of_training(settings: Mapping[str, Value], target: Mapping[str, Value]) -> tuple[str, ...]:
     client = client_of(settings)
     if client.local:
         dealt = "at random" if client.split == "iid" else "sorted by class"

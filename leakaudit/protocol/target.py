@@ -16,8 +16,9 @@ from torch.nn.parameter import is_lazy
 from leakaudit.protocol.received import Received
 from leakaudit.protocol.task import CLASSES, Task
 from leakaudit.result.federation import Client
+from leakaudit.result.shapes import sizes_of
 from leakaudit.work.outputs import logits_of
-from leakaudit.work.plain import common_tensors, computing, plain
+from leakaudit.work.plain import common_tensors, computing, left_behind, plain
 from leakaudit.work.seeding import forked
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -106,6 +107,13 @@ class PixelModel(nn.Module):
         with computing(self.float32):
             return self.network(**{self.by_name: inputs}) if self.by_name else self.network(inputs)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> PixelModel:
+        """Return a copy, without the graph of a forward pass that layers may keep a part of."""
+        made = type(self).__new__(type(self))
+        memo |= {id(self): made, **left_behind(self)}
+        vars(made).update(copy.deepcopy(dict(vars(self)), memo))
+        return made
+
     def around(self, network: nn.Module) -> PixelModel:
         """Return another network with the same reading and normalisation, on the device where it lies."""
         found = PixelModel(network, depth=self.depth, read=self.read, float32=self.float32).to(self.mean.device)
@@ -173,8 +181,7 @@ class Target:
     @property
     def sizes(self) -> tuple[int, ...]:
         """Channels, of a volume its slices, height and width."""
-        (c, h, w), depth = self.input_shape, self.model.depth
-        return (c, h, w) if depth == 1 else (c // depth, depth, h, w)
+        return sizes_of(*self.input_shape, self.model.depth)
 
     @property
     def device(self) -> torch.device:

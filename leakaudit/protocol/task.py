@@ -44,6 +44,19 @@ class Task:
         return MEASURES[KINDS[self.kind].measure]
 
     @property
+    def described(self) -> str:
+        """What is learned, in a few words that begin with the kind: `multi-label, 14 outputs`."""
+        if not self.own_targets:
+            return self.kind
+        if self.kind == "segmentation":
+            size = f"{self.values} classes of pixels" if self.values else f"{self.shape[0]} planes"
+        elif self.kind == "soft labels":
+            size = f"{self.shape[0]} classes"
+        else:
+            size = f"{'×'.join(map(str, self.shape)) or 1} output{'s' * (prod(self.shape) != 1)}"
+        return f"{self.kind}, {size}"
+
+    @property
     def by_class(self) -> bool:
         """Whether the model has one output for each class, as the loss of a classifier takes them."""
         return self.kind in ("classes", "soft labels")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from leakaudit.result.tasks import measure_of
+
 if TYPE_CHECKING:
     from leakaudit.result.schema import AuditResult, Estimate
 
 
 def estimates_of(result: AuditResult) -> list[tuple[str, Estimate, bool]]:
     """Return every estimate with where it stands, and whether it is of a share."""
-    found = [(d.spec, d.accuracy, True) for d in result.defenses]
+    found = [(d.spec, d.accuracy, measure_of(result.measure).least >= 0) for d in result.defenses]
     found += [(f"the guess {b.name}", b.identification, True) for b in result.baselines]
     if result.controls:
         found.append(("the test of the auxiliary records", result.controls.auxiliary, True))

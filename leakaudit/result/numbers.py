@@ -52,21 +52,11 @@ def lost(amount: float, measure: str = "accuracy") -> str:
     return f"{_fewest(amount)} {measure}"
 
 
-def moved(amount: float, measure: str = "accuracy") -> str:
-    """Return a change of a measure, signed and without its name: `−3.2` points, or `−0.032`."""
-    return shift(amount) if measure_of(measure).percent else _plus(_fewest(amount))
-
-
 def around(estimate: Estimate, measure: str = "accuracy") -> str:
     """Return the larger half of a measure's interval, as `±1.3` points or `±0.013`; empty where there is none."""
     if measure_of(measure).percent or estimate.value is None or estimate.low is None or estimate.high is None:
         return margin(estimate)
     return f"±{number(max(estimate.value - estimate.low, estimate.high - estimate.value), 3)}"
-
-
-def ends(estimate: Estimate, measure: str = "accuracy") -> str:
-    """Return a measure's interval as `low to high`, in percent without its sign where it is a share."""
-    return interval(estimate, None if measure_of(measure).percent else 3)
 
 
 def decibels(value: float) -> str:

@@ -12,6 +12,7 @@ from cattrs.preconf.json import make_converter
 from leakaudit.files.jsonfile import leave_out, structured
 from leakaudit.files.reading import text_of
 from leakaudit.result.schema import VALUES_LATER, Estimate, Mend, Reason, Value, Verdict, Waiver
+from leakaudit.result.tasks import MeasureName
 
 SCHEMA = "leakaudit.gate/1"
 Level = Literal["error", "warn"]
@@ -38,6 +39,7 @@ class Check:
     why: tuple[Reason, ...] = ()  # where it judges as the audit does: the reasons that its message tells
     todo: Mend | None = None  # the mend as values
     finding: dict[str, Value] = field(default_factory=dict)  # of a check of a finding: its evidence
+    measure: MeasureName = "accuracy"  # of a check of accuracy or its loss: what models are judged by
 
     @property
     def pattern(self) -> str:
@@ -75,7 +77,10 @@ class Outcome:
     schema: str = SCHEMA
 
 
-_LATER: dict[type, tuple[str, ...]] = {Check: ("why", "todo", "finding"), Outcome: ("audited", "leakaudit", "commit")}
+_LATER: dict[type, tuple[str, ...]] = {
+    Check: ("why", "todo", "finding", "measure"),
+    Outcome: ("audited", "leakaudit", "commit"),
+}
 _converter = leave_out(make_converter(), VALUES_LATER | _LATER)
 
 

@@ -137,6 +137,11 @@ def judged(result: AuditResult) -> tuple[DefenseResult, ...]:
     return tuple([d for d in requested if d.spec != "none"] or requested)
 
 
+def labels_by_chance(result: AuditResult) -> float:
+    """Return the share of labels that are right of somebody who always names the commonest class or label group."""
+    return result.chance_accuracy if result.chance_labels is None else result.chance_labels
+
+
 def resolution(result: AuditResult) -> float:
     """Return by how much one test record moves an accuracy; 0 where the result does not say how many there are."""
     tested = result.target.get("test_records")

@@ -22,6 +22,7 @@ from leakaudit.result import display
 from leakaudit.result.attempts import Attempt
 from leakaudit.result.claims import ClaimRow
 from leakaudit.result.estimates import estimates_of
+from leakaudit.result.tasks import MeasureName
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -300,7 +301,8 @@ class AuditResult:
     known: tuple[Known, ...] = ()  # every attack that was known then, run or not; empty in older results
     captured: dict[str, Value] = field(default_factory=dict)  # what is said of captured updates, where they are audited
     claims: tuple[ClaimRow, ...] = ()  # what is claimed of them beside what was measured
-    measure: str = "accuracy"  # by what models are judged, a name of `result.tasks.MEASURES`: what accuracies are of
+    chance_labels: float | None = None  # share of the commonest label group, where labels are no classes
+    measure: MeasureName = "accuracy"  # by what models are judged: what accuracies are of
     made: str = ""  # when the audit began, in UTC, as 2026-11-27T01:20:00Z; empty in older results
     schema: str = SCHEMA
 
@@ -361,6 +363,7 @@ _converter = leave_out(
             "captured",
             "claims",
             "measure",
+            "chance_labels",
             "made",
         ),
     },

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from leakaudit.result import numbers
 from leakaudit.result.schema import Estimate
+from leakaudit.result.tasks import measure_of, spoken
 
 Direction = Literal["max", "min"]  # whether a threshold is the most or the least that is allowed
 
@@ -205,7 +206,17 @@ def assertable() -> tuple[Score, ...]:
     return tuple(score for score in _ALL if score.limits is not None)
 
 
-def of_rule(rule: str) -> Score:
+def of_rule(rule: str, measure: str = "accuracy") -> Score:
     """Return the score that a check of the gate is about, by its rule; a number without a unit for any other rule."""
     name = rule.removeprefix("regression-")
-    return SCORES.get(name) or Score(name, name, name)
+    return by_measure(name, measure) if name in SCORES else Score(name, name, name)
+
+
+def by_measure(name: str, measure: str) -> Score:
+    """Return a score by its name; that of accuracy as it is of the measure that models are judged by."""
+    score = SCORES[name]
+    if measure == "accuracy" or name not in ("accuracy", "accuracy-loss"):
+        return score
+    title, heading, asks = (spoken(words, measure) for words in (score.title, score.heading, score.asks))
+    found = replace(score, title=title, heading=heading, asks=asks, compared=spoken(score.compared, measure))
+    return found if measure_of(measure).percent else replace(found, unit="", digits=3)

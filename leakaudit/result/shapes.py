@@ -8,6 +8,11 @@ from typing import Any
 from leakaudit.result.schema import Value
 
 
+def sizes_of(channels: int, height: int, width: int, depth: int) -> tuple[int, ...]:
+    """Return channels, of volumes their slices, height and width of a picture that is kept with C·D channels."""
+    return (channels, height, width) if depth == 1 else (channels // depth, depth, height, width)
+
+
 def written(sizes: Sequence[int]) -> str:
     """Return channels, of a volume its slices, height and width as a result holds them: `1×28×28`, `1×28×28×28`."""
     return "×".join(map(str, sizes))
@@ -16,6 +21,12 @@ def written(sizes: Sequence[int]) -> str:
 def in_words(sizes: Sequence[int]) -> str:
     """Return what records of these sizes are: `pictures 1×28×28` or `volumes 1×28×28×28`."""
     return f"{'volumes' if len(sizes) == 4 else 'pictures'} {written(sizes)}"
+
+
+def channels_in_words(sizes: Sequence[int]) -> str:
+    """Return `pictures of 3 channel(s)`, or `volumes of 1 channel(s) and 28 slices`."""
+    volumes = len(sizes) == 4
+    return f"{'volumes' if volumes else 'pictures'} of {sizes[0]} channel(s){f' and {sizes[1]} slices' * volumes}"
 
 
 def kind_told(shape: Value) -> Value:

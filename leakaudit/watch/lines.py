@@ -12,7 +12,7 @@ from rich.text import Text
 
 from leakaudit.judge.words import sentences
 from leakaudit.result import numbers
-from leakaudit.result.numbers import clock, percent
+from leakaudit.result.numbers import called, clock, percent
 from leakaudit.result.plaintext import visible
 from leakaudit.result.rules import ACCURACY, FIT, MOMENT, UPDATES, WEAKENED
 from leakaudit.watch.present import Present
@@ -89,7 +89,9 @@ def became(result: AuditResult, work: Work) -> str:
         return "" if row.attacks else "; ".join(sentences(row.why[:1]))
     if work.name == ACCURACY:
         value = row.accuracy.value
-        return percent(value) if value is not None else row.accuracy.reason or ""
+        if value is None:
+            return row.accuracy.reason or ""
+        return percent(value) if result.measure == "accuracy" else called(value, result.measure)
     if work.name == WEAKENED and row.examined is not None:
         found, share = row.examined.weakened, row.examined.strength
         told = f"{percent(found.value)} identified" if found.value is not None else found.reason or ""

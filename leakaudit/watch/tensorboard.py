@@ -160,7 +160,7 @@ class Log:
                     self._measured(tag(row.spec, attack.name), attack)
             if row.accuracy.value is not None and (row.spec, "") not in self.told:
                 self.told.add((row.spec, ""))
-                self.writer.add_scalar(f"accuracy/{tag(row.spec)}", row.accuracy.value, 0)
+                self.writer.add_scalar(f"{tag(result.measure)}/{tag(row.spec)}", row.accuracy.value, 0)
         self.writer.flush()
 
     def _measured(self, name: str, attack: AttackResult) -> None:

@@ -50,12 +50,15 @@ KINDS: dict[str, Made] = {
 
 
 def network(made: Made, kind: str = "conv") -> nn.Module:
-    """Return a network of these outputs: "conv", "dense", "batchnorm" or "tokens"; masks from a convolution."""
+    """Return a network of these outputs: "conv", "deep", "dense", "batchnorm" or "tokens"; masks from a convolution."""
     o, size = made.outputs, 64
     if made.masks and kind == "dense":
         return nn.Sequential(
             nn.Flatten(), nn.Linear(size, 24), nn.Sigmoid(), nn.Linear(24, o * size), nn.Unflatten(1, (o, 8, 8))
         )
+    if made.masks and kind == "deep":
+        hidden = [m for _ in range(2) for m in (nn.Conv2d(12, 12, 3, padding=1), nn.LeakyReLU(0.2))]
+        return nn.Sequential(nn.Conv2d(1, 12, 3, padding=1), nn.LeakyReLU(0.2), *hidden, nn.Conv2d(12, o, 1))
     norm = [nn.BatchNorm2d(6)] if kind == "batchnorm" else []
     if made.masks:
         return nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), *norm, nn.LeakyReLU(0.2), nn.Conv2d(6, o, 1))

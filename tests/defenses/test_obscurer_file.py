@@ -130,6 +130,9 @@ NAN = torch.full((12, 3), float("nan"))
         ({"slope": "steep"}, "slope"),
         ({"mirror": 1}, "mirror"),
         ({"shape": [3, 8, 9]}, "shape"),
+        ({"depth": 2}, "says 2 slices"),
+        ({"depth": 0}, "says 0 slices"),
+        ({"depth": True}, "says True slices"),
         ({"card": {}}, "incomplete"),
         ({"card": None}, "incomplete"),
         ({"tensors": {"pictures": torch.rand(12, 3, 8, 8)}}, "float32"),
@@ -163,6 +166,34 @@ def test_a_file_must_fit_the_target(saved: Path) -> None:
     ):
         with pytest.raises(UserError, match=word):
             Obscurer.load(saved, wrong)
+
+
+def test_volumes_are_drawn_for_volumes_alone(tmp_path: Path, generator: Generator) -> None:
+    """In a file, for a target, and in a client's loop, where volumes are (N, C, D, H, W)."""
+    obscurer = replace(made(shape=(6, 8, 8)), depth=3)
+    assert repr(obscurer).startswith("Obscurer(12 volumes 2×3×8×8")
+    obscurer.save(tmp_path / "v.safetensors", CARD)
+    loaded = Obscurer.load(tmp_path / "v.safetensors")
+    assert loaded.depth == 3
+    pictures, volumes = target(shape=(6, 8, 8)), target(shape=(6, 10, 8))
+    volumes.model.depth = 3
+    Obscurer.load(tmp_path / "v.safetensors", volumes)
+    with pytest.raises(UserError, match=r"volumes of 2 channel\(s\) and 3 slices, not pictures of 6 channel"):
+        Obscurer.load(tmp_path / "v.safetensors", pictures)
+    x = torch.rand(2, 2, 3, 9, 7, generator=generator)
+    drawn, p = loaded(x, generator.manual_seed(1))
+    expected, _ = loaded.draw(x.flatten(1, 2), generator.manual_seed(1))
+    assert torch.equal(drawn, expected.view(x.shape))
+    assert p.shape == (2, 3)
+    for wrong, word in (
+        (x.flatten(1, 2), r"float volumes \(N, C, D, H, W\)"),
+        (x[:, :1], r"volumes of 1 channel\(s\) and 3 slices and was fitted on volumes of 2"),
+        (x[:, :, :2], "2 slices and was fitted on volumes of .* 3 slices"),
+    ):
+        with pytest.raises(UserError, match=word):
+            loaded(wrong)
+    with pytest.raises(UserError, match=r"float pictures \(N, C, H, W\)"):
+        made()(x)
 
 
 def test_its_text_shows_no_pixel() -> None:

@@ -76,7 +76,8 @@ def test_opinions_of_the_same_pictures_are_averaged() -> None:
     [
         (lambda part: part, "obscurer 2 holds the same as obscurer 1"),
         (lambda _: replace(made(2), slope=0.3), "obscurer 2 was fitted with a rate above 0"),
-        (lambda _: made(2, shape=(1, 8, 8)), "obscurer 2 has pictures of 1×8×8, and obscurer 1 of 3×8×8"),
+        (lambda _: made(2, shape=(1, 8, 8)), "obscurer 2 draws pictures 1×8×8, and obscurer 1 pictures 3×8×8"),
+        (lambda part: replace(part, depth=3), "obscurer 2 draws volumes 1×3×8×8, and obscurer 1 pictures 3×8×8"),
         (lambda _: made(2, classes=4), "obscurer 2 knows 4 classes, and obscurer 1 3"),
         (lambda _: replace(made(2), mirror=False), "whether pictures may be mirrored"),
     ],

@@ -185,15 +185,16 @@ class Same(Defense):
 def test_public_forms_are_of_the_victims_labels_and_of_other_records() -> None:
     c = case(12, 1)
     generator = torch.Generator().manual_seed(0)
-    forms = public_forms(Form(), c.auxiliary, c.truth.labels, generator)
+    forms = public_forms(Form(), c.auxiliary, c.truth, generator)
     assert torch.equal(forms[:, 0, 0, 0], c.truth.labels / 10)
-    shown = public_forms(Same(), c.auxiliary, torch.cat([c.truth.labels, torch.tensor([9])]), generator)
+    asked = torch.cat([c.truth.labels, torch.tensor([9])])
+    shown = public_forms(Same(), c.auxiliary, Records(c.auxiliary.images[:0], asked), generator)
     for picture, label in zip(shown[:-1], c.truth.labels, strict=True):
         same = c.auxiliary.images[c.auxiliary.labels == label]
         assert (same == picture).flatten(1).all(1).any()
     assert (c.auxiliary.images == shown[-1]).flatten(1).all(1).any()  # a class that the adversary has no record of
     with pytest.raises(ValueError):
-        public_forms(Same(), c.auxiliary[:0], c.truth.labels, generator)
+        public_forms(Same(), c.auxiliary[:0], c.truth, generator)
 
 
 def test_records_of_older_results_are_not_said_to_be_inexact() -> None:
