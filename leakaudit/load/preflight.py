@@ -14,6 +14,7 @@ from leakaudit.engine.head import find
 from leakaudit.errors import Setting, UserError, first_line, message_of, said, worded
 from leakaudit.judge.noticed import frozen
 from leakaudit.load.chances import chances
+from leakaudit.load.second import second
 from leakaudit.protocol.gradients import Mode, in_mode, parameters_of
 from leakaudit.protocol.target import Records, Target, shared_parameters
 from leakaudit.result.rules import SEVERITIES
@@ -43,7 +44,7 @@ def preflight(
         worse = {finding.id for finding in found if finding.severity == "error"}
         findings = [finding for finding in findings if finding.id not in worse] + found
         if not worse:
-            findings += [*chances(target, mode), *_labels(target, mode)]
+            findings += [*chances(target, mode), *second(target), *_labels(target, mode)]
     return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
 
 
