@@ -298,7 +298,8 @@ def main() -> None:
             chosen.json.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", "utf-8")
     if chosen.markdown is not None:
         written = chosen.markdown.read_text("utf-8").partition(MARK)[0] if chosen.markdown.exists() else ""
-        chosen.markdown.write_text(written + MARK + "\n" + markdown(list(rows.values())), "utf-8")
+        ordered = [rows[e.name] for held in GROUPS.values() for e in held if e.name in rows]
+        chosen.markdown.write_text(written + MARK + "\n" + markdown(ordered), "utf-8")
     counts = Counter(row.outcome for row in rows.values())
     print(", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
     sys.exit(any(row.outcome in ("wrong", "crash") for row in rows.values()))

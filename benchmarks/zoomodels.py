@@ -200,7 +200,12 @@ hugging(
 )
 
 
-@model("peft-lora", "LoRA on a ViT, classifier trained (PEFT, transformers)", package="peft", says=("parameters",))
+@model(
+    "peft-lora",
+    "LoRA on a ViT, classifier trained (PEFT, transformers)",
+    package="peft",
+    says=("parameters are shared",),
+)
 def _lora() -> Any:
     from peft import LoraConfig, get_peft_model
     from transformers import ViTConfig, ViTForImageClassification
