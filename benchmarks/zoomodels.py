@@ -71,9 +71,10 @@ vision(
 )
 vision(
     "inception-v3",
-    "Inception v3 without auxiliary heads (torchvision)",
+    "Inception v3 without auxiliary heads, only looked at (torchvision)",
     lambda m: m.inception_v3(num_classes=CLASSES, aux_logits=False, init_weights=False),
     side=75,
+    scanned=False,
 )
 vision(
     "vit",
