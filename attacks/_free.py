@@ -41,26 +41,30 @@ class Packed(PixelModel):
 
 @dataclass(frozen=True)
 class Free:
-    """How targets are sought: the model and update as they see pictures with targets beside them.
+    """How targets are sought: the model, and the update's loss, as they take pictures with targets beside them.
 
-    `form` gives the loss's target of numbers (N, D) in [0, 1], `shares` says that these are each place's chances of
-    `values` classes.
+    A target is `size` numbers in [0, 1]: its own, brought there from `low` and `range`, or of a mask every class's
+    chance at every place, and then `low` and `range` are empty.
     """
 
     model: PixelModel
     update: SharedUpdate
     task: Task
     channels: int  # of a picture
-    size: int  # D numbers of a target
-    low: Tensor  # (D,), of the numbers' range; the targets are low + range · number
-    range: Tensor
+    size: int  # D
+    low: Tensor  # (D,)
+    range: Tensor  # (D,)
 
     def begun(self, start: Tensor, groups: Tensor) -> Tensor:
-        """Return starting pictures (T, B, C, H, W) with targets beside them, for guessed label groups (T, B)."""
+        """Return starting pictures (T, B, C, H, W) with targets beside them, for guessed label groups (T, B).
+
+        Pictures may be several times as many as records, in turn.
+        """
+        groups = groups.repeat(1, start.shape[1] // groups.shape[1])
         table = encoded(self.task, self.low, self.range)
         mean = table.mean(0)
         numbers = (BELIEF * table[groups] + (1 - BELIEF) * mean).to(start)
-        spare = self.update.input_shape[0] - self.channels
+        spare = -(-self.size // prod(start.shape[3:]))
         padded = F.pad(numbers, (0, spare * prod(start.shape[3:]) - self.size))
         return torch.cat([start, padded.view(*start.shape[:2], spare, *start.shape[3:])], 2)
 
@@ -80,7 +84,7 @@ def freed(model: PixelModel, update: SharedUpdate, generator: torch.Generator) -
     They can where a loss takes targets between others, or is the cross-entropy of a mask's classes, which takes
     chances of them.
     """
-    task, (channels, height, width) = update.task, update.input_shape
+    task, channels = update.task, update.input_shape[0]
     if not task.own_targets or task.table is None or type(model) is not PixelModel:
         return None
     outputs = _outputs(model, update)
@@ -104,9 +108,7 @@ def freed(model: PixelModel, update: SharedUpdate, generator: torch.Generator) -
         alone = given[0].numel() == prod(outputs)
         return update.loss(given, labels) if alone else sought(given, labels)
 
-    spare = -(-size // (height * width))
-    packed = replace(update, loss=loss, input_shape=(channels + spare, height, width))
-    return Free(Packed(model, channels), packed, task, channels, size, low, wide)
+    return Free(Packed(model, channels), replace(update, loss=loss), task, channels, size, low, wide)
 
 
 def encoded(task: Task, low: Tensor, wide: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from math import prod
 from typing import ClassVar
 
 import torch
@@ -176,7 +177,8 @@ class InvertingGradients(Attack):
         one = choices[0]
         trials = len(choices) * update.victims * one.restarts
         told = f"{trials} trials at once (restarts={one.restarts})"
-        with held(room_for(update, trials, COPIES), told, "restarts or records", model.mean.device):
+        beside = COPIES * max(1, update.task.values) * prod(update.task.shape) if update.task.own_targets else 0
+        with held(room_for(update, trials, COPIES, beside), told, "restarts or records", model.mean.device):
             return self._descended(choices, model, update, generator, start)
 
     def _descended(
@@ -226,7 +228,7 @@ class InvertingGradients(Attack):
             )
         size = len(start)
         parts = [descent.part(k * size, (k + 1) * size) for k in range(len(choices))]
-        told = [labels if free is None else free.groups(part.images) for part in parts]
+        told = [labels if free is None else free.groups(part.images)[:, : update.batch_size] for part in parts]
         return [
             best_restart(update, replace(part, images=part.images[:, :, :channels]), each, one.restarts)
             for part, each in zip(parts, told, strict=True)

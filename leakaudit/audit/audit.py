@@ -248,22 +248,21 @@ def _fitted(
 
 
 def _accuracy(scene: Scene, defense: Defense, released: Records, too_long: str) -> Utility:
-    effort = scene.plan.effort()
-    if too_long:
-        return Utility((), Estimate(reason=too_long), chance(scene.target.test, scene.target.task), 0, effort.epochs)
+    effort, reason = scene.plan.effort(), too_long
     try:
-        return utility(
-            scene.target,
-            defense,
-            released,
-            senders=Senders(TRAINING_BATCH, scene.plan.sender(), scene.plan.own),
-            epochs=effort.epochs,
-            seeds=effort.seeds,
-            seed=scene.plan.seed,
-        )
+        if not too_long:
+            return utility(
+                scene.target,
+                defense,
+                released,
+                senders=Senders(TRAINING_BATCH, scene.plan.sender(), scene.plan.own),
+                epochs=effort.epochs,
+                seeds=effort.seeds,
+                seed=scene.plan.seed,
+            )
     except Exception as error:  # the user's model, loss or factory may raise anything
         reason = f"training failed ({first_line(error)})"
-        return Utility((), Estimate(reason=reason), chance(scene.target.test, scene.target.task), 0, effort.epochs)
+    return Utility((), Estimate(reason=reason), chance(scene.target.test, scene.target.task), 0, effort.epochs)
 
 
 def _guarantees(scene: Scene, defense: Defense, run: tuple[int, int, int]) -> tuple[Guarantee, ...]:
@@ -304,6 +303,7 @@ def _row(course: Course, subject: Subject, results: list[AttackResult], measured
             examined=examined,
             guarantees=guarantees,
             errors=errors,
+            alike=scene.candidates.targets is None,
         )
     )
     verdict, why = capped(verdict, why, _caps(course))

@@ -18,7 +18,7 @@ from leakaudit.protocol.task import CLASSES, Task
 from leakaudit.result.federation import Client
 from leakaudit.result.shapes import sizes_of
 from leakaudit.work.outputs import logits_of
-from leakaudit.work.plain import common_tensors, computing, plain
+from leakaudit.work.plain import common_tensors, computing, left_behind, plain
 from leakaudit.work.seeding import forked
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -106,6 +106,13 @@ class PixelModel(nn.Module):
             inputs = inputs.reshape(len(x), -1, self.depth, *x.shape[2:])
         with computing(self.float32):
             return self.network(**{self.by_name: inputs}) if self.by_name else self.network(inputs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PixelModel:
+        """Return a copy, without the graph of a forward pass that layers may keep a part of."""
+        made = type(self).__new__(type(self))
+        memo |= {id(self): made, **left_behind(self)}
+        vars(made).update(copy.deepcopy(dict(vars(self)), memo))
+        return made
 
     def around(self, network: nn.Module) -> PixelModel:
         """Return another network with the same reading and normalisation, on the device where it lies."""
