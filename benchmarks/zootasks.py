@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -259,12 +260,30 @@ task("segmentation-dice", "Masks of 0 and 1, a Dice loss", **MASK)(
 )
 
 
+def backbone(**returned: str) -> nn.Module:
+    """Return two strided convolutions that give their maps by name, as torchvision's do."""
+    from torchvision.models._utils import IntermediateLayerGetter
+
+    layers = OrderedDict(
+        first=nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU()),
+        second=nn.Sequential(nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU()),
+    )
+    return IntermediateLayerGetter(nn.Sequential(layers), returned)  # type: ignore[no-any-return]
+
+
 @task("lraspp", "LR-ASPP, a dict of one output (torchvision)", package="torchvision", **MASK)
 def _lraspp() -> Any:
-    from torchvision.models.segmentation import lraspp_mobilenet_v3_large
+    from torchvision.models.segmentation.lraspp import LRASPP
 
-    net = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3)
+    net = LRASPP(backbone(first="low", second="high"), 8, 16, 3, inter_channels=16)
     return net, of_labels(masks()), {"loss": nn.CrossEntropyLoss()}
+
+
+@task("fcn", "FCN, a dict of one output (torchvision)", package="torchvision", **MASK)
+def _fcn() -> Any:
+    from torchvision.models.segmentation.fcn import FCN, FCNHead
+
+    return FCN(backbone(second="out"), FCNHead(16, 3)), of_labels(masks()), {"loss": nn.CrossEntropyLoss()}
 
 
 @task("deeplab-aux", 'DeepLabV3 with an auxiliary head, output = "out" (torchvision)', package="torchvision", **MASK)
@@ -278,10 +297,11 @@ def _deeplab() -> Any:
     **MASK | {"package": "torchvision", "says": ("'aux'", "left out"), "untrue": ("of 'network.aux_classifier",)},
 )
 def _deeplab_unnamed() -> Any:
-    from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large as build
+    from torchvision.models.segmentation.deeplabv3 import ASPP, DeepLabV3
+    from torchvision.models.segmentation.fcn import FCNHead
 
-    net = build(weights=None, weights_backbone=None, num_classes=3, aux_loss=True)
-    return net, of_labels(masks())
+    head = nn.Sequential(ASPP(16, [2, 4], 16), nn.Conv2d(16, 3, 1))
+    return DeepLabV3(backbone(first="aux", second="out"), head, FCNHead(8, 3)), of_labels(masks())
 
 
 @task("segformer", "SegFormer, masks in the size of its output (transformers)", package="transformers", **MASK)

@@ -120,8 +120,10 @@ def released(obscurer: Obscurer, records: Records, seed: int | None) -> tuple[Te
     Without a seed nobody can repeat the choice (`Obscurer.__call__`).
     """
     generator = None if seed is None else generator_for(seed, "obscurer", "applied")
+    fits = records.images.shape[1] == obscurer.pictures.shape[1]  # else the call says what does not
+    images = unfolded(records.images, obscurer.depth) if fits else records.images
     size = max(1, MOST_VALUES // max(1, records.images[0].numel()))
-    drawn = [obscurer(part, generator) for part in torch.split(unfolded(records.images, obscurer.depth), size)]
+    drawn = [obscurer(part, generator) for part in torch.split(images, size)]
     pictures = torch.cat([(x * 255).round().clamp(0, 255).to(torch.uint8) for x, _ in drawn])
     return pictures, torch.cat([p for _, p in drawn]).float()
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from leakaudit.result import numbers
 from leakaudit.result.rules import ACCURACY, FIT, OTHER_WORK, UPDATES, WEAKENED
 from leakaudit.result.schema import AuditResult
+from leakaudit.result.tasks import spoken
 
 DEAREST = 3  # pieces that are named where there is room for a line
 
@@ -29,7 +30,8 @@ def costs(result: AuditResult) -> Costs | None:
     names = [name for name in dict.fromkeys(done) if any(name in of for of in timed.values())]
     if not names:
         return None
-    rows = tuple((name, tuple(timed[spec].get(name) for spec in specs)) for name in names)
+    called = {ACCURACY: spoken(ACCURACY, result.measure)}
+    rows = tuple((called.get(name, name), tuple(timed[spec].get(name) for spec in specs)) for name in names)
     sums = tuple(sum(timed[spec].values()) for spec in specs)
     return Costs(specs, rows, sums, result.timings.get("total"))
 

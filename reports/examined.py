@@ -57,7 +57,8 @@ FIELDS = ("changes", "works", "union", "tenth", "classes", "exact")  # of `Tried
 
 def tried(result: AuditResult) -> tuple[Tried, ...]:
     """Return what was found out about each defense that was examined."""
-    return tuple(_tried(view.key(i), d, d.examined) for i, d in enumerate(result.defenses) if d.examined)
+    grouped = result.chance_labels is not None
+    return tuple(_tried(view.key(i), d, d.examined, grouped) for i, d in enumerate(result.defenses) if d.examined)
 
 
 def controls(result: AuditResult) -> tuple[tuple[str, str], ...]:
@@ -81,9 +82,10 @@ def in_brief(defense: DefenseResult) -> str:
     return f"Tried: {'; '.join(parts)}."
 
 
-def _tried(key: str, defense: DefenseResult, e: Examined) -> Tried:
+def _tried(key: str, defense: DefenseResult, e: Examined, grouped: bool = False) -> Tried:
     independent = {
-        True: "all that is shared is the same whichever record of a class it is of",
+        True: "all that is shared is the same whichever record"
+        + (" with a near label it is of" if grouped else " of a class it is of"),
         False: "what is shared depends on the record",
         None: "",
     }[e.independent]
@@ -94,7 +96,7 @@ def _tried(key: str, defense: DefenseResult, e: Examined) -> Tried:
         works=_works(e),
         union=_share(e.union, f"guessing as often: {percent(e.union_guess)}"),
         tenth=_share(e.tenth, f"of {e.tenth.n} record{'' if e.tenth.n == 1 else 's'}"),
-        classes=_by_class(e.by_class),
+        classes=_by_class(e.by_class, grouped),
         exact=_exactly(defense),
     )
 
@@ -115,7 +117,7 @@ def _works(e: Examined) -> Told:
     return Told("no strength tried", found) if found and e.changes else Told(DASH)
 
 
-def _by_class(rates: Mapping[str, Estimate]) -> Told:
+def _by_class(rates: Mapping[str, Estimate], grouped: bool = False) -> Told:
     """Return the classes whose records were identified most often, and the range of the others."""
     known = [(name, e.value, e.n) for name, e in rates.items() if e.value is not None]
     known.sort(key=lambda row: (-row[1], row[0]))
@@ -127,7 +129,8 @@ def _by_class(rates: Mapping[str, Estimate]) -> Told:
         return Told(told)
     low, high = percent(rest[-1][1]), percent(rest[0][1])
     spread = low if low == high else f"{low} to {high}"
-    return Told(told, f"{len(rest)} other {'class' if len(rest) == 1 else 'classes'}: {spread}")
+    one, many = ("label group", "label groups") if grouped else ("class", "classes")
+    return Told(told, f"{len(rest)} other {one if len(rest) == 1 else many}: {spread}")
 
 
 def _exactly(defense: DefenseResult) -> Told:

@@ -33,7 +33,7 @@ from leakaudit.result.adversary import WORDS
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.schema import AuditResult, Value
 from leakaudit.result.shapes import kind_told, what_is_shown
-from leakaudit.result.tasks import measure_of
+from leakaudit.result.tasks import measure_of, shares_labels
 
 __all__ = ["generator", "render"]
 
@@ -99,6 +99,7 @@ def _context(result: AuditResult, outcome: Outcome | None) -> dict[str, Any]:
         "shown_controls": examined.controls(result),
         "training": view.training(result),
         "chance": numbers.learned(result.chance_accuracy, result.measure),
+        "alike": shares_labels(result.target),
         "points": measure_of(result.measure).percent,
         "measure": "" if result.measure == "accuracy" else result.measure[:1].upper() + result.measure[1:],
         "measure_summary": measure_of(result.measure).summary,

@@ -25,7 +25,7 @@ from leakaudit.result.outcome import Check, Outcome
 from leakaudit.result.rules import judged
 from leakaudit.result.schema import AuditResult, DefenseResult, Estimate, Value, digest
 from leakaudit.result.scores import by_measure, of_rule
-from leakaudit.result.tasks import measure_of, spoken
+from leakaudit.result.tasks import measure_of, shares_labels, spoken
 
 MARK = "<!-- leakaudit -->"  # what a text begins with, so that a job finds its comment again; it is not shown
 COMMENT = 65_000  # bytes: GitHub takes comments of 65,536 characters
@@ -238,8 +238,9 @@ def _defenses(result: AuditResult) -> Section:
     shown = {t: column for t, column in cells.items() if any(cell not in ("", "not measured") for cell in column)}
     rows = tuple(row(*each) for each in zip(*shown.values(), strict=True))
     chance = numbers.percent(result.chance_identification)
+    those = "its class" if shares_labels(result.target) else "the nearest labels"
     notes = [
-        f"Identified: the right record picked among its class (chance {chance}). Higher leaks more, and so does a "
+        f"Identified: the right record picked among {those} (chance {chance}). Higher leaks more, and so does a "
         "higher PSNR of the closest pictures.",
         *filter(None, (view.training(result), ranking.no_cost(result))),
     ]

@@ -52,7 +52,7 @@ from leakaudit.scene.scene import Scene, beside_strangers, set_scene
 from leakaudit.scene.told import SETTINGS, at_level, quick_fit, stated, vouched
 from leakaudit.scene.updates import Updates
 from leakaudit.score.diagnosis import compare_with_control, inspected
-from leakaudit.score.identification import of_line_ups
+from leakaudit.score.identification import hidden, of_line_ups
 from leakaudit.score.measures import chance, majority
 from leakaudit.score.scoring import skipped
 from leakaudit.score.standin import SENTENCE
@@ -248,26 +248,25 @@ def _fitted(
 
 
 def _accuracy(scene: Scene, defense: Defense, released: Records, too_long: str) -> Utility:
-    effort = scene.plan.effort()
-    if too_long:
-        return Utility((), Estimate(reason=too_long), chance(scene.target.test, scene.target.task), 0, effort.epochs)
+    effort, reason = scene.plan.effort(), too_long
     try:
-        return utility(
-            scene.target,
-            defense,
-            released,
-            senders=Senders(TRAINING_BATCH, scene.plan.sender(), scene.plan.own),
-            epochs=effort.epochs,
-            seeds=effort.seeds,
-            seed=scene.plan.seed,
-        )
+        if not too_long:
+            return utility(
+                scene.target,
+                defense,
+                released,
+                senders=Senders(TRAINING_BATCH, scene.plan.sender(), scene.plan.own),
+                epochs=effort.epochs,
+                seeds=effort.seeds,
+                seed=scene.plan.seed,
+            )
     except Exception as error:  # the user's model, loss or factory may raise anything
         reason = f"training failed ({first_line(error)})"
-        return Utility((), Estimate(reason=reason), chance(scene.target.test, scene.target.task), 0, effort.epochs)
+    return Utility((), Estimate(reason=reason), chance(scene.target.test, scene.target.task), 0, effort.epochs)
 
 
 def _guarantees(scene: Scene, defense: Defense, run: tuple[int, int, int]) -> tuple[Guarantee, ...]:
-    stated = defense.guarantees(*run, scene.candidates.size)
+    stated = defense.guarantees(*run, hidden(scene.candidates, scene.line_ups))
     return of_line_ups(stated, defense, scene.candidates, scene.line_ups)
 
 
@@ -304,6 +303,7 @@ def _row(course: Course, subject: Subject, results: list[AttackResult], measured
             examined=examined,
             guarantees=guarantees,
             errors=errors,
+            alike=scene.candidates.targets is None,
         )
     )
     verdict, why = capped(verdict, why, _caps(course))

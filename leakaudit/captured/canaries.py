@@ -47,6 +47,7 @@ class Game:
     mode: Mode = "eval"
     client: Client = FEDSGD
     draws: int = 1000
+    classes: int = 0  # 0: as many as the model has outputs
 
 
 def played(captured: CapturedUpdate, target: Target, source: str) -> tuple[ClaimRow, ...]:
@@ -66,7 +67,8 @@ def played(captured: CapturedUpdate, target: Target, source: str) -> tuple[Claim
     if size * len(records) * client.passes(len(records)) > MOST_WORK:
         row = ClaimRow(what="canary", mechanism=claimed.name, claimed=claimed.epsilon)
         return (replace(row, reason="The model is large: its canary is left to leakaudit.captured.canaries."),)
-    game = Game(target.model, target.loss, "train" if client.mode == "train" else "eval", client, draws=400)
+    mode: Mode = "train" if client.mode == "train" else "eval"
+    game = Game(target.model, target.loss, mode, client, draws=400, classes=len(target.classes))
     return (canary_row(game, records, defense, claimed, torch.Generator().manual_seed(0)),)
 
 
@@ -113,6 +115,14 @@ def canary_row(
     return replace(row, measured=found, low=found, high=math.inf, verdict=verdict, reason=why)  # type: ignore[arg-type]
 
 
+def _classes(game: Game, one: Tensor) -> int:
+    """Return how many classes or label groups there are: as many as the game says, else as the model has outputs."""
+    if game.classes:
+        return game.classes
+    with torch.no_grad():
+        return int(game.model(one).shape[-1])
+
+
 def _plays(game: Game, records: Records, claimed: Mechanism) -> tuple[Play, Play]:
     """Return what draws one update with the canary, and without it."""
     _, parameters = parameters_of(game.model)
@@ -128,9 +138,7 @@ def _plays(game: Game, records: Records, claimed: Mechanism) -> tuple[Play, Play
 
     if claimed.place == "update" or len(labels) == 1:
         return whole, nothing
-    with torch.no_grad():
-        classes = int(game.model(images[:1]).shape[-1])
-    labels[-1] = (labels[-1] + 1) % classes
+    labels[-1] = (labels[-1] + 1) % _classes(game, images[:1])
     share = (len(labels) - 1) / len(labels)  # of a sum over one record less, divided by as many, noise and all
 
     def without(defense: Defense, generator: torch.Generator) -> Tensor:

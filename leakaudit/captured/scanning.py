@@ -119,6 +119,11 @@ def targeted(asked: Asked, target: Target) -> Target:
 def _labels(asked: Asked, target: Target) -> Tensor:
     """Return the truth's labels as the model counts its classes: by name where both have names."""
     assert asked.truth is not None
+    if target.task.own_targets:
+        raise UserError(
+            f"--data gives the truth as pictures and classes, and the labels of this model are none "
+            f"({target.task.described}): leave --data out, and what is captured is attacked without being scored."
+        )
     labels, classes = asked.truth.labels, asked.classes
     if classes is not None and classes != target.classes and set(classes) <= set(target.classes):
         places = torch.tensor([target.classes.index(name) for name in classes])

@@ -108,10 +108,12 @@ def doctor(  # noqa: PLR0913 - a command: its options
 
     with working("loading libraries") as stage:
         from leakaudit.audit.costs import measured
+        from leakaudit.audit.rehearsing import rehearsed
         from leakaudit.load.loading import load_target
         from leakaudit.load.preflight import preflight
         from leakaudit.load.units import with_units
         from leakaudit.scene.plan import Plan
+        from leakaudit.watch.rehearsal import failures, show_rehearsed
 
         plan = Plan(mode=mode.value, records=records, batch_size=batch_size, client=client, seed=seed)
         stage("loading the model and the data")
@@ -127,10 +129,13 @@ def doctor(  # noqa: PLR0913 - a command: its options
     if errors:
         console.print(f"[red]not ready[/]: mend {'the error' if errors == 1 else f'the {errors} errors'} above.")
         raise typer.Exit(USAGE)
-    with working("measuring what a scan would take"):
+    with working("measuring what a scan would take") as stage:
         costs = measured(loaded, plan)
+        tried = rehearsed(loaded, plan, lambda name: stage(f"trying {name}"))
+    show_rehearsed(console, tried)
     takes(console, loaded, plan, costs)
     told = f" but for {'the warning' if warnings == 1 else f'the {warnings} warnings'} above" if warnings else ""
+    told += f"{' and' if told else ' but for'} what fails above" if failures(tried) else ""
     console.print(f"[green]ready[/]{told}", highlight=False)
 
 

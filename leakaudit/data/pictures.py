@@ -89,7 +89,7 @@ def _numbers(image: Any, where: str) -> Tensor:
             found = torch.from_numpy(np.array(image, dtype=image.dtype.newbyteorder("=") if kept else np.float32))
     if isinstance(image, str):
         raise UserError(f"{where} has the name of a file as its image, {short(image)}: open it in the dataset.")
-    if isinstance(image, bytes | Mapping):
+    if isinstance(image, bytes) or (isinstance(image, Mapping) and {"bytes", "path"} & set(image)):
         raise UserError(f"{where} has an image that is not decoded ({type(image).__name__}): decode it in the dataset.")
     if found is None:
         raise UserError(f"{where} has {_an(type(image).__name__)} as its image: {PAIRS}.")

@@ -34,6 +34,7 @@ from leakaudit.result.schema import (
     Verdict,
     Waiver,
 )
+from leakaudit.result.tasks import shares_labels
 
 __all__ = ["RULES", "conclusions", "describe"]
 OF_ALL = ("known-exactly", "union-above-limit", "class-above-limit")  # ids of reasons that are findings of their own
@@ -142,14 +143,13 @@ def _labels(result: AuditResult, defense: DefenseResult) -> list[Finding]:
     told = max(scored, key=lambda a: a.label_accuracy.low or 0.0, default=None)
     if defense.examined is None or told is None or (told.label_accuracy.low or 0.0) <= labels_by_chance(result):
         return []
-    measured, classes = told.label_accuracy, result.chance_labels is None
-    what, commonest = ("labels", "class") if classes else ("label groups", "group")
+    measured, guess = told.label_accuracy, labels_by_chance(result)
+    what, one = ("labels", "class") if result.chance_labels is None else ("label groups", "group")
     message = (
         f"{defense.spec}: the attack {told.name} reads {percent(measured.value or 0.0)} of the {what} off the updates "
-        f"(at least {percent(measured.low or 0.0)} with 95% confidence; the commonest {commonest} makes up "
-        f"{percent(labels_by_chance(result))})."
+        f"(at least {percent(measured.low or 0.0)} with 95% confidence; the commonest {one} makes up {percent(guess)})."
     )
-    evidence = _evidence(defense.spec, told, measured, None) | {"guess": labels_by_chance(result)}
+    evidence = _evidence(defense.spec, told, measured, None) | {"guess": guess}
     return [Finding("labels-leak", "info", message, evidence)]
 
 
@@ -168,7 +168,7 @@ def _leaks(result: AuditResult, defense: DefenseResult) -> list[Finding]:
         a = known_of.attack
         bound = "; it was handed the replaced records, from an update alone it may be less" if a.role == "bound" else ""
         if known_of.identifies:
-            did = singled_out(a.kind if defense.examined else "", _line_up(a))
+            did = singled_out(a.kind * bool(defense.examined), _line_up(a), shares_labels(result.target))
             message = (
                 f"{defense.spec}: the attack {a.name} {did} {_share(a.identification)}, more than the {percent(limit)} "
                 f"allowed{bound}."

@@ -48,12 +48,14 @@ from leakaudit.result.schema import (
     Value,
     Verdict,
 )
+from leakaudit.result.tasks import shares_labels
 from leakaudit.stats.intervals import clients_needed, records_needed, tail
 
 UNFINISHED = "attack-unfinished"
 DOUBT = "doubt"  # that an attack has of itself; which one is a fact, so that no plug-in's id is taken for one of ours
 BLOCKING = ("overfitted",)  # doubts that leave a leak possible
 LEAKS = ("identification-above-limit", "reconstruction-close")
+OF_CLASSES = (LEAKS[0], INDEPENDENT, "class-above-limit", "guess-above-limit")  # their sentences name a class
 EXACTLY, SKIPPED = "known-exactly", "attacks-skipped"
 CONTROL = ("control-not-scored", "control-does-not-leak")
 FAMILIES = ("reconstruction", "linkage")  # of attacks, by kind: one of each must have been scored
@@ -75,11 +77,19 @@ class Case:
     examined: Examined | None = None  # what was found out by trying it; None in older results, judged as they were
     guarantees: Sequence[Guarantee] = ()
     errors: Sequence[str] = ()  # ids of the errors that were noticed of this defense
+    alike: bool = True  # the candidates of a line-up share their label; else theirs are the nearest
     least: int = LEAST  # records that must be scored, whatever the limit
 
 
 def judge(case: Case) -> tuple[Verdict, tuple[Reason, ...]]:
     """Return the verdict on one defense, with its reasons."""
+    verdict, reasons = _judged(case)
+    if case.alike:
+        return verdict, reasons
+    return verdict, tuple(replace(r, facts=r.facts | {"alike": False}) if r.id in OF_CLASSES else r for r in reasons)
+
+
+def _judged(case: Case) -> tuple[Verdict, tuple[Reason, ...]]:
     floor = guessing(case.chance, case.baselines)
     known = [facts_of(a, max(case.limit, floor), case.baselines) for a in case.attacks]
     # An attack that does not apply says nothing of the defense: its row in the tables is enough.
@@ -136,6 +146,7 @@ def rejudge(
             examined=defense.examined,
             guarantees=defense.guarantees,
             errors=errors,
+            alike=shares_labels(result.target),
         )
     )
     at_most = result.max_identification if limit is None else limit

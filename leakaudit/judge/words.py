@@ -69,7 +69,7 @@ def _leaks(reasons: Sequence[Reason]) -> Words:
     return f"The attack {first.attack} {head}", f"{rest}."
 
 
-def singled_out(kind: str, candidates: Value) -> str:
+def singled_out(kind: str, candidates: Value, alike: bool = True) -> str:
     """Return what an attack of this kind did to records that it identified, up to `for`: rebuild or confirm them.
 
     Results from before the two were kept apart have no kind here, and the words that they had.
@@ -77,14 +77,19 @@ def singled_out(kind: str, candidates: Value) -> str:
     did = {"linkage": "confirmed which of", "reconstruction": "rebuilt enough to tell which of"}.get(kind)
     if did is None:
         return f"picked the right one of {candidates} candidates of the same class for"
-    return f"{did} {candidates} candidates of the same class it was for"
+    return f"{did} {candidates} candidates {'of the same class' if alike else 'with the nearest labels'} it was for"
+
+
+def _alike(r: Reason) -> bool:
+    """Return whether the candidates of a line-up were of one class."""
+    return r.facts.get("alike") is not False
 
 
 def _identified(r: Reason) -> Words:
     e = _measured(r)
     return (
-        f"{singled_out(str(r.facts.get('kind', '')), r.facts['candidates'])} {round((e.value or 0.0) * e.n)} of {e.n} "
-        "records",
+        f"{singled_out(str(r.facts.get('kind', '')), r.facts['candidates'], _alike(r))} "
+        f"{round((e.value or 0.0) * e.n)} of {e.n} records",
         f" (at least {percent(e.low or 0.0)} with 95% confidence; allowed {percent(r.limit or 0.0)})",
     )
 
@@ -135,7 +140,7 @@ def _may_exceed(r: Reason, spell: Spell) -> Words:
 def _guess(r: Reason, _: Spell) -> Words:
     return (
         f"Guessing alone is right {percent(_number(r, 'guess'))} of the time with so few candidates, more than the "
-        f"allowed {percent(r.limit or 0.0)}: more records of the same class are needed.",
+        f"allowed {percent(r.limit or 0.0)}: more records{' of the same class' * _alike(r)} are needed.",
         "",
     )
 
@@ -208,7 +213,10 @@ def _independent(r: Reason, _: Spell) -> Words:
     e = _measured(r)
     return (
         "All that is shared was the same, bit for bit, whichever record of its class was behind it: nothing but the "
-        "class can be told from it",
+        "class can be told from it"
+        if _alike(r)
+        else "All that is shared was the same, bit for bit, whichever of two records with near labels was behind it: "
+        "no more than what such labels have in common can be told from it",
         f" (tried under many seeds; {r.attack} agrees, {round((e.value or 0.0) * e.n)} of {e.n} records, as guessing "
         "would).",
     )
@@ -308,7 +316,10 @@ REASONS: dict[str, Callable[[Reason, Spell], Words]] = {
     "may-exceed-limit": _may_exceed,
     DOUBT: _doubt,
     "union-above-limit": _union,
-    "class-above-limit": lambda r, s: (f"Of the class {r.facts['class']}: {_union(r, s)[0]}", _union(r, s)[1]),
+    "class-above-limit": lambda r, s: (
+        f"Of the {'class' if _alike(r) else 'label'} {r.facts['class']}: {_union(r, s)[0]}",
+        _union(r, s)[1],
+    ),
     "does-not-repeat": _plain(
         "What this defense makes of a record is not the same again under the same seed: it keeps a state, or draws "
         "what no seed governs, so that trying it on candidates tells little."

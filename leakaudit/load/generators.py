@@ -21,12 +21,13 @@ MEND = "give a torch.nn.Module or a function from latents (N, *latent) to pictur
 
 
 def picture_generator(
-    given: Any, latent: Any, shape: tuple[int, int, int], device: torch.device, seed: int
+    given: Any, latent: Any, sizes: tuple[int, ...], device: torch.device, seed: int
 ) -> PictureGenerator | None:
-    """Return the adversary's generator of pictures of `shape`, tried on normal latents; None where none was given.
+    """Return the adversary's generator of pictures, tried on normal latents; None where none was given.
 
-    `given` draws pictures (N, C, H, W) in [0, 1] from normal latents (N, *latent), or is a function without arguments
-    that returns what does; `latent` is the shape of one latent, or its only number.
+    `given` draws pictures (N, C, H, W) in [0, 1], or volumes (N, C, D, H, W), of these `sizes` from normal latents
+    (N, *latent), or is a function without arguments that returns what does; `latent` is the shape of one latent, or its
+    only number.
     A module is copied, frozen, put into eval mode and on the device. A `torch.Generator` is somebody's source of random
     numbers, and no generator of pictures.
     """
@@ -37,7 +38,7 @@ def picture_generator(
         if whole is not None and given is None:
             raise UserError(f"`latent` is set, but there is no `generator`: {MEND}.")
         return None
-    sizes = _sizes(whole)
+    shape = _sizes(whole)
     if not callable(make) or isinstance(make, type):
         raise UserError(f"`generator` is {type(make).__name__}, not callable: {MEND}.")
     try:
@@ -46,8 +47,15 @@ def picture_generator(
         raise UserError(f"`generator` cannot be copied ({first_line(error)}): give what builds it.") from error
     if isinstance(own, nn.Module):
         own = own.to(device).eval().requires_grad_(False)
-    _check(own, sizes, shape, device)
-    return PictureGenerator(own, sizes)
+    _check(own, shape, sizes, device)
+    return PictureGenerator(own if len(sizes) == 3 else _folded(own), shape)
+
+
+def _folded(make: Any) -> Any:
+    """Return a generator of volumes (N, C, D, H, W) as one of pictures (N, C·D, H, W); layers stay layers."""
+    if isinstance(make, nn.Module):
+        return nn.Sequential(*(make if isinstance(make, nn.Sequential) else (make,)), nn.Flatten(1, 2))
+    return lambda latents: make(latents).flatten(1, 2)
 
 
 def _sizes(latent: Any) -> tuple[int, ...]:
@@ -61,7 +69,7 @@ def _sizes(latent: Any) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _check(make: Any, latent: tuple[int, ...], shape: tuple[int, int, int], device: torch.device) -> None:
+def _check(make: Any, latent: tuple[int, ...], sizes: tuple[int, ...], device: torch.device) -> None:
     drawn = torch.randn((DRAWN, *latent), generator=generator_for(0, "latents")).to(device).requires_grad_(True)
     try:
         with seeded(0, "generator"), torch.enable_grad():
@@ -70,10 +78,10 @@ def _check(make: Any, latent: tuple[int, ...], shape: tuple[int, int, int], devi
         raise UserError(
             f"`generator` fails on latents of shape {tuple(drawn.shape)} ({first_line(error)}): check `latent`."
         ) from error
-    if not isinstance(pictures, Tensor) or tuple(pictures.shape) != (DRAWN, *shape):
+    if not isinstance(pictures, Tensor) or tuple(pictures.shape) != (DRAWN, *sizes):
         found = f"shape {tuple(pictures.shape)}" if isinstance(pictures, Tensor) else type(pictures).__name__
         raise UserError(
-            f"`generator` returns {found} for {DRAWN} latents, not {(DRAWN, *shape)}: give pictures like those of "
+            f"`generator` returns {found} for {DRAWN} latents, not {(DRAWN, *sizes)}: give pictures like those of "
             "train_data."
         )
     if not pictures.is_floating_point() or not bool(pictures.isfinite().all()):

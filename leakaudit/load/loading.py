@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from leakaudit.data.datafiles import as_volumes, read_data
 from leakaudit.data.datasets import Divided, Item, classes_of, divide, is_data, is_stream
 from leakaudit.data.noticing import clauses, drawn_anew, misdeclared
-from leakaudit.data.pictures import Expected
+from leakaudit.data.pictures import ANY, Expected
 from leakaudit.data.records import fingerprints, one_size, per_channel, to_records, without
 from leakaudit.data.sources import opened
 from leakaudit.errors import UserError, first_line, sentence
@@ -32,6 +32,8 @@ from leakaudit.protocol.usercode import importable
 from leakaudit.result.augmentation import augmentation_from
 from leakaudit.result.federation import client_from
 from leakaudit.result.numbers import percent
+from leakaudit.result.shapes import sizes_of
+from leakaudit.result.tasks import spoken
 
 HELD_OUT = {"test_data": 0.20, "auxiliary_data": 0.25}  # of train_data, for what the user does not give
 ROLES = {"train_data": "private", "test_data": "test", "auxiliary_data": "auxiliary"}
@@ -87,13 +89,15 @@ def load_target(
     return replace(target, factory=factory, folder=file.folder, given=given, notes=notes)
 
 
-def data_records(path: Path) -> tuple[Records, tuple[str, ...] | None]:
+def data_records(path: Path, expected: Expected = ANY) -> tuple[Records, tuple[str, ...] | None]:
     """Return all records of a folder of class folders or an .npz, in their order, and its class names if it has any.
 
-    Of an archive with training and test records those of training are meant. Raises UserError naming the path.
+    Of an archive with training and test records those of training are meant. `expected` is what the records are for.
+    Raises UserError naming the path.
     """
     data, name = read_data(path).train, str(path)
-    parts = divide(data, [1.0], name=name, limit=len(data), seed=0).parts
+    data = as_volumes(data) if expected.volumes else data
+    parts = divide(data, [1.0], name=name, limit=len(data), seed=0, expected=expected).parts
     items = sorted(parts[0], key=lambda item: item.position)
     shape, depth = one_size([(name, items)])
     return to_records(items, shape, (0.0,), (1.0,), name, torch.device("cpu"), depth), classes_of(data)
@@ -138,21 +142,18 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
     space, pixel = x·std + mean in [0, 1]; PIL pictures and uint8 arrays are taken as pixels. Missing test and auxiliary
     data are held out of `train_data` (20 % and 25 %). `groups`: whose each record is (a person, a site), as hashable
     ids in the order of `train_data`, or a dict of such by data name; None as an id: not known. `loss(logits, labels)`
-    gives a scalar, cross-entropy by default; `output` says of which of several outputs
-    (`work.outputs.main_of`). `generator` and `latent`: see `picture_generator`; `client`: a `Client` or its spec;
-    `augment`: see `augmentation_from`. Records stay on the CPU; the model goes to `device`. Raises UserError.
+    gives a scalar, cross-entropy by default; `output`: of which of several outputs (`work.outputs.main_of`). Records
+    stay on the CPU, the model lies on `device`. Raises UserError. See `picture_generator` and `client_from` too.
     """
     where = _device(device)
     network, factory, told = network_of(model, factory, checkpoint, seed)
-    given = {"train_data": train_data, "test_data": test_data, "auxiliary_data": auxiliary_data}
-    data, held = opened({role: resolve(v, role, seed) for role, v in given.items() if v is not None}, seed)
+    data, held = _data((train_data, test_data, auxiliary_data), seed)
     means, stds = (per_channel(resolve(v, n, seed), n, d) for v, n, d in ((mean, "mean", 0.0), (std, "std", 1.0)))
     read = _records(network, data, resolve(groups, "groups", seed), (means, stds), limit, seed)
     pixel_model = PixelModel(network, means, stds, depth=read.depth).to(where)
     found = read_outputs(pixel_model, read.records["train_data"], _loss(loss, seed, where), output)
     learned = labelled(read.records, found.outputs, found.loss)
-    if learned.task.kind == "classes":
-        _check_labels(learned.records, read.items, len(learned.names))
+    _check_labels(learned, read.items)
     check_weights(pixel_model)
     private, test, auxiliary, dropped = _disjoint(learned.records)
     return Target(
@@ -164,13 +165,18 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
         auxiliary=auxiliary,
         classes=_classes(resolve(classes, "classes", seed), learned, data["train_data"]),
         task=learned.task,
-        notes=(*told, *found.notes, *held, *read.notes, *learned.notes, *dropped),
+        notes=(*told, *found.notes, *held, *_judged(read.notes, learned), *learned.notes, *dropped),
         held_out=tuple(role for role in HELD_OUT if role not in data),
         factory=factory,
-        generator=picture_generator(generator, latent, read.shape, where, seed),
+        generator=picture_generator(generator, latent, sizes_of(*read.shape, read.depth), where, seed),
         client=client_from(resolve(client, "client", seed)),
         augment=augmentation_from(resolve(augment, "augment", seed)),
     )
+
+
+def _data(given: Sequence[Any], seed: int) -> tuple[dict[str, Any], list[str]]:
+    """Return the data of every role that there is, with notes where one thing held several."""
+    return opened({r: resolve(each, r, seed) for r, each in zip(ROLES, given, strict=True) if each is not None}, seed)
 
 
 class _Read(NamedTuple):
@@ -201,6 +207,11 @@ def _records(
     notes += [*told, *(doubt for doubt in doubts if doubt is not None)]
     records = {role: replace(found, units=units.get(role)) for role, found in records.items()}
     return _Read(items, records, shape, depth, notes)
+
+
+def _judged(notes: Sequence[str], learned: Labelled) -> tuple[str, ...]:
+    """Return what is said of records, by the name of the measure that models are judged by."""
+    return tuple(spoken(note, learned.task.measure.name) for note in notes)
 
 
 def _check_limit(limit: Any) -> None:
@@ -284,8 +295,9 @@ def _disjoint(records: Mapping[str, Records]) -> tuple[Records, Records, Records
     return private, kept["test_data"], kept["auxiliary_data"], notes
 
 
-def _check_labels(records: Mapping[str, Records], items: Mapping[str, Sequence[Item]], width: int) -> None:
-    for role, found in records.items():
+def _check_labels(learned: Labelled, items: Mapping[str, Sequence[Item]]) -> None:
+    width = len(learned.names)
+    for role, found in learned.records.items() if learned.task.kind == "classes" else ():
         wrong = ((found.labels < 0) | (found.labels >= width)).nonzero()
         if len(wrong):
             at = int(wrong[0])

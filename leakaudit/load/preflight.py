@@ -14,6 +14,7 @@ from leakaudit.engine.head import find
 from leakaudit.errors import Setting, UserError, first_line, message_of, said, worded
 from leakaudit.judge.noticed import frozen
 from leakaudit.load.chances import chances
+from leakaudit.load.second import second
 from leakaudit.protocol.gradients import Mode, in_mode, parameters_of
 from leakaudit.protocol.target import Records, Target, shared_parameters
 from leakaudit.result.rules import SEVERITIES
@@ -43,7 +44,7 @@ def preflight(
         worse = {finding.id for finding in found if finding.severity == "error"}
         findings = [finding for finding in findings if finding.id not in worse] + found
         if not worse:
-            findings += [*chances(target, mode), *_labels(target, mode)]
+            findings += [*chances(target, mode), *second(target), *_labels(target, mode)]
     return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
 
 
@@ -107,19 +108,22 @@ def _counts(target: Target, batch_size: int, records: int, candidates: int) -> l
         findings.append(_warning("records-not-used", message, records=records, used=used))
     pool = _units_by_class(target)
     present = torch.bincount(target.private.labels, minlength=len(target.classes)) > 0
-    smallest = int(pool[present].min())
+    alike = not target.task.own_targets  # else a line-up holds the nearest labels, whatever group they are in
+    smallest = int(pool[present].min()) if alike else int(pool.sum())
     label = target.classes[int(torch.where(present, pool, pool.max() + 1).argmin())]
+    what = f"class {label!r}" if alike else "the data"
+    where, those = ("there", "its line-ups") if alike else ("then", "line-ups")
     whose = "records" if target.private.units is None else "records of different units"
     if smallest < 2:
         message = (
-            f"class {label!r} has one record (or one person's) in train_data and test_data together: nothing to tell "
-            "it from, so that identification cannot be measured there."
+            f"{what} has one record (or one person's) in train_data and test_data together: nothing to tell "
+            f"it from, so that identification cannot be measured {where}."
         )
         findings.append(_warning("few-candidates", message, candidates=candidates, smallest=smallest))
     elif smallest < candidates:
         message = (
-            f"class {label!r} has {smallest} {whose} in train_data and test_data together, fewer than the {candidates} "
-            "candidates asked for: its line-ups are smaller, and a guess right more often there."
+            f"{what} has {smallest} {whose} in train_data and test_data together, fewer than the {candidates} "
+            f"candidates asked for: {those} are smaller, and a guess right more often {where}."
         )
         findings.append(_warning("few-candidates", message, candidates=candidates, smallest=smallest))
     return findings + _several(target)
@@ -128,6 +132,8 @@ def _counts(target: Target, batch_size: int, records: int, candidates: int) -> l
 def _units_by_class(target: Target) -> Tensor:
     """Return how many units each class has in private and test records together: the largest line-up it can have."""
     labels = torch.cat([target.private.labels, target.test.labels])
+    if target.task.own_targets:  # one of each unit stands in a line-up, whatever group it is in
+        labels = torch.zeros_like(labels)
     if target.private.units is not None and target.test.units is not None:
         units = torch.cat([target.private.units, target.test.units])
         pairs = set(zip(labels.tolist(), units.tolist(), strict=True))
@@ -187,7 +193,7 @@ def _values(target: Target) -> list[Finding]:
         )
         findings.append(_warning("value-range", message, span=span))
     absent = [c for i, c in enumerate(target.classes) if not bool((target.private.labels == i).any())]
-    if absent:
+    if absent and not target.task.grouped:
         shown = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
         message = f"{len(absent)} of {width} classes have no private record ({shown})."
         findings.append(_warning("absent-classes", message, absent=len(absent)))
@@ -259,7 +265,7 @@ def _gradient(target: Target, mode: str, batch_size: int, records: int, costs: b
     source = target.auxiliary if len(target.auxiliary) >= batch_size else target.private
     # Copies: a view would count as all the records of which it is a part.
     x = source.images[:batch_size].to(target.device, copy=True)
-    y = source.labels[:batch_size].to(target.device, copy=True)
+    y = source.taught[:batch_size].to(target.device, copy=True)
     names, parameters = parameters_of(target.model)
     client_mode: Mode = "train" if mode == "train" else "eval"
     saved = _SavedBytes(parameters)

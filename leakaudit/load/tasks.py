@@ -16,6 +16,8 @@ from leakaudit.errors import UserError, first_line
 from leakaudit.protocol.labels import task_loss
 from leakaudit.protocol.target import LossFunction, Records
 from leakaudit.protocol.task import CLASSES, Task
+from leakaudit.work.freememory import free_bytes
+from leakaudit.work.quantities import readable
 
 MOST = 16  # label groups at most
 EACH = 10  # auxiliary records to a label group, at least on average
@@ -58,6 +60,24 @@ class _Given:
         return bool(((self.labels == 0) | (self.labels == 1)).all())
 
     @property
+    def counts(self) -> bool:
+        """Whether all labels are whole numbers, whatever type they are of."""
+        return self.whole or bool((self.labels == self.labels.round()).all())
+
+    @property
+    def ignoring(self) -> bool:
+        """Whether labels are 0 and 1, but for one other whole number: what the loss leaves out (ignore_index)."""
+        others = self.labels[(self.labels != 0) & (self.labels != 1)]
+        return self.counts and bool((others == others[:1]).all())
+
+    @property
+    def shares(self) -> bool:
+        """Whether labels lie between 0 and 1 and the loss is binary cross-entropy: smoothed labels of findings."""
+        losses = (F.binary_cross_entropy, F.binary_cross_entropy_with_logits)
+        binary = self.loss in losses or isinstance(self.loss, nn.BCELoss | nn.BCEWithLogitsLoss)
+        return binary and bool(((self.labels >= 0) & (self.labels <= 1)).all())
+
+    @property
     def entropy(self) -> bool:
         """Whether the loss is cross-entropy, for which one-hot labels are classes."""
         return self.loss is None or self.loss is F.cross_entropy or isinstance(self.loss, nn.CrossEntropyLoss)
@@ -76,6 +96,7 @@ def labelled(records: Mapping[str, Records], outputs: Tensor, loss: LossFunction
         return _of_classes(given, records)
     chosen = loss or _usual(kind, given)
     task, own = _fitted(kind, given, chosen)
+    _room(records)
     targets = {role: each.labels.float().reshape(-1, *task.shape) for role, each in records.items()}
     notes = [] if loss is not None else [f"No loss was given: {_USUAL[kind]} was taken."]
     if kind == "one logit":
@@ -120,6 +141,18 @@ def _medoid(rows: Tensor, members: Tensor, mean: Tensor) -> int:
     return int(places[(rows[places] - mean).square().sum(1).argmin()])
 
 
+def _room(records: Mapping[str, Records]) -> None:
+    """Raise UserError where the targets of all records, as float32 and once more as they are sorted, find no room."""
+    size = 2 * 4 * sum(each.labels.numel() for each in records.values())
+    free = free_bytes(torch.device("cpu"))
+    if free is not None and size > free:
+        count, shape = sum(map(len, records.values())), tuple(next(iter(records.values())).labels.shape[1:])
+        raise UserError(
+            f"labels of shape {shape} of {count} records take about {readable(size)}, and {readable(free)} are free: "
+            "give smaller masks, or fewer records."
+        )
+
+
 def _same_shape(records: Mapping[str, Records]) -> None:
     first_role, first = next(iter(records.items()))
     for role, each in records.items():
@@ -132,10 +165,10 @@ def _same_shape(records: Mapping[str, Records]) -> None:
 
 def _kind(given: _Given) -> str:
     shape, out = given.shape, given.out
-    if shape == () and given.whole and len(out) == 1 and out[0] > 1:
+    if shape in ((), (1,)) and len(out) == 1 and out[0] > 1 and given.counts:
         return "classes"
     if prod(shape) == 1 and prod(out) == 1 and len(out) <= 1:
-        return "one logit" if given.binary else "regression"
+        return "one logit" if given.binary else "multi-label" if given.shares else "regression"
     if len(out) == 1 and shape == out:
         return _of_rows(given)
     if len(out) >= 3 and _is_mask(given):
@@ -148,10 +181,12 @@ def _kind(given: _Given) -> str:
 def _of_rows(given: _Given) -> str:
     """Tell what labels of one number per output are."""
     rows = given.labels.float()
-    shares = bool((rows >= 0).all()) and bool(((rows.sum(1) - 1).abs() < 1e-3).all())
-    if shares:
+    if bool((rows >= 0).all()) and bool(((rows.sum(1) - 1).abs() < 1e-3).all()):
         return "classes" if given.binary and given.entropy else "soft labels"
-    return "multi-label" if given.binary else "regression"
+    if given.binary or given.shares:
+        return "multi-label"
+    unsure = bool(((rows == 0) | (rows.abs() == 1)).all()) and bool((rows == 0).any())
+    return "multi-label" if unsure else "regression"  # −1: a finding that nobody knows, for the loss to leave out
 
 
 def _is_mask(given: _Given) -> bool:
@@ -159,15 +194,22 @@ def _is_mask(given: _Given) -> bool:
     flat = shape in (tuple(places), (1, *places))
     if width > 1 and flat and bool((given.labels == given.labels.round()).all()):
         return True  # what lies beyond the classes is for the loss to leave out (ignore_index)
-    return given.binary and (shape == given.out or (width == 1 and flat))
+    if width == 1 and flat and bool(((given.labels == 0) | (given.labels == 255)).all()) and not given.binary:
+        raise UserError("the masks of train_data hold 0 and 255: give 0 and 1, e.g. mask > 127.")
+    known = given.binary or given.shares or (width == 1 and given.ignoring)
+    return known and (shape == given.out or (width == 1 and flat))
 
 
 def _unfit(given: _Given) -> str:
-    return (
-        f"train_data gives labels of shape {given.shape or '()'} and the model an output of shape {given.out} for one "
-        "picture: a classifier gives one logit for each class, beside whole numbers as labels; for another task give "
-        "`loss`, a function of (outputs, labels)."
+    what = "whole" if given.counts else "fractional"
+    told = (
+        f"train_data gives labels of shape {given.shape or '()'} ({what} numbers) and the model an output of shape "
+        f"{given.out or '()'} for one picture: a classifier gives one logit for each class, beside whole numbers as "
+        "labels"
     )
+    if given.loss is None and prod(given.shape) == prod(given.out):
+        return f"{told}; for another task give `loss`, a function of (outputs, labels)."
+    return f"{told}; another model gives one output for each number of a label, or a map of logits for each pixel."
 
 
 _USUAL = {
@@ -176,6 +218,9 @@ _USUAL = {
     "soft labels": "cross-entropy",
     "segmentation": "cross-entropy of each pixel",
 }
+
+
+_AS_THEY_ARE = "R² compares the outputs of the model with the labels as they are, whatever the loss makes of either."
 
 
 def _usual(kind: str, given: _Given) -> LossFunction:
@@ -190,9 +235,12 @@ def _of_classes(given: _Given, records: Mapping[str, Records]) -> Labelled:
     width = given.out[0]
     notes: tuple[str, ...] = ()
     found = dict(records)
-    if given.shape:
+    if given.shape not in ((), (1,)):
         found = {role: replace(each, labels=each.labels.argmax(1)) for role, each in records.items()}
         notes = ("Labels are one-hot, and were taken as the classes that they name.",)
+    elif given.shape or not given.whole:
+        found = {role: replace(each, labels=each.labels.reshape(-1).long()) for role, each in records.items()}
+        notes = () if given.whole else ("Labels are whole numbers as floats, and were taken as classes.",)
     loss = given.loss or F.cross_entropy
     reject(loss, given.outputs, next(iter(found.values())).labels[:1])
     return Labelled(CLASSES, task_loss(loss, CLASSES), found, tuple(map(str, range(width))), notes)
@@ -205,9 +253,9 @@ def _fitted(kind: str, given: _Given, loss: LossFunction) -> tuple[Task, dict[st
         values = max(2, given.out[0])
     elif kind == "segmentation" and given.out[0] == 1:
         values = 2
-    dtypes = dict.fromkeys(
-        (given.labels.dtype, torch.float32, torch.int64 if given.whole or values > 2 else torch.float32)
-    )
+    last = torch.int64 if given.whole or values > 2 else torch.float32
+    first = torch.float32 if kind == "regression" else given.labels.dtype  # a mean of two numbers is one, too
+    dtypes = dict.fromkeys((first, torch.float32, last))
     shapes = [given.shape, *([given.out] if prod(given.shape) == prod(given.out) else [])]
     if given.shape[:1] == (1,) and len(given.shape) > 1:
         shapes.append(given.shape[1:])
@@ -256,7 +304,8 @@ def _told(kind: str, task: Task) -> Sequence[str]:
     assert task.table is not None
     if kind == "soft labels":
         return ()
-    return (
+    groups = (
         f"Labels are no classes ({kind}): where an attack or a defense asks for a class it is given one of "
         f"{len(task.table)} label groups, the nearest of as many labels of auxiliary records.",
     )
+    return (*groups, _AS_THEY_ARE) if kind == "regression" else groups

@@ -40,7 +40,9 @@ def with_units(target: Target) -> Target:
         torch.cat([target.private.labels, target.test.labels]).cpu(),
     )
     said = torch.cat([_said(target.private), _said(target.test)])
-    clusters = near_duplicates(both.images, both.labels) if bool((said < 0).any()) else torch.arange(len(said))
+    # A line-up of the nearest labels holds records of several label groups: near-duplicates are looked for in all.
+    labels = torch.zeros_like(both.labels) if target.task.own_targets else both.labels
+    clusters = near_duplicates(both.images, labels) if bool((said < 0).any()) else torch.arange(len(said))
     units = _joined(said, clusters)
     private, test = units[: len(target.private)], units[len(target.private) :]
     found = _several(clusters)

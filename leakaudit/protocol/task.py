@@ -48,14 +48,13 @@ class Task:
         """What is learned, in a few words that begin with the kind: `multi-label, 14 outputs`."""
         if not self.own_targets:
             return self.kind
-        many, planes = "" if prod(self.shape) == 1 else "s", (1, 1, 1, *self.shape)[-3]
-        size = {
-            "soft labels": f"{prod(self.shape)} classes",
-            "multi-label": f"{prod(self.shape)} output{many}",
-            "regression": f"{'×'.join(map(str, self.shape)) or 1} output{many}",
-            "segmentation": f"{self.values} classes of pixels" if self.values else f"{planes} planes",
-        }
-        return f"{self.kind}, {size[self.kind]}"
+        if self.kind == "segmentation":
+            size = f"{self.values} classes of pixels" if self.values else f"{self.shape[0]} planes"
+        elif self.kind == "soft labels":
+            size = f"{self.shape[0]} classes"
+        else:
+            size = f"{'×'.join(map(str, self.shape)) or 1} output{'s' * (prod(self.shape) != 1)}"
+        return f"{self.kind}, {size}"
 
     @property
     def by_class(self) -> bool:

@@ -102,13 +102,14 @@ def majority(records: Records) -> float:
 def mean_auc(outputs: Tensor, truth: Tensor) -> float:
     """Return the area under the ROC curve, the mean over findings (N, K) that have both values; NaN without any.
 
-    By ranks, ties half (Mann and Whitney 1947). A truth above ½ is there. A record whose output is not finite ranks
-    last where the finding is there, and first where it is not.
+    By ranks, ties half (Mann and Whitney 1947). A truth above ½ is there, one below 0 is not known and left out. A
+    record whose output is not finite ranks last where the finding is there, and first where it is not.
     """
-    there = truth > 0.5
+    there, away = _there(truth)
     worst = torch.where(there, -torch.inf, torch.inf).double()
-    scores = torch.where(outputs.isfinite(), outputs.double(), worst)
-    found = [rank_auc(scores[~there[:, k], k], scores[there[:, k], k]).value for k in _findings(truth)]
+    scores = outputs.reshape(there.shape).double()
+    scores = torch.where(scores.isfinite(), scores, worst)
+    found = [rank_auc(scores[away[:, k], k], scores[there[:, k], k]).value for k in _findings(truth)]
     values = [value for value in found if value is not None]
     return math.fsum(values) / len(values) if values else math.nan
 
@@ -122,9 +123,15 @@ def r_squared(outputs: Tensor, truth: Tensor) -> float:
 
 
 def _findings(truth: Tensor) -> list[int]:
-    there = truth > 0.5
-    both: list[int] = (there.any(0) & (~there).any(0)).nonzero()[:, 0].tolist()
+    there, away = _there(truth)
+    both: list[int] = (there.any(0) & away.any(0)).nonzero()[:, 0].tolist()
     return both
+
+
+def _there(truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which findings (N, K) of a truth (N, K) or (N,) are there, and which are known not to be."""
+    rows = truth.reshape(len(truth), -1)
+    return rows > 0.5, (rows >= 0) & (rows <= 0.5)
 
 
 def _of_one_logit(model: PixelModel, records: Records, task: Task, loss: LossFunction) -> float:

@@ -138,10 +138,7 @@ def _quantised(network: nn.Module) -> str | None:
 
 def own_copy(network: nn.Module) -> tuple[nn.Module, str | None]:
     """Return a copy that shares no tensor with `network`; else the network itself, and why it cannot be copied."""
-    # Buffers without memory yet, and what a forward pass left (old weight_norm's weight), know no copying.
-    memo: dict[int, Any] = {id(b): _empty(b) for b in network.buffers() if is_lazy(b)}
-    left = [t for m in network.modules() for t in vars(m).values() if isinstance(t, Tensor) and not t.is_leaf]
-    memo |= {id(t): t.detach().clone() for t in left}
+    memo = left_behind(network)
     try:
         copied = copy.deepcopy(network, memo)
     except Exception as error:  # user modules may hold anything
@@ -149,6 +146,19 @@ def own_copy(network: nn.Module) -> tuple[nn.Module, str | None]:
     if common_tensors(copied, network):
         return network, "cannot be copied (its copies share its tensors)"
     return copied, None
+
+
+def left_behind(network: nn.Module) -> dict[int, Any]:
+    """Return copies, by id, of what knows no copying: buffers without memory yet, and what a forward pass left.
+
+    Layers may keep what they computed (features, the weight of an old weight_norm), which hangs on its graph.
+    """
+    memo: dict[int, Any] = {id(b): _empty(b) for b in network.buffers() if is_lazy(b)}
+    for module in network.modules():
+        for value in vars(module).values():
+            parts = value.values() if type(value) is dict else value if type(value) in (list, tuple) else [value]
+            memo |= {id(t): t.detach().clone() for t in parts if isinstance(t, Tensor) and not t.is_leaf}
+    return memo
 
 
 def _empty(tensor: Tensor) -> Tensor:

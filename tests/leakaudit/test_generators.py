@@ -43,6 +43,22 @@ def sigmoid() -> nn.Module:
     return nn.Sequential(nn.Linear(8, 36), nn.Sigmoid(), nn.Unflatten(1, SHAPE))
 
 
+@pytest.mark.parametrize("form", ["layers", "module", "function"])
+def test_volumes_are_drawn_as_they_are_kept(form: str, generator: torch.Generator) -> None:
+    layers = nn.Sequential(nn.Linear(8, 96), nn.Sigmoid(), nn.Unflatten(1, (2, 3, 4, 4)))
+    nested = nn.Module()
+    nested.add_module("layers", layers)
+    nested.forward = layers.forward  # type: ignore[method-assign]
+    given: dict[str, Any] = {"layers": layers, "module": nested, "function": lambda z: layers(z)}
+    made = picture_generator(given[form], 8, (2, 3, 4, 4), torch.device("cpu"), 0)
+    assert made is not None
+    assert isinstance(made.make, nn.Module) is (form != "function")
+    drawn = torch.randn(5, 8, generator=generator)
+    assert torch.equal(made.make(drawn), layers(drawn).flatten(1, 2))
+    with pytest.raises(UserError, match=r"returns shape \(3, 2, 3, 4, 4\) for 3 latents, not \(3, 6, 4, 4\)"):
+        picture_generator(given[form], 8, (6, 4, 4), torch.device("cpu"), 0)
+
+
 def broken(latents: Tensor) -> Tensor:
     raise RuntimeError("no such latents")
 

@@ -272,6 +272,7 @@ def test_files_of_several_pages_are_volumes_for_a_model_of_volumes_alone(tmp_pat
     [
         (lambda p: tree(p, "images", "masks"), "holds the folders images and masks, which look like pictures and"),
         (lambda p: tree(p, "cat"), "holds 1 class folder"),
+        (lambda p: tree(p / "all", "cat", "dog"), "give .*, or .*all if that holds the class folders"),
         (lambda p: (tree(p / "train", "cat", "dog"), tree(p / "test", "cat", "cow")), "cow is a class that train has"),
         (lambda p: (tree(p / "train", "cat", "dog"), (p / "test").mkdir()), r"test holds 0 class folder"),
         (lambda p: (tree(p, "cat"), (p / "dog").mkdir(), (p / "dog/a.dcm").write_text("")), r"only files of \.dcm"),
