@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from math import prod
 from typing import Any
 
@@ -29,6 +29,8 @@ def _parts(output: Any) -> list[tuple[Any, Any]]:
         return list(output.items())
     if isinstance(output, tuple | list):
         return list(zip(getattr(output, "_fields", range(len(output))), output, strict=True))
+    if is_dataclass(output) and not isinstance(output, type):  # also one with slots
+        return [(field.name, getattr(output, field.name)) for field in fields(output)]
     return list(vars(output).items()) if hasattr(output, "__dict__") else []
 
 
@@ -156,10 +158,10 @@ def _filled(form: Any, tensors: Iterator[Tensor], top: bool = True) -> Any:
     if isinstance(form, tuple | list):
         parts = [_filled(part, tensors, False) for part in form]
         return type(form)(*parts) if hasattr(form, "_fields") else type(form)(parts)
-    if not top or not hasattr(form, "__dict__"):
+    if not top:
         return form
     made = copy.copy(form)
-    for name, part in vars(form).items():
+    for name, part in _parts(form):
         object.__setattr__(made, name, _filled(part, tensors, False))
     return made
 
