@@ -135,8 +135,30 @@ def _fails(model: PixelModel, x: Tensor, error: Exception) -> UserError:
         return UserError(
             f"`model` ({type(model.network).__name__}) has no forward: give a network that takes pictures{mend}."
         )
+    needed = _needed(model.network)
+    if len(needed) > 1:
+        return UserError(
+            f"`model` takes {len(needed)} inputs ({', '.join(needed[:SHOWN])}): leakaudit audits models that take one "
+            "picture, so give a network that makes the others itself."
+        )
     message = f"`model` fails on a batch of shape {tuple(x.shape)} ({first_line(error)})"
+    said_ = message_of(error).lower().replace("nvidia", "cuda")
+    where = next((kind for kind in ("cuda", "mps", "xpu") if kind in said_), None)
+    if where is not None and x.device.type != where:
+        return UserError(f"{message}: let its forward compute where its input lies (x.device), not on {where} alone.")
+    if _trained(model, Records(x.repeat(2, 1, 1, 1), torch.zeros(2, dtype=torch.long))) is not None:
+        return UserError(f"{message} in eval mode, and not in train mode: let it run in both.")
     return UserError(f"{message}: check that it takes pictures like those of train_data.")
+
+
+def _needed(network: nn.Module) -> list[str]:
+    """Return the arguments that a forward has to be given."""
+    try:
+        found = inspect.signature(network.forward).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [each.name for each in found if each.default is inspect.Parameter.empty and each.kind in kinds]
 
 
 def _arguments(network: nn.Module) -> list[str]:
