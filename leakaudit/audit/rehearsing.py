@@ -74,6 +74,8 @@ def rehearsed(target: Target, plan: Plan, tell: Callable[[str], None] = lambda n
             scene = set_scene(played, small, None, "", ())
         except UserError:  # it would end a scan too, and the preflight says so
             return ()
+        # Nothing is tuned, and nobody is asked about beside the victims.
+        scene = replace(scene, rehearsal=scene.rehearsal[:0], asked=scene.victims, line_ups=scene.candidates)
         return tuple(_all(scene, plan, tell))
 
 
