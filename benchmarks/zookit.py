@@ -59,6 +59,7 @@ class Entry:
     kind: str = "classes"
     width: int | None = CLASSES
     leaks: bool = True
+    scanned: bool = True  # False: only looked at, since a scan takes minutes
     defenses: tuple[str, ...] = ("none",)
     tolerance: float = 0.6 / 255  # how far a pixel may be from the one brought
 

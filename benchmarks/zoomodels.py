@@ -71,9 +71,10 @@ vision(
 )
 vision(
     "inception-v3",
-    "Inception v3 without auxiliary heads (torchvision)",
+    "Inception v3 without auxiliary heads, only looked at (torchvision)",
     lambda m: m.inception_v3(num_classes=CLASSES, aux_logits=False, init_weights=False),
     side=75,
+    scanned=False,
 )
 vision(
     "vit",
@@ -200,7 +201,12 @@ hugging(
 )
 
 
-@model("peft-lora", "LoRA on a ViT, classifier trained (PEFT, transformers)", package="peft", says=("parameters",))
+@model(
+    "peft-lora",
+    "LoRA on a ViT, classifier trained (PEFT, transformers)",
+    package="peft",
+    says=("parameters are shared",),
+)
 def _lora() -> Any:
     from peft import LoraConfig, get_peft_model
     from transformers import ViTConfig, ViTForImageClassification

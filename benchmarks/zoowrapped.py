@@ -108,7 +108,7 @@ model("checkpoint-reentrant", "Gradient checkpointing, reentrant", expect="refus
 model("lazy", "LazyLinear")(lambda: nn.Sequential(*small()[:-1], nn.LazyLinear(CLASSES)))  # type: ignore[index]
 
 
-@model("frozen", "Frozen backbone, head trained", says=("parameters",))
+@model("frozen", "Frozen backbone, head trained", says=("parameters are shared",))
 def _frozen() -> Any:
     net = small()
     for parameter in net[:-1].parameters():  # type: ignore[index]

@@ -33,6 +33,7 @@ from leakaudit.result.augmentation import augmentation_from
 from leakaudit.result.federation import client_from
 from leakaudit.result.numbers import percent
 from leakaudit.result.shapes import sizes_of
+from leakaudit.result.tasks import spoken
 
 HELD_OUT = {"test_data": 0.20, "auxiliary_data": 0.25}  # of train_data, for what the user does not give
 ROLES = {"train_data": "private", "test_data": "test", "auxiliary_data": "auxiliary"}
@@ -164,7 +165,7 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
         auxiliary=auxiliary,
         classes=_classes(resolve(classes, "classes", seed), learned, data["train_data"]),
         task=learned.task,
-        notes=(*told, *found.notes, *held, *read.notes, *learned.notes, *dropped),
+        notes=(*told, *found.notes, *held, *_judged(read.notes, learned), *learned.notes, *dropped),
         held_out=tuple(role for role in HELD_OUT if role not in data),
         factory=factory,
         generator=picture_generator(generator, latent, sizes_of(*read.shape, read.depth), where, seed),
@@ -206,6 +207,11 @@ def _records(
     notes += [*told, *(doubt for doubt in doubts if doubt is not None)]
     records = {role: replace(found, units=units.get(role)) for role, found in records.items()}
     return _Read(items, records, shape, depth, notes)
+
+
+def _judged(notes: Sequence[str], learned: Labelled) -> tuple[str, ...]:
+    """Return what is said of records, by the name of the measure that models are judged by."""
+    return tuple(spoken(note, learned.task.measure.name) for note in notes)
 
 
 def _check_limit(limit: Any) -> None:
