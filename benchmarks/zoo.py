@@ -25,7 +25,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module, metadata, util
@@ -40,6 +40,7 @@ from benchmarks.zookit import Brought, Entry, Truth
 from benchmarks.zoomodels import MODELS
 from benchmarks.zooothers import OTHERS
 from benchmarks.zootasks import TASKS
+from leakaudit.audit.rehearsing import Rehearsed, rehearsed
 from leakaudit.audit.stages import audit_at_stages
 from leakaudit.errors import UserError, sentence
 from leakaudit.load.loading import load_target, target_from_objects
@@ -118,7 +119,7 @@ def plan(entry: Entry) -> Plan:
 
 
 def looked(target: Target) -> tuple[Finding, ...]:
-    """Return what doctor finds; raises Refused where it is not ready."""
+    """Return what is found before a scan; raises Refused where doctor is not ready."""
     findings = preflight(target, mode="eval", batch_size=1, records=RECORDS, costs=True)
     error = next((finding for finding in findings if finding.severity == "error"), None)
     if error is not None:
@@ -174,6 +175,19 @@ def misjudged(entry: Entry, result: AuditResult) -> Iterator[str]:
         yield f"no attack names a record of the undefended model ({max(found, default=0):.0%})"
 
 
+def unforeseen(tried: Sequence[Rehearsed], result: AuditResult) -> Iterator[str]:
+    """Yield the attacks that were not applicable without a word of doctor, and those that doctor took for that."""
+    control = result.control()
+    left = {a.name for a in control.attacks if set(a.statuses) == {"not-applicable"}} if control is not None else set()
+    for each in tried:
+        if each.outcome == "works" and each.name in left:
+            yield f"doctor says that {each.name} works, the scan that it is not applicable"
+        ran = control is not None and any(a.name == each.name and "converged" in a.statuses for a in control.attacks)
+        few = "auxiliary records" in each.reason  # of which doctor leaves attacks the half
+        if each.outcome == "not-applicable" and ran and not few:
+            yield f"doctor says that {each.name} is not applicable, but it ran"
+
+
 def unsaid(entry: Entry, words: str) -> Iterator[str]:
     """Yield which words are missing where they must stand, and which stand where they must not."""
     missing = [word for word in entry.says if word.lower() not in words.lower()]
@@ -184,7 +198,7 @@ def unsaid(entry: Entry, words: str) -> Iterator[str]:
         yield f"it says {', '.join(map(repr, untrue))}, which is not so"
 
 
-def tried(entry: Entry, folder: Path, scans: bool) -> tuple[Outcome, str, str, tuple[str, ...]]:
+def become(entry: Entry, folder: Path, scans: bool) -> tuple[Outcome, str, str, tuple[str, ...]]:
     """Return what became of an entry: outcome, what is told, what was read, and what was noted."""
     read, noted = "", ()
     try:
@@ -196,9 +210,13 @@ def tried(entry: Entry, folder: Path, scans: bool) -> tuple[Outcome, str, str, t
         findings = looked(target)
         faults = list(misread(entry, target, brought.truth))
         noted = (*target.notes, *(finding.message for finding in findings if finding.id not in ("memory", "cost")))
+        if entry.expect == "works" and scans and not faults:
+            tried = rehearsed(target, replace(plan(entry), defenses=()))
+            faults += [f"doctor: {each.name} fails ({each.reason})" for each in tried if each.outcome == "fails"]
+            noted += tuple(f"{e.name} is not applicable: {e.reason}" for e in tried if e.outcome == "not-applicable")
         if entry.expect == "works" and scans and entry.scanned and not faults:
             result = audit_at_stages(target, plan(entry), command="benchmarks.zoo")
-            faults += misjudged(entry, result)
+            faults += [*misjudged(entry, result), *unforeseen(tried, result)]
             noted = tuple(dict.fromkeys((*noted, *result.assumptions, *(f.message for f in result.findings))))
     except (UserError, Refused) as error:
         told = str(sentence(error) if isinstance(error, UserError) else error)
@@ -233,7 +251,7 @@ def tell(group: str, entry: Entry, *, scans: bool = True) -> Row:
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as place, warnings.catch_warnings(), limited(SECONDS):
         warnings.simplefilter("ignore")
-        outcome, told, read, noted = tried(entry, Path(place), scans)
+        outcome, told, read, noted = become(entry, Path(place), scans)
     return Row(group, entry.name, entry.about, outcome, told, round(time.monotonic() - begun, 1), read, noted)
 
 

@@ -143,10 +143,8 @@ def _check_range(images: Tensor, converted: Tensor, scale: Scale, depth: int, na
     found = f"the pixels of {name} span {_number(low)} to {_number(high)} under {declared}, not 0 to 1"
     shift, factor = (torch.tensor(v).repeat_interleave(size // len(v)).view(1, -1, 1, 1) for v in scale)
     given = (converted - shift) / factor
-    white = scale_of(float(given.max()))
-    if float(given.min()) >= 0 and float(given.max()) > 2 and white is not None:
-        how = " (ToTensor does)" if white == 255 else ""
-        raise UserError(f"{found}: they look like 0 to {white}, so divide them by {white}{how}.")
+    if float(given.min()) >= 0 and float(given.max()) > 2:
+        raise UserError(f"{found}: {_scaled(float(given.max()), after=' (ToTensor does)')}.")
     if float(given.min()) >= -TOLERANCE and float(given.max()) <= 1 + TOLERANCE:
         raise UserError(
             f"{found}: without them they are 0 to 1 already, so leave mean and std out or apply them first."
@@ -169,10 +167,8 @@ def _check_range(images: Tensor, converted: Tensor, scale: Scale, depth: int, na
 def _of_pixels(images: Tensor, depth: int, name: str, low: float, high: float) -> str:
     """Return what to say of a file's numbers that are taken as pixels, as they are, and are none between 0 and 1."""
     found = f"the pixels of {name} span {_number(low)} to {_number(high)}, not 0 to 1"
-    white = scale_of(high)
-    if low >= 0 and white is not None:
-        kept = "save them as uint8, or " if white == 255 else ""
-        return f"{found}: they look like 0 to {white}, so {kept}divide them by {white}."
+    if low >= 0 and high > 2:
+        return f"{found}: {_scaled(high, before='save them as uint8, or ')}."
     fitting = explain(images, depth)
     if fitting:
         mean, std = NORMALISATIONS[fitting]
@@ -181,6 +177,15 @@ def _of_pixels(images: Tensor, depth: int, name: str, low: float, high: float) -
             "in their place; the model's mean and std stay as they are."
         )
     return f"{found}: save them as uint8, or as floats between 0 and 1 before any normalisation."
+
+
+def _scaled(top: float, before: str = "", after: str = "") -> str:
+    """Return what to do with numbers from 0 to `top`; of bytes `before` and `after` are said too."""
+    white = scale_of(top)
+    if white is None or top <= white / 2:
+        return f"divide them by their white, whatever it is: the largest that was read is {_number(top)}"
+    before, after = (before, after) if white == 255 else ("", "")
+    return f"they look like 0 to {white}, so {before}divide them by {white}{after}"
 
 
 def explain(inputs: Tensor, depth: int = 1) -> str | None:

@@ -18,7 +18,7 @@ from leakaudit.data.noticing import clauses, drawn_anew, misdeclared
 from leakaudit.data.pictures import ANY, Expected
 from leakaudit.data.records import fingerprints, one_size, per_channel, to_records, without
 from leakaudit.data.sources import opened
-from leakaudit.errors import UserError, first_line, sentence
+from leakaudit.errors import Setting, UserError, first_line, sentence
 from leakaudit.files.reading import short
 from leakaudit.load.expected import arranged, expected_of
 from leakaudit.load.generators import picture_generator
@@ -242,6 +242,9 @@ def _read(
     """Read all three roles, holding out of train_data what is not given; with the units that `groups` gives, if any."""
     _check_limit(limit)
     for role, source in data.items():
+        if isinstance(source, str | Path):
+            mend = ": read it there, or give it as ", Setting("data"), "."
+            raise UserError(f"`{role}` is the name of a file or folder, {short(str(source))}", *mend)
         if not is_data(source):
             raise UserError(f"`{role}` is {kind_of(source)}: give a Dataset or DataLoader of (image, label) pairs.")
     held = {role: share for role, share in HELD_OUT.items() if role not in data}

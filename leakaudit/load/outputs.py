@@ -188,7 +188,9 @@ def _packed(
     for form, main, mode in zip(forms, mains, ("", "in train mode "), strict=False):
         if main is None:
             told = _several(form, mode, named).partition(": name the one")[0]
-            raise UserError(f"{told}: `loss` takes them all; name the prediction among them by `output`, {_example(form)}.")
+            raise UserError(
+                f"{told}: `loss` takes them all; name the prediction among them by `output`, {_example(form)}."
+            )
         for place, tensor in tensors_of(form):
             if tensor.dim() < 1 or len(tensor) != len(main):
                 raise UserError(

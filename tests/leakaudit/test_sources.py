@@ -54,6 +54,11 @@ def test_splits_are_read_by_their_names(names: tuple[str, ...], test: int | None
     assert any(note.endswith(unread) for note in found.notes)
 
 
+def test_two_columns_are_a_pair() -> None:
+    pictures, labels = parts(20)[0].tensors
+    assert len(loaded({"image": pictures, "label": labels}).private) == 11
+
+
 def test_splits_yield_to_test_data_that_is_given() -> None:
     given = parts(20, 8, 8)
     found = loaded({"train": given[0], "test": given[1]}, test_data=given[2])
