@@ -27,7 +27,7 @@ class Packed(PixelModel):
     """
 
     def __init__(self, model: PixelModel, channels: int) -> None:
-        super().__init__(model.network, depth=model.depth, read=model.read)
+        super().__init__(model.network, depth=model.depth, read=model.read, float32=model.float32)
         self.mean, self.std, self.channels = model.mean, model.std, channels
         self.train(model.training)
 

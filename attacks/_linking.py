@@ -74,6 +74,12 @@ def labels_shown(model: PixelModel, update: SharedUpdate, candidates: Tensor, ge
     return hard(known_labels(model, update, generator), update.task)[:, :1].expand(-1, candidates.shape[1]).cpu()
 
 
+def claimed_labels(update: SharedUpdate, labels: Tensor, scores: Tensor) -> Tensor:
+    """Return labels (V, B) of what is claimed: those of the candidates of the largest scores (V, M), of `labels`."""
+    best = scores.nan_to_num(-torch.inf).argmax(1, keepdim=True)
+    return labels.gather(1, best.to(labels.device)).expand(-1, update.batch_size)
+
+
 def line_ups_shown(candidates: Tensor, labels: Tensor, targets: Tensor | None) -> Records:
     """Return line-ups (V, M, C, H, W) with labels (V, M), and targets (V, M, *shape) if any, as records of one row.
 

@@ -123,7 +123,7 @@ class DLG(Attack):
             nonlocal best, best_x, best_label, first
             value, slopes = matched()
             for leaf, slope in zip(free, slopes, strict=True):
-                leaf.grad = slope
+                leaf.grad = slope.contiguous()  # the optimiser takes views of it
             number = float(value)
             if first == torch.inf:
                 first = number

@@ -13,6 +13,7 @@ from leakaudit.attacks._batches import linked_in_batches
 from leakaudit.attacks._labels import known_labels
 from leakaudit.attacks._linking import (
     Scores,
+    claimed_labels,
     distinct,
     exposed_defense,
     labels_shown,
@@ -153,7 +154,7 @@ class Linkage(_Linking):
             scores, done, notes = linked_in_batches(
                 self.name, model, update, candidates, labels, self.draws, self.rehearsals, generator
             )
-        claimed = labels[:, :1].expand(-1, update.batch_size)
+        claimed = claimed_labels(update, labels, scores)
         return replace(linked(update, claimed, scores, done), notes=notes)
 
     def _trusted(

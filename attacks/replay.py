@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from leakaudit.attacks._attacking import client_mode, memory_safe
-from leakaudit.attacks._linking import distinct, labels_shown, line_ups_shown, linked, sum_of
+from leakaudit.attacks._linking import claimed_labels, distinct, labels_shown, line_ups_shown, linked, sum_of
 from leakaudit.attacks._playing import Way, prepared, trusted
 from leakaudit.attacks._replaying import COPIES, FEATURES, Client, Parts, client_of, parts_seen, told_in_numbers
 from leakaudit.errors import NotApplicable
@@ -73,7 +73,7 @@ def confirm(
                     scores[v] = torch.nan
                 elif first[i] >= 0:
                     sure[v], scores[v, first[i]] = True, total[i].max() + 1
-    return replace(linked(update, labels[:, :1].expand(-1, update.batch_size), scores, done), certain=sure)
+    return replace(linked(update, claimed_labels(update, labels, scores), scores, done), certain=sure)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,7 +85,7 @@ def in_brief(defense: DefenseResult) -> str:
 def _tried(key: str, defense: DefenseResult, e: Examined, grouped: bool = False) -> Tried:
     independent = {
         True: "all that is shared is the same whichever record"
-        + (" it is of, its label as well" if grouped else " of a class it is of"),
+        + (" with a near label it is of" if grouped else " of a class it is of"),
         False: "what is shared depends on the record",
         None: "",
     }[e.independent]

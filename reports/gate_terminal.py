@@ -116,7 +116,8 @@ def _number(check: Check) -> str:
     if score is None or check.measured.value is None or check.threshold is None or not check.direction:
         return until.removesuffix(": ")
     least = {"max": "at most", "min": "at least"}[check.direction]
-    return f"{until}{score.measured(check.measured)}, {least} {score.write(check.threshold)}"
+    named = "" if check.measure == "accuracy" else f"{check.measure} "
+    return f"{until}{named}{score.measured(check.measured)}, {least} {score.write(check.threshold)}"
 
 
 def _reason(check: Check) -> str:

@@ -26,13 +26,8 @@ def training(result: AuditResult) -> str:
         if isinstance(value, int) and not isinstance(value, bool):
             parts.append(form.format(value) + ("" if value == 1 else "s"))
     told = spoken("Accuracy: of a model trained on the shared updates", result.measure)
-    summary = "" if result.measure == "accuracy" else f" {_summed(result.measure)}"
-    return f"{told} ({', '.join(parts)}).{summary}" if parts else ""
-
-
-def _summed(measure: str) -> str:
-    name = measure[:1].upper() + measure[1:]
-    return f"{name}: {measure_of(measure).summary}."
+    summary = "" if result.measure == "accuracy" else f": {measure_of(result.measure).summary}"
+    return f"{told} ({', '.join(parts)}){summary}." if parts else ""
 
 
 def key(index: int) -> str:

@@ -52,7 +52,7 @@ from leakaudit.scene.scene import Scene, beside_strangers, set_scene
 from leakaudit.scene.told import SETTINGS, at_level, quick_fit, stated, vouched
 from leakaudit.scene.updates import Updates
 from leakaudit.score.diagnosis import compare_with_control, inspected
-from leakaudit.score.identification import of_line_ups
+from leakaudit.score.identification import hidden, of_line_ups
 from leakaudit.score.measures import chance, majority
 from leakaudit.score.scoring import skipped
 from leakaudit.score.standin import SENTENCE
@@ -266,7 +266,7 @@ def _accuracy(scene: Scene, defense: Defense, released: Records, too_long: str) 
 
 
 def _guarantees(scene: Scene, defense: Defense, run: tuple[int, int, int]) -> tuple[Guarantee, ...]:
-    stated = defense.guarantees(*run, scene.candidates.size)
+    stated = defense.guarantees(*run, hidden(scene.candidates, scene.line_ups))
     return of_line_ups(stated, defense, scene.candidates, scene.line_ups)
 
 

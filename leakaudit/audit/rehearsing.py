@@ -32,8 +32,9 @@ from leakaudit.work.progress import current, monitored
 from leakaudit.work.seeding import seeded
 
 VICTIMS, CANDIDATES = 2, 4
-EACH, ALL = 4.0, 40.0  # seconds that one attack gets, and all of them together
-TWICE = "double backward"
+LARGE = 1_000_000  # parameters from which one victim does
+EACH, ALL = 3.0, 60.0  # seconds that one attack gets, and all of them together
+TWICE, WRONG = "double backward", "second-derivative"  # how it is called here, and the finding that tells of it
 
 Outcome = Literal["works", "not-applicable", "fails", "untried"]
 
@@ -54,13 +55,14 @@ def rehearsed(target: Target, plan: Plan, tell: Callable[[str], None] = lambda n
     `tell` is called with the name of what is tried next. Empty where auxiliary records are too few to play victims.
     Random states are restored.
     """
-    played = _played(target, plan)
+    victims = 1 if sum(p.numel() for p in target.model.parameters()) > LARGE else VICTIMS
+    played = _played(target, victims * plan.batch_size)
     if played is None:
         return ()
     small = replace(
         plan,
         defenses=(),
-        records=VICTIMS * plan.batch_size,
+        records=victims * plan.batch_size,
         candidates=CANDIDATES,
         stages=(),
         utility=False,
@@ -72,12 +74,14 @@ def rehearsed(target: Target, plan: Plan, tell: Callable[[str], None] = lambda n
             scene = set_scene(played, small, None, "", ())
         except UserError:  # it would end a scan too, and the preflight says so
             return ()
+        # Nothing is tuned, and nobody is asked about beside the victims.
+        scene = replace(scene, rehearsal=scene.rehearsal[:0], asked=scene.victims, line_ups=scene.candidates)
         return tuple(_all(scene, plan, tell))
 
 
-def _played(target: Target, plan: Plan) -> Target | None:
+def _played(target: Target, wanted: int) -> Target | None:
     """Return a target whose private and test records are auxiliary ones, of the commonest labels; None for too few."""
-    own, wanted = target.auxiliary, VICTIMS * plan.batch_size
+    own = target.auxiliary
     counts = torch.bincount(own.labels, minlength=len(target.classes))
     order = (counts[own.labels] * len(target.classes) + own.labels).argsort(descending=True, stable=True)
     private, rest = order[::2], order[1::2]
@@ -120,6 +124,8 @@ def _all(scene: Scene, plan: Plan, tell: Callable[[str], None]) -> Iterator[Rehe
 def _twice(updates: Updates) -> Rehearsed:
     """Match one update by a double backward, as every attack does that seeks pictures by their gradient."""
     scene, started = updates.scene, time.monotonic()
+    if wrong := [finding for finding in scene.findings if finding.id == WRONG]:
+        return Rehearsed(TWICE, "fails", wrong[0].message.removesuffix("."), time.monotonic() - started)
     try:
         model, sent = updates.model(), updates.simulated("once")
         labels = scene.target.private[scene.victims].labels.to(scene.target.device).view(-1, scene.plan.batch_size)

@@ -122,8 +122,10 @@ def class_folders(path: Path, known: Sequence[str] = ()) -> tuple[ClassFolders, 
         )
     if len(held) < (1 if known else 2):
         beside = f" and {pictures} picture(s) beside them" if pictures else ""
+        inner = [folder for name in held if len(_folders(folder := path / name)) > 1]
+        mend = f", or {inner[0]} if that holds the class folders" if inner else ""
         raise UserError(
-            f"{path} holds {len(held)} class folder(s){beside}: give at least two, each with {_KINDS} files."
+            f"{path} holds {len(held)} class folder(s){beside}: give at least two, each with {_KINDS} files{mend}."
         )
     odd = next((name for name in held if known and name not in known), None)
     if odd is not None:
@@ -156,16 +158,17 @@ def _folders(path: Path) -> list[Path]:
     return [p for p in _children(path) if p.is_dir() and not p.name.startswith((".", "__"))]
 
 
-def _files(folder: Path) -> list[Path]:
-    """Return all files in a folder and in those within it, sorted, but for hidden ones; linked folders are not."""
+def _files(folder: Path, within: frozenset[Path] = frozenset()) -> list[Path]:
+    """Return all files in a folder and in those within it, sorted, but for hidden ones; a link back is not followed."""
     found: list[Path] = []
+    within |= {folder.resolve()}
     for child in _children(folder):
         if child.name.startswith((".", "__")) or child.name.lower() == "thumbs.db":
             continue
         if not child.is_dir():
             found.append(child)
-        elif not child.is_symlink():
-            found += _files(child)
+        elif child.resolve() not in within:
+            found += _files(child, within)
     return found
 
 

@@ -27,7 +27,7 @@ def image_and_label(record: Any, name: str, position: int) -> tuple[Any, Any, tu
         return _by_name(record, name, position)
     if isinstance(record, tuple | list):
         if len(record) >= 2:
-            _in_order(record[0], record[1], name, position)
+            _in_order(record, name, position)
             told = f"{len(record)} values were given, and the first two were read, as picture and label"
             return record[0], record[1], (told,) if len(record) > 2 else ()
         raise UserError(f"{name} yields {len(record)} value(s) per record, so no label: {PAIRS}.")
@@ -63,14 +63,17 @@ def _told(keys: Sequence[str]) -> str:
     return f"`{keys[0]}` was read and not {' or '.join(f'`{key}`' for key in keys[1:])}"
 
 
-def _in_order(image: Any, label: Any, name: str, position: int) -> None:
-    """Raise UserError where a label stands where a picture should."""
-    if not isinstance(image, int | float | np.number) and not (isinstance(image, Tensor) and image.ndim == 0):
+def _in_order(record: Sequence[Any], name: str, position: int) -> None:
+    """Raise UserError where something else stands where the picture should: a label, an index, a name."""
+    first, others = record[0], record[1:]
+    number = isinstance(first, int | float | np.number) or (isinstance(first, Tensor | np.ndarray) and first.ndim == 0)
+    if not number and not isinstance(first, str):
         return
-    if isinstance(label, str) or other_than_label(label) is not None:
+    if any(hasattr(one, "convert") or getattr(one, "ndim", 0) >= 2 for one in others):
+        what = "a number" if number else f"a text, {short(first)}"
+        raise UserError(f"record {position} of {name} begins with {what}, and its image comes later: {PAIRS}.")
+    if number and (isinstance(record[1], str) or other_than_label(record[1]) is not None):
         raise refused(f"record {position} of {name} is {TEXT}")
-    if hasattr(label, "convert") or getattr(label, "ndim", 0) >= 2:
-        raise UserError(f"record {position} of {name} has its label first, then its image: {PAIRS}, in that order.")
 
 
 def _listed(keys: Sequence[Any]) -> str:

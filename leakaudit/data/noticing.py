@@ -12,16 +12,11 @@ from torch import Tensor
 
 from leakaudit.data.datasets import Item, fetch, is_stream, underlying
 from leakaudit.data.pictures import Expected
-from leakaudit.data.records import NORMALISATIONS, listed
+from leakaudit.data.records import NORMALISATIONS, Extremes, Scale, listed
 from leakaudit.errors import UserError
 from leakaudit.work.seeding import seeded
 
 TWICE = 8  # records that are read again
-LEVEL = 1 / 255  # one grey level of 8 bits
-_EXACT = 0.02  # of a grey level: what rounding of float32 makes of it, with room
-_FEW = 64  # records whose pixels are looked at one by one
-_DISTINCT = 16  # grey levels at least: fewer values lie on levels by chance
-
 PLAIN = "no"  # constants: none at all
 
 
@@ -60,7 +55,7 @@ def _same(one: Tensor, two: Tensor) -> bool:
     return one.shape == two.shape and bool(torch.equal(one.nan_to_num(), two.nan_to_num()))
 
 
-def misdeclared(items: Sequence[Item], scale: tuple[tuple[float, ...], tuple[float, ...]], name: str) -> str | None:
+def misdeclared(items: Sequence[Item], scale: Scale, name: str) -> str | None:
     """Return a warning where pixels lie in [0, 1] under the declared mean and std, but other known constants fit.
 
     They fit where they put the extremes of every channel on 0 and 1, or all pixels on whole grey levels of 8 bits, to
@@ -69,18 +64,11 @@ def misdeclared(items: Sequence[Item], scale: tuple[tuple[float, ...], tuple[flo
     given = [item.picture for item in items if not item.raw]
     if not given or len({tuple(picture.shape) for picture in given}) > 1:
         return None
-    inputs = torch.stack(given)
-    flat = inputs.movedim(1, 0).flatten(1)  # channels, all their values
-    low, high = flat.amin(1), flat.amax(1)
-    some = torch.stack(given[:_FEW]).movedim(1, 0).flatten(1)
-    if not bool((high > low).any()) or _is_exact(low, high, some, scale):
+    values = Extremes.of(given)
+    if bool((values.low == values.high).all()) or values.fit(scale):
         return None
     known = {PLAIN: ((0.0,), (1.0,))} | NORMALISATIONS
-    fitting = [
-        (kind, constants)
-        for kind, constants in known.items()
-        if len(constants[0]) in (1, len(low)) and _is_exact(low, high, some, constants)
-    ]
+    fitting = [(kind, each) for kind, each in known.items() if values.fit(each)]
     if not fitting:
         return None
     kind, (mean, std) = fitting[0]
@@ -91,19 +79,6 @@ def misdeclared(items: Sequence[Item], scale: tuple[tuple[float, ...], tuple[flo
         f"The declared mean {listed(scale[0])} and std {listed(scale[1])} do not fit the pixels of {name}, which "
         f"{what}: {mend}. As declared, every PSNR is {abs(off):.1f} dB too {'high' if off > 0 else 'low'}."
     )
-
-
-def _is_exact(low: Tensor, high: Tensor, some: Tensor, scale: tuple[tuple[float, ...], tuple[float, ...]]) -> bool:
-    """Whether constants put extremes (C,) on 0 and 1, or values (C, M) on grey levels."""
-    mean, std = (torch.tensor(values) for values in scale)
-    bottom, top = low * std + mean, high * std + mean
-    if float(bottom.min()) < -LEVEL / 2 or float(top.max()) > 1 + LEVEL / 2:
-        return False
-    if float(bottom.abs().max()) <= LEVEL / 2 and float((1 - top).abs().max()) <= LEVEL / 2:
-        return True
-    levels = (some * std.view(-1, 1) + mean.view(-1, 1)) / LEVEL
-    on = float((levels - levels.round()).abs().max()) <= _EXACT
-    return on and len(torch.unique(levels.round())) >= _DISTINCT
 
 
 def _mean(values: tuple[float, ...]) -> float:

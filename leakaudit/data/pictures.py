@@ -81,15 +81,17 @@ def _numbers(image: Any, where: str) -> Tensor:
     """Return a plain tensor of what is given: of whole numbers of 8 or 16 bits as they are, of others as float32."""
     found: Tensor | None = None
     if isinstance(image, Tensor):
-        found = image.detach().cpu().as_subclass(Tensor)
-        found = found.to_dense() if found.is_sparse else found
+        with reading(f"the image of {where}", "numbers", PAIRS):
+            dense = image.detach().cpu()
+            dense = dense if dense.layout == torch.strided else dense.to_dense()
+            found = (dense.dequantize() if dense.is_quantized else dense).as_subclass(Tensor)
     elif isinstance(image, np.ndarray) and image.dtype.kind in "buif":
-        kept = image.dtype in (np.uint8, np.uint16)
+        kept = image.dtype.kind == "u" and image.dtype.itemsize <= 2
         with np.errstate(over="ignore"):  # what is too large for 32 bits is refused as infinite
             found = torch.from_numpy(np.array(image, dtype=image.dtype.newbyteorder("=") if kept else np.float32))
     if isinstance(image, str):
         raise UserError(f"{where} has the name of a file as its image, {short(image)}: open it in the dataset.")
-    if isinstance(image, bytes | Mapping):
+    if isinstance(image, bytes) or (isinstance(image, Mapping) and {"bytes", "path"} & set(image)):
         raise UserError(f"{where} has an image that is not decoded ({type(image).__name__}): decode it in the dataset.")
     if found is None:
         raise UserError(f"{where} has {_an(type(image).__name__)} as its image: {PAIRS}.")
@@ -203,9 +205,9 @@ def check_whites(deep: list[tuple[str, Tensor]]) -> None:
     bits = scale.bit_length()
     raise UserError(
         f"the pixels of the {len(deep):,} picture(s) of 16 bits that were read reach {max(tops):,} at most "
-        f"({deep[tops.index(max(tops))][0]}), as values of {bits} bit{'s' if bits > 1 else ''} do: divide them by "
-        f"{scale} (by 65535 if that is their white) and give floats from 0 to 1, or save them with their white at "
-        "65535."
+        f"({deep[tops.index(max(tops))][0]}), as values of {bits} bit{'s' if bits > 1 else ''} do, and white is 65,535 "
+        f"in 16: divide them by {scale}, or by what else their white is, and give floats from 0 to 1, or save them "
+        "with white at 65535."
     )
 
 

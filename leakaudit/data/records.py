@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,12 @@ from leakaudit.errors import UserError
 from leakaudit.protocol.target import Records
 
 TOLERANCE = 1e-3  # how far outside [0, 1] a pixel may lie before it is refused; within it, it is clamped
-NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+LEVEL = 1 / 255  # one grey level of 8 bits
+_EXACT = 0.02  # of a grey level: what rounding of float32 makes of it, with room
+_DISTINCT = 16  # grey levels at least: fewer values lie on levels by chance
+_LOOKED_AT = 64  # pictures whose numbers must all be on grey levels
+Scale = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std
+NORMALISATIONS: dict[str, Scale] = {
     "ImageNet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "CIFAR-10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "CIFAR-10 (older)": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
@@ -125,9 +130,7 @@ def _stacked_labels(items: Sequence[Item], name: str) -> Tensor:
     return torch.stack([item.label.float() if floats else item.label for item in items])
 
 
-def _check_range(
-    images: Tensor, converted: Tensor, scale: tuple[tuple[float, ...], tuple[float, ...]], depth: int, name: str
-) -> None:
+def _check_range(images: Tensor, converted: Tensor, scale: Scale, depth: int, name: str) -> None:
     if not bool(torch.isfinite(images).all()):
         raise UserError(f"{name} holds pixels that are not finite (NaN or infinity): remove or mend those pictures.")
     low, high = float(images.min()), float(images.max())
@@ -140,13 +143,16 @@ def _check_range(
     found = f"the pixels of {name} span {_number(low)} to {_number(high)} under {declared}, not 0 to 1"
     shift, factor = (torch.tensor(v).repeat_interleave(size // len(v)).view(1, -1, 1, 1) for v in scale)
     given = (converted - shift) / factor
-    white = scale_of(float(given.max()))
-    if float(given.min()) >= 0 and float(given.max()) > 2 and white is not None:
-        how = " (ToTensor does)" if white == 255 else ""
-        raise UserError(f"{found}: they look like 0 to {white}, so divide them by {white}{how}.")
+    if float(given.min()) >= 0 and float(given.max()) > 2:
+        raise UserError(f"{found}: {_scaled(float(given.max()), after=' (ToTensor does)')}.")
     if float(given.min()) >= -TOLERANCE and float(given.max()) <= 1 + TOLERANCE:
         raise UserError(
             f"{found}: without them they are 0 to 1 already, so leave mean and std out or apply them first."
+        )
+    if float(given.max()) > 2 and bool((given == given.round()).all()):
+        raise UserError(
+            f"{found}: they are whole numbers without a known white, so subtract what is black and divide by what is "
+            "white less black, the same for all."
         )
     fitting = explain(given, depth)
     if fitting:
@@ -161,10 +167,8 @@ def _check_range(
 def _of_pixels(images: Tensor, depth: int, name: str, low: float, high: float) -> str:
     """Return what to say of a file's numbers that are taken as pixels, as they are, and are none between 0 and 1."""
     found = f"the pixels of {name} span {_number(low)} to {_number(high)}, not 0 to 1"
-    white = scale_of(high)
-    if low >= 0 and white is not None:
-        kept = "save them as uint8, or " if white == 255 else ""
-        return f"{found}: they look like 0 to {white}, so {kept}divide them by {white}."
+    if low >= 0 and high > 2:
+        return f"{found}: {_scaled(high, before='save them as uint8, or ')}."
     fitting = explain(images, depth)
     if fitting:
         mean, std = NORMALISATIONS[fitting]
@@ -175,31 +179,51 @@ def _of_pixels(images: Tensor, depth: int, name: str, low: float, high: float) -
     return f"{found}: save them as uint8, or as floats between 0 and 1 before any normalisation."
 
 
-def extremes(inputs: Tensor, depth: int = 1) -> tuple[Tensor, Tensor]:
-    """Return the least and the largest value (C,) of every channel of `inputs` (N, C·D, H, W)."""
-    low, high = inputs.amin((0, 2, 3)), inputs.amax((0, 2, 3))
-    return low.view(-1, depth).amin(1), high.view(-1, depth).amax(1)
+def _scaled(top: float, before: str = "", after: str = "") -> str:
+    """Return what to do with numbers from 0 to `top`; of bytes `before` and `after` are said too."""
+    white = scale_of(top)
+    if white is None or top <= white / 2:
+        return f"divide them by their white, whatever it is: the largest that was read is {_number(top)}"
+    before, after = (before, after) if white == 255 else ("", "")
+    return f"they look like 0 to {white}, so {before}divide them by {white}{after}"
 
 
 def explain(inputs: Tensor, depth: int = 1) -> str | None:
-    """Return the name of the well-known normalisation that `inputs` (N, C·D, H, W) best fit, or None.
+    """Return the name of the well-known normalisation that `inputs` (N, C·D, H, W) fit exactly, or None."""
+    of = Extremes.of(list(inputs.view(len(inputs), -1, depth, *inputs.shape[2:])))
+    return next((name for name, each in NORMALISATIONS.items() if of.fit(each)), None)
 
-    The constants must put every channel within [0, 1] (to half a grey level of 8 bits or so); of several that do, the
-    one whose extremes come closest to 0 and 1 is named.
-    """
-    low, high = extremes(inputs, depth)
-    best: tuple[float, str] | None = None
-    for name, (mean, std) in NORMALISATIONS.items():
-        if len(mean) not in (1, len(low)):
-            continue
-        bottom = low * torch.tensor(std) + torch.tensor(mean)
-        top = high * torch.tensor(std) + torch.tensor(mean)
-        if float(bottom.min()) < -0.003 or float(top.max()) > 1.003:
-            continue
-        slack = float(bottom.abs().sum() + (1 - top).abs().sum())
-        if best is None or slack < best[0]:
-            best = (slack, name)
-    return best[1] if best else None
+
+class Extremes(NamedTuple):
+    """What is known of the numbers of pictures: the least and the largest (C,) of each channel, and some (C, M)."""
+
+    low: Tensor
+    high: Tensor
+    some: Tensor
+
+    @classmethod
+    def of(cls, pictures: Sequence[Tensor]) -> Extremes:
+        """Look at pictures (C, …) of one shape, without a copy of them all."""
+        flat = [picture.flatten(1) for picture in pictures]
+        low, high = torch.stack([one.amin(1) for one in flat]), torch.stack([one.amax(1) for one in flat])
+        return cls(low.amin(0), high.amax(0), torch.cat(flat[:_LOOKED_AT], 1))
+
+    def fit(self, scale: Scale) -> bool:
+        """Return whether mean and std put all numbers within [0, 1], and exactly so.
+
+        The extremes of every channel are then at 0 and 1, to half a grey level of 8 bits, or some are on grey levels.
+        """
+        if {len(scale[0]), len(scale[1])} - {1, len(self.low)}:
+            return False
+        mean, std = (torch.tensor(each) for each in scale)
+        bottom, top = self.low * std + mean, self.high * std + mean
+        if float(bottom.min()) < -LEVEL / 2 or float(top.max()) > 1 + LEVEL / 2:
+            return False
+        if float(bottom.abs().max()) <= LEVEL / 2 and float((1 - top).abs().max()) <= LEVEL / 2:
+            return True
+        levels = (self.some * std.view(-1, 1) + mean.view(-1, 1)) / LEVEL
+        on = float((levels - levels.round()).abs().max()) <= _EXACT
+        return on and len(torch.unique(levels.round())) >= _DISTINCT
 
 
 def _number(value: float) -> str:

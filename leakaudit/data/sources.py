@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
+from leakaudit.data.keys import IMAGE_KEYS, LABEL_KEYS
 from leakaudit.errors import UserError, first_line
 from leakaudit.files.reading import short
 from leakaudit.work.seeding import seeded
@@ -25,6 +27,9 @@ def opened(data: Mapping[str, Any], seed: int) -> tuple[dict[str, Any], list[str
     """
     found, notes = dict(data), []
     for role, source in data.items():
+        if isinstance(source, Mapping) and (columns := columns_of(source)) is not None:
+            found[role] = columns
+            continue
         if isinstance(source, Mapping):
             parts, told = _of_splits(source, role)
         elif _is_module(source):
@@ -46,6 +51,14 @@ def opened(data: Mapping[str, Any], seed: int) -> tuple[dict[str, Any], list[str
 def split_of(names: Mapping[str, Any], wanted: tuple[str, ...]) -> str | None:
     """Return which of the names is that of the wanted split, whatever its case."""
     return next((name for want in wanted for name in names if str(name).lower() == want), None)
+
+
+def columns_of(source: Mapping[Any, Any]) -> tuple[Any, Any] | None:
+    """Return images and labels of a dict of two arrays that hold all of them, None for any other."""
+    names = (next((key for key in keys if key in source), None) for keys in (IMAGE_KEYS, LABEL_KEYS))
+    columns = tuple(source[name] for name in names if name is not None)
+    whole = len(columns) == 2 and all(isinstance(each, Tensor | np.ndarray) for each in columns)
+    return (columns[0], columns[1]) if whole else None
 
 
 def _named(source: Any) -> str:

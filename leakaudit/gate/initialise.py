@@ -20,11 +20,12 @@ from leakaudit.gate.assertions import PRESETS, Rule, parse
 from leakaudit.gate.decision import gate
 from leakaudit.gate.pyproject import toml
 from leakaudit.gate.thresholds import accuracy_of, judge_rule
-from leakaudit.result.numbers import decibels, percent, points
+from leakaudit.result.numbers import decibels, learned, lost, percent
 from leakaudit.result.outcome import Outcome
 from leakaudit.result.plaintext import visible
 from leakaudit.result.rules import judged, resolution
 from leakaudit.result.schema import AuditResult, DefenseResult
+from leakaudit.result.scores import by_measure
 from leakaudit.stats.intervals import rate, records_needed
 from leakaudit.stats.paired import runs_needed
 
@@ -169,7 +170,7 @@ def _training(result: AuditResult, rows: Sequence[DefenseResult]) -> Training:
     had = min(len(d.accuracies) for d in trained)
     least = resolution(result)
     needed = {d.spec: runs_needed(d.accuracies, d.accuracies, detect / 2, least, SEEDS) for d in trained}
-    loss = f"a loss of {points(detect)} of accuracy against a baseline"
+    loss = f"a loss of {lost(detect, result.measure)} against a baseline"
     unsettled = [
         f"{_words(d.spec)}: {SEEDS} training runs would not rule out {loss} at the spread measured, so it only warns."
         if len(d.accuracies) > 1
@@ -250,7 +251,7 @@ def _utility(result: AuditResult, rows: Sequence[DefenseResult]) -> list[str]:
         low = accuracy_of(result, row).low
         floor = down(low) if low is not None else 0.0
         if low is not None and floor > result.chance_accuracy:
-            floors.append((row.spec, floor, f"{_words(row.spec)}: at least {percent(low)}"))
+            floors.append((row.spec, floor, f"{_words(row.spec)}: at least {learned(low, result.measure)}"))
         else:
             why = row.accuracy.reason or (
                 "too few seeds for an interval" if low is None else "not clearly above chance"
@@ -258,13 +259,15 @@ def _utility(result: AuditResult, rows: Sequence[DefenseResult]) -> list[str]:
             missing.append(f"{_words(row.spec)}: {_words(why.rstrip('.'))}")
     lines = []
     if floors:
-        lines.append(f"# Test accuracy, lower bound of its interval: {'; '.join(told for _, _, told in floors)}.")
+        lines.append(
+            f"# Test {result.measure}, lower bound of its interval: {'; '.join(told for _, _, told in floors)}."
+        )
         tables = [f"{{ min = {floor:.4g}, defense = {toml(spec)} }}" for spec, floor, _ in floors]
         lines.append(
             f"accuracy = {tables[0]}" if len(tables) == 1 else "accuracy = [\n  " + ",\n  ".join(tables) + ",\n]"
         )
     if missing:
-        lines.append(f"# No least accuracy is asserted ({'; '.join(missing)}).")
+        lines.append(f"# No least {result.measure} is asserted ({'; '.join(missing)}).")
     losses = [
         each.measured
         for row in rows
@@ -273,7 +276,8 @@ def _utility(result: AuditResult, rows: Sequence[DefenseResult]) -> list[str]:
     highs = [e.high for e in losses if e.high is not None]
     if losses and len(highs) == len(losses):
         most = min(1.0, max(1 / STEPS, up(max(highs))))
-        lines.append(f"# Accuracy lost against no defense: at most {points(max(max(highs), 0.0))}.")
+        score = by_measure("accuracy-loss", result.measure)
+        lines.append(f"# {score.heading} against no defense: at most {score.write(max(max(highs), 0.0))}.")
         lines.append(f"accuracy-loss = {{ max = {most:.4g} }}")
     return lines
 

@@ -148,7 +148,7 @@ MENDS: dict[str, str] = {
     "loss-reduction": "Use the mean over records as the loss.",
     "non-finite-gradient": "Check the loss, the weights and the inputs.",
     "gradient-near-zero": "Scan less trained weights too: a pass here says little about them.",
-    "no-gradient": "Freeze parameters that are not used, and scan trained weights too.",
+    "no-gradient": "Give the loss every output, or freeze what is not used; scan trained weights too.",
     "auxiliary-differs": "Give auxiliary_data of the same source as train_data, prepared in the same way.",
     "auxiliary-few": "Give more auxiliary_data, of every class that train_data has.",
     "not-diagnosed": "Make the defense's record stage bear any records and labels of the data's shape.",

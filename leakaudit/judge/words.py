@@ -215,7 +215,8 @@ def _independent(r: Reason, _: Spell) -> Words:
         "All that is shared was the same, bit for bit, whichever record of its class was behind it: nothing but the "
         "class can be told from it"
         if _alike(r)
-        else "All that is shared was the same, bit for bit, whichever record was behind it, its label as well",
+        else "All that is shared was the same, bit for bit, whichever of two records with near labels was behind it: "
+        "no more than what such labels have in common can be told from it",
         f" (tried under many seeds; {r.attack} agrees, {round((e.value or 0.0) * e.n)} of {e.n} records, as guessing "
         "would).",
     )

@@ -18,7 +18,7 @@ from leakaudit.data.noticing import clauses, drawn_anew, misdeclared
 from leakaudit.data.pictures import ANY, Expected
 from leakaudit.data.records import fingerprints, one_size, per_channel, to_records, without
 from leakaudit.data.sources import opened
-from leakaudit.errors import UserError, first_line, sentence
+from leakaudit.errors import Setting, UserError, first_line, sentence
 from leakaudit.files.reading import short
 from leakaudit.load.expected import arranged, expected_of
 from leakaudit.load.generators import picture_generator
@@ -33,6 +33,7 @@ from leakaudit.result.augmentation import augmentation_from
 from leakaudit.result.federation import client_from
 from leakaudit.result.numbers import percent
 from leakaudit.result.shapes import sizes_of
+from leakaudit.result.tasks import spoken
 
 HELD_OUT = {"test_data": 0.20, "auxiliary_data": 0.25}  # of train_data, for what the user does not give
 ROLES = {"train_data": "private", "test_data": "test", "auxiliary_data": "auxiliary"}
@@ -146,8 +147,7 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
     """
     where = _device(device)
     network, factory, told = network_of(model, factory, checkpoint, seed)
-    given = dict(zip(ROLES, (train_data, test_data, auxiliary_data), strict=True))
-    data, held = opened({role: resolve(v, role, seed) for role, v in given.items() if v is not None}, seed)
+    data, held = _data((train_data, test_data, auxiliary_data), seed)
     means, stds = (per_channel(resolve(v, n, seed), n, d) for v, n, d in ((mean, "mean", 0.0), (std, "std", 1.0)))
     read = _records(network, data, resolve(groups, "groups", seed), (means, stds), limit, seed)
     pixel_model = PixelModel(network, means, stds, depth=read.depth).to(where)
@@ -165,13 +165,18 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
         auxiliary=auxiliary,
         classes=_classes(resolve(classes, "classes", seed), learned, data["train_data"]),
         task=learned.task,
-        notes=(*told, *found.notes, *held, *read.notes, *learned.notes, *dropped),
+        notes=(*told, *found.notes, *held, *_judged(read.notes, learned), *learned.notes, *dropped),
         held_out=tuple(role for role in HELD_OUT if role not in data),
         factory=factory,
         generator=picture_generator(generator, latent, sizes_of(*read.shape, read.depth), where, seed),
         client=client_from(resolve(client, "client", seed)),
         augment=augmentation_from(resolve(augment, "augment", seed)),
     )
+
+
+def _data(given: Sequence[Any], seed: int) -> tuple[dict[str, Any], list[str]]:
+    """Return the data of every role that there is, with notes where one thing held several."""
+    return opened({r: resolve(each, r, seed) for r, each in zip(ROLES, given, strict=True) if each is not None}, seed)
 
 
 class _Read(NamedTuple):
@@ -204,6 +209,11 @@ def _records(
     return _Read(items, records, shape, depth, notes)
 
 
+def _judged(notes: Sequence[str], learned: Labelled) -> tuple[str, ...]:
+    """Return what is said of records, by the name of the measure that models are judged by."""
+    return tuple(spoken(note, learned.task.measure.name) for note in notes)
+
+
 def _check_limit(limit: Any) -> None:
     if type(limit) is not int or limit < 3:
         raise UserError(f"limit is {short(limit)}: read at least 3 records per role.")
@@ -232,6 +242,9 @@ def _read(
     """Read all three roles, holding out of train_data what is not given; with the units that `groups` gives, if any."""
     _check_limit(limit)
     for role, source in data.items():
+        if isinstance(source, str | Path):
+            mend = ": read it there, or give it as ", Setting("data"), "."
+            raise UserError(f"`{role}` is the name of a file or folder, {short(str(source))}", *mend)
         if not is_data(source):
             raise UserError(f"`{role}` is {kind_of(source)}: give a Dataset or DataLoader of (image, label) pairs.")
     held = {role: share for role, share in HELD_OUT.items() if role not in data}

@@ -60,6 +60,7 @@ def read_outputs(model: PixelModel, records: Records, loss: LossFunction | None,
 def _first(model: PixelModel, two: Records) -> tuple[list[str], Any]:
     """Run the network for the first time, in eval mode, and see which precisions it computes in."""
     one, notes = two.images[:1], []
+    kept = dict(_kept(model.network))
     try:
         with precisions() as seen:
             begin(model, one)
@@ -69,12 +70,21 @@ def _first(model: PixelModel, two: Records) -> tuple[list[str], Any]:
             begin(model, one)
         except Exception:
             raise _fails(model, one, error) from error
+    model.caches = tuple(place for place, held in _kept(model.network) if held - kept.get(place, set()))
     low = sorted(str(dtype).removeprefix("torch.") for dtype in LOW[:2] if dtype in seen)
     if low or model.float32:
         model.float32 = True
         what = f"computes in {' and '.join(low)}" if low else "casts what it computes"
         notes.append(f"The model {what} (torch.autocast, or casts of its own): here it is computed in float32.")
     return notes, _output(model, one, "eval")
+
+
+def _kept(network: nn.Module) -> Iterator[tuple[tuple[str, str], set[int]]]:
+    """Yield the layers and their attributes that are dictionaries of tensors, with the ids of these."""
+    for layer, module in network.named_modules():
+        for name, value in vars(module).items():
+            if type(value) is dict and not name.startswith("_"):
+                yield (layer, name), {id(part) for part in value.values() if isinstance(part, Tensor)}
 
 
 def _output(model: PixelModel, x: Tensor, mode: Mode) -> Any:

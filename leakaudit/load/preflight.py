@@ -19,6 +19,7 @@ from leakaudit.protocol.gradients import Mode, in_mode, parameters_of
 from leakaudit.protocol.target import Records, Target, shared_parameters
 from leakaudit.result.rules import SEVERITIES
 from leakaudit.result.schema import Finding, Value
+from leakaudit.work.outputs import Main
 from leakaudit.work.precision import exact
 from leakaudit.work.quantities import readable
 from leakaudit.work.seeding import seeded
@@ -286,7 +287,7 @@ def _gradient(target: Target, mode: str, batch_size: int, records: int, costs: b
             f"the model gives no gradient on a batch of shape {tuple(x.shape)} in {mode} mode ({first_line(error)})."
         )
         return [_error("gradient-fails", message)]
-    findings = _update(names, found, float(value.detach()))
+    findings = _update(names, found, float(value.detach()), isinstance(target.model.read, Main))
     if abs(float(twice) - float(value.detach())) > 0.1 * abs(float(value.detach())) + 1e-6:
         message = "`loss` grows with the batch: use the mean over records, which is what clients share."
         findings.append(_warning("loss-reduction", message, once=float(value.detach()), twice=float(twice)))
@@ -301,8 +302,8 @@ def _gradient(target: Target, mode: str, batch_size: int, records: int, costs: b
     return findings
 
 
-def _update(names: Sequence[str], found: Sequence[Tensor | None], value: float) -> list[Finding]:
-    """Check a gradient: reached parameters, finite, large enough to carry anything."""
+def _update(names: Sequence[str], found: Sequence[Tensor | None], value: float, several: bool) -> list[Finding]:
+    """Check a gradient: reached parameters, finite, large enough. `several`: the loss sees one of several outputs."""
     findings = []
     unreached = [name for name, g in zip(names, found, strict=True) if g is None or not bool(g.any())]
     norm = float(torch.stack([g.norm() for g in found if g is not None] or [torch.zeros(())]).norm())
@@ -318,10 +319,10 @@ def _update(names: Sequence[str], found: Sequence[Tensor | None], value: float) 
         )
         findings.append(_warning("gradient-near-zero", message, norm=norm))
     elif unreached:
+        why = "they may lead to outputs that the loss is not given" if several else "freeze what is unused"
         message = (
             f"{len(unreached)} of {len(names)} parameters get no gradient from a sample batch (first: {unreached[0]!r}"
-            "): freeze what is unused; where a last layer starts at zero, nothing behind it leaks yet, so scan trained "
-            "weights too."
+            f"): {why}; where a last layer starts at zero, nothing behind it leaks yet, so scan trained weights too."
         )
         findings.append(_warning("no-gradient", message, parameters=len(unreached), first=unreached[0]))
     return findings

@@ -66,7 +66,8 @@ class PixelModel(nn.Module):
     Attacks, defenses and metrics therefore all live in pixel space, and no score is ever taken on normalised tensors.
     A volume of D slices is a picture of C·D channels, slice by slice within each of its C channels (`depth` is D), and
     becomes (N, C, D, H, W) here. `read` makes the tensor that the loss sees of what the network returns.
-    `float32`: the network asks for other precisions (autocast), and is run in float32 all the same.
+    `float32`: the network asks for other precisions (autocast), and is run in float32 all the same. `caches` are layers
+    and their attributes in which a pass keeps what it computed of weights: nothing there outlasts the pass.
     """
 
     mean: Tensor
@@ -85,6 +86,7 @@ class PixelModel(nn.Module):
         super().__init__()
         self.network, self.depth, self.read = network, depth, read or logits_of
         self.float32, self.by_name = float32, _by_name(network)
+        self.caches: tuple[tuple[str, str], ...] = ()
         for name, values in (("mean", mean), ("std", std)):
             numbers = torch.tensor(values, dtype=torch.float32)
             numbers = numbers.repeat_interleave(depth) if len(numbers) > 1 else numbers
@@ -104,6 +106,8 @@ class PixelModel(nn.Module):
         inputs = (x - self.mean) / self.std
         if self.depth > 1:
             inputs = inputs.reshape(len(x), -1, self.depth, *x.shape[2:])
+        for layer, name in self.caches:
+            getattr(self.network.get_submodule(layer), name).clear()
         with computing(self.float32):
             return self.network(**{self.by_name: inputs}) if self.by_name else self.network(inputs)
 
@@ -117,7 +121,7 @@ class PixelModel(nn.Module):
     def around(self, network: nn.Module) -> PixelModel:
         """Return another network with the same reading and normalisation, on the device where it lies."""
         found = PixelModel(network, depth=self.depth, read=self.read, float32=self.float32).to(self.mean.device)
-        found.mean, found.std = self.mean.clone(), self.std.clone()
+        found.mean, found.std, found.caches = self.mean.clone(), self.std.clone(), self.caches
         return found
 
 
@@ -210,6 +214,7 @@ class Target:
 def begin(model: PixelModel, one: Tensor) -> None:
     """Pass one picture (1, C, H, W), so that lazy layers have weights, and what forward freezes is frozen."""
     modes = [(module, module.training) for module in model.modules()]
+    model.train()  # what some layers keep for eval mode they forget here
     model.eval()
     try:
         with torch.no_grad():

@@ -53,6 +53,8 @@ def in_words(task: str, classes: int) -> str:
     kind, _, size = task.partition(", ")
     if kind == "classes":
         return f"{classes} classes"
+    if kind == "one logit":
+        return "one logit for two classes"
     return f"{size.replace('output', 'finding')} (multi-label)" if kind == "multi-label" else task
 
 

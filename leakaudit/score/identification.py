@@ -15,6 +15,8 @@ from leakaudit.protocol.target import Records
 from leakaudit.protocol.task import CLASSES, Task
 from leakaudit.result.schema import Guarantee
 
+GROUP_KNOWN = "of those with the record's label group, which is no secret"
+
 
 @dataclass(frozen=True)
 class CandidateSets:
@@ -79,8 +81,19 @@ class CandidateSets:
         return self.pictures[self.indices[rows]]
 
     def shown(self) -> list[Tensor]:
-        """Return each line-up's candidates (M, C, H, W), without what fills a row."""
-        return [self.pictures[row[:size]] for row, size in zip(self.indices, self.sizes.tolist(), strict=True)]
+        """Return each line-up's candidates (M, C, H, W), without what fills a row.
+
+        Where labels are no classes only those of the true record's label group, which whoever hides a record among
+        those of its class does not hide.
+        """
+        return [self.pictures[row] for row in self.hidden_among()]
+
+    def hidden_among(self) -> list[Tensor]:
+        """Return the indices of what `shown` shows."""
+        rows = zip(self.indices, self.position.tolist(), self.sizes.tolist(), strict=True)
+        if self.targets is None:
+            return [row[:size] for row, _, size in rows]
+        return [row[:size][self.labels[row[:size]] == self.labels[row[at]]] for row, at, size in rows]
 
     def image_labels(self, rows: Tensor | slice = slice(None)) -> Tensor:
         """Return the candidates' own labels (n, M) of some rows."""
@@ -192,6 +205,20 @@ def _nearest_of_each(
     return chosen
 
 
+def hidden(shown: CandidateSets, further: CandidateSets) -> int:
+    """Return among how many candidates a record is hidden by somebody who does not hide its class: `size` of `shown`.
+
+    Where labels are no classes, among those of its label group: the harmonic mean over line-ups, the smaller of both.
+    """
+    if shown.targets is None:
+        return shown.size
+    counts = [
+        torch.tensor([len(row) for row in each[each.lined].hidden_among()], dtype=torch.double)
+        for each in (shown, further)
+    ]
+    return min((int(1 / (1 / count).mean() + 1e-9) for count in counts if len(count)), default=1)
+
+
 def of_line_ups(guarantees: tuple[Guarantee, ...], defense: Defense, *shown: CandidateSets) -> tuple[Guarantee, ...]:
     """Return the guarantees, a bound on identification in that for the line-ups shown where the defense can say it.
 
@@ -203,7 +230,10 @@ def of_line_ups(guarantees: tuple[Guarantee, ...], defense: Defense, *shown: Can
         return guarantees
     found = (defense.picked(each[each.lined].shown()) for each in shown)
     own = max((each for each in found if each is not None), key=lambda g: g.identification or 0.0, default=None)
-    return tuple(own if own and bound else each for each, bound in zip(guarantees, bounds, strict=True))
+    told = tuple(own if own and bound else each for each, bound in zip(guarantees, bounds, strict=True))
+    if all(each.targets is None for each in shown):
+        return told
+    return tuple(replace(g, assumes=f"{g.assumes}; {GROUP_KNOWN}") if g.identification else g for g in told)
 
 
 def identify(candidates: CandidateSets, guess: Tensor) -> tuple[Tensor, Tensor]:

@@ -103,5 +103,5 @@ def became(result: AuditResult, work: Work) -> str:
     if found.value is not None:
         return f"{round(found.value * found.n)} of {found.n} identified"
     if attack.kind == "labels" and labels is not None:
-        return f"{percent(labels)} of the labels"
+        return f"{percent(labels)} of the {'labels' if result.chance_labels is None else 'label groups'}"
     return attack.reason or found.reason or ""

@@ -139,6 +139,8 @@ MODES: dict[str, tuple[Callable[[int], Any], np.ndarray[Any, Any], str]] = {
     "I;16": (lambda i: grey(WIDE[i]), WIDE / 65535, ""),
     "I": (lambda i: grey(WIDE[i].astype(np.int32)), WIDE / 65535, ""),
     "F": (lambda i: grey(UNIT[i]), UNIT, ""),
+    "big-endian": (lambda i: WIDE[i].astype(">u2"), WIDE / 65535, ""),
+    "sparse": (lambda i: torch.from_numpy(UNIT[i] * 2 - 1).to_sparse(), UNIT, ""),
     "uint16": (lambda i: WIDE[i], WIDE / 65535, ""),
 }
 
@@ -163,14 +165,17 @@ def colours(channels: int) -> Callable[[int], Any]:
 @pytest.mark.parametrize(
     ("model", "form", "says"),
     [
-        (flat(1), lambda i: grey(WIDE[i] // 16), r"12 picture\(s\) of 16 bits .* 12 bits do: divide them by 4095 "),
-        (flat(3), lambda i: grey((WIDE[i] // 16).astype(np.int32)), "divide them by 4095 "),
-        (flat(1), lambda i: WIDE[i] // 64, "10 bits do: divide them by 1023 "),
-        (flat(1), lambda i: WIDE[i] // 4, "14 bits do: divide them by 16383 "),
-        (flat(1), lambda i: WIDE[i] // 256, "8 bits do: divide them by 255 "),
+        (flat(1), lambda i: grey(WIDE[i] // 16), r"12 picture\(s\) of 16 bits .* 12 bits do, .* divide them by 4095,"),
+        (flat(3), lambda i: grey((WIDE[i] // 16).astype(np.int32)), "divide them by 4095,"),
+        (flat(1), lambda i: WIDE[i] // 64, "10 bits do, .* divide them by 1023,"),
+        (flat(1), lambda i: WIDE[i] // 4, "14 bits do, .* divide them by 16383,"),
+        (flat(1), lambda i: WIDE[i] // 256, "8 bits do, .* divide them by 255,"),
         (flat(1), lambda i: grey(UNIT[i] * 255), "look like 0 to 255, .*divide them by 255"),
         (flat(1), lambda i: grey(UNIT[i] * 4000), "look like 0 to 4095, .*divide them by 4095"),
         (flat(1), lambda i: grey(WIDE[i].astype(np.int32) * 2), r"record .* whole numbers from .*\(mode I\)"),
+        (flat(1), lambda i: WIDE[i].astype(np.int16) // 16, "whole numbers without a known white, so subtract"),
+        (flat(1), lambda i: (i, grey(BYTES[i]), 1), "record .* begins with a number, and its image comes later"),
+        (flat(1), lambda i: (f"{i}.png", grey(BYTES[i]), 1), "begins with a text, '.*png', and its image comes later"),
         (flat(1), colours(3), "has 3 channel.* takes 1: make them grey"),
         (flat(1), colours(4), r"has 3 channel.*\(the alpha channel was left out\).* takes 1"),
         (flat(4), lambda i: grey(BYTES[i]), "has 1 channel.* takes 4"),

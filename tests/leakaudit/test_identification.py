@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import Tensor
 
 from leakaudit.protocol.target import Records
-from leakaudit.score.identification import CandidateSets, candidate_sets, identify, identify_by_scores
+from leakaudit.protocol.task import Task
+from leakaudit.score.identification import CandidateSets, candidate_sets, hidden, identify, identify_by_scores
 
 
 def world(generator: torch.Generator, n: int = 60, classes: int = 3) -> tuple[Records, Records]:
@@ -156,3 +160,65 @@ def test_identification_is_by_the_nearest_picture(generator: torch.Generator) ->
     assert (rank >= 2).all()
     assert isinstance(found[:3], CandidateSets)
     assert len(found[:3]) == 3
+
+
+def findings(count: int, seed: int) -> Tensor:
+    return torch.randint(0, 2, (count, 3), generator=torch.Generator().manual_seed(seed)).float()
+
+
+def with_findings(records: Records, seed: int) -> Records:
+    """Return records whose labels are findings, in groups by the first of them."""
+    own = findings(len(records), seed)
+    return replace(records, labels=own[:, 0].long(), targets=own)
+
+
+TASK = Task("multi-label", (3,), torch.float32, torch.tensor([[0.0, 0, 0], [1, 1, 1]]), own_targets=True)
+
+
+def test_where_labels_are_no_classes_the_nearest_stand_in_a_line_up() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(90, 1, 4, 4, generator=generator)
+    private = with_findings(Records(x[:60], torch.zeros(60).long()), 1)
+    pool = with_findings(Records(x[60:], torch.zeros(30).long()), 2)
+    found = candidate_sets(private, torch.arange(8), pool, 20, generator, task=TASK)
+    every = torch.cat([private.targets, pool.targets])  # type: ignore[list-item]
+    assert found.targets is not None
+    for row in range(8):
+        shown = found.indices[row].tolist()
+        assert shown[int(found.position[row])] == row
+        assert len(set(shown)) == 20
+        gaps = (every - every[row]).square().sum(1)
+        others = [i for i in range(90) if i not in shown]
+        assert float(gaps[shown].max()) <= float(gaps[others].min())
+    again = candidate_sets(private, torch.arange(8), pool, 20, torch.Generator().manual_seed(5), task=TASK)
+    same = candidate_sets(private, torch.arange(8), pool, 20, torch.Generator().manual_seed(5), task=TASK)
+    assert torch.equal(again.indices, same.indices)
+    targets = found.image_targets(slice(0, 2))
+    assert targets is not None
+    assert torch.equal(targets, every[found.indices[:2]])
+
+
+def test_of_each_unit_one_stands_in_a_line_up_of_the_nearest_and_none_of_its_batch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    private = with_findings(Records(torch.rand(40, 1, 4, 4, generator=generator), torch.zeros(40).long()), 1)
+    private = replace(private, units=torch.arange(40) // 4)
+    found = candidate_sets(private, torch.tensor([0, 8]), private[:0], 100, generator, batch_size=2, task=TASK)
+    for row in range(2):
+        units = [int(private.units[i]) for i in found.indices[row, : int(found.sizes[row])]]  # type: ignore[index]
+        assert len(units) == len(set(units)) == 9
+        assert {0, 2} & set(units) == {0 if row == 0 else 2}
+
+
+def test_a_label_that_nobody_else_has_is_counted_and_a_record_is_hidden_among_its_group() -> None:
+    generator = torch.Generator().manual_seed(0)
+    private = with_findings(Records(torch.rand(30, 1, 4, 4, generator=generator), torch.zeros(30).long()), 1)
+    unique = replace(private, targets=torch.arange(30).float()[:, None].expand(30, 3))
+    found = candidate_sets(unique, torch.arange(4), unique[:0], 10, generator, task=TASK)
+    assert found.alone() == 4
+    rows = zip(found.indices, found.position, strict=True)
+    of_group = [int((found.labels[row] == found.labels[row[at]]).sum()) for row, at in rows]
+    assert hidden(found, found) == int(4 / sum(1 / count for count in of_group) + 1e-9)
+    assert [len(each) for each in found.shown()] == of_group
+    alike = candidate_sets(replace(unique, targets=None), torch.arange(4), unique[:0], 10, generator)
+    assert hidden(alike, alike) == alike.size
+    assert alike.alone() == 0

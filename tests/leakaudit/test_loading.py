@@ -289,7 +289,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "maps": ({"model": Returns(lambda z: z[..., None, None])}, r"output of shape \(4, 1, 1\)"),
     "no tensor": ({"model": Returns(lambda z: "a")}, r"returns a value of type str without a tensor"),
     "data is a number": ({"train_data": 7}, r"`train_data` is of type int"),
-    "data is a path": ({"train_data": "data/train"}, r"`train_data` is of type str"),
+    "data is a path": (
+        {"train_data": "data/train"},
+        r"`train_data` is the name of a file .*'data/train': read it there, or give it as",
+    ),
     "test data is a dict": ({"test_data": {"train": 1}}, r"`test_data` is a dict that holds train, and no"),
     "data is empty": ({"train_data": []}, r"train_data holds 0 record\(s\), too few"),
     "too few": ({"train_data": pictures(2)}, r"train_data holds 2 record\(s\), too few"),

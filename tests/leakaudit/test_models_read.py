@@ -136,6 +136,26 @@ def test_lazy_layers_and_what_a_forward_pass_leaves_are_copied() -> None:
     copy.deepcopy(target.model)
 
 
+def test_what_a_layer_keeps_of_its_weights_does_not_outlast_a_pass() -> None:
+    def kept(m: Any, x: Tensor) -> Any:
+        if not m.cache:
+            m.cache["scale"] = m.scale * 2
+        return m.net(x) * m.cache["scale"]
+
+    def build() -> nn.Module:
+        model = Around(kept)
+        model.cache = {}  # type: ignore[assignment]
+        model.scale = nn.Parameter(torch.ones(()))
+        return model
+
+    target = read(build)
+    for model in (target.model, target.fresh(0)):
+        x, y = target.private.images[:2], target.private.labels[:2]
+        names, found = parameters_of(model)[0], [mean_gradient(model, target.loss, x, y) for _ in range(2)]
+        assert all(bool(g.any()) for g in found[0]), names
+        assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 def test_what_forward_freezes_is_frozen_and_tied_weights_count_once() -> None:
     def freeze(m: Any, x: Tensor) -> Any:
         m.net[0].requires_grad_(False)

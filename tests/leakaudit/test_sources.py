@@ -54,6 +54,11 @@ def test_splits_are_read_by_their_names(names: tuple[str, ...], test: int | None
     assert any(note.endswith(unread) for note in found.notes)
 
 
+def test_two_columns_are_a_pair() -> None:
+    pictures, labels = parts(20)[0].tensors
+    assert len(loaded({"image": pictures, "label": labels}).private) == 11
+
+
 def test_splits_yield_to_test_data_that_is_given() -> None:
     given = parts(20, 8, 8)
     found = loaded({"train": given[0], "test": given[1]}, test_data=given[2])
@@ -272,6 +277,7 @@ def test_files_of_several_pages_are_volumes_for_a_model_of_volumes_alone(tmp_pat
     [
         (lambda p: tree(p, "images", "masks"), "holds the folders images and masks, which look like pictures and"),
         (lambda p: tree(p, "cat"), "holds 1 class folder"),
+        (lambda p: tree(p / "all", "cat", "dog"), "give .*, or .*all if that holds the class folders"),
         (lambda p: (tree(p / "train", "cat", "dog"), tree(p / "test", "cat", "cow")), "cow is a class that train has"),
         (lambda p: (tree(p / "train", "cat", "dog"), (p / "test").mkdir()), r"test holds 0 class folder"),
         (lambda p: (tree(p, "cat"), (p / "dog").mkdir(), (p / "dog/a.dcm").write_text("")), r"only files of \.dcm"),

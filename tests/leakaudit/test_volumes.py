@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
+import leakaudit
 from leakaudit.attacks._optimise import roughness, signs, total_variation
+from leakaudit.reports.html import render
 from leakaudit.result.shapes import in_words, what_is_shown
-from leakaudit.score.metrics import metrics_for, mse, psnr, ssim
+from leakaudit.score.metrics import OF_VOLUMES, metrics_for, mse, psnr, ssim
 from leakaudit.score.pictures import encode, plane
 from leakaudit.watch.pictures import nearest, scaled
 
@@ -154,3 +157,31 @@ def test_the_nearest_record_is_found_among_volumes() -> None:
     found, decibels = nearest(originals[1].flatten(0, 1), originals)
     assert torch.equal(found, originals[1])
     assert decibels == 160
+
+
+@pytest.mark.usefixtures("short_battery")
+def test_a_scan_of_volumes_says_that_they_are() -> None:
+    """Undefended, everything is told and drawn; what is shown and what is not measured is said."""
+    drawn = torch.Generator().manual_seed(5)
+    coarse = torch.rand((90, 2, 2, 3, 3), generator=drawn)
+    volumes = torch.nn.functional.interpolate(coarse, (4, 6, 6), mode="trilinear")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv3d(2, 8, 3, padding=1), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(1152, 2))
+    result = leakaudit.scan(
+        model,
+        TensorDataset(volumes, torch.arange(90) % 2),
+        attacks=("inverting-gradients:steps=60:tv=0.001:step-size=0.1:fall=10",),
+        battery="quick",
+        records=4,
+        utility=False,
+    )
+    (control,) = result.defenses
+    (attack,) = (a for a in control.attacks if a.name == "inverting-gradients")
+    assert (attack.psnr.value or 0) > max(b.psnr.value or 0 for b in result.baselines) + 3
+    assert attack.identification.value == 1 > 5 * result.chance_identification
+    assert attack.lpips.reason == OF_VOLUMES
+    page = render(result)
+    assert "the middle one of its 4 slices, the mean of the 2 channels, in grey" in page
+    assert "volumes 2×4×6×6" in page
+    pictures = (p.reconstruction for p in attack.gallery)
+    assert {Image.open(io.BytesIO(base64.b64decode(p or ""))).size for p in pictures} == {(6, 6)}

@@ -129,7 +129,7 @@ def test_a_change_is_told_in_the_measures_own_numbers(sound: AuditResult) -> Non
         ("multi-label, 14 outputs", "14 findings (multi-label)"),
         ("regression, 1 output", "regression, 1 output"),
         ("segmentation, 3 classes of pixels", "segmentation, 3 classes of pixels"),
-        ("one logit", "one logit"),
+        ("one logit", "one logit for two classes"),
     ],
 )
 def test_a_task_in_words(task: str, words: str) -> None:
