@@ -182,7 +182,7 @@ FORMS: dict[str, tuple[Callable[[Tensor, Tensor], Any], Any, str]] = {
     "tuple": (
         lambda a, b: (a, b),
         1,
-        r"\[0\] \(1, 5\), \[1\] \(1, 3\): name the one the loss takes by `output`, as output = 1 in",
+        r"\[0\] \(1, 5\), \[1\] \(1, 3\): name .* by `output`, as output = 1 in model",
     ),
     "list": (lambda a, b: [a, b], -1, r"\[1\] \(1, 3\)"),
     "dict": (
