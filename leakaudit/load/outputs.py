@@ -187,8 +187,10 @@ def _packed(
     layouts = []
     for form, main, mode in zip(forms, mains, ("", "in train mode "), strict=False):
         if main is None:
-            told = _several(form, mode, named).partition(": name")[0]
-            raise UserError(f"{told}: `loss` takes them all; name the prediction among them, {_example(form)}.")
+            told = _several(form, mode, named).partition(": name the one")[0]
+            raise UserError(
+                f"{told}: `loss` takes them all; name the prediction among them by `output`, {_example(form)}."
+            )
         for place, tensor in tensors_of(form):
             if tensor.dim() < 1 or len(tensor) != len(main):
                 raise UserError(
@@ -229,14 +231,14 @@ def _several(form: Any, mode: str, named: Named) -> str:
         told = "its function fails or gives no tensor" if callable(named) else f"there is no {named!r}"
         return f"`output` names one of what `model` gives, but {told}: {mode}{shown}{more}."
     count = f"{len(found)} outputs" if len(found) > 1 else "1 output"
-    return f"`model` gives {mode}{count}: {shown}{more}: name the one the loss takes, {_example(form)}."
+    return f"`model` gives {mode}{count}: {shown}{more}: name the one the loss takes by `output`, {_example(form)}."
 
 
 def _example(form: Any) -> str:
     place = [place for place, _ in tensors_of(form)][-1]
     if len(place) == 1:
-        return f"as `output = {place[0]!r}`"
-    return "as `output = lambda out: out" + "".join(f"[{name!r}]" for name in place) + "`"
+        return f"as output = {place[0]!r} in model.py"
+    return "as output = lambda out: out" + "".join(f"[{name!r}]" for name in place) + " in model.py"
 
 
 def _kind(form: Any) -> str:

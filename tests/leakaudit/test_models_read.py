@@ -179,7 +179,11 @@ class Both:
 
 
 FORMS: dict[str, tuple[Callable[[Tensor, Tensor], Any], Any, str]] = {
-    "tuple": (lambda a, b: (a, b), 1, r"\[0\] \(1, 5\), \[1\] \(1, 3\): name the one the loss takes, as `output = 1`"),
+    "tuple": (
+        lambda a, b: (a, b),
+        1,
+        r"\[0\] \(1, 5\), \[1\] \(1, 3\): name the one the loss takes by `output`, as output = 1 in",
+    ),
     "list": (lambda a, b: [a, b], -1, r"\[1\] \(1, 3\)"),
     "dict": (
         lambda a, b: {"embedding": a, "prediction": b},
