@@ -135,6 +135,11 @@ def _fails(model: PixelModel, x: Tensor, error: Exception) -> UserError:
         return UserError(
             f"`model` ({type(model.network).__name__}) has no forward: give a network that takes pictures{mend}."
         )
+    if len(asked := _demanded(model.network)) > 1:
+        return UserError(
+            f"`model` asks for {len(asked)} inputs ({', '.join(asked)}), and records have one picture: give a network "
+            "that takes pictures alone, as a module that fills in the rest."
+        )
     message = f"`model` fails on a batch of shape {tuple(x.shape)} ({first_line(error)})"
     return UserError(f"{message}: check that it takes pictures like those of train_data.")
 
@@ -144,6 +149,16 @@ def _arguments(network: nn.Module) -> list[str]:
         return list(inspect.signature(network.forward).parameters)
     except (TypeError, ValueError):
         return []
+
+
+def _demanded(network: nn.Module) -> list[str]:
+    """Return the names of the arguments that a network's forward cannot do without."""
+    plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    try:
+        asked = inspect.signature(network.forward).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [each.name for each in asked if each.kind in plain and each.default is inspect.Parameter.empty]
 
 
 def _read(
@@ -224,7 +239,7 @@ def _takes(loss: LossFunction, form: Any, two: Records) -> bool:
 def _several(form: Any, mode: str, named: Named) -> str:
     found = list(tensors_of(form))
     if not found:
-        return f"`model` returns {mode}{_kind(form)} without a tensor: let it return the logits."
+        return f"`model` returns {mode}{_kind(form)}, in which no tensor was found: let it return the logits."
     shown = ", ".join(f"{said(place)} {tuple(t.shape)}" for place, t in found[:SHOWN])
     more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     if named is not None:
@@ -235,7 +250,8 @@ def _several(form: Any, mode: str, named: Named) -> str:
 
 
 def _example(form: Any) -> str:
-    place = [place for place, _ in tensors_of(form)][-1]
+    places = [place for place, _ in tensors_of(form)]
+    place = [each for each in places if len(each) == min(map(len, places))][-1]
     if len(place) == 1:
         return f"as output = {place[0]!r} in model.py"
     return "as output = lambda out: out" + "".join(f"[{name!r}]" for name in place) + " in model.py"

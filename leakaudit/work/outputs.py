@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from math import prod
 from typing import Any
 
@@ -29,7 +29,14 @@ def _parts(output: Any) -> list[tuple[Any, Any]]:
         return list(output.items())
     if isinstance(output, tuple | list):
         return list(zip(getattr(output, "_fields", range(len(output))), output, strict=True))
-    return list(vars(output).items()) if hasattr(output, "__dict__") else []
+    return [(name, getattr(output, name)) for name in _fields(output)]
+
+
+def _fields(output: Any) -> list[str]:
+    """Return the names of what an object holds."""
+    if is_dataclass(output):
+        return [field.name for field in fields(output)]  # also where it has slots in place of a __dict__
+    return list(vars(output)) if hasattr(output, "__dict__") else []
 
 
 def said(place: Place) -> str:
@@ -156,11 +163,11 @@ def _filled(form: Any, tensors: Iterator[Tensor], top: bool = True) -> Any:
     if isinstance(form, tuple | list):
         parts = [_filled(part, tensors, False) for part in form]
         return type(form)(*parts) if hasattr(form, "_fields") else type(form)(parts)
-    if not top or not hasattr(form, "__dict__"):
+    if not top or not _fields(form):
         return form
     made = copy.copy(form)
-    for name, part in vars(form).items():
-        object.__setattr__(made, name, _filled(part, tensors, False))
+    for name in _fields(form):
+        object.__setattr__(made, name, _filled(getattr(form, name), tensors, False))
     return made
 
 
