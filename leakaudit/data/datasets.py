@@ -188,7 +188,7 @@ def _is_pair(data: Any) -> bool:
         and len(data) == 2
         and all(isinstance(part, Tensor | np.ndarray) for part in data)
         and data[0].ndim >= 3
-        and 1 <= data[1].ndim <= 2
+        and data[1].ndim >= 1
         and len(data[0]) == len(data[1])
     )
 
@@ -257,7 +257,7 @@ def _stream(data: Any, name: str, count: int, expected: Expected) -> Iterator[It
     found = getattr(data, "generator", None)
     generator = found if isinstance(found, torch.Generator) else None
     kept = None if generator is None else generator.get_state()
-    position = 0
+    position, collated = 0, isinstance(data, DataLoader) and data.batch_sampler is not None
     try:
         iterator = iter(data)
         while position < count:
@@ -265,7 +265,7 @@ def _stream(data: Any, name: str, count: int, expected: Expected) -> Iterator[It
                 record = next(iterator)
             except StopIteration:
                 return
-            for item in _items(record, name, position, False, expected):
+            for item in _items(record, name, position, False, expected, collated=collated):
                 yield item
                 position += 1
                 if position == count:
@@ -288,14 +288,26 @@ def _within_memory(items: Iterator[Item], parts: int) -> Iterator[Item]:
             return
 
 
-def _items(record: Any, name: str, position: int, pixels: bool, expected: Expected, place: str = "") -> Iterator[Item]:
-    """Yield the pictures of one record or one batch; `place` is what the record is called if not by its position."""
+def _items(
+    record: Any, name: str, position: int, pixels: bool, expected: Expected, place: str = "", collated: bool = False
+) -> Iterator[Item]:
+    """Yield the pictures of one record or one batch; `place` is what the record is called if not by its position.
+
+    `collated`: a loader made it, of several records if its labels are as many.
+    """
     image, label, told = image_and_label(record, name, position)
-    batch = _batch(image, label, expected)
+    batch = _rows(image, label, expected) if collated else None
+    batch = _batch(image, label, expected) if batch is None else batch
     if batch is None:
         yield _item(image, label, place or f"record {position} of {name}", position, pixels, expected, told)
         return
-    labels = list(label) if isinstance(label, list | tuple) or getattr(label, "ndim", 0) > 0 else [label]
+    single = not (isinstance(label, list | tuple) or getattr(label, "ndim", 0) > 0)
+    labels = [label] if single else list(label)
+    if single and isinstance(image, list | tuple):
+        raise UserError(
+            f"record {position} of {name} has {len(batch)} inputs beside one label: leakaudit audits models that take "
+            "one picture, so give the one that the model is given."
+        )
     if len(labels) != len(batch):
         raise UserError(
             f"{name} gives {len(batch)} pictures with {len(labels)} label(s) at record {position}: {PAIRS}."
@@ -310,6 +322,14 @@ def _item(
     seen = to_picture(image, where, expected)
     told = (*told, *seen.told)
     return Item(seen.picture, to_label(label, where), seen.raw or pixels, position, where, seen.deep, told)
+
+
+def _rows(image: Any, label: Any, expected: Expected) -> Sequence[Any] | None:
+    """Return the records of a batch without a dimension of channels, as grey pictures and rows of numbers have none."""
+    if not isinstance(image, Tensor | np.ndarray) or image.ndim not in (2, 3) or getattr(label, "ndim", 0) == 0:
+        return None
+    one = image.ndim == 3 and image.shape[0] in {1, expected.channels}
+    return None if one or len(label) != len(image) else list(image)
 
 
 def _batch(image: Any, label: Any, expected: Expected) -> Sequence[Any] | None:

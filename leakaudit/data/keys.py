@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from leakaudit.data.pictures import PAIRS
-from leakaudit.data.refusal import BOXES, TEXT, other_than_label, other_than_pictures, refused
+from leakaudit.data.refusal import BOXES, CAPTION, TEXT, other_than_label, other_than_pictures, refused
 from leakaudit.errors import UserError
 from leakaudit.files.reading import short
 
@@ -18,6 +18,8 @@ IMAGE_KEYS = ("pixel_values", "image", "images", "img", "x", "input", "inputs")
 _FILES = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "ppm", "npy")  # of a web dataset
 LABEL_KEYS = ("label", "labels", "target", "targets", "y")
 _OTHER_LABELS = ("fine_label", "cls", "class", "mask", "masks", "segmentation", "annotation")
+ALL_LABELS = (*LABEL_KEYS, *_OTHER_LABELS)
+_CAPTIONS = ("caption", "captions", "text", "sentence", "sentences", "question", "prompt", "answer", "answers")
 _OBJECTS = ("objects", "annotations", "boxes", "bbox", "bboxes")
 
 
@@ -41,13 +43,15 @@ def image_and_label(record: Any, name: str, position: int) -> tuple[Any, Any, tu
 
 def _by_name(record: Mapping[Any, Any], name: str, position: int) -> tuple[Any, Any, tuple[str, ...]]:
     images = [key for key in (*IMAGE_KEYS, *_FILES) if record.get(key) is not None]
-    labels = [key for key in (*LABEL_KEYS, *_OTHER_LABELS) if record.get(key) is not None]
+    labels = [key for key in ALL_LABELS if record.get(key) is not None]
     if not images:
         other = other_than_pictures(record)
         if other is not None:
             raise refused(f"record {position} of {name} is {other} (keys: {_listed(list(record)[:8])})")
-    if images and not labels and any(key in record for key in _OBJECTS):
+    if images and _of_objects(record, record[images[0]], labels):
         raise refused(f"the label of record {position} of {name} is {BOXES}")
+    if images and not labels and any(key in record for key in _CAPTIONS):
+        raise refused(f"the label of record {position} of {name} is {CAPTION}")
     if not images or not labels:
         lacking, keys = ("a label", LABEL_KEYS) if images else ("an image", IMAGE_KEYS)
         raise UserError(
@@ -57,6 +61,16 @@ def _by_name(record: Mapping[Any, Any], name: str, position: int) -> tuple[Any, 
     told = [_told(images)] if len(images) > 1 else []
     told += [_told(labels)] if len(labels) > 1 else []
     return record[images[0]], record[labels[0]], tuple(told)
+
+
+def _of_objects(record: Mapping[Any, Any], image: Any, labels: Sequence[str]) -> bool:
+    """Whether a record's labels are its objects: boxes alone, or with as many labels as there are boxes."""
+    if not labels:
+        return any(key in record for key in _OBJECTS)
+    boxes = next((record[key] for key in _OBJECTS if getattr(record.get(key), "ndim", 0) == 2), None)
+    each = [record[key] for key in labels if getattr(record[key], "ndim", 0) > 0]
+    single = getattr(image, "ndim", 2) <= 3  # no batch
+    return boxes is not None and single and len(each) == len(labels) and all(len(one) == len(boxes) for one in each)
 
 
 def _told(keys: Sequence[str]) -> str:

@@ -28,6 +28,7 @@ _BOXES = ("boxes", "bbox", "bboxes")
 _PICTURE_FILES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 _WORDS = 4  # a label of so many words names no class
 _NUMBERS = (Tensor, np.ndarray, np.generic, int, float, list, tuple)
+_STRIP, _LONG = 7, 4  # nor is one of so few rows or columns, and many times as many of the other
 _THIN = 2  # an array of so few rows is no picture: sound of one or two channels
 
 
@@ -39,7 +40,7 @@ def refused(found: str) -> UserError:
 def other_than_picture(value: Any) -> str | None:
     """Return what one record's input is where it is plainly no picture, else None.
 
-    Arrays of one dimension have no height and width, whatever they hold; so have those of one or two rows.
+    Arrays of one dimension have no height and width, whatever they hold; so have those of a few rows or columns.
     """
     if isinstance(value, str):
         return None if value.lower().endswith(_PICTURE_FILES) else TEXT
@@ -64,6 +65,8 @@ def other_than_picture(value: Any) -> str | None:
         return "one number, as a column of a table has"
     if len(shape) == 2 and shape[0] <= _THIN < shape[1]:
         return f"numbers of shape {shape}, as sound has them"
+    if len(shape) == 2 and min(shape) <= _STRIP and max(shape) >= _LONG * min(shape):
+        return f"numbers of shape {shape}, as series, points and tables have them"
     return None
 
 

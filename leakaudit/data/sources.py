@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from leakaudit.data.keys import IMAGE_KEYS, LABEL_KEYS
+from leakaudit.data.keys import ALL_LABELS, IMAGE_KEYS
 from leakaudit.errors import UserError, first_line
 from leakaudit.files.reading import short
 from leakaudit.work.seeding import seeded
@@ -55,7 +55,7 @@ def split_of(names: Mapping[str, Any], wanted: tuple[str, ...]) -> str | None:
 
 def columns_of(source: Mapping[Any, Any]) -> tuple[Any, Any] | None:
     """Return images and labels of a dict of two arrays that hold all of them, None for any other."""
-    names = (next((key for key in keys if key in source), None) for keys in (IMAGE_KEYS, LABEL_KEYS))
+    names = (next((key for key in keys if key in source), None) for keys in (IMAGE_KEYS, ALL_LABELS))
     columns = tuple(source[name] for name in names if name is not None)
     whole = len(columns) == 2 and all(isinstance(each, Tensor | np.ndarray) for each in columns)
     return (columns[0], columns[1]) if whole else None

@@ -21,6 +21,7 @@ from leakaudit.work.quantities import readable
 
 MOST = 16  # label groups at most
 EACH = 10  # auxiliary records to a label group, at least on average
+_SHAPING = ("Squeeze", "Unsqueeze", "View", "UnsafeView", "ReshapeAlias", "Select", "ToCopy", "Alias")
 _ROUNDS = 10  # in which groups are drawn around their means
 
 
@@ -60,6 +61,11 @@ class _Given:
         return bool(((self.labels == 0) | (self.labels == 1)).all())
 
     @property
+    def signs(self) -> bool:
+        """Whether labels are −1 and 1, as losses of a margin take them."""
+        return bool((self.labels.abs() == 1).all()) and bool((self.labels < 0).any())
+
+    @property
     def counts(self) -> bool:
         """Whether all labels are whole numbers, whatever type they are of."""
         return self.whole or bool((self.labels == self.labels.round()).all())
@@ -71,11 +77,14 @@ class _Given:
         return self.counts and bool((others == others[:1]).all())
 
     @property
+    def within(self) -> bool:
+        """Whether all labels lie between 0 and 1."""
+        return bool(((self.labels >= 0) & (self.labels <= 1)).all())
+
+    @property
     def shares(self) -> bool:
         """Whether labels lie between 0 and 1 and the loss is binary cross-entropy: smoothed labels of findings."""
-        losses = (F.binary_cross_entropy, F.binary_cross_entropy_with_logits)
-        binary = self.loss in losses or isinstance(self.loss, nn.BCELoss | nn.BCEWithLogitsLoss)
-        return binary and bool(((self.labels >= 0) & (self.labels <= 1)).all())
+        return _binary(self.loss) and self.within
 
     @property
     def entropy(self) -> bool:
@@ -95,15 +104,22 @@ def labelled(records: Mapping[str, Records], outputs: Tensor, loss: LossFunction
     if kind == "classes":
         return _of_classes(given, records)
     chosen = loss or _usual(kind, given)
+    if _binary(chosen) and not given.within:
+        raise UserError(
+            f"labels of train_data run from {float(given.labels.min()):g} to {float(given.labels.max()):g}, and binary "
+            "cross-entropy takes 0 to 1: give those, or a `loss` that leaves out what is neither."
+        )
     task, own = _fitted(kind, given, chosen)
     _room(records)
     targets = {role: each.labels.float().reshape(-1, *task.shape) for role, each in records.items()}
-    notes = [] if loss is not None else [f"No loss was given: {_USUAL[kind]} was taken."]
+    taken = "binary cross-entropy of what its sigmoid gives" if chosen is F.binary_cross_entropy else _USUAL.get(kind)
+    notes = [] if loss is not None else [f"No loss was given: {taken} was taken."]
     if kind == "one logit":
-        pair = torch.arange(2).float().view(2, *[1] * len(task.shape)).expand(2, *task.shape)
+        names = ("-1", "1") if given.signs else ("0", "1")
+        pair = torch.tensor([float(name) for name in names]).view(2, *[1] * len(task.shape)).expand(2, *task.shape)
         task = replace(task, table=pair.clone())
-        found = {role: replace(each, labels=targets[role].reshape(-1).long()) for role, each in records.items()}
-        return Labelled(task, task_loss(chosen, task), found, ("0", "1"), tuple(notes))
+        found = {role: replace(each, labels=(targets[role].reshape(-1) > 0).long()) for role, each in records.items()}
+        return Labelled(task, task_loss(chosen, task), found, names, tuple(notes))
     width = given.out[0]
     task = replace(task, table=torch.eye(width) if kind == "soft labels" else representatives(task, targets), **own)
     found = {
@@ -111,6 +127,12 @@ def labelled(records: Mapping[str, Records], outputs: Tensor, loss: LossFunction
         for role, each in records.items()
     }
     return Labelled(task, task_loss(chosen, task), found, _names(kind, task), (*notes, *_told(kind, task)))
+
+
+def _binary(loss: LossFunction | None) -> bool:
+    """Whether a loss is plain binary cross-entropy, which takes any number as a label and leaves none out."""
+    losses = (F.binary_cross_entropy, F.binary_cross_entropy_with_logits)
+    return loss in losses or isinstance(loss, nn.BCELoss | nn.BCEWithLogitsLoss)
 
 
 def representatives(task: Task, targets: Mapping[str, Tensor]) -> Tensor:
@@ -168,12 +190,12 @@ def _kind(given: _Given) -> str:
     if shape in ((), (1,)) and len(out) == 1 and out[0] > 1 and given.counts:
         return "classes"
     if prod(shape) == 1 and prod(out) == 1 and len(out) <= 1:
-        return "one logit" if given.binary else "multi-label" if given.shares else "regression"
+        return "one logit" if given.binary or given.signs else "multi-label" if given.shares else "regression"
     if len(out) == 1 and shape == out:
         return _of_rows(given)
     if len(out) >= 3 and _is_mask(given):
         return "segmentation"
-    if given.loss is not None and prod(shape) == prod(out):
+    if given.loss is not None and _alike(shape, out):
         return "regression"
     raise UserError(_unfit(given))
 
@@ -191,13 +213,19 @@ def _of_rows(given: _Given) -> str:
 
 def _is_mask(given: _Given) -> bool:
     shape, (width, *places) = given.shape, given.out
-    flat = shape in (tuple(places), (1, *places))
+    flat = shape in (tuple(places), (1, *places), (*places, 1))
+    if flat and bool(((given.labels == 0) | (given.labels == 255)).all()) and not given.binary:
+        raise UserError("the masks of train_data hold 0 and 255: give 0 and 1, e.g. mask > 127.")
     if width > 1 and flat and bool((given.labels == given.labels.round()).all()):
         return True  # what lies beyond the classes is for the loss to leave out (ignore_index)
-    if width == 1 and flat and bool(((given.labels == 0) | (given.labels == 255)).all()) and not given.binary:
-        raise UserError("the masks of train_data hold 0 and 255: give 0 and 1, e.g. mask > 127.")
     known = given.binary or given.shares or (width == 1 and given.ignoring)
     return known and (shape == given.out or (width == 1 and flat))
+
+
+def _alike(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether labels of one shape are those of the other in the same order: but for sides of one, or laid in a row."""
+    rows, plain = min(len(one), len(other)) <= 1, [[n for n in shape if n > 1] for shape in (one, other)]
+    return prod(one) == prod(other) and (rows or plain[0] == plain[1])
 
 
 def _unfit(given: _Given) -> str:
@@ -209,6 +237,10 @@ def _unfit(given: _Given) -> str:
     )
     if given.loss is None and prod(given.shape) == prod(given.out):
         return f"{told}; for another task give `loss`, a function of (outputs, labels)."
+    if given.loss is not None and prod(given.shape) == prod(given.out):
+        return f"{told}; for another task give labels in the order of the output, as {given.out}."
+    if len(given.out) >= 3 and len(given.shape) >= 2 and given.shape[-2:] != given.out[-2:]:
+        return f"{told}; for masks give both one size, e.g. by F.interpolate within `model`."
     return f"{told}; another model gives one output for each number of a label, or a map of logits for each pixel."
 
 
@@ -228,7 +260,15 @@ def _usual(kind: str, given: _Given) -> LossFunction:
         raise UserError("labels are numbers, not classes: give `loss`, e.g. torch.nn.functional.mse_loss.")
     if kind == "soft labels" or (kind == "segmentation" and given.out[0] > 1 and given.shape != given.out):
         return F.cross_entropy
-    return F.binary_cross_entropy_with_logits
+    return F.binary_cross_entropy if _ends_in_sigmoid(given.outputs) else F.binary_cross_entropy_with_logits
+
+
+def _ends_in_sigmoid(outputs: Tensor) -> bool:
+    """Whether outputs are probabilities already, by the operation that they come from."""
+    node = outputs.grad_fn
+    while node is not None and node.name().startswith(_SHAPING):
+        node = node.next_functions[0][0]
+    return node is not None and node.name().startswith("Sigmoid")
 
 
 def _of_classes(given: _Given, records: Mapping[str, Records]) -> Labelled:
@@ -242,7 +282,7 @@ def _of_classes(given: _Given, records: Mapping[str, Records]) -> Labelled:
         found = {role: replace(each, labels=each.labels.reshape(-1).long()) for role, each in records.items()}
         notes = () if given.whole else ("Labels are whole numbers as floats, and were taken as classes.",)
     loss = given.loss or F.cross_entropy
-    reject(loss, given.outputs, next(iter(found.values())).labels[:1])
+    reject(loss, given.outputs, next(iter(found.values())).labels[:1].clamp(0, width - 1))  # others are named later
     return Labelled(CLASSES, task_loss(loss, CLASSES), found, tuple(map(str, range(width))), notes)
 
 
@@ -256,9 +296,11 @@ def _fitted(kind: str, given: _Given, loss: LossFunction) -> tuple[Task, dict[st
     last = torch.int64 if given.whole or values >= 2 else torch.float32
     first = torch.float32 if kind == "regression" else given.labels.dtype  # a mean of two numbers is one, too
     dtypes = dict.fromkeys((first, torch.float32, last))
-    shapes = [given.shape, *([given.out] if prod(given.shape) == prod(given.out) else [])]
+    shapes = [given.shape, *([given.out] if _alike(given.shape, given.out) else [])]
     if given.shape[:1] == (1,) and len(given.shape) > 1:
         shapes.append(given.shape[1:])
+    if given.shape[-1:] == (1,) and len(given.shape) > 2:
+        shapes.append(given.shape[:-1])
     failure: UserError | None = None
     largest = int(given.labels.reshape(len(given.labels), -1).amax(1).argmax())  # a number may lie beyond the classes
     for shape in dict.fromkeys(shapes):
@@ -266,6 +308,7 @@ def _fitted(kind: str, given: _Given, loss: LossFunction) -> tuple[Task, dict[st
             one = given.labels[largest : largest + 1].reshape(1, *shape).to(dtype)
             try:
                 reject(loss, given.outputs, one)
+                reject(loss, torch.cat([given.outputs] * 2), torch.cat([one] * 2))  # where shapes have to be the same
             except UserError as error:
                 failure = failure or error
                 continue

@@ -83,7 +83,7 @@ KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
         Kind("classes", "accuracy", "one of K classes, a whole number", shared=True),
-        Kind("one logit", "accuracy", "0 or 1, beside one logit", shared=True),
+        Kind("one logit", "accuracy", "0 or 1 (or −1 and 1), beside one logit", shared=True),
         Kind("soft labels", "accuracy", "a probability for each class"),
         Kind("multi-label", "mean AUC", "0 or 1 for each finding"),
         Kind("regression", "R²", "one number or several"),

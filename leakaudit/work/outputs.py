@@ -29,14 +29,9 @@ def _parts(output: Any) -> list[tuple[Any, Any]]:
         return list(output.items())
     if isinstance(output, tuple | list):
         return list(zip(getattr(output, "_fields", range(len(output))), output, strict=True))
-    return [(name, getattr(output, name)) for name in _fields(output)]
-
-
-def _fields(output: Any) -> list[str]:
-    """Return the names of what an object holds."""
-    if is_dataclass(output):
-        return [field.name for field in fields(output)]  # also where it has slots in place of a __dict__
-    return list(vars(output)) if hasattr(output, "__dict__") else []
+    if is_dataclass(output) and not isinstance(output, type):  # also one with slots
+        return [(field.name, getattr(output, field.name)) for field in fields(output)]
+    return list(vars(output).items()) if hasattr(output, "__dict__") else []
 
 
 def said(place: Place) -> str:
@@ -163,11 +158,11 @@ def _filled(form: Any, tensors: Iterator[Tensor], top: bool = True) -> Any:
     if isinstance(form, tuple | list):
         parts = [_filled(part, tensors, False) for part in form]
         return type(form)(*parts) if hasattr(form, "_fields") else type(form)(parts)
-    if not top or not _fields(form):
+    if not top:
         return form
     made = copy.copy(form)
-    for name in _fields(form):
-        object.__setattr__(made, name, _filled(getattr(form, name), tensors, False))
+    for name, part in _parts(form):
+        object.__setattr__(made, name, _filled(part, tensors, False))
     return made
 
 
