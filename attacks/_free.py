@@ -27,7 +27,7 @@ class Packed(PixelModel):
     """
 
     def __init__(self, model: PixelModel, channels: int) -> None:
-        super().__init__(model.network, depth=model.depth, read=model.read, float32=model.float32)
+        super().__init__(model.network, **model.reading())
         self.mean, self.std, self.channels = model.mean, model.std, channels
         self.train(model.training)
 
@@ -61,9 +61,9 @@ class Free:
         Pictures may be several times as many as records, in turn.
         """
         groups = groups.repeat(1, start.shape[1] // groups.shape[1])
-        table = encoded(self.task, self.low, self.range)
+        table = encoded(self.task, self.low, self.range).to(start)
         mean = table.mean(0)
-        numbers = (BELIEF * table[groups] + (1 - BELIEF) * mean).to(start)
+        numbers = BELIEF * table[groups] + (1 - BELIEF) * mean
         spare = -(-self.size // prod(start.shape[3:]))
         padded = F.pad(numbers, (0, spare * prod(start.shape[3:]) - self.size))
         return torch.cat([start, padded.view(*start.shape[:2], spare, *start.shape[3:])], 2)

@@ -124,7 +124,7 @@ class Fishing(InvertingGradients):
         with client_mode(model, update, generator):
             layer = last_layer(model, update, probe_pictures(update, generator, model.mean.device, 16))
         target, inverter = int(layer.bias.argmin()), self._tuned(model, update, own, generator)
-        finite = torch.stack([g.flatten(1).isfinite().all(1) for g in update.gradients]).all(0).tolist()
+        finite = torch.stack([g.reshape(len(g), -1).isfinite().all(1) for g in update.gradients]).all(0).tolist()
         statuses: list[Status] = ["converged" if f else "diverged" for f in finite]
         images = own.images.mean(0).expand(update.victims, update.batch_size, *update.input_shape).clone()
         objective, progress = torch.zeros(update.victims).to(images), torch.ones(update.victims)
@@ -220,7 +220,7 @@ def fished(model: PixelModel, update: SharedUpdate) -> list[tuple[list[int], tup
     kept = [i for i, p in enumerate(parameters) if id(p) not in own]
     bias = next(update.gradients[i] for i, p in enumerate(parameters) if p is layer.bias)
     target, counts = caught(layer, bias.nan_to_num(0, 0, 0), update.batch_size)
-    finite = torch.stack([g.flatten(1).isfinite().all(1) for g in update.gradients]).all(0).tolist()
+    finite = torch.stack([g.reshape(len(g), -1).isfinite().all(1) for g in update.gradients]).all(0).tolist()
     layer.requires_grad_(False)
     found = []
     for count in sorted({n for n in counts if n}):

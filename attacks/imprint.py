@@ -78,7 +78,7 @@ class Imprinted(PixelModel):
     """A model with bins before its network, whose logits are scaled by `cooling` so that no record's slope vanishes."""
 
     def __init__(self, model: PixelModel, bins: Bins) -> None:
-        super().__init__(model.network, depth=model.depth, read=model.read, float32=model.float32)
+        super().__init__(model.network, **model.reading())
         self.mean, self.std = model.mean.clone(), model.std.clone()
         self.bins, self.cooling = bins, 1.0
 

@@ -248,7 +248,7 @@ class LearnedInversion(Attack):
             return failed(update, "budget", "the time budget was spent before enough auxiliary updates were seen")
         inversion, rows = taught
         ended: Status = "budget" if expired() else "converged"
-        finite = torch.stack([g.flatten(1).isfinite().all(1) for g in update.gradients]).all(0).tolist()
+        finite = torch.stack([g.reshape(len(g), -1).isfinite().all(1) for g in update.gradients]).all(0).tolist()
         statuses: tuple[Status, ...] = tuple(ended if good else "diverged" for good in finite)
         return Reconstruction(
             images=inversion(rows, labels.flatten()).view(*labels.shape, *update.input_shape),

@@ -55,8 +55,8 @@ for _more in ("zoowrapped", "zoofiles"):  # they add to those above
     import_module(f"benchmarks.{_more}")
 
 GROUPS: dict[str, list[Entry]] = {"models": MODELS, "tasks": TASKS, "data": DATA, "others": OTHERS}
-SECONDS = 400  # of one entry, before it is stopped and called wrong
-BUDGET = 150.0  # seconds of its scan
+SECONDS = 600  # of one entry, before it is stopped and called wrong
+BUDGET = 300.0  # seconds of its scan
 RECORDS = 4
 SHORT = replace(plans.BATTERIES["quick"], steps=6, tuning_victims=1, decoder_steps=20)
 Outcome = Literal["works", "refused", "wrong", "crash", "skipped"]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, StackDataset, Subset, TensorDataset
 
 from benchmarks.zookit import CLASSES, RECORDS, Brought, Entry, Truth, arrays, small, truth
 
@@ -158,6 +158,9 @@ kind(
 kind("volumes-2", "Volumes of two channels (two sequences of an MRI)", 2, 12, 8)(
     lambda t, _: TensorDataset(t.pictures, t.labels)
 )
+kind("video", "Films (T, C, H, W) for a network of (C, T, H, W)", 3, 12, 8, expect="refused", says=("(3, d, h, w)",))(
+    lambda t, _: TensorDataset(t.pictures.transpose(1, 2), t.labels)
+)
 kind("volumes-bare", "Volumes (D, H, W) without a channel", 1, 12, 8)(
     lambda t, _: TensorDataset(t.pictures[:, 0], t.labels)
 )
@@ -180,6 +183,20 @@ kind("loader-collate", "A DataLoader whose collate makes dicts")(
 def _subset(of: Truth, folder: Path) -> Any:
     halves = [TensorDataset(of.pictures[part], of.labels[part]) for part in (slice(0, 30), slice(30, 60))]
     return Subset(ConcatDataset(halves), range(2, 59))
+
+
+kind("stack", "A StackDataset of dicts")(lambda t, _: StackDataset(image=t.pictures, label=t.labels))
+kind("paths", "Names of files in place of pictures", expect="refused", says=("file",))(
+    lambda t, _: [(f"pictures/{k}.png", k % CLASSES) for k in range(RECORDS)]
+)
+
+
+@kind("monai-dicts", "Dicts of MetaTensors (MONAI)", package="monai")
+def _meta(of: Truth, folder: Path) -> Any:
+    from monai.data import Dataset as Dicts
+    from monai.data import MetaTensor
+
+    return Dicts([{"image": MetaTensor(x), "label": int(y)} for x, y in zip(of.pictures, of.labels, strict=True)])
 
 
 class Stream(IterableDataset[Any]):

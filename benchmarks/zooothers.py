@@ -86,7 +86,7 @@ def _boxes() -> Any:
     return small(), [(x, [{"bbox": [2, 3, 20, 22], "category_id": k % CLASSES}]) for k, x in enumerate(pictures())]
 
 
-@other("graph", "Nodes and edges")
+@other("graph", "Dicts of nodes and edges")
 def _graph() -> Any:
     return small(), [
         ({"nodes": torch.rand(5, 4), "edges": torch.zeros(2, 6, dtype=torch.long)}, k % 3) for k in range(RECORDS)

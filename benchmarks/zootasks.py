@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, namedtuple
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,9 @@ returns("dict-unnamed", "A dict without logits, output not named", _dict, ("outp
 returns("dict-named", 'A dict with output = "prediction"', _dict, output="prediction")
 returns("dict-wrong", "A dict and an output it has not", _dict, ("prediction", "embedding"), output="nothing")
 returns("dict-logits", "A dict with logits", _logits)
+Named = namedtuple("Named", ("features", "scores"))
+returns("namedtuple-unnamed", "A named tuple, output not named", Named, ("features", "scores"))
+returns("namedtuple-named", 'A named tuple with output = "scores"', Named, output="scores")
 returns("tuple-of-one", "A tuple of one tensor", _alone)
 
 # -- what labels are ------------------------------------------------------------------------------
@@ -246,6 +249,11 @@ task("segmentation-ignored", "Masks with pixels left out (255)", **MASK)(
         of_labels(masks().where(torch.arange(32) > 0, torch.tensor(255))),
         {"loss": nn.CrossEntropyLoss(ignore_index=255)},
     )
+)
+
+
+task("segmentation-255", "Masks of 0 and 255", expect="refused", says=("255",))(
+    lambda: (Segmenting(1), of_labels((masks() > 1)[:, None] * 255), {"loss": nn.BCEWithLogitsLoss()})
 )
 
 

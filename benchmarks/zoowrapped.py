@@ -149,6 +149,33 @@ class Dropping(nn.Module):
 model("functional-dropout", "F.dropout that is always on", says=("random", "forward"), leaks=False)(Dropping)
 
 
+@model("weight-norm", "Weights of a convolution normalised (parametrizations.weight_norm)")
+def _normed() -> Any:
+    net = small()
+    net[0] = nn.utils.parametrizations.weight_norm(net[0])  # type: ignore[index]
+    return net
+
+
+model("averaged", "AveragedModel of stochastic weight averaging", says=("taken off",))(
+    lambda: torch.optim.swa_utils.AveragedModel(small())
+)
+
+
+class Rows(nn.Module):
+    """Reads a picture row by row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.LSTM(96, 16, batch_first=True), nn.Linear(16, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs (N, ...) for pictures (N, C, H, W)."""
+        return self.head(self.rnn(x.transpose(1, 2).flatten(2))[0][:, -1])  # type: ignore[no-any-return]
+
+
+model("lstm", "An LSTM over the rows of a picture")(Rows)
+
+
 @model("same-net", "A function that returns one net at every call", says=("the same network",))
 def _same() -> Any:
     net = small()

@@ -55,6 +55,13 @@ COLUMNS = (
 FIELDS = ("changes", "works", "union", "tenth", "classes", "exact")  # of `Tried`, in that order
 
 
+def columns(result: AuditResult) -> tuple[str, ...]:
+    """Return the headings of `COLUMNS` as the result's labels have them: label groups are no classes."""
+    if result.chance_labels is None:
+        return COLUMNS
+    return tuple("By label group" if heading == "By class" else heading for heading in COLUMNS)
+
+
 def tried(result: AuditResult) -> tuple[Tried, ...]:
     """Return what was found out about each defense that was examined."""
     grouped = result.chance_labels is not None

@@ -95,7 +95,7 @@ def _context(result: AuditResult, outcome: Outcome | None) -> dict[str, Any]:
         "as_run": html_rows.as_run(tables.rows),
         "bounded": any(bound_of(defense) is not None for defense in result.defenses),
         "tried": {row.key: row for row in examined.tried(result)},
-        "tried_rows": tuple(zip(examined.COLUMNS, examined.FIELDS, strict=True)),
+        "tried_rows": tuple(zip(examined.columns(result), examined.FIELDS, strict=True)),
         "shown_controls": examined.controls(result),
         "training": view.training(result),
         "chance": numbers.learned(result.chance_accuracy, result.measure),

@@ -256,7 +256,7 @@ def _tried(result: AuditResult) -> Section:
         for t in examined.tried(result)
     )
     controls = tuple(f"- {name}: {literal(told, FINDING)}" for name, told in examined.controls(result))
-    head = (*table("Defense", *examined.COLUMNS),) if rows else ()
+    head = (*table("Defense", *examined.columns(result)),) if rows else ()
     tail = (*([""] if rows and controls else []), *controls)
     return Section(("### What the audit tried itself", "", *head), rows, tail) if rows or controls else Section(())
 

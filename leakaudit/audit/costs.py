@@ -92,7 +92,8 @@ def _measured(target: Target, plan: Plan, records: Records) -> Costs:
     per_update = _seconds(shared, target.device) / 2
     trials = plan.victims
     own = torch.arange(trials, device=target.device) % 2
-    labels = records[rows].taught.to(target.device).reshape(2, size)[own]
+    taught = records[rows].taught.to(target.device)
+    labels = taught.reshape(2, size, *taught.shape[1:])[own]
     pictures = torch.full((trials, size, *target.input_shape), 0.5, device=target.device)
 
     def slopes() -> object:

@@ -7,6 +7,7 @@ each row holds what the earlier ones found of its defense.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from leakaudit.protocol.target import PixelModel, Target
 from leakaudit.result.rules import MOMENT
 from leakaudit.result.schema import AuditResult, Stage, Waiver
 from leakaudit.scene.plan import Plan
-from leakaudit.score.measures import measured
+from leakaudit.score.measures import cannot, measured
 from leakaudit.score.utility import train
 from leakaudit.work.progress import current, expired, monitored, stage
 from leakaudit.work.seeding import derive
@@ -104,6 +105,9 @@ def trained_to(target: Target, name: str, plan: Plan) -> Moment:
         raise
     except Exception as error:  # the user's model, loss or factory may raise anything
         raise UserError(Setting("stages"), f" trains the model, and that failed ({first_line(error)}).") from error
+    if math.isnan(right):
+        why = cannot(target.test, target.task) or "its outputs are not finite"
+        raise UserError(Setting("stages"), f" says how good the model is at each, and that is not known: {why}.")
     if expired():
         raise UserError("the time budget ended while the model was trained for ", Setting("stages"), ".")
     return Moment(name, epochs, model, right)

@@ -135,4 +135,4 @@ def unlike(updates: Updates) -> tuple[Finding, ...]:
 
 
 def _flat(gradients: Sequence[Tensor]) -> Tensor:
-    return torch.cat([g.flatten(1).double() for g in gradients], 1)
+    return torch.cat([g.reshape(len(g), -1).double() for g in gradients], 1)

@@ -92,7 +92,8 @@ def divide(
     data = underlying(data)
     table = data[0] if isinstance(data, tuple) and data and not hasattr(data, "_fields") else data
     if is_table(table):
-        raise refused(f"{name} is a table ({type(table).__name__} of shape {tuple(table.shape)})")
+        what = "rows of numbers with no height and width" if isinstance(table, Tensor | np.ndarray) else "a table"
+        raise refused(f"{name} holds {what} ({type(table).__name__} of shape {tuple(table.shape)})")
     count = _length(data)
     with seeded(seed, "data", name):
         if count is None:

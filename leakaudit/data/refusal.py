@@ -22,7 +22,7 @@ _KEYS = {  # of a record without a picture
     TOKENS: ("input_ids", "token_ids", "attention_mask"),
     SOUND: ("audio", "input_values", "input_features", "waveform", "speech"),
     TEXT: ("text", "sentence", "sentence1", "premise", "question", "document", "tokens", "content", "review"),
-    GRAPH: ("edge_index",),
+    GRAPH: ("edge_index", "edges", "adjacency"),
 }
 _BOXES = ("boxes", "bbox", "bboxes")
 _PICTURE_FILES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")

@@ -135,11 +135,10 @@ def _fails(model: PixelModel, x: Tensor, error: Exception) -> UserError:
         return UserError(
             f"`model` ({type(model.network).__name__}) has no forward: give a network that takes pictures{mend}."
         )
-    needed = _needed(model.network)
-    if len(needed) > 1:
+    if len(asked := _demanded(model.network)) > 1:
         return UserError(
-            f"`model` takes {len(needed)} inputs ({', '.join(needed[:SHOWN])}): leakaudit audits models that take one "
-            "picture, so give a network that makes the others itself."
+            f"`model` asks for {len(asked)} inputs ({', '.join(asked)}), and records have one picture: give a network "
+            "that takes pictures alone, as a module that fills in the rest."
         )
     message = f"`model` fails on a batch of shape {tuple(x.shape)} ({first_line(error)})"
     said_ = message_of(error).lower().replace("nvidia", "cuda")
@@ -151,21 +150,21 @@ def _fails(model: PixelModel, x: Tensor, error: Exception) -> UserError:
     return UserError(f"{message}: check that it takes pictures like those of train_data.")
 
 
-def _needed(network: nn.Module) -> list[str]:
-    """Return the arguments that a forward has to be given."""
-    try:
-        found = inspect.signature(network.forward).parameters.values()
-    except (TypeError, ValueError):
-        return []
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return [each.name for each in found if each.default is inspect.Parameter.empty and each.kind in kinds]
-
-
 def _arguments(network: nn.Module) -> list[str]:
     try:
         return list(inspect.signature(network.forward).parameters)
     except (TypeError, ValueError):
         return []
+
+
+def _demanded(network: nn.Module) -> list[str]:
+    """Return the names of the arguments that a network's forward cannot do without."""
+    plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    try:
+        asked = inspect.signature(network.forward).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [each.name for each in asked if each.kind in plain and each.default is inspect.Parameter.empty]
 
 
 def _read(
@@ -209,8 +208,10 @@ def _packed(
     layouts = []
     for form, main, mode in zip(forms, mains, ("", "in train mode "), strict=False):
         if main is None:
-            told = _several(form, mode, named).partition(": name")[0]
-            raise UserError(f"{told}: `loss` takes them all; name the prediction among them, {_example(form)}.")
+            told = _several(form, mode, named).partition(": name the one")[0]
+            raise UserError(
+                f"{told}: `loss` takes them all; name the prediction among them by `output`, {_example(form)}."
+            )
         for place, tensor in tensors_of(form):
             if tensor.dim() < 1 or len(tensor) != len(main):
                 raise UserError(
@@ -244,21 +245,22 @@ def _takes(loss: LossFunction, form: Any, two: Records) -> bool:
 def _several(form: Any, mode: str, named: Named) -> str:
     found = list(tensors_of(form))
     if not found:
-        return f"`model` returns {mode}{_kind(form)} without a tensor: let it return the logits."
+        return f"`model` returns {mode}{_kind(form)}, in which no tensor was found: let it return the logits."
     shown = ", ".join(f"{said(place)} {tuple(t.shape)}" for place, t in found[:SHOWN])
     more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     if named is not None:
         told = "its function fails or gives no tensor" if callable(named) else f"there is no {named!r}"
         return f"`output` names one of what `model` gives, but {told}: {mode}{shown}{more}."
     count = f"{len(found)} outputs" if len(found) > 1 else "1 output"
-    return f"`model` gives {mode}{count}: {shown}{more}: name the one the loss takes, {_example(form)}."
+    return f"`model` gives {mode}{count}: {shown}{more}: name the one the loss takes by `output`, {_example(form)}."
 
 
 def _example(form: Any) -> str:
-    place = [place for place, _ in tensors_of(form)][-1]
+    places = [place for place, _ in tensors_of(form)]
+    place = [each for each in places if len(each) == min(map(len, places))][-1]
     if len(place) == 1:
-        return f"as `output = {place[0]!r}`"
-    return "as `output = lambda out: out" + "".join(f"[{name!r}]" for name in place) + "`"
+        return f"as output = {place[0]!r} in model.py"
+    return "as output = lambda out: out" + "".join(f"[{name!r}]" for name in place) + " in model.py"
 
 
 def _kind(form: Any) -> str:

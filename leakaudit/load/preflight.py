@@ -240,18 +240,24 @@ def _labels(target: Target, mode: str) -> list[Finding]:
     client_mode: Mode = "train" if mode == "train" else "eval"
     try:
         with seeded(0, "head"), in_mode(target.model, client_mode):
-            head, _ = find(target.model, target.loss, pictures[:PROBES].to(target.device))
+            shown = pictures[:PROBES].to(target.device)
+            head, outputs = find(target.model, target.loss, shown, by_class=target.task.by_class)
     except Exception:  # user code may raise anything, and labels that cannot be told are found out by who needs them
         return []
-    if head is not None and head.plain and head.direct:
+    if head is not None and head.direct and (head.plain or not target.task.by_class):
         return []
     if head is not None:
         kind = type(head.layer).__name__
         message = f"labels are read off the gradient of {head.name!r} ({kind}) and through what follows it."
         return [Finding("head-followed", "info", message, {"layer": head.name})]
+    group = "label group" if target.task.grouped else "class"
+    guessed = f"that of one record by the {group} whose gradient fits best, those of a batch jointly"
+    if outputs.dim() > 2:
+        message = f"the model gives maps, whose labels no layer's gradient tells, so they are guessed: {guessed}."
+        return [Finding("labels-guessed", "info", message, {})]
     message = (
-        "no layer was found that all logits pass through, so labels are guessed: that of one record by the class whose "
-        "gradient fits best, those of a batch jointly. Attacks that need labels are weaker than on other models."
+        f"no layer was found that all logits pass through, so labels are guessed: {guessed}. Attacks that need labels "
+        "are weaker than on other models."
     )
     return [_warning("no-head", message)]
 

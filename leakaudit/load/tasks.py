@@ -293,7 +293,7 @@ def _fitted(kind: str, given: _Given, loss: LossFunction) -> tuple[Task, dict[st
         values = max(2, given.out[0])
     elif kind == "segmentation" and given.out[0] == 1:
         values = 2
-    last = torch.int64 if given.whole or values > 2 else torch.float32
+    last = torch.int64 if given.whole or values >= 2 else torch.float32
     first = torch.float32 if kind == "regression" else given.labels.dtype  # a mean of two numbers is one, too
     dtypes = dict.fromkeys((first, torch.float32, last))
     shapes = [given.shape, *([given.out] if _alike(given.shape, given.out) else [])]
@@ -302,9 +302,10 @@ def _fitted(kind: str, given: _Given, loss: LossFunction) -> tuple[Task, dict[st
     if given.shape[-1:] == (1,) and len(given.shape) > 2:
         shapes.append(given.shape[:-1])
     failure: UserError | None = None
+    largest = int(given.labels.reshape(len(given.labels), -1).amax(1).argmax())  # a number may lie beyond the classes
     for shape in dict.fromkeys(shapes):
         for dtype in dtypes:
-            one = given.labels[:1].reshape(1, *shape).to(dtype)
+            one = given.labels[largest : largest + 1].reshape(1, *shape).to(dtype)
             try:
                 reject(loss, given.outputs, one)
                 reject(loss, torch.cat([given.outputs] * 2), torch.cat([one] * 2))  # where shapes have to be the same
@@ -313,6 +314,12 @@ def _fitted(kind: str, given: _Given, loss: LossFunction) -> tuple[Task, dict[st
                 continue
             return Task(kind, shape, dtype, values=values), {"own_targets": True}
     assert failure is not None
+    most = int(given.labels.max())
+    if values and given.out[0] <= most:
+        raise UserError(
+            f"the masks of train_data hold numbers up to {most}, but the model has {given.out[0]} classes of pixels: "
+            f"give 0 to {given.out[0] - 1}, or a `loss` that leaves the others out (ignore_index)."
+        )
     raise failure
 
 

@@ -82,11 +82,11 @@ class PixelModel(nn.Module):
         depth: int = 1,
         read: Callable[[Any], Tensor] | None = None,
         float32: bool = False,
+        caches: tuple[tuple[str, str], ...] = (),
     ) -> None:
         super().__init__()
         self.network, self.depth, self.read = network, depth, read or logits_of
-        self.float32, self.by_name = float32, _by_name(network)
-        self.caches: tuple[tuple[str, str], ...] = ()
+        self.float32, self.caches, self.by_name = float32, caches, _by_name(network)
         for name, values in (("mean", mean), ("std", std)):
             numbers = torch.tensor(values, dtype=torch.float32)
             numbers = numbers.repeat_interleave(depth) if len(numbers) > 1 else numbers
@@ -120,9 +120,13 @@ class PixelModel(nn.Module):
 
     def around(self, network: nn.Module) -> PixelModel:
         """Return another network with the same reading and normalisation, on the device where it lies."""
-        found = PixelModel(network, depth=self.depth, read=self.read, float32=self.float32).to(self.mean.device)
-        found.mean, found.std, found.caches = self.mean.clone(), self.std.clone(), self.caches
+        found = PixelModel(network, **self.reading()).to(self.mean.device)
+        found.mean, found.std = self.mean.clone(), self.std.clone()
         return found
+
+    def reading(self) -> dict[str, Any]:
+        """Return how a network is run and read, as arguments for another model around it."""
+        return {"depth": self.depth, "read": self.read, "float32": self.float32, "caches": self.caches}
 
 
 def _single(found: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ def accuracy(model: PixelModel, records: Records, batch_size: int = 256) -> floa
     with torch.no_grad():
         for start in range(0, len(records), batch_size):
             batch = records[start : start + batch_size]
-            logits = model(batch.images.to(device))
+            logits = model.predicted(batch.images.to(device))
             right += int(((logits.argmax(1) == batch.labels.to(device)) & logits.isfinite().all(1)).sum())
     return right / max(1, len(records))
 
@@ -152,7 +152,7 @@ def _outputs(model: PixelModel, records: Records) -> Iterator[tuple[int, Tensor]
     start, size = 0, 16
     while start < len(records):
         with torch.no_grad():
-            part = model(records.images[start : start + size].to(device))
+            part = model.predicted(records.images[start : start + size].to(device))
         yield start, part
         start += size
         size = max(1, min(256, TOGETHER // max(1, part[0].numel())))

@@ -252,6 +252,35 @@ def a_scan(device: str) -> Any:
         records=2,
         candidates=3,
     )
+    return _written(result)
+
+
+def a_scan_of_findings(device: str) -> Any:
+    """Return the result of a scan of volumes with several findings each, as `a_scan` does."""
+
+    def volumes(count: int) -> list[tuple[Tensor, Tensor]]:
+        pictures = records(6 * count, SHAPE, CLASSES, count).images.view(count, 1, 6, *SHAPE[1:])
+        return [(x, (x.mean((0, 2, 3)) > 0.5).float()) for x in pictures]
+
+    with forked(0):
+        built = nn.Sequential(nn.Conv3d(1, 4, 3, 2, 1), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(192, 6))
+    result = leakaudit.scan(
+        built,
+        volumes(24),
+        test_data=volumes(18),
+        auxiliary_data=volumes(40),
+        device=device,
+        defense="class-conditional",
+        battery="quick",
+        attacks=["labels"],
+        all_attacks=True,
+        records=2,
+        candidates=3,
+    )
+    return _written(result)
+
+
+def _written(result: leakaudit.AuditResult) -> Any:
     for defense in result.defenses:
         for attack in defense.attacks:
             if "failed" in attack.statuses:
@@ -364,6 +393,7 @@ def rows() -> Iterator[Row]:
     for kind, name in DROPPING:
         yield row(f"{kind} {name} dropout", partial(kinds[kind][0], name, DROPOUT), compared=False)
     yield row("scan", a_scan)
+    yield row("scan of findings", a_scan_of_findings)
 
 
 def main() -> None:

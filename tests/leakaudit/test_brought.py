@@ -140,19 +140,6 @@ def test_what_does_not_fit_is_refused_in_a_true_sentence(what: str) -> None:
         build()
 
 
-def test_a_model_of_two_inputs_is_refused_by_their_names() -> None:
-    class Two(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = net()
-
-        def forward(self, x: Tensor, meta: Tensor) -> Any:
-            return self.net(x) + meta
-
-    with pytest.raises(UserError, match=r"takes 2 inputs \(x, meta\)"):
-        target(pairs(LABELS), Two())
-
-
 READ: dict[str, tuple[Any, nn.Module, Mapping[str, Any], str]] = {
     "masks beside arrays": ((PICTURES, MASKS), seg(2), {}, "segmentation"),
     "masks by name": ({"image": PICTURES, "mask": MASKS}, seg(2), {}, "segmentation"),

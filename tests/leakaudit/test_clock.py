@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ from leakaudit.scene.scene import Scene
 from leakaudit.score.scoring import failed
 from leakaudit.watch.estimate import SAMPLE, bought, estimates
 from leakaudit.work.progress import Monitor, Work, expired, monitored
+from tests.attacks.task_scenes import target as task_target
 from tests.leakaudit.audited import target
 from tests.leakaudit.timed import Time, within
 
@@ -186,6 +188,14 @@ def test_costs_are_measured_and_leave_model_and_random_states_alone() -> None:
     assert all(torch.equal(v, before[k]) for k, v in made.model.state_dict().items())
     broken = replace(made, loss=lambda *_: 1 / 0)
     assert measured(broken, plan) == NOMINAL
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("kind", ["one logit", "multi-label", "one number", "mask of classes"])
+def test_costs_are_measured_whatever_labels_are(kind: str, batch_size: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a loss that is given targets of another shape says so
+        assert measured(task_target(kind), Plan(records=6, batch_size=batch_size)) != NOMINAL
 
 
 def test_more_budget_buys_more_and_a_longer_battery_takes_longer() -> None:

@@ -178,8 +178,18 @@ class Both:
     prediction: Tensor
 
 
+@dataclass(slots=True)
+class Slots:
+    embedding: Tensor
+    prediction: Tensor
+
+
 FORMS: dict[str, tuple[Callable[[Tensor, Tensor], Any], Any, str]] = {
-    "tuple": (lambda a, b: (a, b), 1, r"\[0\] \(1, 5\), \[1\] \(1, 3\): name the one the loss takes, as `output = 1`"),
+    "tuple": (
+        lambda a, b: (a, b),
+        1,
+        r"\[0\] \(1, 5\), \[1\] \(1, 3\): name .* by `output`, as output = 1 in model",
+    ),
     "list": (lambda a, b: [a, b], -1, r"\[1\] \(1, 3\)"),
     "dict": (
         lambda a, b: {"embedding": a, "prediction": b},
@@ -189,6 +199,7 @@ FORMS: dict[str, tuple[Callable[[Tensor, Tensor], Any], Any, str]] = {
     "namedtuple": (Pair, "prediction", r"'prediction' \(1, 3\)"),
     "namedtuple by place": (Pair, 1, r"'prediction' \(1, 3\)"),
     "dataclass": (Both, "prediction", r"'prediction' \(1, 3\)"),
+    "slots": (Slots, "prediction", r"'prediction' \(1, 3\)"),
     "nested": (lambda a, b: {"x": (a, b)}, lambda out: out["x"][1], r"'x'\[1\] \(1, 3\)"),
 }
 
@@ -243,6 +254,15 @@ def test_a_loss_of_the_whole_output_gets_it_and_what_is_left_out_is_said() -> No
         read(model, loss=lambda out, y: F.cross_entropy(out["out"], y))
 
 
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = net()
+
+    def forward(self, x: Tensor, age: Tensor) -> Tensor:
+        return self.net(x) + age  # type: ignore[no-any-return]
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "TorchScript": (lambda: torch.jit.script(net()), "TorchScript"),
     "no forward": (lambda: nn.ModuleList([net()]), r"has no forward: give .* holds as '0'"),
@@ -250,6 +270,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: nn.Sequential(nn.Embedding(9, 2), nn.Flatten(), nn.Linear(384, 3)),
         "audits models of pictur",
     ),
+    "two inputs": (TwoInputs, r"asks for 2 inputs \(x, age\)"),
     "reentrant": (
         lambda: Around(lambda m, x: checkpoint(m.net, x, use_reentrant=True)),
         "use_reentrant=True, which allows no .* give use_reentrant=False",

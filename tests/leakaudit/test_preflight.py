@@ -15,6 +15,7 @@ from leakaudit.load.loading import target_from_objects
 from leakaudit.load.preflight import preflight, raise_on_errors
 from leakaudit.protocol.target import Records, Target
 from leakaudit.result.schema import Finding
+from tests.attacks.task_scenes import target as task_target
 
 
 def target(network: nn.Module | None = None, count: int = 80, side: int = 6, **given: Any) -> Target:
@@ -139,6 +140,12 @@ def test_it_says_how_labels_are_told_and_what_is_frozen() -> None:
     finding = found(target(part))["frozen-parameters"]
     assert finding.message.startswith("12 of 557 parameters are shared")
     assert finding.evidence == {"shared": 12, "parameters": 557}
+
+
+@pytest.mark.parametrize("kind", ["one logit", "multi-label", "one number", "segmentation", "mask of classes"])
+def test_it_says_of_every_kind_of_label_how_it_is_told(kind: str) -> None:
+    said = [f for f in found(task_target(kind)) if f in ("no-head", "head-followed", "labels-guessed")]
+    assert said == (["labels-guessed"] if kind in ("segmentation", "mask of classes") else [])
 
 
 def test_weights_that_are_not_finite() -> None:

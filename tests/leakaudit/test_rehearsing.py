@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from rich.console import Console
@@ -26,14 +28,11 @@ def test_every_attack_of_a_scan_is_tried_and_private_records_are_not() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Sigmoid(), nn.Flatten(), nn.Linear(72, 2))
     loaded, plan, told = target(network), Plan(battery="quick"), []
-    private = {x.numpy().tobytes() for x in loaded.private.images}
-    seen: set[bytes] = set()
-    loaded.model.register_forward_pre_hook(lambda _, given: seen.update(x.detach().numpy().tobytes() for x in given[0]))
+    unknown = replace(loaded.private, images=torch.full_like(loaded.private.images, torch.nan))
+    loaded = replace(loaded, private=unknown)  # whatever looked at them would fail
     before = torch.get_rng_state()
     tried = rehearsed(loaded, plan, told.append)
     assert torch.equal(before, torch.get_rng_state())
-    assert seen
-    assert not seen & private
     names = [each.name for each in tried]
     assert names == told
     assert names[0] == TWICE

@@ -208,7 +208,7 @@ REFUSED: dict[str, tuple[Callable[[], Tensor], tuple[int, ...], Any, str]] = {
     "masks for a classifier": (lambda: whole(4, 4), (5,), None, r"\(4, 4\) .* \(5,\)"),
     "classes for maps": (lambda: whole(below=3), (3, 4, 4), None, r"shape \(\) .* \(3, 4, 4\)"),
     "masks of another size": (lambda: whole(8, 8, below=3), (3, 4, 4), None, r"\(8, 8\) .* \(3, 4, 4\)"),
-    "a loss that fails": (lambda: whole(below=3), (3,), lambda z, y: z["a"], "`loss` fails on"),
+    "a loss that fails": (lambda: whole(below=3), (3,), lambda z, y: F.nll_loss(z, y[:, None]), "`loss` fails on"),
     "a loss for each record": (lambda: whole(below=3), (3,), nn.CrossEntropyLoss(reduction="none"), "average"),
     "a loss without a gradient": (lambda: whole(below=3), (3,), lambda z, y: z.detach().sum(), "gradient"),
     "masks of 0 and 255": (lambda: whole(4, 4) * 255, (1, 4, 4), None, "0 and 255"),

@@ -89,6 +89,12 @@ def test_many_classes_are_told_by_their_range() -> None:
     assert shown.under == "97 other classes: 0% to 100%"
 
 
+def test_label_groups_are_not_called_classes(known: AuditResult) -> None:
+    for made, heading in ((known, "By class"), (replace(known, chance_labels=0.3), "By label group")):
+        for page in (render(made), markdown(made)):
+            assert ("By class" in page, "By label group" in page) == (heading == "By class", heading != "By class")
+
+
 def test_where_nothing_is_known_there_is_a_dash_and_why() -> None:
     weak = Estimate(reason="it has no strength")
     unknown = Examined(union=Estimate(reason="nobody asked"), weakened=weak)
