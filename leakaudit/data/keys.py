@@ -40,6 +40,8 @@ def image_and_label(record: Any, name: str, position: int) -> tuple[Any, Any, tu
         raise refused(f"record {position} of {name} is {TEXT}")
     if hasattr(record, "edge_index"):
         raise refused(f"record {position} of {name} is a graph")
+    if record is None:
+        raise UserError(f"record {position} of {name} is None: leave such records out, e.g. by a Subset of the others.")
     what = "one tensor" if isinstance(record, Tensor) else f"one {type(record).__name__}"
     raise UserError(f"{name} yields {what} per record, so no label: {PAIRS}.")
 

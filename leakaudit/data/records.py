@@ -17,6 +17,7 @@ from leakaudit.protocol.target import Records
 
 TOLERANCE = 1e-3  # how far outside [0, 1] a pixel may lie before it is refused; within it, it is clamped
 LEVEL = 1 / 255  # one grey level of 8 bits
+_ITSELF = 0.02  # how far from 0 and 1 mean and standard deviation of pictures lie that are normalised by their own
 _CONSTANT = 2.0  # no mean or standard deviation of pixels from 0 to 1 is larger
 _EXACT = 0.02  # of a grey level: what rounding of float32 makes of it, with room
 _DISTINCT = 16  # grey levels at least: fewer values lie on levels by chance
@@ -169,7 +170,19 @@ def _check_range(images: Tensor, converted: Tensor, scale: Scale, depth: int, na
             f"{found}: they fit the {fitting} constants, so set mean = {listed(known_mean)} "
             f"and std = {listed(known_std)}."
         )
+    if _by_itself(given):
+        raise UserError(
+            f"{found}: every picture has mean 0 and standard deviation 1, as if it was normalised by its own, which no "
+            "constants undo: give pixels from 0 to 1, and let `model` normalise them."
+        )
     raise UserError(f"{found}: set mean and std to the constants the data was normalised with.")
+
+
+def _by_itself(given: Tensor) -> bool:
+    """Whether every picture has mean 0 and standard deviation 1, alone or in each of its channels."""
+    flat = given.flatten(1).double()
+    mean, std = flat.mean(1).abs().max(), (flat.std(1) - 1).abs().max()
+    return float(mean) < _ITSELF and float(std) < _ITSELF
 
 
 def _of_pixels(images: Tensor, depth: int, name: str, low: float, high: float) -> str:

@@ -319,6 +319,12 @@ def _loss(loss: Any, seed: int, device: torch.device) -> LossFunction | None:
     if isinstance(loss, type) or (is_factory(loss) and not _takes_two(loss)):
         chosen = resolve(loss, "loss", seed)
     if isinstance(chosen, nn.Module):
+        own = next((name for name, each in chosen.named_parameters() if each.requires_grad), None)
+        if own is not None:
+            raise UserError(
+                f"`loss` has weights of its own ({own!r}), whose gradients clients would share too: let `model` hold "
+                "them and return the logits."
+            )
         chosen = copy.deepcopy(chosen).to(device)
     if not callable(chosen):
         raise UserError(f"`loss` is {kind_of(chosen)}: give a function of (logits, labels) that returns a scalar.")

@@ -113,6 +113,14 @@ def _no_reentrance() -> Iterator[None]:
         ) from error
 
 
+def _runs(model: PixelModel, x: Tensor, mode: Mode) -> bool:
+    try:
+        _output(model, x, mode)
+    except Exception:  # user code may raise anything
+        return False
+    return True
+
+
 def _trained(model: PixelModel, two: Records) -> Any:
     """Return what the network returns of two records in train mode; None where it does not run."""
     try:
@@ -145,7 +153,10 @@ def _fails(model: PixelModel, x: Tensor, error: Exception) -> UserError:
     where = next((kind for kind in ("cuda", "mps", "xpu") if kind in said_), None)
     if where is not None and x.device.type != where:
         return UserError(f"{message}: let its forward compute where its input lies (x.device), not on {where} alone.")
-    if _trained(model, Records(x.repeat(2, 1, 1, 1), torch.zeros(2, dtype=torch.long))) is not None:
+    two = x.repeat(2, 1, 1, 1)
+    if _runs(model, two, "eval"):
+        return UserError(f"{message}, and not on two pictures: let it take batches of any size.")
+    if _runs(model, two, "train"):
         return UserError(f"{message} in eval mode, and not in train mode: let it run in both.")
     return UserError(f"{message}: check that it takes pictures like those of train_data.")
 

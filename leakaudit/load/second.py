@@ -38,7 +38,7 @@ def second(target: Target) -> list[Finding]:
         with seeded(0, "second"), in_mode(model, "eval"), twice_differentiable(), precisions() as seen:
             slope, cotangent = _slope(model, target.loss, x, y)
             if slope is not None and not bool(slope.any()):
-                return [_cut()]
+                return [_cut()] if any(bool(g.any()) for g in _gradients(model, target.loss, x, y)) else []
             values = []
             for side in (1, -1):
                 values.append(_product(model, target.loss, x + side * STEP * v, y, cotangent))

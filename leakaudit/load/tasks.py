@@ -21,6 +21,7 @@ from leakaudit.work.quantities import readable
 
 MOST = 16  # label groups at most
 EACH = 10  # auxiliary records to a label group, at least on average
+_TRIED = 8  # records on which it is tried whether a loss is of one alone
 _SHAPING = ("Squeeze", "Unsqueeze", "View", "UnsafeView", "ReshapeAlias", "Select", "ToCopy", "Alias")
 _ROUNDS = 10  # in which groups are drawn around their means
 
@@ -283,7 +284,31 @@ def _of_classes(given: _Given, records: Mapping[str, Records]) -> Labelled:
         notes = () if given.whole else ("Labels are whole numbers as floats, and were taken as classes.",)
     loss = given.loss or F.cross_entropy
     reject(loss, given.outputs, next(iter(found.values())).labels[:1].clamp(0, width - 1))  # others are named later
+    _check_alone(loss, given.outputs, next(iter(found.values())).labels.clamp(0, width - 1))
     return Labelled(CLASSES, task_loss(loss, CLASSES), found, tuple(map(str, range(width))), notes)
+
+
+def _check_alone(loss: LossFunction, outputs: Tensor, labels: Tensor) -> None:
+    """Raise UserError where a loss has no gradient for any record alone, and has one for several of them together."""
+    drawn = torch.Generator().manual_seed(0)
+    rows = outputs.detach() + torch.randn((_TRIED, *outputs.shape[1:]), generator=drawn).to(outputs.device)
+    some = labels[torch.arange(_TRIED) % len(labels)].to(rows.device)
+    try:
+        alone = [_slope(loss, rows[k : k + 1], some[k : k + 1]) for k in range(_TRIED)]
+        together = _slope(loss, rows, some)
+    except Exception:  # user code may raise anything, and what fails is told elsewhere
+        return
+    if not any(alone) and together:
+        raise UserError(
+            "`loss` compares the records of a batch with each other, and has no gradient for one alone: leakaudit "
+            "audits losses that are a mean over records, so give one of those."
+        )
+
+
+def _slope(loss: LossFunction, outputs: Tensor, labels: Tensor) -> float:
+    given = outputs.clone().requires_grad_()
+    with torch.enable_grad():
+        return float(torch.autograd.grad(loss(given, labels), given)[0].abs().max())
 
 
 def _fitted(kind: str, given: _Given, loss: LossFunction) -> tuple[Task, dict[str, Any]]:

@@ -72,6 +72,22 @@ def seg(width: int = 1) -> nn.Module:
     return nn.Conv2d(3, width, 3, 1, 1)
 
 
+class Margin(nn.Module):
+    """A loss whose centres of classes are learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(3, 9))
+
+    def forward(self, found: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(found @ self.weight.T, labels)
+
+
+def apart(found: Tensor, labels: Tensor) -> Tensor:
+    """Return a loss that draws records of one label together."""
+    return (torch.cdist(found, found) * (labels[:, None] == labels)).mean()
+
+
 FINDINGS = torch.randint(-1, 2, (COUNT, 5), generator=DRAWN)
 ONE_HOT = F.one_hot(MASKS, 2)
 REFUSED: dict[str, tuple[str, Callable[[], Target]]] = {
@@ -122,6 +138,19 @@ REFUSED: dict[str, tuple[str, Callable[[], Target]]] = {
     "a model of train mode": (
         "in eval mode, and not in train mode",
         lambda: target(pairs(LABELS), Around(lambda own, x: own.net(x) if own.training else own.nothing)),
+    ),
+    "a model of two pictures": (
+        "and not on two pictures",
+        lambda: target(pairs(LABELS), Around(lambda own, x: own.net(x) if len(x) == 2 else own.nothing)),
+    ),
+    "a loss with weights": ("weights of its own ('weight')", lambda: target(pairs(LABELS), net(9), loss=Margin())),
+    "a loss of pairs": ("compares the records of a batch", lambda: target(pairs(LABELS), net(9), loss=apart)),
+    "records that are None": ("is None", lambda: target([(x, 0) if k % 2 else None for k, x in enumerate(PICTURES)])),
+    "pictures normalised by their own": (
+        "which no constants undo",
+        lambda: target(
+            TensorDataset((PICTURES - PICTURES.mean((1, 2, 3), True)) / PICTURES.std((1, 2, 3), keepdim=True), LABELS)
+        ),
     ),
     "a model of a GPU": (
         "not on cuda alone",
