@@ -34,7 +34,7 @@ from leakaudit.work.seeding import seeded
 VICTIMS, CANDIDATES = 2, 4
 LARGE = 1_000_000  # parameters from which one victim does
 EACH, ALL = 3.0, 60.0  # seconds that one attack gets, and all of them together
-TWICE, WRONG = "double backward", "second-derivative"  # how it is called here, and the finding that tells of it
+TWICE, WRONG = "double backward", ("second-derivative", "no-slope")  # how it is called here, and what tells of it
 
 Outcome = Literal["works", "not-applicable", "fails", "untried"]
 
@@ -124,7 +124,7 @@ def _all(scene: Scene, plan: Plan, tell: Callable[[str], None]) -> Iterator[Rehe
 def _twice(updates: Updates) -> Rehearsed:
     """Match one update by a double backward, as every attack does that seeks pictures by their gradient."""
     scene, started = updates.scene, time.monotonic()
-    if wrong := [finding for finding in scene.findings if finding.id == WRONG]:
+    if wrong := [finding for finding in scene.findings if finding.id in WRONG]:
         return Rehearsed(TWICE, "fails", wrong[0].message.removesuffix("."), time.monotonic() - started)
     try:
         model, sent = updates.model(), updates.simulated("once")

@@ -38,7 +38,8 @@ def arranged(network: nn.Module, roles: Roles, expected: Expected) -> tuple[dict
     same = {role: list(found) for role, found in roles.items()}
     shape = max((tuple(item.picture.shape) for item in items), key=lambda found: (len(found), found[0]))
     volumes = len(shape) == 4
-    if (_fits(shape, expected) and not (volumes and shape[0] == 1)) or _takes(network, shape, expected):
+    takes = (_fits(shape, expected) and not (volumes and shape[0] == 1)) or _takes(network, shape, expected)
+    if takes and not (volumes and expected.volumes and shape[1] == expected.channels != shape[0]):
         return same, []
     if volumes and shape[0] == 1 and _takes(network, shape[1:], expected):  # slices as channels
         return {r: [replace(i, picture=i.picture.flatten(0, 1)) for i in found] for r, found in same.items()}, []
@@ -88,7 +89,7 @@ def _unfit(item: Item, shape: tuple[int, ...], expected: Expected) -> str:
     told = f" ({'; '.join(item.told)})" if item.told else ""
     mend = mends.get((shape[0], expected.channels or 0), "give data and a model of the same channels")
     if volumes and shape[1] == expected.channels:
-        mend = f"they seem to stand second, so give ({shape[1]}, D, H, W)"
+        mend = f"they seem to stand second, so give ({shape[1]}, D, H, W), and a model that takes those"
     elif not volumes and shape[0] > _MANY:
         mend += ", or slices if it is a volume"
     return (

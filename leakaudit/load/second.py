@@ -58,9 +58,9 @@ def second(target: Target) -> list[Finding]:
 def _cut() -> Finding:
     message = (
         "no slope of the model's gradient reaches the pictures, as where forward rounds them or uses torch.no_grad, "
-        "detach or numpy: attacks that match gradients fail then, whatever leaks. Freeze by requires_grad_(False)."
+        "detach or numpy: attacks that match gradients fail there, whatever leaks."
     )
-    return Finding("second-derivative", "warning", message, {})
+    return Finding("no-slope", "warning", message, {})
 
 
 def _finding(why: str, apart: float | None) -> Finding:

@@ -229,6 +229,19 @@ def test_a_network_of_slices_is_given_volumes() -> None:
     assert found.model.depth == 5
 
 
+def test_frames_before_channels_are_refused_though_the_network_takes_them() -> None:
+    class Frames(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Conv3d(3, 2, 3, 2, 1), nn.Flatten(), nn.LazyLinear(3))
+
+        def forward(self, x: Tensor) -> Any:
+            return self.net(x.transpose(1, 2))
+
+    with pytest.raises(UserError, match=r"give \(3, D, H, W\), and a model that takes those"):
+        target(TensorDataset(torch.rand(COUNT, 5, 3, SIDE, SIDE), LABELS), Frames())
+
+
 def test_the_answer_to_minus_one_and_one_is_scored_as_a_class() -> None:
     found = target(pairs(LABELS % 2 * 2 - 1), net(1), loss=nn.SoftMarginLoss())
     assert found.classes == ("-1", "1")
