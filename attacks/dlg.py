@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from leakaudit.attacks._attacking import client_mode, memory_safe, room_for, starts
+from leakaudit.attacks._attacking import client_mode, memory_safe, room_for, starts, tied
 from leakaudit.attacks._labels import known_labels
 from leakaudit.attacks._optimise import Descent, best_restart
 from leakaudit.engine import matching as engine
@@ -123,7 +123,8 @@ class DLG(Attack):
             nonlocal best, best_x, best_label, first
             value, slopes = matched()
             for leaf, slope in zip(free, slopes, strict=True):
-                leaf.grad = slope.contiguous()  # the optimiser takes views of it
+                own = tied(slope) if model.grey and leaf is x else slope
+                leaf.grad = own.contiguous()  # the optimiser takes views of it
             number = float(value)
             if first == torch.inf:
                 first = number

@@ -287,7 +287,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "model fails": ({"model": small(1)}, r"fails on a batch of shape \(1, 3, 6, 6\) \(RuntimeError: .*\): check"),
     "logits lack a batch": ({"model": Returns(lambda z: z[0])}, r"output of shape \(4,\)"),
     "maps": ({"model": Returns(lambda z: z[..., None, None])}, r"output of shape \(4, 1, 1\)"),
-    "no tensor": ({"model": Returns(lambda z: "a")}, r"returns a value of type str without a tensor"),
+    "no tensor": ({"model": Returns(lambda z: "a")}, r"returns a value of type str, in which no tensor was found"),
     "data is a number": ({"train_data": 7}, r"`train_data` is of type int"),
     "data is a path": (
         {"train_data": "data/train"},
