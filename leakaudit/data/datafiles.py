@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +29,8 @@ ARRAY_KEYS = (
 )
 _UNREAD = (("x_val", "y_val"), ("val_images", "val_labels"))
 _SPLITS = {*TRAIN, *TEST, *VALIDATION}
-_MASKS = {"masks", "mask", "labels", "annotations", "segmentations", "gt"}
+_MASKS = {"masks", "mask", "labels", "annotations", "segmentations", "gt", "ground_truth", "groundtruth", "labelstr"}
+_IMAGES = {"images", "image", "img", "imgs", "original", "imagestr", "imagests"}
 _KINDS = ", ".join(sorted(SUFFIXES))
 
 
@@ -86,9 +88,10 @@ def read_folder(path: Path) -> Read:
     """List a folder of class folders, or of a train/ and a test/ (else a val/) of such; raises UserError."""
     found = {folder.name: folder for folder in _folders(path)}
     train = split_of(found, TRAIN)
-    if train is None or not {name.lower() for name in found} <= _SPLITS:
+    if train is None or not (_like(found[train], found) or {name.lower() for name in found} <= _SPLITS):
+        _check_splits(path, found)
         data, notes = class_folders(path)
-        return Read(data, None, notes)
+        return Read(data, None, (*notes, *_nested(found)))
     data, notes = class_folders(found[train])
     name = split_of(found, (*TEST, *VALIDATION))
     test = None
@@ -98,6 +101,34 @@ def read_folder(path: Path) -> Read:
     read = f"{path}: {train}/ was read as train_data" + (f" and {name}/ as test_data" if name else "")
     rest = [f"{each}/" for each in found if each not in (train, name)]
     return Read(data, test, (read + (f"; {' and '.join(rest)} was not read." if rest else "."), *notes))
+
+
+def _like(train: Path, found: Mapping[str, Path]) -> bool:
+    """Whether a folder called train holds class folders itself, and another of the splits' names stands beside it."""
+    return len(_folders(train)) > 1 and any(name.lower() in _SPLITS for name in found if name != train.name)
+
+
+def _check_splits(path: Path, found: Mapping[str, Path]) -> None:
+    """Raise UserError where folders that look like splits would be taken as classes."""
+    words = {name: set(re.split(r"[^a-z]+", name.lower())) for name in found}
+    splits = [name for name in found if words[name] & _SPLITS and len(_folders(found[name])) > 1]
+    if splits and (len(splits) == len(found) or len(splits) > 1):
+        raise UserError(
+            f"{path} holds {' and '.join(splits)}, which look like splits and not like classes: call one train and one "
+            "test, or name the one that is meant."
+        )
+
+
+def _nested(found: Mapping[str, Path]) -> tuple[str, ...]:
+    """Return a note where every class folder holds folders of the same names, which may be the classes instead."""
+    names = [frozenset(inner.name for inner in _folders(folder)) for folder in found.values()]
+    common = sorted(frozenset.intersection(*names)) if names else []
+    if len(common) < 2:
+        return ()
+    return (
+        f"The classes are the outer folders, {' and '.join(list(found)[:4])}{', …' if len(found) > 4 else ''}: each "
+        f"holds {' and '.join(common[:4])}, which were read as parts of it.",
+    )
 
 
 def class_folders(path: Path, known: Sequence[str] = ()) -> tuple[ClassFolders, tuple[str, ...]]:
@@ -115,7 +146,7 @@ def class_folders(path: Path, known: Sequence[str] = ()) -> tuple[ClassFolders, 
             raise UserError(_empty(folder, files))
     loose = [file for file in _children(path) if file.is_file() and not file.name.startswith(".")]
     pictures = sum(file.suffix.lower() in SUFFIXES for file in loose)
-    if set(map(str.lower, held)) & _MASKS and set(map(str.lower, held)) <= {*_MASKS, "images", "image", "img", "imgs"}:
+    if set(map(str.lower, held)) & _MASKS and set(map(str.lower, held)) <= {*_MASKS, *_IMAGES}:
         raise UserError(
             f"{path} holds the folders {' and '.join(held)}, which look like pictures and what is marked in them, not "
             "like classes: give such pairs as train_data in model.py."

@@ -279,6 +279,15 @@ def _stream(data: Any, name: str, count: int, expected: Expected) -> Iterator[It
             generator.set_state(kept)
 
 
+def collated(data: Any, count: int, name: str, expected: Expected) -> list[Item]:
+    """Return the first records of a loader's dataset as its collate function makes a batch of them; [] of any other."""
+    held = _length(data.dataset) if isinstance(data, DataLoader) else None
+    if held is None or data.batch_sampler is None:
+        return []
+    batch = data.collate_fn([data.dataset[index] for index in range(min(count, held))])
+    return list(_items(batch, name, 0, False, expected, collated=True))
+
+
 def _within_memory(items: Iterator[Item], parts: int) -> Iterator[Item]:
     held = 0
     for item in items:
@@ -296,6 +305,7 @@ def _items(
     `collated`: a loader made it, of several records if its labels are as many.
     """
     image, label, told = image_and_label(record, name, position)
+    image = _array(image)
     batch = _rows(image, label, expected) if collated else None
     batch = _batch(image, label, expected) if batch is None else batch
     if batch is None:
@@ -322,6 +332,17 @@ def _item(
     seen = to_picture(image, where, expected)
     told = (*told, *seen.told)
     return Item(seen.picture, to_label(label, where), seen.raw or pixels, position, where, seen.deep, told)
+
+
+def _array(image: Any) -> Any:
+    """Return rows of rows of numbers, as data sets of Hugging Face give an array, as one array; all else as it is."""
+    inner = image
+    for _ in range(2):
+        if not isinstance(inner, list | tuple) or not inner:
+            return image
+        inner = inner[0]
+    found = np.asarray(image) if isinstance(inner, list | tuple | int | float) else None
+    return image if found is None or found.dtype.kind not in "iuf" else found
 
 
 def _rows(image: Any, label: Any, expected: Expected) -> Sequence[Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ _OBJECTS = ("objects", "annotations", "boxes", "bbox", "bboxes")
 
 def image_and_label(record: Any, name: str, position: int) -> tuple[Any, Any, tuple[str, ...]]:
     """Return image and label of a record, and clauses on what of it was left out; raises UserError naming `name`."""
+    if is_dataclass(record) and not isinstance(record, type | Mapping):
+        record = {field.name: getattr(record, field.name) for field in fields(record)}
     if isinstance(record, Mapping):
         return _by_name(record, name, position)
     if isinstance(record, tuple | list):

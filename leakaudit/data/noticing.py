@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leakaudit.data.datasets import Item, fetch, is_stream, underlying
+from leakaudit.data.datasets import Item, collated, fetch, is_stream, underlying
 from leakaudit.data.pictures import Expected
 from leakaudit.data.records import NORMALISATIONS, Extremes, Scale, listed
-from leakaudit.errors import UserError
 from leakaudit.work.seeding import seeded
 
 TWICE = 8  # records that are read again
@@ -32,15 +31,16 @@ def clauses(items: Sequence[Item], name: str) -> list[str]:
 def drawn_anew(data: Any, items: Sequence[Item], name: str, expected: Expected, seed: int) -> list[str]:
     """Read a few records a second time; return a note where they are others then: their transform is random."""
     data = underlying(data)
-    if is_stream(data):
-        return []
     first = items[:TWICE]
     with seeded(seed, "data", name, "again"):
         try:
-            second = list(fetch(data, [item.position for item in first], name, expected))
-        except UserError:  # what was read once counts
+            if is_stream(data):
+                first, second = (collated(data, TWICE, name, expected) for _ in range(2))
+            else:
+                second = list(fetch(data, [item.position for item in first], name, expected))
+        except Exception:  # user code may raise anything; what was read once counts
             return []
-    differ = sum(not _same(one.picture, two.picture) for one, two in zip(first, second, strict=True))
+    differ = sum(not _same(one.picture, two.picture) for one, two in zip(first, second, strict=False))
     if not differ:
         return []
     return [

@@ -118,10 +118,10 @@ def _arranged(array: Tensor, tensor: bool, where: str, expected: Expected) -> Te
             f"{where} has an image of shape {shape}, but `model` takes volumes: give "
             f"({expected.channels or 'C'}, D, H, W)."
         )
-    if array.ndim == 4 and expected.volumes is False:
+    if array.ndim == 4 and expected.volumes is False and shape[1] in _USUAL and shape[0] not in (expected.channels, 1):
         raise UserError(
-            f"{where} is a volume, of shape {shape}, but `model` takes pictures: give ({expected.channels or 'C'}, "
-            "H, W), e.g. a slice, or a model of volumes."
+            f"{where} is {shape[0]} pictures of shape {shape[1:]}: leakaudit audits models that take one, or a volume "
+            f"({shape[1]}, D, H, W), so give one, or a model that takes its slices in that order."
         )
     if array.ndim not in (3, 4):
         raise UserError(f"{where} has an image of shape {shape}: give pictures {_wanted(expected)}.")

@@ -17,9 +17,11 @@ from leakaudit.protocol.target import Records
 
 TOLERANCE = 1e-3  # how far outside [0, 1] a pixel may lie before it is refused; within it, it is clamped
 LEVEL = 1 / 255  # one grey level of 8 bits
+_CONSTANT = 2.0  # no mean or standard deviation of pixels from 0 to 1 is larger
 _EXACT = 0.02  # of a grey level: what rounding of float32 makes of it, with room
 _DISTINCT = 16  # grey levels at least: fewer values lie on levels by chance
 _LOOKED_AT = 64  # pictures whose numbers must all be on grey levels
+_BYTES = " (ToTensor does), or set std = 1/255 if `model` takes them as they are"
 Scale = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std
 NORMALISATIONS: dict[str, Scale] = {
     "ImageNet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -101,6 +103,12 @@ def to_records(
             raise UserError(
                 f"{setting} has {len(values)} values but the pictures have {count} channel(s): give {channels}."
             )
+    largest = max(*map(abs, mean), *std, 0.0)
+    if largest > _CONSTANT and any(item.raw for item in items):
+        raise UserError(
+            f"mean {listed(mean)} and std {listed(std)} are of pictures from 0 to 255, and pixels run from 0 to 1 "
+            "here: divide both by 255."
+        )
     images = torch.stack([_folded(item.picture).expand(shape) for item in items])
     raw = torch.tensor([item.raw for item in items])
     scale, shift = (
@@ -149,7 +157,7 @@ def _check_range(images: Tensor, converted: Tensor, scale: Scale, depth: int, na
     shift, factor = (torch.tensor(v).repeat_interleave(size // len(v)).view(1, -1, 1, 1) for v in scale)
     given = (converted - shift) / factor
     if float(given.min()) >= 0 and float(given.max()) > 2:
-        raise UserError(f"{found}: {_scaled(float(given.max()), after=' (ToTensor does)')}.")
+        raise UserError(f"{found}: {_scaled(float(given.max()), after=_BYTES)}.")
     if float(given.min()) >= -TOLERANCE and float(given.max()) <= 1 + TOLERANCE:
         raise UserError(
             f"{found}: without them they are 0 to 1 already, so leave mean and std out or apply them first."

@@ -78,8 +78,9 @@ def _unfit(item: Item, shape: tuple[int, ...], expected: Expected) -> str:
     volumes = len(shape) == 4
     what, wanted = ("volume", "pictures") if volumes else ("picture", "volumes")
     if volumes != bool(expected.volumes):
+        slices = ", e.g. a slice" if volumes else ""
         form = f"({expected.channels or 'C'}, {'D, ' if expected.volumes else ''}H, W)"
-        return f"{item.where} is a {what}, of shape {shape}, but `model` takes {wanted} {form}: give those."
+        return f"{item.where} is a {what}, of shape {shape}, but `model` takes {wanted} {form}: give those{slices}."
     mends = {
         (3, 1): "make them grey in the data (transforms.Grayscale()), or give a model of three channels",
         (4, 3): "leave the fourth out in the data, or give a model of four channels",

@@ -26,6 +26,7 @@ from leakaudit.load.groups import Ids, check_lengths, read_groups, units_of
 from leakaudit.load.modelfile import is_factory, read_spec, resolve
 from leakaudit.load.network import check_weights, kind_of, network_of
 from leakaudit.load.outputs import read_outputs
+from leakaudit.load.scales import check_scale
 from leakaudit.load.tasks import Labelled, labelled
 from leakaudit.protocol.target import LossFunction, PixelModel, Records, Target
 from leakaudit.protocol.usercode import importable
@@ -154,7 +155,7 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
     found = read_outputs(pixel_model, read.records["train_data"], _loss(loss, seed, where), output)
     learned = labelled(read.records, found.outputs, found.loss)
     _check_labels(learned, read.items)
-    check_weights(pixel_model)
+    _check_model(pixel_model, read)
     private, test, auxiliary, dropped = _disjoint(learned.records)
     return Target(
         name=name,
@@ -325,6 +326,12 @@ def _loss(loss: Any, seed: int, device: torch.device) -> LossFunction | None:
         raise UserError(f"`loss` is {kind_of(chosen)}: give a function of (logits, labels) that returns a scalar.")
     found: LossFunction = chosen
     return found
+
+
+def _check_model(model: PixelModel, read: _Read) -> None:
+    check_weights(model)
+    if any(item.raw for item in read.items["train_data"]):
+        check_scale(model, read.records["train_data"])
 
 
 def _takes_two(function: Any) -> bool:

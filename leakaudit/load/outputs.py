@@ -141,6 +141,12 @@ def _fails(model: PixelModel, x: Tensor, error: Exception) -> UserError:
             "that takes pictures alone, as a module that fills in the rest."
         )
     message = f"`model` fails on a batch of shape {tuple(x.shape)} ({first_line(error)})"
+    said_ = message_of(error).lower().replace("nvidia", "cuda")
+    where = next((kind for kind in ("cuda", "mps", "xpu") if kind in said_), None)
+    if where is not None and x.device.type != where:
+        return UserError(f"{message}: let its forward compute where its input lies (x.device), not on {where} alone.")
+    if _trained(model, Records(x.repeat(2, 1, 1, 1), torch.zeros(2, dtype=torch.long))) is not None:
+        return UserError(f"{message} in eval mode, and not in train mode: let it run in both.")
     return UserError(f"{message}: check that it takes pictures like those of train_data.")
 
 

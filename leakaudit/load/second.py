@@ -37,6 +37,8 @@ def second(target: Target) -> list[Finding]:
     try:
         with seeded(0, "second"), in_mode(model, "eval"), twice_differentiable(), precisions() as seen:
             slope, cotangent = _slope(model, target.loss, x, y)
+            if slope is not None and not bool(slope.any()):
+                return [_cut()]
             values = []
             for side in (1, -1):
                 values.append(_product(model, target.loss, x + side * STEP * v, y, cotangent))
@@ -51,6 +53,14 @@ def second(target: Target) -> list[Finding]:
     if apart <= APART or max(abs(found), abs(exact)) < 1e-9:
         return []
     return [_finding(f"it is {percent(min(1.0, round(apart, 2)))} off from finite differences", apart)]
+
+
+def _cut() -> Finding:
+    message = (
+        "no slope of the model's gradient reaches the pictures, as where forward rounds them or uses torch.no_grad, "
+        "detach or numpy: attacks that match gradients fail then, whatever leaks. Freeze by requires_grad_(False)."
+    )
+    return Finding("second-derivative", "warning", message, {})
 
 
 def _finding(why: str, apart: float | None) -> Finding:
@@ -78,7 +88,7 @@ def _slope(model: PixelModel, loss: LossFunction, x: Tensor, y: Tensor) -> tuple
         return None, cotangent
     # All of it, not the pictures' part alone: what cannot be differentiated twice says so only where it is asked.
     torch.autograd.backward([g for g, _ in pairs], [c for _, c in pairs])
-    return x.grad, cotangent
+    return torch.zeros_like(x) if x.grad is None else x.grad, cotangent
 
 
 def _product(model: PixelModel, loss: LossFunction, x: Tensor, y: Tensor, cotangent: list[Tensor]) -> float:

@@ -32,6 +32,13 @@ _QUANTISING = ("torch", "torchao", "bitsandbytes", "optimum", "quanto", "auto_gp
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
+class _OneClient(nn.modules.batchnorm._BatchNorm):
+    """A SyncBatchNorm as one client has it: it waits for no others, runs on a CPU too, and has a second derivative."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Take any number of dimensions, as SyncBatchNorm does."""
+
+
 @dataclass(frozen=True)
 class Plain:
     """A network of our own; where it is not, `failure` says why it could not be copied. `notes`: what was changed."""
@@ -48,13 +55,16 @@ def plain(given: nn.Module) -> Plain:
     if failure is None:
         names += _unwrap_within(network)
         _clear(network)
+        synced: list[nn.Module] = [module for module in network.modules() if type(module) is nn.SyncBatchNorm]
+        for module in synced:
+            module.__class__ = _OneClient
     if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
         raise UserError(
             "`model` is TorchScript (torch.jit), whose layers cannot be looked at: give the network it was made from."
         )
     if (odd := _quantised(network)) is not None:
         raise UserError(f"`model` is quantised ({odd}), and nobody trains that: give the float model it was made from.")
-    notes = []
+    notes = ["SyncBatchNorm was taken as the BatchNorm of one client."] if failure is None and synced else []
     if names:
         notes.append(f"{' and '.join(dict.fromkeys(names))} around the network was taken off.")
     low = {p.dtype for p in (*network.parameters(), *network.buffers()) if p.dtype in LOW and not is_lazy(p)}
