@@ -132,7 +132,7 @@ class DLG(Attack):
 
         for _ in track(self.name, max(1, self.steps // _CHUNK)):
             before = best
-            optimiser.step(closure)  # type: ignore[no-untyped-call]
+            optimiser.step(closure)
             observe(torch.tensor([best]), best_x[None], torch.tensor([victim]), of=update.victims)
             if not x.isfinite().all():
                 break
