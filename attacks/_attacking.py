@@ -32,9 +32,15 @@ def starts(model: PixelModel, update: SharedUpdate, restarts: int, generator: to
     """
     shape = (update.victims, restarts, update.batch_size, *update.input_shape)
     noise = torch.randn(shape, generator=generator, device=generator.device).to(model.mean)
+    noise = tied(noise) if model.grey else noise
     scale = torch.full((restarts,), 0.25).to(noise)
     scale[0] = 0.01
     return (0.5 + noise * scale.view(1, -1, 1, 1, 1, 1)).clamp(0, 1).flatten(0, 1)
+
+
+def tied(values: Tensor) -> Tensor:
+    """Return values of pictures (..., C, H, W) with their mean over the channels in each: of pictures that are grey."""
+    return values.mean(-3, keepdim=True).expand_as(values)
 
 
 def room_for(update: SharedUpdate, trials: int, copies: int, classes: int = 0) -> int:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from leakaudit.attacks._attacking import client_mode, memory_safe, room_for, starts
+from leakaudit.attacks._attacking import client_mode, memory_safe, room_for, starts, tied
 from leakaudit.attacks._labels import known_labels
 from leakaudit.attacks._optimise import Descent, best_restart
 from leakaudit.engine import matching as engine
@@ -26,6 +26,7 @@ from leakaudit.work.memory import bearable, exhausted, held
 from leakaudit.work.progress import expired, followed, observe, track
 
 _COPIES = 6  # of the pictures and soft labels of all trials, that are held at once
+_FALLEN = 0.1  # what the scaled objective must have fallen to, for L-BFGS to begin anew where it stops
 _HISTORY = 50  # steps whose curvature L-BFGS knows
 _CHUNK = 5  # iterations of L-BFGS between looks at the clock
 
@@ -106,10 +107,8 @@ class DLG(Attack):
     ) -> tuple[Tensor, Tensor, float, Status]:
         x, label = start.clone().requires_grad_(True), begun.clone().requires_grad_(True)
         free = [x] if fixed is not None else [x, label]
-        optimiser = torch.optim.LBFGS(
-            free, lr=1.0, max_iter=_CHUNK, history_size=_HISTORY, line_search_fn="strong_wolfe"
-        )
-        best, best_x, best_label, first = torch.inf, start, begun, torch.inf
+        optimiser = _optimiser(free)
+        best, best_x, best_label, first, scale = torch.inf, start, begun, torch.inf, 1.0
 
         def matched() -> tuple[Tensor, tuple[Tensor, ...]]:
             target = fixed if fixed is not None else label.softmax(1) if softened(update.task) else label
@@ -120,23 +119,28 @@ class DLG(Attack):
         bearable(matched, model, (self.name, x.shape), x.device)
 
         def closure() -> float:
-            nonlocal best, best_x, best_label, first
+            nonlocal best, best_x, best_label, first, scale
             value, slopes = matched()
-            for leaf, slope in zip(free, slopes, strict=True):
-                leaf.grad = slope.contiguous()  # the optimiser takes views of it
             number = float(value)
             if first == torch.inf:
-                first = number
+                first, scale = number, _scale(number)
+            for leaf, slope in zip(free, slopes, strict=True):
+                own = tied(slope) if model.grey and leaf is x else slope
+                leaf.grad = (scale * own).contiguous()  # the optimiser takes views of it
             if number < best:
                 best, best_x, best_label = number, x.detach().clone(), label.detach().clone()
-            return number
+            return scale * number
 
         for _ in track(self.name, max(1, self.steps // _CHUNK)):
             before = best
-            optimiser.step(closure)  # type: ignore[no-untyped-call]
+            optimiser.step(closure)
             observe(torch.tensor([best]), best_x[None], torch.tensor([victim]), of=update.victims)
-            if best >= before * 0.999 or not x.isfinite().all():
+            if not x.isfinite().all():
                 break
+            if best >= before * 0.999:
+                if scale * best > _FALLEN:
+                    break
+                optimiser, scale = _optimiser(free), _scale(best)
         status: Status = "converged" if best < first else "diverged"
         if expired():
             status = "budget"
@@ -150,6 +154,18 @@ class DLG(Attack):
             if not target.is_floating_point() or exhausted(error):
                 raise
             raise NotApplicable("the loss does not take soft labels, and the labels are not exposed") from error
+
+
+def _optimiser(free: list[Tensor]) -> torch.optim.Optimizer:
+    return torch.optim.LBFGS(free, lr=1.0, max_iter=_CHUNK, history_size=_HISTORY, line_search_fn="strong_wolfe")
+
+
+def _scale(objective: float) -> float:
+    """Return what a small objective is multiplied by, so that L-BFGS, whose tolerances are absolute, goes on.
+
+    A loss that is a mean over findings has small gradients, and their distance is smaller by the square.
+    """
+    return 1 / objective if 0 < objective < 1 else 1.0
 
 
 def softened(task: Task) -> bool:

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from leakaudit.attacks._attacking import client_mode, memory_safe, room_for, starts
+from leakaudit.attacks._attacking import client_mode, memory_safe, room_for, starts, tied
 from leakaudit.attacks._free import Free, freed
 from leakaudit.attacks._labels import known_labels
 from leakaudit.attacks._optimise import COPIES, Pace, best_restart, descend, roughness
@@ -213,6 +213,8 @@ class InvertingGradients(Attack):
                 value, slope = prior(pictures, progress)
                 values = values + value
                 slopes = torch.cat([slopes[:, :, :channels] + slope, slopes[:, :, channels:]], 2)
+            if model.grey:
+                slopes = torch.cat([tied(slopes[:, :, :channels]), slopes[:, :, channels:]], 2)
             return values, slopes
 
         which = torch.arange(len(choices) * count, device=start.device).repeat_interleave(one.restarts)

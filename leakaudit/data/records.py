@@ -123,6 +123,11 @@ def to_records(
     return Records(images.clamp_(0, 1).to(device), _stacked_labels(items, name).to(device))
 
 
+def is_grey(images: Tensor) -> bool:
+    """Return whether all channels of each of these pictures (N, C, H, W) are equal, but for rounding."""
+    return all(bool(((x[1:] - x[:1]).abs() <= TOLERANCE).all()) for x in images)
+
+
 def _folded(picture: Tensor) -> Tensor:
     return picture.flatten(0, 1) if picture.ndim == 4 else picture
 

@@ -46,8 +46,8 @@ def arranged(network: nn.Module, roles: Roles, expected: Expected) -> tuple[dict
     if not volumes and shape[0] == 1 and expected.channels == 3 and not expected.volumes:
         repeated = {r: [replace(i, picture=i.picture.expand(3, -1, -1)) for i in found] for r, found in same.items()}
         return repeated, [
-            "Pictures are grey and `model` takes three channels: the one channel was repeated, and an attack is scored "
-            "on three equal ones."
+            "Pictures are grey and `model` takes three channels: the one channel was repeated, and attacks look for "
+            "grey pictures."
         ]
     if _fits(shape, expected):  # whoever needs its output says why it fails
         return same, []

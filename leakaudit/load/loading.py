@@ -16,7 +16,7 @@ from leakaudit.data.datafiles import as_volumes, read_data
 from leakaudit.data.datasets import Divided, Item, classes_of, divide, is_data, is_stream
 from leakaudit.data.noticing import clauses, drawn_anew, misdeclared
 from leakaudit.data.pictures import ANY, Expected
-from leakaudit.data.records import fingerprints, one_size, per_channel, to_records, without
+from leakaudit.data.records import fingerprints, is_grey, one_size, per_channel, to_records, without
 from leakaudit.data.sources import opened
 from leakaudit.errors import Setting, UserError, first_line, sentence
 from leakaudit.files.reading import short
@@ -151,7 +151,7 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
     data, held = _data((train_data, test_data, auxiliary_data), seed)
     means, stds = (per_channel(resolve(v, n, seed), n, d) for v, n, d in ((mean, "mean", 0.0), (std, "std", 1.0)))
     read = _records(network, data, resolve(groups, "groups", seed), (means, stds), limit, seed)
-    pixel_model = PixelModel(network, means, stds, depth=read.depth).to(where)
+    pixel_model = PixelModel(network, means, stds, depth=read.depth, grey=read.grey).to(where)
     found = read_outputs(pixel_model, read.records["train_data"], _loss(loss, seed, where), output)
     learned = labelled(read.records, found.outputs, found.loss)
     _check_labels(learned, read.items)
@@ -187,6 +187,7 @@ class _Read(NamedTuple):
     records: dict[str, Records]
     shape: tuple[int, int, int]
     depth: int
+    grey: bool  # whether all pictures have several channels, which are equal
     notes: list[str]
 
 
@@ -207,7 +208,8 @@ def _records(
     doubts = [misdeclared(items[role], scale, role) for role in data]
     notes += [*told, *(doubt for doubt in doubts if doubt is not None)]
     records = {role: replace(found, units=units.get(role)) for role, found in records.items()}
-    return _Read(items, records, shape, depth, notes)
+    grey = depth == 1 < shape[0] and all(is_grey(each.images) for each in records.values())
+    return _Read(items, records, shape, depth, grey, notes)
 
 
 def _judged(notes: Sequence[str], learned: Labelled) -> tuple[str, ...]:

@@ -67,7 +67,8 @@ class PixelModel(nn.Module):
     A volume of D slices is a picture of C·D channels, slice by slice within each of its C channels (`depth` is D), and
     becomes (N, C, D, H, W) here. `read` makes the tensor that the loss sees of what the network returns.
     `float32`: the network asks for other precisions (autocast), and is run in float32 all the same. `caches` are layers
-    and their attributes in which a pass keeps what it computed of weights: nothing there outlasts the pass.
+    and their attributes in which a pass keeps what it computed of weights: nothing there outlasts the pass. `grey`: all
+    of its pictures are, though they have several channels, and so are those that attacks look for.
     """
 
     mean: Tensor
@@ -83,10 +84,11 @@ class PixelModel(nn.Module):
         read: Callable[[Any], Tensor] | None = None,
         float32: bool = False,
         caches: tuple[tuple[str, str], ...] = (),
+        grey: bool = False,
     ) -> None:
         super().__init__()
         self.network, self.depth, self.read = network, depth, read or logits_of
-        self.float32, self.caches, self.by_name = float32, caches, _by_name(network)
+        self.float32, self.caches, self.grey, self.by_name = float32, caches, grey, _by_name(network)
         for name, values in (("mean", mean), ("std", std)):
             numbers = torch.tensor(values, dtype=torch.float32)
             numbers = numbers.repeat_interleave(depth) if len(numbers) > 1 else numbers
@@ -126,7 +128,7 @@ class PixelModel(nn.Module):
 
     def reading(self) -> dict[str, Any]:
         """Return how a network is run and read, as arguments for another model around it."""
-        return {"depth": self.depth, "read": self.read, "float32": self.float32, "caches": self.caches}
+        return {name: getattr(self, name) for name in ("depth", "read", "float32", "caches", "grey")}
 
 
 def _single(found: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from leakaudit.work.seeding import forked
 
 LEAST = 0.1  # of its steps, that an attack which the time ended must have made for its pictures to be its own
 NO_PICTURE = Estimate(reason="the attack draws no picture")
-NO_OTHERS = "no other victim's record is of the same class"
+NO_OTHERS = "no other victim's record is of the same class or label group"
 NOT_REPLACED = Estimate(reason="the defense does not replace records")
 
 

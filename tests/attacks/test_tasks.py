@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from leakaudit.attacks._labels import known_labels
 from leakaudit.attacks._residual import residuals
-from leakaudit.attacks.dlg import DLG
+from leakaudit.attacks.dlg import DLG, IDLG
 from leakaudit.attacks.inverting_gradients import InvertingGradients
 from leakaudit.attacks.labels import Labels
 from leakaudit.attacks.linkage import Linkage
@@ -205,3 +205,15 @@ def test_gradients_of_records_together_are_those_of_each_alone(kind: str) -> Non
         alone = example_gradients(made.model, made.loss, records.images, taught)
         for a, b in zip(together, alone, strict=True):
             torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["one logit", "multi-label", "regression"])
+def test_idlg_is_not_ended_by_a_small_loss(kind: str) -> None:
+    """A mean over many findings has small gradients, and the tolerances of L-BFGS are absolute."""
+    model, update, private = scene(kind, IDLG(), victims=2, kind="dense")
+    loss = update.loss
+    tiny = tuple(1e-3 * g for g in update.gradients)
+    update = dataclasses.replace(update, gradients=tiny, loss=lambda z, y: 1e-3 * loss(z, y))
+    found = IDLG()(model, update, torch.Generator().manual_seed(3))
+    assert found.statuses == ("converged", "converged")
+    assert quality(found, update, private) > 30

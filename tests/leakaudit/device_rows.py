@@ -236,27 +236,12 @@ def the_checks(_: str, case: str, device: str) -> Any:
 
 def a_scan(device: str) -> Any:
     """Return the result of a whole scan as it is written, but for times and the device's name."""
-    plan.BATTERIES["quick"] = replace(plan.BATTERIES["quick"], steps=2, tuning_victims=1, decoder_steps=2, epochs=1)
-    data = [TensorDataset(of.images, of.labels) for of in (records(n, SHAPE, CLASSES, n) for n in (24, 18, 16))]
-    result = leakaudit.scan(
-        network("conv"),
-        data[0],
-        test_data=data[1],
-        auxiliary_data=data[2],
-        device=device,
-        defense="mixup,gaussian",
-        augment="crop, mirror",
-        attacks=["labels"],
-        battery="quick",
-        all_attacks=True,
-        records=2,
-        candidates=3,
-    )
-    return _written(result)
+    sets = [TensorDataset(of.images, of.labels) for of in (records(n, SHAPE, CLASSES, n) for n in (24, 18, 16))]
+    return scanned(network("conv"), sets, device, defense="mixup,gaussian", augment="crop, mirror")
 
 
 def a_scan_of_findings(device: str) -> Any:
-    """Return the result of a scan of volumes with several findings each, as `a_scan` does."""
+    """Return the same of a scan of volumes with several findings each."""
 
     def volumes(count: int) -> list[tuple[Tensor, Tensor]]:
         pictures = records(6 * count, SHAPE, CLASSES, count).images.view(count, 1, 6, *SHAPE[1:])
@@ -264,23 +249,13 @@ def a_scan_of_findings(device: str) -> Any:
 
     with forked(0):
         built = nn.Sequential(nn.Conv3d(1, 4, 3, 2, 1), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(192, 6))
-    result = leakaudit.scan(
-        built,
-        volumes(24),
-        test_data=volumes(18),
-        auxiliary_data=volumes(40),
-        device=device,
-        defense="class-conditional",
-        battery="quick",
-        attacks=["labels"],
-        all_attacks=True,
-        records=2,
-        candidates=3,
-    )
-    return _written(result)
+    return scanned(built, [volumes(n) for n in (24, 18, 40)], device, defense="class-conditional")
 
 
-def _written(result: leakaudit.AuditResult) -> Any:
+def scanned(built: nn.Module, sets: list[Any], device: str, **options: Any) -> Any:
+    plan.BATTERIES["quick"] = replace(plan.BATTERIES["quick"], steps=2, tuning_victims=1, decoder_steps=2, epochs=1)
+    options |= {"battery": "quick", "attacks": ["labels"], "all_attacks": True, "records": 2, "candidates": 3}
+    result = leakaudit.scan(built, sets[0], test_data=sets[1], auxiliary_data=sets[2], device=device, **options)
     for defense in result.defenses:
         for attack in defense.attacks:
             if "failed" in attack.statuses:

@@ -162,7 +162,7 @@ def test_who_draws_no_picture_has_no_null_and_says_why() -> None:
     for found in (labels, nobody):
         assert found.exact == 0
         assert all(e.value is None and e.reason for e in (found.swapped, found.gain))
-    assert alone.swapped.reason == "no other victim's record is of the same class"
+    assert alone.swapped.reason == "no other victim's record is of the same class or label group"
     assert alone.gain.n == 1
     assert alone.exact == 1
 
