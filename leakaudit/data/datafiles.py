@@ -112,10 +112,12 @@ def _check_splits(path: Path, found: Mapping[str, Path]) -> None:
     """Raise UserError where folders that look like splits would be taken as classes."""
     words = {name: set(re.split(r"[^a-z]+", name.lower())) for name in found}
     splits = [name for name in found if words[name] & _SPLITS and len(_folders(found[name])) > 1]
-    if splits and (len(splits) == len(found) or len(splits) > 1):
+    flat = [name for name in found if not _folders(found[name])]  # a class called train has folders where others do
+    if len(splits) > 1 or (splits and (flat or len(found) == 1)):
+        look = "look like splits and not like classes" if len(splits) > 1 else "looks like a split and not like a class"
         raise UserError(
-            f"{path} holds {' and '.join(splits)}, which look like splits and not like classes: call one train and one "
-            "test, or name the one that is meant."
+            f"{path} holds {' and '.join(splits)}, which {look}: call one train and one test, or name the one that is "
+            "meant."
         )
 
 

@@ -315,6 +315,11 @@ def test_splits_are_no_classes(tmp_path: Path) -> None:
         _folders(place, *names)
         with pytest.raises(UserError, match="look like splits and not like classes"):
             read_data(place)
+    _folders(tmp_path / "t", "train/x", "train/y", "unlabeled")
+    with pytest.raises(UserError, match="holds train, which looks like a split and not like a class"):
+        read_data(tmp_path / "t")
+    _folders(tmp_path / "v", "train/steam", "train/electric", "bus/old", "bus/new")
+    assert read_data(tmp_path / "v").train.classes == ("bus", "train")
     _folders(tmp_path / "p", "p1/x", "p1/y", "p2/x", "p2/y")
     assert any("outer folders, p1 and p2: each holds x and y" in note for note in read_data(tmp_path / "p").notes)
     _folders(tmp_path / "m", "imagesTr", "labelsTr")
