@@ -33,7 +33,7 @@ class Reader:
     with the classes' mean p − y over auxiliary records as its columns. "head by class" is its least-squares solution,
     for each record the mean h of its class in the batch: at B = 1 the projection on p − y, linear in the update and so
     as little disturbed by noise as can be. "head by bias", at B = 1 alone, takes the bias's own p − y, exact without
-    noise.
+    noise; it is all that is read of a head whose outputs are no classes.
 
     A batch has no order, so records of one class are told apart by one that both sides know: they stand in order of
     brightness, and "rank" says which of how many one is, by the normal score to be expected of it.
@@ -56,17 +56,21 @@ class Reader:
         found = {"update": (torch.cat(parts) - self.means[labels].mean(0)).expand(len(labels), -1)}
         if self.head is not None:
             weight, bias = self.head.gradients(gradient)
-            present, place, counts = torch.unique(labels, return_inverse=True, return_counts=True)
-            columns = self.factors[present].T
-            long = columns.norm(dim=0).clamp_min(1e-6)
-            shares = torch.linalg.pinv(columns / long, rcond=_ALIKE) / (long * counts / len(labels))[:, None]
-            found["head by class"] = torch.stack([folded(h, self.signs[-1], FEATURES) for h in shares @ weight])[place]
+            if self.head.by_class:
+                found["head by class"] = self._by_class(weight, labels)
             if bias is not None and len(labels) == 1:
                 given = bias @ weight / bias.square().sum().clamp_min(1e-12)
                 found["head by bias"] = folded(given, self.signs[-1], FEATURES)[None]
         if len(labels) > 1:
             found["rank"] = ranks(labels)[:, None]
         return found
+
+    def _by_class(self, weight: Tensor, labels: Tensor) -> Tensor:
+        present, place, counts = torch.unique(labels, return_inverse=True, return_counts=True)
+        columns = self.factors[present].T
+        long = columns.norm(dim=0).clamp_min(1e-6)
+        shares = torch.linalg.pinv(columns / long, rcond=_ALIKE) / (long * counts / len(labels))[:, None]
+        return torch.stack([folded(h, self.signs[-1], FEATURES) for h in shares @ weight])[place]
 
 
 def ranks(labels: Tensor) -> Tensor:
@@ -79,13 +83,16 @@ def ranks(labels: Tensor) -> Tensor:
 
 def reader_for(model: PixelModel, update: SharedUpdate, shown: Records, generator: torch.Generator) -> Reader:
     """Return a reader for updates of this model; `shown` are auxiliary records as the defense replaced them."""
-    head = find_head(model, update, shown.images[:64], by_class=True)
+    classified = update.task.by_class
+    head = find_head(model, update, shown.images[:64], by_class=classified)
+    if head is not None and not classified and (head.bias is None or not head.at.pooled or update.batch_size > 1):
+        head = None
     sizes = [g[0].numel() for g in update.gradients]
     lengths = [*sizes, 0 if head is None else int(head.features.numel())]
     drawn = [torch.randint(2, (n,), generator=generator, device=generator.device).to(torch.int8) for n in lengths]
     classes = update.classes
     factors = shown.images.new_zeros(classes, classes)
-    if head is not None:
+    if head is not None and head.by_class:
         with torch.no_grad():
             said = torch.cat([model(x).softmax(1) for x in torch.split(shown.images, 128)])
         factors = class_means(said - soft(shown.labels, classes), hard(shown.labels, update.task), classes)
@@ -161,7 +168,7 @@ def lesson_of(
     calm: list[Rows] = []
     labels: list[Tensor] = []
     noisy: bool | None = False if update.client.local else None  # what local steps send is no function of one gradient
-    read = batch == 1 and update.labels is None and reader.head is not None
+    read = batch == 1 and update.labels is None and reader.head is not None and reader.head.by_class
     for i in track(label, len(plan)):
         released = releases[i * times // len(plan)]
         x, y = released.images[plan[i].to(device)], released.labels[plan[i].to(device)]

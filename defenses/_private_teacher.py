@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from leakaudit.defenses._private_features import Features, unit
 from leakaudit.defenses._private_release import Budget
+from leakaudit.errors import OutOfTime
 from leakaudit.protocol.target import Records
 from leakaudit.work.progress import track
 
@@ -47,7 +48,7 @@ def private_teacher(
     is released with Gaussian noise: one record moves it by at most `CLIP`, as ‖φ‖ ≤ 1. All records take part in each:
     what drawing some would gain holds for draws of a size that chance decides. `about` is a noisy number of records,
     by which the sum is divided.
-    Raises RuntimeError where the time budget ends it early.
+    Raises OutOfTime where the time budget ends it early.
     """
     rows = features(records.images.clamp(0, 1), mirror=mirror)
     wanted = F.one_hot(records.labels, classes).to(rows)
@@ -60,7 +61,7 @@ def private_teacher(
         head = head + (RATE / about * noisy).to(head)
         done += 1
     if done < STEPS:
-        raise RuntimeError("the time budget ended before the private teacher was learned")
+        raise OutOfTime("the time budget ended before the private teacher was learned")
     return Teacher(features, head)
 
 

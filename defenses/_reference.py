@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from leakaudit.errors import OutOfTime
 from leakaudit.protocol.target import Records
 from leakaudit.score.augmentation import augmented
 from leakaudit.work import resume
@@ -98,7 +99,7 @@ def train_reference(
     At most `PASSES` pictures are shown to it.
 
     One that an interrupted run has trained already (`leakaudit.work.resume`, by its `label`) is taken up.
-    Raises RuntimeError where the time budget ends it early.
+    Raises OutOfTime where the time budget ends it early.
     """
     channels, height, width = records.images.shape[1:]
     device = records.images.device
@@ -126,7 +127,7 @@ def train_reference(
         optimiser.step()
         done += 1
     if done < steps:
-        raise RuntimeError("the time budget ended the reference classifier's training early")
+        raise OutOfTime("the time budget ended the reference classifier's training early")
     resume.store(label, reference.state_dict(), generator)
     return reference.eval().requires_grad_(False)
 

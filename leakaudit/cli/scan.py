@@ -182,7 +182,10 @@ def scan(  # noqa: PLR0913 - a command: its options
     candidates: Annotated[
         int,
         typer.Option(
-            "--candidates", metavar="N", help="Same-class candidates per identification.", rich_help_panel=SCENE
+            "--candidates",
+            metavar="N",
+            help="Candidates per identification, of the same class or with the nearest labels.",
+            rich_help_panel=SCENE,
         ),
     ] = 100,
     batch_size: BatchSize = 1,

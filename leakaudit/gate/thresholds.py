@@ -126,7 +126,8 @@ def sentence_of_check(check: Check, spell: Spell = as_option) -> str:
         return check.message
     attacks = str(check.evidence.get("attacks") or "").split(", ")
     also = f" It fails against {', '.join(attacks[1:])}, too." if check.status == "fail" and attacks[1:] else ""
-    return f"{check.defense}: {' '.join(sentences(check.why, spell))}{also}"
+    told = [each if each.endswith(".") else f"{each}." for each in sentences(check.why, spell)]  # errors may end bare
+    return f"{check.defense}: {' '.join(told)}{also}"
 
 
 def mend_of_check(check: Check, spell: Spell = as_option) -> str:

@@ -217,3 +217,10 @@ def test_idlg_is_not_ended_by_a_small_loss(kind: str) -> None:
     found = IDLG()(model, update, torch.Generator().manual_seed(3))
     assert found.statuses == ("converged", "converged")
     assert quality(found, update, private) > 30
+
+
+@pytest.mark.parametrize("kind", ["multi-label", "regression"])
+def test_an_inversion_is_learned_from_the_heads_input_where_outputs_are_no_classes(kind: str) -> None:
+    attack = registry.parse_attack("learned-inversion")
+    model, update, private = scene(kind, attack, victims=6, kind="conv")
+    assert quality(attack(model, update, torch.Generator().manual_seed(3)), update, private) > 40

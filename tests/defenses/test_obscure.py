@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,9 @@ from leakaudit.defenses._refinement import gap, misses, refined, seen_by
 from leakaudit.defenses.class_conditional import ClassConditional
 from leakaudit.defenses.obscure import Obscure
 from leakaudit.defenses.obscurer import identification_bound, looked_at, with_rate
-from leakaudit.errors import UserError
+from leakaudit.errors import OutOfTime, UserError
 from leakaudit.protocol.target import PixelModel, Records, Target
+from leakaudit.work.progress import Monitor, monitored
 
 Generator = torch.Generator
 
@@ -208,6 +210,13 @@ def test_a_slope_passes_for_attacks_that_differentiate(target: Target, obscure: 
     (slope,) = torch.autograd.grad(shown.square().sum(), x)
     assert float(slope.abs().max()) > 0
     assert not bank(x, Generator().manual_seed(2))[0].requires_grad
+
+
+def test_a_reference_that_the_time_ends_says_so_in_a_sentence() -> None:
+    records = Records(torch.rand(12, 1, 8, 8), torch.arange(12) % 3)
+    rng = torch.Generator().manual_seed(0)
+    with monitored(Monitor(deadline=time.monotonic() - 1)), pytest.raises(OutOfTime, match="the time budget ended"):
+        train_reference(records, 3, (4, 8), epochs=40, mirror=False, generator=rng)
 
 
 def test_references_learn_the_classes_and_refinement_brings_their_statistics_nearer(
