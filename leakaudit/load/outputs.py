@@ -22,6 +22,7 @@ from leakaudit.work.plain import LOW, precisions
 from leakaudit.work.seeding import seeded
 
 SHOWN = 8  # outputs that a refusal names
+LOOKED = 2**22  # numbers in a picture up to which it is tried what else a network takes
 
 
 @dataclass(frozen=True)
@@ -60,16 +61,18 @@ def read_outputs(model: PixelModel, records: Records, loss: LossFunction | None,
 def _first(model: PixelModel, two: Records) -> tuple[list[str], Any]:
     """Run the network for the first time, in eval mode, and see which precisions it computes in."""
     one, notes = two.images[:1], []
-    kept = dict(_kept(model.network))
+    kept, failure = dict(_kept(model.network)), None
     try:
         with precisions() as seen:
             begin(model, one)
-    except Exception as error:  # user code may raise anything
+    except Exception as error:  # user code may raise anything; with the error goes what its pass held in memory
+        failure = _fails(model, one, error)
+    if failure is not None:
         model.float32 = True  # what casts its pictures to what its weights were fails without
         try:
             begin(model, one)
         except Exception:
-            raise _fails(model, one, error) from error
+            raise failure from None
     model.caches = tuple(place for place, held in _kept(model.network) if held - kept.get(place, set()))
     low = sorted(str(dtype).removeprefix("torch.") for dtype in LOW[:2] if dtype in seen)
     if low or model.float32:
@@ -115,7 +118,8 @@ def _no_reentrance() -> Iterator[None]:
 
 def _runs(model: PixelModel, x: Tensor, mode: Mode) -> bool:
     try:
-        _output(model, x, mode)
+        with torch.no_grad(), in_mode(model, mode):
+            model.output(x.to(model.mean.device))
     except Exception:  # user code may raise anything
         return False
     return True
@@ -153,10 +157,10 @@ def _fails(model: PixelModel, x: Tensor, error: Exception) -> UserError:
     where = next((kind for kind in ("cuda", "mps", "xpu") if kind in said_), None)
     if where is not None and x.device.type != where:
         return UserError(f"{message}: let its forward compute where its input lies (x.device), not on {where} alone.")
-    two = x.repeat(2, 1, 1, 1)
-    if _runs(model, two, "eval"):
+    two, small = x.repeat(2, 1, 1, 1), x.numel() <= LOOKED
+    if small and _runs(model, two, "eval"):
         return UserError(f"{message}, and not on two pictures: let it take batches of any size.")
-    if _runs(model, two, "train"):
+    if small and _runs(model, two, "train"):
         return UserError(f"{message} in eval mode, and not in train mode: let it run in both.")
     return UserError(f"{message}: check that it takes pictures like those of train_data.")
 
