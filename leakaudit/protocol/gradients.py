@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from leakaudit.protocol.target import LossFunction, PixelModel
 from leakaudit.work.progress import observe
@@ -129,6 +130,7 @@ def _vectorised(model: PixelModel, loss: LossFunction, images: Tensor, labels: T
 
     values = {name: p.detach() for name, p in zip(names, parameters, strict=True)}
     slopes = grad_and_value(objective)
-    found, losses = vmap(slopes, in_dims=(None, 0, 0), randomness="different")(values, images, labels)
+    with sdpa_kernel(SDPBackend.MATH):  # fused attention runs record by record here, and warns of it
+        found, losses = vmap(slopes, in_dims=(None, 0, 0), randomness="different")(values, images, labels)
     observe(losses)
     return tuple(found[name].detach() for name in names)
