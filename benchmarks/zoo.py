@@ -183,8 +183,7 @@ def unforeseen(tried: Sequence[Rehearsed], result: AuditResult) -> Iterator[str]
         if each.outcome == "works" and each.name in left:
             yield f"doctor says that {each.name} works, the scan that it is not applicable"
         ran = control is not None and any(a.name == each.name and "converged" in a.statuses for a in control.attacks)
-        few = "auxiliary records" in each.reason  # of which doctor leaves attacks the half
-        if each.outcome == "not-applicable" and ran and not few:
+        if each.outcome == "not-applicable" and ran:
             yield f"doctor says that {each.name} is not applicable, but it ran"
 
 

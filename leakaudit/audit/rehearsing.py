@@ -80,19 +80,20 @@ def rehearsed(target: Target, plan: Plan, tell: Callable[[str], None] = lambda n
 
 
 def _played(target: Target, wanted: int) -> Target | None:
-    """Return a target whose private and test records are auxiliary ones, of the commonest labels; None for too few."""
+    """Return a target whose private and test records are auxiliary ones, of the commonest labels; None for too few.
+
+    The adversary keeps all of them: asked is whether an attack runs with so many, not what it finds.
+    """
     own = target.auxiliary
     counts = torch.bincount(own.labels, minlength=len(target.classes))
     order = (counts[own.labels] * len(target.classes) + own.labels).argsort(descending=True, stable=True)
-    private, rest = order[::2], order[1::2]
-    count = min(max(wanted, 4 * VICTIMS), len(private) - 1)
-    if count < wanted or not len(rest):
+    count = min(max(wanted, 4 * VICTIMS), len(order) - 1)
+    if count < wanted:
         return None
     return replace(
         target,
-        private=_apart(own, private[:count]),
-        test=_apart(own, private[count : count + 4 * CANDIDATES]),
-        auxiliary=_apart(own, rest),
+        private=_apart(own, order[:count]),
+        test=_apart(own, order[count : count + 4 * CANDIDATES]),
         near_duplicates=None,
         received=None,
     )

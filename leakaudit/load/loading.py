@@ -34,7 +34,6 @@ from leakaudit.result.augmentation import augmentation_from
 from leakaudit.result.federation import client_from
 from leakaudit.result.numbers import percent
 from leakaudit.result.shapes import sizes_of
-from leakaudit.result.tasks import spoken
 
 HELD_OUT = {"test_data": 0.20, "auxiliary_data": 0.25}  # of train_data, for what the user does not give
 ROLES = {"train_data": "private", "test_data": "test", "auxiliary_data": "auxiliary"}
@@ -166,7 +165,7 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
         auxiliary=auxiliary,
         classes=_classes(resolve(classes, "classes", seed), learned, data["train_data"]),
         task=learned.task,
-        notes=(*told, *found.notes, *held, *_judged(read.notes, learned), *learned.notes, *dropped),
+        notes=(*told, *found.notes, *held, *_told(read, data, learned), *learned.notes, *dropped),
         held_out=tuple(role for role in HELD_OUT if role not in data),
         factory=factory,
         generator=picture_generator(generator, latent, sizes_of(*read.shape, read.depth), where, seed),
@@ -212,9 +211,19 @@ def _records(
     return _Read(items, records, shape, depth, grey, notes)
 
 
-def _judged(notes: Sequence[str], learned: Labelled) -> tuple[str, ...]:
-    """Return what is said of records, by the name of the measure that models are judged by."""
-    return tuple(spoken(note, learned.task.measure.name) for note in notes)
+def _told(read: _Read, data: Mapping[str, Any], learned: Labelled) -> list[str]:
+    """Return what is said of the records: what was held out of train_data and for what, and how they were read."""
+    purposes = {
+        "test_data": f"to measure {learned.task.measure.name} on",
+        "auxiliary_data": "as the adversary's own records",
+    }
+    held = [
+        f"No {role} was given: {len(read.items[role])} records ({percent(share)} of train_data) were held out "
+        f"{purposes[role]}."
+        for role, share in HELD_OUT.items()
+        if role not in data
+    ]
+    return [*read.notes, *held]
 
 
 def _check_limit(limit: Any) -> None:
@@ -264,12 +273,6 @@ def _read(
         notes += _how_read(divided, source, is_stream(given))
         every = [item for part in divided.parts for item in part]
         notes += [*clauses(every, source), *drawn_anew(given, every, source, expected, seed)]
-        for role, share in held.items() if source == "train_data" else ():
-            purpose = "to measure accuracy on" if role == "test_data" else "as the adversary's own records"
-            notes.append(
-                f"No {role} was given: {len(items[role])} records ({percent(share)} of train_data) were held out "
-                f"{purpose}."
-            )
     check_lengths(groups, {source: (count, not is_stream(data[source])) for source, count in counts.items()})
     items = {role: items[role] for role in ROLES}
     sources = {role: role if role in data else "train_data" for role in ROLES}
