@@ -142,7 +142,7 @@ def target_from_objects(  # noqa: PLR0913 - all that a user may give
     space, pixel = x·std + mean in [0, 1]; PIL pictures and uint8 arrays are taken as pixels. Missing test and auxiliary
     data are held out of `train_data` (20 % and 25 %). `groups`: whose each record is (a person, a site), as hashable
     ids in the order of `train_data`, or a dict of such by data name; None as an id: not known. `loss(logits, labels)`
-    gives a scalar, cross-entropy by default; `output`: of which of several outputs (`work.outputs.main_of`). Records
+    gives a scalar, cross-entropy by default; `output`: of which of several outputs (`network.outputs.main_of`). Records
     stay on the CPU, the model lies on `device`. Raises UserError. See `picture_generator` and `client_from` too.
     """
     where = _device(device)

@@ -12,8 +12,8 @@ from torch import nn
 from leakaudit.errors import UserError
 from leakaudit.load.checkpoints import load_checkpoint
 from leakaudit.load.modelfile import is_factory, resolve
+from leakaudit.network.plain import common_tensors, plain
 from leakaudit.protocol.target import PixelModel
-from leakaudit.work.plain import common_tensors, plain
 
 
 def network_of(

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from leakaudit.data.refusal import BOXES, SOUND, TOKENS, refused
 from leakaudit.errors import UserError, first_line, message_of
 from leakaudit.files.reading import short
+from leakaudit.network.outputs import Layout, Main, Named, Unpacking, Whole, main_of, said, tensors_of
+from leakaudit.network.plain import LOW, precisions
 from leakaudit.protocol.gradients import Mode, in_mode, parameters_of
 from leakaudit.protocol.target import LossFunction, PixelModel, Records, begin
-from leakaudit.work.outputs import Layout, Main, Named, Unpacking, Whole, main_of, said, tensors_of
-from leakaudit.work.plain import LOW, precisions
 from leakaudit.work.seeding import seeded
 
 SHOWN = 8  # outputs that a refusal names

@@ -15,11 +15,11 @@ from leakaudit.errors import Setting, UserError, first_line, message_of, said, w
 from leakaudit.judge.noticed import frozen
 from leakaudit.load.chances import chances
 from leakaudit.load.second import second
+from leakaudit.network.outputs import Main
 from leakaudit.protocol.gradients import Mode, in_mode, parameters_of
 from leakaudit.protocol.target import Records, Target, shared_parameters
 from leakaudit.result.rules import SEVERITIES
 from leakaudit.result.schema import Finding, Value
-from leakaudit.work.outputs import Main
 from leakaudit.work.precision import exact
 from leakaudit.work.quantities import readable
 from leakaudit.work.seeding import seeded

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from leakaudit.engine.stacked import twice_differentiable
 from leakaudit.errors import message_of
+from leakaudit.network.plain import precisions
 from leakaudit.protocol.gradients import in_mode, parameters_of
 from leakaudit.protocol.target import LossFunction, PixelModel, Target
 from leakaudit.result.numbers import percent
 from leakaudit.result.schema import Finding
-from leakaudit.work.plain import precisions
 from leakaudit.work.seeding import reseed, seeded
 
 MOST = 30_000_000  # parameters up to which a copy in double precision is made

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from leakaudit.network.outputs import logits_of
+from leakaudit.network.plain import common_tensors, computing, left_behind, plain
 from leakaudit.protocol.received import Received
 from leakaudit.protocol.task import CLASSES, Task
 from leakaudit.result.federation import Client
 from leakaudit.result.shapes import sizes_of
-from leakaudit.work.outputs import logits_of
-from leakaudit.work.plain import common_tensors, computing, left_behind, plain
 from leakaudit.work.seeding import forked
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]

@@ -122,7 +122,7 @@ def test_a_limit_is_kept_and_said() -> None:
     target = target_from_objects(small(), pictures(100), test_data=pictures(50, seed=1), limit=20)
     assert (len(target.private), len(target.test), len(target.auxiliary)) == (20, 20, 20)
     assert target.notes[0] == "40 of the 100 records of train_data were read, drawn at random."
-    assert "20 of the 50 records of test_data" in target.notes[2]
+    assert "20 of the 50 records of test_data" in target.notes[1]
 
 
 def test_the_seed_decides_the_draw() -> None:
