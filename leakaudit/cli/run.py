@@ -11,52 +11,25 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from leakaudit.errors import UserError
 from leakaudit.files.folder import GATE, REPORT, RESULT
 from leakaudit.options.browser import show
-from leakaudit.options.common import TOLD
 from leakaudit.options.settings import command_line
 from leakaudit.result.plaintext import visible
 
 if TYPE_CHECKING:
-    from leakaudit.cli.gate import Gating
     from leakaudit.files.folder import Output
+    from leakaudit.options.gating import Gating
     from leakaudit.protocol.target import Target
     from leakaudit.result.outcome import Outcome
     from leakaudit.result.schema import AuditResult, Waiver
     from leakaudit.scene.plan import Plan
     from leakaudit.work.learned import Learned
     from leakaudit.work.progress import Monitor
-
-
-Quiet = Annotated[
-    bool,
-    typer.Option(
-        "--quiet",
-        "-q",
-        help="Print the verdict and the paths only; on stderr nothing but errors.",
-        rich_help_panel=TOLD,
-    ),
-]
-
-Verbose = Annotated[
-    bool,
-    typer.Option(
-        "--verbose",
-        "-v",
-        help="Print all that there is to say ahead of the table: every reason, what was tried, failures, notes.",
-        rich_help_panel=TOLD,
-    ),
-]
-
-AsJson = Annotated[
-    bool,
-    typer.Option("--json", help="Print one JSON document on stdout: verdict, reasons, paths.", rich_help_panel=TOLD),
-]
 
 
 @dataclass(frozen=True)

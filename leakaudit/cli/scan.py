@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import typer.main
 
-from leakaudit.cli.gate import Baseline, Gating, configured_waivers
-from leakaudit.cli.run import AsJson, Quiet, Verbose, Voice, run
+from leakaudit.cli.run import Voice, run
 from leakaudit.errors import UserError, quote
 from leakaudit.files.folder import claimed, stored
 from leakaudit.files.writing import writable
@@ -28,6 +27,7 @@ from leakaudit.options.common import (
     TOLD,
     WHAT,
     WORK,
+    AsJson,
     BatchSize,
     Checkpoint,
     ClientMode,
@@ -39,15 +39,18 @@ from leakaudit.options.common import (
     Mode,
     Output,
     Preset,
+    Quiet,
     Records,
     Seed,
     Stages,
     Target,
+    Verbose,
     examples,
     name_what_was_left_out,
     named,
     tell_where,
 )
+from leakaudit.options.gating import Baseline, Gating, configured_waivers
 from leakaudit.options.settings import FROM_ENVIRONMENT, Config
 from leakaudit.protocol.usercode import registers
 from leakaudit.result.outward import default_images
