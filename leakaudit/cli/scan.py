@@ -343,7 +343,7 @@ def demo(
     with claimed(output, shown == "full") as earlier:
         voice = Voice(quiet, json, earlier=earlier, opens=open, verbose=verbose)
         with voice.starting():
-            from leakaudit.cli.demo import demo_plan, demo_target
+            from leakaudit.scene.demo import demo_plan, demo_target
 
         plan = demo_plan(seed, shown)
         if not quiet:

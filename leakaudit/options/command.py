@@ -41,7 +41,7 @@ class Command(TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except typer.BadParameter as error:
-            error.message = plainly(error)
+            error.message = _plainly(error)
             place = settings.placed(ctx, str(getattr(error.param, "name", "")))
             if place:
                 raise UserError(f"{place}: {error.message}.") from error
@@ -91,7 +91,7 @@ class Group(TyperGroup):
                 formatter.write_dl(rows)
 
 
-def plainly(error: typer.BadParameter) -> str:
+def _plainly(error: typer.BadParameter) -> str:
     """Return why a value is refused, in words of ours where what checked it has only its own."""
     why = str(error.message).removeprefix("Value error, ").rstrip(".")
     return next((ours for theirs, ours in NUMBERS.items() if why.startswith(theirs)), why)
