@@ -77,7 +77,9 @@ def audit(
     interrupted = False
     stage("looking for the planted leak")
     try:
-        found = planted(plan, begun, examined, scene.facts)
+        there = desk.current()
+        gathers = there is None or there.gathers  # nobody asks a participant who only leaves outcomes
+        found = planted(plan, begun, examined, scene.facts) if gathers else Planting("inconclusive")
     except KeyboardInterrupt:
         ends.took()
         found, interrupted = Planting("inconclusive", ended="interrupt"), True
@@ -122,7 +124,7 @@ def run(
                         keep(result_of(course, complete=False))
             if not course.elsewhere:
                 break
-            desk.wait_for(course.elsewhere)
+            course.another_round()
     except KeyboardInterrupt:
         ends.took()
         complete = False
@@ -146,14 +148,16 @@ def _prepare(course: Course, spec: str, defense: Defense, keep_learned: KeepLear
             if too_long and replaces_records(defense):
                 raise OutOfTime(too_long)
             found = prepare(scene, spec, defense)
-    except UserError:
-        raise
     except Elsewhere as error:
         course.elsewhere.append(str(error))
         return
-    except Exception as error:  # a user's model may raise anything while a generator is fitted around it
+    except UserError:
+        raise
+    except Exception as error:  # what says nothing of the defense: too little time or memory
+        found = first_line(error)
+    if isinstance(found, str):
         clock.skip(planned)
-        course.prepared[spec] = broken(course, spec, defense, first_line(error))
+        course.prepared[spec] = broken(course, spec, defense, found)
         return
     subject = found.within(scene)
     if found.learned is not None:
@@ -186,6 +190,9 @@ def _audit_defense(course: Course, spec: str, defense: Defense, keep_learned: Ke
         if attack and tally.skipped(attack.name) and not lacking(scene, attack, piece.role):
             clock.skip([piece])
             tally.add(skipped(attack, piece.role, plan.victims, tally.settled_by))
+            continue
+        may_be_skipped = attack and tally.skips and attack.name not in tally.kept and len(course.elsewhere) > begun
+        if attack and may_be_skipped and not course.speculates(updates.unit("attack", attack.name, attack, piece.role)):
             continue
         try:
             with clock.piece(piece) as too_long:
@@ -228,7 +235,8 @@ def _tally(course: Course, spec: str, pieces: Sequence[Piece]) -> Tally:
     plan, control = course.scene.plan, course.rows.get("none")
     names = [piece.work.name for piece in pieces if piece.attack is not None]
     kept = {parse_attack(each).name for each in plan.attacks} | {drawer(control.attacks if control else ())}
-    return Tally(names, plan.skips and spec != "none" and control is not None, frozenset(kept))
+    known = control is not None or bool(course.elsewhere)  # else nothing says what works here
+    return Tally(names, plan.skips and spec != "none" and known, frozenset(kept))
 
 
 def _accuracy(scene: Scene, subject: Subject, asked: Defense, too_long: str) -> Utility:

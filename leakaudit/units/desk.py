@@ -12,14 +12,14 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from leakaudit.errors import UserError
-from leakaudit.units.packing import Unreadable, header_of, packed, unpacked
+from leakaudit.units.packing import Unreadable, header_of, packed, unkept, unpacked
 from leakaudit.units.shelf import Claim, host
 from leakaudit.units.unit import Elsewhere, Unit
 from leakaudit.work import ends
@@ -80,13 +80,18 @@ class Desk:
     attempt: str = field(default_factory=nobody)
     fresh: bool = False
     keeps: bool = False
-    alone: bool = True  # no other participant: what another scan is at is waited for
+    idle: bool = False  # it computes no pieces itself: it waits for what others leave
+    gathers: bool = True  # it is the one who puts the outcomes together
+    finished: bool = False  # the result is there
+    noticed: Callable[[Mapping[str, str]], None] = lambda facts: None  # told what is audited, when that is known
     who: str = field(default_factory=nobody)
     known: dict[str, Any] = field(default_factory=dict)  # outcomes by key, as they were read or computed
     took: dict[str, float] = field(default_factory=dict)  # seconds by what is shown of the work, wherever it was done
     found: set[str] = field(default_factory=set)  # keys that another run had computed
     computed: set[str] = field(default_factory=set)  # keys computed here
     private: set[str] = field(default_factory=set)  # keys of private outcomes that were met
+    unkept: set[str] = field(default_factory=set)  # keys whose outcomes cannot be written: everybody makes his own
+    missing: dict[str, bool] = field(default_factory=dict)  # keys that others are at, and whether those are private
     held: list[str] = field(default_factory=list)  # keys that are claimed here, the outermost first
     trouble: str = ""  # why something could not be kept
     _stop: threading.Event | None = None
@@ -97,9 +102,12 @@ class Desk:
         while not (found := self._look(unit, kind)):
             if not begin:
                 return compute()
-            if self.held or self.store.claim(key, Claim(self.who, host(), os.getpid(), unit.work)):
+            if self.held or key in self.unkept:
+                return self._computed(unit, kind, compute)
+            if (wait or not self.idle) and self.store.claim(key, Claim(self.who, host(), os.getpid(), unit.work)):
                 return self._computed(unit, kind, compute)
             if not wait:
+                self.missing[key] = unit.private
                 raise Elsewhere(unit.work)
             ends.check()
             time.sleep(LOOK)
@@ -141,7 +149,10 @@ class Desk:
             return ()
         try:
             header, body = header_of(data, key)
-            if header.attempt != self.attempt and (self.fresh or header.late):
+            if header.attempt != self.attempt and (self.fresh or header.late or header.unkept):
+                return ()
+            if header.unkept:
+                self.unkept.add(key)
                 return ()
             outcome = unpacked(body, kind)
         except Unreadable:
@@ -156,14 +167,15 @@ class Desk:
     def _kept(self, unit: Unit, outcome: object, seconds: float, late: bool) -> bool:
         try:
             data = packed(unit, outcome, seconds=seconds, attempt=self.attempt, late=late)
-        except Exception:  # an object of somebody's own that cannot be written: every participant makes its own
-            return False
+        except Exception:  # an object of somebody's own that cannot be written
+            data = unkept(unit, self.attempt)
+            self.unkept.add(unit.key)
         try:
             self.store.put(unit.key, data, unit.private)
         except UserError as error:  # a full disk: the work goes on, and what cannot be kept is computed again
             self.trouble = self.trouble or str(error)
             return False
-        return True
+        return unit.key not in self.unkept
 
     @contextmanager
     def _beating(self) -> Iterator[None]:
@@ -228,11 +240,35 @@ def done(unit: Unit | None, kind: type[T], compute: Callable[[], T], *, wait: bo
     return desk.done(unit, kind, compute, wait=wait, begin=begin)
 
 
-def wait_for(works: Sequence[str]) -> None:
-    """Wait until one of these pieces of work, by what is shown of them, is not at other participants any more."""
+def is_known(unit: Unit | None) -> bool:
+    """Whether an outcome is there."""
     desk = _desk.get()
-    waited = set(works)
-    while desk is not None and waited <= set(desk.others().values()):
-        current_monitor().stage(f"waiting for {', '.join(sorted(waited))}")
+    if desk is None or unit is None:
+        return False
+    return unit.key in desk.known or desk.store.get(unit.key, unit.private) is not None
+
+
+def note(facts: Mapping[str, str]) -> None:
+    """Tell whoever installed the desk what is audited: the first time, which is that of the scan itself."""
+    desk = _desk.get()
+    if desk is not None:
+        desk.noticed, told = (lambda facts: None), desk.noticed
+        told(facts)
+
+
+def wait_for_others() -> None:
+    """Wait until something that others were at is finished, or left."""
+    desk = _desk.get()
+    if desk is None:
+        return
+    missing, desk.missing = desk.missing, {}
+    show = current_monitor().stage
+    while missing:
+        at_work = desk.store.claims()
+        found = any(desk.store.get(key, private) is not None for key, private in missing.items())
+        if found or not (desk.idle or missing.keys() <= at_work.keys()):
+            return
+        works = sorted({claim.work for claim in at_work.values()})
+        show(f"waiting for {', '.join(works)}" if works else "waiting for somebody to take part")
         ends.check()
         time.sleep(LOOK)
