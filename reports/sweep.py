@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SIZES = {"wide": Box(46, 8, 640, 330), "narrow": Box(46, 8, 322, 262)}
 TITLE = "Privacy against {measure} of {name}; the same in numbers is in the table below"
+SAFE = "=."  # in an address, of what our names of folders hold
 WAITING, INTERRUPTED = "not begun", "interrupted: what was measured so far"
 
 
@@ -180,7 +181,7 @@ def _row(
         best=row.spec in frontier.best,
         verdict=row.verdict if entry.name else None,
         remark="; ".join([*stopped, *missing]),
-        report=f"{quote(entry.name)}/report.html" if entry.name else "",
+        report=f"{quote(entry.name, safe=SAFE)}/report.html" if entry.name else "",
     )
 
 
