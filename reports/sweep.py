@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 SIZES = {"wide": Box(46, 8, 640, 330), "narrow": Box(46, 8, 322, 262)}
 TITLE = "Privacy against {measure} of {name}; the same in numbers is in the table below"
 SAFE = "=."  # in an address, of what our names of folders hold
-WAITING, INTERRUPTED = "not begun", "interrupted: what was measured so far"
+WAITING, EARLY = "not begun", "interrupted before it was attacked"
+INTERRUPTED = "interrupted: what was measured so far"
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def rows(frontier: Frontier) -> list[Row]:
     for entry in frontier.entries:
         row = entry.row()
         if row is None:
-            told = f"not audited: {entry.trouble}" if entry.trouble else WAITING
+            told = f"not audited: {entry.trouble}" if entry.trouble else WAITING if entry.result is None else EARLY
             found.append(_empty(entry, told))
             continue
         made = _row(entry, row, measure, {} if entry.name in apart else keys, options.get(row.spec), frontier)

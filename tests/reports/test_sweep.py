@@ -145,3 +145,10 @@ def test_the_terminal_shows_every_scan_and_why_one_is_missing_once(found: tuple[
     for words in ("model.py, early", "gaussian:std=0.01", "85%", "inconclusive", "on the frontier", "not begun"):
         assert words in told
     assert "obscure keeps both limits." in told
+
+
+def test_an_interrupt_before_the_first_attack_is_no_row_that_waits() -> None:
+    control = replace(scanned("obscure", 0, RIGHT, "pass"), complete=False)
+    control = replace(control, defenses=control.defenses[:1], verdict="inconclusive")
+    (one,) = frontiers([ended(Entry("a", "m", "", "obscure"), control)])
+    assert [row.remark for row in rows(one)] == ["interrupted before it was attacked"]
