@@ -6,7 +6,7 @@ import importlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,7 +84,11 @@ def sharing(asked: Sharing, request: Request, say: Callable[[str], None]) -> Ite
         )
     own = Desk(shelf, attempt=job.attempt, fresh=job.fresh, keeps=asked.keeps)
     own.noticed = lambda facts: _noted(shelf, job, before, facts, asked, say)
-    write(shelf, job)
+    if asked.workers > 1 or asked.executor != "local":
+        write(shelf, job)  # by which the others are told
+    else:
+        with suppress(UserError):  # a full disk: the scan goes on, and says at its end that it could not keep all
+            write(shelf, job)
     module = importlib.import_module(EXECUTORS[asked.executor])
     with freememory.shared(job.beside), module.started(shelf, job, asked.workers) as takes_part, desk.at(own):
         own.idle = not takes_part
@@ -125,7 +129,8 @@ def _noted(
             )
         if other:
             say(f"the scan that was not finished had another {other[0]}: what depends on that is computed anew")
-    write(shelf, known(job, facts))
+    with suppress(UserError):
+        write(shelf, known(job, facts))
 
 
 def _nothing(shelf: Shelf, request: Request) -> str:

@@ -311,7 +311,7 @@ def test_an_interrupt_while_starting_exits_3_with_a_sentence(
     def interrupted(*args: object, **kwargs: object) -> None:
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr("leakaudit.load.loading.load_target", interrupted)
+    monkeypatch.setattr("leakaudit.spread.job.load_target", interrupted)
     outcome = run("scan", "model.py")
     assert outcome.code == 3
     assert "interrupted" in outcome.err
