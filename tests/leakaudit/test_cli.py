@@ -323,9 +323,9 @@ def test_an_interrupt_of_others_code_says_nothing_of_theirs(run: Run, monkeypatc
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt("0.125, 0.25")
 
-    for command, place in (("scan", "loading.load_target"), ("doctor", "preflight.preflight")):
+    for command, place in (("scan", "spread.job.load_target"), ("doctor", "load.preflight.preflight")):
         with monkeypatch.context() as patched:
-            patched.setattr(f"leakaudit.load.{place}", interrupted)
+            patched.setattr(f"leakaudit.{place}", interrupted)
             outcome = run(command, "model.py")
         assert outcome.code == 3, outcome
         assert "0.125" not in outcome.err
