@@ -6,12 +6,8 @@ Heavy imports wait until a command runs, so that `--help` answers at once.
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -92,19 +88,6 @@ app.add_typer(
 )
 
 
-@contextmanager
-def _broken_pipes() -> Iterator[None]:
-    """Let SIGPIPE do what it does to every program: what Python makes of it ends in exit code 1, which says a leak."""
-    if not hasattr(signal, "SIGPIPE") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGPIPE, before)
-
-
 def main() -> None:
     """Run the command line; every outcome ends in a documented exit code.
 
@@ -113,7 +96,7 @@ def main() -> None:
     A reader that goes away early (`| head`) ends it by the signal that ends every program then, not by a verdict.
     """
     clock = monitored(Monitor(started=time.monotonic()))
-    with _broken_pipes(), ends.listening(), clock, settings.noting(), quoting(default_images() == "full"):
+    with ends.broken_pipes(), ends.listening(), clock, settings.noting(), quoting(default_images() == "full"):
         try:
             _main_()
         finally:

@@ -5,26 +5,31 @@ from __future__ import annotations
 import importlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from leakaudit.errors import Setting, UserError
+from leakaudit.errors import Setting, Untouched, UserError
+from leakaudit.spread.glance import place
 from leakaudit.spread.job import Job, Request, differing, finish, job_of, known, read, unfinished, write
+from leakaudit.spread.waiting import Waiting
 from leakaudit.units import desk
 from leakaudit.units.desk import Desk
+from leakaudit.units.packing import glanced
 from leakaudit.units.shelf import JOBS, Shelf, host, lives, opened
 from leakaudit.work import freememory
 
-# By name, the modules whose `started(shelf, job, workers)` starts participants.
+# By name, the modules whose `started(shelf, job, workers)` starts participants. Where others compute all, functions
+# `begun`, `waiting` and `left` of shelf and job say what somebody must know who waits for them.
 EXECUTORS: Mapping[str, str] = {
     "local": "leakaudit.spread.local",
     "folder": "leakaudit.spread.folder",
     "slurm": "leakaudit.spread.slurm",
     "ray": "leakaudit.spread.ray",
 }
+MOST = 100  # attempts at a scan that are known by name
 FORGOTTEN = 7 * 86_400.0  # seconds after which private outcomes of scans that nobody went on with are removed
 
 
@@ -67,11 +72,13 @@ def sharing(asked: Sharing, request: Request, say: Callable[[str], None]) -> Ite
         yield None
         return
     _forget(shelf)
-    before = read(shelf.folder / JOBS / f"{request.id}.json")
+    before = read(place(shelf, request.id))
     if asked.resume and before is None:
-        raise UserError(_nothing(shelf, request))
+        raise Untouched(_nothing(shelf, request))
     job = replace(job_of(request, fresh=asked.fresh), beside=asked.workers if asked.executor == "local" else 1)
     job = replace(job, lanes=asked.workers, began=time.time())
+    if before is not None:
+        job = replace(job, attempts=(*before.attempts, before.attempt)[-MOST:])
     if before is not None and before.fresh and not asked.fresh:  # what it computed anew stays what counts
         job = replace(job, attempt=before.attempt, fresh=True)
     if before is not None and not asked.fresh:
@@ -89,13 +96,23 @@ def sharing(asked: Sharing, request: Request, say: Callable[[str], None]) -> Ite
     else:
         with suppress(UserError):  # a full disk: the scan goes on, and says at its end that it could not keep all
             write(shelf, job)
-    module = importlib.import_module(EXECUTORS[asked.executor])
-    with freememory.shared(job.beside), module.started(shelf, job, asked.workers) as takes_part, desk.at(own):
-        own.idle = not takes_part
-        yield own
+    others = Waiting(shelf, job, importlib.import_module(EXECUTORS[asked.executor]), say)
+    own.attended = others.look
+    try:
+        with freememory.shared(job.beside), others.started(asked.workers) as takes_part, desk.at(own):
+            own.idle = not takes_part
+            yield own
+    except KeyboardInterrupt:
+        others.tell("left")
+        raise
+    others.said()
     if own.finished:
+        finish(shelf, job)  # first: who sees that it is over removes his own
         own.close()
-        finish(shelf, job)
+        if not asked.keeps:
+            _drop(shelf, {job.attempt, *job.attempts})
+    else:
+        others.tell("left")
 
 
 def _shelf(asked: Sharing, say: Callable[[str], None]) -> Shelf | None:
@@ -122,7 +139,7 @@ def _noted(
     if before is not None and before.facts and not asked.fresh:
         other = [name for name in facts if before.facts.get(name) != facts[name]]
         if other and asked.resume:
-            raise UserError(
+            raise Untouched(
                 f"there is nothing to resume: the scan that was not finished had another {other[0]}; leave out ",
                 Setting("resume"),
                 " to begin anew.",
@@ -141,8 +158,24 @@ def _nothing(shelf: Shelf, request: Request) -> str:
     return f"there is no unfinished scan of these settings in {shelf.folder}{other}: leave out --resume to begin one."
 
 
-def _forget(shelf: Shelf) -> None:
-    """Remove private outcomes that nobody came back for."""
+def _drop(shelf: Shelf, attempts: Collection[str]) -> None:
+    """Remove what others left that is private of a scan: the main participant may not have met all of it."""
     for path, private in shelf.kept():
-        if private and time.time() - path.stat().st_mtime > FORGOTTEN:
-            path.unlink(missing_ok=True)
+        if private and (header := glanced(path)) is not None and header.attempt in attempts:
+            shelf.drop(header.key)
+
+
+def _forget(shelf: Shelf) -> None:
+    """Remove private outcomes that nobody came back for, and what stands beside jobs that are finished."""
+    with suppress(OSError):
+        for path in (shelf.folder / JOBS).iterdir():
+            if not place(shelf, path.name.partition(".")[0]).exists() and _age(path) > FORGOTTEN:
+                path.unlink(missing_ok=True)
+    for path, private in shelf.kept():
+        with suppress(OSError):
+            if private and _age(path) > FORGOTTEN:
+                path.unlink(missing_ok=True)
+
+
+def _age(path: Path) -> float:
+    return time.time() - path.stat().st_mtime
