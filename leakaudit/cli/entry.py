@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 import typer.main
 
+from leakaudit.cli import cache as cli_cache
 from leakaudit.cli import capture as cli_capture
 from leakaudit.cli import doctor as cli_doctor
 from leakaudit.cli import gate as cli_gate
@@ -67,6 +68,8 @@ cli_sweep.add(app)
 cli_doctor.add(app)
 
 cli_worker.add(app)
+
+cli_cache.add(app)
 
 cli_capture.add(app)
 

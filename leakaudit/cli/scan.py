@@ -23,9 +23,9 @@ from leakaudit.options.common import (
     JUDGED,
     MODEL,
     SCENE,
-    TOLD,
     WHAT,
     WORK,
+    AllAttacks,
     AsJson,
     BatchSize,
     Budget,
@@ -38,8 +38,12 @@ from leakaudit.options.common import (
     Epochs,
     ExitZero,
     Images,
+    LpipsWeights,
+    MaxAccuracyLoss,
+    MaxIdentification,
     Memory,
     Mode,
+    NoUtility,
     Output,
     Preset,
     Quiet,
@@ -48,6 +52,7 @@ from leakaudit.options.common import (
     Seeds,
     Stages,
     Target,
+    Tensorboard,
     Verbose,
     examples,
     name_what_was_left_out,
@@ -148,19 +153,11 @@ def scan(  # noqa: PLR0913 - a command: its options
     full: Annotated[
         bool, typer.Option("--full", help="A long battery: more iterations, restarts, seeds.", rich_help_panel=WORK)
     ] = False,
-    all_attacks: Annotated[
-        bool,
-        typer.Option(
-            "--all-attacks", help="Skip none where the verdict is settled; so does --full.", rich_help_panel=WORK
-        ),
-    ] = False,
+    all_attacks: AllAttacks = False,
     records: Records = 16,
     budget: Budget = None,
     memory: Memory = None,
-    no_utility: Annotated[
-        bool,
-        typer.Option("--no-utility", help="Do not measure accuracy (no training runs).", rich_help_panel=WORK),
-    ] = False,
+    no_utility: NoUtility = False,
     seeds: Seeds = None,
     epochs: Epochs = None,
     candidates: Candidates = 100,
@@ -179,24 +176,8 @@ def scan(  # noqa: PLR0913 - a command: its options
     ] = Preset.adaptive,
     device: Device = "auto",
     seed: Seed = 0,
-    max_identification: Annotated[
-        float,
-        typer.Option(
-            "--max-identification",
-            metavar="SHARE",
-            help="Pass needs upper bounds at or below this, but for chance hits.",
-            rich_help_panel=JUDGED,
-        ),
-    ] = 0.25,
-    max_accuracy_loss: Annotated[
-        float,
-        typer.Option(
-            "--max-accuracy-loss",
-            metavar="SHARE",
-            help="Share of accuracy a defense may cost: what the advice looks for, no verdict.",
-            rich_help_panel=JUDGED,
-        ),
-    ] = 0.1,
+    max_identification: MaxIdentification = 0.25,
+    max_accuracy_loss: MaxAccuracyLoss = 0.1,
     gate: Annotated[
         bool,
         typer.Option(
@@ -213,24 +194,8 @@ def scan(  # noqa: PLR0913 - a command: its options
     verbose: Verbose = False,
     json: AsJson = False,
     open: Open = False,
-    tensorboard: Annotated[
-        Path | None,
-        typer.Option(
-            "--tensorboard",
-            metavar="FOLDER",
-            help="Log losses, results and full pictures into this folder as the scan runs.",
-            rich_help_panel=TOLD,
-        ),
-    ] = None,
-    lpips_weights: Annotated[
-        Path | None,
-        typer.Option(
-            "--lpips-weights",
-            metavar="FILE",
-            help="AlexNet features for LPIPS; else the torch cache.",
-            rich_help_panel=TOLD,
-        ),
-    ] = None,
+    tensorboard: Tensorboard = None,
+    lpips_weights: LpipsWeights = None,
     workers: Workers = 1,
     executor: Executor = "local",
     cache: Cache = None,

@@ -187,6 +187,56 @@ Images = Annotated[
     ),
 ]
 
+MaxIdentification = Annotated[
+    float,
+    typer.Option(
+        "--max-identification",
+        metavar="SHARE",
+        help="Pass needs upper bounds at or below this, but for chance hits.",
+        rich_help_panel=JUDGED,
+    ),
+]
+
+MaxAccuracyLoss = Annotated[
+    float,
+    typer.Option(
+        "--max-accuracy-loss",
+        metavar="SHARE",
+        help="Share of accuracy a defense may cost: what the advice looks for, no verdict.",
+        rich_help_panel=JUDGED,
+    ),
+]
+
+Tensorboard = Annotated[
+    Path | None,
+    typer.Option(
+        "--tensorboard",
+        metavar="FOLDER",
+        help="Log losses, results and full pictures into this folder as the scan runs.",
+        rich_help_panel=TOLD,
+    ),
+]
+
+LpipsWeights = Annotated[
+    Path | None,
+    typer.Option(
+        "--lpips-weights",
+        metavar="FILE",
+        help="AlexNet features for LPIPS; else the torch cache.",
+        rich_help_panel=TOLD,
+    ),
+]
+
+AllAttacks = Annotated[
+    bool,
+    typer.Option("--all-attacks", help="Skip none where the verdict is settled; so does --full.", rich_help_panel=WORK),
+]
+
+NoUtility = Annotated[
+    bool,
+    typer.Option("--no-utility", help="Do not measure accuracy (no training runs).", rich_help_panel=WORK),
+]
+
 Output = Annotated[
     Path,
     typer.Option(

@@ -18,7 +18,7 @@ from leakaudit.spread.waiting import Waiting
 from leakaudit.units import desk
 from leakaudit.units.desk import Desk
 from leakaudit.units.packing import glanced
-from leakaudit.units.shelf import JOBS, Shelf, host, lives, opened
+from leakaudit.units.shelf import JOBS, Shelf, host, lives, opened, usual
 from leakaudit.work import freememory
 
 # By name, the modules whose `started(shelf, job, workers)` starts participants. Where others compute all, functions
@@ -51,12 +51,6 @@ class Sharing:
             raise UserError(Setting("executor"), f" must be one of {', '.join(EXECUTORS)}.")
         if self.fresh and self.resume:
             raise UserError(Setting("fresh"), " and ", Setting("resume"), " exclude each other: give one.")
-
-
-def usual() -> Path:
-    """Return the folder in which outcomes are kept where nobody names another."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "leakaudit"
 
 
 @contextmanager

@@ -209,6 +209,12 @@ class Shelf:
                     yield path, name == PRIVATE
 
 
+def usual() -> Path:
+    """Return the folder in which outcomes are kept where nobody names another."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "leakaudit"
+
+
 def opened(folder: Path) -> Shelf:
     """Return the shelf in a folder, made where it is missing; raises UserError where nothing can be kept there."""
     try:
