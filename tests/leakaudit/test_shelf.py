@@ -168,8 +168,8 @@ def test_a_shelf_that_is_cleared_meanwhile_is_made_again(shelf: Shelf) -> None:
 def _taker(folder: Path, keys: list[str], begin: object, seen: object) -> None:
     """Claim what can be claimed, hold it for a moment, and note who holds it: two at a time is what must not be."""
     shelf, who = Shelf(folder), f"process {os.getpid()}"
-    begin.wait()  # type: ignore[attr-defined]
     for key in keys:
+        begin.wait()  # type: ignore[attr-defined]
         if shelf.claim(key, mine(who)):
             inside = folder / f"inside-{key}-{os.getpid()}"
             inside.touch()
