@@ -133,6 +133,8 @@ def _noted(
     if before is not None and before.facts and not asked.fresh:
         other = [name for name in facts if before.facts.get(name) != facts[name]]
         if other and asked.resume:
+            with suppress(UserError):
+                write(shelf, before)
             raise Untouched(
                 f"there is nothing to resume: the scan that was not finished had another {other[0]}; leave out ",
                 Setting("resume"),
