@@ -4,8 +4,8 @@ A tensor there wraps one in CPU memory and every kernel runs on the CPU, so an o
 unless something depends on the device. What a GPU refuses is refused in its words: operations whose tensors lie on two
 devices (a CPU scalar, and CPU indices into a device tensor, are let through, as on a GPU), a CPU generator for a draw
 on the device, and `.numpy()`. The device has a global generator of its own, which `torch.manual_seed` seeds; it has no
-other, so `torch.Generator(device="pretend")` fails. `waiting` and `drawing` count
-what makes the host wait and what draws from the device's generator.
+other, so `torch.Generator(device="pretend")` fails. `waiting`, `drawing`
+and `unordered` count what makes the host wait, what draws from the device's generator, and what adds up in any order.
 
 It says nothing about speed, memory, rounding or branches on "cuda". `install` is for good and for a whole process, and
 must come before its first backward pass, when autograd counts the devices: the tests that need it run in a process of
@@ -37,8 +37,18 @@ WAITS = {  # the host must know a value, or how many there are, before it can go
     aten.bincount.default,
 }
 
+UNORDERED = {  # a GPU's kernels add up in any order, unless torch is told that they may not
+    aten.convolution_backward.default,  # cuDNN's
+    aten.index_add.default,
+    aten.index_add_.default,
+    aten.embedding_dense_backward.default,
+    aten.scatter_add.default,
+    aten.scatter_add_.default,
+}
+
 _waits: Counter[str] = Counter()
 _draws: Counter[str] = Counter()
+_loose: Counter[str] = Counter()
 
 
 class PretendTensor(torch.Tensor):
@@ -118,6 +128,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if drawn_from and placed:
         raise RuntimeError(f"Expected a '{NAME}' device type for generator but found 'cpu' ({func})")
     _note_wait(func, args, placed)
+    if func in UNORDERED and not torch._C._get_deterministic_algorithms():
+        _loose[str(func)] += 1
     if torch.Tag.nondeterministic_seeded in func.tags and not drawn_from:
         found = _drawn(func, inner_args, inner_kwargs)
     else:
@@ -212,6 +224,13 @@ def drawing() -> Iterator[Counter[str]]:
     """Yield how often each operation draws from the device's own generator in the enclosed code."""
     _draws.clear()
     yield _draws
+
+
+@contextmanager
+def unordered() -> Iterator[Counter[str]]:
+    """Yield how often each operation may add up in any order in the enclosed code, since nobody asked for one."""
+    _loose.clear()
+    yield _loose
 
 
 _library: Any = None

@@ -19,7 +19,6 @@ import json
 import math
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +30,7 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 import leakaudit
+from benchmarks.differing import differences, plain, tensors
 from leakaudit.attacks._attacking import starts
 from leakaudit.audit import weaker
 from leakaudit.engine import matching as engine
@@ -52,10 +52,10 @@ from leakaudit.result.schema import to_json
 from leakaudit.scene import fingerprint, plan
 from leakaudit.score import tuning
 from leakaudit.score.utility import Senders, utility
+from leakaudit.work.precision import exact
 from leakaudit.work.seeding import forked
 from tests import pretend
 from tests.attacks.attack_scenes import EVERYTHING, Shifted, TinyViT, pictures_of, records
-from tests.leakaudit.differing import differences, plain, tensors
 
 SHAPE, CLASSES, VICTIMS, LINE_UP = (1, 8, 8), 3, 2, 4
 CASES: dict[str, tuple[str, int, Mode]] = {  # each network, batch and mode beside each other one
@@ -119,6 +119,7 @@ def drawn(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+@exact()  # as an audit is
 def an_attack(name: str, case: str, device: str) -> Any:
     """Return what an attack makes of what two clients share, behind what it was built against."""
     attack: Attack = short(registry.attacks()[name]())
@@ -166,6 +167,7 @@ def an_attack(name: str, case: str, device: str) -> Any:
         return attack.link(against.model, update, shown.images.view(VICTIMS, LINE_UP, *SHAPE), drawn(2))
 
 
+@exact()
 def a_defense(name: str, case: str, device: str) -> Any:
     """Return what a defense makes at every stage, at full and at half strength, and what it costs."""
     built, batch, mode = case_of(case)
@@ -208,6 +210,7 @@ def a_defense(name: str, case: str, device: str) -> Any:
     return found
 
 
+@exact()
 def the_engine(way: str, case: str, device: str) -> Any:
     built, batch, mode = case_of(case)
     of = target(built, device)
@@ -291,7 +294,7 @@ def row(name: str, call: Callable[[str], Any], device: str, compared: bool = Tru
     try:
         expected = plain(outcome(call, "cpu" if compared else device))
         before = module.get_rng_state()
-        with nullcontext({}) if real else pretend.drawing() as draws:
+        with pretend.drawing() as draws, pretend.unordered() as loose:  # a real device counts neither
             found = plain(outcome(call, device))
         different = list(differences(expected, found))
         rounding = THERE if real and compared else ROUNDING if name.startswith(("engine", "attack")) else 0.0
@@ -303,6 +306,8 @@ def row(name: str, call: Callable[[str], Any], device: str, compared: bool = Tru
         ][:3]
         if compared and draws:  # what the audit itself draws comes from the CPU
             wrong.append(f"drawn from the device's own generator: {', '.join(sorted(draws))}")
+        if loose:  # a second time would give other bits on a GPU
+            wrong.append(f"adds up in any order: {', '.join(sorted(loose))}")
         if not torch.equal(before, module.get_rng_state()):
             wrong.append("the device's random state is not as it was")
         again = list(differences(found, plain(outcome(call, device)))) if real and compared else []
