@@ -53,7 +53,7 @@ from leakaudit.scene import fingerprint, plan
 from leakaudit.score import tuning
 from leakaudit.score.utility import Senders, utility
 from leakaudit.work.precision import exact
-from leakaudit.work.seeding import forked
+from leakaudit.work.seeding import forked, random_states
 from tests import pretend
 from tests.attacks.attack_scenes import EVERYTHING, Shifted, TinyViT, pictures_of, records
 
@@ -290,10 +290,9 @@ class Row:
 def row(name: str, call: Callable[[str], Any], device: str, compared: bool = True) -> Row:
     """Run a call on both devices and compare; without comparing only see that it runs, and alike a second time."""
     real = device != pretend.NAME
-    module: Any = getattr(torch, device.partition(":")[0])
     try:
         expected = plain(outcome(call, "cpu" if compared else device))
-        before = module.get_rng_state()
+        before = random_states()
         with pretend.drawing() as draws, pretend.unordered() as loose:  # a real device counts neither
             found = plain(outcome(call, device))
         different = list(differences(expected, found))
@@ -308,8 +307,9 @@ def row(name: str, call: Callable[[str], Any], device: str, compared: bool = Tru
             wrong.append(f"drawn from the device's own generator: {', '.join(sorted(draws))}")
         if loose:  # a second time would give other bits on a GPU
             wrong.append(f"adds up in any order: {', '.join(sorted(loose))}")
-        if not torch.equal(before, module.get_rng_state()):
-            wrong.append("the device's random state is not as it was")
+        states = zip(before, random_states(), strict=True)
+        if moved := [name for (name, one), (_, other) in states if not torch.equal(one, other)]:
+            wrong.append(f"the random state is not as it was of {moved}")
         again = list(differences(found, plain(outcome(call, device)))) if real and compared else []
         far = max((each.far for each in different if math.isfinite(each.far)), default=0.0)
         return Row(name, "; ".join(wrong), far, "; ".join(each.told for each in again[:3]))
