@@ -37,6 +37,8 @@ from benchmarks.differing import differences
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = ("rows", "scans", "costs", "workers", "killed")
+LONG = 200  # characters of a difference that are kept
+MODEL = "examples/cifar10.py"
 PARTS = 4  # processes among which the rows are dealt
 SCAN = (
     "-d",
@@ -78,7 +80,7 @@ class Bench:
     def scan(self, name: str, device: str, *more: str) -> subprocess.Popen[bytes]:
         """Start the scan, its result in a folder of that name, with a cache of its own."""
         cache = self.folder / f"{name}-cache"
-        command = ["-m", "leakaudit", "scan", "examples/cifar10.py", *SCAN, "--exit-zero", "--device", device]
+        command = ["-m", "leakaudit", "scan", MODEL, *SCAN, "--exit-zero", "--device", device]
         return self.start(name, *command, *more, "-o", str(self.folder / name), LEAKAUDIT_CACHE=str(cache))
 
     def wait(self, processes: Sequence[subprocess.Popen[bytes]], until: float) -> bool:
@@ -101,9 +103,8 @@ class Bench:
     def compared(self, one: str, other: str) -> list[str]:
         """Return where the results of two scans differ, but for times, what made them and the device's name."""
         read = [_read(self.folder / name / "result.json") for name in (one, other)]
-        if None in read:
-            return [f"no result of {' or '.join(n for n, r in zip((one, other), read, strict=True) if r is None)}"]
-        return [each.told for each in differences(*read)]
+        late = [name for name, of in zip((one, other), read, strict=True) if of is None or not of["complete"]]
+        return [f"{name} did not end in time" for name in late] or [each.told[:LONG] for each in differences(*read)]
 
     def found(self, **values: Any) -> None:
         """Add to the summary and write it."""
@@ -117,6 +118,7 @@ def _read(file: Path) -> Any:
     except (OSError, ValueError):
         return None
     written["timings"], written["made"] = {}, ""
+    written["environment"].pop("card", None)
     written["environment"]["device"] = written["hashes"]["environment"] = ""
     return written
 

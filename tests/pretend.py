@@ -81,6 +81,9 @@ class PretendTensor(torch.Tensor):
             memo[id(self)] = copied.requires_grad_(self.requires_grad)
         return memo[id(self)]
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _restored, (self.raw.detach(), getattr(self, "_is_param", False), self.requires_grad)
+
     def data_ptr(self) -> int:
         return self.raw.data_ptr()
 
@@ -99,6 +102,12 @@ class PretendTensor(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _run(func, args, kwargs or {})
+
+
+def _restored(raw: torch.Tensor, is_param: bool, requires_grad: bool) -> Any:
+    """Return a tensor that was pickled, where it was: on the device, as torch does it for a GPU's."""
+    found: Any = PretendTensor(raw)
+    return torch.nn.Parameter(found, requires_grad) if is_param else found.requires_grad_(requires_grad)
 
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -186,6 +195,9 @@ class _Module:
 
     def device_count(self) -> int:
         return 1
+
+    def get_device_name(self, device: Any = 0) -> str:
+        return NAME
 
     def manual_seed_all(self, seed: int) -> None:
         self.state = torch.Generator().manual_seed(seed + 1).get_state()  # other numbers than the CPU's, as on a GPU

@@ -18,6 +18,7 @@ from leakaudit.protocol.target import Target
 from leakaudit.protocol.usercode import is_file, named
 from leakaudit.scene import fingerprint
 from leakaudit.scene.plan import Plan
+from leakaudit.scene.provenance import card
 from leakaudit.score.metrics import further, lpips_file
 from leakaudit.units.code import of_classes, of_files
 from leakaudit.units.unit import Unit
@@ -113,7 +114,9 @@ def facts_of(target: Target, plan: Plan, lpips_weights: Path | None = None) -> F
 
 def _versions(target: Target) -> str:
     packages = [f"{name} {version(name)}" for name in ("numpy", "scipy", "torchvision")]
-    where = f"{target.device.type}, {torch.get_num_threads()} threads, {platform.machine()}"
+    # Tensors come back to the very device that they were on, and each kind of card rounds in its own way.
+    device = f"{target.device.type} {target.device.index or 0} {card(target.device)}"
+    where = f"{device}, {torch.get_num_threads()} threads, {platform.machine()}"
     return ", ".join([f"leakaudit {__version__}", f"torch {torch.__version__}", *packages, where])
 
 

@@ -17,6 +17,7 @@ import copy
 import dataclasses
 import json
 import math
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -52,6 +53,9 @@ from leakaudit.result.schema import to_json
 from leakaudit.scene import fingerprint, plan
 from leakaudit.score import tuning
 from leakaudit.score.utility import Senders, utility
+from leakaudit.units import desk
+from leakaudit.units.desk import Desk
+from leakaudit.units.shelf import opened
 from leakaudit.work.precision import exact
 from leakaudit.work.seeding import forked, random_states
 from tests import pretend
@@ -263,6 +267,22 @@ def a_scan_of_findings(device: str) -> Any:
     return scanned(built, [volumes(n) for n in (24, 18, 40)], device, defense="class-conditional")
 
 
+def a_scan_taken_up(device: str) -> Any:
+    """Return the same of a scan that takes up what attacks drew on the device, then of one that does nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        shelf = opened(Path(folder))
+        for _ in range(3):
+            with desk.at(Desk(shelf)) as own:
+                found = a_scan(device)
+            assert own is not None
+            if own.unkept:
+                raise AssertionError(f"{len(own.unkept)} outcomes cannot be written")
+            for path, private in list(shelf.kept()) if not own.found else ():
+                if not private:
+                    path.unlink()
+    return found | {"computed again": len(own.computed)}
+
+
 def scanned(built: nn.Module, sets: list[Any], device: str, **options: Any) -> Any:
     plan.BATTERIES["quick"] = replace(plan.BATTERIES["quick"], steps=2, tuning_victims=1, decoder_steps=2, epochs=1)
     options |= {"battery": "quick", "attacks": ["labels"], "all_attacks": True, "records": 2, "candidates": 3}
@@ -273,6 +293,7 @@ def scanned(built: nn.Module, sets: list[Any], device: str, **options: Any) -> A
                 raise AssertionError(f"{attack.name} on {defense.spec} failed: {attack.reason}")
     written = json.loads(to_json(result))
     written["timings"], written["made"] = {}, ""
+    written["environment"].pop("card", None)
     written["environment"]["device"] = written["hashes"]["environment"] = ""
     return written
 
@@ -341,6 +362,7 @@ def rows(device: str) -> Iterator[Callable[[], Row]]:
     for kind, name in DROPPING:
         yield partial(row, f"{kind} {name} dropout", partial(kinds[kind][0], name, DROPOUT), device, compared=False)
     yield partial(row, "scan", a_scan, device)
+    yield partial(row, "scan taken up", a_scan_taken_up, device)
     yield partial(row, "scan of findings", a_scan_of_findings, device)
 
 
