@@ -15,7 +15,7 @@ from leakaudit.errors import Setting, UserError
 from leakaudit.spread.job import Job, Request, differing, finish, job_of, known, read, unfinished, write
 from leakaudit.units import desk
 from leakaudit.units.desk import Desk
-from leakaudit.units.shelf import JOBS, Shelf, host, lives, opened
+from leakaudit.units.shelf import JOBS, PRIVATE, Shelf, host, lives, opened
 from leakaudit.work import freememory
 
 # By name, the modules whose `started(shelf, job, workers)` starts participants.
@@ -143,6 +143,7 @@ def _nothing(shelf: Shelf, request: Request) -> str:
 
 def _forget(shelf: Shelf) -> None:
     """Remove private outcomes that nobody came back for."""
-    for path, private in shelf.kept():
-        if private and time.time() - path.stat().st_mtime > FORGOTTEN:
-            path.unlink(missing_ok=True)
+    for path in (shelf.folder / PRIVATE).glob("*/*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > FORGOTTEN:
+                path.unlink()
