@@ -310,7 +310,7 @@ def _shared(shared: tuple[Sharing, Request] | None, voice: Voice) -> Iterator[De
             count = len(there.found)
             say(f"{count} pieces were known from earlier scans and not computed again (--fresh computes all anew)")
         if there is not None and there.trouble:
-            say(f"not all could be kept for a later scan: {there.trouble}")
+            typer.echo(visible(f"warning  not all pieces are kept for a later scan: {there.trouble}", 5_000), err=True)
 
 
 def _judged(result: AuditResult, gate: Gating | None, source: Path) -> tuple[Outcome | None, UserError | None]:

@@ -6,7 +6,7 @@ import importlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from leakaudit.errors import Setting, UserError
 from leakaudit.spread.job import Job, Request, differing, finish, job_of, known, read, unfinished, write
 from leakaudit.units import desk
 from leakaudit.units.desk import Desk, nobody
-from leakaudit.units.shelf import JOBS, Shelf, host, lives, opened
+from leakaudit.units.shelf import JOBS, PRIVATE, Shelf, host, lives, opened
 from leakaudit.work import freememory
 
 # By name, the modules whose `started(shelf, job, workers)` starts participants.
@@ -96,7 +96,11 @@ def sharing(asked: Sharing, request: Request, say: Callable[[str], None]) -> Ite
         )
     own = Desk(shelf, attempt=job.attempt, fresh=job.fresh, keeps=asked.keeps)
     own.noticed = lambda facts: _noted(shelf, job, before, facts, asked, say)
-    write(shelf, job)
+    if asked.workers > 1 or asked.executor != "local":
+        write(shelf, job)  # by which the others are told
+    else:
+        with suppress(UserError):  # a full disk: the scan goes on, and says at its end that it could not keep all
+            write(shelf, job)
     module = importlib.import_module(EXECUTORS[asked.executor])
     try:
         with freememory.shared(job.beside), module.started(shelf, job, asked.workers) as takes_part, desk.at(own):
@@ -157,7 +161,8 @@ def _noted(
             )
         if other:
             say(f"the scan that was not finished had another {other[0]}: what depends on that is computed anew")
-    write(shelf, known(job, facts))
+    with suppress(UserError):
+        write(shelf, known(job, facts))
 
 
 def _nothing(shelf: Shelf, request: Request) -> str:
@@ -170,6 +175,7 @@ def _nothing(shelf: Shelf, request: Request) -> str:
 
 def _forget(shelf: Shelf) -> None:
     """Remove private outcomes that nobody came back for."""
-    for path, private in shelf.kept():
-        if private and time.time() - path.stat().st_mtime > FORGOTTEN:
-            path.unlink(missing_ok=True)
+    for path in (shelf.folder / PRIVATE).glob("*/*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > FORGOTTEN:
+                path.unlink()
