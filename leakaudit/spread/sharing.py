@@ -102,9 +102,13 @@ def sharing(asked: Sharing, request: Request, say: Callable[[str], None]) -> Ite
         with suppress(UserError):  # a full disk: the scan goes on, and says at its end that it could not keep all
             write(shelf, job)
     module = importlib.import_module(EXECUTORS[asked.executor])
-    with freememory.shared(job.beside), module.started(shelf, job, asked.workers) as takes_part, desk.at(own):
-        own.idle = not takes_part
-        yield own
+    try:
+        with freememory.shared(job.beside), module.started(shelf, job, asked.workers) as takes_part, desk.at(own):
+            own.idle = not takes_part
+            yield own
+    except UserError:  # it cannot be audited as it was asked for: nobody goes on with it
+        finish(shelf, job)
+        raise
     if own.finished:
         if asked.among is None:
             own.close()
