@@ -102,6 +102,21 @@ def in_turn(pieces: Iterable[Piece], costs: Costs = NOMINAL) -> list[Piece]:
     return sorted(pieces, key=turn)
 
 
+def rank(piece: Piece) -> int:
+    """Return how soon a piece gets time where there is too little: 0 is what a verdict rests on.
+
+    That is a fit, the updates, closed forms and `replay`, without which there is no pass and which most leaks are found
+    by. Then what else links, and is cheap; whether the attacks work at all; one training run, which is half of what is
+    asked; attacks that draw pictures, which say least for most; and what is handed more than an attacker gets.
+    """
+    a = piece.attack
+    if piece.role == "bound":
+        return 5
+    if a is None:
+        return {WEAKENED: 2, ACCURACY: 3}.get(piece.work.name, 0)
+    return 0 if a.closed_form or a.name == REPLAY else 1 if a.kind in ("labels", "linkage") else 4
+
+
 def _attack(spec: str, attack: Attack, role: str, plan: Plan, sizes: Sizes) -> Piece:
     amount, least = _amount(attack, sizes), 1.0 if attack.kind == "linkage" else 0.1
     if attack.grid and preset(plan.exposure).auxiliary:
