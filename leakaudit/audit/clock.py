@@ -16,7 +16,7 @@ from leakaudit.audit.costs import NOMINAL, Costs
 from leakaudit.audit.pieces import Piece, rank
 from leakaudit.audit.shares import SHORT, share_of
 from leakaudit.result.numbers import about
-from leakaudit.result.rules import UPDATES
+from leakaudit.result.rules import UPDATES, WEAKENED
 from leakaudit.work.progress import Work, current, monitored
 
 RESERVE, MOST = 0.1, 4.0  # of the budget, and seconds at most, that are kept to judge and to write the report
@@ -42,12 +42,17 @@ class Clock:
     had: dict[Work, float] = field(default_factory=dict)  # the seconds that each was given last
 
     def __post_init__(self, pieces: Iterable[Piece]) -> None:
+        self._expect(pieces)
+
+    def _expect(self, pieces: Iterable[Piece]) -> None:
+        """Set what is still to come, and tell whoever watches."""
         self.ahead = list(pieces)
+        current().ahead([(piece.work, self.costs.seconds(piece.amount)) for piece in self.ahead])
 
     def skip(self, pieces: Iterable[Piece]) -> None:
         """Leave the time of pieces that will not be done to the others."""
         gone = {piece.work for piece in pieces}
-        self.ahead = [piece for piece in self.ahead if piece.work not in gone]
+        self._expect(piece for piece in self.ahead if piece.work not in gone)
         self.short = {work: short for work, short in self.short.items() if work not in gone}
 
     def known(self, pieces: Iterable[Piece]) -> None:
@@ -61,7 +66,7 @@ class Clock:
         at = next((i for i, piece in enumerate(self.ahead) if piece.work.defense == spec), len(self.ahead))
         others = [piece for piece in self.ahead if piece.work.defense != spec]
         own = [piece for piece in pieces if piece.work not in self.shelved]
-        self.ahead = [*others[:at], *own, *others[at:]]
+        self._expect([*others[:at], *own, *others[at:]])
 
     def expected(self, piece: Piece) -> float:
         """Return the seconds that a piece may take."""
@@ -101,20 +106,22 @@ class Clock:
         return self.started + self.budget - min(MOST, RESERVE * self.budget)
 
     @contextmanager
-    def piece(self, piece: Piece) -> Iterator[str]:
-        """Time a piece of work and give it its share of what is left of the budget.
+    def piece(self, piece: Piece, *, last: bool = False) -> Iterator[str]:
+        """Time a piece of work and give it its share of what is left of the budget, or all where it is the `last`.
 
         Yields why it should not be begun, which is nothing where it should.
         """
         now, deadline, given = time.monotonic(), current().deadline, 0.0
         why, shelved = "", piece.work in self.shelved
         if self.budget is not None and not shelved:
-            given = max(0.0, self.left()) if self.short.pop(piece.work, None) else self.share(piece)
+            given = max(0.0, self.left()) if last else self.share(piece)
             deadline = now + given if deadline is None else min(deadline, now + given)
             if not given:
                 why = f"the time budget is too short for it: it would take about {about(self.expected(piece))}"
                 if now >= self._end():
                     why = "the time budget was spent before it began"
+        if piece not in self.ahead and not shelved:
+            self._expect([piece, *self.ahead])
         try:
             with monitored(replace(current(), deadline=deadline)):
                 current().show(piece.work, 0, 0)
@@ -142,5 +149,5 @@ class Clock:
         elif piece.work.name == UPDATES and piece.amount.updates:
             usual = max(1e-6, self.costs.seconds(piece.amount))
             self.dearer[piece.work.defense] = max(1.0, took / usual)
-        elif piece.work.defense != "none":  # without a defense some attacks do far less
+        elif piece.work.defense != "none" and piece.role != WEAKENED:  # some do far less without one, or once one fell
             self.pace[piece.work.name] = took / max(1e-6, self._reckoned(piece))

@@ -22,6 +22,10 @@ def share_of(left: float, pieces: Sequence[Piece], needs: Sequence[float], lanes
         fits = sum(need for piece, need in every if piece.all_or_nothing)
         room = _for_fits(room, every) if first.all_or_nothing else room - min(fits, _for_fits(room, every))
         every = [each for each in every if each[0].all_or_nothing is first.all_or_nothing]
+    least = [min(1.0, max(piece.least, SHORT / need)) for piece, need in every]
+    every = [each for each, share in zip(every, least, strict=True) if share * each[1] <= left]  # a lane does it alone
+    if not every or every[0][0] is not first:
+        return 0.0
     own, ranks = every[0][1], [rank(piece) for piece, _ in every]
     least = [min(1.0, max(piece.least, SHORT / need)) for piece, need in every]
     given = shared_out(room, [need for _, need in every], least, ranks)[0]
