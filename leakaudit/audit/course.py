@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from leakaudit.audit.clock import Clock
+from leakaudit.audit.pieces import Piece
 from leakaudit.result.schema import Controls, DefenseResult, Estimate, Finding, Stage
 from leakaudit.scene.examine import Subject
 from leakaudit.scene.scene import Scene
+from leakaudit.scene.updates import Updates
 from leakaudit.score.utility import Utility
 
 
@@ -18,6 +20,14 @@ class Staged:
 
     before: Mapping[str, tuple[Stage, ...]] = field(default_factory=dict)
     now: Stage | None = None
+
+
+@dataclass(frozen=True)
+class Subjected:
+    """A defense that can be attacked, with what is to be done with it."""
+
+    subject: Subject
+    pieces: tuple[Piece, ...]
 
 
 @dataclass
@@ -32,7 +42,16 @@ class Course:
     rows: dict[str, DefenseResult] = field(default_factory=dict)
     noticed: dict[str, tuple[Finding, ...]] = field(default_factory=dict)
     learned: dict[str, str] = field(default_factory=dict)  # the hash of what a fitted defense learned
-    prepared: dict[str, Subject | DefenseResult] = field(default_factory=dict)  # fitted or not, and not yet attacked
+    prepared: dict[str, Subjected | DefenseResult] = field(default_factory=dict)  # fitted or not, and not yet attacked
+    asked: tuple[str, ...] = ()  # the order of rows
+    elsewhere: list[str] = field(default_factory=list)  # what other participants are at, in this round
+    _updates: tuple[str, Updates] | None = None
+
+    def updates_of(self, spec: str, make: Callable[[], Updates]) -> Updates:
+        """Return the updates of a defense; those of the last one are kept for another round."""
+        if self._updates is None or self._updates[0] != spec:
+            self._updates = spec, make()
+        return self._updates[1]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import typer.main
 
-from leakaudit.cli.gate import Baseline, Gating, configured_waivers
-from leakaudit.cli.run import AsJson, Quiet, Verbose, Voice, run
+from leakaudit.cli.run import Voice, run
 from leakaudit.errors import UserError, quote
 from leakaudit.files.folder import claimed, stored
 from leakaudit.files.writing import writable
@@ -28,6 +26,7 @@ from leakaudit.options.common import (
     TOLD,
     WHAT,
     WORK,
+    AsJson,
     BatchSize,
     Checkpoint,
     ClientMode,
@@ -39,22 +38,24 @@ from leakaudit.options.common import (
     Mode,
     Output,
     Preset,
+    Quiet,
     Records,
     Seed,
     Stages,
     Target,
+    Verbose,
     examples,
     name_what_was_left_out,
     named,
     tell_where,
 )
+from leakaudit.options.gating import Baseline, Gating, configured_waivers
 from leakaudit.options.settings import FROM_ENVIRONMENT, Config
 from leakaudit.protocol.usercode import registers
 from leakaudit.result.outward import default_images
 
 if TYPE_CHECKING:
     from leakaudit.protocol.target import Target as Loaded
-    from leakaudit.scene.plan import Plan
 
 
 app = typer.Typer(
@@ -258,6 +259,7 @@ def scan(  # noqa: PLR0913 - a command: its options
     config: Config = None,
 ) -> None:
     """Audit a model: attack it undefended and under each defense, measure accuracy, write a report."""
+    given = dict(locals())  # every option by its name, as a sweep has them from its file
     named(target)
     writable(output)
     _file_exists(lpips_weights, "--lpips-weights")
@@ -275,33 +277,11 @@ def scan(  # noqa: PLR0913 - a command: its options
     with claimed(output, shown == "full") as earlier:  # at once: loading libraries takes seconds
         with voice.starting():
             from leakaudit.load.loading import load_target
+            from leakaudit.options.plans import check_specs, planned
             from leakaudit.protocol.registry import attacks, defenses
-            from leakaudit.scene.plan import Plan
-            from leakaudit.work.quantities import parse, seconds
 
             attacks(), defenses()
-        plan = Plan(
-            defenses=tuple(defense or ()),
-            attacks=tuple(attack or ()),
-            battery="quick" if quick else "full" if full else "standard",
-            exposure=exposure.value,
-            mode=mode.value,
-            records=records,
-            batch_size=batch_size,
-            client=client,
-            stages=tuple(part.strip() for part in (stages or "").split(",") if part.strip()),
-            candidates=candidates,
-            max_identification=max_identification,
-            max_accuracy_loss=max_accuracy_loss,
-            all_attacks=all_attacks,
-            utility=not no_utility,
-            seeds=seeds,
-            epochs=epochs,
-            budget=None if budget is None else seconds(budget),
-            memory=None if memory is None else parse(memory),
-            images=shown,
-            seed=seed,
-        )
+        plan = planned(given, shown)
         capture = None
         if update is not None:
             from leakaudit.captured.scanning import asked, targeted
@@ -310,12 +290,12 @@ def scan(  # noqa: PLR0913 - a command: its options
             plan, data = capture.plan, None
         if not quiet:
             tell_where(config)  # ahead of what it names, which is run
-        _check_specs(plan, wait=registers(target))
+        check_specs(plan, wait=registers(target))
         gating = Gating.read(found, baseline, plan, before) if gate else None
 
         def load() -> Loaded:
             loaded = load_target(target, data=data, checkpoint=checkpoint, device=device, seed=seed)
-            _check_specs(plan, wait=False)
+            check_specs(plan, wait=False)
             return loaded if capture is None else targeted(capture, loaded)
 
         if not quiet:
@@ -363,7 +343,7 @@ def demo(
     with claimed(output, shown == "full") as earlier:
         voice = Voice(quiet, json, earlier=earlier, opens=open, verbose=verbose)
         with voice.starting():
-            from leakaudit.cli.demo import demo_plan, demo_target
+            from leakaudit.scene.demo import demo_plan, demo_target
 
         plan = demo_plan(seed, shown)
         if not quiet:
@@ -373,23 +353,6 @@ def demo(
                 err=True,
             )
         run(lambda: demo_target(seed, device), plan, output, voice, exit_zero=True)
-
-
-def _check_specs(plan: Plan, *, wait: bool) -> None:
-    """Find a mistyped defense or attack before anything takes long; an unknown name may `wait` for the model's file."""
-    from leakaudit.protocol.registry import UnknownName, parse_attack, parse_defense
-
-    parsers: tuple[tuple[tuple[str, ...], Callable[[str], object]], ...] = (
-        (plan.defenses, parse_defense),
-        (plan.attacks, parse_attack),
-    )
-    for specs, parse in parsers:
-        for spec in specs:
-            try:
-                parse(spec)
-            except UnknownName:
-                if not wait:
-                    raise
 
 
 def _file_exists(path: Path | None, option: str) -> None:

@@ -158,6 +158,32 @@ ExitZero = Annotated[
 ]
 
 
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        help="Print the verdict and the paths only; on stderr nothing but errors.",
+        rich_help_panel=TOLD,
+    ),
+]
+
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        "-v",
+        help="Print all that there is to say ahead of the table: every reason, what was tried, failures, notes.",
+        rich_help_panel=TOLD,
+    ),
+]
+
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON document on stdout: verdict, reasons, paths.", rich_help_panel=TOLD),
+]
+
+
 def written(help: str, *names: str) -> Any:
     """Return an option that names a file to write."""
     return typer.Option(*names, metavar="FILE", help=help, rich_help_panel=TOLD, allow_from_autoenv=False)
