@@ -11,12 +11,12 @@ from leakaudit.audit.attacking import attacked, lacking
 from leakaudit.audit.canary import Planting, planted
 from leakaudit.audit.clock import Clock
 from leakaudit.audit.costs import NOMINAL, measured
-from leakaudit.audit.course import Course, Measured, Staged, Subjected
+from leakaudit.audit.course import Audited, Course, Staged, Subjected
 from leakaudit.audit.fitting import prepare
 from leakaudit.audit.pieces import Piece, chosen, in_turn, outline, pieces_of
 from leakaudit.audit.rows import broken, result_of, row_of
 from leakaudit.audit.taking import unlike
-from leakaudit.audit.weaker import seen_weakened
+from leakaudit.audit.weaker import seen_weakened, unit_of
 from leakaudit.errors import OutOfTime, UserError, first_line
 from leakaudit.judge.settled import Tally, drawer
 from leakaudit.protocol.defense import Defense, replaces_records
@@ -123,6 +123,9 @@ def run(
             if not course.elsewhere:
                 break
             desk.wait_for(course.elsewhere)
+        for _ in _again(course, asked, keep_learned) if complete else ():
+            if keep is not None:
+                keep(result_of(course, complete=False))
     except KeyboardInterrupt:
         ends.took()
         complete = False
@@ -135,24 +138,29 @@ def run(
     return result
 
 
-def _prepare(course: Course, spec: str, defense: Defense, keep_learned: KeepLearned | None) -> None:
-    """Fit a defense and try it, unless that is done. Where it cannot be, there is a row already, which says why."""
+def _prepare(
+    course: Course, spec: str, defense: Defense, keep_learned: KeepLearned | None, *, last: bool = False
+) -> None:
+    """Fit a defense and try it, unless that is done. Where it cannot be, there is a row already, which says why.
+
+    `last`: nothing else waits for the time that is left. Raises UserError for a target that cannot be audited at all.
+    """
     if spec in course.prepared:
         return
     scene, clock = course.scene, course.clock
     fit, *planned = pieces_of(spec, defense, scene.plan, None, scene.sizes())
     try:
-        with clock.piece(fit) as too_long:
+        with clock.piece(fit, last=last) as too_long:
             if too_long and replaces_records(defense):
                 raise OutOfTime(too_long)
             found = prepare(scene, spec, defense)
-    except UserError:
-        raise
     except Elsewhere as error:
         course.elsewhere.append(str(error))
         return
     except Exception as error:  # a user's model may raise anything while a generator is fitted around it
-        clock.skip(planned)
+        if isinstance(error, UserError) and spec == "none":  # else it is the defense that does not suit the target
+            raise
+        clock.skip(planned if isinstance(error, OutOfTime) else [fit, *planned])
         course.prepared[spec] = broken(course, spec, defense, first_line(error))
         return
     subject = found.within(scene)
@@ -163,13 +171,28 @@ def _prepare(course: Course, spec: str, defense: Defense, keep_learned: KeepLear
     course.noticed[spec] = found.noticed
     # Its attacks are those of what fitting made of it, and of what it was seen to change.
     own = pieces_of(spec, subject.defense, scene.plan, subject.changes, scene.sizes())[1:]
+    clock.skip([fit])
     clock.found(spec, own)
+    clock.known(piece for piece in own if _known(scene, subject, defense, piece))
     course.prepared[spec] = Subjected(subject, tuple(own))
+
+
+def _known(scene: Scene, subject: Subject, asked: Defense, piece: Piece) -> bool:
+    """Return whether the outcome of a piece is on a shelf already."""
+    if desk.current() is None:
+        return False
+    if piece.attack is not None:
+        return desk.has(
+            Updates(scene, subject, asked=asked).unit("attack", piece.attack.name, piece.attack, piece.role)
+        )
+    if piece.role == WEAKENED:
+        return desk.has(unit_of(scene, subject.spec, asked))
+    seeds = scene.plan.effort().seeds if piece.work.name == ACCURACY else 0
+    return bool(seeds) and all(desk.has(_training(scene, subject.spec, asked, k)) for k in range(seeds))
 
 
 def _audit_defense(course: Course, spec: str, defense: Defense, keep_learned: KeepLearned | None) -> Iterator[None]:
     """Audit one defense; its row stands in the course, more complete each time this yields."""
-    scene, plan, clock = course.scene, course.scene.plan, course.clock
     _prepare(course, spec, defense, keep_learned)
     found = course.prepared.pop(spec, None)
     if not isinstance(found, Subjected):
@@ -177,50 +200,100 @@ def _audit_defense(course: Course, spec: str, defense: Defense, keep_learned: Ke
             course.rows[spec] = found
             yield
         return
-    subject, measured, begun = found.subject, Measured(), len(course.elsewhere)
-    tally = _tally(course, spec, found.pieces)
+    tally, begun = _tally(course, spec, found.pieces), len(course.elsewhere)
     asks = max((piece.attack.asks for piece in found.pieces if piece.attack), default=0)
-    updates = course.updates_of(spec, lambda: Updates(scene, subject, asks, asked=defense))
-    for piece in in_turn(found.pieces, clock.costs):
-        attack = piece.attack
-        if attack and tally.skipped(attack.name) and not lacking(scene, attack, piece.role):
-            clock.skip([piece])
-            tally.add(skipped(attack, piece.role, plan.victims, tally.settled_by))
-            continue
+    audited = Audited(defense, found.subject, tally, asks)
+    for piece in in_turn(found.pieces, course.clock.costs):
         try:
-            with clock.piece(piece) as too_long:
-                if attack is not None:
-                    result = attacked(updates, attack, piece.role, too_long)
-                    tally.add(result)
-                elif piece.work.name == UPDATES:
-                    if desk.current() is None or clock.budget is not None:  # else when the first attack asks for them
-                        updates.compute()
-                    course.noticed[spec] = (*course.noticed.get(spec, ()), *unlike(updates))
-                    continue  # nothing is known of the row yet
-                elif piece.role == WEAKENED:
-                    settled = f"the verdict was settled by {tally.settled_by}" if tally.settled_by else ""
-                    seen = seen_weakened(scene, subject, defense, tally.results, too_long or settled)
-                    measured = replace(measured, strength=seen.strength, weakened=seen.weakened)
-                else:
-                    measured = replace(measured, outcome=_accuracy(scene, subject, defense, too_long))
+            told = _do(course, audited, piece)
         except Elsewhere as error:
             course.elsewhere.append(str(error))
             continue
-        course.rows[spec] = row_of(course, subject, tally.results, measured)
-        if attack is not None:
-            tally.judged(attack.name, course.rows[spec].why)
-            if not scored_victims(result):
-                clock.forget(piece)
-        yield
+        if told:
+            yield
     if len(course.elsewhere) > begun:
         return
-    row = row_of(course, subject, tally.results, measured)
-    more = compare_with_control(
-        row, course.rows.get("none", row), measured.outcome, plan.batch_size, scene.target.task.measure.name
-    )
-    course.noticed[spec] = (*course.noticed[spec], *more)
-    course.rows[spec] = row_of(course, subject, tally.results, measured)  # an error that was noticed blocks a pass
+    if course.clock.budget is not None:
+        course.audited[spec] = audited
+    _conclude(course, audited)
     yield
+
+
+def _do(course: Course, audited: Audited, piece: Piece, *, last: bool = False) -> bool:
+    """Do one piece of the work on a defense and judge it anew; return whether anything was done that is known of it.
+
+    `last`: nothing else waits for the time that is left.
+    """
+    scene, clock, tally, spec = course.scene, course.clock, audited.tally, audited.spec
+    attack, updates = piece.attack, course.updates_of(audited)
+    if attack and tally.skipped(attack.name) and not lacking(scene, attack, piece.role):
+        clock.skip([piece])
+        tally.add(skipped(attack, piece.role, scene.plan.victims, tally.settled_by))
+        return False
+    with clock.piece(piece, last=last) as too_long:
+        if attack is not None:
+            result = attacked(updates, attack, piece.role, too_long)
+            tally.add(result)
+        elif piece.work.name == UPDATES:
+            if desk.current() is None or clock.budget is not None:  # else when the first attack asks for them
+                updates.compute()
+            there = course.noticed.get(spec, ())
+            course.noticed[spec] = (*there, *(finding for finding in unlike(updates) if finding not in there))
+            return False  # nothing is known of the row yet
+        elif piece.role == WEAKENED:
+            settled = f"the verdict was settled by {tally.settled_by}" if tally.settled_by else ""
+            seen = seen_weakened(scene, audited.subject, audited.asked, tally.results, too_long or settled)
+            audited.measured = replace(audited.measured, strength=seen.strength, weakened=seen.weakened)
+        else:
+            outcome = _accuracy(scene, audited.subject, audited.asked, too_long)
+            audited.measured = replace(audited.measured, outcome=outcome)
+    row = course.rows[spec] = row_of(course, audited.subject, tally.results, audited.measured)
+    if attack is not None:
+        tally.judged(attack.name, row.why)
+        if not scored_victims(result):
+            clock.forget(piece)
+        if result.statuses.get("budget"):
+            clock.cut(piece)
+        else:
+            clock.skip([piece])
+    return True
+
+
+def _again(course: Course, asked: Sequence[tuple[str, Defense]], keep_learned: KeepLearned | None) -> Iterator[None]:
+    """Do again what the time budget left out or cut short, while time is left; the last outcome stands.
+
+    What an attack finds then may settle the verdict on its defense, and what it finds undefended those on the others.
+    """
+    clock, tried = course.clock, False
+    while (piece := clock.again()) is not None:
+        spec, tried = piece.work.defense, True
+        audited = course.audited.get(spec)
+        try:
+            with desk.anew():
+                if audited is not None:
+                    _do(course, audited, piece, last=True)
+                else:
+                    _prepare(course, spec, dict(asked)[spec], keep_learned, last=True)
+                    yield from _audit_defense(course, spec, dict(asked)[spec], keep_learned)
+        except Elsewhere:  # another participant gives it its time
+            clock.skip([piece])
+        yield
+    for audited in course.audited.values() if tried else ():
+        _conclude(course, audited)
+        yield
+
+
+def _conclude(course: Course, audited: Audited) -> None:
+    """Compare a defense with the control, and judge it for good: an error that was noticed blocks a pass."""
+    spec, subject, measured, plan = audited.spec, audited.subject, audited.measured, course.scene.plan
+    before = tuple(finding for finding in course.noticed[spec] if finding not in audited.concluded)
+    course.noticed[spec] = before
+    row = row_of(course, subject, audited.tally.results, measured)
+    audited.concluded = compare_with_control(
+        row, course.rows.get("none", row), measured.outcome, plan.batch_size, course.scene.target.task.measure.name
+    )
+    course.noticed[spec] = (*before, *audited.concluded)
+    course.rows[spec] = row_of(course, subject, audited.tally.results, measured)
 
 
 def _tally(course: Course, spec: str, pieces: Sequence[Piece]) -> Tally:
@@ -232,11 +305,7 @@ def _tally(course: Course, spec: str, pieces: Sequence[Piece]) -> Tally:
 
 
 def _accuracy(scene: Scene, subject: Subject, asked: Defense, too_long: str) -> Utility:
-    effort, reason, spec = scene.plan.effort(), too_long, subject.spec
-
-    def unit(k: int) -> Unit | None:
-        work = f"{spec}: {ACCURACY}, seed {k + 1}"
-        return scene.unit("training", work, defense=(spec, asked), run=k, epochs=effort.epochs)
+    effort, reason = scene.plan.effort(), too_long
 
     try:
         if not too_long:
@@ -248,10 +317,16 @@ def _accuracy(scene: Scene, subject: Subject, asked: Defense, too_long: str) -> 
                 epochs=effort.epochs,
                 seeds=effort.seeds,
                 seed=scene.plan.seed,
-                unit=unit,
+                unit=lambda k: _training(scene, subject.spec, asked, k),
             )
     except Elsewhere:
         raise
     except Exception as error:  # the user's model, loss or factory may raise anything
         reason = f"training failed ({first_line(error)})"
     return Utility((), Estimate(reason=reason), chance(scene.target.test, scene.target.task), 0, effort.epochs)
+
+
+def _training(scene: Scene, spec: str, asked: Defense, k: int) -> Unit | None:
+    """Return the name of what a training run comes to; None where none is kept."""
+    work, epochs = f"{spec}: {ACCURACY}, seed {k + 1}", scene.plan.effort().epochs
+    return scene.unit("training", work, defense=(spec, asked), run=k, epochs=epochs)

@@ -17,6 +17,8 @@ from leakaudit.audit.pieces import Piece, rank
 from leakaudit.audit.shares import SHORT, share_of
 from leakaudit.result.numbers import about
 from leakaudit.result.rules import UPDATES, WEAKENED
+from leakaudit.units import desk
+from leakaudit.units.unit import Elsewhere
 from leakaudit.work.progress import Work, current, monitored
 
 RESERVE, MOST = 0.1, 4.0  # of the budget, and seconds at most, that are kept to judge and to write the report
@@ -122,14 +124,19 @@ class Clock:
                     why = "the time budget was spent before it began"
         if piece not in self.ahead and not shelved:
             self._expect([piece, *self.ahead])
+        elsewhere, computed = False, _computed()
         try:
             with monitored(replace(current(), deadline=deadline)):
                 current().show(piece.work, 0, 0)
                 yield why
+        except Elsewhere:  # it is still to be done, and this says nothing of what it takes
+            elsewhere = True
+            raise
         finally:
-            self.skip([piece])
-            self.had[piece.work] = given
-            self._note(piece, time.monotonic() - now, deadline)
+            if not elsewhere:
+                self.skip([piece])
+                self.had[piece.work] = given
+                self._note(piece, time.monotonic() - now, deadline, here=computed != _computed())
 
     def cut(self, piece: Piece) -> None:
         """Note that a piece is to be tried again where time is left: for want of it there is less than it may give."""
@@ -140,14 +147,25 @@ class Clock:
         """Expect nothing of a piece by what it took: it came to nothing, and may work under the next defense."""
         self.pace.pop(piece.work.name, None)
 
-    def _note(self, piece: Piece, took: float, deadline: float | None) -> None:
-        if piece.work in self.shelved:
-            return  # what it took to compute is with its outcome
+    def _note(self, piece: Piece, took: float, deadline: float | None, here: bool) -> None:
+        """Note what a piece took, unless its outcome was known: `here` says whether a desk had it computed."""
+        there, name = desk.current(), piece.work.name
         self.timings[str(piece.work)] = round(took + self.timings.get(str(piece.work), 0.0), 3)
-        if deadline is not None and time.monotonic() >= deadline:
+        if piece.work in self.shelved or (there is not None and not here and name != UPDATES):
+            known = None if there is None else there.took.get(str(piece.work))
+        elif deadline is not None and time.monotonic() >= deadline:
             self.cut(piece)  # and what it took says nothing of what it takes
-        elif piece.work.name == UPDATES and piece.amount.updates:
+            return
+        else:
+            known = took
+        if name == UPDATES:
             usual = max(1e-6, self.costs.seconds(piece.amount))
-            self.dearer[piece.work.defense] = max(1.0, took / usual)
-        elif piece.work.defense != "none" and piece.role != WEAKENED:  # some do far less without one, or once one fell
-            self.pace[piece.work.name] = took / max(1e-6, self._reckoned(piece))
+            self.dearer[piece.work.defense] = max(self.dearer.get(piece.work.defense, 1.0), took / usual)
+        elif known is not None and piece.work.defense != "none" and piece.role != WEAKENED:
+            # Without a defense some do far less; what is weakened is tried until something is seen.
+            self.pace[name] = known / max(1e-6, self._reckoned(piece))
+
+
+def _computed() -> int:
+    there = desk.current()
+    return 0 if there is None else len(there.computed)

@@ -87,6 +87,8 @@ class Desk:
     found: set[str] = field(default_factory=set)  # keys that another run had computed
     computed: set[str] = field(default_factory=set)  # keys computed here
     private: set[str] = field(default_factory=set)  # keys of private outcomes that were met
+    late: set[str] = field(default_factory=set)  # keys of what the time budget ended early in this run
+    anew: bool = False  # whether that is computed again
     held: list[str] = field(default_factory=list)  # keys that are claimed here, the outermost first
     trouble: str = ""  # why something could not be kept
     _stop: threading.Event | None = None
@@ -119,6 +121,7 @@ class Desk:
                     outcome = compute()
                 self.took[unit.work] = seconds = time.monotonic() - begun
                 self.computed.add(key)
+                (self.late.add if late else self.late.discard)(key)
                 if late and len(self.held) > 1:  # a part of what time ended early: that is done again
                     return outcome
                 if not self._kept(unit, outcome, seconds, bool(late)) or not unit.private:
@@ -134,6 +137,8 @@ class Desk:
         key = unit.key
         if unit.private:
             self.private.add(key)
+        if self.anew and key in self.late:
+            return ()
         if key in self.known:
             return (self.known[key],)
         data = self.store.get(key, unit.private)
@@ -146,6 +151,10 @@ class Desk:
             outcome = unpacked(body, kind)
         except Unreadable:
             return ()
+        if header.late:
+            self.late.add(key)
+            if self.anew:
+                return ()
         self.took[unit.work] = header.seconds
         if not unit.private:
             self.known[key] = outcome
@@ -164,6 +173,17 @@ class Desk:
             self.trouble = self.trouble or str(error)
             return False
         return True
+
+    def has(self, unit: Unit) -> bool:
+        """Return whether the outcome of a unit would be taken up now; it is not read."""
+        if unit.key in self.known:
+            return unit.key not in self.late
+        data = self.store.get(unit.key, unit.private)
+        try:
+            header = None if data is None else header_of(data, unit.key)[0]
+        except Unreadable:
+            return False
+        return header is not None and not header.late and (header.attempt == self.attempt or not self.fresh)
 
     @contextmanager
     def _beating(self) -> Iterator[None]:
@@ -226,6 +246,26 @@ def done(unit: Unit | None, kind: type[T], compute: Callable[[], T], *, wait: bo
     if desk is None or unit is None:
         return compute()
     return desk.done(unit, kind, compute, wait=wait, begin=begin)
+
+
+def has(unit: Unit | None) -> bool:
+    """Return whether the outcome of a unit is known, and the whole of it."""
+    desk = _desk.get()
+    return desk is not None and unit is not None and desk.has(unit)
+
+
+@contextmanager
+def anew() -> Iterator[None]:
+    """Compute within what the time budget ended early once more: this is its second try."""
+    desk = _desk.get()
+    if desk is None:
+        yield
+        return
+    desk.anew = True
+    try:
+        yield
+    finally:
+        desk.anew = False
 
 
 def wait_for(works: Sequence[str]) -> None:
