@@ -37,7 +37,8 @@ class Clock:
     lanes: int = 1  # how many work on the pieces at once
     timings: dict[str, float] = field(default_factory=dict)
     ahead: list[Piece] = field(init=False)
-    pace: dict[str, float] = field(default_factory=dict)  # by the work's name: what the last took by what was reckoned
+    # By the work's name what the last took over what was reckoned, and what an update cost there over an undefended one.
+    pace: dict[str, tuple[float, float]] = field(default_factory=dict)
     dearer: dict[str, float] = field(default_factory=dict)  # by defense: an update's cost over an undefended one's
     shelved: set[Work] = field(default_factory=set)  # what is known already, and takes no time
     short: dict[Work, tuple[Piece, float]] = field(default_factory=dict)  # left out or cut short, and seconds it had
@@ -72,12 +73,10 @@ class Clock:
 
     def expected(self, piece: Piece) -> float:
         """Return the seconds that a piece may take."""
-        pace = 1.0 if piece.all_or_nothing or piece.work.name == UPDATES else self.pace.get(piece.work.name, 1.0)
-        return self._reckoned(piece) * pace
-
-    def _reckoned(self, piece: Piece) -> float:
-        amount = piece.amount
-        return self.costs.seconds(replace(amount, updates=amount.updates * self.dearer.get(piece.work.defense, 1.0)))
+        dearer, amount = self.dearer.get(piece.work.defense, 1.0), piece.amount
+        known = None if piece.all_or_nothing or piece.work.name == UPDATES else self.pace.get(piece.work.name)
+        pace, then = known or (1.0, 1.0)
+        return pace * self.costs.seconds(replace(amount, updates=amount.updates * _told(dearer / then)))
 
     def share(self, piece: Piece) -> float:
         """Return the seconds that a piece is given of what is left: 0 where too little would come of it."""
@@ -163,7 +162,16 @@ class Clock:
             self.dearer[piece.work.defense] = max(self.dearer.get(piece.work.defense, 1.0), took / usual)
         elif known is not None and piece.work.defense != "none" and piece.role != WEAKENED:
             # Without a defense some do far less; what is weakened is tried until something is seen.
-            self.pace[name] = known / max(1e-6, self._reckoned(piece))
+            then = self.dearer.get(piece.work.defense, 1.0)
+            self.pace[name] = known / max(1e-6, self.costs.seconds(piece.amount)), then
+
+
+def _told(ratio: float) -> float:
+    """Return a ratio of two updates' costs but for a factor of two, which says nothing: they are measured in a moment.
+
+    What is reckoned too dear may be left out, and what is reckoned too cheap has half of what is over.
+    """
+    return max(1.0, ratio / 2) if ratio > 1 else min(1.0, ratio * 2)
 
 
 def _computed() -> int:

@@ -98,7 +98,7 @@ def test_what_a_piece_took_under_one_defense_is_expected_under_the_next(clock: T
     with ticking.piece(updating) as why:
         clock.now += 10 * 10 * NOMINAL.update  # ten times as dear as without a defense
     assert why == ""
-    assert ticking.expected(other) == pytest.approx(10 * 100 * NOMINAL.update)
+    assert ticking.expected(other) == pytest.approx(5 * 100 * NOMINAL.update)  # a factor of two is no news
     with ticking.piece(one):
         clock.now += 77
     assert ticking.expected(same) == 77
