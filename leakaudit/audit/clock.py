@@ -37,7 +37,7 @@ class Clock:
     lanes: int = 1  # how many work on the pieces at once
     timings: dict[str, float] = field(default_factory=dict)
     ahead: list[Piece] = field(init=False)
-    # By the work's name what the last took over what was reckoned, and what an update cost there over an undefended one.
+    # By the work's name: what the last took over what was reckoned, and how much dearer an update was there.
     pace: dict[str, tuple[float, float]] = field(default_factory=dict)
     dearer: dict[str, float] = field(default_factory=dict)  # by defense: an update's cost over an undefended one's
     shelved: set[Work] = field(default_factory=set)  # what is known already, and takes no time

@@ -16,6 +16,7 @@ from leakaudit.protocol.amounts import Amount
 from leakaudit.protocol.registry import parse_attack, parse_defense
 from leakaudit.result.rules import ACCURACY, FIT, WEAKENED
 from leakaudit.scene.plan import Plan
+from leakaudit.units.unit import Elsewhere
 from leakaudit.work.progress import Monitor, Work, current, monitored
 from tests.leakaudit.timed import Time
 
@@ -171,6 +172,21 @@ def test_what_is_known_takes_no_time_and_tells_nothing_of_what_others_take(clock
     assert sorted(work.name for work in heard[-1]) == ["linkage", REPLAY]
     assert ticking.expected(ahead) == pytest.approx(90.0)
     assert ticking.again() is None
+
+
+def test_what_another_participant_is_at_stays_ahead_and_tells_nothing(clock: Time) -> None:
+    one, same = piece(REPLAY, "a", 20.0), piece(REPLAY, "b", 20.0)
+    ticking = Clock(104.0, [one, same], NOMINAL, clock.now, lanes=2)
+
+    def taken() -> None:
+        clock.now += 0.3
+        raise Elsewhere("a: replay")
+
+    with pytest.raises(Elsewhere), ticking.piece(one):
+        taken()
+    assert ticking.ahead == [one, same]
+    assert ticking.expected(same) == pytest.approx(20.0)
+    assert ticking.timings == {}
 
 
 @pytest.mark.parametrize(("others", "most"), [(5.0, 95.0), (50.0, 60.0), (80.0, 60.0)])
