@@ -77,7 +77,9 @@ def audit(
     interrupted = False
     stage("looking for the planted leak")
     try:
-        found = planted(plan, begun, examined, scene.facts)
+        there = desk.current()
+        gathers = there is None or there.gathers  # nobody asks a participant who only leaves outcomes
+        found = planted(plan, begun, examined, scene.facts) if gathers else Planting("inconclusive")
     except KeyboardInterrupt:
         ends.took()
         found, interrupted = Planting("inconclusive", ended="interrupt"), True
@@ -85,7 +87,8 @@ def audit(
     scene = replace(scene, findings=(*scene.findings, *provenance.left_out_plugins()))
     stage("measuring what this machine takes")
     costs = NOMINAL if plan.budget is None or interrupted else measured(target, plan)
-    clock = Clock(plan.budget, outline(plan, scene.sizes()), costs, begun)
+    lanes = 1 if there is None else there.lanes
+    clock = Clock(plan.budget, outline(plan, scene.sizes()), costs, begun, lanes)
     course = Course(scene, clock, controls, made, staged or Staged())
     return run(course, asked, keep, keep_learned, complete=not interrupted)
 
@@ -122,8 +125,8 @@ def run(
                         keep(result_of(course, complete=False))
             if not course.elsewhere:
                 break
-            desk.wait_for(course.elsewhere)
-        for _ in _again(course, asked, keep_learned) if complete else ():
+            course.another_round()
+        for _ in _again(course, asked, keep_learned) if complete and desk.is_main() else ():
             if keep is not None:
                 keep(result_of(course, complete=False))
     except KeyboardInterrupt:
@@ -149,6 +152,7 @@ def _prepare(
         return
     scene, clock = course.scene, course.clock
     fit, *planned = pieces_of(spec, defense, scene.plan, None, scene.sizes())
+    late = False
     try:
         with clock.piece(fit, last=last) as too_long:
             if too_long and replaces_records(defense):
@@ -157,11 +161,13 @@ def _prepare(
     except Elsewhere as error:
         course.elsewhere.append(str(error))
         return
-    except Exception as error:  # a user's model may raise anything while a generator is fitted around it
-        if isinstance(error, UserError) and spec == "none":  # else it is the defense that does not suit the target
-            raise
-        clock.skip(planned if isinstance(error, OutOfTime) else [fit, *planned])
-        course.prepared[spec] = broken(course, spec, defense, first_line(error))
+    except UserError:
+        raise
+    except Exception as error:  # what says nothing of the defense: too little time or memory
+        found, late = first_line(error), isinstance(error, OutOfTime)
+    if isinstance(found, str):
+        clock.skip(planned if late else [fit, *planned])
+        course.prepared[spec] = broken(course, spec, defense, found)
         return
     subject = found.within(scene)
     if found.learned is not None:
@@ -182,13 +188,13 @@ def _known(scene: Scene, subject: Subject, asked: Defense, piece: Piece) -> bool
     if desk.current() is None:
         return False
     if piece.attack is not None:
-        return desk.has(
+        return desk.is_known(
             Updates(scene, subject, asked=asked).unit("attack", piece.attack.name, piece.attack, piece.role)
         )
     if piece.role == WEAKENED:
-        return desk.has(unit_of(scene, subject.spec, asked))
+        return desk.is_known(unit_of(scene, subject.spec, asked))
     seeds = scene.plan.effort().seeds if piece.work.name == ACCURACY else 0
-    return bool(seeds) and all(desk.has(_training(scene, subject.spec, asked, k)) for k in range(seeds))
+    return bool(seeds) and all(desk.is_known(_training(scene, subject.spec, asked, k)) for k in range(seeds))
 
 
 def _audit_defense(course: Course, spec: str, defense: Defense, keep_learned: KeepLearned | None) -> Iterator[None]:
@@ -203,7 +209,13 @@ def _audit_defense(course: Course, spec: str, defense: Defense, keep_learned: Ke
     tally, begun = _tally(course, spec, found.pieces), len(course.elsewhere)
     asks = max((piece.attack.asks for piece in found.pieces if piece.attack), default=0)
     audited = Audited(defense, found.subject, tally, asks)
+    updates = course.updates_of(audited)
     for piece in in_turn(found.pieces, course.clock.costs):
+        attack = piece.attack
+        may_be_skipped = attack and tally.skips and attack.name not in tally.kept and len(course.elsewhere) > begun
+        unit = updates.unit("attack", attack.name, attack, piece.role) if attack and may_be_skipped else None
+        if may_be_skipped and not _settled(course, audited, piece) and not course.speculates(unit):
+            continue
         try:
             told = _do(course, audited, piece)
         except Elsewhere as error:
@@ -226,7 +238,7 @@ def _do(course: Course, audited: Audited, piece: Piece, *, last: bool = False) -
     """
     scene, clock, tally, spec = course.scene, course.clock, audited.tally, audited.spec
     attack, updates = piece.attack, course.updates_of(audited)
-    if attack and tally.skipped(attack.name) and not lacking(scene, attack, piece.role):
+    if attack and _settled(course, audited, piece):
         clock.skip([piece])
         tally.add(skipped(attack, piece.role, scene.plan.victims, tally.settled_by))
         return False
@@ -257,6 +269,12 @@ def _do(course: Course, audited: Audited, piece: Piece, *, last: bool = False) -
         else:
             clock.skip([piece])
     return True
+
+
+def _settled(course: Course, audited: Audited, piece: Piece) -> bool:
+    """Return whether an attack is skipped, since another one had settled the verdict."""
+    attack = piece.attack
+    return attack is not None and audited.tally.skipped(attack.name) and not lacking(course.scene, attack, piece.role)
 
 
 def _again(course: Course, asked: Sequence[tuple[str, Defense]], keep_learned: KeepLearned | None) -> Iterator[None]:
@@ -301,7 +319,8 @@ def _tally(course: Course, spec: str, pieces: Sequence[Piece]) -> Tally:
     plan, control = course.scene.plan, course.rows.get("none")
     names = [piece.work.name for piece in pieces if piece.attack is not None]
     kept = {parse_attack(each).name for each in plan.attacks} | {drawer(control.attacks if control else ())}
-    return Tally(names, plan.skips and spec != "none" and control is not None, frozenset(kept))
+    known = control is not None or bool(course.elsewhere)  # else nothing says what works here
+    return Tally(names, plan.skips and spec != "none" and known, frozenset(kept))
 
 
 def _accuracy(scene: Scene, subject: Subject, asked: Defense, too_long: str) -> Utility:

@@ -50,7 +50,7 @@ class Clock:
     def _expect(self, pieces: Iterable[Piece]) -> None:
         """Set what is still to come, and tell whoever watches."""
         self.ahead = list(pieces)
-        current().ahead([(piece.work, self.costs.seconds(piece.amount)) for piece in self.ahead])
+        current().ahead([(piece.work, self.costs.seconds(piece.amount)) for piece in self.ahead], self.lanes)
 
     def skip(self, pieces: Iterable[Piece]) -> None:
         """Leave the time of pieces that will not be done to the others."""

@@ -14,6 +14,8 @@ from leakaudit.scene.examine import Subject
 from leakaudit.scene.scene import Scene
 from leakaudit.scene.updates import Updates
 from leakaudit.score.utility import Utility
+from leakaudit.units import desk
+from leakaudit.units.unit import Unit
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class Course:
     audited: dict[str, Audited] = field(default_factory=dict)  # under a time budget: what was gone through
     elsewhere: list[str] = field(default_factory=list)  # what other participants are at, in this round
     _updates: tuple[str, Updates] | None = None
+    _computed: int = 0  # outcomes that this participant had computed before this round
+    _spare: bool = False  # nothing was left to do in the last round but what may turn out to be in vain
 
     def updates_of(self, audited: Audited) -> Updates:
         """Return the updates of a defense; those of the last one are kept for another round."""
@@ -82,3 +86,24 @@ class Course:
         if self._updates is None or self._updates[0] != spec:
             self._updates = spec, Updates(self.scene, subject, audited.asks, asked=audited.asked)
         return self._updates[1]
+
+    def speculates(self, unit: Unit | None) -> bool:
+        """Whether to run an attack that may be skipped, once what another participant is at is known.
+
+        If it is known already, or there was nothing else to do: then one such attack, and a look around.
+        """
+        if desk.is_known(unit):
+            return True
+        spare, self._spare = self._spare, False
+        if not spare:
+            self.elsewhere.append("what may be skipped")
+        return spare
+
+    def another_round(self) -> None:
+        """Go on to another round: at once where something was computed in this one, which may have changed much."""
+        there = desk.current()
+        computed = 0 if there is None else len(there.computed)
+        idle, self._computed = computed == self._computed, computed
+        if idle and self._spare:
+            desk.wait_for_others()
+        self._spare = idle and not self._spare

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from leakaudit.errors import OutOfTime
+from leakaudit.errors import OutOfTime, UserError, first_line
 from leakaudit.protocol.defense import Defense, replaces_records
 from leakaudit.protocol.target import Records
 from leakaudit.result.rules import FIT
@@ -16,6 +16,7 @@ from leakaudit.scene.told import quick_fit
 from leakaudit.score.diagnosis import inspected
 from leakaudit.score.identification import hidden, of_line_ups
 from leakaudit.units import desk
+from leakaudit.work.memory import exhausted
 from leakaudit.work.progress import expired, stage
 from leakaudit.work.seeding import generator_for, seeded
 
@@ -34,10 +35,27 @@ class Prepared:
         return replace(self.subject, released=scene.target.private) if self.as_given else self.subject
 
 
-def prepare(scene: Scene, spec: str, defense: Defense) -> Prepared:
-    """Fit a defense and try it. Raises OutOfTime where the time budget ended what cannot be done in part."""
+def prepare(scene: Scene, spec: str, defense: Defense) -> Prepared | str:
+    """Fit a defense and try it; return why it cannot be applied where that is so.
+
+    Raises OutOfTime where the time budget ended what cannot be done in part, UserError where settings cannot work on
+    this target at all, `Elsewhere` where another participant is at it, and whatever says that the memory is exhausted.
+    """
     unit = scene.unit("prepare", f"{spec}: {FIT}", defense=(spec, defense))
-    return desk.done(unit, Prepared, lambda: _prepared(scene, spec, defense))
+
+    def tried() -> Prepared | str:
+        try:
+            return _prepared(scene, spec, defense)
+        except OutOfTime:
+            raise
+        except Exception as error:  # a user's model may raise anything while a generator is fitted around it
+            unsuited = isinstance(error, UserError) and spec == "none"  # elsewhere the defense does not suit the target
+            if unsuited or exhausted(error):
+                raise
+            return first_line(error)
+
+    kind: type[Prepared | str] = object  # type: ignore[assignment]
+    return desk.done(unit, kind, tried)
 
 
 def _prepared(scene: Scene, spec: str, defense: Defense) -> Prepared:

@@ -26,6 +26,7 @@ from leakaudit.cli import obscure as cli_obscure
 from leakaudit.cli import report as cli_report
 from leakaudit.cli import sign as cli_sign
 from leakaudit.cli import sweep as cli_sweep
+from leakaudit.cli import worker as cli_worker
 from leakaudit.cli.scan import app
 from leakaudit.errors import (
     Interrupted,
@@ -68,6 +69,8 @@ def _version(wanted: bool) -> None:
 cli_sweep.add(app)
 
 cli_doctor.add(app)
+
+cli_worker.add(app)
 
 cli_capture.add(app)
 

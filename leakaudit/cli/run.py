@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from leakaudit.result.outcome import Outcome
     from leakaudit.result.schema import AuditResult, Waiver
     from leakaudit.scene.plan import Plan
+    from leakaudit.spread.job import Request
+    from leakaudit.spread.sharing import Sharing
+    from leakaudit.units.desk import Desk
     from leakaudit.work.learned import Learned
     from leakaudit.work.progress import Monitor
 
@@ -127,6 +130,15 @@ class Ended:
         return _code(self.result, self.said, exit_zero)
 
 
+@dataclass(frozen=True)
+class Judging:
+    """By what a scan is judged beside its own verdict."""
+
+    gate: Gating | None = None
+    waivers: tuple[Waiver, ...] = ()
+    exit_zero: bool = False
+
+
 def run(
     load: Callable[[], Target],
     plan: Plan,
@@ -134,18 +146,15 @@ def run(
     voice: Voice,
     *,
     lpips_weights: Path | None = None,
-    exit_zero: bool = False,
-    gate: Gating | None = None,
-    waivers: tuple[Waiver, ...] = (),
+    judging: Judging = Judging(),
+    shared: tuple[Sharing, Request] | None = None,
 ) -> None:
     """Do one scan as `scanned` does, say what came of it, and exit with the verdict's code.
 
-    With a `gate`, its verdict is the exit code's, and `gate.json` is written beside.
+    With a gate, its verdict is the exit code's, and `gate.json` is written beside.
     """
-    ended = scanned(
-        load, plan, output, voice, lpips_weights=lpips_weights, exit_zero=exit_zero, gate=gate, waivers=waivers
-    )
-    code, files = ended.code(exit_zero), ended.files
+    ended = scanned(load, plan, output, voice, lpips_weights=lpips_weights, judging=judging, shared=shared)
+    code, files = ended.code(judging.exit_zero), ended.files
     voice.tell(ended.result, ended.paths, code, ended.said)
     if voice.opens:
         show(ended.paths["report"])
@@ -159,23 +168,23 @@ def run(
     raise typer.Exit(code)
 
 
-def scanned(  # noqa: PLR0913 - what a scan is, and how it speaks
+def scanned(
     load: Callable[[], Target],
     plan: Plan,
     output: Path,
     voice: Voice,
     *,
     lpips_weights: Path | None = None,
-    exit_zero: bool = False,
-    gate: Gating | None = None,
-    waivers: tuple[Waiver, ...] = (),
+    judging: Judging = Judging(),
+    shared: tuple[Sharing, Request] | None = None,
     command: str | None = None,
 ) -> Ended:
     """Audit what `load` returns, write `result.json` and `report.html` into `output`, which is claimed already.
 
     The result is written after every finished piece, so that an interrupt keeps what was measured; while the folder
-    takes nothing the audit goes on. `command` is what repeats the scan, the command as it was typed where None. Raises
-    UserError where the target cannot be audited, or nothing can be written.
+    takes nothing the audit goes on. `shared`: where pieces are kept and who takes part, and what they are told; None:
+    it is done here, and nothing of it is kept. `command` is what repeats the scan, the command as it was typed where
+    None. Raises UserError where the target cannot be audited, or nothing can be written.
     """
     from leakaudit.files.folder import Output
     from leakaudit.result.schema import from_json, to_json
@@ -188,21 +197,32 @@ def scanned(  # noqa: PLR0913 - what a scan is, and how it speaks
         def begin() -> Target:
             stage("loading the model and the data")
             target = load()
-            if gate is not None:
-                gate.early(target)
+            if judging.gate is not None:
+                judging.gate.early(target)
             if voice.earlier and not voice.quiet:
                 typer.echo(f"leakaudit: {visible(voice.earlier)}", err=True)
             return target
 
-        result = _measured(begin, plan, files, learned, lpips_weights=lpips_weights, waivers=waivers, command=command)
+        with _shared(shared, voice) as there:
+            result = _measured(
+                begin,
+                plan,
+                files,
+                learned,
+                lpips_weights=lpips_weights,
+                waivers=judging.waivers,
+                command=command_line() if command is None else command,
+            )
+            if there is not None:
+                there.finished = result.complete
         monitor.show(Work("finishing"), 0, 0)
         stage("writing the report")
         result = from_json(to_json(result))  # as it is stored: what is rendered again must be the same page
-        said, refusal = _judged(result, gate, output / RESULT)
+        said, refusal = _judged(result, judging.gate, output / RESULT)
         try:
             paths = _written(result, said, files, learned)
         except UserError:  # what is printed is then all that there is
-            voice.tell(result, {}, _code(result, said, exit_zero), said)
+            voice.tell(result, {}, _code(result, said, judging.exit_zero), said)
             raise
     if refusal is not None:
         raise UserError(f"{refusal} The scan itself is kept in {paths['report'].parent}.") from refusal
@@ -226,7 +246,7 @@ def _measured(
     *,
     lpips_weights: Path | None,
     waivers: tuple[Waiver, ...],
-    command: str | None,
+    command: str,
 ) -> AuditResult:
     """Return what the audit found, or what it had found when it was interrupted; nothing interrupts what follows."""
     from leakaudit.audit.stages import audit_at_stages
@@ -258,7 +278,7 @@ def _measured(
             lpips_weights=lpips_weights,
             keep=keep,
             keep_learned=learned.save,
-            command=command_line() if command is None else command,
+            command=command,
             waivers=waivers,
         )
         ends.close()
@@ -268,6 +288,29 @@ def _measured(
             raise
         result = latest[0]
     return result
+
+
+@contextmanager
+def _shared(shared: tuple[Sharing, Request] | None, voice: Voice) -> Iterator[Desk | None]:
+    """Install the desk of a scan; say where it goes on with one, and at the end how much was known already."""
+    if shared is None:
+        yield None
+        return
+    from leakaudit.spread.sharing import sharing
+    from leakaudit.work.precision import single_threaded
+
+    def say(told: str) -> None:
+        if not voice.quiet:
+            typer.echo(visible(f"leakaudit: {told}", 5_000), err=True)
+
+    asked, request = shared
+    with single_threaded(), sharing(asked, request, say) as there:
+        yield there
+        if there is not None and there.found:
+            count = len(there.found)
+            say(f"{count} pieces were known from earlier scans and not computed again (--fresh computes all anew)")
+        if there is not None and there.trouble:
+            say(f"not all could be kept for a later scan: {there.trouble}")
 
 
 def _judged(result: AuditResult, gate: Gating | None, source: Path) -> tuple[Outcome | None, UserError | None]:

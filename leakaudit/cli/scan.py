@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import typer.main
 
-from leakaudit.cli.run import Voice, run
+from leakaudit.cli.run import Judging, Voice, run
 from leakaudit.errors import UserError, quote
 from leakaudit.files.folder import claimed, stored
 from leakaudit.files.writing import writable
@@ -51,6 +51,7 @@ from leakaudit.options.common import (
 )
 from leakaudit.options.gating import Baseline, Gating, configured_waivers
 from leakaudit.options.settings import FROM_ENVIRONMENT, Config
+from leakaudit.options.spreading import Cache, Executor, Fresh, Keep, Resume, Workers
 from leakaudit.protocol.usercode import registers
 from leakaudit.result.outward import default_images
 
@@ -256,6 +257,12 @@ def scan(  # noqa: PLR0913 - a command: its options
             rich_help_panel=TOLD,
         ),
     ] = None,
+    workers: Workers = 1,
+    executor: Executor = "local",
+    cache: Cache = None,
+    fresh: Fresh = False,
+    resume: Resume = False,
+    keep_intermediates: Keep = False,
     config: Config = None,
 ) -> None:
     """Audit a model: attack it undefended and under each defense, measure accuracy, write a report."""
@@ -276,27 +283,28 @@ def scan(  # noqa: PLR0913 - a command: its options
     before = load_result(baseline) if baseline is not None else None  # it may lie where the output goes
     with claimed(output, shown == "full") as earlier:  # at once: loading libraries takes seconds
         with voice.starting():
-            from leakaudit.load.loading import load_target
+            from leakaudit.captured.scanning import asked
             from leakaudit.options.plans import check_specs, planned
             from leakaudit.protocol.registry import attacks, defenses
+            from leakaudit.spread.job import Request
+            from leakaudit.spread.sharing import Sharing
 
             attacks(), defenses()
+        sharing = Sharing(cache, workers, executor, fresh, resume, keep_intermediates)
         plan = planned(given, shown)
-        capture = None
+        paths = [None if path is None else str(path) for path in (data, update, checkpoint, lpips_weights)]
+        request = Request(target, plan, paths[0], paths[1], paths[2], device, paths[3])
         if update is not None:
-            from leakaudit.captured.scanning import asked, targeted
-
-            capture = asked(update, data, plan)
-            plan, data = capture.plan, None
+            plan = asked(update, data, plan).plan
         if not quiet:
             tell_where(config)  # ahead of what it names, which is run
         check_specs(plan, wait=registers(target))
         gating = Gating.read(found, baseline, plan, before) if gate else None
 
         def load() -> Loaded:
-            loaded = load_target(target, data=data, checkpoint=checkpoint, device=device, seed=seed)
+            loaded, _ = request.load()
             check_specs(plan, wait=False)
-            return loaded if capture is None else targeted(capture, loaded)
+            return loaded
 
         if not quiet:
             name_what_was_left_out()
@@ -306,9 +314,8 @@ def scan(  # noqa: PLR0913 - a command: its options
             output,
             replace(voice, earlier=earlier),
             lpips_weights=lpips_weights,
-            exit_zero=exit_zero,
-            gate=gating,
-            waivers=configured_waivers(found),
+            judging=Judging(gating, configured_waivers(found), exit_zero),
+            shared=(sharing, request),
         )
 
 
@@ -352,7 +359,7 @@ def demo(
                 f"{', '.join(plan.defenses[:-1])} and {plan.defenses[-1]}.",
                 err=True,
             )
-        run(lambda: demo_target(seed, device), plan, output, voice, exit_zero=True)
+        run(lambda: demo_target(seed, device), plan, output, voice, judging=Judging(exit_zero=True))
 
 
 def _file_exists(path: Path | None, option: str) -> None:

@@ -16,6 +16,7 @@ USAGE, INTERNAL = 2, 4
 # Headings of the help screens, in their order.
 WHAT, WORK, SCENE = "What is audited", "How much work", "The exchange and its adversary"
 JUDGED, TOLD, FROM = "What is judged", "What is written and shown", "Where settings come from"
+SPREAD = "Where it is computed, and what is kept"
 # Headings under which the first screen lists the commands.
 AUDIT, READ, GATES, GENERATOR = "Audit", "Read a result", "Gate a build", "Keep the obscuring generator"
 

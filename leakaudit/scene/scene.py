@@ -105,6 +105,8 @@ def set_scene(
     """Check the target, and draw who is attacked and among whom. Raises UserError on what cannot be audited."""
     target = with_units(target)
     facts = facts_of(target, plan, lpips_weights) if desk.current() is not None else None
+    if facts is not None:
+        desk.note(facts.target)
     if plan.images == "redacted":
         standin.picture(target.input_shape)  # it must not be missing only once the first attack is done
     lpips = OF_VOLUMES if target.model.depth > 1 else lpips_metric(lpips_weights, target.device)

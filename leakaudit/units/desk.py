@@ -12,14 +12,14 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from leakaudit.errors import UserError
-from leakaudit.units.packing import Unreadable, header_of, packed, unpacked
+from leakaudit.units.packing import Unreadable, header_of, packed, unkept, unpacked
 from leakaudit.units.shelf import Claim, host
 from leakaudit.units.unit import Elsewhere, Unit
 from leakaudit.work import ends
@@ -80,7 +80,11 @@ class Desk:
     attempt: str = field(default_factory=nobody)
     fresh: bool = False
     keeps: bool = False
-    alone: bool = True  # no other participant: what another scan is at is waited for
+    idle: bool = False  # it computes no pieces itself: it waits for what others leave
+    lanes: int = 1  # participants in all
+    gathers: bool = True  # it is the one who puts the outcomes together
+    finished: bool = False  # the result is there
+    noticed: Callable[[Mapping[str, str]], None] = lambda facts: None  # told what is audited, when that is known
     who: str = field(default_factory=nobody)
     known: dict[str, Any] = field(default_factory=dict)  # outcomes by key, as they were read or computed
     took: dict[str, float] = field(default_factory=dict)  # seconds by what is shown of the work, wherever it was done
@@ -89,6 +93,8 @@ class Desk:
     private: set[str] = field(default_factory=set)  # keys of private outcomes that were met
     late: set[str] = field(default_factory=set)  # keys of what the time budget ended early in this run
     anew: bool = False  # whether that is computed again
+    unkept: set[str] = field(default_factory=set)  # keys whose outcomes cannot be written: everybody makes his own
+    missing: dict[str, bool] = field(default_factory=dict)  # keys that others are at, and whether those are private
     held: list[str] = field(default_factory=list)  # keys that are claimed here, the outermost first
     trouble: str = ""  # why something could not be kept
     _stop: threading.Event | None = None
@@ -99,9 +105,12 @@ class Desk:
         while not (found := self._look(unit, kind)):
             if not begin:
                 return compute()
-            if self.held or self.store.claim(key, Claim(self.who, host(), os.getpid(), unit.work)):
+            if self.held or key in self.unkept:
+                return self._computed(unit, kind, compute)
+            if (wait or not self.idle) and self.store.claim(key, Claim(self.who, host(), os.getpid(), unit.work)):
                 return self._computed(unit, kind, compute)
             if not wait:
+                self.missing[key] = unit.private
                 raise Elsewhere(unit.work)
             ends.check()
             time.sleep(LOOK)
@@ -146,7 +155,10 @@ class Desk:
             return ()
         try:
             header, body = header_of(data, key)
-            if header.attempt != self.attempt and (self.fresh or header.late):
+            if header.attempt != self.attempt and (self.fresh or header.late or header.unkept):
+                return ()
+            if header.unkept:
+                self.unkept.add(key)
                 return ()
             outcome = unpacked(body, kind)
         except Unreadable:
@@ -165,25 +177,29 @@ class Desk:
     def _kept(self, unit: Unit, outcome: object, seconds: float, late: bool) -> bool:
         try:
             data = packed(unit, outcome, seconds=seconds, attempt=self.attempt, late=late)
-        except Exception:  # an object of somebody's own that cannot be written: every participant makes its own
-            return False
+        except Exception:  # an object of somebody's own that cannot be written
+            data = unkept(unit, self.attempt)
+            self.unkept.add(unit.key)
         try:
             self.store.put(unit.key, data, unit.private)
         except UserError as error:  # a full disk: the work goes on, and what cannot be kept is computed again
             self.trouble = self.trouble or str(error)
             return False
-        return True
+        return unit.key not in self.unkept
 
-    def has(self, unit: Unit) -> bool:
+    def has(self, unit: Unit, whole: bool) -> bool:
         """Return whether the outcome of a unit would be taken up now; it is not read."""
         if unit.key in self.known:
-            return unit.key not in self.late
+            return not (whole and unit.key in self.late)
         data = self.store.get(unit.key, unit.private)
         try:
             header = None if data is None else header_of(data, unit.key)[0]
         except Unreadable:
             return False
-        return header is not None and not header.late and (header.attempt == self.attempt or not self.fresh)
+        if header is None or header.unkept:
+            return False
+        own = header.attempt == self.attempt
+        return not (header.late and (whole or not own)) and (own or not self.fresh)
 
     @contextmanager
     def _beating(self) -> Iterator[None]:
@@ -248,10 +264,10 @@ def done(unit: Unit | None, kind: type[T], compute: Callable[[], T], *, wait: bo
     return desk.done(unit, kind, compute, wait=wait, begin=begin)
 
 
-def has(unit: Unit | None) -> bool:
-    """Return whether the outcome of a unit is known, and the whole of it."""
+def is_known(unit: Unit | None, *, whole: bool = False) -> bool:
+    """Return whether the outcome of a unit is there; where the `whole` is asked for, not if time ended it early."""
     desk = _desk.get()
-    return desk is not None and unit is not None and desk.has(unit)
+    return desk is not None and unit is not None and desk.has(unit, whole)
 
 
 @contextmanager
@@ -268,11 +284,33 @@ def anew() -> Iterator[None]:
         desk.anew = False
 
 
-def wait_for(works: Sequence[str]) -> None:
-    """Wait until one of these pieces of work, by what is shown of them, is not at other participants any more."""
+def is_main() -> bool:
+    """Return whether this participant puts the outcomes together, as one alone does."""
     desk = _desk.get()
-    waited = set(works)
-    while desk is not None and waited <= set(desk.others().values()):
-        current_monitor().stage(f"waiting for {', '.join(sorted(waited))}")
+    return desk is None or desk.gathers
+
+
+def note(facts: Mapping[str, str]) -> None:
+    """Tell whoever installed the desk what is audited: the first time, which is that of the scan itself."""
+    desk = _desk.get()
+    if desk is not None:
+        desk.noticed, told = (lambda facts: None), desk.noticed
+        told(facts)
+
+
+def wait_for_others() -> None:
+    """Wait until something that others were at is finished, or left."""
+    desk = _desk.get()
+    if desk is None:
+        return
+    missing, desk.missing = desk.missing, {}
+    show = current_monitor().stage
+    while missing:
+        at_work = desk.store.claims()
+        found = any(desk.store.get(key, private) is not None for key, private in missing.items())
+        if found or not (desk.idle or missing.keys() <= at_work.keys()):
+            return
+        works = sorted({claim.work for claim in at_work.values()})
+        show(f"waiting for {', '.join(works)}" if works else "waiting for somebody to take part")
         ends.check()
         time.sleep(LOOK)

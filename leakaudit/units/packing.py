@@ -29,6 +29,7 @@ class Header:
     attempt: str  # by which run of a scan
     late: bool  # whether time ended it early: it holds for that run alone
     sha256: str  # of what follows
+    unkept: bool = False  # the outcome cannot be written, and is not here: in that run everybody makes his own
     format: str = FORMAT
 
 
@@ -42,6 +43,12 @@ def packed(unit: Unit, value: Any, *, seconds: float, attempt: str, late: bool) 
     digest = hashlib.sha256(body).hexdigest()
     header = Header(unit.kind, unit.work, unit.key, round(seconds, 3), attempt, late, digest)
     return json.dumps(asdict(header), sort_keys=True).encode() + b"\n" + body
+
+
+def unkept(unit: Unit, attempt: str) -> bytes:
+    """Return what stands in place of an outcome that cannot be written."""
+    header = Header(unit.kind, unit.work, unit.key, 0.0, attempt, False, hashlib.sha256(b"").hexdigest(), unkept=True)
+    return json.dumps(asdict(header), sort_keys=True).encode() + b"\n"
 
 
 def _body(value: Any) -> bytes:

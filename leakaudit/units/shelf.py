@@ -123,7 +123,7 @@ class Shelf:
         """Whether the holder of a claim is dead: known of a process of this machine, else after a silence."""
         held = read_claim(path)
         if held is not None and held.host == host():
-            return not _lives(held.pid)
+            return not lives(held.pid)
         try:
             return self._now() - path.stat().st_mtime > STALE
         except OSError:
@@ -181,7 +181,8 @@ def read_claim(path: Path) -> Claim | None:
         return None
 
 
-def _lives(pid: int) -> bool:
+def lives(pid: int) -> bool:
+    """Whether a process of this machine is alive."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

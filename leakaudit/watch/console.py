@@ -157,11 +157,11 @@ class Display:
         if self.original is None:  # the last losses are of something else
             self.sight = None
 
-    def expect(self, pieces: Ahead) -> None:
-        """Take in what is still to come."""
+    def expect(self, pieces: Ahead, lanes: int) -> None:
+        """Take in what is still to come, and how many are at it."""
         self.forecast = self.forecast or _forecast(self.plan)
         if self.forecast is not None:
-            self.forecast.revise(pieces)
+            self.forecast.revise(pieces, lanes)
 
     def beside(self, original: Original) -> None:
         """Take in how to see what the pictures in sight are to become."""

@@ -27,7 +27,7 @@ class Forecast:
     pieces: InitVar[tuple[Piece, ...]]  # all that is to come, until the scan says what is
     budget: float | None = None  # seconds
     now: Callable[[], float] = time.monotonic
-    lanes: int = 1  # how many work on the pieces at once
+    lanes: int = 1  # how many work on the pieces at once, as the scan says
     took: dict[Work, float] = field(default_factory=dict)  # seconds, of finished pieces, the last one last
     weights: dict[Work, float] = field(init=False)
     ahead: list[Work] = field(init=False)  # what has not begun
@@ -42,8 +42,9 @@ class Forecast:
         self.weights, self.ahead, self.specs = {}, [], []
         self.revise([(piece.work, piece.weight) for piece in pieces])
 
-    def revise(self, pieces: Ahead) -> None:
-        """Take in what is still to come: what is known already, or will not be done, is not among it any more."""
+    def revise(self, pieces: Ahead, lanes: int = 1) -> None:
+        """Take in what is still to come, for so many at once: what is known, or will not be done, is not among it."""
+        self.lanes = lanes
         self.weights |= dict(pieces)
         self.ahead = [work for work, _ in pieces if work != self.present]
         self.specs = list(dict.fromkeys([*self.specs, *(work.defense for work, _ in pieces)]))

@@ -72,7 +72,7 @@ class Monitor:
     # How to see the records that the pictures in sight are to become. It goes one way: from the audit, which knows
     # them and says whether they may be shown, past the attack, to whoever watches.
     originals: Callable[[Original], None] = lambda original: None
-    ahead: Callable[[Ahead], None] = lambda pieces: None  # what is still to come, each time that this changes
+    ahead: Callable[[Ahead, int], None] = lambda pieces, lanes: None  # what is still to come, and how many are at it
 
 
 @dataclass
@@ -161,9 +161,9 @@ def together(*monitors: Monitor) -> Monitor:
         for m in monitors:
             m.originals(original)
 
-    def ahead(pieces: Ahead) -> None:
+    def ahead(pieces: Ahead, lanes: int) -> None:
         for m in monitors:
-            m.ahead(pieces)
+            m.ahead(pieces, lanes)
 
     deadline = monitors[0].deadline if monitors else None
     started = monitors[0].started if monitors else None

@@ -108,7 +108,7 @@ def test_what_is_on_the_shelf_is_not_ahead_any_more(short_battery: None, tmp_pat
         begun: list[Work] = []
         monitor = Monitor(
             lambda work, done, total: begun.append(work) if total == 0 else None,
-            ahead=lambda pieces: ahead.append([work for work, _ in pieces]),
+            ahead=lambda pieces, lanes: ahead.append([work for work, _ in pieces]),
         )
         plan = Plan(defenses=defenses, attacks=("labels",), exposure="honest-but-curious", **FAST)
         with monitored(monitor), desk.at(desk.Desk(Shelf(tmp_path))):
@@ -136,20 +136,20 @@ def test_what_the_time_ended_is_done_again_only_where_that_is_asked_for(tmp_path
         return Seen(float(len(computed)), Estimate(reason="tried"))
 
     with desk.at(there):
-        assert not desk.has(unit)
+        assert not desk.is_known(unit, whole=True)
         with within(clock, 0):
             assert desk.done(unit, Seen, compute).strength == 1
         assert desk.done(unit, Seen, compute).strength == 1  # for this run it stands
-        assert not desk.has(unit)
+        assert not desk.is_known(unit, whole=True)
         with desk.anew():
             assert desk.done(unit, Seen, compute).strength == 2
             assert desk.done(unit, Seen, compute).strength == 2
-        assert desk.has(unit)
+        assert desk.is_known(unit, whole=True)
     with desk.at(desk.Desk(Shelf(tmp_path))), desk.anew():  # of another run the whole outcome stands
-        assert desk.has(unit)
+        assert desk.is_known(unit, whole=True)
         assert desk.done(unit, Seen, compute).strength == 2
     assert computed == [True, False]
     with desk.at(desk.Desk(Shelf(tmp_path), fresh=True)):
-        assert not desk.has(unit)
+        assert not desk.is_known(unit, whole=True)
     with desk.anew():
-        assert not desk.has(unit)
+        assert not desk.is_known(unit, whole=True)

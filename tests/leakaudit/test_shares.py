@@ -160,7 +160,7 @@ def test_what_was_left_out_is_tried_again_the_most_telling_first_and_not_for_eve
 def test_what_is_known_takes_no_time_and_tells_nothing_of_what_others_take(clock: Time) -> None:
     done, ahead = piece(REPLAY, "a", 80.0), piece(REPLAY, "b", 90.0)
     heard: list[list[Work]] = []
-    with monitored(Monitor(ahead=lambda pieces: heard.append([work for work, _ in pieces]))):
+    with monitored(Monitor(ahead=lambda pieces, lanes: heard.append([work for work, _ in pieces]))):
         ticking = Clock(104.0, [done, ahead], NOMINAL, clock.now)
         assert not ticking.share(ahead)
         ticking.known([done])
