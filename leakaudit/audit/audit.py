@@ -13,7 +13,7 @@ from leakaudit.audit.clock import Clock
 from leakaudit.audit.costs import NOMINAL, measured
 from leakaudit.audit.course import Audited, Course, Staged, Subjected
 from leakaudit.audit.fitting import prepare
-from leakaudit.audit.pieces import Piece, chosen, in_turn, outline, pieces_of
+from leakaudit.audit.pieces import LATER, Piece, chosen, in_turn, outline, pieces_of, rank
 from leakaudit.audit.rows import broken, result_of, row_of
 from leakaudit.audit.taking import unlike
 from leakaudit.audit.weaker import seen_weakened, unit_of
@@ -110,6 +110,7 @@ def run(
 
     It did so already where `complete` is False. What earlier stages found of a defense that was not reached is kept.
     Under a time budget all are fitted before anything is attacked: one that is not fitted in time has no row at all.
+    Then what the verdicts rest on is done of all of them, and only then the rest.
     What other participants are at is left out at first, and the defenses are gone through again until nothing is: the
     last time all outcomes are at hand, and are put together as one participant alone would have.
     """
@@ -117,12 +118,14 @@ def run(
     try:
         while complete:
             course.elsewhere.clear()
+            course.audited.clear()
             for spec, defense in asked if course.clock.budget is not None else ():
                 _prepare(course, spec, defense, keep_learned)
-            for spec, defense in asked:
-                for _ in _audit_defense(course, spec, defense, keep_learned):
-                    if keep is not None:
-                        keep(result_of(course, complete=False))
+            for first in (None,) if course.clock.budget is None else (True, False):
+                for spec, defense in asked:
+                    for _ in _audit_defense(course, spec, defense, keep_learned, first):
+                        if keep is not None:
+                            keep(result_of(course, complete=False))
             if not course.elsewhere:
                 break
             course.another_round()
@@ -197,38 +200,57 @@ def _known(scene: Scene, subject: Subject, asked: Defense, piece: Piece) -> bool
     return bool(seeds) and all(desk.is_known(_training(scene, subject.spec, asked, k)) for k in range(seeds))
 
 
-def _audit_defense(course: Course, spec: str, defense: Defense, keep_learned: KeepLearned | None) -> Iterator[None]:
-    """Audit one defense; its row stands in the course, more complete each time this yields."""
-    _prepare(course, spec, defense, keep_learned)
-    found = course.prepared.pop(spec, None)
-    if not isinstance(found, Subjected):
-        if found is not None:
-            course.rows[spec] = found
-            yield
+def _audit_defense(
+    course: Course, spec: str, defense: Defense, keep_learned: KeepLearned | None, first: bool | None = None
+) -> Iterator[None]:
+    """Audit one defense; its row stands in the course, more complete each time this yields.
+
+    `first`: only what a verdict rests on is done, or with False only the rest of it.
+    """
+    audited = course.audited.get(spec)
+    if audited is None:
+        audited, first = _begun(course, spec, defense, keep_learned), first or None
+    if audited is None:
+        yield
         return
-    tally, begun = _tally(course, spec, found.pieces), len(course.elsewhere)
-    asks = max((piece.attack.asks for piece in found.pieces if piece.attack), default=0)
-    audited = Audited(defense, found.subject, tally, asks)
-    updates = course.updates_of(audited)
-    for piece in in_turn(found.pieces, course.clock.costs):
-        attack = piece.attack
-        may_be_skipped = attack and tally.skips and attack.name not in tally.kept and len(course.elsewhere) > begun
-        unit = updates.unit("attack", attack.name, attack, piece.role) if attack and may_be_skipped else None
-        if may_be_skipped and not _settled(course, audited, piece) and not course.speculates(unit):
+    _tell(course, audited)
+    for piece in audited.pieces:
+        if first is not None and (rank(piece) < LATER) is not first:
             continue
+        attack, tally = piece.attack, audited.tally
+        may_be_skipped = attack and tally.skips and attack.name not in tally.kept and audited.waits
+        if attack and may_be_skipped and not _settled(course, audited, piece):
+            unit = course.updates_of(audited).unit("attack", attack.name, attack, piece.role)
+            if not course.speculates(unit):
+                continue
         try:
             told = _do(course, audited, piece)
         except Elsewhere as error:
+            audited.waits = True
             course.elsewhere.append(str(error))
             continue
         if told:
             yield
-    if len(course.elsewhere) > begun:
-        return
-    if course.clock.budget is not None:
-        course.audited[spec] = audited
-    _conclude(course, audited)
-    yield
+    if not first and not audited.waits:
+        _conclude(course, audited)
+        yield
+    if course.clock.budget is None:  # else it may be tried again
+        course.audited.pop(spec)
+
+
+def _begun(course: Course, spec: str, defense: Defense, keep_learned: KeepLearned | None) -> Audited | None:
+    """Return a defense that is attacked from now on; None where it cannot be, or another participant fits it."""
+    _prepare(course, spec, defense, keep_learned)
+    found = course.prepared.get(spec)
+    if isinstance(found, Subjected):
+        course.prepared.pop(spec)
+        names = [piece.work.name for piece in found.pieces if piece.attack is not None]
+        pieces = tuple(in_turn(found.pieces, course.clock.costs))
+        course.audited[spec] = Audited(defense, found.subject, Tally(names, skips=False), pieces)
+        return course.audited[spec]
+    if found is not None:
+        course.rows[spec] = found
+    return None
 
 
 def _do(course: Course, audited: Audited, piece: Piece, *, last: bool = False) -> bool:
@@ -291,6 +313,7 @@ def _again(course: Course, asked: Sequence[tuple[str, Defense]], keep_learned: K
                 if audited is not None:
                     _do(course, audited, piece, last=True)
                 else:
+                    course.prepared.pop(spec, None)
                     _prepare(course, spec, dict(asked)[spec], keep_learned, last=True)
                     yield from _audit_defense(course, spec, dict(asked)[spec], keep_learned)
         except Elsewhere:  # another participant gives it its time
@@ -314,13 +337,12 @@ def _conclude(course: Course, audited: Audited) -> None:
     course.rows[spec] = row_of(course, subject, audited.tally.results, measured)
 
 
-def _tally(course: Course, spec: str, pieces: Sequence[Piece]) -> Tally:
-    """Return the empty tally of a defense. The control runs every attack: by what they find there all others count."""
+def _tell(course: Course, audited: Audited) -> None:
+    """Tell a tally what is skipped. The control runs every attack: by what they find there all others count."""
     plan, control = course.scene.plan, course.rows.get("none")
-    names = [piece.work.name for piece in pieces if piece.attack is not None]
     kept = {parse_attack(each).name for each in plan.attacks} | {drawer(control.attacks if control else ())}
     known = control is not None or bool(course.elsewhere)  # else nothing says what works here
-    return Tally(names, plan.skips and spec != "none" and known, frozenset(kept))
+    audited.tally.skips, audited.tally.kept = plan.skips and audited.spec != "none" and known, frozenset(kept)
 
 
 def _accuracy(scene: Scene, subject: Subject, asked: Defense, too_long: str) -> Utility:

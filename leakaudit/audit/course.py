@@ -50,7 +50,8 @@ class Audited:
     asked: Defense  # before its fit
     subject: Subject
     tally: Tally
-    asks: int = 0  # updates of which an attack is asked at most
+    pieces: tuple[Piece, ...]  # in the order in which they are done
+    waits: bool = False  # for what another participant is at
     measured: Measured = Measured()
     concluded: tuple[Finding, ...] = ()  # what was noticed only when all of it was there
 
@@ -58,6 +59,11 @@ class Audited:
     def spec(self) -> str:
         """The spec of the defense."""
         return self.subject.spec
+
+    @property
+    def asks(self) -> int:
+        """How many updates an attack is asked about at most."""
+        return max((piece.attack.asks for piece in self.pieces if piece.attack), default=0)
 
 
 @dataclass
@@ -74,7 +80,7 @@ class Course:
     learned: dict[str, str] = field(default_factory=dict)  # the hash of what a fitted defense learned
     prepared: dict[str, Subjected | DefenseResult] = field(default_factory=dict)  # fitted or not, and not yet attacked
     asked: tuple[str, ...] = ()  # the order of rows
-    audited: dict[str, Audited] = field(default_factory=dict)  # under a time budget: what was gone through
+    audited: dict[str, Audited] = field(default_factory=dict)  # those that are attacked, in this round
     elsewhere: list[str] = field(default_factory=list)  # what other participants are at, in this round
     _updates: tuple[str, Updates] | None = None
     _computed: int = 0  # outcomes that this participant had computed before this round

@@ -21,6 +21,7 @@ from leakaudit.scene.plan import Plan, attacks_for
 from leakaudit.score.tuning import RUNS
 from leakaudit.work.progress import Work
 
+LATER = 2  # the rank from which pieces wait, under a time budget, until those before are done of every defense
 TRIED = 110  # updates in which a defense is tried to see what it does
 UNKNOWN = Sizes(victims=16, asked=64, candidates=400, line_up=100, private=1000, auxiliary=500)
 

@@ -10,11 +10,12 @@ import torch
 
 from leakaudit.audit import audit as audit_module
 from leakaudit.audit.audit import audit
+from leakaudit.audit.canary import Planting
 from leakaudit.audit.costs import NOMINAL
 from leakaudit.audit.pieces import outline
 from leakaudit.audit.weaker import Seen
 from leakaudit.defenses.clip import Clip
-from leakaudit.errors import UserError
+from leakaudit.errors import UserError, quotes
 from leakaudit.judge.proof import REPLAY
 from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.defense import Defense
@@ -59,6 +60,29 @@ def test_what_was_left_out_is_tried_again_with_the_time_that_is_left(
     assert [a.name for a in result.defenses[1].attacks].count(REPLAY) == 1
     assert not any("budget" in statuses for row in rows.values() for statuses in row.values())
     assert result.complete
+
+
+@pytest.mark.parametrize("budget", [None, 600.0])
+def test_under_a_budget_what_verdicts_rest_on_is_done_of_all_before_the_rest_of_any(
+    short_battery: None, clock: Time, monkeypatch: pytest.MonkeyPatch, budget: float | None
+) -> None:
+    order: list[str] = []
+
+    def tried(updates: Updates, attack: Attack, role: str, too_long: str) -> object:
+        order.append(attack.name)
+        return failed(attack, role, {}, 4, "failed", "nothing came of it")
+
+    monkeypatch.setattr("leakaudit.audit.canary._planted", {(0, quotes()): Planting("fail")})
+    monkeypatch.setattr(audit_module, "measured", lambda *_: NOMINAL)
+    monkeypatch.setattr(audit_module, "attacked", tried)
+    result = audit(target(), Plan(defenses=("clip", "prune"), budget=budget, **FAST))
+    told = [[a.name for a in row.attacks] for row in result.defenses]
+    assert sorted(order) == sorted(name for names in told for name in names)
+    replayed = [i for i, name in enumerate(order) if name == REPLAY]
+    drawn = [i for i, name in enumerate(order) if name == "inverting-gradients"]
+    assert len(replayed) == len(drawn) == 3
+    assert (max(replayed) < min(drawn)) is (budget is not None)
+    assert all(row.verdict == "inconclusive" for row in result.defenses)
 
 
 def test_a_fit_that_was_not_begun_is_tried_again_and_its_defense_is_attacked_then(
