@@ -27,7 +27,7 @@ def take_part(job: Job, store: Store, who: str | None = None) -> Desk:
     torch.set_num_threads(job.threads)
     with suppress(OSError):  # on another machine the folder may be elsewhere: then paths are from the present one
         os.chdir(job.cwd)
-    own = Desk(store, attempt=job.attempt, fresh=job.fresh, gathers=False)
+    own = Desk(store, attempt=job.attempt, fresh=job.fresh, lanes=job.lanes, gathers=False)
     own.who = who or own.who
     began = time.monotonic() - max(0.0, time.time() - job.began)
     with quoting(job.request.plan.images == "full"), shared(job.beside), monitored(replace(current(), started=began)):

@@ -94,7 +94,7 @@ def sharing(asked: Sharing, request: Request, say: Callable[[str], None]) -> Ite
             if running
             else f"going on with the scan that was begun on {began:%Y-%m-%d at %H:%M} and not finished"
         )
-    own = Desk(shelf, attempt=job.attempt, fresh=job.fresh, keeps=asked.keeps)
+    own = Desk(shelf, attempt=job.attempt, fresh=job.fresh, keeps=asked.keeps, lanes=job.lanes)
     own.noticed = lambda facts: _noted(shelf, job, before, facts, asked, say)
     if asked.workers > 1 or asked.executor != "local":
         write(shelf, job)  # by which the others are told
