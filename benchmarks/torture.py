@@ -3,7 +3,7 @@
     python -m benchmarks.torture [--kills 100] [--seed 0] [--json FILE]
 
 Every round starts `leakaudit scan` with an empty cache, in a folder that holds the files of an earlier scan. It sends
-SIGKILL, SIGTERM or SIGINT, in turn, after a time drawn evenly from that of a whole scan, and gives the same command
+SIGKILL, SIGTERM or SIGINT, in turn, after a CPU time drawn evenly from that of a whole scan, and gives the same command
 again, until the scan came to its end. Rounds differ in what is scanned (`SCANS`). After every kill it looks for:
 
 - `lost`: an outcome, an earlier file, a piece that was announced or a report that is not there any more;
@@ -75,6 +75,7 @@ class Ended:
     code: int  # as the shell has it: negative by signal
     cpu: float  # seconds, of all its processes that it waited for
     wall: float  # seconds
+    own: float  # CPU seconds of the main process, as they were seen last
     told: str
     sent: bool = False  # whether a signal reached it
 
@@ -95,7 +96,7 @@ class Row:
     scan: str
     round: int
     signal: str  # empty: it came to its end
-    after: float  # seconds
+    after: float  # CPU seconds of the main process
     code: int
     cpu: float
     known: int  # outcomes in the cache before it
@@ -152,7 +153,7 @@ def one_round(name: str, number: int, known: Whole, count: int, kills: int, draw
         while not ended:
             before = look(folder)
             sends = SIGNALS[count % len(SIGNALS)] if count < kills else None
-            moment = drawn.uniform(0, known.first.wall) if sends else 0.0
+            moment = drawn.uniform(0, known.first.own) if sends else 0.0
             run = started(folder, SCANS[name], sends, moment)
             number_sent = sends if run.sent else None
             wrong = after(folder, before, number_sent, run.code, run.told)
@@ -198,7 +199,7 @@ def whole(words: Sequence[str]) -> Whole:
 def started(
     folder: Path, words: Sequence[str], number: signal.Signals | None = None, moment: float = 0.0, code: str = MAIN
 ) -> Ended:
-    """Run a command in a folder, and send it a signal after so many seconds; return what came of it.
+    """Run a command in a folder, and send it a signal after so many CPU seconds; return what came of it.
 
     Raises TimeoutError where it does not end.
     """
@@ -207,15 +208,16 @@ def started(
     begun = time.monotonic()
     with tempfile.TemporaryFile("w+") as told:
         process = subprocess.Popen([sys.executable, "-c", code, *given], cwd=folder, env=env, stdout=told, stderr=told)
-        sent = False
+        sent, own = False, 0.0
         while True:
             pid, status, used = os.wait4(process.pid, os.WNOHANG)
             now = time.monotonic() - begun
             if pid:
                 process.returncode = os.waitstatus_to_exitcode(status)
                 told.seek(0)
-                return Ended(process.returncode, used.ru_utime + used.ru_stime, now, told.read(), sent)
-            if number is not None and not sent and now >= moment:
+                return Ended(process.returncode, used.ru_utime + used.ru_stime, now, own, told.read(), sent)
+            own = spent(process.pid)
+            if number is not None and not sent and own >= moment:
                 process.send_signal(number)
                 sent = True
             if now > PATIENCE:
@@ -223,6 +225,12 @@ def started(
                 process.wait()
                 raise TimeoutError(f"a scan did not end within {PATIENCE:g} s")
             time.sleep(0.02)
+
+
+def spent(pid: int) -> float:
+    """Return the CPU seconds of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def left_processes(folder: Path) -> list[str]:
