@@ -72,6 +72,7 @@ class Job:
     cwd: str
     threads: int  # of every participant, on a processor
     attempt: str = field(default_factory=nobody)
+    earlier: tuple[str, ...] = ()  # attempts that did not come to their end
     fresh: bool = False
     began: float = field(default_factory=time.time)  # seconds since 1970
     host: str = field(default_factory=host)

@@ -34,6 +34,7 @@ class Among:
 
     attempt: str = field(default_factory=nobody)
     private: set[str] = field(default_factory=set)  # keys of private outcomes, which are removed after the last scan
+    attempts: set[str] = field(default_factory=set)  # by which private outcomes were left, those are removed as well
     interrupted: bool = False  # before the last one: they stay, so that the same scans go on
 
 
@@ -94,6 +95,8 @@ def sharing(asked: Sharing, request: Request, say: Callable[[str], None]) -> Ite
             if running
             else f"going on with the scan that was begun on {began:%Y-%m-%d at %H:%M} and not finished"
         )
+    if before is not None:
+        job = replace(job, earlier=tuple(dict.fromkeys((*before.earlier, before.attempt))))
     own = Desk(shelf, attempt=job.attempt, fresh=job.fresh, keeps=asked.keeps, lanes=job.lanes)
     own.noticed = lambda facts: _noted(shelf, job, before, facts, asked, say)
     if asked.workers > 1 or asked.executor != "local":
@@ -110,10 +113,13 @@ def sharing(asked: Sharing, request: Request, say: Callable[[str], None]) -> Ite
         finish(shelf, job)
         raise
     if own.finished:
-        if asked.among is None:
-            own.close()
-        else:
+        attempts = {job.attempt, *job.earlier}  # an earlier one left what this one did not ask for any more
+        if asked.among is not None:
             asked.among.private.update(own.private)
+            asked.among.attempts.update(attempts)
+        elif not asked.keeps:
+            own.close()
+            shelf.drop_of(attempts)
         finish(shelf, job)
 
 
@@ -122,12 +128,13 @@ def together(asked: Sharing) -> Iterator[Sharing]:
     """Yield what is asked for of each of several scans, one after another; at the end what is private is removed."""
     among = Among()
     yield replace(asked, among=among)
-    if asked.keeps or among.interrupted or not among.private:
+    if asked.keeps or among.interrupted or not among.attempts:
         return
     shelf = _shelf(asked, lambda told: None)
     if shelf is not None:
         for key in sorted(among.private):
             shelf.drop(key)
+        shelf.drop_of(among.attempts)
 
 
 def _shelf(asked: Sharing, say: Callable[[str], None]) -> Shelf | None:

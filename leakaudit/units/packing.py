@@ -69,13 +69,18 @@ class Values:
 def header_of(data: bytes, key: str) -> tuple[Header, bytes]:
     """Return header and body of the outcome of this key; raises Unreadable."""
     line, _, body = data.partition(b"\n")
-    try:
-        header = typed(json.loads(line), Header)
-    except (ValueError, Misfit, RecursionError) as error:
-        raise Unreadable from error
+    header = said(line)
     if header.format != FORMAT or header.key != key or header.sha256 != hashlib.sha256(body).hexdigest():
         raise Unreadable
     return header, body
+
+
+def said(line: bytes) -> Header:
+    """Return what the first line of a file says of its outcome; raises Unreadable."""
+    try:
+        return typed(json.loads(line), Header)
+    except (ValueError, Misfit, RecursionError) as error:
+        raise Unreadable from error
 
 
 def unpacked(body: bytes, kind: type[Any]) -> Any:

@@ -14,7 +14,7 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -23,11 +23,13 @@ from pathlib import Path
 from leakaudit.errors import Setting, UserError
 from leakaudit.files.typed import Misfit, typed
 from leakaudit.files.writing import HALF, OLD, created, make, sweep, why, write_atomically
+from leakaudit.units.packing import Unreadable, said
 
 PART = ".part"  # of the name of a file that holds the finished stages of an outcome at work
 KEPT, PRIVATE, CLAIMS, JOBS = "outcomes", "private", "claims", "jobs"
 STALE = 60.0  # seconds without a heartbeat after which whoever held a claim is taken for dead
 LARGEST = 1 << 36  # bytes of an outcome that is read
+LONGEST = 1 << 20  # bytes of the line that says what it is
 TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# What leakaudit keeps: `leakaudit cache` shows and clears it.\n"
 
 
@@ -78,6 +80,18 @@ class Shelf:
         """Remove a private outcome."""
         with suppress(OSError):
             self.place(key, True).unlink(missing_ok=True)
+
+    def drop_of(self, attempts: Container[str]) -> None:
+        """Remove the private outcomes that these runs of a scan left, whichever they are."""
+        for path in sorted((self.folder / PRIVATE).glob("*/*")):
+            with suppress(OSError, Unreadable):
+                if path.name.endswith(PART):
+                    run = path.name.removesuffix(PART).partition(".")[2]
+                else:
+                    with path.open("rb") as file:
+                        run = said(file.readline(LONGEST)).attempt
+                if run in attempts:
+                    path.unlink(missing_ok=True)
 
     def claim(self, key: str, claim: Claim) -> bool:
         """Say that somebody is at a piece of work from now on; False where somebody else is."""
