@@ -11,20 +11,24 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from leakaudit.errors import Setting, UserError
+from leakaudit.errors import Setting, Untouched, UserError
+from leakaudit.spread.glance import place
 from leakaudit.spread.job import Job, Request, differing, finish, job_of, known, read, unfinished, write
+from leakaudit.spread.waiting import Waiting
 from leakaudit.units import desk
 from leakaudit.units.desk import Desk, nobody
-from leakaudit.units.shelf import JOBS, PRIVATE, Shelf, host, lives, opened
+from leakaudit.units.shelf import JOBS, PRIVATE, Shelf, host, lives, opened, usual
 from leakaudit.work import freememory
 
-# By name, the modules whose `started(shelf, job, workers)` starts participants.
+# By name, the modules whose `started(shelf, job, workers)` starts participants. Where others compute all, functions
+# `begun`, `waiting` and `left` of shelf and job say what somebody must know who waits for them.
 EXECUTORS: Mapping[str, str] = {
     "local": "leakaudit.spread.local",
     "folder": "leakaudit.spread.folder",
     "slurm": "leakaudit.spread.slurm",
     "ray": "leakaudit.spread.ray",
 }
+MOST = 100  # attempts at a scan that are known by name
 FORGOTTEN = 7 * 86_400.0  # seconds after which private outcomes of scans that nobody went on with are removed
 
 
@@ -59,12 +63,6 @@ class Sharing:
             raise UserError(Setting("fresh"), " and ", Setting("resume"), " exclude each other: give one.")
 
 
-def usual() -> Path:
-    """Return the folder in which outcomes are kept where nobody names another."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "leakaudit"
-
-
 @contextmanager
 def sharing(asked: Sharing, request: Request, say: Callable[[str], None]) -> Iterator[Desk | None]:
     """Install a desk for a scan, and start whoever takes part in it; what they leave stays for the next one.
@@ -78,9 +76,9 @@ def sharing(asked: Sharing, request: Request, say: Callable[[str], None]) -> Ite
         yield None
         return
     _forget(shelf)
-    before = read(shelf.folder / JOBS / f"{request.id}.json")
+    before = read(place(shelf, request.id))
     if asked.resume and before is None:
-        raise UserError(_nothing(shelf, request))
+        raise Untouched(_nothing(shelf, request))
     job = replace(job_of(request, fresh=asked.fresh), beside=asked.workers if asked.executor == "local" else 1)
     job = replace(job, lanes=asked.workers, began=time.time())
     if asked.fresh and asked.among is not None:
@@ -96,7 +94,7 @@ def sharing(asked: Sharing, request: Request, say: Callable[[str], None]) -> Ite
             else f"going on with the scan that was begun on {began:%Y-%m-%d at %H:%M} and not finished"
         )
     if before is not None:
-        job = replace(job, earlier=tuple(dict.fromkeys((*before.earlier, before.attempt))))
+        job = replace(job, earlier=tuple(dict.fromkeys((*before.earlier, before.attempt)))[-MOST:])
     own = Desk(shelf, attempt=job.attempt, fresh=job.fresh, keeps=asked.keeps, lanes=job.lanes)
     own.noticed = lambda facts: _noted(shelf, job, before, facts, asked, say)
     if asked.workers > 1 or asked.executor != "local":
@@ -104,23 +102,30 @@ def sharing(asked: Sharing, request: Request, say: Callable[[str], None]) -> Ite
     else:
         with suppress(UserError):  # a full disk: the scan goes on, and says at its end that it could not keep all
             write(shelf, job)
-    module = importlib.import_module(EXECUTORS[asked.executor])
+    others = Waiting(shelf, job, importlib.import_module(EXECUTORS[asked.executor]), say)
+    own.attended = others.look
     try:
-        with freememory.shared(job.beside), module.started(shelf, job, asked.workers) as takes_part, desk.at(own):
+        with freememory.shared(job.beside), others.started(asked.workers) as takes_part, desk.at(own):
             own.idle = not takes_part
             yield own
+    except KeyboardInterrupt:
+        others.tell("left")
+        raise
     except UserError:  # it cannot be audited as it was asked for: nobody goes on with it
         finish(shelf, job)
         raise
-    if own.finished:
-        attempts = {job.attempt, *job.earlier}  # an earlier one left what this one did not ask for any more
-        if asked.among is not None:
-            asked.among.private.update(own.private)
-            asked.among.attempts.update(attempts)
-        elif not asked.keeps:
-            own.close()
-            shelf.drop_of(attempts)
-        finish(shelf, job)
+    others.said()
+    if not own.finished:
+        others.tell("left")
+        return
+    finish(shelf, job)  # first: who sees that it is over removes his own
+    attempts = {job.attempt, *job.earlier}  # an earlier one left what this one did not ask for any more
+    if asked.among is not None:
+        asked.among.private.update(own.private)
+        asked.among.attempts.update(attempts)
+    elif not asked.keeps:
+        own.close()
+        shelf.drop_of(attempts)
 
 
 @contextmanager
@@ -161,7 +166,7 @@ def _noted(
     if before is not None and before.facts and not asked.fresh:
         other = [name for name in facts if before.facts.get(name) != facts[name]]
         if other and asked.resume:
-            raise UserError(
+            raise Untouched(
                 f"there is nothing to resume: the scan that was not finished had another {other[0]}; leave out ",
                 Setting("resume"),
                 " to begin anew.",
@@ -181,8 +186,16 @@ def _nothing(shelf: Shelf, request: Request) -> str:
 
 
 def _forget(shelf: Shelf) -> None:
-    """Remove private outcomes that nobody came back for."""
+    """Remove private outcomes that nobody came back for, and what stands beside jobs that are finished."""
+    with suppress(OSError):
+        for path in (shelf.folder / JOBS).iterdir():
+            if not place(shelf, path.name.partition(".")[0]).exists() and _age(path) > FORGOTTEN:
+                path.unlink(missing_ok=True)
     for path in (shelf.folder / PRIVATE).glob("*/*"):
         with suppress(OSError):
-            if time.time() - path.stat().st_mtime > FORGOTTEN:
+            if _age(path) > FORGOTTEN:
                 path.unlink()
+
+
+def _age(path: Path) -> float:
+    return time.time() - path.stat().st_mtime

@@ -86,6 +86,8 @@ class Desk:
     gathers: bool = True  # it is the one who puts the outcomes together
     finished: bool = False  # the result is there
     noticed: Callable[[Mapping[str, str]], None] = lambda facts: None  # told what is audited, when that is known
+    # Asked while it waits, with the seconds that nobody has been at work: says what for; may raise UserError.
+    attended: Callable[[float], str] = lambda alone: "waiting for somebody to take part"
     who: str = field(default_factory=nobody)
     known: dict[str, Any] = field(default_factory=dict)  # outcomes by key, as they were read or computed
     took: dict[str, float] = field(default_factory=dict)  # seconds by what is shown of the work, wherever it was done
@@ -98,6 +100,7 @@ class Desk:
     missing: dict[str, bool] = field(default_factory=dict)  # keys that others are at, and whether those are private
     held: list[str] = field(default_factory=list)  # keys that are claimed here, the outermost first
     trouble: str = ""  # why something could not be kept
+    told: Callable[[str, float], None] = lambda work, seconds: None  # of what was computed here, and how long it took
     _stop: threading.Event | None = None
 
     def done(self, unit: Unit, kind: type[T], compute: Callable[[], T], *, wait: bool, begin: bool) -> T:
@@ -136,6 +139,8 @@ class Desk:
                     return outcome
                 if not self._kept(unit, outcome, seconds, bool(late)) or not unit.private:
                     self.known[key] = outcome  # what is private may be large
+                if len(self.held) == 1:
+                    self.told(unit.work, seconds)
             return outcome
         finally:
             self.held.pop()
@@ -318,13 +323,18 @@ def wait_for_others() -> None:
     if desk is None:
         return
     missing, desk.missing = desk.missing, {}
-    show = current_monitor().stage
+    show, shown, since = current_monitor().stage, "", time.monotonic()
     while missing:
         at_work = desk.store.claims()
         found = any(desk.store.get(key, private) is not None for key, private in missing.items())
         if found or not (desk.idle or missing.keys() <= at_work.keys()):
             return
         works = sorted({claim.work for claim in at_work.values()})
-        show(f"waiting for {', '.join(works)}" if works else "waiting for somebody to take part")
+        since = time.monotonic() if works else since
+        told = desk.attended(time.monotonic() - since)
+        told = f"waiting for {', '.join(works)}" if works else told
+        if told != shown:  # its clock goes on
+            show(told)
+        shown = told
         ends.check()
         time.sleep(LOOK)
