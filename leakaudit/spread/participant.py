@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,16 +20,20 @@ from leakaudit.work.freememory import shared
 from leakaudit.work.progress import current, monitored
 
 
-def take_part(job: Job, store: Store, who: str | None = None) -> Desk:
+def take_part(
+    job: Job, store: Store, who: str | None = None, *, agreed: Callable[[Mapping[str, str]], None] | None = None
+) -> Desk:
     """Audit what a job says until every piece of it is known; return the desk, which knows what was computed here.
 
-    Raises UserError where the target cannot be read or audited here. `who` is the participant's name.
+    Raises UserError where the target cannot be read or audited here. `who` is the participant's name. `agreed` is told
+    the hashes of what is audited before anything is computed, and may raise.
     """
     torch.set_num_threads(job.threads)
     with suppress(OSError):  # on another machine the folder may be elsewhere: then paths are from the present one
         os.chdir(job.cwd)
     own = Desk(store, attempt=job.attempt, fresh=job.fresh, gathers=False)
     own.who = who or own.who
+    own.noticed = agreed or own.noticed
     began = time.monotonic() - max(0.0, time.time() - job.began)
     with quoting(job.request.plan.images == "full"), shared(job.beside), monitored(replace(current(), started=began)):
         target, plan = job.request.load()

@@ -18,7 +18,7 @@ from leakaudit.units.desk import Desk
 from leakaudit.units.shelf import JOBS, Shelf, host, lives, opened
 from leakaudit.work import freememory
 
-# By name, the modules whose `started(shelf, job, workers)` starts participants.
+# By name, the modules whose `started(shelf, job, workers)` starts participants. The main one's desk is installed then.
 EXECUTORS: Mapping[str, str] = {
     "local": "leakaudit.spread.local",
     "folder": "leakaudit.spread.folder",
@@ -84,9 +84,10 @@ def sharing(asked: Sharing, request: Request, say: Callable[[str], None]) -> Ite
         )
     own = Desk(shelf, attempt=job.attempt, fresh=job.fresh, keeps=asked.keeps)
     own.noticed = lambda facts: _noted(shelf, job, before, facts, asked, say)
+    own.say = say
     write(shelf, job)
     module = importlib.import_module(EXECUTORS[asked.executor])
-    with freememory.shared(job.beside), module.started(shelf, job, asked.workers) as takes_part, desk.at(own):
+    with freememory.shared(job.beside), desk.at(own), module.started(shelf, job, asked.workers) as takes_part:
         own.idle = not takes_part
         yield own
     if own.finished:
