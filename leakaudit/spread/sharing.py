@@ -20,8 +20,9 @@ from leakaudit.units.desk import Desk, nobody
 from leakaudit.units.shelf import JOBS, PRIVATE, Shelf, host, lives, opened, usual
 from leakaudit.work import freememory
 
-# By name, the modules whose `started(shelf, job, workers)` starts participants. Where others compute all, functions
-# `begun`, `waiting` and `left` of shelf and job say what somebody must know who waits for them.
+# By name, the modules whose `started(shelf, job, workers)` starts participants; the main one's desk is installed then.
+# Where others compute all, functions `begun`, `waiting` and `left` of shelf and job say what somebody must know who
+# waits for them.
 EXECUTORS: Mapping[str, str] = {
     "local": "leakaudit.spread.local",
     "folder": "leakaudit.spread.folder",
@@ -103,9 +104,9 @@ def sharing(asked: Sharing, request: Request, say: Callable[[str], None]) -> Ite
         with suppress(UserError):  # a full disk: the scan goes on, and says at its end that it could not keep all
             write(shelf, job)
     others = Waiting(shelf, job, importlib.import_module(EXECUTORS[asked.executor]), say)
-    own.attended = others.look
+    own.attended, own.say = others.look, say
     try:
-        with freememory.shared(job.beside), others.started(asked.workers) as takes_part, desk.at(own):
+        with freememory.shared(job.beside), desk.at(own), others.started(asked.workers) as takes_part:
             own.idle = not takes_part
             yield own
     except KeyboardInterrupt:

@@ -88,6 +88,8 @@ class Desk:
     noticed: Callable[[Mapping[str, str]], None] = lambda facts: None  # told what is audited, when that is known
     # Asked while it waits, with the seconds that nobody has been at work: says what for; may raise UserError.
     attended: Callable[[float], str] = lambda alone: "waiting for somebody to take part"
+    say: Callable[[str], None] = lambda told: None  # tells the user what becomes of those who take part
+    lost: str = ""  # why nobody is left who computes
     who: str = field(default_factory=nobody)
     known: dict[str, Any] = field(default_factory=dict)  # outcomes by key, as they were read or computed
     took: dict[str, float] = field(default_factory=dict)  # seconds by what is shown of the work, wherever it was done
@@ -318,13 +320,15 @@ def note(facts: Mapping[str, str]) -> None:
 
 
 def wait_for_others() -> None:
-    """Wait until something that others were at is finished, or left."""
+    """Wait until something that others were at is finished, or left; raises UserError where nobody can be at it."""
     desk = _desk.get()
     if desk is None:
         return
     missing, desk.missing = desk.missing, {}
     show, shown, since = current_monitor().stage, "", time.monotonic()
     while missing:
+        if desk.lost:
+            raise UserError(desk.lost)
         at_work = desk.store.claims()
         found = any(desk.store.get(key, private) is not None for key, private in missing.items())
         if found or not (desk.idle or missing.keys() <= at_work.keys()):
