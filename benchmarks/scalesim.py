@@ -1,0 +1,298 @@
+"""A simulation of participants that share out pieces of scans through one folder, as `leakaudit worker` does.
+
+A participant starts, goes to a scan, loads its target, and walks over its units in their order: what has an outcome or
+is claimed it passes over, the first other one it claims and computes. Where a scan has nothing for it, it goes on to
+the next one that is not complete, and where none has, it waits and looks again. What an outcome would make needless
+(`unless`) is left out only once that outcome is there: before, it is computed in vain. Nothing is drawn at random.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+WINDOW = 10.0  # seconds over which operations on the folder are counted together
+WORK, VAIN, AGAIN, LOST = "work", "in vain", "again", "lost"
+START, LOAD, CLAIM, FITS, TAIL = "start", "load", "claims", "waiting", "tail"
+CAUSES = (WORK, VAIN, AGAIN, LOST, START, LOAD, CLAIM, FITS, TAIL)  # of a participant's seconds
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One piece of a scan's work; two scans with the same key share its outcome."""
+
+    key: str
+    seconds: float
+    needs: tuple[str, ...] = ()  # keys of outcomes without which it cannot begin
+    unless: str = ""  # key of the outcome that makes it needless
+    held: str = ""  # what every participant that takes it computes for itself first, once for all that name it …
+    first: float = 0.0  # … and the seconds of that
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The units of a scan in their order, and the seconds of loading its target and setting its scene."""
+
+    units: tuple[Unit, ...]
+    load: float = 0.0
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Seconds of what is no unit."""
+
+    start: float = 0.0  # of a process, with its imports
+    claim: float = 0.0  # to claim a unit and to store its outcome
+    poll: float = 1.0  # between two looks of a participant that found nothing
+    stale: float = 60.0  # after which the claim of a participant that is gone is taken over
+    assemble: float = 0.0  # of the main process for each scan that is complete: one after the other
+    sees: bool = False  # whether a participant knows before it loads a target that all of a scan is claimed
+    keeps: bool = False  # whether a loaded target stays for the next scan of the same model
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Participants that are gone from a moment on, with what they had claimed."""
+
+    at: float
+    workers: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of a simulation."""
+
+    makespan: float  # seconds until every scan is complete
+    assembled: float  # until the main process has assembled all of them
+    spent: dict[str, float]  # participants' seconds until then by cause: together, all that they were there
+    claims: int
+    looks: int  # at outcomes and claims
+    busiest: float  # operations (looks, claims, stores) in a second, over the busiest seconds
+    loads: int  # targets that were loaded
+
+    @property
+    def idle(self) -> float:
+        """The share of all seconds in which nothing was computed that a single process would compute, too."""
+        return 1 - self.spent[WORK] / max(1e-12, sum(self.spent.values()))
+
+
+def bound(scans: Sequence[Scan], workers: int, fixed: Fixed = Fixed()) -> tuple[float, float]:
+    """Return the seconds below which no order comes: all work shared evenly, and the longest chain of one scan."""
+    work, ends = 0.0, dict[str, float]()
+    seen: set[str] = set()
+    longest = 0.0
+    for scan in scans:
+        for unit in scan.units:
+            if unit.unless:
+                continue
+            if unit.key not in seen:
+                work += unit.seconds + (0.0 if unit.held in seen else unit.first)
+                seen |= {unit.key, unit.held} - {""}
+            ends[unit.key] = max((ends[n] for n in unit.needs), default=0.0) + unit.first + unit.seconds + fixed.claim
+            longest = max(longest, fixed.start + scan.load + ends[unit.key])
+    return work / workers, longest
+
+
+@dataclass
+class _Worker:
+    place: int  # the scan it is at, by number …
+    loaded: bool = False  # … and whether it has loaded its target
+    model: str = ""
+    tried: int = 0  # scans in a row that had nothing for it
+    held: set[str] = field(default_factory=set)
+    seen: set[str] = field(default_factory=set)  # outcomes that it has read in this scan
+    slept: tuple[float, str] | None = None  # since when it waits, and for what
+
+
+class _Simulation:
+    """The state of a simulation, and what happens next."""
+
+    def __init__(self, scans: Sequence[Scan], workers: Sequence[_Worker], fixed: Fixed, loss: Loss) -> None:
+        self.scans, self.workers, self.fixed, self.loss = scans, workers, fixed, loss
+        self.used: dict[str, list[int]] = defaultdict(list)  # by key, the scans that it may complete
+        for number, scan in enumerate(scans):
+            for key in sorted({k for u in scan.units for k in (u.key, u.unless) if k}):
+                self.used[key].append(number)
+        self.needed = {key for scan in scans for unit in scan.units for key in unit.needs}
+        self.open = list(range(len(scans)))  # not complete, in their order
+        self.done: set[str] = set()
+        self.claimed: set[str] = set()
+        self.computed: set[str] = set()  # of what participants hold, by anybody
+        self.spans: list[tuple[str, float, float, int]] = []  # cause, from, to, participant
+        self.ends: list[float] = []  # of scans, as they are complete
+        self.ticks: Counter[int] = Counter()  # operations by window
+        self.claims = self.looks = self.loads = 0
+        self.heap: list[tuple[float, int, int, str]] = []  # when, order, participant (-1: a claim is stale), its key
+        self.order = 0
+
+    def run(self) -> None:
+        """Let everything happen."""
+        for who in range(len(self.workers)):
+            self.spend(who, START, 0.0, self.fixed.start)
+            self.push(self.fixed.start, who)
+        while self.open:
+            now, _, who, key = heapq.heappop(self.heap)
+            if who < 0:
+                self.claimed.discard(key)
+                self.wake(now)
+                continue
+            if key:
+                self.finish(key, now)
+            if self.open and now < self.left(who):
+                self.step(who, now)
+
+    def left(self, who: int) -> float:
+        """Return when a participant is lost."""
+        return self.loss.at if who in self.loss.workers else math.inf
+
+    def push(self, when: float, who: int, key: str = "") -> None:
+        """Note what happens when."""
+        self.order += 1
+        heapq.heappush(self.heap, (when, self.order, who, key))
+
+    def spend(self, who: int, cause: str, since: float, until: float) -> float:
+        """Note for what a participant's seconds go; return until when."""
+        self.spans.append((cause, since, until, who))
+        return until
+
+    def free(self, number: int) -> Iterator[Unit]:
+        """Yield the units of a scan that can be begun."""
+        for u in self.scans[number].units:
+            open_ = u.key not in self.claimed and not {u.key, u.unless} & self.done
+            if open_ and all(need in self.done for need in u.needs):
+                yield u
+
+    def step(self, who: int, now: float) -> None:
+        """Let a participant that has nothing to do look for it: here, then in the next scan; else it waits."""
+        worker = self.workers[who]
+        if worker.loaded:
+            unit = next(self.free(worker.place), None)
+            self.look(worker, unit, now)
+            if unit is not None:
+                worker.tried = 0
+                self.begin(who, unit, now)
+                return
+        place = self.following(worker)
+        if place is None:
+            blocked = any(self.blocked(number) for number in self.open)
+            worker.slept = now, FITS if blocked else TAIL
+            return
+        scan = self.scans[place]
+        kept = self.fixed.keeps and worker.model == scan.model
+        worker.place, worker.loaded, worker.model, worker.held, worker.seen = place, True, scan.model, set(), set()
+        self.loads += not kept
+        self.push(self.spend(who, LOAD, now, now + (0.0 if kept else scan.load)), who)
+
+    def following(self, worker: _Worker) -> int | None:
+        """Return the next scan that is not complete; None where all were tried."""
+        first = bisect_left(self.open, worker.place + worker.loaded)
+        for k in range(len(self.open) - worker.tried):
+            worker.tried += 1
+            place = self.open[(first + k) % len(self.open)]
+            here = worker.loaded and place == worker.place
+            if not here and (not self.fixed.sees or next(self.free(place), None) is not None):
+                return place
+        return None
+
+    def blocked(self, number: int) -> bool:
+        """Return whether something of a scan is still to be begun by anybody."""
+        units = self.scans[number].units
+        return any(not {u.key, u.unless} & self.done and u.key not in self.claimed for u in units)
+
+    def look(self, worker: _Worker, until: Unit | None, now: float) -> None:
+        """Count the files that are looked at on the way to a unit, or to the end of the scan."""
+        looked = 0
+        for unit in self.scans[worker.place].units:
+            if unit.key not in worker.seen:
+                looked += 1
+                if unit.key in self.done:
+                    worker.seen.add(unit.key)
+            if unit is until:
+                break
+        self.looks += looked
+        self.ticks[int(now // WINDOW)] += looked
+
+    def begin(self, who: int, unit: Unit, now: float) -> None:
+        """Let a participant claim a unit and compute it; if it is lost before the end, the claim gets stale."""
+        worker = self.workers[who]
+        again = bool(unit.held) and unit.held in self.computed
+        first = 0.0 if unit.held in worker.held else unit.first
+        end = now + self.fixed.claim + first + unit.seconds
+        self.claims += 1
+        self.claimed.add(unit.key)
+        self.ticks[int(now // WINDOW)] += 2
+        if end > self.left(who):
+            self.spend(who, LOST, now, end)
+            self.push(self.left(who) + self.fixed.stale, -1, unit.key)
+            return
+        if unit.held:
+            worker.held.add(unit.held)
+            self.computed.add(unit.held)
+        now = self.spend(who, CLAIM, now, now + self.fixed.claim)
+        now = self.spend(who, AGAIN if again else WORK, now, now + first)
+        self.push(self.spend(who, VAIN if unit.unless else WORK, now, now + unit.seconds), who, unit.key)
+
+    def finish(self, key: str, now: float) -> None:
+        """Store an outcome, which may complete scans and let others begin."""
+        self.claimed.discard(key)
+        self.done.add(key)
+        for number in self.used[key]:
+            at = bisect_left(self.open, number)
+            if self.open[at : at + 1] == [number] and not any(
+                not {u.key, u.unless} & self.done for u in self.scans[number].units
+            ):
+                self.open.pop(at)
+                self.ends.append(now)
+        if key in self.needed:
+            self.wake(now)
+
+    def wake(self, now: float) -> None:
+        """Let those who wait look again, each at its next look after now."""
+        for who in range(len(self.workers)):
+            if self.workers[who].slept is not None:
+                self.push(self.slept(who, now), who)
+
+    def slept(self, who: int, now: float) -> float:
+        """End the wait of a participant, with all the files that it looked at; return when it looks next."""
+        worker = self.workers[who]
+        since, cause = worker.slept or (now, TAIL)
+        worker.slept, worker.tried = None, 0
+        looks = math.ceil((now - since) / self.fixed.poll)
+        files = sum(u.key not in worker.seen for u in self.scans[worker.place].units)
+        first, last = (int(t // WINDOW) for t in (since, now))
+        for window in range(first, last + 1):
+            self.ticks[window] += looks * files // (last + 1 - first)
+        self.looks += looks * files
+        return self.spend(who, cause, since, max(now, since + looks * self.fixed.poll))
+
+
+def simulate(
+    scans: Sequence[Scan], workers: int, fixed: Fixed | None = None, *, apart: bool = True, loss: Loss | None = None
+) -> Run:
+    """Return what comes of scans that so many participants share out.
+
+    They walk the list from its first scan on, or `apart`: each from a place of its own.
+    """
+    fixed, loss = fixed or Fixed(), loss or Loss(math.inf, frozenset())
+    begun = [_Worker(i * len(scans) // workers if apart else 0) for i in range(workers)]
+    state = _Simulation(scans, begun, fixed, loss)
+    state.run()
+    end = max(state.ends, default=0.0)
+    for who, worker in enumerate(begun):
+        if worker.slept is not None:
+            state.slept(who, end)
+    spent = dict.fromkeys(CAUSES, 0.0)
+    for cause, since, until, who in state.spans:
+        spent[cause] += max(0.0, min(until, end, state.left(who)) - since)
+    there = sum(min(end, state.left(who)) for who in range(workers))
+    spent[TAIL] += max(0.0, there - sum(spent.values()))  # of those who still wait when the last scan is complete
+    main = 0.0
+    for each in state.ends:
+        main = max(main, each) + fixed.assemble
+    busiest = max(state.ticks.values(), default=0) / WINDOW
+    return Run(end, main, spent, state.claims, state.looks, busiest, state.loads)

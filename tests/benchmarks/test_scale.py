@@ -1,0 +1,109 @@
+"""The simulation of many participants against closed forms; the sweep it plans is the same for the same seed."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.scalesim import AGAIN, CLAIM, FITS, LOAD, LOST, START, TAIL, VAIN, WORK, Fixed, Loss, Scan, Unit, bound
+from benchmarks.scalesim import simulate as simulated
+
+
+def alone(count: int, seconds: float = 2.0, load: float = 0.0) -> list[Scan]:
+    """Return scans of one unit each."""
+    return [Scan((Unit(str(k), seconds),), load) for k in range(count)]
+
+
+def fitted(scans: int, attacks: int) -> list[Scan]:
+    """Return scans of one control, which they share, a fit, and attacks on what it made, some of them needless."""
+    found = []
+    for k in range(scans):
+        last = [Unit(f"{k}a{i}", 3.0, (f"{k}f",), f"{k}a1" if i > 1 and k % 2 else "", f"{k}u", 0.5)
+                for i in range(attacks)]  # fmt: skip
+        found.append(Scan((Unit("control", 7.0), Unit(f"{k}f", 11.0 + k % 3), *last), 1.5))
+    return found
+
+
+def test_one_participant_takes_the_sum_of_all() -> None:
+    run = simulated(alone(10, 2.0, load=0.5), 1, Fixed(start=3.0, claim=0.25, assemble=1.0))
+    assert run.makespan == pytest.approx(3 + 10 * (2 + 0.5 + 0.25))
+    assert run.assembled == pytest.approx(run.makespan + 1)
+    assert {cause: run.spent[cause] for cause in (START, WORK, LOAD, CLAIM, VAIN, TAIL)} == pytest.approx(
+        {START: 3, WORK: 20, LOAD: 5, CLAIM: 2.5, VAIN: 0, TAIL: 0}
+    )
+    assert (run.claims, run.loads) == (10, 10)
+
+
+@pytest.mark.parametrize(("count", "workers"), [(12, 4), (13, 4), (3, 5), (64, 64)])
+def test_equal_pieces_take_as_many_rounds_as_they_fill(count: int, workers: int) -> None:
+    for apart in (True, False):
+        run = simulated([Scan(tuple(Unit(str(k), 2.0) for k in range(count)))], workers, apart=apart)
+        rounds = -(-count // workers)
+        assert run.makespan == pytest.approx(2 * rounds)
+        assert run.idle == pytest.approx(1 - count / (rounds * workers))
+
+
+def test_a_chain_takes_its_length_however_many_there_are() -> None:
+    chain = Scan(tuple(Unit(str(k), 2.0, needs=(str(k - 1),) if k else ()) for k in range(6)), load=1.0)
+    run = simulated([chain], 5, Fixed(poll=0.5))
+    assert run.makespan == pytest.approx(13)
+    assert bound([chain], 5) == pytest.approx((12 / 5, 13))
+    assert run.spent[FITS] + run.spent[TAIL] == pytest.approx(5 * 13 - 12 - 5)
+
+
+def test_who_waits_looks_again_no_sooner_than_it_said() -> None:
+    scan = Scan((Unit("fit", 10.0), Unit("a", 1.0, ("fit",)), Unit("b", 1.0, ("fit",))))
+    assert simulated([scan], 2, Fixed(poll=4.0)).makespan == pytest.approx(12)  # one alone, before the other looks
+    assert simulated([scan], 2, Fixed(poll=5.0)).makespan == pytest.approx(11)
+    looks = [simulated([scan], 2, Fixed(poll=poll)).looks for poll in (5.0, 0.1)]
+    assert looks[0] < looks[1]
+
+
+def test_what_a_verdict_makes_needless_is_in_vain_only_where_it_is_not_known_yet() -> None:
+    scan = Scan((Unit("a", 5.0), Unit("b", 2.0, unless="a"), Unit("c", 4.0)))
+    one, two = simulated([scan], 1), simulated([scan], 2)
+    assert (one.makespan, one.spent[VAIN]) == pytest.approx((9, 0))
+    assert (two.makespan, two.spent[VAIN]) == pytest.approx((6, 2))
+
+
+def test_scans_share_what_has_one_name_and_participants_repeat_what_they_hold() -> None:
+    scans = fitted(4, 3)
+    one = simulated(scans, 1)
+    work = 7 + sum(11 + k % 3 for k in range(4)) + 4 * 0.5 + 3.0 * (3 + 2 + 3 + 2)
+    assert one.spent[WORK] == pytest.approx(work)
+    assert bound(scans, 1)[0] == pytest.approx(work)
+    many = simulated(scans, 6)
+    assert many.spent[WORK] == pytest.approx(work)
+    assert many.spent[AGAIN] > 0
+
+
+@pytest.mark.parametrize("workers", [1, 2, 7, 40])
+@pytest.mark.parametrize("apart", [True, False])
+def test_every_second_of_every_participant_is_told_and_no_run_beats_the_bound(workers: int, apart: bool) -> None:
+    scans, fixed = fitted(9, 5), Fixed(2.0, 0.1, 1.0, 60.0)
+    run = simulated(scans, workers, fixed, apart=apart)
+    assert sum(run.spent.values()) == pytest.approx(workers * run.makespan)
+    assert run.makespan >= max(bound(scans, workers, fixed)) - 1e-9
+    assert run == simulated(scans, workers, fixed, apart=apart)
+    assert 0 <= run.idle < 1
+
+
+def test_what_a_lost_participant_held_is_taken_over_once_its_claim_is_stale() -> None:
+    scan = Scan((Unit("a", 10.0), Unit("b", 10.0)))
+    lost = simulated([scan], 2, Fixed(poll=1.0, stale=60.0), loss=Loss(4.0, frozenset({1})))
+    assert lost.makespan == pytest.approx(4 + 60 + 10)
+    assert lost.spent[LOST] == pytest.approx(4)
+    assert sum(lost.spent.values()) == pytest.approx(lost.makespan + 4)
+    later = simulated([scan], 2, loss=Loss(11.0, frozenset({1})))
+    assert (later.makespan, later.spent[LOST]) == pytest.approx((10, 0))
+
+
+def test_walking_apart_loads_each_target_once_where_walking_in_turn_does_not() -> None:
+    scans = [Scan(tuple(Unit(f"{k}.{i}", 5.0) for i in range(4)), load=3.0) for k in range(32)]
+    apart, turn = simulated(scans, 8), simulated(scans, 8, apart=False)
+    assert 32 <= apart.loads < 32 + 8  # at the end some look at what others finish
+    assert turn.loads > 100
+    assert turn.makespan > 1.3 * apart.makespan
+    seeing = simulated(scans, 8, Fixed(sees=True), apart=False)
+    assert seeing.makespan <= turn.makespan
+    kept = simulated([Scan(s.units, s.load, "one") for s in scans], 8, Fixed(keeps=True))
+    assert kept.loads == 8
