@@ -14,10 +14,12 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 WINDOW = 10.0  # seconds over which operations on the folder are counted together
 WORK, VAIN, AGAIN, LOST = "work", "in vain", "again", "lost"
 START, LOAD, CLAIM, FITS, TAIL = "start", "load", "claims", "waiting", "tail"
+Order = Literal["turn", "apart", "taken"]  # from the first scan on; each from a place of its own; what nobody is at
 CAUSES = (WORK, VAIN, AGAIN, LOST, START, LOAD, CLAIM, FITS, TAIL)  # of a participant's seconds
 
 
@@ -106,14 +108,18 @@ class _Worker:
     tried: int = 0  # scans in a row that had nothing for it
     held: set[str] = field(default_factory=set)
     seen: set[str] = field(default_factory=set)  # outcomes that it has read in this scan
+    lost: str = ""  # the unit that it was at when it was lost
     slept: tuple[float, str] | None = None  # since when it waits, and for what
 
 
 class _Simulation:
     """The state of a simulation, and what happens next."""
 
-    def __init__(self, scans: Sequence[Scan], workers: Sequence[_Worker], fixed: Fixed, loss: Loss) -> None:
-        self.scans, self.workers, self.fixed, self.loss = scans, workers, fixed, loss
+    def __init__(
+        self, scans: Sequence[Scan], workers: Sequence[_Worker], fixed: Fixed, taking: bool, loss: Loss
+    ) -> None:
+        self.scans, self.workers, self.fixed, self.taking, self.loss = scans, workers, fixed, taking, loss
+        self.untaken = list(range(len(scans)))[::-1]  # where nobody has been, the first of them last
         self.used: dict[str, list[int]] = defaultdict(list)  # by key, the scans that it may complete
         for number, scan in enumerate(scans):
             for key in sorted({k for u in scan.units for k in (u.key, u.unless) if k}):
@@ -127,7 +133,7 @@ class _Simulation:
         self.ends: list[float] = []  # of scans, as they are complete
         self.ticks: Counter[int] = Counter()  # operations by window
         self.claims = self.looks = self.loads = 0
-        self.heap: list[tuple[float, int, int, str]] = []  # when, order, participant (-1: a claim is stale), its key
+        self.heap: list[tuple[float, int, int, str]] = []  # when, order, participant (-1 - who: is stale), its key
         self.order = 0
 
     def run(self) -> None:
@@ -135,10 +141,13 @@ class _Simulation:
         for who in range(len(self.workers)):
             self.spend(who, START, 0.0, self.fixed.start)
             self.push(self.fixed.start, who)
+        for who in sorted(self.loss.workers):
+            self.push(self.loss.at + self.fixed.stale, -1 - who)
         while self.open:
             now, _, who, key = heapq.heappop(self.heap)
-            if who < 0:
-                self.claimed.discard(key)
+            if who < 0:  # what a lost one claimed is taken over
+                self.claimed.discard(self.workers[-1 - who].lost)
+                self.untaken.append(self.workers[-1 - who].place)
                 self.wake(now)
                 continue
             if key:
@@ -190,6 +199,10 @@ class _Simulation:
 
     def following(self, worker: _Worker) -> int | None:
         """Return the next scan that is not complete; None where all were tried."""
+        while self.taking and self.untaken:
+            place = self.untaken.pop()
+            if place in self.open:
+                return place
         first = bisect_left(self.open, worker.place + worker.loaded)
         for k in range(len(self.open) - worker.tried):
             worker.tried += 1
@@ -228,7 +241,7 @@ class _Simulation:
         self.ticks[int(now // WINDOW)] += 2
         if end > self.left(who):
             self.spend(who, LOST, now, end)
-            self.push(self.left(who) + self.fixed.stale, -1, unit.key)
+            worker.lost = unit.key
             return
         if unit.held:
             worker.held.add(unit.held)
@@ -272,15 +285,12 @@ class _Simulation:
 
 
 def simulate(
-    scans: Sequence[Scan], workers: int, fixed: Fixed | None = None, *, apart: bool = True, loss: Loss | None = None
+    scans: Sequence[Scan], workers: int, fixed: Fixed | None = None, order: Order = "apart", loss: Loss | None = None
 ) -> Run:
-    """Return what comes of scans that so many participants share out.
-
-    They walk the list from its first scan on, or `apart`: each from a place of its own.
-    """
+    """Return what comes of scans that so many participants share out, in an order of the list that all or each have."""
     fixed, loss = fixed or Fixed(), loss or Loss(math.inf, frozenset())
-    begun = [_Worker(i * len(scans) // workers if apart else 0) for i in range(workers)]
-    state = _Simulation(scans, begun, fixed, loss)
+    begun = [_Worker(i * len(scans) // workers if order == "apart" else 0) for i in range(workers)]
+    state = _Simulation(scans, begun, fixed, order == "taken", loss)
     state.run()
     end = max(state.ends, default=0.0)
     for who, worker in enumerate(begun):

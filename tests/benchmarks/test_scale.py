@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
-from benchmarks.scalesim import AGAIN, CLAIM, FITS, LOAD, LOST, START, TAIL, VAIN, WORK, Fixed, Loss, Scan, Unit, bound
+from benchmarks import scalesim
+from benchmarks.scalesim import CLAIM, FITS, LOAD, LOST, TAIL, VAIN, WORK, Fixed, Loss, Order, Scan, Unit, bound
 from benchmarks.scalesim import simulate as simulated
 
 
@@ -27,16 +30,16 @@ def test_one_participant_takes_the_sum_of_all() -> None:
     run = simulated(alone(10, 2.0, load=0.5), 1, Fixed(start=3.0, claim=0.25, assemble=1.0))
     assert run.makespan == pytest.approx(3 + 10 * (2 + 0.5 + 0.25))
     assert run.assembled == pytest.approx(run.makespan + 1)
-    assert {cause: run.spent[cause] for cause in (START, WORK, LOAD, CLAIM, VAIN, TAIL)} == pytest.approx(
-        {START: 3, WORK: 20, LOAD: 5, CLAIM: 2.5, VAIN: 0, TAIL: 0}
+    assert {cause: run.spent[cause] for cause in (scalesim.START, WORK, LOAD, CLAIM, VAIN, TAIL)} == pytest.approx(
+        {scalesim.START: 3, WORK: 20, LOAD: 5, CLAIM: 2.5, VAIN: 0, TAIL: 0}
     )
     assert (run.claims, run.loads) == (10, 10)
 
 
 @pytest.mark.parametrize(("count", "workers"), [(12, 4), (13, 4), (3, 5), (64, 64)])
 def test_equal_pieces_take_as_many_rounds_as_they_fill(count: int, workers: int) -> None:
-    for apart in (True, False):
-        run = simulated([Scan(tuple(Unit(str(k), 2.0) for k in range(count)))], workers, apart=apart)
+    for order in get_args(Order):
+        run = simulated([Scan(tuple(Unit(str(k), 2.0) for k in range(count)))], workers, order=order)
         rounds = -(-count // workers)
         assert run.makespan == pytest.approx(2 * rounds)
         assert run.idle == pytest.approx(1 - count / (rounds * workers))
@@ -73,17 +76,17 @@ def test_scans_share_what_has_one_name_and_participants_repeat_what_they_hold() 
     assert bound(scans, 1)[0] == pytest.approx(work)
     many = simulated(scans, 6)
     assert many.spent[WORK] == pytest.approx(work)
-    assert many.spent[AGAIN] > 0
+    assert many.spent[scalesim.AGAIN] > 0
 
 
 @pytest.mark.parametrize("workers", [1, 2, 7, 40])
-@pytest.mark.parametrize("apart", [True, False])
-def test_every_second_of_every_participant_is_told_and_no_run_beats_the_bound(workers: int, apart: bool) -> None:
+@pytest.mark.parametrize("order", get_args(Order))
+def test_every_second_of_every_participant_is_told_and_no_run_beats_the_bound(workers: int, order: Order) -> None:
     scans, fixed = fitted(9, 5), Fixed(2.0, 0.1, 1.0, 60.0)
-    run = simulated(scans, workers, fixed, apart=apart)
+    run = simulated(scans, workers, fixed, order)
     assert sum(run.spent.values()) == pytest.approx(workers * run.makespan)
     assert run.makespan >= max(bound(scans, workers, fixed)) - 1e-9
-    assert run == simulated(scans, workers, fixed, apart=apart)
+    assert run == simulated(scans, workers, fixed, order)
     assert 0 <= run.idle < 1
 
 
@@ -99,11 +102,13 @@ def test_what_a_lost_participant_held_is_taken_over_once_its_claim_is_stale() ->
 
 def test_walking_apart_loads_each_target_once_where_walking_in_turn_does_not() -> None:
     scans = [Scan(tuple(Unit(f"{k}.{i}", 5.0) for i in range(4)), load=3.0) for k in range(32)]
-    apart, turn = simulated(scans, 8), simulated(scans, 8, apart=False)
+    apart, turn = simulated(scans, 8), simulated(scans, 8, order="turn")
     assert 32 <= apart.loads < 32 + 8  # at the end some look at what others finish
     assert turn.loads > 100
     assert turn.makespan > 1.3 * apart.makespan
-    seeing = simulated(scans, 8, Fixed(sees=True), apart=False)
+    seeing = simulated(scans, 8, Fixed(sees=True), "turn")
     assert seeing.makespan <= turn.makespan
+    taken = simulated(scans, 8, order="taken")
+    assert 32 <= taken.loads <= apart.loads
     kept = simulated([Scan(s.units, s.load, "one") for s in scans], 8, Fixed(keeps=True))
     assert kept.loads == 8

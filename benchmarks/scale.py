@@ -1,0 +1,265 @@
+"""A thousand scans on 64 GPUs, planned by simulation from measured costs: what it takes, and who waits for what.
+
+    python -m benchmarks.scale [--quick] [--scans 1000] [--gpus 64] [--json FILE] [--markdown docs/scale.md]
+    python -m benchmarks.scale --costs FILE       plans with what an earlier run with --json measured
+
+Measured are, in processes of their own on one thread: a scan of `examples/minimal.py` under eight defenses, piece by
+piece; the same scan again, all of it taken from what the first kept; starting a process; loading the target and setting
+its scene; every operation of the shelf, and how many pieces a second several processes get through on one. Where
+`benchmarks/answers/piece_costs.json` holds pieces that were measured on a GPU, the plan is made from these.
+
+Planned is a sweep: models × families of defenses × 5 strengths, one scan each, which have their model's control in
+common. Strengths take the measured specs of their family in turn, models those that were measured in turn, times a
+factor of ½ to 2, drawn by `--seed`. A unit is what one participant claims: a fit, an attack with its tuning, one
+training run. Nodes have 8 GPUs. `--quick` scans in short: it shows how it works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from leakaudit.units.desk import BEAT, LOOK
+from leakaudit.units.shelf import STALE
+
+from benchmarks import scalecosts
+from benchmarks.scalecosts import Costs
+from benchmarks.scalesim import AGAIN, CAUSES, LOST, VAIN, Fixed, Loss, Run, Scan, Unit, bound, simulate
+from benchmarks.tables import table
+from leakaudit.result.rules import ACCURACY, FIT, UPDATES
+
+MARK = "<!-- made by python -m benchmarks.scale --markdown: do not edit below -->\n"
+STRENGTHS, NODE = 5, 8
+CURVE = (1, 2, 4, 8, 16, 32, 64, 128, 1000)
+REMOTE = 0.001  # seconds of one request to a folder that other machines serve: assumed, not measured
+REQUESTS = 12  # of one unit: look, create, write, close, look, create, write, flush, rename, read, remove, look
+
+
+@dataclass(frozen=True)
+class Part:
+    """A table of the page."""
+
+    title: str
+    told: str
+    head: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> str:
+        """Return title, sentence and table."""
+        return f"## {self.title}\n\n{self.told}\n\n{table(self.head, self.lines)}\n"
+
+
+def units(costs: Costs, model: str, spec: str, name: str, factor: float = 1.0) -> tuple[Unit, ...]:
+    """Return the units of one defense on one model in their order; `name` begins their keys."""
+    rows = [row for row in costs.rows if row.model == model and row.spec == spec]
+    first = sum(factor * row.seconds for row in rows if row.piece == UPDATES)
+    fit = (f"{name}/{FIT}",) if any(row.piece == FIT for row in rows) else ()
+    found: list[Unit] = []
+    for row in rows:
+        seconds, key = factor * row.seconds, f"{name}/{row.piece}"
+        if row.piece == FIT:
+            found.append(Unit(key, seconds))
+        elif row.piece == ACCURACY:
+            found += [Unit(f"{key}/{k}", seconds / costs.seeds, fit) for k in range(costs.seeds)]
+        elif row.piece != UPDATES:
+            found.append(Unit(key, seconds, fit, row.settled_by and f"{name}/{row.settled_by}", f"{name}/u", first))
+    return tuple(found)
+
+
+def sweep(costs: Costs, count: int, seed: int, load: float) -> list[Scan]:
+    """Return so many scans, model by model."""
+    drawn = random.Random(seed)
+    measured = list(dict.fromkeys(row.model for row in costs.rows))
+    factors: dict[int, float] = {}
+    found = []
+    while len(found) < count:
+        number = len(factors)
+        model, factors[number] = measured[number % len(measured)], 2 ** drawn.uniform(-1, 1)
+        control = units(costs, model, "none", f"{number}/none", factors[number])
+        specs = dict.fromkeys(row.spec for row in costs.rows if row.model == model and row.spec != "none")
+        for family in dict.fromkeys(spec.partition(":")[0] for spec in specs):
+            own = [spec for spec in specs if spec.partition(":")[0] == family]
+            for k in range(STRENGTHS):
+                more = units(costs, model, own[k % len(own)], f"{number}/{family}/{k}", factors[number])
+                found.append(Scan((*control, *more), load, str(number)))
+    return found[:count]
+
+
+def longest_first(scans: Sequence[Scan]) -> list[Scan]:
+    """Return scans by the seconds of their units, those with most first."""
+    return sorted(scans, key=lambda scan: -sum(unit.seconds for unit in scan.units))
+
+
+def fixed_of(costs: Costs) -> Fixed:
+    """Return what is no unit, as it was measured."""
+    claim = sum(costs.shelf.get(name, 0.0) for name in ("look", "claim", "store", "release"))
+    return Fixed(costs.fixed.get("start", 0.0), claim, LOOK, STALE, costs.fixed.get("assemble", 0.0))
+
+
+def share(run: Run, cause: str) -> str:
+    """Return the share of participants' seconds that went for a cause, in per cent."""
+    return f"{100 * run.spent[cause] / sum(run.spent.values()):.1f}"
+
+
+def clock(seconds: float) -> str:
+    """Return seconds as they are read."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def curve(scans: Sequence[Scan], fixed: Fixed, gpus: int) -> Part:
+    """Return makespans and where the seconds went, over numbers of GPUs."""
+    one = simulate(scans, 1, fixed)
+    lines = []
+    for number in sorted({*CURVE, gpus}):
+        run, least = simulate(scans, number, fixed), bound(scans, number, fixed)
+        lines.append(
+            (str(number), clock(run.makespan), f"{run.makespan / max(least):.2f}", f"{one.makespan / run.makespan:.1f}",
+             f"{100 * one.makespan / run.makespan / number:.0f} %", *(share(run, cause) for cause in CAUSES))
+        )  # fmt: skip
+    head = ("GPUs", "makespan", "× bound", "× one GPU", "efficiency", *CAUSES)
+    work, chain = bound(scans, 1, fixed)
+    told = (
+        f"{len(scans):,} scans hold {clock(work)} of work that one process would do, too; the longest chain of one "
+        f"scan takes {clock(chain)}. The bound is the greater of work over GPUs and that chain. Participants' seconds "
+        "in %: *in vain* are attacks that the verdict made needless before they ended, *again* updates that more than "
+        "one participant computed, *waiting* is for fits, *tail* for the last pieces of others."
+    )
+    return Part("How it scales", told, head, tuple(lines))
+
+
+def orders(scans: Sequence[Scan], fixed: Fixed, gpus: int) -> Part:
+    """Return what other orders, and other things that a participant knows, come to."""
+    long, seeing, keeping = longest_first(scans), replace(fixed, sees=True), replace(fixed, sees=True, keeps=True)
+    tried = {
+        "all from the first scan on": simulate(scans, gpus, fixed, "turn"),
+        "all from the first scan on, known before loading that all is claimed": simulate(scans, gpus, seeing, "turn"),
+        "each from a place of its own": simulate(scans, gpus, fixed, "apart"),
+        "the next scan that nobody is at": simulate(scans, gpus, fixed, "taken"),
+        "the same, longest first": simulate(long, gpus, fixed, "taken"),
+        "the same, known before loading that all is claimed": simulate(long, gpus, seeing, "taken"),
+        "the same, and a target stays loaded for its model's next scan": simulate(long, gpus, keeping, "taken"),
+    }
+    lines = [(name, clock(r.makespan), f"{r.loads:,}", share(r, "load"), share(r, VAIN), f"{100 * r.idle:.1f}")
+             for name, r in tried.items()]  # fmt: skip
+    head = ("order", "makespan", "targets loaded", "% loading", "% in vain", "% not work")
+    return Part("Order", f"{gpus} GPUs.", head, tuple(lines))
+
+
+def losses(scans: Sequence[Scan], fixed: Fixed, gpus: int) -> Part:
+    """Return what losing a node costs, early, in the middle and late."""
+    whole = simulate(scans, gpus, fixed)
+    lines = []
+    for part in (0.1, 0.5, 0.9):
+        gone = Loss(part * whole.makespan, frozenset(range(gpus // 2, gpus // 2 + NODE)))
+        run = simulate(scans, gpus, fixed, loss=gone)
+        least = whole.makespan * (part + (1 - part) * gpus / (gpus - NODE))
+        lines.append(
+            (f"{100 * part:.0f} %", clock(run.makespan), clock(run.makespan - whole.makespan),
+             clock(run.makespan - least), clock(run.spent[LOST]),
+             clock(run.spent[AGAIN] - whole.spent[AGAIN] + run.spent[VAIN] - whole.spent[VAIN]))
+        )  # fmt: skip
+    told = f"{NODE} of {gpus} GPUs are gone for good; what they held is taken over {fixed.stale:.0f} s later."
+    head = (
+        "lost after",
+        "makespan",
+        "later",
+        "of these beyond the missing GPUs",
+        "work lost",
+        "more done twice or in vain",
+    )
+    return Part("A lost node", told, head, tuple(lines))
+
+
+def limits(scans: Sequence[Scan], costs: Costs, gpus: int) -> Part:
+    """Return what the shared folder and the main process have to bear, and where that ends."""
+    fixed = fixed_of(costs)
+    able = max((rate for name, rate in costs.shelf.items() if name.startswith("pieces/s")), default=0.0)
+    lines = []
+    for number in (gpus, 1000):
+        run = simulate(scans, number, fixed)
+        far = simulate(scans, number, replace(fixed, claim=fixed.claim + REQUESTS * REMOTE))
+        lines.append(
+            (str(number), f"{run.claims / run.makespan:.1f}", f"{able:.0f}", f"{run.busiest:,.0f}",
+             f"{number / BEAT:.0f}", f"{100 * (far.makespan / run.makespan - 1):+.1f} %",
+             clock(run.assembled - run.makespan))
+        )  # fmt: skip
+    told = (
+        "Units claimed a second on average beside what one local disk here bears; files looked at, claimed and stored "
+        "in the busiest ten seconds, by the second; heartbeats; what "
+        f"{1000 * REMOTE:.0f} ms for every request would add ({REQUESTS} a unit: assumed, no network file system was "
+        "at hand); and how much later than the last unit one main process has assembled the last result, at "
+        f"{clock(fixed.assemble)} each, one after the other."
+    )
+    head = ("GPUs", "units/s", "a disk bears", "operations/s", "heartbeats/s", "1 ms a request", "assembled later")
+    return Part("The folder and the main process", told, head, tuple(lines))
+
+
+def one_scan(costs: Costs, fixed: Fixed, load: float) -> Part:
+    """Return what several participants make of a single scan under all measured defenses."""
+    lines = []
+    for model in dict.fromkeys(row.model for row in costs.rows):
+        specs = dict.fromkeys(row.spec for row in costs.rows if row.model == model)
+        scan = Scan(tuple(u for spec in specs for u in units(costs, model, spec, spec)), load)
+        one = simulate([scan], 1, fixed).assembled
+        longest = max(scan.units, key=lambda unit: unit.seconds)
+        runs = [f"{clock(one)}", *(f"{one / simulate([scan], n, fixed).assembled:.2f}" for n in (2, 4, 8, 16))]
+        lines.append((model, str(len(scan.units)), *runs, f"{longest.key}, {clock(longest.seconds)}"))
+    told = "All measured defenses in one scan, assembled at the end; times one participant."
+    head = ("model", "units", "1", "× with 2", "4", "8", "16", "longest unit")
+    return Part("One scan", told, head, tuple(lines))
+
+
+def parts(costs: Costs, count: int, gpus: int, seed: int) -> list[Part]:
+    """Return all tables."""
+    fixed, load = fixed_of(costs), costs.fixed.get("load", 0.0)
+    scans = sweep(costs, count, seed, load)
+    named = {
+        "start": "a process starts and imports",
+        "load": "a target is loaded and its scene set",
+        "again": "a scan of which all is known, whole process",
+        "assemble": "of that, what is not start and load",
+    }
+    lines = [(text, clock(costs.fixed[name])) for name, text in named.items() if name in costs.fixed]
+    lines += [(f"shelf: {name}", f"{1000 * s:.2f} ms") for name, s in costs.shelf.items() if "/" not in name]
+    lines += [(name, f"{rate:.0f}") for name, rate in costs.shelf.items() if "/" in name]
+    measured = Part("Measured", f"Pieces on {costs.device}.", ("what", "seconds"), tuple(lines))
+    return [measured, one_scan(costs, fixed, load), curve(scans, fixed, gpus), orders(scans, fixed, gpus),
+            losses(scans, fixed, gpus), limits(scans, costs, gpus)]  # fmt: skip
+
+
+def main() -> None:
+    """Measure or read, plan, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a short scan under three defenses")
+    parser.add_argument("--costs", type=Path, metavar="FILE", help="measured before")
+    parser.add_argument("--scans", type=int, default=1000)
+    parser.add_argument("--gpus", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="the page whose tables are made anew")
+    asked = parser.parse_args()
+    costs = scalecosts.read(asked.costs) if asked.costs else scalecosts.measured(asked.quick)
+    if not asked.costs and scalecosts.GPU.exists():
+        here = costs
+        costs = scalecosts.read(scalecosts.GPU)
+        costs = replace(costs, fixed=here.fixed | costs.fixed, shelf=here.shelf)
+    found = parts(costs, asked.scans, asked.gpus, asked.seed)
+    text = "\n".join(part.markdown() for part in found)
+    print(text)
+    if asked.json:
+        told: dict[str, Any] = {"costs": asdict(costs), "parts": [asdict(part) for part in found]}
+        asked.json.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    if asked.markdown:
+        written = asked.markdown.read_text("utf-8").partition(MARK)[0] if asked.markdown.exists() else ""
+        asked.markdown.write_text(written + MARK + "\n" + text, "utf-8")
+
+
+if __name__ == "__main__":
+    main()
