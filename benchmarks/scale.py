@@ -29,12 +29,13 @@ from leakaudit.units.shelf import STALE
 
 from benchmarks import scalecosts
 from benchmarks.scalecosts import Costs
-from benchmarks.scalesim import AGAIN, CAUSES, LOST, VAIN, Fixed, Loss, Run, Scan, Unit, bound, simulate
+from benchmarks.scalesim import AGAIN, CAUSES, LOST, VAIN, Fixed, Loss, Order, Run, Scan, Unit, bound, simulate
 from benchmarks.tables import table
 from leakaudit.result.rules import ACCURACY, FIT, UPDATES
 
 MARK = "<!-- made by python -m benchmarks.scale --markdown: do not edit below -->\n"
 STRENGTHS, NODE = 5, 8
+ORDER: Order = "taken"  # in which participants go from scan to scan
 CURVE = (1, 2, 4, 8, 16, 32, 64, 128, 1000)
 REMOTE = 0.001  # seconds of one request to a folder that other machines serve: assumed, not measured
 REQUESTS = 12  # of one unit: look, create, write, close, look, create, write, flush, rename, read, remove, look
@@ -95,6 +96,17 @@ def longest_first(scans: Sequence[Scan]) -> list[Scan]:
     return sorted(scans, key=lambda scan: -sum(unit.seconds for unit in scan.units))
 
 
+def split(scan: Scan, longest: float, ways: int = 4) -> Scan:
+    """Return a scan whose attacks above so many seconds are several units each, as tuning and victims could be."""
+    settling = {unit.unless for unit in scan.units} | {need for unit in scan.units for need in unit.needs}
+    found: list[Unit] = []
+    for unit in scan.units:
+        several = ways if unit.seconds > longest and unit.key not in settling else 1
+        part = replace(unit, seconds=unit.seconds / several)
+        found += [part] if several == 1 else [replace(part, key=f"{unit.key}/{k}") for k in range(several)]
+    return replace(scan, units=tuple(found))
+
+
 def fixed_of(costs: Costs) -> Fixed:
     """Return what is no unit, as it was measured."""
     claim = sum(costs.shelf.get(name, 0.0) for name in ("look", "claim", "store", "release"))
@@ -115,10 +127,10 @@ def clock(seconds: float) -> str:
 
 def curve(scans: Sequence[Scan], fixed: Fixed, gpus: int) -> Part:
     """Return makespans and where the seconds went, over numbers of GPUs."""
-    one = simulate(scans, 1, fixed)
+    one = simulate(scans, 1, fixed, ORDER)
     lines = []
     for number in sorted({*CURVE, gpus}):
-        run, least = simulate(scans, number, fixed), bound(scans, number, fixed)
+        run, least = simulate(scans, number, fixed, ORDER), bound(scans, number, fixed)
         lines.append(
             (str(number), clock(run.makespan), f"{run.makespan / max(least):.2f}", f"{one.makespan / run.makespan:.1f}",
              f"{100 * one.makespan / run.makespan / number:.0f} %", *(share(run, cause) for cause in CAUSES))
@@ -136,15 +148,16 @@ def curve(scans: Sequence[Scan], fixed: Fixed, gpus: int) -> Part:
 
 def orders(scans: Sequence[Scan], fixed: Fixed, gpus: int) -> Part:
     """Return what other orders, and other things that a participant knows, come to."""
-    long, seeing, keeping = longest_first(scans), replace(fixed, sees=True), replace(fixed, sees=True, keeps=True)
+    listed = sorted(scans, key=lambda scan: int(scan.model))  # as it was written
+    seeing, keeping = replace(fixed, sees=True), replace(fixed, sees=True, keeps=True)
     tried = {
-        "all from the first scan on": simulate(scans, gpus, fixed, "turn"),
-        "all from the first scan on, known before loading that all is claimed": simulate(scans, gpus, seeing, "turn"),
-        "each from a place of its own": simulate(scans, gpus, fixed, "apart"),
-        "the next scan that nobody is at": simulate(scans, gpus, fixed, "taken"),
-        "the same, longest first": simulate(long, gpus, fixed, "taken"),
-        "the same, known before loading that all is claimed": simulate(long, gpus, seeing, "taken"),
-        "the same, and a target stays loaded for its model's next scan": simulate(long, gpus, keeping, "taken"),
+        "all from the first scan on": simulate(listed, gpus, fixed, "turn"),
+        "all from the first scan on, known before loading that all is claimed": simulate(listed, gpus, seeing, "turn"),
+        "each from a place of its own": simulate(listed, gpus, fixed, "apart"),
+        "the next scan that nobody is at": simulate(listed, gpus, fixed, "taken"),
+        "the same, longest first": simulate(scans, gpus, fixed, "taken"),
+        "the same, known before loading that all is claimed": simulate(scans, gpus, seeing, "taken"),
+        "the same, and a target stays loaded for its model's next scan": simulate(scans, gpus, keeping, "taken"),
     }
     lines = [(name, clock(r.makespan), f"{r.loads:,}", share(r, "load"), share(r, VAIN), f"{100 * r.idle:.1f}")
              for name, r in tried.items()]  # fmt: skip
@@ -152,13 +165,30 @@ def orders(scans: Sequence[Scan], fixed: Fixed, gpus: int) -> Part:
     return Part("Order", f"{gpus} GPUs.", head, tuple(lines))
 
 
+def nexts(scans: Sequence[Scan], fixed: Fixed, gpus: int) -> Part:
+    """Return what would be gained by what is not done yet."""
+    smaller = [split(scan, 0.25 * bound([scan], 1)[1]) for scan in scans]
+    numbers = sorted({gpus, 2 * gpus, 1000})
+    lines = []
+    for name, each, own in (
+        ("as it is", scans, fixed),
+        ("what takes over a quarter of its scan's longest chain in four units", smaller, fixed),
+        ("targets load in no time", [replace(scan, load=0.0) for scan in scans], fixed),
+        ("both", [replace(scan, load=0.0) for scan in smaller], fixed),
+    ):
+        runs = [simulate(each, number, own, ORDER) for number in numbers]
+        lines.append((name, *(f"{clock(run.makespan)} ({100 * (1 - run.idle):.0f} %)" for run in runs)))
+    head = ("", *(f"{number:,} GPUs" for number in numbers))
+    return Part("What is next", "Makespan, and the share of seconds that are work.", head, tuple(lines))
+
+
 def losses(scans: Sequence[Scan], fixed: Fixed, gpus: int) -> Part:
     """Return what losing a node costs, early, in the middle and late."""
-    whole = simulate(scans, gpus, fixed)
+    whole = simulate(scans, gpus, fixed, ORDER)
     lines = []
     for part in (0.1, 0.5, 0.9):
         gone = Loss(part * whole.makespan, frozenset(range(gpus // 2, gpus // 2 + NODE)))
-        run = simulate(scans, gpus, fixed, loss=gone)
+        run = simulate(scans, gpus, fixed, ORDER, gone)
         least = whole.makespan * (part + (1 - part) * gpus / (gpus - NODE))
         lines.append(
             (f"{100 * part:.0f} %", clock(run.makespan), clock(run.makespan - whole.makespan),
@@ -183,8 +213,8 @@ def limits(scans: Sequence[Scan], costs: Costs, gpus: int) -> Part:
     able = max((rate for name, rate in costs.shelf.items() if name.startswith("pieces/s")), default=0.0)
     lines = []
     for number in (gpus, 1000):
-        run = simulate(scans, number, fixed)
-        far = simulate(scans, number, replace(fixed, claim=fixed.claim + REQUESTS * REMOTE))
+        run = simulate(scans, number, fixed, ORDER)
+        far = simulate(scans, number, replace(fixed, claim=fixed.claim + REQUESTS * REMOTE), ORDER)
         lines.append(
             (str(number), f"{run.claims / run.makespan:.1f}", f"{able:.0f}", f"{run.busiest:,.0f}",
              f"{number / BEAT:.0f}", f"{100 * (far.makespan / run.makespan - 1):+.1f} %",
@@ -219,7 +249,7 @@ def one_scan(costs: Costs, fixed: Fixed, load: float) -> Part:
 def parts(costs: Costs, count: int, gpus: int, seed: int) -> list[Part]:
     """Return all tables."""
     fixed, load = fixed_of(costs), costs.fixed.get("load", 0.0)
-    scans = sweep(costs, count, seed, load)
+    scans = longest_first(sweep(costs, count, seed, load))
     named = {
         "start": "a process starts and imports",
         "load": "a target is loaded and its scene set",
@@ -231,7 +261,7 @@ def parts(costs: Costs, count: int, gpus: int, seed: int) -> list[Part]:
     lines += [(name, f"{rate:.0f}") for name, rate in costs.shelf.items() if "/" in name]
     measured = Part("Measured", f"Pieces on {costs.device}.", ("what", "seconds"), tuple(lines))
     return [measured, one_scan(costs, fixed, load), curve(scans, fixed, gpus), orders(scans, fixed, gpus),
-            losses(scans, fixed, gpus), limits(scans, costs, gpus)]  # fmt: skip
+            losses(scans, fixed, gpus), limits(scans, costs, gpus), nexts(scans, fixed, gpus)]  # fmt: skip
 
 
 def main() -> None:

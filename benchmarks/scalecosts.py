@@ -32,7 +32,7 @@ from leakaudit.load.loading import load_target
 from leakaudit.scene.plan import Plan
 from leakaudit.scene.scene import set_scene
 begun = time.monotonic()
-set_scene(load_target({TARGET!r}, device="cpu"), Plan())
+set_scene(load_target({TARGET!r}, device="cpu"), Plan(), None, "", ())
 print(time.monotonic() - begun)
 """
 SPECS = (
