@@ -22,9 +22,9 @@ import torch
 
 from benchmarks.tables import table
 from leakaudit.audit.audit import audit
-from leakaudit.cli.demo import demo_target
 from leakaudit.result.rules import most_successful
 from leakaudit.result.schema import DefenseResult
+from leakaudit.scene.demo import demo_target
 from leakaudit.scene.plan import Plan
 from leakaudit.work.progress import Monitor, Work, monitored
 

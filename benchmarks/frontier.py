@@ -159,7 +159,7 @@ def mnist(size: Size, seed: int) -> Target:
 
 def lfw(size: Size, seed: int) -> Target:
     """Return the faces of the demo: 110 private, 40 test and 50 auxiliary pictures in any size of run."""
-    from leakaudit.cli.demo import demo_target
+    from leakaudit.scene.demo import demo_target
 
     return replace(demo_target(seed), augment=("crop", "mirror"))
 

@@ -21,11 +21,11 @@ from dataclasses import replace
 import torch
 
 from leakaudit.audit.audit import audit
-from leakaudit.cli.demo import demo_target
 from leakaudit.gate.assertions import PRESETS, Assertions
 from leakaudit.gate.decision import gate
 from leakaudit.protocol.target import Target, reinitialised
 from leakaudit.result.schema import AuditResult
+from leakaudit.scene.demo import demo_target
 from leakaudit.scene.plan import Plan
 from leakaudit.score.utility import train
 

@@ -52,8 +52,8 @@ class Row:
 
 def setting(name: str, device: str) -> tuple[Target, Plan]:
     """Return the target and the plan of a scan by its name."""
-    from leakaudit.cli.demo import demo_plan, demo_target
     from leakaudit.load.loading import load_target
+    from leakaudit.scene.demo import demo_plan, demo_target
 
     if name == "demo":
         return demo_target(0, device), replace(demo_plan(), defenses=DEFENSES)

@@ -30,13 +30,13 @@ from benchmarks.inversion import DATA, load
 from benchmarks.networks import CIFAR_MEAN, CIFAR_STD, lenet
 from benchmarks.tables import table
 from leakaudit.audit.audit import audit
-from leakaudit.cli.demo import demo_target
 from leakaudit.protocol.registry import attacks, defenses
 from leakaudit.protocol.target import PixelModel, Target
 from leakaudit.result.batteries import BATTERIES
 from leakaudit.result.rules import most_successful
 from leakaudit.result.schema import AttackResult, AuditResult
 from leakaudit.result.specs import split
+from leakaudit.scene.demo import demo_target
 from leakaudit.scene.plan import Plan
 from leakaudit.work.progress import Work
 from leakaudit.work.seeding import forked

@@ -9,9 +9,10 @@ from typing import Literal
 from unicodedata import east_asian_width
 
 from leakaudit.result.numbers import percent
+from leakaudit.result.schema import Verdict
 
 Place = tuple[float, float]
-Kind = Literal["grid", "axis", "chance", "limit", "reach", "leader", "interval", "trend"]  # how lines look
+Kind = Literal["grid", "axis", "chance", "limit", "reach", "leader", "interval", "trend", "joined"]  # how lines look
 Anchor = Literal["start", "middle", "end"]
 STEPS = [float(f"{digit}e{power}") for power in range(-4, 9) for digit in (1, 2, 5)]  # between ticks
 
@@ -64,13 +65,15 @@ class Mark:
 
     x: float
     y: float
-    shape: Literal["dot", "square", "cross"] = "dot"
+    shape: Literal["dot", "square", "cross", "ring"] = "dot"  # a ring lies around another mark
     hollow: bool = False
+    verdict: Verdict | None = None  # whose colour it has
 
     @property
     def box(self) -> Box:
         """The place that it takes, with a little room."""
-        return Box(self.x - 6, self.y - 6, self.x + 6, self.y + 6)
+        far = 10 if self.shape == "ring" else 6
+        return Box(self.x - far, self.y - far, self.x + far, self.y + far)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import sqrt
 
@@ -79,6 +80,18 @@ def describe(result: AuditResult) -> str:
     return f"Privacy–{result.measure} frontier. " + "; ".join(parts) + "." + limits
 
 
+@dataclass(frozen=True)
+class Look:
+    """How a frontier is drawn: its name, which begins its ids and stands once in a page, its words, its place."""
+
+    name: str
+    title: str
+    description: str
+    box: Box
+    marks: Callable[[Panel, list[Point]], list[Mark]]
+    joined: tuple[tuple[str, ...], ...] = ()  # keys of points that a line joins, in its order
+
+
 def frontier(result: AuditResult, name: str = "frontier") -> Drawing | None:
     """Return the frontier, None where nothing can be drawn; `name` begins its ids, which a page has once.
 
@@ -86,32 +99,37 @@ def frontier(result: AuditResult, name: str = "frontier") -> Drawing | None:
     intervals. Hollow: the bound. What both limits allow is shaded; nothing where accuracy says nothing. The same result
     gives the same drawing.
     """
-    drawn, box = points(result), PANEL
+    return drawn_as(result, points(result), Look(name, TITLE, describe(result), PANEL, _marks))
+
+
+def drawn_as(result: AuditResult, drawn: list[Point], look: Look) -> Drawing | None:
+    """Return points of a result within its limits, each with its key, and its name where all names have room."""
     if not drawn:
         return None
-    least = least_accuracy(result)
+    least, box = least_accuracy(result), look.box
     ys = [v for p in drawn for v in (p.accuracy.value, p.accuracy.low, p.accuracy.high) if v is not None]
     ys += [result.chance_accuracy, *([least] if least is not None else [])]
     pad = max(0.12 * (max(ys) - min(ys)), 0.05)
     panel = Panel(box, (-0.03, 1.03), (min(ys) - pad, max(ys) + pad))
     axes, scales = _axes(panel, result.measure)
-    spread, marks = [line for p in drawn for line in _intervals(panel, p)], _marks(panel, drawn)
+    spread, marks = [line for p in drawn for line in _intervals(panel, p)], look.marks(panel, drawn)
     limits, said = _limits(panel, result, [mark.box for mark in marks], [line.box for line in spread])
     taken = [*(mark.box for mark in marks), *(word.box for word in said)]
     crossed = [line.box for line in spread]
     keys = [Label(*panel.at(*p.at), p.key) for p in drawn]
     names = [replace(label, text=f"{p.key} {_short(p.label)}") for p, label in zip(drawn, keys, strict=True)]
     words, leaders = beside(names, box, taken, crossed, reach=60)
-    keyed = len(words) < len(drawn)
-    if keyed:
+    if len(words) < len(drawn):
         words, leaders = beside(keys, box, taken, crossed, reach=400)
+    at = {p.key: panel.at(*p.at) for p in drawn}
+    trends = [Line("joined", tuple(at[key] for key in each if key in at)) for each in look.joined]
     return Drawing(
-        name=name,
-        title=TITLE,
-        description=describe(result),
+        name=look.name,
+        title=look.title,
+        description=look.description,
         width=box.right + 10,
         height=box.bottom + 45,
-        lines=(*axes, *limits, *spread, *leaders),
+        lines=(*axes, *limits, *(line for line in trends if line.points), *spread, *leaders),
         marks=tuple(marks),
         words=(*scales, *said, *words),
         allowed=() if no_accuracy(result) else _allowed(panel, result, least),

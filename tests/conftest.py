@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -97,6 +98,15 @@ def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh_registry: Non
         (meta / "entry_points.txt").write_text("\n".join(points) + "\n")
 
     return add
+
+
+@pytest.fixture(autouse=True)
+def cache_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> None:
+    """Nothing that one test computed is known to another: what it puts in the place of code has no hash."""
+    name = hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:16]
+    monkeypatch.setenv("LEAKAUDIT_CACHE", str(tmp_path_factory.getbasetemp() / f"cache-{name}"))
 
 
 @pytest.fixture(autouse=True)

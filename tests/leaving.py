@@ -128,7 +128,7 @@ class Written:
 
 def faces() -> tuple[Tensor, Tensor]:
     """The embedded pictures of scikit-image (200, 1, 25, 25), shuffled, and whether each is a face."""
-    from leakaudit.cli.demo import faces as embedded
+    from leakaudit.scene.demo import faces as embedded
 
     images, labels = embedded()
     order = torch.randperm(len(labels), generator=generator_for(0, "redaction", "split"))

@@ -16,7 +16,20 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # From the ground up: a wing may import those before it, and none behind it. "" is leakaudit/__init__.py.
 READING = ("files", "result", "stats", "judge", "compare", "gate")
-MEASURING = ("work", "network", "protocol", "engine", "data", "load", "score", "scene", "audit", "captured")
+MEASURING = (
+    "work",
+    "units",
+    "network",
+    "protocol",
+    "engine",
+    "data",
+    "load",
+    "score",
+    "scene",
+    "audit",
+    "captured",
+    "spread",
+)
 SHOWING = ("watch", "options", "cli")
 PLUGINS = ("defenses", "attacks", "reports")  # folders beside the package, linked into it
 GROUND = ("version", "errors")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,23 +18,57 @@ from leakaudit.protocol.registry import settings_values
 from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.result.rules import scored_statuses
 from leakaudit.result.schema import AttackResult, Value
+from leakaudit.scene.naming import Kind
 from leakaudit.scene.scene import Scene
 from leakaudit.scene.told import claimed
 from leakaudit.scene.updates import Updates, asked_by
 from leakaudit.score.baselines import mean_pictures
 from leakaudit.score.pictures import unfolded
 from leakaudit.score.scoring import LEAST, Truth, failed, score
-from leakaudit.score.tuning import tuned_in_time
+from leakaudit.score.tuning import SCORED, tuned_in_time
+from leakaudit.units import desk
+from leakaudit.units.packing import Values
+from leakaudit.units.unit import Unit
 from leakaudit.work.memory import Memory, bounded, exhausted, held
-from leakaudit.work.progress import Course, current, expired, followed, stage
+from leakaudit.work.progress import Course, current, expired, followed, note_untuned, stage
 from leakaudit.work.seeding import generator_for, seeded
 
 
+@dataclass(frozen=True)
+class Attacked(Values):
+    """What is kept of an attack that was run and scored."""
+
+    result: AttackResult
+
+
+@dataclass(frozen=True)
+class Tuned(Values):
+    """What is kept of the tuning of an attack: the settings that it ran with, and their score."""
+
+    values: dict[str, Value]
+    untuned: bool  # whether it did not end in time
+
+    def of(self, attack: Attack) -> Attack:
+        """Return the attack with these settings."""
+        settings: dict[str, Any] = {name: value for name, value in self.values.items() if name != SCORED}
+        return replace(attack, **settings)
+
+
 def attacked(updates: Updates, attack: Attack, role: str, too_long: str = "") -> AttackResult:
-    """Run one attack within the plan's memory; the result notes what was done to stay there.
+    """Run one attack within the plan's memory, or take up what came of it; the result notes what the memory took.
 
     `too_long` says why it is not begun: its share of a time budget would end it before it made a tenth of its steps.
+    Raises `Elsewhere` where another participant runs it.
     """
+    unit = updates.unit("attack", attack.name, attack, role)
+
+    def run() -> Attacked:
+        return Attacked(_bounded(updates, attack, role, too_long))
+
+    return desk.done(unit, Attacked, run, begin=not too_long).result
+
+
+def _bounded(updates: Updates, attack: Attack, role: str, too_long: str) -> AttackResult:
     with bounded(Memory(updates.scene.plan.memory)) as memory:
         result = _attacked(updates, attack, role, memory, too_long)
     asked: dict[str, Value] = {key: value for key, value in settings_values(attack).items() if key in result.tuned}
@@ -57,22 +92,23 @@ def _attacked(updates: Updates, attack: Attack, role: str, memory: Memory, too_l
         return failed(attack, role, tuned, victims, "not-applicable", f"needs {', '.join(lacks)}, not exposed")
     if too_long or expired():
         return failed(attack, role, tuned, victims, "budget", too_long or "the time budget was spent before it began")
+
+    def within(kind: Kind) -> Unit | None:
+        # Memory that is bounded is told of in notes, and what was learned of it serves the next step.
+        return updates.unit(kind, f"{attack.name}: {kind}", attack, role) if scene.plan.memory is None else None
+
     try:
         with seeded(seed, spec, attack.name), followed() as course:
             # The attack gets copies: one that changes the model or its knowledge must not change the next one's.
             sent = updates.sent_to(attack)
-            model = sent.model()
             if attack.grid and scene.exposure.auxiliary and len(scene.rehearsal):
-                rehearsal, own = sent.rehearsal(released=bound)
-                _show(scene, own)
-                generator = generator_for(seed, spec, attack.name, "tune")
-                attack, tuned = tuned_in_time(attack, model, rehearsal, own, generator)
+                best = desk.done(within("tune"), Tuned, lambda: _tuned(sent, attack, bound))
+                if best.untuned:
+                    note_untuned()
+                attack, tuned = best.of(attack), best.values
                 if memory.refusal and not tuned:  # its default settings may be weaker, and nobody would know
                     raise TooLittleMemory(memory.refusal)
-            update = sent.victims(attack, released=bound)
-            _show(scene, scene.target.private, asked_by(scene, attack))
-            stage("attacking")
-            guess: object = _guess(scene, attack, model, update, generator_for(seed, spec, attack.name, "run"))
+            guess: object = desk.done(within("run"), Reconstruction, lambda: _run(sent, attack, bound))
             guess = claimed(attack, guess, scene.plan.images)
             made = taken(updates, attack, sent.model(), guess)
         if memory.refusal and isinstance(guess, Reconstruction) and "out-of-memory" in guess.statuses:
@@ -93,6 +129,23 @@ def _attacked(updates: Updates, attack: Attack, role: str, memory: Memory, too_l
         return replace(score(attack, role, tuned, guess, _truth(updates, attack), scene.plan.images), captured=made)
     except Exception as error:  # what the attack returned is not what it must return
         return failed(attack, role, tuned, victims, "failed", f"its output cannot be scored: {first_line(error)}")
+
+
+def _tuned(sent: Updates, attack: Attack, bound: bool) -> Tuned:
+    rehearsal, own = sent.rehearsal(released=bound)
+    _show(sent.scene, own)
+    generator = generator_for(sent.scene.plan.seed, sent.subject.spec, attack.name, "tune")
+    with followed() as course:
+        _, values = tuned_in_time(attack, sent.model(), rehearsal, own, generator)
+    return Tuned(values, course.untuned)
+
+
+def _run(sent: Updates, attack: Attack, bound: bool) -> Reconstruction:
+    scene = sent.scene
+    update, model = sent.victims(attack, released=bound), sent.model()
+    _show(scene, scene.target.private, asked_by(scene, attack))
+    stage("attacking")
+    return _guess(scene, attack, model, update, generator_for(scene.plan.seed, sent.subject.spec, attack.name, "run"))
 
 
 def _show(scene: Scene, records: Records, who: Tensor | None = None) -> None:

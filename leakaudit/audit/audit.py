@@ -11,56 +11,36 @@ from leakaudit.audit.attacking import attacked, lacking
 from leakaudit.audit.canary import Planting, planted
 from leakaudit.audit.clock import Clock
 from leakaudit.audit.costs import NOMINAL, measured
-from leakaudit.audit.course import Course, Measured, Staged
+from leakaudit.audit.course import Course, Measured, Staged, Subjected
+from leakaudit.audit.fitting import prepare
 from leakaudit.audit.pieces import Piece, chosen, in_turn, outline, pieces_of
+from leakaudit.audit.rows import broken, result_of, row_of
 from leakaudit.audit.taking import unlike
 from leakaudit.audit.weaker import seen_weakened
 from leakaudit.errors import OutOfTime, UserError, first_line
-from leakaudit.judge.caps import capped, caps
-from leakaudit.judge.captured import about_captured, is_captured, on_trust
-from leakaudit.judge.exposed import exposed
-from leakaudit.judge.moments import here, over_stages
-from leakaudit.judge.scope import assumptions, not_tested
 from leakaudit.judge.settled import Tally, drawer
-from leakaudit.judge.verdict import Case, errors_of, judge, overall
-from leakaudit.judge.words import sentences
 from leakaudit.protocol.defense import Defense, replaces_records
 from leakaudit.protocol.registry import parse_attack
-from leakaudit.protocol.stages import CHANGES
-from leakaudit.protocol.target import Records, Target
+from leakaudit.protocol.target import Target
 from leakaudit.result.batteries import TRAINING_BATCH
 from leakaudit.result.dates import now
-from leakaudit.result.outward import all_in_place
-from leakaudit.result.rules import FIT, UPDATES, WEAKENED, scored_victims
-from leakaudit.result.schema import (
-    AttackResult,
-    AuditResult,
-    Controls,
-    DefenseResult,
-    Estimate,
-    Examined,
-    Finding,
-    Guarantee,
-    Reason,
-    Waiver,
-)
-from leakaudit.scene import fingerprint, provenance
-from leakaudit.scene.examine import Subject, examine
-from leakaudit.scene.plan import Plan, catalogue, left_out, lowered, own_attacks
-from leakaudit.scene.provenance import settings
-from leakaudit.scene.scene import Scene, beside_strangers, set_scene
-from leakaudit.scene.told import SETTINGS, at_level, quick_fit, stated, vouched
+from leakaudit.result.rules import ACCURACY, UPDATES, WEAKENED, scored_victims
+from leakaudit.result.schema import AuditResult, Controls, Estimate, Waiver
+from leakaudit.scene import provenance
+from leakaudit.scene.examine import Subject
+from leakaudit.scene.plan import Plan, left_out, lowered
+from leakaudit.scene.scene import Scene, set_scene
+from leakaudit.scene.told import at_level
 from leakaudit.scene.updates import Updates
-from leakaudit.score.diagnosis import compare_with_control, inspected
-from leakaudit.score.identification import hidden, of_line_ups
-from leakaudit.score.measures import chance, majority
+from leakaudit.score.diagnosis import compare_with_control
+from leakaudit.score.measures import chance
 from leakaudit.score.scoring import skipped
-from leakaudit.score.standin import SENTENCE
 from leakaudit.score.utility import Senders, Utility, utility
+from leakaudit.units import desk
+from leakaudit.units.unit import Elsewhere, Unit
 from leakaudit.work import ends
 from leakaudit.work.precision import exact
-from leakaudit.work.progress import current, expired, stage
-from leakaudit.work.seeding import generator_for, seeded
+from leakaudit.work.progress import current, stage
 
 Keep = Callable[[AuditResult], None]
 KeepLearned = Callable[[str, Defense], None]
@@ -97,7 +77,9 @@ def audit(
     interrupted = False
     stage("looking for the planted leak")
     try:
-        found = planted(plan, begun, examined)
+        there = desk.current()
+        gathers = there is None or there.gathers  # nobody asks a participant who only leaves outcomes
+        found = planted(plan, begun, examined, scene.facts) if gathers else Planting("inconclusive")
     except KeyboardInterrupt:
         ends.took()
         found, interrupted = Planting("inconclusive", ended="interrupt"), True
@@ -127,21 +109,29 @@ def run(
 
     It did so already where `complete` is False. What earlier stages found of a defense that was not reached is kept.
     Under a time budget all are fitted before anything is attacked: one that is not fitted in time has no row at all.
+    What other participants are at is left out at first, and the defenses are gone through again until nothing is: the
+    last time all outcomes are at hand, and are put together as one participant alone would have.
     """
+    course.asked = tuple(spec for spec, _ in asked)
     try:
-        for spec, defense in asked if complete and course.clock.budget is not None else ():
-            _prepare(course, spec, defense, keep_learned)
-        for spec, defense in asked if complete else ():
-            for _ in _audit_defense(course, spec, defense, keep_learned):
-                if keep is not None:
-                    keep(_result(course, complete=False))
+        while complete:
+            course.elsewhere.clear()
+            for spec, defense in asked if course.clock.budget is not None else ():
+                _prepare(course, spec, defense, keep_learned)
+            for spec, defense in asked:
+                for _ in _audit_defense(course, spec, defense, keep_learned):
+                    if keep is not None:
+                        keep(result_of(course, complete=False))
+            if not course.elsewhere:
+                break
+            course.another_round()
     except KeyboardInterrupt:
         ends.took()
         complete = False
     for spec, defense in () if complete else asked:
         if spec in course.staged.before and spec not in course.rows:
-            course.rows[spec] = _broken(course, spec, defense, "the audit was interrupted before")
-    result = _result(course, complete=complete)
+            course.rows[spec] = broken(course, spec, defense, "the audit was interrupted before")
+    result = result_of(course, complete=complete)
     if keep is not None:
         keep(result)
     return result
@@ -157,64 +147,86 @@ def _prepare(course: Course, spec: str, defense: Defense, keep_learned: KeepLear
         with clock.piece(fit) as too_long:
             if too_long and replaces_records(defense):
                 raise OutOfTime(too_long)
-            subject, course.noticed[spec] = _fitted(course, spec, defense, keep_learned)
+            found = prepare(scene, spec, defense)
+    except Elsewhere as error:
+        course.elsewhere.append(str(error))
+        return
     except UserError:
         raise
-    except Exception as error:  # a user's model may raise anything while a generator is fitted around it
+    except Exception as error:  # what says nothing of the defense: too little time or memory
+        found = first_line(error)
+    if isinstance(found, str):
         clock.skip(planned)
-        course.prepared[spec] = _broken(course, spec, defense, first_line(error))
+        course.prepared[spec] = broken(course, spec, defense, found)
         return
+    subject = found.within(scene)
+    if found.learned is not None:
+        course.learned[f"defense:{spec}"] = found.learned
+    if keep_learned is not None and spec not in course.noticed:
+        keep_learned(spec, subject.defense)
+    course.noticed[spec] = found.noticed
     # Its attacks are those of what fitting made of it, and of what it was seen to change.
-    clock.found(spec, pieces_of(spec, subject.defense, scene.plan, subject.changes, scene.sizes())[1:])
-    course.prepared[spec] = subject
+    own = pieces_of(spec, subject.defense, scene.plan, subject.changes, scene.sizes())[1:]
+    clock.found(spec, own)
+    course.prepared[spec] = Subjected(subject, tuple(own))
 
 
 def _audit_defense(course: Course, spec: str, defense: Defense, keep_learned: KeepLearned | None) -> Iterator[None]:
     """Audit one defense; its row stands in the course, more complete each time this yields."""
     scene, plan, clock = course.scene, course.scene.plan, course.clock
     _prepare(course, spec, defense, keep_learned)
-    subject = course.prepared.pop(spec)
-    if isinstance(subject, DefenseResult):
-        course.rows[spec] = subject
-        yield
+    found = course.prepared.pop(spec, None)
+    if not isinstance(found, Subjected):
+        if found is not None:
+            course.rows[spec] = found
+            yield
         return
-    measured = Measured()
-    pieces = [piece for piece in clock.ahead if piece.work.defense == spec]
-    tally = _tally(course, spec, pieces)
-    updates = Updates(scene, subject, max((piece.attack.asks for piece in pieces if piece.attack), default=0))
-    for piece in in_turn(pieces, clock.costs):
+    subject, measured, begun = found.subject, Measured(), len(course.elsewhere)
+    tally = _tally(course, spec, found.pieces)
+    asks = max((piece.attack.asks for piece in found.pieces if piece.attack), default=0)
+    updates = course.updates_of(spec, lambda: Updates(scene, subject, asks, asked=defense))
+    for piece in in_turn(found.pieces, clock.costs):
         attack = piece.attack
         if attack and tally.skipped(attack.name) and not lacking(scene, attack, piece.role):
             clock.skip([piece])
             tally.add(skipped(attack, piece.role, plan.victims, tally.settled_by))
             continue
-        with clock.piece(piece) as too_long:
-            if attack is not None:
-                result = attacked(updates, attack, piece.role, too_long)
-                tally.add(result)
-            elif piece.work.name == UPDATES:
-                updates.compute()
-                course.noticed[spec] = (*course.noticed.get(spec, ()), *unlike(updates))
-                continue  # nothing is known of the row yet
-            elif piece.role == WEAKENED:
-                too_long = too_long or (f"the verdict was settled by {tally.settled_by}" if tally.settled_by else "")
-                strength, found = seen_weakened(scene, subject, tally.results, too_long)
-                measured = replace(measured, strength=strength, weakened=found)
-            else:
-                outcome = _accuracy(scene, subject.defense, subject.released, too_long)
-                measured = replace(measured, outcome=outcome)
-        course.rows[spec] = _row(course, subject, tally.results, measured)
+        may_be_skipped = attack and tally.skips and attack.name not in tally.kept and len(course.elsewhere) > begun
+        if attack and may_be_skipped and not course.speculates(updates.unit("attack", attack.name, attack, piece.role)):
+            continue
+        try:
+            with clock.piece(piece) as too_long:
+                if attack is not None:
+                    result = attacked(updates, attack, piece.role, too_long)
+                    tally.add(result)
+                elif piece.work.name == UPDATES:
+                    if desk.current() is None or clock.budget is not None:  # else when the first attack asks for them
+                        updates.compute()
+                    course.noticed[spec] = (*course.noticed.get(spec, ()), *unlike(updates))
+                    continue  # nothing is known of the row yet
+                elif piece.role == WEAKENED:
+                    settled = f"the verdict was settled by {tally.settled_by}" if tally.settled_by else ""
+                    seen = seen_weakened(scene, subject, defense, tally.results, too_long or settled)
+                    measured = replace(measured, strength=seen.strength, weakened=seen.weakened)
+                else:
+                    measured = replace(measured, outcome=_accuracy(scene, subject, defense, too_long))
+        except Elsewhere as error:
+            course.elsewhere.append(str(error))
+            continue
+        course.rows[spec] = row_of(course, subject, tally.results, measured)
         if attack is not None:
             tally.judged(attack.name, course.rows[spec].why)
             if not scored_victims(result):
                 clock.forget(piece)
         yield
-    row = _row(course, subject, tally.results, measured)
+    if len(course.elsewhere) > begun:
+        return
+    row = row_of(course, subject, tally.results, measured)
     more = compare_with_control(
         row, course.rows.get("none", row), measured.outcome, plan.batch_size, scene.target.task.measure.name
     )
     course.noticed[spec] = (*course.noticed[spec], *more)
-    course.rows[spec] = _row(course, subject, tally.results, measured)  # an error that was noticed blocks a pass
+    course.rows[spec] = row_of(course, subject, tally.results, measured)  # an error that was noticed blocks a pass
     yield
 
 
@@ -223,178 +235,31 @@ def _tally(course: Course, spec: str, pieces: Sequence[Piece]) -> Tally:
     plan, control = course.scene.plan, course.rows.get("none")
     names = [piece.work.name for piece in pieces if piece.attack is not None]
     kept = {parse_attack(each).name for each in plan.attacks} | {drawer(control.attacks if control else ())}
-    return Tally(names, plan.skips and spec != "none" and control is not None, frozenset(kept))
+    known = control is not None or bool(course.elsewhere)  # else nothing says what works here
+    return Tally(names, plan.skips and spec != "none" and known, frozenset(kept))
 
 
-def _fitted(
-    course: Course, spec: str, defense: Defense, keep_learned: KeepLearned | None
-) -> tuple[Subject, tuple[Finding, ...]]:
-    """Fit a defense and try it; return it with what it changes, and what is odd about what it made of the records."""
-    target, seed = course.scene.target, course.scene.plan.seed
-    with seeded(seed, spec, FIT):  # for those that draw from a global generator
-        fitted = defense.fit(target, generator_for(seed, spec, FIT))
-    if replaces_records(defense) and expired():
-        raise OutOfTime("the time budget ended its training early, so what it would hide is not known")
-    if (found := fingerprint.of_defense(fitted)) is not None:
-        course.learned[f"defense:{spec}"] = found
-    if keep_learned is not None:
-        keep_learned(spec, fitted)
-    stage("trying what it changes")
-    run = course.scene.plan.run(len(target.private), 0)
-    fitted.facts(*run), _guarantees(course.scene, fitted, run)  # what may raise does so before attacks
-    subject = examine(course.scene, spec, fitted)
-    odd = inspected(spec, fitted, beside_strangers(course.scene), subject.released, seed) if subject.replaced else ()
-    return subject, (*quick_fit(spec, defense, course.scene.plan.images), *odd)
+def _accuracy(scene: Scene, subject: Subject, asked: Defense, too_long: str) -> Utility:
+    effort, reason, spec = scene.plan.effort(), too_long, subject.spec
 
+    def unit(k: int) -> Unit | None:
+        work = f"{spec}: {ACCURACY}, seed {k + 1}"
+        return scene.unit("training", work, defense=(spec, asked), run=k, epochs=effort.epochs)
 
-def _accuracy(scene: Scene, defense: Defense, released: Records, too_long: str) -> Utility:
-    effort, reason = scene.plan.effort(), too_long
     try:
         if not too_long:
             return utility(
                 scene.target,
-                defense,
-                released,
+                subject.defense,
+                subject.released,
                 senders=Senders(TRAINING_BATCH, scene.plan.sender(), scene.plan.own),
                 epochs=effort.epochs,
                 seeds=effort.seeds,
                 seed=scene.plan.seed,
+                unit=unit,
             )
+    except Elsewhere:
+        raise
     except Exception as error:  # the user's model, loss or factory may raise anything
         reason = f"training failed ({first_line(error)})"
     return Utility((), Estimate(reason=reason), chance(scene.target.test, scene.target.task), 0, effort.epochs)
-
-
-def _guarantees(scene: Scene, defense: Defense, run: tuple[int, int, int]) -> tuple[Guarantee, ...]:
-    stated = defense.guarantees(*run, hidden(scene.candidates, scene.line_ups))
-    return of_line_ups(stated, defense, scene.candidates, scene.line_ups)
-
-
-def _row(course: Course, subject: Subject, results: list[AttackResult], measured: Measured) -> DefenseResult:
-    scene, plan, spec, defense = course.scene, course.scene.plan, subject.spec, subject.defense
-    skipped = Estimate(reason="not measured yet" if plan.utility else "training runs were switched off")
-    outcome = measured.outcome or Utility((), skipped, 0.0, 0, 0)
-    control = course.rows["none"].attacks if spec != "none" and "none" in course.rows else tuple(results)
-    run = plan.run(len(scene.target.private), outcome.steps, outcome.epochs)
-    guarantees = _guarantees(scene, defense, run)
-    guarantees = vouched(defense, guarantees, plan.images)
-    captured = {} if scene.target.received is None else dict(scene.target.received.told)
-    trusted = is_captured(captured, spec)
-    guarantees = tuple(map(on_trust, guarantees)) if trusted else guarantees
-    examined = Examined(
-        changes=tuple(name for name in CHANGES if name in subject.changes),
-        independent=None if trusted else subject.independent,  # that of the claimed defense, which nobody saw
-        repeats=subject.repeats,
-        strength=measured.strength,
-        weakened=measured.weakened,
-        **exposed(results, scene.candidates.chance, scene.baselines)._asdict(),
-    )
-    errors = errors_of(spec, (*scene.findings, *course.noticed.get(spec, ())))
-    verdict, why = judge(
-        Case(
-            attacks=results,
-            control=control,
-            baselines=scene.baselines,
-            chance=scene.candidates.chance,
-            limit=plan.max_identification,
-            planting=scene.exposure.model_control,
-            is_control=spec == "none",
-            replaces_records=subject.replaced,
-            examined=examined,
-            guarantees=guarantees,
-            errors=errors,
-            alike=scene.candidates.targets is None,
-        )
-    )
-    verdict, why = capped(verdict, why, _caps(course))
-    earlier = course.staged.before.get(spec, ())
-    stages = (*earlier, *here(course.staged.now, verdict, why, results))
-    verdict, why = over_stages(verdict, why, earlier, plan.max_identification, plan.stages[len(stages) :])
-    verdict, why = about_captured(verdict, why, spec, results, captured, errors)
-    return DefenseResult(
-        spec=spec,
-        settings=stated(defense, settings(defense), plan.images, SETTINGS),
-        facts=stated(defense, defense.facts(*run), plan.images),
-        replaces_records=subject.replaced,
-        attacks=tuple(results),
-        accuracy=outcome.estimate,
-        accuracies=outcome.accuracies,
-        verdict=verdict,
-        reasons=sentences(why),
-        why=why,
-        requested=requested(spec, plan),
-        guarantees=guarantees,
-        stronger=dict(defense.stronger),
-        lowest=dict(defense.lowest),
-        examined=examined,
-        adaptive=own_attacks(defense),
-        stages=stages,
-    )
-
-
-def requested(spec: str, plan: Plan) -> bool:
-    """Return whether a defense was asked for; the control is where nothing else was."""
-    return spec in plan.defenses or set(plan.defenses) <= {"none"}
-
-
-def _caps(course: Course) -> tuple[Reason, ...]:
-    scene = course.scene
-    return caps(scene.plan.settings(), provenance.exposed(scene.exposure), course.controls, scene.findings)
-
-
-def _broken(course: Course, spec: str, defense: Defense, told: str) -> DefenseResult:
-    plan, earlier = course.scene.plan, course.staged.before.get(spec, ())
-    own = (Reason("not-applied", facts={"told": told}),)
-    verdict, why = over_stages("inconclusive", own, earlier, plan.max_identification)
-    return DefenseResult(
-        spec=spec,
-        settings=stated(defense, settings(defense), plan.images, SETTINGS),
-        facts={},
-        replaces_records=replaces_records(defense),
-        attacks=(),
-        accuracy=Estimate(reason=sentences(own)[0]),
-        accuracies=(),
-        verdict=verdict,
-        reasons=sentences(why),
-        why=why,
-        requested=requested(spec, plan),
-        stages=(*earlier, *here(course.staged.now, "inconclusive", own, ())),
-    )
-
-
-def _result(course: Course, *, complete: bool) -> AuditResult:
-    scene, rows, clock = course.scene, tuple(course.rows.values()), course.clock
-    target, plan = scene.target, scene.plan
-    verdict, why = overall(rows) if complete else ("inconclusive", (Reason("interrupted"),))
-    known, exposure = catalogue(), {"preset": plan.exposure, **provenance.exposed(scene.exposure)}
-    found = AuditResult(
-        target=provenance.describe(target),
-        exposure=exposure,
-        assumptions=assumptions(plan.settings(), exposure, provenance.describe(target), target.notes),
-        findings=(*scene.findings, *(finding for found in course.noticed.values() for finding in found)),
-        baselines=scene.baselines,
-        chance_accuracy=chance(target.test, target.task),
-        chance_labels=majority(target.test) if target.task.grouped else None,
-        measure=target.task.measure.name,
-        chance_identification=scene.candidates.chance,
-        max_identification=plan.max_identification,
-        defenses=rows,
-        verdict=verdict,
-        reasons=sentences(why),
-        why=why,
-        not_tested=not_tested(rows, known, plan.settings()),
-        known=known,
-        settings=plan.settings(),
-        environment=scene.environment,
-        hashes=scene.hashes | course.learned,
-        waivers=scene.waivers,
-        images=plan.images,
-        controls=course.controls,
-        stand_in=SENTENCE if plan.images == "redacted" else "",
-        complete=complete,
-        captured={} if target.received is None else dict(target.received.told),
-        claims=() if target.received is None else target.received.claims,
-        made=course.made,
-        timings=dict(clock.timings) | {"total": round(time.monotonic() - clock.started, 3)},
-    )
-    return all_in_place(found, plan.images)

@@ -19,11 +19,17 @@ from torch.nn import functional as F
 from leakaudit.errors import first_line, quotes
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.gradients import Gradients
+from leakaudit.protocol.registry import attacks
 from leakaudit.protocol.target import PixelModel, Records, Target
 from leakaudit.result.rules import VERDICTS
 from leakaudit.result.schema import AuditResult, DefenseResult, Verdict
+from leakaudit.scene.naming import Facts
 from leakaudit.scene.plan import Plan
 from leakaudit.scene.scene import Scene, set_scene
+from leakaudit.units import desk
+from leakaudit.units.code import of_classes
+from leakaudit.units.packing import Values
+from leakaudit.units.unit import Unit
 from leakaudit.work.progress import Monitor, Work, current, expired, monitored
 from leakaudit.work.seeding import generator_for, seeded
 
@@ -57,7 +63,7 @@ class KeyedPermutation(Defense):
 
 
 @dataclass(frozen=True)
-class Planting:
+class Planting(Values):
     """What became of the planted leak: "fail" where it was found, and what ended the search where that was cut off."""
 
     verdict: Verdict
@@ -71,13 +77,25 @@ Audited = Callable[[Scene, Planted], AuditResult]
 PLANTED: Planted = (("none", Defense()), (KeyedPermutation.name, KeyedPermutation()))
 
 
-def planted(plan: Plan, begun: float, audited: Audited) -> Planting:
-    """Return what became of the planted leak. Under a time budget it gets a tenth of what is left of that."""
-    if plan.budget is None:
-        return _canary(plan.seed, audited)
+def planted(plan: Plan, begun: float, audited: Audited, facts: Facts | None = None) -> Planting:
+    """Return what became of the planted leak. Under a time budget it gets a tenth of what is left of that.
+
+    By these `facts` it is looked for once on the same machine, versions and code.
+    """
+    unit = None
+    if facts is not None:
+        code = of_classes(attacks().values(), __name__, audited.__module__)
+        depends = {"versions": facts.target["versions"], "seed": plan.seed, "quotes": quotes(), "code": code}
+        unit = Unit("canary", "the planted leak", depends)
+
+    def looked() -> Planting:
+        with desk.at(None):
+            return _canary(plan.seed, audited)
+
     now = time.monotonic()
-    with monitored(replace(current(), deadline=now + SHARE * max(0.0, begun + plan.budget - now))):
-        return _canary(plan.seed, audited)
+    deadline = None if plan.budget is None else now + SHARE * max(0.0, begun + plan.budget - now)
+    with monitored(current() if deadline is None else replace(current(), deadline=deadline)):
+        return desk.done(unit, Planting, looked, wait=True)
 
 
 _planted: dict[tuple[int, bool], Planting] = {}  # by seed, and whether exceptions are quoted

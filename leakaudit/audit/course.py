@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from leakaudit.audit.clock import Clock
+from leakaudit.audit.pieces import Piece
 from leakaudit.result.schema import Controls, DefenseResult, Estimate, Finding, Stage
 from leakaudit.scene.examine import Subject
 from leakaudit.scene.scene import Scene
+from leakaudit.scene.updates import Updates
 from leakaudit.score.utility import Utility
+from leakaudit.units import desk
+from leakaudit.units.unit import Unit
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,14 @@ class Staged:
 
     before: Mapping[str, tuple[Stage, ...]] = field(default_factory=dict)
     now: Stage | None = None
+
+
+@dataclass(frozen=True)
+class Subjected:
+    """A defense that can be attacked, with what is to be done with it."""
+
+    subject: Subject
+    pieces: tuple[Piece, ...]
 
 
 @dataclass
@@ -32,7 +44,39 @@ class Course:
     rows: dict[str, DefenseResult] = field(default_factory=dict)
     noticed: dict[str, tuple[Finding, ...]] = field(default_factory=dict)
     learned: dict[str, str] = field(default_factory=dict)  # the hash of what a fitted defense learned
-    prepared: dict[str, Subject | DefenseResult] = field(default_factory=dict)  # fitted or not, and not yet attacked
+    prepared: dict[str, Subjected | DefenseResult] = field(default_factory=dict)  # fitted or not, and not yet attacked
+    asked: tuple[str, ...] = ()  # the order of rows
+    elsewhere: list[str] = field(default_factory=list)  # what other participants are at, in this round
+    _updates: tuple[str, Updates] | None = None
+    _computed: int = 0  # outcomes that this participant had computed before this round
+    _spare: bool = False  # nothing was left to do in the last round but what may turn out to be in vain
+
+    def updates_of(self, spec: str, make: Callable[[], Updates]) -> Updates:
+        """Return the updates of a defense; those of the last one are kept for another round."""
+        if self._updates is None or self._updates[0] != spec:
+            self._updates = spec, make()
+        return self._updates[1]
+
+    def speculates(self, unit: Unit | None) -> bool:
+        """Whether to run an attack that may be skipped, once what another participant is at is known.
+
+        If it is known already, or there was nothing else to do: then one such attack, and a look around.
+        """
+        if desk.is_known(unit):
+            return True
+        spare, self._spare = self._spare, False
+        if not spare:
+            self.elsewhere.append("what may be skipped")
+        return spare
+
+    def another_round(self) -> None:
+        """Go on to another round: at once where something was computed in this one, which may have changed much."""
+        there = desk.current()
+        computed = 0 if there is None else len(there.computed)
+        idle, self._computed = computed == self._computed, computed
+        if idle and self._spare:
+            desk.wait_for_others()
+        self._spare = idle and not self._spare
 
 
 @dataclass(frozen=True)

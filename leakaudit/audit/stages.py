@@ -12,6 +12,8 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import Tensor
+
 from leakaudit.audit import audit as auditing
 from leakaudit.audit.audit import Keep, KeepLearned
 from leakaudit.audit.course import Staged
@@ -19,9 +21,11 @@ from leakaudit.errors import Setting, UserError, first_line
 from leakaudit.protocol.target import PixelModel, Target
 from leakaudit.result.rules import MOMENT
 from leakaudit.result.schema import AuditResult, Stage, Waiver
+from leakaudit.scene.naming import facts_of
 from leakaudit.scene.plan import Plan
 from leakaudit.score.measures import cannot, measured
 from leakaudit.score.utility import train
+from leakaudit.units import desk
 from leakaudit.work.progress import current, expired, monitored, stage
 from leakaudit.work.seeding import derive
 
@@ -36,6 +40,14 @@ class Moment:
     epochs: int
     model: PixelModel
     accuracy: float  # on the test records
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What is kept of a network at a moment of training: `state_dict`, and how good it is on the test records."""
+
+    state: dict[str, Tensor]
+    accuracy: float
 
 
 def audit_at_stages(
@@ -95,12 +107,20 @@ def trained_to(target: Target, name: str, plan: Plan) -> Moment:
     """
     epochs = {"init": 0, "early": EARLY}.get(name, plan.effort().epochs)
     stage(f"{MOMENT} {name}")
-    try:
+
+    def trained() -> Weights:
         model = target.fresh(derive(plan.seed, "stages"))
         if epochs:
             seed = derive(plan.seed, "stages", "batches")
             train(model, target.private, target.loss, epochs=epochs, seed=seed, augment=target.augment)
-        right = measured(model, target.test, target.task, target.loss)
+        return Weights(model.state_dict(), measured(model, target.test, target.task, target.loss))
+
+    facts = None if desk.current() is None else facts_of(target, plan)
+    unit = None if facts is None else facts.unit("moment", f"{MOMENT} {name}", epochs=epochs)
+    try:
+        found = desk.done(unit, Weights, trained, wait=True)
+        model, right = target.fresh(derive(plan.seed, "stages")), found.accuracy
+        model.load_state_dict(found.state)
     except UserError:
         raise
     except Exception as error:  # the user's model, loss or factory may raise anything

@@ -3,37 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
 from leakaudit.audit.attacking import attacked
 from leakaudit.judge.proof import REPLAY
+from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.registry import parse_attack
 from leakaudit.protocol.weakened import weakened
-from leakaudit.result.rules import identifies
+from leakaudit.result.rules import WEAKENED, identifies
 from leakaudit.result.schema import AttackResult, Estimate
 from leakaudit.scene.examine import Subject, released_by
 from leakaudit.scene.scene import Scene
 from leakaudit.scene.updates import Updates
+from leakaudit.units import desk
+from leakaudit.units.packing import Values
 from leakaudit.work.progress import expired
 
 SHARES = (0.1, 0.01, 0.001, 1e-4, 1e-6, 1e-9)  # of the defense's strength, tried in turn
 MOST, AMONG = 16, 20  # victims and candidates: what is seen to work on so many need not be measured closely
 
 
+@dataclass(frozen=True)
+class Seen(Values):
+    """At which share of its strength `replay` was seen to work through a defense, and what it identified there."""
+
+    strength: float | None
+    weakened: Estimate
+
+
 def seen_weakened(
-    scene: Scene, subject: Subject, results: Sequence[AttackResult], too_long: str = ""
-) -> tuple[float | None, Estimate]:
+    scene: Scene, subject: Subject, asked: Defense, results: Sequence[AttackResult], too_long: str = ""
+) -> Seen:
     """Return the share of its strength at which an attack identifies more than the limit, and what it identified.
 
     1 where an adaptive attack does at full strength. Else `replay` is tried on `weakened` defenses. None where it was
-    never seen, with the last estimate, whose `reason` says what kept it from one.
+    never seen, with the last estimate, whose `reason` says what kept it from one. `asked` is the defense before its
+    fit. Raises `Elsewhere` where another participant tries it.
     """
-    limit = scene.plan.max_identification
     for a in results:
-        if a.role == "adaptive" and identifies(a, limit):
-            return 1.0, a.identification
+        if a.role == "adaptive" and identifies(a, scene.plan.max_identification):
+            return Seen(1.0, a.identification)
+    unit = scene.unit("weakened", f"{subject.spec}: {WEAKENED}", defense=(subject.spec, asked))
+    return desk.done(unit, Seen, lambda: _seen(scene, subject, too_long), begin=not too_long)
+
+
+def _seen(scene: Scene, subject: Subject, too_long: str) -> Seen:
     smaller, found = _smaller(scene), Estimate(reason=too_long or "the time budget was spent")
     for share in SHARES:
         if too_long or expired():
@@ -42,9 +58,9 @@ def seen_weakened(
         weaker = replace(subject, spec=spec, defense=defense, released=released_by(smaller, spec, defense))
         result = attacked(Updates(smaller, weaker), parse_attack(REPLAY), "adaptive")
         found = result.identification
-        if identifies(result, limit):
-            return share, found
-    return None, found
+        if identifies(result, scene.plan.max_identification):
+            return Seen(share, found)
+    return Seen(None, found)
 
 
 def _smaller(scene: Scene) -> Scene:

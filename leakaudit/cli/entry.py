@@ -25,22 +25,20 @@ from leakaudit.cli import init as cli_init
 from leakaudit.cli import obscure as cli_obscure
 from leakaudit.cli import report as cli_report
 from leakaudit.cli import sign as cli_sign
+from leakaudit.cli import sweep as cli_sweep
+from leakaudit.cli import worker as cli_worker
 from leakaudit.cli.scan import app
 from leakaudit.errors import (
     Interrupted,
     UserError,
-    first_line,
     left_out,
     line_of,
-    message_of,
     quoting,
-    sentence,
-    system_line,
 )
 from leakaudit.files.reading import check_text
 from leakaudit.options import settings
 from leakaudit.options.common import GENERATOR, INTERNAL, USAGE
-from leakaudit.protocol.usercode import of_users
+from leakaudit.options.failing import failed
 from leakaudit.result.outward import default_images
 from leakaudit.result.plaintext import visible
 from leakaudit.work import ends
@@ -68,7 +66,11 @@ def _version(wanted: bool) -> None:
 
 
 # After the commands above: the help screen lists them in this order.
+cli_sweep.add(app)
+
 cli_doctor.add(app)
+
+cli_worker.add(app)
 
 cli_capture.add(app)
 
@@ -135,14 +137,6 @@ def _completed() -> None:
         sys.exit(error.code if os.environ.get(COMPLETING) else USAGE if error.code else 0)
 
 
-def _told(error: UserError) -> str:
-    """Return what an error says, each setting as whoever set it wrote it."""
-    try:
-        return error.spelled(settings.spelled)
-    except Exception:  # a class of somebody's own
-        return message_of(error)
-
-
 def _main_() -> None:
     try:
         for word in sys.argv[1:]:
@@ -153,9 +147,6 @@ def _main_() -> None:
         if code == 130:  # newer typer's word for Ctrl-C
             raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
-    except UserError as error:
-        typer.echo(f"leakaudit: {visible(_told(sentence(error)), 10_000)}", err=True)
-        sys.exit(USAGE)
     except ParseError as error:
         error.show()
         sys.exit(USAGE)
@@ -166,23 +157,12 @@ def _main_() -> None:
         from leakaudit.result.rules import EXIT
 
         sys.exit(EXIT["inconclusive"])
-    except OSError as error:
-        if os.environ.get("LEAKAUDIT_DEBUG"):
-            raise
-        typer.echo(f"leakaudit: {visible(system_line(error))}.", err=True)
-        sys.exit(USAGE)
     except Exception as error:
-        if os.environ.get("LEAKAUDIT_DEBUG"):
+        if os.environ.get("LEAKAUDIT_DEBUG") and not isinstance(error, UserError):
             raise
-        if of_users(error):
-            told = first_line(error, placed=False)
-            typer.echo(
-                f"leakaudit: code of yours fails{visible(line_of(error))} ({visible(told)}): mend that.", err=True
-            )
-            sys.exit(USAGE)
-        typer.echo(
-            f"leakaudit: internal error: {visible(first_line(error))}\n"
-            "This is a bug in leakaudit: please report it; LEAKAUDIT_DEBUG=1 shows the traceback.",
-            err=True,
-        )
-        sys.exit(INTERNAL)
+        told, code = failed(error)
+        typer.echo(f"leakaudit: {visible(told, 10_000)}", err=True)
+        if code == INTERNAL:
+            more = "This is a bug in leakaudit: please report it; LEAKAUDIT_DEBUG=1 shows the traceback."
+            typer.echo(more, err=True)
+        sys.exit(code)

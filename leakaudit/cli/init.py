@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +14,7 @@ from leakaudit.options.again import again, given, kept
 from leakaudit.options.command import Command
 from leakaudit.options.common import GATES, TARGET_HELP, examples
 from leakaudit.options.settings import options, scan_of
+from leakaudit.options.workflows import WORKFLOWS, workflow
 
 if TYPE_CHECKING:
     from leakaudit.gate.initialise import Start
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 FIRST = Path("leakaudit-out/result.json")
 PROJECT = Path("pyproject.toml")
-WORKFLOWS = {"github": Path(".github/workflows/leakaudit.yml"), "gitlab": Path(".gitlab/leakaudit.yml")}
-SIMPLE = re.compile(r"[\w./:=,+-]+")  # needs quoting neither in YAML nor in a shell
 
 
 def add(app: typer.Typer) -> None:
@@ -105,31 +103,6 @@ def _existing(path: Path) -> str:
     from leakaudit.files.reading import TOML, text_of
 
     return text_of(path, TOML, "utf-8") if path.exists() else ""
-
-
-def workflow(name: str, target: str, defenses: tuple[str, ...], records: int) -> str:
-    """Return the example workflow with this project's target, defenses and records in it."""
-    for word in (target, *defenses):
-        if not SIMPLE.fullmatch(word) or word.startswith("-"):
-            raise UserError(f"{word!r} cannot be written into a workflow as it is: copy one from examples/workflows.")
-    text = (Path(__file__).parents[1] / "workflows" / f"{name}.yml").read_text(encoding="utf-8")
-    changes = {
-        "github": {
-            "          target: model.py\n": f"          target: {target}\n",
-            "            obscure\n": "".join(f"            {spec}\n" for spec in defenses),
-            "--records=64\n": f"--records={records}\n",
-        },
-        "gitlab": {
-            "--defense=obscure": " ".join(f"--defense={spec}" for spec in defenses),
-            "--records=64": f"--records={records}",
-            " model.py\n": f" {target}\n",
-        },
-    }[name]
-    for before, after in changes.items():
-        if text.count(before) != 1:
-            raise RuntimeError(f"the workflow {name}.yml has {text.count(before)} of {before!r}, not one")
-        text = text.replace(before, after)
-    return text
 
 
 def _tell(first: AuditResult, result: Path, made: Start) -> None:

@@ -7,13 +7,12 @@ from typing import Annotated
 
 import typer
 
-from leakaudit.cli.run import Verbose
 from leakaudit.errors import UserError
 from leakaudit.files.folder import GATE, REPORT, stored
 from leakaudit.files.writing import apart
 from leakaudit.options.browser import Open, show
 from leakaudit.options.command import Command
-from leakaudit.options.common import READ, TOLD, Stored, examples, say, written
+from leakaudit.options.common import READ, TOLD, Stored, Verbose, examples, say, written
 from leakaudit.result.plaintext import visible
 
 CODES = {"same": 0, "other": 1, "unknown": 3}

@@ -11,52 +11,28 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from leakaudit.errors import UserError
 from leakaudit.files.folder import GATE, REPORT, RESULT
 from leakaudit.options.browser import show
-from leakaudit.options.common import TOLD
 from leakaudit.options.settings import command_line
 from leakaudit.result.plaintext import visible
 
 if TYPE_CHECKING:
-    from leakaudit.cli.gate import Gating
     from leakaudit.files.folder import Output
+    from leakaudit.options.gating import Gating
     from leakaudit.protocol.target import Target
     from leakaudit.result.outcome import Outcome
     from leakaudit.result.schema import AuditResult, Waiver
     from leakaudit.scene.plan import Plan
+    from leakaudit.spread.job import Request
+    from leakaudit.spread.sharing import Sharing
+    from leakaudit.units.desk import Desk
     from leakaudit.work.learned import Learned
     from leakaudit.work.progress import Monitor
-
-
-Quiet = Annotated[
-    bool,
-    typer.Option(
-        "--quiet",
-        "-q",
-        help="Print the verdict and the paths only; on stderr nothing but errors.",
-        rich_help_panel=TOLD,
-    ),
-]
-
-Verbose = Annotated[
-    bool,
-    typer.Option(
-        "--verbose",
-        "-v",
-        help="Print all that there is to say ahead of the table: every reason, what was tried, failures, notes.",
-        rich_help_panel=TOLD,
-    ),
-]
-
-AsJson = Annotated[
-    bool,
-    typer.Option("--json", help="Print one JSON document on stdout: verdict, reasons, paths.", rich_help_panel=TOLD),
-]
 
 
 @dataclass(frozen=True)
@@ -140,6 +116,29 @@ class Voice:
             gate_terminal.in_a_line(gate, Console())
 
 
+@dataclass(frozen=True)
+class Ended:
+    """What came of one scan: its result, what a gate said of it, and where its files stand."""
+
+    result: AuditResult
+    said: Outcome | None
+    paths: dict[str, Path]  # by what they are called
+    files: Output
+
+    def code(self, exit_zero: bool = False) -> int:
+        """Return the exit code: of the gate where there is one; of an interrupted scan always its own."""
+        return _code(self.result, self.said, exit_zero)
+
+
+@dataclass(frozen=True)
+class Judging:
+    """By what a scan is judged beside its own verdict."""
+
+    gate: Gating | None = None
+    waivers: tuple[Waiver, ...] = ()
+    exit_zero: bool = False
+
+
 def run(
     load: Callable[[], Target],
     plan: Plan,
@@ -147,15 +146,45 @@ def run(
     voice: Voice,
     *,
     lpips_weights: Path | None = None,
-    exit_zero: bool = False,
-    gate: Gating | None = None,
-    waivers: tuple[Waiver, ...] = (),
+    judging: Judging = Judging(),
+    shared: tuple[Sharing, Request] | None = None,
 ) -> None:
-    """Audit what `load` returns, write `result.json` and `report.html` into `output`, and exit with the verdict's code.
+    """Do one scan as `scanned` does, say what came of it, and exit with the verdict's code.
 
-    With a `gate`, its verdict is the exit code's, and `gate.json` is written beside. The result is written after every
-    finished piece, so that an interrupt keeps what was measured; while the folder takes nothing the audit goes on.
-    `output` is claimed already.
+    With a gate, its verdict is the exit code's, and `gate.json` is written beside.
+    """
+    ended = scanned(load, plan, output, voice, lpips_weights=lpips_weights, judging=judging, shared=shared)
+    code, files = ended.code(judging.exit_zero), ended.files
+    voice.tell(ended.result, ended.paths, code, ended.said)
+    if voice.opens:
+        show(ended.paths["report"])
+    if files.folder != output:
+        typer.echo(
+            visible(f"leakaudit: {output} took no more ({files.trouble}): all is in {files.folder}.", 9_000),
+            err=True,
+        )
+    if not ended.result.complete:
+        typer.echo(f"Interrupted: what was measured so far is kept in {visible(str(files.folder / RESULT))}.", err=True)
+    raise typer.Exit(code)
+
+
+def scanned(
+    load: Callable[[], Target],
+    plan: Plan,
+    output: Path,
+    voice: Voice,
+    *,
+    lpips_weights: Path | None = None,
+    judging: Judging = Judging(),
+    shared: tuple[Sharing, Request] | None = None,
+    command: str | None = None,
+) -> Ended:
+    """Audit what `load` returns, write `result.json` and `report.html` into `output`, which is claimed already.
+
+    The result is written after every finished piece, so that an interrupt keeps what was measured; while the folder
+    takes nothing the audit goes on. `shared`: where pieces are kept and who takes part, and what they are told; None:
+    it is done here, and nothing of it is kept. `command` is what repeats the scan, the command as it was typed where
+    None. Raises UserError where the target cannot be audited, or nothing can be written.
     """
     from leakaudit.files.folder import Output
     from leakaudit.result.schema import from_json, to_json
@@ -168,36 +197,36 @@ def run(
         def begin() -> Target:
             stage("loading the model and the data")
             target = load()
-            if gate is not None:
-                gate.early(target)
+            if judging.gate is not None:
+                judging.gate.early(target)
             if voice.earlier and not voice.quiet:
                 typer.echo(f"leakaudit: {visible(voice.earlier)}", err=True)
             return target
 
-        result = _measured(begin, plan, files, learned, lpips_weights=lpips_weights, waivers=waivers)
+        with _shared(shared, voice) as there:
+            result = _measured(
+                begin,
+                plan,
+                files,
+                learned,
+                lpips_weights=lpips_weights,
+                waivers=judging.waivers,
+                command=command_line() if command is None else command,
+            )
+            if there is not None:
+                there.finished = result.complete
         monitor.show(Work("finishing"), 0, 0)
         stage("writing the report")
         result = from_json(to_json(result))  # as it is stored: what is rendered again must be the same page
-        said, refusal = _judged(result, gate, output / RESULT)
-        code = _code(result, said, exit_zero)
+        said, refusal = _judged(result, judging.gate, output / RESULT)
         try:
             paths = _written(result, said, files, learned)
         except UserError:  # what is printed is then all that there is
-            voice.tell(result, {}, code, said)
+            voice.tell(result, {}, _code(result, said, judging.exit_zero), said)
             raise
     if refusal is not None:
         raise UserError(f"{refusal} The scan itself is kept in {paths['report'].parent}.") from refusal
-    voice.tell(result, paths, code, said)
-    if voice.opens:
-        show(paths["report"])
-    if files.folder != output:
-        typer.echo(
-            visible(f"leakaudit: {output} took no more ({files.trouble}): all is in {files.folder}.", 9_000),
-            err=True,
-        )
-    if not result.complete:
-        typer.echo(f"Interrupted: what was measured so far is kept in {visible(str(files.folder / RESULT))}.", err=True)
-    raise typer.Exit(code)
+    return Ended(result, said, paths, files)
 
 
 def _code(result: AuditResult, said: Outcome | None, exit_zero: bool) -> int:
@@ -217,6 +246,7 @@ def _measured(
     *,
     lpips_weights: Path | None,
     waivers: tuple[Waiver, ...],
+    command: str,
 ) -> AuditResult:
     """Return what the audit found, or what it had found when it was interrupted; nothing interrupts what follows."""
     from leakaudit.audit.stages import audit_at_stages
@@ -248,7 +278,7 @@ def _measured(
             lpips_weights=lpips_weights,
             keep=keep,
             keep_learned=learned.save,
-            command=command_line(),
+            command=command,
             waivers=waivers,
         )
         ends.close()
@@ -258,6 +288,29 @@ def _measured(
             raise
         result = latest[0]
     return result
+
+
+@contextmanager
+def _shared(shared: tuple[Sharing, Request] | None, voice: Voice) -> Iterator[Desk | None]:
+    """Install the desk of a scan; say where it goes on with one, and at the end how much was known already."""
+    if shared is None:
+        yield None
+        return
+    from leakaudit.spread.sharing import sharing
+    from leakaudit.work.precision import single_threaded
+
+    def say(told: str) -> None:
+        if not voice.quiet:
+            typer.echo(visible(f"leakaudit: {told}", 5_000), err=True)
+
+    asked, request = shared
+    with single_threaded(), sharing(asked, request, say) as there:
+        yield there
+        if there is not None and there.found:
+            count = len(there.found)
+            say(f"{count} pieces were known from earlier scans and not computed again (--fresh computes all anew)")
+        if there is not None and there.trouble:
+            say(f"not all could be kept for a later scan: {there.trouble}")
 
 
 def _judged(result: AuditResult, gate: Gating | None, source: Path) -> tuple[Outcome | None, UserError | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import typer.main
 
-from leakaudit.cli.gate import Baseline, Gating, configured_waivers
-from leakaudit.cli.run import AsJson, Quiet, Verbose, Voice, run
+from leakaudit.cli.run import Judging, Voice, run
 from leakaudit.errors import UserError, quote
 from leakaudit.files.folder import claimed, stored
 from leakaudit.files.writing import writable
@@ -28,6 +26,7 @@ from leakaudit.options.common import (
     TOLD,
     WHAT,
     WORK,
+    AsJson,
     BatchSize,
     Checkpoint,
     ClientMode,
@@ -39,22 +38,25 @@ from leakaudit.options.common import (
     Mode,
     Output,
     Preset,
+    Quiet,
     Records,
     Seed,
     Stages,
     Target,
+    Verbose,
     examples,
     name_what_was_left_out,
     named,
     tell_where,
 )
+from leakaudit.options.gating import Baseline, Gating, configured_waivers
 from leakaudit.options.settings import FROM_ENVIRONMENT, Config
+from leakaudit.options.spreading import Cache, Executor, Fresh, Keep, Resume, Workers
 from leakaudit.protocol.usercode import registers
 from leakaudit.result.outward import default_images
 
 if TYPE_CHECKING:
     from leakaudit.protocol.target import Target as Loaded
-    from leakaudit.scene.plan import Plan
 
 
 app = typer.Typer(
@@ -255,9 +257,16 @@ def scan(  # noqa: PLR0913 - a command: its options
             rich_help_panel=TOLD,
         ),
     ] = None,
+    workers: Workers = 1,
+    executor: Executor = "local",
+    cache: Cache = None,
+    fresh: Fresh = False,
+    resume: Resume = False,
+    keep_intermediates: Keep = False,
     config: Config = None,
 ) -> None:
     """Audit a model: attack it undefended and under each defense, measure accuracy, write a report."""
+    given = dict(locals())  # every option by its name, as a sweep has them from its file
     named(target)
     writable(output)
     _file_exists(lpips_weights, "--lpips-weights")
@@ -274,49 +283,28 @@ def scan(  # noqa: PLR0913 - a command: its options
     before = load_result(baseline) if baseline is not None else None  # it may lie where the output goes
     with claimed(output, shown == "full") as earlier:  # at once: loading libraries takes seconds
         with voice.starting():
-            from leakaudit.load.loading import load_target
+            from leakaudit.captured.scanning import asked
+            from leakaudit.options.plans import check_specs, planned
             from leakaudit.protocol.registry import attacks, defenses
-            from leakaudit.scene.plan import Plan
-            from leakaudit.work.quantities import parse, seconds
+            from leakaudit.spread.job import Request
+            from leakaudit.spread.sharing import Sharing
 
             attacks(), defenses()
-        plan = Plan(
-            defenses=tuple(defense or ()),
-            attacks=tuple(attack or ()),
-            battery="quick" if quick else "full" if full else "standard",
-            exposure=exposure.value,
-            mode=mode.value,
-            records=records,
-            batch_size=batch_size,
-            client=client,
-            stages=tuple(part.strip() for part in (stages or "").split(",") if part.strip()),
-            candidates=candidates,
-            max_identification=max_identification,
-            max_accuracy_loss=max_accuracy_loss,
-            all_attacks=all_attacks,
-            utility=not no_utility,
-            seeds=seeds,
-            epochs=epochs,
-            budget=None if budget is None else seconds(budget),
-            memory=None if memory is None else parse(memory),
-            images=shown,
-            seed=seed,
-        )
-        capture = None
+        sharing = Sharing(cache, workers, executor, fresh, resume, keep_intermediates)
+        plan = planned(given, shown)
+        paths = [None if path is None else str(path) for path in (data, update, checkpoint, lpips_weights)]
+        request = Request(target, plan, paths[0], paths[1], paths[2], device, paths[3])
         if update is not None:
-            from leakaudit.captured.scanning import asked, targeted
-
-            capture = asked(update, data, plan)
-            plan, data = capture.plan, None
+            plan = asked(update, data, plan).plan
         if not quiet:
             tell_where(config)  # ahead of what it names, which is run
-        _check_specs(plan, wait=registers(target))
+        check_specs(plan, wait=registers(target))
         gating = Gating.read(found, baseline, plan, before) if gate else None
 
         def load() -> Loaded:
-            loaded = load_target(target, data=data, checkpoint=checkpoint, device=device, seed=seed)
-            _check_specs(plan, wait=False)
-            return loaded if capture is None else targeted(capture, loaded)
+            loaded, _ = request.load()
+            check_specs(plan, wait=False)
+            return loaded
 
         if not quiet:
             name_what_was_left_out()
@@ -326,9 +314,8 @@ def scan(  # noqa: PLR0913 - a command: its options
             output,
             replace(voice, earlier=earlier),
             lpips_weights=lpips_weights,
-            exit_zero=exit_zero,
-            gate=gating,
-            waivers=configured_waivers(found),
+            judging=Judging(gating, configured_waivers(found), exit_zero),
+            shared=(sharing, request),
         )
 
 
@@ -363,7 +350,7 @@ def demo(
     with claimed(output, shown == "full") as earlier:
         voice = Voice(quiet, json, earlier=earlier, opens=open, verbose=verbose)
         with voice.starting():
-            from leakaudit.cli.demo import demo_plan, demo_target
+            from leakaudit.scene.demo import demo_plan, demo_target
 
         plan = demo_plan(seed, shown)
         if not quiet:
@@ -372,24 +359,7 @@ def demo(
                 f"{', '.join(plan.defenses[:-1])} and {plan.defenses[-1]}.",
                 err=True,
             )
-        run(lambda: demo_target(seed, device), plan, output, voice, exit_zero=True)
-
-
-def _check_specs(plan: Plan, *, wait: bool) -> None:
-    """Find a mistyped defense or attack before anything takes long; an unknown name may `wait` for the model's file."""
-    from leakaudit.protocol.registry import UnknownName, parse_attack, parse_defense
-
-    parsers: tuple[tuple[tuple[str, ...], Callable[[str], object]], ...] = (
-        (plan.defenses, parse_defense),
-        (plan.attacks, parse_attack),
-    )
-    for specs, parse in parsers:
-        for spec in specs:
-            try:
-                parse(spec)
-            except UnknownName:
-                if not wait:
-                    raise
+        run(lambda: demo_target(seed, device), plan, output, voice, judging=Judging(exit_zero=True))
 
 
 def _file_exists(path: Path | None, option: str) -> None:

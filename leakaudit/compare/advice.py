@@ -75,9 +75,16 @@ def advise(result: AuditResult) -> Advice:
 
     So is one that cannot say what any defense costs (`no_accuracy`).
     """
+    return among(result, [(result, d) for d in result.defenses if d.requested and d.spec != "none"])
+
+
+def among(result: AuditResult, rows: Sequence[tuple[AuditResult, DefenseResult]]) -> Advice:
+    """Return the advice on defenses of several scans of one target, each with the result that it is a row of.
+
+    `result` holds all of them, and the control and the limits that they share.
+    """
     limit = None if no_accuracy(result) else loss_limit(result)
-    rows = [d for d in result.defenses if d.requested and d.spec != "none"]
-    options = tuple(_option(result, d, limit, _on_all(rows)) for d in rows)
+    options = tuple(_option(own, d, limit, _on_all([d for _, d in rows])) for own, d in rows)
     best = {o.both for o in options}
     found: Literal["meets", "may", "none", "nothing"] = (
         "nothing" if not options else "meets" if "pass" in best else "may" if "inconclusive" in best else "none"

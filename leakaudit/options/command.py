@@ -11,10 +11,10 @@ from typer.core import TyperCommand, TyperGroup
 
 from leakaudit.errors import UserError
 from leakaudit.options import settings
-from leakaudit.options.common import FROM, JUDGED, SCENE, TOLD, WHAT, WORK
+from leakaudit.options.common import FROM, JUDGED, SCENE, SPREAD, TOLD, WHAT, WORK
 from leakaudit.result.plaintext import visible
 
-HEADINGS = ("Arguments", WHAT, WORK, SCENE, JUDGED, TOLD, FROM, "Other options")
+HEADINGS = ("Arguments", WHAT, WORK, SPREAD, SCENE, JUDGED, TOLD, FROM, "Other options")
 NUMBERS = {
     "Input should be a valid integer": "it takes a whole number",
     "Input should be a valid number": "it takes a number",

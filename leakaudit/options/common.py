@@ -16,6 +16,7 @@ USAGE, INTERNAL = 2, 4
 # Headings of the help screens, in their order.
 WHAT, WORK, SCENE = "What is audited", "How much work", "The exchange and its adversary"
 JUDGED, TOLD, FROM = "What is judged", "What is written and shown", "Where settings come from"
+SPREAD = "Where it is computed, and what is kept"
 # Headings under which the first screen lists the commands.
 AUDIT, READ, GATES, GENERATOR = "Audit", "Read a result", "Gate a build", "Keep the obscuring generator"
 
@@ -155,6 +156,32 @@ Output = Annotated[
 ExitZero = Annotated[
     bool,
     typer.Option("--exit-zero", help="Exit 0 whatever the verdict.", allow_from_autoenv=False, rich_help_panel=JUDGED),
+]
+
+
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        help="Print the verdict and the paths only; on stderr nothing but errors.",
+        rich_help_panel=TOLD,
+    ),
+]
+
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        "-v",
+        help="Print all that there is to say ahead of the table: every reason, what was tried, failures, notes.",
+        rich_help_panel=TOLD,
+    ),
+]
+
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON document on stdout: verdict, reasons, paths.", rich_help_panel=TOLD),
 ]
 
 

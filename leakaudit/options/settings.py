@@ -33,6 +33,8 @@ RANKS = {"COMMANDLINE": 0, "ENVIRONMENT": 1, "DEFAULT_MAP": 2}  # what click cal
 EXCLUSIVE = (("quick", "full"), ("quiet", "verbose"))  # flags, of which the one set nearer holds
 # Options that change nothing of what is measured.
 MANNERS = ("output", "quiet", "json", "open", "verbose", "config", "tensorboard")
+# Those that only say where it is computed and what is kept: with and without a value.
+PLACES, WAYS = ("workers", "executor", "cache"), ("fresh", "resume", "keep_intermediates")
 
 _running: ContextVar[Any] = ContextVar("running", default=None)  # the context of the command
 
@@ -167,7 +169,7 @@ def elsewhere() -> list[str]:
     ctx, found = _running.get(), []
     for param in () if ctx is None else ctx.command.params:
         value = ctx.params.get(param.name)
-        if _source(ctx, param.name) not in ("ENVIRONMENT", "DEFAULT_MAP") or param.name in MANNERS:
+        if _source(ctx, param.name) not in ("ENVIRONMENT", "DEFAULT_MAP") or param.name in (*MANNERS, *PLACES, *WAYS):
             continue
         if value is None or value is False:
             continue
@@ -197,14 +199,16 @@ def unknown(ctx: typer.Context) -> list[str]:
 def command_line() -> str:
     """Return the command as it was typed, quoted for a shell, with what variables and files added to it.
 
-    Where its files go is no part of what repeats it.
+    Where its files go, where it is computed and what is kept are no part of what repeats it.
     """
     words, kept = iter(sys.argv[1:]), ["leakaudit"]
+    valued = ["--output", *(f"--{name}" for name in PLACES)]
+    flags = ["--open", *(f"--{name.replace('_', '-')}" for name in WAYS)]
     for word in words:
         if word == "--":  # what follows are no options
             kept += [word, *words]
-        elif word in ("-o", "--output"):
+        elif word in ("-o", *valued):
             next(words, None)
-        elif word != "--open" and not word.startswith("--output=") and not (word.startswith("-o") and len(word) > 2):
+        elif word not in flags and word.partition("=")[0] not in valued and not (word[:2] == "-o" and len(word) > 2):
             kept.append(word)
     return shlex.join([*kept[:2], *elsewhere(), *kept[2:]])

@@ -14,12 +14,15 @@ from leakaudit.judge.noticed import no_line_up
 from leakaudit.load.preflight import preflight, raise_on_errors
 from leakaudit.load.units import count_units, with_units
 from leakaudit.protocol.amounts import Sizes
+from leakaudit.protocol.attack import Attack
+from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.exposure import Exposure, preset
 from leakaudit.protocol.target import Records, Target
 from leakaudit.result.outward import command_in_place
 from leakaudit.result.rounding import coarse_baseline
 from leakaudit.result.schema import Baseline, Estimate, Finding, Value, Waiver
 from leakaudit.scene import fingerprint
+from leakaudit.scene.naming import Facts, Kind, facts_of
 from leakaudit.scene.plan import Plan
 from leakaudit.scene.provenance import environment
 from leakaudit.scene.twosample import auxiliary_findings
@@ -27,11 +30,24 @@ from leakaudit.score import standin
 from leakaudit.score.baselines import baselines
 from leakaudit.score.identification import CandidateSets, candidate_sets
 from leakaudit.score.metrics import OF_VOLUMES, MetricFunction, lpips_metric
+from leakaudit.units import desk
+from leakaudit.units.packing import Values
+from leakaudit.units.unit import Unit
 from leakaudit.work.progress import stage
 from leakaudit.work.seeding import generator_for
 
 MOST = 64  # victims that attacks which link are asked about
 ROOM = 2**27  # numbers in their updates: half a gigabyte
+
+
+@dataclass(frozen=True)
+class Measured(Values):
+    """What is measured before anything is attacked: what is odd, and what guesses without an update score."""
+
+    findings: tuple[Finding, ...]  # of the model and the data
+    told_apart: Estimate
+    odd: tuple[Finding, ...]  # of the auxiliary records
+    baselines: tuple[Baseline, ...]
 
 
 @dataclass(frozen=True)
@@ -54,6 +70,19 @@ class Scene:
     environment: dict[str, Value]
     hashes: dict[str, str]
     waivers: tuple[Waiver, ...]
+    facts: Facts | None = None  # what the outcomes of its pieces depend on; None where none is kept
+
+    def unit(
+        self,
+        kind: Kind,
+        work: str,
+        *,
+        defense: tuple[str, Defense] | None = None,
+        attack: Attack | None = None,
+        **more: object,
+    ) -> Unit | None:
+        """Return the name of a piece's outcome, see `naming.Facts.unit`; None where none is kept."""
+        return None if self.facts is None else self.facts.unit(kind, work, defense=defense, attack=attack, **more)
 
     def sizes(self) -> Sizes:
         """Return what the amount of work depends on besides settings."""
@@ -75,39 +104,24 @@ def set_scene(
 ) -> Scene:
     """Check the target, and draw who is attacked and among whom. Raises UserError on what cannot be audited."""
     target = with_units(target)
-    findings = preflight(
-        target, mode=plan.mode, batch_size=plan.batch_size, records=plan.records, candidates=plan.candidates
-    )
-    raise_on_errors(findings)
+    facts = facts_of(target, plan, lpips_weights) if desk.current() is not None else None
+    if facts is not None:
+        desk.note(facts.target)
     if plan.images == "redacted":
         standin.picture(target.input_shape)  # it must not be missing only once the first attack is done
-    exposure = _exposed(target, plan)
-    victims = _victims(target, plan)
-    candidates = candidate_sets(
-        target.private,
-        victims,
-        target.test,
-        plan.candidates,
-        generator_for(plan.seed, "candidates"),
-        batch_size=plan.batch_size,
-        task=target.task,
-    )
+    lpips = OF_VOLUMES if target.model.depth > 1 else lpips_metric(lpips_weights, target.device)
+    unit = None if facts is None else facts.unit("scene", "the scene")
+    found = desk.done(unit, Measured, lambda: _measured(target, plan, lpips), wait=True)
+    raise_on_errors(found.findings)
+    exposure, victims = _exposed(target, plan), _victims(target, plan)
+    candidates = _candidates(target, plan, victims)
     asked, line_ups = _further(target, plan, victims, candidates)
-    told = Estimate(reason="auxiliary records are not exposed")
-    odd: tuple[Finding, ...] = ()
-    if exposure.auxiliary:
-        told, odd = auxiliary_findings(target, generator_for(plan.seed, "auxiliary"), _both_units(target))
-    findings = (*findings, *_broken(target), *no_line_up(int((~candidates.lined).sum()), len(candidates)), *odd)
-    target = replace(target, notes=(*target.notes, *_of_units(target, victims), *_of_labels(candidates)))
+    lined = no_line_up(int((~candidates.lined).sum()), len(candidates))
     wanted = plan.effort().tuning_victims * plan.batch_size
     rehearsal = torch.randperm(len(target.auxiliary), generator=generator_for(plan.seed, "rehearsal"))[:wanted]
-    rehearsal = rehearsal[: len(rehearsal) // plan.batch_size * plan.batch_size]
-    stage("measuring what guesses draw without an update")
-    lpips = OF_VOLUMES if target.model.depth > 1 else lpips_metric(lpips_weights, target.device)
     versions = environment(target, command_in_place(command, plan.images), lpips_weights)
-    guesses = _guesses(target, plan, victims, candidates, lpips)
     return Scene(
-        target=target,
+        target=replace(target, notes=(*target.notes, *_of_units(target, victims), *_of_labels(candidates))),
         plan=plan,
         exposure=exposure,
         victims=victims,
@@ -115,14 +129,45 @@ def set_scene(
         asked=asked,
         line_ups=line_ups,
         own=target.auxiliary.to(target.device),
-        rehearsal=rehearsal,
+        rehearsal=rehearsal[: len(rehearsal) // plan.batch_size * plan.batch_size],
         lpips=lpips,
-        baselines=guesses,
-        told_apart=told,
-        findings=findings,
+        baselines=found.baselines,
+        told_apart=found.told_apart,
+        findings=(*found.findings, *_broken(target), *lined, *found.odd),
         environment=versions,
         hashes=fingerprint.of_scan(target, victims, candidates, plan.settings(), versions),
         waivers=waivers,
+        facts=facts,
+    )
+
+
+def _measured(target: Target, plan: Plan, lpips: MetricFunction | str) -> Measured:
+    """Measure what does not depend on a defense. What cannot be audited is among the findings, and ends it there."""
+    findings = preflight(
+        target, mode=plan.mode, batch_size=plan.batch_size, records=plan.records, candidates=plan.candidates
+    )
+    told, odd = Estimate(reason="auxiliary records are not exposed"), tuple[Finding, ...]()
+    if any(finding.severity == "error" for finding in findings):
+        return Measured(tuple(findings), told, odd, ())
+    victims = _victims(target, plan)
+    if _exposed(target, plan).auxiliary:
+        told, odd = auxiliary_findings(target, generator_for(plan.seed, "auxiliary"), _both_units(target))
+    stage("measuring what guesses draw without an update")
+    return Measured(
+        tuple(findings), told, odd, _guesses(target, plan, victims, _candidates(target, plan, victims), lpips)
+    )
+
+
+def _candidates(target: Target, plan: Plan, victims: Tensor) -> CandidateSets:
+    """Draw the line-ups of the victims' records."""
+    return candidate_sets(
+        target.private,
+        victims,
+        target.test,
+        plan.candidates,
+        generator_for(plan.seed, "candidates"),
+        batch_size=plan.batch_size,
+        task=target.task,
     )
 
 

@@ -12,13 +12,16 @@ from torch import Tensor
 from leakaudit.errors import UserError
 from leakaudit.protocol.attack import Attack, Beforehand
 from leakaudit.protocol.client import SharedUpdate, release, share
+from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.gradients import Gradients, parameters_of
 from leakaudit.protocol.received import Received
 from leakaudit.protocol.target import PixelModel, Records
 from leakaudit.scene.examine import Subject, mode_of
+from leakaudit.scene.naming import Kind
 from leakaudit.scene.scene import Scene
 from leakaudit.score.baselines import guesses
 from leakaudit.score.nulls import public_forms
+from leakaudit.units.unit import Unit
 from leakaudit.work.memory import Memory, bounded
 from leakaudit.work.seeding import generator_for, seeded
 
@@ -36,6 +39,7 @@ class Updates:
     subject: Subject
     most: int = 0
     planter: Attack | None = None  # who changed the model that these clients were sent
+    asked: Defense | None = None  # the defense before its fit, by which the outcomes of attacks are named
     _kept: dict[str, tuple[SharedUpdate, tuple[float, ...]]] = field(default_factory=dict)
     _rehearsed: Records | None = None
     _model: PixelModel | None = None
@@ -46,7 +50,15 @@ class Updates:
 
         The same victims, records and random numbers. Nobody else gets these updates, so that they go with the attack.
         """
-        return Updates(self.scene, self.subject, planter=attack) if attack.plants() else self
+        return Updates(self.scene, self.subject, planter=attack, asked=self.asked) if attack.plants() else self
+
+    def unit(self, kind: Kind, work: str, attack: Attack, role: str) -> Unit | None:
+        """Return the name of what an attack comes to; None where none is kept."""
+        if self.asked is None:
+            return None
+        asked, tuned = (self.subject.spec, self.asked), self.scene.plan.effort().tuning_victims
+        work = f"{self.subject.spec}: {work}"
+        return self.scene.unit(kind, work, defense=asked, attack=attack, role=role, tuning_victims=tuned)
 
     def model(self) -> PixelModel:
         """Return a copy of the clients' model: an attack may change it."""

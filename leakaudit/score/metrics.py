@@ -98,6 +98,11 @@ def _gaussian(size: int, device: torch.device) -> Tensor:
     return window / window.sum()
 
 
+def lpips_file(weights: Path | None) -> Path:
+    """Return the file that LPIPS takes its weights from, whether it is there or not."""
+    return weights if weights is not None else Path(torch.hub.get_dir()) / "checkpoints" / _BACKBONE
+
+
 def lpips_metric(weights: Path | None, device: torch.device | str = "cpu") -> MetricFunction | str:
     """Return LPIPS v0.1 with AlexNet (Zhang et al. 2018), or one sentence that says why it is unavailable.
 
@@ -106,7 +111,7 @@ def lpips_metric(weights: Path | None, device: torch.device | str = "cpu") -> Me
     ≥ 0, 0 is identical. Grey pictures are repeated to three channels; pictures with a side below 64 pixels are enlarged
     bilinearly until the shorter side has 64, so their scores compare with each other, not with published ones.
     """
-    path = weights if weights is not None else Path(torch.hub.get_dir()) / "checkpoints" / _BACKBONE
+    path = lpips_file(weights)
     if not path.is_file():
         if weights is not None:
             return f"{path} does not exist: give the AlexNet weights with --lpips-weights"

@@ -19,6 +19,7 @@ from leakaudit.result.schema import Value
 from leakaudit.score.metrics import assign, psnr
 from leakaudit.work.progress import expired, note_untuned, while_tuning
 
+SCORED = "auxiliary_psnr"  # the winner's score among the settings that `tune` returns
 RUNS = 7.25  # in full, that a search over the grid of inverting gradients makes
 SLACK = 0.2  # dB that a shorter run may lose
 PARTS = (4, 2, 1)  # the lengths tried: the steps divided by these …
@@ -114,4 +115,4 @@ def tune(
     length = next(length for length in runs if runs[length] >= top - SLACK)
     chosen: dict[str, Any] = {name: getattr(winner, name) for name in attack.grid}
     chosen |= {} if length is None else {"steps": length}
-    return replace(attack, **chosen), {**chosen, "auxiliary_psnr": round(runs[length], 3)}
+    return replace(attack, **chosen), {**chosen, SCORED: round(runs[length], 3)}

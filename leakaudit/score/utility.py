@@ -21,6 +21,9 @@ from leakaudit.result.schema import Estimate
 from leakaudit.score.augmentation import augmented
 from leakaudit.score.measures import as_records, cannot, chance, measured
 from leakaudit.stats import intervals
+from leakaudit.units import desk
+from leakaudit.units.packing import Values
+from leakaudit.units.unit import Elsewhere, Unit
 from leakaudit.work.progress import observe, track
 from leakaudit.work.seeding import derive, forked, generator_for
 
@@ -71,6 +74,15 @@ class Utility:
     released: tuple[float, ...] = ()
 
 
+@dataclass(frozen=True)
+class Run(Values):
+    """What one training run came to: how many steps were `done`, and what it measured if that is all of them."""
+
+    done: int
+    accuracy: float | None = None  # None where the outputs of what it learned are not finite
+    released: float | None = None  # the same measure on the released records; None where it is no number
+
+
 def utility(
     target: Target,
     defense: Defense,
@@ -80,7 +92,7 @@ def utility(
     epochs: int,
     seeds: int,
     seed: int,
-    mode: Mode = "train",
+    unit: Callable[[int], Unit | None] = lambda k: None,
 ) -> Utility:
     """Train fresh models on what clients share under `defense` and measure them on `target.test`.
 
@@ -90,43 +102,70 @@ def utility(
     `released` are the private records after the defense's record stage, drawn once, or before every epoch where the
     defense is `renewable`; per-example and update stages act on every step's batch. Initial weights and the order of
     batches depend on `seed` alone, so two defenses are compared as pairs. A run that the time budget ends early gives
-    no accuracy, and the estimate says so.
+    no accuracy, and the estimate says so. `unit` names the outcome of the k-th run; raises `Elsewhere` where another
+    participant makes one of them, once no other is left to make.
     """
+    task = target.task
+    steps = epochs * steps_per_epoch(len(released), senders.records_of_a_round(len(released)))
+    reason = cannot(target.test, task) or None
+    runs: list[Run] = []
+    elsewhere: Elsewhere | None = None
+    for k in range(0 if reason else seeds):
+
+        def run(k: int = k) -> Run:
+            label = f"training, seed {k + 1} of {seeds}"
+            return _run(target, defense, released, senders, epochs, seed, k, label)
+
+        try:
+            runs.append(desk.done(unit(k), Run, run))
+        except Elsewhere as error:
+            elsewhere = error
+            continue
+        reason = _unmeasured(runs[-1], steps, f"seed {k + 1} of {seeds}")
+        if reason and elsewhere is None:
+            break
+    if elsewhere is not None:
+        raise elsewhere
+    accuracies = tuple(run.accuracy for run in runs if run.accuracy is not None)
+    least = 1 / len(target.test) if len(target.test) else 0.0
+    estimate = intervals.mean(list(accuracies), within=(task.measure.least, 1.0), reason=reason, least=least)
+    learned = tuple(run.released for run in runs if run.released is not None)
+    return Utility(accuracies, estimate, chance(target.test, task), steps, epochs, learned)
+
+
+def _unmeasured(run: Run, steps: int, which: str) -> str | None:
+    """Return why a training run measured nothing, None where it did."""
+    if run.done < steps:
+        return f"the time budget ended {which} after {run.done} of {steps} training steps"
+    return f"{which} learned a model whose outputs are not finite" if run.accuracy is None else None
+
+
+def _run(
+    target: Target, defense: Defense, released: Records, senders: Senders, epochs: int, seed: int, k: int, label: str
+) -> Run:
+    """Train the k-th fresh model, and measure it."""
     own = senders.records_of_one(len(released))
     batch_size = senders.records_of_a_round(len(released))
-    steps = epochs * steps_per_epoch(len(released), batch_size)
-    accuracies: list[float] = []
-    learned: list[float] = []
-    task = target.task
-    reason = cannot(target.test, task) or None
-    for k in range(0 if reason else seeds):
-        model, update = _begun(target, defense, released[:batch_size], senders, own, seed, k)
-        done = train(
-            model,
-            released,
-            target.loss,
-            epochs=epochs,
-            batch_size=batch_size,
-            seed=derive(seed, "batches", k),
-            update=update,
-            mode=mode,
-            renew=renewal(target, defense, derive(seed, "renew", k)) if defense.renewable else None,
-            augment=target.augment,
-            label=f"training, seed {k + 1} of {seeds}",
-        )
-        if done < steps:
-            reason = f"the time budget ended seed {k + 1} of {seeds} after {done} of {steps} training steps"
-            break
-        value = measured(model, target.test, task, target.loss)
-        if math.isnan(value):
-            reason = f"seed {k + 1} of {seeds} learned a model whose outputs are not finite"
-            break
-        accuracies.append(value)
-        learned.append(measured(model, as_records(released.images, released.labels, task), task, target.loss))
-    least = 1 / len(target.test) if len(target.test) else 0.0
-    estimate = intervals.mean(accuracies, within=(task.measure.least, 1.0), reason=reason, least=least)
-    learned = [value for value in learned if not math.isnan(value)]
-    return Utility(tuple(accuracies), estimate, chance(target.test, task), steps, epochs, tuple(learned))
+    model, update = _begun(target, defense, released[:batch_size], senders, own, seed, k)
+    done = train(
+        model,
+        released,
+        target.loss,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=derive(seed, "batches", k),
+        update=update,
+        renew=renewal(target, defense, derive(seed, "renew", k)) if defense.renewable else None,
+        augment=target.augment,
+        label=label,
+    )
+    value = math.nan
+    if done == epochs * steps_per_epoch(len(released), batch_size):
+        value = measured(model, target.test, target.task, target.loss)
+    if math.isnan(value):
+        return Run(done)
+    kept = measured(model, as_records(released.images, released.labels, target.task), target.task, target.loss)
+    return Run(done, value, None if math.isnan(kept) else kept)
 
 
 def _begun(

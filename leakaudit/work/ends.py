@@ -49,6 +49,8 @@ def listening() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if outer is not None and _ends is not None:  # an interrupt within is the outer's, too
+            outer.asked, outer.taken = _ends.asked or outer.asked, outer.taken or _ends.taken
         _ends = outer
 
 

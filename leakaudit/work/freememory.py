@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
+
+_sharers: ContextVar[int] = ContextVar("sharers", default=1)
+
+
+@contextmanager
+def shared(among: int) -> Iterator[None]:
+    """Count within only an even part of what is free, where so many processes begin at once."""
+    token = _sharers.set(among)
+    try:
+        yield
+    finally:
+        _sharers.reset(token)
 
 
 def free_bytes(device: torch.device, root: Path = Path("/")) -> int | None:
@@ -15,6 +30,11 @@ def free_bytes(device: torch.device, root: Path = Path("/")) -> int | None:
     what the control group (a container's limit) or the process's own limit (`ulimit -v`) leaves; without /proc, half
     the memory built in. `root` is where the file system begins.
     """
+    free = _free_bytes(device, root)
+    return None if free is None else free // _sharers.get()
+
+
+def _free_bytes(device: torch.device, root: Path) -> int | None:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))

@@ -7,6 +7,7 @@ slopes of a ResNet are then 4 to 5 % off, those of attacks as well as those that
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -31,6 +32,21 @@ _OLDER: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {
 }
 
 _entered = 0  # how many `exact` are open: the flags are the process's
+
+
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """Compute within with one thread, or with as many as OMP_NUM_THREADS says; then with as many as before.
+
+    Sums over several threads are added up in another order, so their last digits depend on how many there are: a
+    result must not depend on how many processors a machine has, or how many processes share them.
+    """
+    before, asked = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS", "")
+    torch.set_num_threads(int(asked) if asked.isdigit() and int(asked) > 0 else 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -82,6 +82,7 @@ class Course:
 
 
 _course: ContextVar[Course | None] = ContextVar("course", default=None)
+_late: ContextVar[tuple[list[bool], ...]] = ContextVar("late", default=())
 _monitor: ContextVar[Monitor] = ContextVar("monitor", default=Monitor())  # noqa: B039 - a frozen dataclass
 
 
@@ -205,7 +206,22 @@ def stage(name: str) -> None:
 def expired() -> bool:
     """Return whether the time budget of the current piece of work is spent."""
     deadline = _monitor.get().deadline
-    return deadline is not None and time.monotonic() >= deadline
+    late = deadline is not None and time.monotonic() >= deadline
+    if late:
+        for noted in _late.get():
+            noted.append(True)
+    return late
+
+
+@contextmanager
+def timed() -> Iterator[list[bool]]:
+    """Note whether the enclosed work was told that its time is up: the list is empty where it was not."""
+    late: list[bool] = []
+    token = _late.set((*_late.get(), late))
+    try:
+        yield late
+    finally:
+        _late.reset(token)
 
 
 def track(label: str, total: int) -> Iterator[int]:

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from leakaudit.cli.demo import demo_plan
 from leakaudit.cli.run import Voice
 from leakaudit.options.settings import command_line
+from leakaudit.scene.demo import demo_plan
 from leakaudit.scene.plan import Plan
 from leakaudit.work.progress import Monitor
 from tests.leakaudit.command_line import Run, caller, sentence

@@ -174,7 +174,7 @@ def run(stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     given = obscurer_fit.parsed
     monkeypatch.setattr(obscurer_fit, "parsed", parsed)
     monkeypatch.setattr("leakaudit.audit.audit.audit", audit)
-    monkeypatch.setattr("leakaudit.cli.gate.Gating.early", lambda gating, target: None)
+    monkeypatch.setattr("leakaudit.options.gating.Gating.early", lambda gating, target: None)
     monkeypatch.setattr("leakaudit.reports.pdf.write", lambda path, page, private: path.write_text(page))
     monkeypatch.setattr("webbrowser.open", lambda address: address.startswith("file:///"))
     monkeypatch.setenv("COLUMNS", "80")

@@ -136,7 +136,7 @@ def test_toml_that_takes_long_or_deep_is_one_sentence(tmp_path: Path, text: str)
 @pytest.mark.parametrize("key", ["rule", "reason", "expires", "defense", "by"])
 @pytest.mark.parametrize("value", ["0x" + "f" * 5000, "true", "[]", "{}", "nan", "''", "1"])
 def test_waivers_of_another_type_are_refused(run: Run, key: str, value: str) -> None:
-    from leakaudit.cli.gate import configured_waivers
+    from leakaudit.options.gating import configured_waivers
 
     kept = {"rule": "'psnr'", "reason": "'r'", "expires": "2030-01-01"}
     block = "".join(f"{name} = {text}\n" for name, text in (kept | {key: value}).items())

@@ -13,7 +13,6 @@ import pytest
 from torch import nn
 
 import leakaudit
-from leakaudit.cli.demo import demo_plan
 from leakaudit.errors import (
     NotApplicable,
     UserError,
@@ -30,6 +29,7 @@ from leakaudit.protocol import plugins
 from leakaudit.protocol.registry import parse_attack
 from leakaudit.result.outward import all_in_place, command_in_place, default_images, in_place, modest, modest_values
 from leakaudit.result.schema import Finding, Picture
+from leakaudit.scene.demo import demo_plan
 from leakaudit.scene.plan import Plan
 from tests.leakaudit.command_line import Run, caller
 from tests.leakaudit.results import attack, defense, result, some

@@ -1,0 +1,163 @@
+"""SHA-256 of the code that an outcome depends on: a module of ours with all that it imports of ours, or a user's.
+
+Imports are read off the text. That may take in a module too many, which only makes an outcome be computed again; a
+module too few would let a stale one pass for a new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+
+from leakaudit.errors import is_installed
+from leakaudit.version import __version__
+
+HOME = Path(__file__).parents[1]  # of the package
+FROM = re.compile(r"^[ \t]*from[ \t]+([\w.]+)[ \t]+import[ \t]*(\([^)]*\)|[^\n#;]+)", re.MULTILINE)
+IMPORT = re.compile(r"^[ \t]*import[ \t]+([\w., \t]+)", re.MULTILINE)
+LARGEST = 1 << 24  # bytes of a source that is read
+
+
+def of_classes(classes: Iterable[type], *beside: str) -> str:
+    """Return the hash of the code of classes, with the classes that they derive from, and of modules `beside`."""
+    files, packages = set[Path](), set[str]()
+    for name in {each.__module__ for cls in classes for each in cls.__mro__} | set(beside):
+        if name.startswith("leakaudit.") and name not in sys.modules:
+            files.add(HOME.joinpath(*name.split(".")[1:]).with_suffix(".py"))
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file and not is_ours(name) and is_installed(file):
+            packages.add(name.partition(".")[0])
+        elif file:
+            files.add(Path(file))
+    return _hashed(files, packages)
+
+
+def of_files(*files: Path) -> str:
+    """Return the hash of users' files, with all that they import that is in no installed package."""
+    return _hashed({file for file in files if file.is_file()})
+
+
+def is_ours(name: str) -> bool:
+    """Whether a module is leakaudit's own."""
+    return name == "leakaudit" or name.startswith("leakaudit.")
+
+
+def _hashed(roots: Iterable[Path], packages: Iterable[str] = ()) -> str:
+    """Return the hash of files and all that they import: each by its text, installed packages by their versions."""
+    met, installed = set[Path](), set(packages)
+    ahead = [root.resolve() for root in roots]
+    while ahead:
+        file = ahead.pop()
+        if file not in met:
+            met.add(file)
+            source = _read(file)
+            ahead += source.files
+            installed |= source.packages
+    state = hashlib.sha256(__version__.encode())
+    for digest in sorted(_read(file).digest for file in met):
+        state.update(digest)
+    for name in sorted(installed):
+        state.update(f"\n{name} {_version(name)}".encode())
+    return state.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Source:
+    digest: bytes
+    files: tuple[Path, ...]  # that it imports, ours and others that are not installed
+    packages: frozenset[str]  # that it imports and are
+
+
+@cache  # a process runs the code that it has read, whatever becomes of its file
+def _read(file: Path) -> _Source:
+    try:
+        with file.open("rb") as source:
+            content = source.read(LARGEST)
+    except OSError:
+        content = b""
+    found, outside = list[Path](), set[str]()
+    for place, names in _imports(content.decode("utf-8", "replace")):
+        if files := list(_beside(file, place, names)):
+            found += files
+        elif not is_ours(place) and not place.startswith("."):
+            outside.add(place.partition(".")[0])
+            found += _elsewhere(place, names)
+    kept = frozenset(n for n in outside if n not in sys.stdlib_module_names and _home(n) is None)
+    return _Source(hashlib.sha256(content).digest(), tuple(dict.fromkeys(found)), kept)
+
+
+def _imports(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield (module, names) of every import in a text."""
+    for found in FROM.finditer(text):
+        yield found[1], re.findall(r"\w+", found[2])
+    for found in IMPORT.finditer(text):
+        for name in found[1].split(","):
+            if name.split():
+                yield name.split()[0], []
+
+
+def _beside(file: Path, place: str, names: Iterable[str]) -> Iterator[Path]:
+    """Yield the files of an import that are ours, or stand beside the file that imports them."""
+    if place == "leakaudit":
+        yield from _modules(HOME, names)
+        return
+    level = len(place) - len(place.lstrip("."))
+    base = HOME.parent if is_ours(place) else file.parents[min(max(0, level - 1), len(file.parents) - 1)]
+    yield from _inside(base, place.lstrip("."), names, packages=not is_ours(place))
+
+
+def _inside(base: Path, place: str, names: Iterable[str], *, packages: bool = True) -> Iterator[Path]:
+    parts = [part for part in place.split(".") if part]
+    for k, part in enumerate(parts):
+        if packages or k == len(parts) - 1:
+            yield from _modules(base.joinpath(*parts[:k]), [part])
+    yield from _modules(base.joinpath(*parts), names)
+
+
+def _elsewhere(place: str, names: Iterable[str]) -> Iterator[Path]:
+    home = _home(place.partition(".")[0])
+    if home is not None:
+        yield from _inside(home, place, names)
+
+
+@cache
+def _home(name: str) -> Path | None:
+    """Return the folder that holds a module which is neither installed nor Python's own; None for all others."""
+    if name in sys.stdlib_module_names:
+        return None
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    origin = None if spec is None else spec.origin
+    if not origin or not origin.endswith(".py") or is_installed(origin):
+        return None
+    path = Path(origin)
+    return path.parent.parent if path.name == "__init__.py" else path.parent
+
+
+@cache
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except (PackageNotFoundError, ValueError):
+        pass
+    try:
+        return " ".join(f"{each} {version(each)}" for each in sorted(set(packages_distributions().get(name, ()))))
+    except PackageNotFoundError:
+        return ""
+
+
+def _modules(folder: Path, names: Iterable[str]) -> Iterator[Path]:
+    """Yield the files of modules and packages in a folder, those that there are."""
+    for name in names:
+        for file in (folder / f"{name}.py", folder / name / "__init__.py"):
+            if file.is_file():
+                yield file.resolve()
