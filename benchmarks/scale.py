@@ -35,7 +35,6 @@ from leakaudit.result.rules import ACCURACY, FIT, UPDATES
 
 MARK = "<!-- made by python -m benchmarks.scale --markdown: do not edit below -->\n"
 STRENGTHS, NODE = 5, 8
-ORDER: Order = "taken"  # in which participants go from scan to scan
 CURVE = (1, 2, 4, 8, 16, 32, 64, 128, 1000)
 REMOTE = 0.001  # seconds of one request to a folder that other machines serve: assumed, not measured
 REQUESTS = 12  # of one unit: look, create, write, close, look, create, write, flush, rename, read, remove, look
@@ -68,7 +67,8 @@ def units(costs: Costs, model: str, spec: str, name: str, factor: float = 1.0) -
         elif row.piece == ACCURACY:
             found += [Unit(f"{key}/{k}", seconds / costs.seeds, fit) for k in range(costs.seeds)]
         elif row.piece != UPDATES:
-            found.append(Unit(key, seconds, fit, row.settled_by and f"{name}/{row.settled_by}", f"{name}/u", first))
+            settling = row.settled_by and f"{name}/{row.settled_by}"
+            found.append(Unit(key, seconds, fit, settling, spec != "none", f"{name}/u", first))
     return tuple(found)
 
 
@@ -127,10 +127,10 @@ def clock(seconds: float) -> str:
 
 def curve(scans: Sequence[Scan], fixed: Fixed, gpus: int) -> Part:
     """Return makespans and where the seconds went, over numbers of GPUs."""
-    one = simulate(scans, 1, fixed, ORDER)
+    one = simulate(scans, 1, fixed, "taken")
     lines = []
     for number in sorted({*CURVE, gpus}):
-        run, least = simulate(scans, number, fixed, ORDER), bound(scans, number, fixed)
+        run, least = simulate(scans, number, fixed, "taken"), bound(scans, number, fixed)
         lines.append(
             (str(number), clock(run.makespan), f"{run.makespan / max(least):.2f}", f"{one.makespan / run.makespan:.1f}",
              f"{100 * one.makespan / run.makespan / number:.0f} %", *(share(run, cause) for cause in CAUSES))
@@ -176,7 +176,7 @@ def nexts(scans: Sequence[Scan], fixed: Fixed, gpus: int) -> Part:
         ("targets load in no time", [replace(scan, load=0.0) for scan in scans], fixed),
         ("both", [replace(scan, load=0.0) for scan in smaller], fixed),
     ):
-        runs = [simulate(each, number, own, ORDER) for number in numbers]
+        runs = [simulate(each, number, own, "taken") for number in numbers]
         lines.append((name, *(f"{clock(run.makespan)} ({100 * (1 - run.idle):.0f} %)" for run in runs)))
     head = ("", *(f"{number:,} GPUs" for number in numbers))
     return Part("What is next", "Makespan, and the share of seconds that are work.", head, tuple(lines))
@@ -184,11 +184,11 @@ def nexts(scans: Sequence[Scan], fixed: Fixed, gpus: int) -> Part:
 
 def losses(scans: Sequence[Scan], fixed: Fixed, gpus: int) -> Part:
     """Return what losing a node costs, early, in the middle and late."""
-    whole = simulate(scans, gpus, fixed, ORDER)
+    whole = simulate(scans, gpus, fixed, "taken")
     lines = []
     for part in (0.1, 0.5, 0.9):
         gone = Loss(part * whole.makespan, frozenset(range(gpus // 2, gpus // 2 + NODE)))
-        run = simulate(scans, gpus, fixed, ORDER, gone)
+        run = simulate(scans, gpus, fixed, "taken", gone)
         least = whole.makespan * (part + (1 - part) * gpus / (gpus - NODE))
         lines.append(
             (f"{100 * part:.0f} %", clock(run.makespan), clock(run.makespan - whole.makespan),
@@ -213,8 +213,8 @@ def limits(scans: Sequence[Scan], costs: Costs, gpus: int) -> Part:
     able = max((rate for name, rate in costs.shelf.items() if name.startswith("pieces/s")), default=0.0)
     lines = []
     for number in (gpus, 1000):
-        run = simulate(scans, number, fixed, ORDER)
-        far = simulate(scans, number, replace(fixed, claim=fixed.claim + REQUESTS * REMOTE), ORDER)
+        run = simulate(scans, number, fixed, "taken")
+        far = simulate(scans, number, replace(fixed, claim=fixed.claim + REQUESTS * REMOTE), "taken")
         lines.append(
             (str(number), f"{run.claims / run.makespan:.1f}", f"{able:.0f}", f"{run.busiest:,.0f}",
              f"{number / BEAT:.0f}", f"{100 * (far.makespan / run.makespan - 1):+.1f} %",

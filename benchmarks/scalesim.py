@@ -1,9 +1,10 @@
 """A simulation of participants that share out pieces of scans through one folder, as `leakaudit worker` does.
 
 A participant starts, goes to a scan, loads its target, and walks over its units in their order: what has an outcome or
-is claimed it passes over, the first other one it claims and computes. Where a scan has nothing for it, it goes on to
-the next one that is not complete, and where none has, it waits and looks again. What an outcome would make needless
-(`unless`) is left out only once that outcome is there: before, it is computed in vain. Nothing is drawn at random.
+is claimed it passes over, the first other one it claims and computes. Where there is none it goes on to another scan,
+or waits and looks again. What an outcome would make needless (`unless`) is left out once that outcome is there; an
+attack that may turn out so (`maybe`) comes last while another one on the same defense is not finished, and may be
+computed in vain. Nothing is drawn at random.
 """
 
 from __future__ import annotations
@@ -12,14 +13,18 @@ import heapq
 import math
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 WINDOW = 10.0  # seconds over which operations on the folder are counted together
 WORK, VAIN, AGAIN, LOST = "work", "in vain", "again", "lost"
 START, LOAD, CLAIM, FITS, TAIL = "start", "load", "claims", "waiting", "tail"
-Order = Literal["turn", "apart", "taken"]  # from the first scan on; each from a place of its own; what nobody is at
+# How participants go from scan to scan. "one": all to the first that is not complete, and stay until it is; "alone":
+# each to the next that nobody is at, and stays; "turn": from the first on, and on where it has nothing for them;
+# "taken": to the next that nobody is at, then in turn.
+Order = Literal["one", "alone", "turn", "taken"]
+STAYS = ("one", "alone")
 CAUSES = (WORK, VAIN, AGAIN, LOST, START, LOAD, CLAIM, FITS, TAIL)  # of a participant's seconds
 
 
@@ -31,6 +36,7 @@ class Unit:
     seconds: float
     needs: tuple[str, ...] = ()  # keys of outcomes without which it cannot begin
     unless: str = ""  # key of the outcome that makes it needless
+    maybe: bool = False  # whether an outcome may make it needless, as far as anybody knows before
     held: str = ""  # what every participant that takes it computes for itself first, once for all that name it …
     first: float = 0.0  # … and the seconds of that
 
@@ -106,7 +112,7 @@ class _Worker:
     loaded: bool = False  # … and whether it has loaded its target
     model: str = ""
     tried: int = 0  # scans in a row that had nothing for it
-    held: set[str] = field(default_factory=set)
+    held: str = ""
     seen: set[str] = field(default_factory=set)  # outcomes that it has read in this scan
     lost: str = ""  # the unit that it was at when it was lost
     slept: tuple[float, str] | None = None  # since when it waits, and for what
@@ -115,10 +121,9 @@ class _Worker:
 class _Simulation:
     """The state of a simulation, and what happens next."""
 
-    def __init__(
-        self, scans: Sequence[Scan], workers: Sequence[_Worker], fixed: Fixed, taking: bool, loss: Loss
-    ) -> None:
-        self.scans, self.workers, self.fixed, self.taking, self.loss = scans, workers, fixed, taking, loss
+    def __init__(self, scans: Sequence[Scan], workers: int, fixed: Fixed, order: Order, loss: Loss) -> None:
+        self.scans, self.fixed, self.way, self.loss = scans, fixed, order, loss
+        self.workers = [_Worker(0) for _ in range(workers)]
         self.untaken = list(range(len(scans)))[::-1]  # where nobody has been, the first of them last
         self.used: dict[str, list[int]] = defaultdict(list)  # by key, the scans that it may complete
         for number, scan in enumerate(scans):
@@ -169,46 +174,59 @@ class _Simulation:
         self.spans.append((cause, since, until, who))
         return until
 
-    def free(self, number: int) -> Iterator[Unit]:
-        """Yield the units of a scan that can be begun."""
-        for u in self.scans[number].units:
-            open_ = u.key not in self.claimed and not {u.key, u.unless} & self.done
-            if open_ and all(need in self.done for need in u.needs):
-                yield u
+    def free(self, number: int) -> Unit | None:
+        """Return the unit of a scan that is to be begun next, if any can be."""
+        busy: set[str] = set()
+        spare = None
+        for unit in self.scans[number].units:
+            if {unit.key, unit.unless} & self.done or not all(need in self.done for need in unit.needs):
+                continue
+            if unit.key in self.claimed:
+                busy.add(unit.held)
+            elif unit.maybe and unit.held in busy:
+                spare = spare or unit
+            else:
+                return unit
+        return spare
 
     def step(self, who: int, now: float) -> None:
         """Let a participant that has nothing to do look for it: here, then in the next scan; else it waits."""
         worker = self.workers[who]
         if worker.loaded:
-            unit = next(self.free(worker.place), None)
+            unit = self.free(worker.place)
             self.look(worker, unit, now)
             if unit is not None:
                 worker.tried = 0
                 self.begin(who, unit, now)
                 return
-        place = self.following(worker)
+        stays = self.way in STAYS and worker.loaded and worker.place in self.open
+        place = None if stays else self.following(worker)
         if place is None:
             blocked = any(self.blocked(number) for number in self.open)
             worker.slept = now, FITS if blocked else TAIL
             return
         scan = self.scans[place]
         kept = self.fixed.keeps and worker.model == scan.model
-        worker.place, worker.loaded, worker.model, worker.held, worker.seen = place, True, scan.model, set(), set()
+        worker.place, worker.loaded, worker.model, worker.held, worker.seen = place, True, scan.model, "", set()
         self.loads += not kept
         self.push(self.spend(who, LOAD, now, now + (0.0 if kept else scan.load)), who)
 
     def following(self, worker: _Worker) -> int | None:
         """Return the next scan that is not complete; None where all were tried."""
-        while self.taking and self.untaken:
+        if self.way == "one":
+            return self.open[0]
+        while self.way in ("alone", "taken") and self.untaken:
             place = self.untaken.pop()
             if place in self.open:
                 return place
+        if self.way == "alone":
+            return None
         first = bisect_left(self.open, worker.place + worker.loaded)
         for k in range(len(self.open) - worker.tried):
             worker.tried += 1
             place = self.open[(first + k) % len(self.open)]
             here = worker.loaded and place == worker.place
-            if not here and (not self.fixed.sees or next(self.free(place), None) is not None):
+            if not here and (not self.fixed.sees or self.free(place) is not None):
                 return place
         return None
 
@@ -234,7 +252,7 @@ class _Simulation:
         """Let a participant claim a unit and compute it; if it is lost before the end, the claim gets stale."""
         worker = self.workers[who]
         again = bool(unit.held) and unit.held in self.computed
-        first = 0.0 if unit.held in worker.held else unit.first
+        first = 0.0 if unit.held == worker.held else unit.first
         end = now + self.fixed.claim + first + unit.seconds
         self.claims += 1
         self.claimed.add(unit.key)
@@ -244,7 +262,7 @@ class _Simulation:
             worker.lost = unit.key
             return
         if unit.held:
-            worker.held.add(unit.held)
+            worker.held = unit.held
             self.computed.add(unit.held)
         now = self.spend(who, CLAIM, now, now + self.fixed.claim)
         now = self.spend(who, AGAIN if again else WORK, now, now + first)
@@ -254,6 +272,7 @@ class _Simulation:
         """Store an outcome, which may complete scans and let others begin."""
         self.claimed.discard(key)
         self.done.add(key)
+        complete = False
         for number in self.used[key]:
             at = bisect_left(self.open, number)
             if self.open[at : at + 1] == [number] and not any(
@@ -261,7 +280,8 @@ class _Simulation:
             ):
                 self.open.pop(at)
                 self.ends.append(now)
-        if key in self.needed:
+                complete = True
+        if key in self.needed or (complete and self.way in STAYS):
             self.wake(now)
 
     def wake(self, now: float) -> None:
@@ -285,15 +305,14 @@ class _Simulation:
 
 
 def simulate(
-    scans: Sequence[Scan], workers: int, fixed: Fixed | None = None, order: Order = "apart", loss: Loss | None = None
+    scans: Sequence[Scan], workers: int, fixed: Fixed | None = None, order: Order = "taken", loss: Loss | None = None
 ) -> Run:
-    """Return what comes of scans that so many participants share out, in an order of the list that all or each have."""
-    fixed, loss = fixed or Fixed(), loss or Loss(math.inf, frozenset())
-    begun = [_Worker(i * len(scans) // workers if order == "apart" else 0) for i in range(workers)]
-    state = _Simulation(scans, begun, fixed, order == "taken", loss)
+    """Return what comes of scans that so many participants share out."""
+    fixed = fixed or Fixed()
+    state = _Simulation(scans, workers, fixed, order, loss or Loss(math.inf, frozenset()))
     state.run()
     end = max(state.ends, default=0.0)
-    for who, worker in enumerate(begun):
+    for who, worker in enumerate(state.workers):
         if worker.slept is not None:
             state.slept(who, end)
     spent = dict.fromkeys(CAUSES, 0.0)

@@ -20,7 +20,7 @@ def fitted(scans: int, attacks: int) -> list[Scan]:
     """Return scans of one control, which they share, a fit, and attacks on what it made, some of them needless."""
     found = []
     for k in range(scans):
-        last = [Unit(f"{k}a{i}", 3.0, (f"{k}f",), f"{k}a1" if i > 1 and k % 2 else "", f"{k}u", 0.5)
+        last = [Unit(f"{k}a{i}", 3.0, (f"{k}f",), f"{k}a1" if i > 1 and k % 2 else "", i > 0, f"{k}u", 0.5)
                 for i in range(attacks)]  # fmt: skip
         found.append(Scan((Unit("control", 7.0), Unit(f"{k}f", 11.0 + k % 3), *last), 1.5))
     return found
@@ -38,7 +38,8 @@ def test_one_participant_takes_the_sum_of_all() -> None:
 
 @pytest.mark.parametrize(("count", "workers"), [(12, 4), (13, 4), (3, 5), (64, 64)])
 def test_equal_pieces_take_as_many_rounds_as_they_fill(count: int, workers: int) -> None:
-    for order in get_args(Order):
+    orders: tuple[Order, ...] = ("one", "turn", "taken")
+    for order in orders:
         run = simulated([Scan(tuple(Unit(str(k), 2.0) for k in range(count)))], workers, order=order)
         rounds = -(-count // workers)
         assert run.makespan == pytest.approx(2 * rounds)
@@ -100,15 +101,30 @@ def test_what_a_lost_participant_held_is_taken_over_once_its_claim_is_stale() ->
     assert (later.makespan, later.spent[LOST]) == pytest.approx((10, 0))
 
 
-def test_walking_apart_loads_each_target_once_where_walking_in_turn_does_not() -> None:
+def test_walking_to_what_nobody_is_at_loads_each_target_once_where_walking_in_turn_does_not() -> None:
     scans = [Scan(tuple(Unit(f"{k}.{i}", 5.0) for i in range(4)), load=3.0) for k in range(32)]
-    apart, turn = simulated(scans, 8), simulated(scans, 8, order="turn")
-    assert 32 <= apart.loads < 32 + 8  # at the end some look at what others finish
+    taken, turn = simulated(scans, 8), simulated(scans, 8, order="turn")
+    assert 32 <= taken.loads < 32 + 8  # at the end some look at what others finish
     assert turn.loads > 100
-    assert turn.makespan > 1.3 * apart.makespan
-    seeing = simulated(scans, 8, Fixed(sees=True), "turn")
-    assert seeing.makespan <= turn.makespan
-    taken = simulated(scans, 8, order="taken")
-    assert 32 <= taken.loads <= apart.loads
+    assert turn.makespan > 1.3 * taken.makespan
+    assert simulated(scans, 8, Fixed(sees=True), "turn").makespan <= turn.makespan
     kept = simulated([Scan(s.units, s.load, "one") for s in scans], 8, Fixed(keeps=True))
     assert kept.loads == 8
+
+
+def test_all_in_one_scan_after_another_take_the_sum_of_what_each_takes_and_alone_the_longest_of_their_own() -> None:
+    scans = [Scan((Unit(f"{k}a", 8.0), Unit(f"{k}b", 2.0)), load=1.0) for k in range(6)]
+    assert simulated(scans, 3, order="one").makespan == pytest.approx(6 * (1 + 8))
+    alone = simulated(scans, 3, order="alone")
+    assert alone.makespan == pytest.approx(2 * (1 + 8 + 2))
+    assert alone.loads == 6
+    assert simulated(scans[:4], 3, order="alone").makespan == pytest.approx(2 * (1 + 8 + 2))
+    assert simulated(scans[:4], 3, order="taken").makespan == pytest.approx(11 + 1 + 8)
+    gone = simulated(scans, 3, order="alone", loss=Loss(4.0, frozenset({0})))
+    assert gone.makespan == pytest.approx(64 + 1 + 8 + 2)
+
+
+def test_what_may_be_needless_comes_last() -> None:
+    scan = Scan((Unit("a", 5.0, held="u"), Unit("b", 2.0, unless="a", maybe=True, held="u"), Unit("c", 6.0)))
+    assert simulated([scan], 2).spent[VAIN] == 0
+    assert simulated([scan], 3).spent[VAIN] == pytest.approx(2)
