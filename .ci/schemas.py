@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from leakaudit.captured import form
-from leakaudit.result import outcome, schema, signature
+from leakaudit.result import outcome, schema, signature, sweep
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "schemas"
 KINDS: tuple[tuple[str, type], ...] = (
@@ -19,6 +19,7 @@ KINDS: tuple[tuple[str, type], ...] = (
     (outcome.SCHEMA, outcome.Outcome),
     (signature.SCHEMA, signature.Signature),
     (form.SCHEMA, form.Claims),
+    (sweep.SCHEMA, sweep.Sweep),
 )
 
 
@@ -34,7 +35,7 @@ def _document(name: str, kind: type) -> str:
     document["description"] = _first(kind)
     document["properties"]["schema"] = {"const": name}
     document["required"] = sorted({*document.get("required", ()), "schema"})
-    modules = (schema, outcome, signature, inspect.getmodule(schema.Setting))
+    modules = (schema, outcome, signature, sweep, inspect.getmodule(schema.Setting))
     for title, part in document.get("$defs", {}).items():
         found = next(getattr(module, title) for module in modules if hasattr(module, title))
         assert is_dataclass(found)

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 SIZES = {"wide": Box(46, 8, 640, 330), "narrow": Box(46, 8, 322, 262)}
 TITLE = "Privacy against {measure} of {name}; the same in numbers is in the table below"
-WAITING, INTERRUPTED = "not begun", "interrupted: what was measured so far"
+SAFE = "=."  # in an address, of what our names of folders hold
+WAITING, EARLY = "not begun", "interrupted before it was attacked"
+INTERRUPTED = "interrupted: what was measured so far"
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def rows(frontier: Frontier) -> list[Row]:
     for entry in frontier.entries:
         row = entry.row()
         if row is None:
-            told = f"not audited: {entry.trouble}" if entry.trouble else WAITING
+            told = f"not audited: {entry.trouble}" if entry.trouble else WAITING if entry.result is None else EARLY
             found.append(_empty(entry, told))
             continue
         made = _row(entry, row, measure, {} if entry.name in apart else keys, options.get(row.spec), frontier)
@@ -180,7 +182,7 @@ def _row(
         best=row.spec in frontier.best,
         verdict=row.verdict if entry.name else None,
         remark="; ".join([*stopped, *missing]),
-        report=f"{quote(entry.name)}/report.html" if entry.name else "",
+        report=f"{quote(entry.name, safe=SAFE)}/report.html" if entry.name else "",
     )
 
 

@@ -31,6 +31,7 @@ from leakaudit.load.loading import target_from_objects
 from leakaudit.protocol import registry
 from leakaudit.protocol.target import Target
 from leakaudit.result.outcome import Outcome
+from leakaudit.result.outward import in_place
 from leakaudit.result.schema import AuditResult, Images, load, to_json
 from leakaudit.scene import plan
 from leakaudit.work.learned import Learned
@@ -212,6 +213,7 @@ def run(level: Images, own: Path, folder: Path) -> bytes:
             command=f"leakaudit scan {own.parent}/faces.py --images {level} -d {own}:Talks -o {folder}/out",
         )
     write(folder, result)
+    write_sweep(folder, result, own)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().encode()
 
@@ -241,6 +243,28 @@ def write(folder: Path, result: AuditResult) -> None:
     for name, text in (formats(result, outcome) | printed(result)).items():
         write_atomically(folder / name, text)
     write_atomically(folder / "history.html", history.render(read(folder)))
+
+
+def write_sweep(folder: Path, result: AuditResult, own: Path) -> None:
+    """Write what `leakaudit sweep` does beside its scans: of this one, and one that a plug-in's exception ended."""
+    from leakaudit.compare.sweep import Entry, ended, frontiers, values
+    from leakaudit.options.failing import failed
+    from leakaudit.reports.sweep import render
+    from leakaudit.result.sweep import to_json
+
+    level: Images = "full" if result.images == "full" else "none"
+    with quoting(level == "full"):
+        try:
+            registry.parse_defense(f"{own}:Broken").fit(target(), generator_for(0, "broken"))
+        except OSError as error:
+            told, _ = failed(error)
+    model = in_place(f"{own.parent}/faces.py", level)
+    done = [Entry(f"faces-{name}", model, "", in_place(name, level)) for name in DEFENSES]
+    broken = Entry("faces-broken", model, "", in_place(f"{own}:Broken", level), trouble=in_place(told, level))
+    found = frontiers([*(ended(each, result) for each in done), broken])
+    source = in_place(f"{folder}/sweep.toml", level)
+    write_atomically(folder / "sweep.html", render(source, found))
+    write_atomically(folder / "sweep.json", to_json(values(source, found)))
 
 
 def judged(result: AuditResult) -> Outcome:

@@ -276,6 +276,35 @@ def terminal_history(result: AuditResult, _: Outcome, __: Changes, **settings: A
     return printed(lambda console: summary(stored(result), console), **settings)
 
 
+def swept(result: AuditResult) -> Any:
+    """A sweep of two scans of the result's model, the second of which failed; all its text is the result's."""
+    from leakaudit.compare.sweep import Entry, ended, frontiers
+
+    name, told = str(result.target["name"]), result.reasons[0]
+    spec = next(row.spec for row in result.defenses if row.requested)
+    one = ended(Entry("a", name, "", spec, spec, {told: told}), result)
+    return frontiers([one, Entry("b", name, "", spec, spec, {told: told}, trouble=told)])
+
+
+def sweep(result: AuditResult, _: Outcome, __: Changes) -> str:
+    from leakaudit.reports.sweep import render
+
+    return render(str(result.target["name"]), swept(result))
+
+
+def sweep_json(result: AuditResult, _: Outcome, __: Changes) -> str:
+    from leakaudit.compare.sweep import values
+    from leakaudit.result.sweep import to_json as written
+
+    return written(values(str(result.target["name"]), swept(result)))
+
+
+def terminal_sweep(result: AuditResult, _: Outcome, __: Changes, **settings: Any) -> str:
+    from leakaudit.reports.sweep import summary
+
+    return printed(lambda console: summary(swept(result), console), **settings)
+
+
 FORMATS: dict[str, tuple[Callable[..., str], Callable[[str], tuple[list[Any], str]]]] = {
     "html": (html_alone, of_html),
     "html-gate": (html, of_html),
@@ -286,10 +315,13 @@ FORMATS: dict[str, tuple[Callable[..., str], Callable[[str], tuple[list[Any], st
     "result.json": (result_json, of_json),
     "gate.json": (outcome_json, of_json),
     "history": (history, of_html),
+    "sweep": (sweep, of_html),
+    "sweep.json": (sweep_json, of_json),
     "terminal": (terminal, of_terminal),
     "terminal-gate": (terminal_gate, of_terminal),
     "terminal-compare": (terminal_changes, of_terminal),
     "terminal-history": (terminal_history, of_terminal),
+    "terminal-sweep": (terminal_sweep, of_terminal),
 }
 TERMINALS = [name for name in FORMATS if name.startswith("terminal")]
 

@@ -16,10 +16,12 @@ import pytest
 
 from leakaudit.captured.form import Claims
 from leakaudit.captured.writing import claims_json
+from leakaudit.compare.sweep import frontiers, values
 from leakaudit.files.typed import Misfit, typed
 from leakaudit.gate.decision import gate
-from leakaudit.result import outcome, signature
+from leakaudit.result import outcome, signature, sweep
 from leakaudit.result.schema import AuditResult, load, to_json
+from tests.leakaudit.sweeps import entries
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "schemas"
@@ -29,6 +31,7 @@ FILES = {
     "gate": "leakaudit.gate-1.json",
     "signature": "leakaudit.signature-1.json",
     "captured": "leakaudit.captured-1.json",
+    "sweep": "leakaudit.sweep-1.json",
 }
 
 
@@ -65,11 +68,15 @@ def documents() -> Iterator[tuple[str, dict[str, Any], type]]:
     claims = replace(claims, local_epochs=1, batch_size=2, local_lr=0.1, momentum=0.1, optimizer="sgd", mode="eval")
     told = replace(claims, clients=2, rounds=2, defense="none", note="x")
     yield "captured", json.loads(claims_json(told)), Claims
+    swept = sweep.to_json(values("sweep.toml", frontiers(entries())))
+    yield "sweep", json.loads(swept), sweep.Sweep
     yield "signature", json.loads(signature.to_json(signature.Signature(**names, files=(part,)))), signature.Signature
 
 
 @pytest.mark.parametrize(
-    ("name", "document", "kind"), list(documents()), ids=["result", "redacted", "gate", "captured", "signature"]
+    ("name", "document", "kind"),
+    list(documents()),
+    ids=["result", "redacted", "gate", "captured", "sweep", "signature"],
 )
 def test_what_is_written_follows_its_schema(name: str, document: dict[str, Any], kind: type) -> None:
     assert [error.message for error in checker(name).iter_errors(document)] == []
@@ -90,7 +97,9 @@ def _wrong(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "document", "kind"), list(documents()), ids=["result", "redacted", "gate", "captured", "signature"]
+    ("name", "document", "kind"),
+    list(documents()),
+    ids=["result", "redacted", "gate", "captured", "sweep", "signature"],
 )
 def test_schema_and_reader_refuse_the_same(name: str, document: dict[str, Any], kind: type) -> None:
     check, refused, taken = checker(name), 0, 0

@@ -121,6 +121,7 @@ def trained_to(target: Target, name: str, plan: Plan) -> Moment:
         found = desk.done(unit, Weights, trained, wait=True)
         model, right = target.fresh(derive(plan.seed, "stages")), found.accuracy
         model.load_state_dict(found.state)
+        model.train(not epochs and model.training)  # as it is left by training
     except UserError:
         raise
     except Exception as error:  # the user's model, loss or factory may raise anything

@@ -165,6 +165,7 @@ def _one(each: Scan, targets: dict[Model, Target | UserError], folder: Path, voi
 
     def load() -> Target:
         if each.model not in targets:
+            targets.clear()  # one at a time: data may be large
             try:
                 targets[each.model] = load_target(each.model.target, **each.loading)
             except UserError as error:

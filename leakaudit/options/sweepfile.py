@@ -224,7 +224,7 @@ def _models(path: Path, models: Sequence[str | Model]) -> tuple[Model, ...]:
                 f"{path}: two models are called {short(name)}: give each a name, {{ target = …, name = … }}."
             )
         place, factory = named(model.target)
-        if place.endswith(".py") or is_file(str(path.parent / place)):
+        if is_file(place) or (path.parent / place).exists():
             place = str(path.parent / place)
         for key in ("data", "checkpoint"):
             given = getattr(model, key)

@@ -63,8 +63,12 @@ from leakaudit.protocol.defense import Defense
 class MyDefense(Defense):
     name: ClassVar[str] = "my-defense"
 """
+SWEEP = """models = ["model.py"]
+defenses = [{ spec = "gaussian", std = [0.1, 1.0] }]
+"""
 CODES = {
     "scan": {0, 1, 3},
+    "sweep": {0, 1, 3},
     "gate": {0, 1, 3},
     "capture": {0, 3},
 }  # of those that judge; the others end in 0
@@ -102,6 +106,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def prepare(folder: Path) -> None:
     for name, text in (("model.py", MODEL), ("my_attack.py", ATTACK), ("my_defense.py", DEFENSE)):
         (folder / name).write_text(text)
+    (folder / "sweep.toml").write_text(SWEEP)
     pictures = np.random.default_rng(0).integers(0, 256, (160, 8, 8), dtype=np.uint8)
     np.savez("digits.npz", x_train=pictures[:, None], y_train=np.arange(160) % 2)
     for i, picture in enumerate(pictures[:40]):
@@ -118,6 +123,7 @@ def prepare(folder: Path) -> None:
         "out/result.json",
         "leakaudit-out/result.json",
         "results/1.json",
+        "strengths/model-gaussian-std=0.1/result.json",
     )
     for name in results:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
