@@ -24,14 +24,25 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from leakaudit.units.desk import BEAT, LOOK
-from leakaudit.units.shelf import STALE
-
 from benchmarks import scalecosts
 from benchmarks.scalecosts import Costs
-from benchmarks.scalesim import AGAIN, CAUSES, LOST, VAIN, Fixed, Loss, Order, Run, Scan, Unit, bound, simulate
+from benchmarks.scalesim import (
+    CAUSES,
+    CLAIM,
+    LOST,
+    WINDOW,
+    Fixed,
+    Loss,
+    Run,
+    Scan,
+    Unit,
+    bound,
+    simulate,
+)  # fmt: skip
 from benchmarks.tables import table
 from leakaudit.result.rules import ACCURACY, FIT, UPDATES
+from leakaudit.units.desk import BEAT, LOOK
+from leakaudit.units.shelf import STALE
 
 MARK = "<!-- made by python -m benchmarks.scale --markdown: do not edit below -->\n"
 STRENGTHS, NODE = 5, 8
@@ -108,9 +119,15 @@ def split(scan: Scan, longest: float, ways: int = 4) -> Scan:
 
 
 def fixed_of(costs: Costs) -> Fixed:
-    """Return what is no unit, as it was measured."""
-    claim = sum(costs.shelf.get(name, 0.0) for name in ("look", "claim", "store", "release"))
+    """Return what is no unit, as it was measured; an attack keeps its tuning and its run beside what came of it."""
+    claim = sum(n * costs.shelf.get(name, 0.0) for name, n in (("look", 2), ("claim", 1), ("store", 3), ("release", 1)))
     return Fixed(costs.fixed.get("start", 0.0), claim, LOOK, STALE, costs.fixed.get("assemble", 0.0))
+
+
+def commands(scans: Sequence[Scan], fixed: Fixed) -> tuple[list[Scan], Fixed]:
+    """Return the same where every scan is a process of its own, which starts, loads its target and gathers."""
+    every = fixed.start + fixed.assemble
+    return [replace(scan, load=scan.load + every) for scan in scans], replace(fixed, start=0.0, assemble=0.0)
 
 
 def share(run: Run, cause: str) -> str:
@@ -125,44 +142,51 @@ def clock(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def curve(scans: Sequence[Scan], fixed: Fixed, gpus: int) -> Part:
-    """Return makespans and where the seconds went, over numbers of GPUs."""
-    one = simulate(scans, 1, fixed, "taken")
+def ways(scans: Sequence[Scan], fixed: Fixed, gpus: int) -> Part:
+    """Return what the ways to go from scan to scan come to."""
+    listed = sorted(scans, key=lambda scan: int(scan.model))  # as a sweep has them
+    tried = {
+        "`leakaudit worker` on every GPU: all in the first scan that is not finished": (listed, fixed, "one"),
+        "`leakaudit scan` on every GPU, one `--cache`: each a scan of its own": (*commands(listed, fixed), "alone"),
+        "the same, longest first": (*commands(scans, fixed), "alone"),
+        "not there yet: workers go on where a scan has nothing for them": (listed, fixed, "turn"),
+        "not there yet: workers take the next scan that nobody is at, then help": (listed, fixed, "taken"),
+        "that, longest first": (scans, fixed, "taken"),
+    }
     lines = []
+    for name, (each, own, order) in tried.items():
+        run = simulate(each, gpus, own, order)
+        spent = [share(run, cause) for cause in CAUSES if cause not in (LOST, CLAIM)]
+        lines.append((name, clock(run.makespan), clock(run.assembled), f"{run.loads:,}", *spent))
+    told = (
+        f"{len(scans):,} scans on {gpus} GPUs. *Assembled* is when one main process has gathered the last result, one "
+        "after the other; a scan that is a command gathers its own. Participants' seconds in %: *in vain* are attacks "
+        "that the verdict made needless before they ended, *again* updates that more than one participant computed, "
+        "*waiting* is for pieces of others while some are left that cannot begin or are another scan's, *tail* for "
+        "the last ones."
+    )
+    head = ("way", "makespan", "assembled", "targets loaded", *(c for c in CAUSES if c not in (LOST, CLAIM)))
+    return Part("Ways", told, head, tuple(lines))
+
+
+def curve(scans: Sequence[Scan], fixed: Fixed, gpus: int) -> Part:
+    """Return makespans over numbers of GPUs, of scans as commands and of workers that help."""
+    lines = []
+    alone = commands(scans, fixed)
+    one = simulate(alone[0], 1, alone[1], "alone").makespan
     for number in sorted({*CURVE, gpus}):
-        run, least = simulate(scans, number, fixed, "taken"), bound(scans, number, fixed)
-        lines.append(
-            (str(number), clock(run.makespan), f"{run.makespan / max(least):.2f}", f"{one.makespan / run.makespan:.1f}",
-             f"{100 * one.makespan / run.makespan / number:.0f} %", *(share(run, cause) for cause in CAUSES))
-        )  # fmt: skip
-    head = ("GPUs", "makespan", "× bound", "× one GPU", "efficiency", *CAUSES)
+        runs = simulate(alone[0], number, alone[1], "alone"), simulate(scans, number, fixed, "taken")
+        cells = [(clock(r.makespan), f"{one / r.makespan:.1f}", f"{100 * (1 - r.idle):.0f} %") for r in runs]
+        lines.append((f"{number:,}", clock(max(bound(scans, number, fixed))), *cells[0], *cells[1]))
     work, chain = bound(scans, 1, fixed)
     told = (
         f"{len(scans):,} scans hold {clock(work)} of work that one process would do, too; the longest chain of one "
-        f"scan takes {clock(chain)}. The bound is the greater of work over GPUs and that chain. Participants' seconds "
-        "in %: *in vain* are attacks that the verdict made needless before they ended, *again* updates that more than "
-        "one participant computed, *waiting* is for fits, *tail* for the last pieces of others."
+        f"scan takes {clock(chain)}. The bound is the greater of work over GPUs and that chain. Longest first; *each "
+        "its own* are commands that share one folder, *help* are workers as they could be. *×* is to one GPU, *work* "
+        "the share of seconds in which something is computed that one process would compute, too."
     )
+    head = ("GPUs", "bound", "each its own", "×", "work", "help", "×", "work")
     return Part("How it scales", told, head, tuple(lines))
-
-
-def orders(scans: Sequence[Scan], fixed: Fixed, gpus: int) -> Part:
-    """Return what other orders, and other things that a participant knows, come to."""
-    listed = sorted(scans, key=lambda scan: int(scan.model))  # as it was written
-    seeing, keeping = replace(fixed, sees=True), replace(fixed, sees=True, keeps=True)
-    tried = {
-        "all from the first scan on": simulate(listed, gpus, fixed, "turn"),
-        "all from the first scan on, known before loading that all is claimed": simulate(listed, gpus, seeing, "turn"),
-        "each from a place of its own": simulate(listed, gpus, fixed, "apart"),
-        "the next scan that nobody is at": simulate(listed, gpus, fixed, "taken"),
-        "the same, longest first": simulate(scans, gpus, fixed, "taken"),
-        "the same, known before loading that all is claimed": simulate(scans, gpus, seeing, "taken"),
-        "the same, and a target stays loaded for its model's next scan": simulate(scans, gpus, keeping, "taken"),
-    }
-    lines = [(name, clock(r.makespan), f"{r.loads:,}", share(r, "load"), share(r, VAIN), f"{100 * r.idle:.1f}")
-             for name, r in tried.items()]  # fmt: skip
-    head = ("order", "makespan", "targets loaded", "% loading", "% in vain", "% not work")
-    return Part("Order", f"{gpus} GPUs.", head, tuple(lines))
 
 
 def nexts(scans: Sequence[Scan], fixed: Fixed, gpus: int) -> Part:
@@ -170,13 +194,12 @@ def nexts(scans: Sequence[Scan], fixed: Fixed, gpus: int) -> Part:
     smaller = [split(scan, 0.25 * bound([scan], 1)[1]) for scan in scans]
     numbers = sorted({gpus, 2 * gpus, 1000})
     lines = []
-    for name, each, own in (
-        ("as it is", scans, fixed),
-        ("what takes over a quarter of its scan's longest chain in four units", smaller, fixed),
-        ("targets load in no time", [replace(scan, load=0.0) for scan in scans], fixed),
-        ("both", [replace(scan, load=0.0) for scan in smaller], fixed),
+    for name, each in (
+        ("workers that help", scans),
+        ("and what takes over a quarter of its scan's longest chain in four units", smaller),
+        ("and targets load in no time", [replace(scan, load=0.0) for scan in smaller]),
     ):
-        runs = [simulate(each, number, own, "taken") for number in numbers]
+        runs = [simulate(each, number, fixed, "taken") for number in numbers]
         lines.append((name, *(f"{clock(run.makespan)} ({100 * (1 - run.idle):.0f} %)" for run in runs)))
     head = ("", *(f"{number:,} GPUs" for number in numbers))
     return Part("What is next", "Makespan, and the share of seconds that are work.", head, tuple(lines))
@@ -184,51 +207,46 @@ def nexts(scans: Sequence[Scan], fixed: Fixed, gpus: int) -> Part:
 
 def losses(scans: Sequence[Scan], fixed: Fixed, gpus: int) -> Part:
     """Return what losing a node costs, early, in the middle and late."""
-    whole = simulate(scans, gpus, fixed, "taken")
+    each, own = commands(scans, fixed)
+    whole = simulate(each, gpus, own, "alone")
     lines = []
     for part in (0.1, 0.5, 0.9):
         gone = Loss(part * whole.makespan, frozenset(range(gpus // 2, gpus // 2 + NODE)))
-        run = simulate(scans, gpus, fixed, "taken", gone)
+        run = simulate(each, gpus, own, "alone", gone)
         least = whole.makespan * (part + (1 - part) * gpus / (gpus - NODE))
-        lines.append(
-            (f"{100 * part:.0f} %", clock(run.makespan), clock(run.makespan - whole.makespan),
-             clock(run.makespan - least), clock(run.spent[LOST]),
-             clock(run.spent[AGAIN] - whole.spent[AGAIN] + run.spent[VAIN] - whole.spent[VAIN]))
-        )  # fmt: skip
-    told = f"{NODE} of {gpus} GPUs are gone for good; what they held is taken over {fixed.stale:.0f} s later."
-    head = (
-        "lost after",
-        "makespan",
-        "later",
-        "of these beyond the missing GPUs",
-        "work lost",
-        "more done twice or in vain",
+        seconds = run.makespan, run.makespan - whole.makespan, run.makespan - least, run.spent[LOST]
+        lines.append((f"{100 * part:.0f} %", *map(clock, seconds)))
+    told = (
+        f"{NODE} of {gpus} GPUs are gone for good, each its own scan; what they held is taken over {fixed.stale:.0f} s "
+        "later, and their scans go on from what is kept, begun again by whoever is free."
     )
+    head = ("lost after", "makespan", "later", "of that, not the missing GPUs", "GPU time lost")
     return Part("A lost node", told, head, tuple(lines))
 
 
 def limits(scans: Sequence[Scan], costs: Costs, gpus: int) -> Part:
-    """Return what the shared folder and the main process have to bear, and where that ends."""
+    """Return what the shared folder has to bear, and where that ends."""
     fixed = fixed_of(costs)
     able = max((rate for name, rate in costs.shelf.items() if name.startswith("pieces/s")), default=0.0)
     lines = []
     for number in (gpus, 1000):
-        run = simulate(scans, number, fixed, "taken")
-        far = simulate(scans, number, replace(fixed, claim=fixed.claim + REQUESTS * REMOTE), "taken")
-        lines.append(
-            (str(number), f"{run.claims / run.makespan:.1f}", f"{able:.0f}", f"{run.busiest:,.0f}",
-             f"{number / BEAT:.0f}", f"{100 * (far.makespan / run.makespan - 1):+.1f} %",
-             clock(run.assembled - run.makespan))
-        )  # fmt: skip
+        for name, (each, own), order in (
+            ("each its own", commands(scans, fixed), "alone"),
+            ("help", (scans, fixed), "taken"),
+        ):
+            run = simulate(each, number, own, order)
+            far = simulate(each, number, replace(own, claim=own.claim + REQUESTS * REMOTE), order)
+            lines.append(
+                (f"{number:,}, {name}", f"{run.claims / run.makespan:.1f}", f"{able:.0f}", f"{run.busiest:,.0f}",
+                 f"{number / BEAT:.0f}", f"{100 * (far.makespan / run.makespan - 1):+.1f} %")
+            )  # fmt: skip
     told = (
-        "Units claimed a second on average beside what one local disk here bears; files looked at, claimed and stored "
-        "in the busiest ten seconds, by the second; heartbeats; what "
-        f"{1000 * REMOTE:.0f} ms for every request would add ({REQUESTS} a unit: assumed, no network file system was "
-        "at hand); and how much later than the last unit one main process has assembled the last result, at "
-        f"{clock(fixed.assemble)} each, one after the other."
+        "Units claimed a second on average beside what one local disk bears here; files looked at, claimed and stored "
+        f"in the busiest {WINDOW:.0f} s, by the second; heartbeats; and what {1000 * REMOTE:.0f} ms for every request "
+        f"would add ({REQUESTS} a unit: assumed, no network file system was at hand)."
     )
-    head = ("GPUs", "units/s", "a disk bears", "operations/s", "heartbeats/s", "1 ms a request", "assembled later")
-    return Part("The folder and the main process", told, head, tuple(lines))
+    head = ("GPUs", "units/s", "a disk bears", "operations/s", "heartbeats/s", f"{1000 * REMOTE:.0f} ms a request")
+    return Part("The folder", told, head, tuple(lines))
 
 
 def one_scan(costs: Costs, fixed: Fixed, load: float) -> Part:
@@ -237,13 +255,28 @@ def one_scan(costs: Costs, fixed: Fixed, load: float) -> Part:
     for model in dict.fromkeys(row.model for row in costs.rows):
         specs = dict.fromkeys(row.spec for row in costs.rows if row.model == model)
         scan = Scan(tuple(u for spec in specs for u in units(costs, model, spec, spec)), load)
-        one = simulate([scan], 1, fixed).assembled
+        one = simulate([scan], 1, fixed, "one").assembled
         longest = max(scan.units, key=lambda unit: unit.seconds)
-        runs = [f"{clock(one)}", *(f"{one / simulate([scan], n, fixed).assembled:.2f}" for n in (2, 4, 8, 16))]
+        runs = [f"{clock(one)}", *(f"{one / simulate([scan], n, fixed, 'one').assembled:.2f}" for n in (2, 4, 8, 16))]
         lines.append((model, str(len(scan.units)), *runs, f"{longest.key}, {clock(longest.seconds)}"))
     told = "All measured defenses in one scan, assembled at the end; times one participant."
     head = ("model", "units", "1", "× with 2", "4", "8", "16", "longest unit")
     return Part("One scan", told, head, tuple(lines))
+
+
+def check(costs: Costs, fixed: Fixed, load: float) -> Part:
+    """Return what the simulation says of the scans that were measured as a whole."""
+    specs = dict.fromkeys(row.spec for row in costs.rows)
+    found = tuple(u for spec in specs for u in units(costs, costs.rows[0].model, spec, spec))
+    scan = Scan((Unit("canary", costs.fixed.get("canary", 0.0)), *found), load)
+    told = {number: simulate([scan], number, fixed, "one").assembled for number in (1, 2)}
+    lines = [(str(n), clock(told[n]), clock(costs.fixed[name]), f"{100 * (told[n] / costs.fixed[name] - 1):+.0f} %")
+             for n, name in ((1, "whole"), (2, "two"))]  # fmt: skip
+    text = (
+        "The whole scan that was measured, from start to report, by `--workers`. Its pieces are those of the first, of "
+        "which only the planted leak is reckoned as what is left; the second was predicted."
+    )
+    return Part("Predicted and measured", text, ("processes", "simulated", "measured", "off by"), tuple(lines))
 
 
 def parts(costs: Costs, count: int, gpus: int, seed: int) -> list[Part]:
@@ -253,15 +286,21 @@ def parts(costs: Costs, count: int, gpus: int, seed: int) -> list[Part]:
     named = {
         "start": "a process starts and imports",
         "load": "a target is loaded and its scene set",
+        "canary": "the planted leak is looked for, once for all scans of a folder",
         "again": "a scan of which all is known, whole process",
         "assemble": "of that, what is not start and load",
     }
     lines = [(text, clock(costs.fixed[name])) for name, text in named.items() if name in costs.fixed]
     lines += [(f"shelf: {name}", f"{1000 * s:.2f} ms") for name, s in costs.shelf.items() if "/" not in name]
-    lines += [(name, f"{rate:.0f}") for name, rate in costs.shelf.items() if "/" in name]
-    measured = Part("Measured", f"Pieces on {costs.device}.", ("what", "seconds"), tuple(lines))
-    return [measured, one_scan(costs, fixed, load), curve(scans, fixed, gpus), orders(scans, fixed, gpus),
-            losses(scans, fixed, gpus), limits(scans, costs, gpus), nexts(scans, fixed, gpus)]  # fmt: skip
+    lines += [
+        (f"shelf: pieces a second, processes: {name.split()[-1]}", f"{rate:.0f}")
+        for name, rate in costs.shelf.items()
+        if "/" in name
+    ]
+    found = [Part("Measured", f"Pieces on {costs.device}.", ("what", "seconds"), tuple(lines))]
+    found += [check(costs, fixed, load)] if "two" in costs.fixed else []
+    every = ways, curve, losses, nexts
+    return [*found, one_scan(costs, fixed, load), limits(scans, costs, gpus), *(f(scans, fixed, gpus) for f in every)]
 
 
 def main() -> None:
@@ -279,7 +318,7 @@ def main() -> None:
     if not asked.costs and scalecosts.GPU.exists():
         here = costs
         costs = scalecosts.read(scalecosts.GPU)
-        costs = replace(costs, fixed=here.fixed | costs.fixed, shelf=here.shelf)
+        costs = replace(costs, fixed={**here.fixed, **costs.fixed}, shelf=here.shelf)
     found = parts(costs, asked.scans, asked.gpus, asked.seed)
     text = "\n".join(part.markdown() for part in found)
     print(text)

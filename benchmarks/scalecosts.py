@@ -10,16 +10,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from leakaudit.audit.pieces import outline
 from leakaudit.result.rules import ACCURACY
 from leakaudit.result.schema import AuditResult, from_json
-from leakaudit.scene.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
 GPU = ROOT / "benchmarks" / "answers" / "piece_costs.json"  # of the same pieces on a GPU, where they were measured
@@ -29,7 +27,6 @@ IMPORTS = "import leakaudit.cli, leakaudit.audit.stages, leakaudit.load.loading,
 SETTING = f"""
 import time
 from leakaudit.load.loading import load_target
-from leakaudit.scene.plan import Plan
 from leakaudit.scene.scene import set_scene
 begun = time.monotonic()
 set_scene(load_target({TARGET!r}, device="cpu"), Plan(), None, "", ())
@@ -61,9 +58,8 @@ class Costs:
     device: str
     rows: tuple[Row, ...]
     seeds: int = 3  # training runs of a piece "accuracy"
-    fixed: dict[str, float] = field(default_factory=dict)  # start, load, assemble
+    fixed: dict[str, float] = field(default_factory=dict)  # by name, see `measured`
     shelf: dict[str, float] = field(default_factory=dict)
-    checks: tuple[dict[str, float], ...] = ()  # scans of several processes: workers, seconds
 
 
 def rows_of(result: AuditResult, model: str) -> tuple[Row, ...]:
@@ -85,6 +81,9 @@ def rows_of(result: AuditResult, model: str) -> tuple[Row, ...]:
 
 def in_order(rows: Iterable[Row]) -> tuple[Row, ...]:
     """Return rows in the order of the work: model by model, the control first."""
+    from leakaudit.audit.pieces import outline
+    from leakaudit.scene.plan import Plan
+
     rows = list(rows)
     specs = tuple(dict.fromkeys(row.spec for row in rows if row.spec != "none"))
     turns = [str(piece.work) for piece in outline(Plan(defenses=specs))]
@@ -100,7 +99,7 @@ def in_order(rows: Iterable[Row]) -> tuple[Row, ...]:
 
 def ran(*words: str, folder: Path) -> tuple[float, str]:
     """Run Python on one thread, outcomes kept in a folder; return the seconds of the process and its last word."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "LEAKAUDIT_CACHE": str(folder), "CI": ""}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder), "CI": ""}
     begun = time.monotonic()
     done = subprocess.run([sys.executable, *words], cwd=ROOT, env=env, check=True, stdout=subprocess.PIPE, text=True)
     return time.monotonic() - begun, (done.stdout.split() or [""])[-1]
@@ -130,14 +129,19 @@ def measured(quick: bool, told: Callable[[str], None] = print) -> Costs:
         place = Path(name)
         told(f"scanning {TARGET} under {len(specs)} defenses …")
         whole, result = scanned(place, specs, *more)
+        rows = rows_of(result, "minimal")
         told(f"  {whole:.0f} s; once more, from what it kept …")
         again, _ = scanned(place, specs, *more)
         start = median(ran("-c", IMPORTS, folder=place / "shelf")[0] for _ in range(1 if quick else 5))
+        told("  by two processes …")
+        two, _ = scanned(place / "two", specs, *more, "--workers", "2")
         load = median(float(ran("-c", SETTING, folder=place / "shelf")[1]) for _ in range(1 if quick else 3))
     told("  and the shelf …")
-    fixed = {"start": start, "load": load, "whole": whole, "again": again, "assemble": max(0.0, again - start - load)}
+    fixed = {"start": start, "load": load, "assemble": max(0.0, again - start - load)}
+    fixed |= {"again": again, "whole": whole, "two": two}
+    fixed["canary"] = max(0.0, whole - again - sum(row.seconds for row in rows if not row.settled_by))
     seeds = int(str(result.settings.get("seeds") or 3))
-    return Costs("CPU, one thread", rows_of(result, "minimal"), seeds, fixed, shelf(400 if quick else 3000))
+    return Costs("CPU, one thread", rows, seeds, fixed, shelf(400 if quick else 3000))
 
 
 def shelf(count: int, processes: Iterable[int] = (1, 2, 4, 8)) -> dict[str, float]:
@@ -189,18 +193,24 @@ def _shelved(folder: str, count: int, who: int) -> dict[str, float]:
 
 
 def read(path: Path) -> Costs:
-    """Return costs from a file of this benchmark, or of pieces measured on a GPU: a card and rows."""
+    """Return costs from a file of this benchmark, or of `benchmarks.piece_costs`: rows of pieces on some card."""
     told = json.loads(path.read_text("utf-8"))
-    told = told.get("costs", told)
-    rows = in_order(
-        Row(str(r["model"]), str(r["spec"]), str(r["piece"]), float(r["seconds"]), str(r.get("settled_by") or ""))
-        for r in told["rows"]
-        if r.get("seconds") is not None
-    )
-    more = {name: told[name] for name in ("seeds", "fixed", "shelf") if name in told}
-    return Costs(str(told.get("device") or told.get("card") or "?"), rows, **more, checks=tuple(told.get("checks", ())))
-
-
-def as_json(costs: Costs) -> dict[str, Any]:
-    """Return costs as they are written."""
-    return asdict(costs)
+    told = {"rows": told} if isinstance(told, list) else told.get("costs", told)
+    took: dict[tuple[str, str, str], float] = {}
+    settled: dict[tuple[str, str, str], str] = {}
+    before: dict[str, list[float]] = {}
+    for row in told["rows"]:
+        spec, _, piece = (
+            f"{row['spec']}: {row['piece']}".rpartition(": ") if "spec" in row else row["piece"].rpartition(": ")
+        )
+        if not spec:  # what comes before all pieces
+            before.setdefault(piece, []).append(float(row["seconds"]))
+            continue
+        key = str(row["model"]), spec, piece
+        took[key] = took.get(key, 0.0) + float(row["seconds"])
+        settled[key] = str(row.get("settled_by") or "")
+    rows = in_order(Row(*key, seconds, settled[key]) for key, seconds in took.items())
+    fixed = {name: median(before[there]) for name, there in (("start", "start"), ("load", "set-up")) if there in before}
+    device = told.get("device") or told.get("card") or told["rows"][0].get("card", "?")
+    more = {name: told[name] for name in ("seeds", "shelf") if name in told}
+    return Costs(device, rows, fixed=fixed | told.get("fixed", {}), **more)

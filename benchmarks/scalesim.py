@@ -59,8 +59,6 @@ class Fixed:
     poll: float = 1.0  # between two looks of a participant that found nothing
     stale: float = 60.0  # after which the claim of a participant that is gone is taken over
     assemble: float = 0.0  # of the main process for each scan that is complete: one after the other
-    sees: bool = False  # whether a participant knows before it loads a target that all of a scan is claimed
-    keeps: bool = False  # whether a loaded target stays for the next scan of the same model
 
 
 @dataclass(frozen=True)
@@ -110,12 +108,11 @@ def bound(scans: Sequence[Scan], workers: int, fixed: Fixed = Fixed()) -> tuple[
 class _Worker:
     place: int  # the scan it is at, by number …
     loaded: bool = False  # … and whether it has loaded its target
-    model: str = ""
     tried: int = 0  # scans in a row that had nothing for it
     held: str = ""
     seen: set[str] = field(default_factory=set)  # outcomes that it has read in this scan
     lost: str = ""  # the unit that it was at when it was lost
-    slept: tuple[float, str] | None = None  # since when it waits, and for what
+    slept: tuple[float, str, int] | None = None  # since when it waits, for what, and the files of each look
 
 
 class _Simulation:
@@ -203,13 +200,15 @@ class _Simulation:
         place = None if stays else self.following(worker)
         if place is None:
             blocked = any(self.blocked(number) for number in self.open)
-            worker.slept = now, FITS if blocked else TAIL
+            mine = sum(unit.key in self.claimed for unit in self.scans[worker.place].units)
+            files = mine + 2 * len(self.claimed)  # each look: is it done, and of every claim whose it is, and how old
+            ended = self.way == "alone" and worker.place not in self.open  # a process that looks at nothing any more
+            worker.slept = now, FITS if blocked else TAIL, 0 if ended else files
             return
         scan = self.scans[place]
-        kept = self.fixed.keeps and worker.model == scan.model
-        worker.place, worker.loaded, worker.model, worker.held, worker.seen = place, True, scan.model, "", set()
-        self.loads += not kept
-        self.push(self.spend(who, LOAD, now, now + (0.0 if kept else scan.load)), who)
+        worker.place, worker.loaded, worker.held, worker.seen = place, True, "", set()
+        self.loads += 1
+        self.push(self.spend(who, LOAD, now, now + scan.load), who)
 
     def following(self, worker: _Worker) -> int | None:
         """Return the next scan that is not complete; None where all were tried."""
@@ -225,8 +224,7 @@ class _Simulation:
         for k in range(len(self.open) - worker.tried):
             worker.tried += 1
             place = self.open[(first + k) % len(self.open)]
-            here = worker.loaded and place == worker.place
-            if not here and (not self.fixed.sees or self.free(place) is not None):
+            if not worker.loaded or place != worker.place:
                 return place
         return None
 
@@ -293,10 +291,9 @@ class _Simulation:
     def slept(self, who: int, now: float) -> float:
         """End the wait of a participant, with all the files that it looked at; return when it looks next."""
         worker = self.workers[who]
-        since, cause = worker.slept or (now, TAIL)
+        since, cause, files = worker.slept or (now, TAIL, 0)
         worker.slept, worker.tried = None, 0
         looks = math.ceil((now - since) / self.fixed.poll)
-        files = sum(u.key not in worker.seen for u in self.scans[worker.place].units)
         first, last = (int(t // WINDOW) for t in (since, now))
         for window in range(first, last + 1):
             self.ticks[window] += looks * files // (last + 1 - first)

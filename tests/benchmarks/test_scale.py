@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from pathlib import Path
 from typing import get_args
 
 import pytest
 
-from benchmarks import scalesim
+from benchmarks import scale, scalecosts, scalesim
+from benchmarks.scalecosts import Costs, Row
 from benchmarks.scalesim import CLAIM, FITS, LOAD, LOST, TAIL, VAIN, WORK, Fixed, Loss, Order, Scan, Unit, bound
 from benchmarks.scalesim import simulate as simulated
 
@@ -107,9 +111,6 @@ def test_walking_to_what_nobody_is_at_loads_each_target_once_where_walking_in_tu
     assert 32 <= taken.loads < 32 + 8  # at the end some look at what others finish
     assert turn.loads > 100
     assert turn.makespan > 1.3 * taken.makespan
-    assert simulated(scans, 8, Fixed(sees=True), "turn").makespan <= turn.makespan
-    kept = simulated([Scan(s.units, s.load, "one") for s in scans], 8, Fixed(keeps=True))
-    assert kept.loads == 8
 
 
 def test_all_in_one_scan_after_another_take_the_sum_of_what_each_takes_and_alone_the_longest_of_their_own() -> None:
@@ -128,3 +129,65 @@ def test_what_may_be_needless_comes_last() -> None:
     scan = Scan((Unit("a", 5.0, held="u"), Unit("b", 2.0, unless="a", maybe=True, held="u"), Unit("c", 6.0)))
     assert simulated([scan], 2).spent[VAIN] == 0
     assert simulated([scan], 3).spent[VAIN] == pytest.approx(2)
+
+
+@pytest.fixture
+def costs() -> Costs:
+    """Two models under a defense that an attack settles, at two strengths of another that nothing settles."""
+    rows = []
+    for model, factor in (("small", 1.0), ("large", 3.0)):
+        rows += [Row(model, "none", piece, factor * s)
+                 for piece, s in (("replay", 1.0), ("linkage", 2.0), ("updates", 0.5), ("accuracy", 6.0))]  # fmt: skip
+        rows += [Row(model, "prune", piece, factor * s, by)
+                 for piece, s, by in (("fit", 1.0, ""), ("linkage", 2.0, "replay"), ("replay", 1.0, ""))]  # fmt: skip
+        rows += [Row(model, f"gaussian:std={std}", "linkage", factor * std) for std in (0.25, 0.5)]
+    fixed = {"start": 1.0, "load": 0.5, "assemble": 0.25, "canary": 2.0, "again": 1.75, "whole": 20.0, "two": 12.0}
+    return Costs("a card", scalecosts.in_order(rows), 3, fixed, {"look": 0.001, "claim": 0.002, "pieces/s, 1": 90.0})
+
+
+def test_units_are_what_one_participant_claims(costs: Costs) -> None:
+    found = {unit.key: unit for unit in scale.units(costs, "large", "prune", "p", 2.0)}
+    assert list(found) == ["p/fit", "p/replay", "p/linkage"]  # in the order of a scan, whatever that of the file
+    assert found["p/linkage"] == Unit("p/linkage", 12.0, ("p/fit",), "p/replay", True, "p/u", 0.0)
+    control = {unit.key: unit for unit in scale.units(costs, "small", "none", "c")}
+    assert [unit.seconds for key, unit in control.items() if "accuracy" in key] == [2.0, 2.0, 2.0]
+    assert (control["c/replay"].held, control["c/replay"].first, control["c/replay"].maybe) == ("c/u", 0.5, False)
+
+
+def test_a_sweep_shares_each_models_control_and_is_the_same_for_a_seed(costs: Costs) -> None:
+    scans = scale.sweep(costs, 30, 0, 0.5)
+    assert scans == scale.sweep(costs, 30, 0, 0.5) != scale.sweep(costs, 30, 1, 0.5)
+    assert [scan.model for scan in scans] == ["0"] * 10 + ["1"] * 10 + ["2"] * 10
+    control = [{unit.key for unit in scan.units if "/none/" in unit.key} for scan in scans]
+    assert control[0] == control[9] != control[10]
+    own = [{unit.key for unit in scan.units} - control[k] for k, scan in enumerate(scans)]
+    assert sum(map(len, own)) == len(set().union(*own))
+
+
+def test_a_unit_that_is_split_is_as_much_work_in_more_units_but_not_one_that_others_wait_for() -> None:
+    scan = Scan((Unit("fit", 9.0), Unit("a", 8.0, ("fit",)), Unit("b", 1.0, unless="c"), Unit("c", 9.0)))
+    smaller = scale.split(scan, 4.0)
+    assert [unit.key for unit in smaller.units] == ["fit", "a/0", "a/1", "a/2", "a/3", "b", "c"]
+    assert sum(unit.seconds for unit in smaller.units) == pytest.approx(27)
+
+
+def test_every_table_is_made_of_measured_costs_and_of_those_of_a_card(costs: Costs, tmp_path: Path) -> None:
+    found = scale.parts(costs, 12, 16, 0)
+    text = "\n".join(part.markdown() for part in found)
+    assert [part.title for part in found[:3]] == ["Measured", "Predicted and measured", "One scan"]
+    assert "a card" in text
+    assert "nan" not in text
+    file = tmp_path / "costs.json"
+    told = [{"card": "a GPU", "model": "conv", "piece": piece, "seconds": s, "ended": True}
+            for piece, s in (("start", 4.0), ("set-up", 6.0), ("none: replay", 1.0), ("prune: fit", 2.0))]  # fmt: skip
+    file.write_text(json.dumps(told), "utf-8")
+    read = scalecosts.read(file)
+    assert (read.device, read.fixed) == ("a GPU", {"start": 4.0, "load": 6.0})
+    assert [(row.spec, row.piece, row.seconds) for row in read.rows] == [("none", "replay", 1.0), ("prune", "fit", 2.0)]
+    file.write_text(json.dumps({"costs": asdict(costs)}), "utf-8")
+    assert scalecosts.read(file) == costs
+
+
+def test_claims_on_a_shelf_hold_among_processes() -> None:
+    found = scalecosts.shelf(20, (1, 2))
+    assert {"look", "claim", "store", "release", "pieces/s, 1", "pieces/s, 2"} <= found.keys()
