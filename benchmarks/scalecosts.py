@@ -27,6 +27,7 @@ IMPORTS = "import leakaudit.cli, leakaudit.audit.stages, leakaudit.load.loading,
 SETTING = f"""
 import time
 from leakaudit.load.loading import load_target
+from leakaudit.scene.plan import Plan
 from leakaudit.scene.scene import set_scene
 begun = time.monotonic()
 set_scene(load_target({TARGET!r}, device="cpu"), Plan(), None, "", ())
