@@ -13,11 +13,11 @@ from typing import Annotated
 
 import typer
 
-from leakaudit.cli.run import Voice
 from leakaudit.errors import UserError
 from leakaudit.options.command import Command
 from leakaudit.options.common import AUDIT, DONE, SPREAD, Quiet, examples
 from leakaudit.result.plaintext import visible
+from leakaudit.scans.run import Voice
 
 LOOK = 1.0  # seconds between two looks for a scan to take part in
 GRACE = 5.0  # seconds after which a tied worker that cannot end by itself is ended

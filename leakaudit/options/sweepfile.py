@@ -118,12 +118,6 @@ class Scan:
     device: str = "auto"
     lpips_weights: Path | None = None
 
-    @property
-    def loading(self) -> dict[str, Any]:
-        """How its target is loaded."""
-        data, checkpoint = (Path(each) if each else None for each in (self.model.data, self.model.checkpoint))
-        return {"data": data, "checkpoint": checkpoint, "device": self.device, "seed": self.plan.seed}
-
 
 def read(path: Path, scan: Callable[..., None]) -> Asked:
     """Return what a sweep file asks for; `scan` is the command whose options stand in it.

@@ -14,6 +14,7 @@ import torch
 
 from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.defense import Defense, parts_of
+from leakaudit.protocol.registry import built_in
 from leakaudit.protocol.target import Target
 from leakaudit.protocol.usercode import is_file, named
 from leakaudit.scene import fingerprint
@@ -88,7 +89,8 @@ class Facts:
             classes.append(type(attack))
             depends |= {"attack": attack.name, "values": fingerprint.of_value(attack)}
         depends["code"] = of_classes(classes, *CODE[kind])
-        return Unit(kind, work, depends, kind in PRIVATE or (kind == "fit" and not self.fits_stay))
+        ours = all(built_in(cls) for cls in classes)  # what somebody else's learned may hold records
+        return Unit(kind, work, depends, kind in PRIVATE or (kind == "fit" and not (self.fits_stay and ours)))
 
 
 def facts_of(target: Target, plan: Plan, lpips_weights: Path | None = None) -> Facts:

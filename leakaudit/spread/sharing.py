@@ -6,16 +6,16 @@ import importlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from leakaudit.errors import Setting, UserError
 from leakaudit.spread.job import Job, Request, differing, finish, job_of, known, read, unfinished, write
 from leakaudit.units import desk
-from leakaudit.units.desk import Desk
-from leakaudit.units.shelf import JOBS, Shelf, host, lives, opened
+from leakaudit.units.desk import Desk, nobody
+from leakaudit.units.shelf import JOBS, PRIVATE, Shelf, host, lives, opened
 from leakaudit.work import freememory
 
 # By name, the modules whose `started(shelf, job, workers)` starts participants.
@@ -28,6 +28,15 @@ EXECUTORS: Mapping[str, str] = {
 FORGOTTEN = 7 * 86_400.0  # seconds after which private outcomes of scans that nobody went on with are removed
 
 
+@dataclass
+class Among:
+    """Several scans of one command: what one of them computed is known to the next, even where all is `fresh`."""
+
+    attempt: str = field(default_factory=nobody)
+    private: set[str] = field(default_factory=set)  # keys of private outcomes, which are removed after the last scan
+    interrupted: bool = False  # before the last one: they stay, so that the same scans go on
+
+
 @dataclass(frozen=True)
 class Sharing:
     """What a command asks for: where outcomes are kept, what is taken up, and who takes part."""
@@ -38,6 +47,7 @@ class Sharing:
     fresh: bool = False
     resume: bool = False
     keeps: bool = False  # private outcomes, when the scan ends
+    among: Among | None = None  # the scans of which this is one
 
     def __post_init__(self) -> None:
         if self.workers < 1:
@@ -72,6 +82,8 @@ def sharing(asked: Sharing, request: Request, say: Callable[[str], None]) -> Ite
         raise UserError(_nothing(shelf, request))
     job = replace(job_of(request, fresh=asked.fresh), beside=asked.workers if asked.executor == "local" else 1)
     job = replace(job, lanes=asked.workers, began=time.time())
+    if asked.fresh and asked.among is not None:
+        job = replace(job, attempt=asked.among.attempt)
     if before is not None and before.fresh and not asked.fresh:  # what it computed anew stays what counts
         job = replace(job, attempt=before.attempt, fresh=True)
     if before is not None and not asked.fresh:
@@ -84,14 +96,34 @@ def sharing(asked: Sharing, request: Request, say: Callable[[str], None]) -> Ite
         )
     own = Desk(shelf, attempt=job.attempt, fresh=job.fresh, keeps=asked.keeps)
     own.noticed = lambda facts: _noted(shelf, job, before, facts, asked, say)
-    write(shelf, job)
+    if asked.workers > 1 or asked.executor != "local":
+        write(shelf, job)  # by which the others are told
+    else:
+        with suppress(UserError):  # a full disk: the scan goes on, and says at its end that it could not keep all
+            write(shelf, job)
     module = importlib.import_module(EXECUTORS[asked.executor])
     with freememory.shared(job.beside), module.started(shelf, job, asked.workers) as takes_part, desk.at(own):
         own.idle = not takes_part
         yield own
     if own.finished:
-        own.close()
+        if asked.among is None:
+            own.close()
+        else:
+            asked.among.private.update(own.private)
         finish(shelf, job)
+
+
+@contextmanager
+def together(asked: Sharing) -> Iterator[Sharing]:
+    """Yield what is asked for of each of several scans, one after another; at the end what is private is removed."""
+    among = Among()
+    yield replace(asked, among=among)
+    if asked.keeps or among.interrupted or not among.private:
+        return
+    shelf = _shelf(asked, lambda told: None)
+    if shelf is not None:
+        for key in sorted(among.private):
+            shelf.drop(key)
 
 
 def _shelf(asked: Sharing, say: Callable[[str], None]) -> Shelf | None:
@@ -125,7 +157,8 @@ def _noted(
             )
         if other:
             say(f"the scan that was not finished had another {other[0]}: what depends on that is computed anew")
-    write(shelf, known(job, facts))
+    with suppress(UserError):
+        write(shelf, known(job, facts))
 
 
 def _nothing(shelf: Shelf, request: Request) -> str:
@@ -138,6 +171,7 @@ def _nothing(shelf: Shelf, request: Request) -> str:
 
 def _forget(shelf: Shelf) -> None:
     """Remove private outcomes that nobody came back for."""
-    for path, private in shelf.kept():
-        if private and time.time() - path.stat().st_mtime > FORGOTTEN:
-            path.unlink(missing_ok=True)
+    for path in (shelf.folder / PRIVATE).glob("*/*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > FORGOTTEN:
+                path.unlink()

@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from leakaudit.errors import UserError
 from leakaudit.units.packing import Unreadable, header_of, packed, unkept, unpacked
-from leakaudit.units.shelf import Claim, host
+from leakaudit.units.shelf import PART, PRIVATE, Claim, host
 from leakaudit.units.unit import Elsewhere, Unit
 from leakaudit.work import ends
 from leakaudit.work.progress import current as current_monitor
@@ -246,6 +247,19 @@ def is_known(unit: Unit | None) -> bool:
     if desk is None or unit is None:
         return False
     return unit.key in desk.known or desk.store.get(unit.key, unit.private) is not None
+
+
+def place_beside(unit: Unit) -> Path | None:
+    """Return a file for the finished stages of a unit at work; None where there is no folder for it.
+
+    In a run that computes all anew it is that run's own.
+    """
+    desk = _desk.get()
+    folder: Path | None = getattr(desk.store, "folder", None) if desk is not None else None
+    if desk is None or folder is None:
+        return None
+    name = f"{unit.key}.{desk.attempt}{PART}" if desk.fresh else f"{unit.key}{PART}"
+    return folder / PRIVATE / unit.key[:2] / name
 
 
 def note(facts: Mapping[str, str]) -> None:

@@ -24,6 +24,7 @@ from leakaudit.errors import Setting, UserError
 from leakaudit.files.typed import Misfit, typed
 from leakaudit.files.writing import HALF, OLD, created, make, sweep, why, write_atomically
 
+PART = ".part"  # of the name of a file that holds the finished stages of an outcome at work
 KEPT, PRIVATE, CLAIMS, JOBS = "outcomes", "private", "claims", "jobs"
 STALE = 60.0  # seconds without a heartbeat after which whoever held a claim is taken for dead
 LARGEST = 1 << 36  # bytes of an outcome that is read

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from leakaudit.cli import sweep as cli_sweep
 from leakaudit.result.schema import digest, load
 from leakaudit.result.sweep import load as load_sweep
+from leakaudit.scans import sweep as loop
 from tests.leakaudit.command_line import Run, caller, sentence
 from tests.leakaudit.test_cli import MODEL
 
@@ -109,7 +109,7 @@ def test_whatever_ends_a_scan_ends_no_other(
     def scanned(*args: object, **settings: object) -> None:
         raise raised
 
-    monkeypatch.setattr(cli_sweep, "scanned", scanned)
+    monkeypatch.setattr(loop, "scanned", scanned)
     done = run("sweep", "sweep.toml", "-o", "out")
     assert done.code == code
     rows = [row for front in load_sweep(tmp_path / "out" / "sweep.json").fronts for row in front.rows]
@@ -122,7 +122,7 @@ def test_an_interrupt_keeps_what_was_measured_and_begins_nothing_more(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    real, begun = cli_sweep.scanned, []
+    real, begun = loop.scanned, []
 
     def scanned(*args: Any, **settings: Any) -> Any:
         begun.append(args)
@@ -130,7 +130,7 @@ def test_an_interrupt_keeps_what_was_measured_and_begins_nothing_more(
             signal.raise_signal(signal.SIGINT)
         return real(*args, **settings)
 
-    monkeypatch.setattr(cli_sweep, "scanned", scanned)
+    monkeypatch.setattr(loop, "scanned", scanned)
     try:
         done = run("sweep", "sweep.toml", "-o", "out")
     finally:

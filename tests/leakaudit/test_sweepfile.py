@@ -58,7 +58,7 @@ def test_models_moments_and_strengths_are_crossed_in_their_order(
     last = made[-1]
     assert (last.plan.battery, last.plan.batch_size, last.plan.stages) == ("quick", 2, ("trained",))
     assert last.plan.attacks == ("analytic", "labels")
-    assert last.loading == {"data": None, "checkpoint": Path("late.pt"), "device": "auto", "seed": 0}
+    assert (last.model.checkpoint, last.model.data, last.device) == ("late.pt", "", "auto")
     assert last.command == (
         "leakaudit scan model.py:make --checkpoint late.pt --defense dp-sgd:noise_multiplier=1:max_norm=2.0 "
         "--stages trained --quick --batch-size 2 --attack analytic --attack labels"
@@ -171,7 +171,7 @@ def test_an_unknown_defense_may_wait_for_the_file_of_a_model(tmp_path: Path) -> 
 def test_every_option_of_scan_is_shared_or_has_its_place() -> None:
     """A new one must be decided upon: shared by all scans of a sweep, said elsewhere, or of the command alone."""
     alone = {"target", "update", "gate", "baseline", "exit_zero", "quiet", "verbose", "json", "open", "tensorboard"}
-    alone |= {"config"}
+    alone |= {"config", "workers", "executor", "cache", "fresh", "resume", "keep_intermediates"}
     names: set[Any] = set(inspect.signature(scan).parameters)
     assert set(SHARED) <= names
     assert set(INSTEAD) <= names

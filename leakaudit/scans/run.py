@@ -1,4 +1,4 @@
-"""What `scan` and `demo` share: run an audit, write its files, and say what came of it."""
+"""One scan: run an audit, write its files, and say what came of it."""
 
 from __future__ import annotations
 
@@ -310,7 +310,7 @@ def _shared(shared: tuple[Sharing, Request] | None, voice: Voice) -> Iterator[De
             count = len(there.found)
             say(f"{count} pieces were known from earlier scans and not computed again (--fresh computes all anew)")
         if there is not None and there.trouble:
-            say(f"not all could be kept for a later scan: {there.trouble}")
+            typer.echo(visible(f"warning  not all pieces are kept for a later scan: {there.trouble}", 5_000), err=True)
 
 
 def _judged(result: AuditResult, gate: Gating | None, source: Path) -> tuple[Outcome | None, UserError | None]:
@@ -323,7 +323,6 @@ def _judged(result: AuditResult, gate: Gating | None, source: Path) -> tuple[Out
 
 def _written(result: AuditResult, said: Outcome | None, files: Output, learned: Learned) -> dict[str, Path]:
     """Write result, report and what the gate says; return where they are, by what they are called."""
-    from leakaudit.cli.gate import summarise
     from leakaudit.reports.html import render
     from leakaudit.result import outcome as outcomes
     from leakaudit.result.schema import to_json
@@ -337,6 +336,17 @@ def _written(result: AuditResult, said: Outcome | None, files: Output, learned: 
     if said is not None:
         summarise(result, said)
     return {name: at[file] for name, file in (("report", REPORT), ("result", RESULT), ("gate", GATE)) if file in at}
+
+
+def summarise(result: AuditResult, outcome: Outcome) -> None:
+    """Append the Markdown to GitHub's step summary, where there is one."""
+    if os.environ.get("GITHUB_STEP_SUMMARY"):
+        from leakaudit.reports import markdown
+
+        try:
+            markdown.append_step_summary(markdown.render(result, outcome))
+        except (OSError, UserError) as error:  # a convenience: the verdict does not hang on it
+            typer.echo(f"leakaudit: the step summary was not written: {error}", err=True)
 
 
 @contextmanager
