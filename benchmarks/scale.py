@@ -3,7 +3,7 @@
     python -m benchmarks.scale [--quick] [--scans 1000] [--gpus 64] [--json FILE] [--markdown docs/scale.md]
     python -m benchmarks.scale --costs FILE       plans with what an earlier run with --json measured
 
-Measured are, in processes of their own on one thread: a scan of `examples/minimal.py` under eight defenses, piece by
+Measured are, in processes of their own on one thread: a scan of `examples/minimal.py` under seven defenses, piece by
 piece; the same scan again, all of it taken from what the first kept; starting a process; loading the target and setting
 its scene; every operation of the shelf, and how many pieces a second several processes get through on one. Where
 `benchmarks/answers/piece_costs.json` holds pieces that were measured on a GPU, the plan is made from these.

@@ -35,7 +35,7 @@ print(time.monotonic() - begun)
 """
 SPECS = (
     "gaussian:std=0.01", "gaussian:std=1", "prune:sparsity=0.9", "prune:sparsity=0.99",
-    "dp-sgd:noise_multiplier=0.1", "dp-sgd:noise_multiplier=1", "obscure", "obscure:rate=1.6",
+    "dp-sgd:noise_multiplier=0.1", "dp-sgd:noise_multiplier=1", "obscure",
 )  # fmt: skip
 SHORT = ("gaussian:std=0.01", "gaussian:std=1", "prune:sparsity=0.9")
 BLOB = 20_000  # bytes of an outcome that is put on the shelf and taken from it
