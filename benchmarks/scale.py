@@ -146,12 +146,11 @@ def ways(scans: Sequence[Scan], fixed: Fixed, gpus: int) -> Part:
     """Return what the ways to go from scan to scan come to."""
     listed = sorted(scans, key=lambda scan: int(scan.model))  # as a sweep has them
     tried = {
-        "`leakaudit worker` on every GPU: all in the first scan that is not finished": (listed, fixed, "one"),
+        "`leakaudit worker` on every GPU: all in the scan that began first": (listed, fixed, "one"),
         "`leakaudit scan` on every GPU, one `--cache`: each a scan of its own": (*commands(listed, fixed), "alone"),
         "the same, longest first": (*commands(scans, fixed), "alone"),
-        "not there yet: workers go on where a scan has nothing for them": (listed, fixed, "turn"),
-        "not there yet: workers take the next scan that nobody is at, then help": (listed, fixed, "taken"),
-        "that, longest first": (scans, fixed, "taken"),
+        "next: workers, each in a scan drawn at random until it is complete": (listed, fixed, "drawn"),
+        "next: workers, each in one that nobody is at, longest first, then they help": (scans, fixed, "taken"),
     }
     lines = []
     for name, (each, own, order) in tried.items():

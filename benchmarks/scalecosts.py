@@ -197,10 +197,12 @@ def read(path: Path) -> Costs:
     """Return costs from a file of this benchmark, or of `benchmarks.piece_costs`: rows of pieces on some card."""
     told = json.loads(path.read_text("utf-8"))
     told = {"rows": told} if isinstance(told, list) else told.get("costs", told)
+    rows = [row for row in told["rows"] if row.get("ended", True)]
+    rows = [row for row in rows if row.get("device") == "cuda"] or rows
     took: dict[tuple[str, str, str], float] = {}
     settled: dict[tuple[str, str, str], str] = {}
     before: dict[str, list[float]] = {}
-    for row in told["rows"]:
+    for row in rows:
         spec, _, piece = (
             f"{row['spec']}: {row['piece']}".rpartition(": ") if "spec" in row else row["piece"].rpartition(": ")
         )
@@ -210,8 +212,8 @@ def read(path: Path) -> Costs:
         key = str(row["model"]), spec, piece
         took[key] = took.get(key, 0.0) + float(row["seconds"])
         settled[key] = str(row.get("settled_by") or "")
-    rows = in_order(Row(*key, seconds, settled[key]) for key, seconds in took.items())
+    kept = in_order(Row(*key, seconds, settled[key]) for key, seconds in took.items())
     fixed = {name: median(before[there]) for name, there in (("start", "start"), ("load", "set-up")) if there in before}
-    device = told.get("device") or told.get("card") or told["rows"][0].get("card", "?")
+    device = told.get("device") or told.get("card") or rows[0].get("card", "?")
     more = {name: told[name] for name in ("seeds", "shelf") if name in told}
-    return Costs(device, rows, fixed=fixed | told.get("fixed", {}), **more)
+    return Costs(device, kept, fixed=fixed | told.get("fixed", {}), **more)

@@ -4,13 +4,14 @@ A participant starts, goes to a scan, loads its target, and walks over its units
 is claimed it passes over, the first other one it claims and computes. Where there is none it goes on to another scan,
 or waits and looks again. What an outcome would make needless (`unless`) is left out once that outcome is there; an
 attack that may turn out so (`maybe`) comes last while another one on the same defense is not finished, and may be
-computed in vain. Nothing is drawn at random.
+computed in vain. The same arguments give the same run.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
+import random
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -21,10 +22,10 @@ WINDOW = 10.0  # seconds over which operations on the folder are counted togethe
 WORK, VAIN, AGAIN, LOST = "work", "in vain", "again", "lost"
 START, LOAD, CLAIM, FITS, TAIL = "start", "load", "claims", "waiting", "tail"
 # How participants go from scan to scan. "one": all to the first that is not complete, and stay until it is; "alone":
-# each to the next that nobody is at, and stays; "turn": from the first on, and on where it has nothing for them;
-# "taken": to the next that nobody is at, then in turn.
-Order = Literal["one", "alone", "turn", "taken"]
-STAYS = ("one", "alone")
+# each to the next that nobody is at, and stays; "drawn": each to one drawn at random, and stays; "turn": from the first
+# on, and on where it has nothing for them; "taken": to the next that nobody is at, then in turn.
+Order = Literal["one", "alone", "drawn", "turn", "taken"]
+STAYS = ("one", "alone", "drawn")
 CAUSES = (WORK, VAIN, AGAIN, LOST, START, LOAD, CLAIM, FITS, TAIL)  # of a participant's seconds
 
 
@@ -122,6 +123,7 @@ class _Simulation:
         self.scans, self.fixed, self.way, self.loss = scans, fixed, order, loss
         self.workers = [_Worker(0) for _ in range(workers)]
         self.untaken = list(range(len(scans)))[::-1]  # where nobody has been, the first of them last
+        self.draws = random.Random(0)
         self.used: dict[str, list[int]] = defaultdict(list)  # by key, the scans that it may complete
         for number, scan in enumerate(scans):
             for key in sorted({k for u in scan.units for k in (u.key, u.unless) if k}):
@@ -212,8 +214,8 @@ class _Simulation:
 
     def following(self, worker: _Worker) -> int | None:
         """Return the next scan that is not complete; None where all were tried."""
-        if self.way == "one":
-            return self.open[0]
+        if self.way in ("one", "drawn"):
+            return self.open[0] if self.way == "one" else self.draws.choice(self.open)
         while self.way in ("alone", "taken") and self.untaken:
             place = self.untaken.pop()
             if place in self.open:
