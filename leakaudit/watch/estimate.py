@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from leakaudit.audit.costs import Costs, sizes_of
-from leakaudit.audit.pieces import outline
+from leakaudit.audit.pieces import LATER, outline, rank
 from leakaudit.audit.shares import share_of
 from leakaudit.protocol.target import Target
 from leakaudit.result.batteries import BATTERIES
@@ -53,7 +53,8 @@ def estimates(target: Target, plan: Plan, costs: Costs) -> tuple[Estimate, ...]:
 def bought(target: Target, plan: Plan, costs: Costs, budget: float) -> Bought:
     """Return what a time budget buys of the plan's scan under the dearest of the `SAMPLE`."""
     pieces = outline(replace(plan, defenses=SAMPLE[-1:]), sizes_of(target, plan))
-    ahead, left, given = sorted(pieces, key=lambda p: not p.all_or_nothing), budget - SETTING_UP, {}
+    ahead = sorted(pieces, key=lambda p: (not p.all_or_nothing, rank(p) >= LATER))  # the order of a scan in a hurry
+    left, given = budget - SETTING_UP, {}
     while ahead:
         needs = [costs.seconds(p.amount) for p in ahead]
         given[ahead[0]] = share_of(left, ahead, needs)
