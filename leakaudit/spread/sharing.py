@@ -80,22 +80,9 @@ def sharing(asked: Sharing, request: Request, say: Callable[[str], None]) -> Ite
     before = read(place(shelf, request.id))
     if asked.resume and before is None:
         raise Untouched(_nothing(shelf, request))
-    job = replace(job_of(request, fresh=asked.fresh), beside=asked.workers if asked.executor == "local" else 1)
-    job = replace(job, lanes=asked.workers, began=time.time())
-    if asked.fresh and asked.among is not None:
-        job = replace(job, attempt=asked.among.attempt)
-    if before is not None and before.fresh and not asked.fresh:  # what it computed anew stays what counts
-        job = replace(job, attempt=before.attempt, fresh=True)
+    job = _job(asked, request, before)
     if before is not None and not asked.fresh:
-        began = datetime.fromtimestamp(before.began, UTC).astimezone()
-        running = before.host == host() and before.pid != os.getpid() and lives(before.pid)
-        say(
-            f"taking part in a scan that runs already (process {before.pid})"
-            if running
-            else f"going on with the scan that was begun on {began:%Y-%m-%d at %H:%M} and not finished"
-        )
-    if before is not None:
-        job = replace(job, earlier=tuple(dict.fromkeys((*before.earlier, before.attempt)))[-MOST:])
+        say(_going_on(before))
     own = Desk(shelf, attempt=job.attempt, fresh=job.fresh, keeps=asked.keeps, lanes=job.lanes)
     own.noticed = lambda facts: _noted(shelf, job, before, facts, asked, say)
     if asked.workers > 1 or asked.executor != "local":
@@ -116,9 +103,35 @@ def sharing(asked: Sharing, request: Request, say: Callable[[str], None]) -> Ite
         finish(shelf, job)
         raise
     others.said()
-    if not own.finished:
+    if own.finished:
+        _end(shelf, job, asked, own)
+    else:
         others.tell("left")
-        return
+
+
+def _job(asked: Sharing, request: Request, before: Job | None) -> Job:
+    """Return the job of a scan that begins now, or goes on with one that did not come to its end."""
+    beside = asked.workers if asked.executor == "local" else 1
+    job = replace(job_of(request, fresh=asked.fresh), beside=beside, lanes=asked.workers, began=time.time())
+    if asked.fresh and asked.among is not None:
+        job = replace(job, attempt=asked.among.attempt)
+    if before is None:
+        return job
+    job = replace(job, earlier=tuple(dict.fromkeys((*before.earlier, before.attempt)))[-MOST:])
+    if before.fresh and not asked.fresh:  # what it computed anew stays what counts
+        job = replace(job, attempt=before.attempt, fresh=True)
+    return job
+
+
+def _going_on(before: Job) -> str:
+    if before.host == host() and before.pid != os.getpid() and lives(before.pid):
+        return f"taking part in a scan that runs already (process {before.pid})"
+    began = datetime.fromtimestamp(before.began, UTC).astimezone()
+    return f"going on with the scan that was begun on {began:%Y-%m-%d at %H:%M} and not finished"
+
+
+def _end(shelf: Shelf, job: Job, asked: Sharing, own: Desk) -> None:
+    """Remove the job of a scan that is finished, and what is private of it, unless other scans of the command follow."""
     finish(shelf, job)  # first: who sees that it is over removes his own
     attempts = {job.attempt, *job.earlier}  # an earlier one left what this one did not ask for any more
     if asked.among is not None:
