@@ -131,7 +131,7 @@ def _going_on(before: Job) -> str:
 
 
 def _end(shelf: Shelf, job: Job, asked: Sharing, own: Desk) -> None:
-    """Remove the job of a scan that is finished, and what is private of it, unless other scans of the command follow."""
+    """Remove the job of a scan that is finished, and what is private of it, but for scans that follow."""
     finish(shelf, job)  # first: who sees that it is over removes his own
     attempts = {job.attempt, *job.earlier}  # an earlier one left what this one did not ask for any more
     if asked.among is not None:
