@@ -5,6 +5,7 @@ Heavy imports wait until a command runs, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import time
@@ -105,6 +106,7 @@ def main() -> None:
         finally:
             if told := left_out():
                 typer.echo(f"leakaudit: {told}", err=True)
+            atexit.register(ends.ignore)
 
 
 def _called() -> Any:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import typer.main
 
-from leakaudit.cli.run import Judging, Voice, run
 from leakaudit.errors import UserError, quote
 from leakaudit.files.folder import claimed, stored
 from leakaudit.files.writing import writable
@@ -64,6 +63,7 @@ from leakaudit.options.settings import FROM_ENVIRONMENT, Config
 from leakaudit.options.spreading import Cache, Executor, Fresh, Keep, Resume, Workers
 from leakaudit.protocol.usercode import registers
 from leakaudit.result.outward import default_images
+from leakaudit.scans.run import Judging, Voice, run
 
 if TYPE_CHECKING:
     from leakaudit.protocol.target import Target as Loaded

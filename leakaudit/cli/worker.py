@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from leakaudit.cli.run import Voice
 from leakaudit.errors import UserError, line_of
 from leakaudit.options.command import Command
 from leakaudit.options.common import AUDIT, SPREAD, Quiet, examples
@@ -15,6 +14,7 @@ from leakaudit.options.failing import failed
 from leakaudit.result.numbers import seconds as took
 from leakaudit.result.outward import in_place
 from leakaudit.result.plaintext import visible
+from leakaudit.scans.run import Voice
 
 if TYPE_CHECKING:
     from leakaudit.units.shelf import Shelf

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from leakaudit.errors import UserError
-from leakaudit.files.typed import Misfit, typed
+from leakaudit.files import own
 from leakaudit.files.writing import write_atomically
 from leakaudit.result.schema import Images
 from leakaudit.units.desk import nobody
-from leakaudit.units.shelf import JOBS, Shelf, own
+from leakaudit.units.shelf import JOBS, Shelf
 from leakaudit.version import __version__
 
 T = TypeVar("T")
@@ -49,7 +49,7 @@ class Glance:
     began: float = 0.0  # seconds since 1970
     host: str = ""
     pid: int = 0
-    attempts: tuple[str, ...] = ()  # that were interrupted before this one
+    earlier: tuple[str, ...] = ()  # attempts that did not come to their end
 
     @property
     def refusal(self) -> str:
@@ -106,9 +106,7 @@ def notes(shelf: Shelf, id: str, attempt: str) -> Iterator[tuple[str, Note]]:
 
 def read_as(path: Path, kind: type[T]) -> T | None:
     """Return a file of the folder of jobs as an object; None where there is none such, or it is none of this user's."""
-    try:
-        if not own(path) or path.stat().st_size > LARGEST:
-            return None
-        return typed(json.loads(path.read_bytes()), kind)
-    except (OSError, ValueError, Misfit, UserError, RecursionError):
-        return None
+    found = own.read(path, LARGEST)
+    with suppress(UserError):  # a plan that another version took
+        return None if found is None else own.read_as(found[0], kind)
+    return None

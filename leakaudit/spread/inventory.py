@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leakaudit.errors import UserError
+from leakaudit.files import own
 from leakaudit.files.writing import HALF, OLD
 from leakaudit.spread.glance import Glance, glances
 from leakaudit.units.packing import glanced
@@ -67,10 +68,9 @@ def shelf_in(folder: Path) -> Shelf:
     """Return the shelf in a folder, which is left as it is; raises UserError where there is none."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; nothing is kept there.")
-    with suppress(OSError, UnicodeDecodeError):
-        text = (folder / "CACHEDIR.TAG").read_text(encoding="utf-8")
-        if text.startswith(TAG.partition("\n")[0]) and "leakaudit" in text:
-            return Shelf(folder.resolve())
+    text = own.text(folder / "CACHEDIR.TAG")
+    if text.startswith(TAG.partition("\n")[0]) and "leakaudit" in text:
+        return Shelf(folder.resolve())
     raise UserError(f"{folder} is no folder in which leakaudit keeps outcomes (it has no CACHEDIR.TAG of it).")
 
 
@@ -121,7 +121,7 @@ def _kept(shelf: Shelf) -> Iterator[Kept]:
 
 def _unfinished(shelf: Shelf, kept: Sequence[Kept]) -> Iterator[Unfinished]:
     for scan in glances(shelf):
-        attempts = {scan.attempt, *scan.attempts}
+        attempts = {scan.attempt, *scan.earlier}
         pieces = sum(each.attempt in attempts and not each.private for each in kept)
         yield Unfinished(scan, pieces, scan.host == host() and lives(scan.pid))
 

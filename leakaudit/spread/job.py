@@ -69,6 +69,7 @@ class Job:
     cwd: str
     threads: int  # of every participant, on a processor
     attempt: str = field(default_factory=nobody)
+    earlier: tuple[str, ...] = ()  # attempts that did not come to their end
     fresh: bool = False
     began: float = field(default_factory=time.time)  # seconds since 1970
     host: str = field(default_factory=host)
@@ -77,7 +78,6 @@ class Job:
     lanes: int = 1  # participants in all
     facts: Mapping[str, str] = field(default_factory=dict)  # hashes of what is audited, once they are known
     version: str = __version__  # of leakaudit
-    attempts: tuple[str, ...] = ()  # that were interrupted before this one
 
 
 def job_of(request: Request, *, fresh: bool = False) -> Job:

@@ -12,12 +12,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from leakaudit.errors import Setting, UserError
+from leakaudit.files import own
 from leakaudit.files.writing import write_atomically
 from leakaudit.spread.glance import place
 from leakaudit.spread.job import Job
@@ -125,10 +126,8 @@ def _submitted(script: Path, shelf: Shelf) -> str:
 
 
 def _number(shelf: Shelf, job: Job) -> str:
-    with suppress(OSError, UnicodeDecodeError):
-        said = place(shelf, job.id, NUMBER).read_text(encoding="ascii")[:20].strip()
-        return said if said.isdigit() else ""
-    return ""
+    said = own.text(place(shelf, job.id, NUMBER), 20).strip()
+    return said if said.isdigit() else ""
 
 
 def _tasks(number: str) -> list[str] | None:

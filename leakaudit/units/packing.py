@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from leakaudit.files.typed import Misfit, typed
+from leakaudit.files import own
 from leakaudit.units.unit import FORMAT, Unit
 
 LONGEST = 1 << 16  # bytes of a header
@@ -74,29 +74,29 @@ class Values:
 def header_of(data: bytes, key: str) -> tuple[Header, bytes]:
     """Return header and body of the outcome of this key; raises Unreadable."""
     line, _, body = data.partition(b"\n")
-    try:
-        header = typed(json.loads(line), Header)
-    except (ValueError, Misfit, RecursionError) as error:
-        raise Unreadable from error
-    if header.format != FORMAT or header.key != key or header.sha256 != hashlib.sha256(body).hexdigest():
+    header = own.read_as(line, Header)
+    if (
+        header is None
+        or header.format != FORMAT
+        or header.key != key
+        or header.sha256 != hashlib.sha256(body).hexdigest()
+    ):
         raise Unreadable
     return header, body
 
 
 def glanced(path: Path) -> Header | None:
     """Return the header of an outcome's file, without reading what follows; None where it has none."""
-    try:
-        with path.open("rb") as file:
-            return typed(json.loads(file.readline(LONGEST)), Header)
-    except (OSError, ValueError, Misfit, RecursionError):
-        return None
+    return own.read_as(own.first_line(path, LONGEST), Header)
 
 
 def unpacked(body: bytes, kind: type[Any]) -> Any:
     """Return the outcome that `packed` wrote, of a class; raises Unreadable."""
     try:
         if issubclass(kind, Values):
-            return typed(_strict(json.loads(body)), kind)
+            if (values := own.read_as(body, kind)) is None:
+                raise Unreadable
+            return values
         import torch
 
         found = torch.load(io.BytesIO(body), weights_only=False)

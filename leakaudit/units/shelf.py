@@ -18,21 +18,24 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 
 from leakaudit.errors import Setting, UserError
-from leakaudit.files.typed import Misfit, typed
+from leakaudit.files import own
 from leakaudit.files.writing import HALF, OLD, created, make, sweep, why, write_atomically
+from leakaudit.units.packing import glanced
 
+PART = ".part"  # of the name of a file that holds the finished stages of an outcome at work
 KEPT, PRIVATE, CLAIMS, JOBS = "outcomes", "private", "claims", "jobs"
 STALE = 60.0  # seconds without a heartbeat after which whoever held a claim is taken for dead
 CLOCK = 60.0  # seconds for which the folder's clock is taken to go as this process's own
 DAY = 86_400.0  # seconds after which a claim that nobody gave back is removed, and a use of an outcome is noted
 TURN = re.compile(r"([0-9a-f]{64})(?:\.([0-9]{1,9}))?")  # the name of a claim: its key, and how often it was taken over
+LONGEST = 10_000  # bytes of a claim
 LARGEST = 1 << 36  # bytes of an outcome that is read
 TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# What leakaudit keeps: `leakaudit cache` shows and clears it.\n"
 
@@ -51,8 +54,7 @@ class Claim:
 def host() -> str:
     """Return a name of this machine, and of the space in which its processes have their numbers."""
     parts = [socket.gethostname()]
-    with suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8])
+    parts.append(own.text(Path("/proc/sys/kernel/random/boot_id")).strip()[:8])
     with suppress(OSError):
         parts.append(str(os.stat("/proc/self/ns/pid").st_ino))
     return "/".join(parts)
@@ -73,15 +75,13 @@ class Shelf:
     def get(self, key: str, private: bool) -> bytes | None:
         """Return an outcome, None where there is none that can be read."""
         path = self.place(key, private)
-        with suppress(OSError), path.open("rb") as file:
-            found = os.fstat(file.fileno())  # of what is read, whatever stands in its place by now
-            if is_own(found) and found.st_size <= LARGEST:
-                data = file.read()
-                if time.time() - found.st_mtime > DAY:  # it is of use: what is removed by age is not
-                    with suppress(OSError):
-                        os.utime(path)
-                return data
-        return None
+        found = own.read(path, LARGEST)
+        if found is None:
+            return None
+        if time.time() - found[1] > DAY:  # it is of use: what is removed by age is not
+            with suppress(OSError):
+                os.utime(path)
+        return found[0]
 
     def put(self, key: str, data: bytes, private: bool) -> None:
         """Keep an outcome; raises UserError where the folder takes nothing."""
@@ -91,6 +91,18 @@ class Shelf:
         """Remove a private outcome."""
         with suppress(OSError):
             self.place(key, True).unlink(missing_ok=True)
+
+    def drop_of(self, attempts: Container[str]) -> None:
+        """Remove the private outcomes that these runs of a scan left, whichever they are."""
+        for path in sorted((self.folder / PRIVATE).glob("*/*")):
+            if path.name.endswith(PART):
+                run = path.name.removesuffix(PART).partition(".")[2]
+            else:
+                header = glanced(path)
+                run = "" if header is None else header.attempt
+            if run in attempts:
+                with suppress(OSError):
+                    path.unlink()
 
     def claim(self, key: str, claim: Claim) -> bool:
         """Say that somebody is at a piece of work from now on; False where somebody else is.
@@ -173,11 +185,10 @@ class Shelf:
 
         The file is opened, since only then a network's file system asks how old it is.
         """
-        try:
-            with path.open("rb") as file:
-                held, changed = _claim_in(file.read(10_000)), os.fstat(file.fileno()).st_mtime
-        except OSError:
+        found = own.read(path, LONGEST)
+        if found is None:
             return not path.exists()
+        held, changed = own.read_as(found[0], Claim), found[1]
         if held is not None and held.host == host() and not lives(held.pid):
             return True
         return self._now() - changed > STALE
@@ -235,29 +246,10 @@ def opened(folder: Path) -> Shelf:
     return shelf
 
 
-def own(path: Path) -> bool:
-    """Whether a file is this user's, and nobody else can write it: what is read from it may run."""
-    return is_own(path.stat())
-
-
-def is_own(found: os.stat_result) -> bool:
-    """Whether this is of a file of this user's that nobody else can write."""
-    return not hasattr(os, "getuid") or (found.st_uid == os.getuid() and not found.st_mode & 0o022)
-
-
 def read_claim(path: Path) -> Claim | None:
     """Return a claim, None where there is none or it is half written."""
-    try:
-        return _claim_in(path.read_bytes()[:10_000])
-    except OSError:
-        return None
-
-
-def _claim_in(data: bytes) -> Claim | None:
-    try:
-        return typed(json.loads(data), Claim)
-    except (ValueError, Misfit, RecursionError):
-        return None
+    found = own.read(path, LONGEST)
+    return None if found is None else own.read_as(found[0], Claim)
 
 
 def lives(pid: int) -> bool:
@@ -268,6 +260,5 @@ def lives(pid: int) -> bool:
         return False
     except (OSError, OverflowError):  # another user's
         return True
-    with suppress(OSError, IndexError):  # dead, and not yet waited for
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return True
+    state = own.text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    return not state or state[0] != "Z"  # dead, and not yet waited for

@@ -79,6 +79,12 @@ def took() -> None:
         _ends.taken = True
 
 
+def ignore() -> None:
+    """Let no signal take the exit code of a process that has one: tearing down its libraries takes a second."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def close() -> None:
     """Let nothing interrupt the command any more: what is left takes seconds, and must be whole."""
     if _ends is not None:

@@ -1,8 +1,9 @@
-"""What `scan` and `demo` share: run an audit, write its files, and say what came of it."""
+"""One scan: run an audit, write its files, and say what came of it."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -321,7 +322,6 @@ def _judged(result: AuditResult, gate: Gating | None, source: Path) -> tuple[Out
 
 def _written(result: AuditResult, said: Outcome | None, files: Output, learned: Learned) -> dict[str, Path]:
     """Write result, report and what the gate says; return where they are, by what they are called."""
-    from leakaudit.cli.gate import summarise
     from leakaudit.reports.html import render
     from leakaudit.result import outcome as outcomes
     from leakaudit.result.schema import to_json
@@ -335,3 +335,14 @@ def _written(result: AuditResult, said: Outcome | None, files: Output, learned: 
     if said is not None:
         summarise(result, said)
     return {name: at[file] for name, file in (("report", REPORT), ("result", RESULT), ("gate", GATE)) if file in at}
+
+
+def summarise(result: AuditResult, outcome: Outcome) -> None:
+    """Append the Markdown to GitHub's step summary, where there is one."""
+    if os.environ.get("GITHUB_STEP_SUMMARY"):
+        from leakaudit.reports import markdown
+
+        try:
+            markdown.append_step_summary(markdown.render(result, outcome))
+        except (OSError, UserError) as error:  # a convenience: the verdict does not hang on it
+            typer.echo(f"leakaudit: the step summary was not written: {error}", err=True)
