@@ -148,7 +148,6 @@ def test_where_there_is_nothing_to_do_it_ends(run: Run, tmp_path: Path, shelf: S
         outcome = run("worker", str(shelf.folder))
         assert (outcome.code, outcome.out) == (0, "0 scans taken part in\n")
     assert run("worker", str(shelf.folder), "--job", "0123456789abcdef", "--quiet").out == ""
-    assert run("worker", str(shelf.folder), "--job", "0123456789abcdef", "--tied").code == 0
     sentence(run("worker", "nowhere"), "nowhere", "--cache")
     sentence(run("worker", str(shelf.folder), "--wait", "soon"), "soon")
 
