@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 
+from leakaudit.files.own import sha256
 from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.defense import Defense, parts_of
 from leakaudit.protocol.registry import built_in
@@ -156,4 +157,4 @@ def _files(target: Target) -> list[Path]:
 def _metrics(lpips_weights: Path | None) -> str:
     own = further()
     code = of_classes([type(metric) for metric in own], *(metric.function.__module__ for metric in own))
-    return fingerprint.of_value(([metric.name for metric in own], code, fingerprint.of_file(lpips_file(lpips_weights))))
+    return fingerprint.of_value(([metric.name for metric in own], code, sha256(lpips_file(lpips_weights))))
