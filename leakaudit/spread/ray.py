@@ -173,6 +173,8 @@ def _joined(ray: Any, job: Job, say: Callable[[str], None]) -> Iterator[Job]:
         yield job
         return
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    with suppress(Exception):  # what becomes of nodes is printed whatever `log_to_driver` says, and on stdout
+        vars(importlib.import_module("ray._private.worker"))["_worker_logs_enabled"] = False
     before = signal.getsignal(signal.SIGTERM)
     try:
         sent = _connect(ray, job, say, quiet)
