@@ -104,6 +104,10 @@ class UserError(Exception):
         return said(self.parts, spell)
 
 
+class Untouched(UserError):
+    """A command was refused before it changed anything: what an earlier one left stays where it is."""
+
+
 class NotApplicable(Exception):
     """An attack cannot be run on this model or update. The message is the reason; the status is `not-applicable`."""
 

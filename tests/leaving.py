@@ -334,7 +334,7 @@ def _commands() -> dict[str, bytes]:
 
 def _told_by_scan() -> dict[str, bytes]:
     """What `scan` prints when it ended, of the audit that stands in the present folder."""
-    from leakaudit.cli.run import Voice
+    from leakaudit.scans.run import Voice
 
     found, made = load(Path("result.json")), {}
     voices = {

@@ -30,12 +30,12 @@ MEASURING = (
     "captured",
     "spread",
 )
-SHOWING = ("watch", "options", "cli")
+SHOWING = ("watch", "options", "scans", "cli")
 PLUGINS = ("defenses", "attacks", "reports")  # folders beside the package, linked into it
 GROUND = ("version", "errors")
 ENDS = ("loggers", "flower", "nvflare", "hooks", "testing", "pytest_plugin", "__main__", "")
-ORDER = (*GROUND, *READING, *MEASURING, *PLUGINS, "watch", "api", "options", "cli", *ENDS)
-FACES = ("api", "cli", *ENDS)
+ORDER = (*GROUND, *READING, *MEASURING, *PLUGINS, "watch", "api", "options", "scans", "cli", *ENDS)
+FACES = ("api", "scans", "cli", *ENDS)
 WINGS = (*READING, *MEASURING, *SHOWING)
 MOST_LINES = 2500
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
@@ -196,7 +196,7 @@ WRITES = {
 }  # fmt: skip
 WRITERS = ("files.writing", "files.folder")
 # In memory, or nowhere at all.
-NO_FILES = {("defenses.obscurer_fit", "savez_compressed"), ("cli.run", "open")}
+NO_FILES = {("defenses.obscurer_fit", "savez_compressed"), ("options.silence", "open")}
 
 
 def _writes(tree: ast.Module) -> Iterator[str]:

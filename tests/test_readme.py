@@ -34,7 +34,7 @@ def commands() -> dict[str, str]:
 
 
 COMMANDS = commands()
-MISSING = r"\w+\.(py|json|html|safetensors)\b|\bresults\b|leakaudit-out"
+MISSING = r"\w+\.(py|json|html|safetensors|toml)\b|\bresults\b|strengths|leakaudit-out"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from leakaudit.errors import OutOfTime, UserError, first_line
@@ -18,6 +19,7 @@ from leakaudit.score.identification import hidden, of_line_ups
 from leakaudit.units import desk
 from leakaudit.work.memory import exhausted
 from leakaudit.work.progress import expired, stage
+from leakaudit.work.resume import resumable
 from leakaudit.work.seeding import generator_for, seeded
 
 
@@ -39,17 +41,18 @@ def prepare(scene: Scene, spec: str, defense: Defense) -> Prepared | str:
     """Fit a defense and try it; return why it cannot be applied where that is so.
 
     Raises OutOfTime where the time budget ended what cannot be done in part, UserError where settings cannot work on
-    this target, `Elsewhere` where another participant is at it, and whatever says that the memory is exhausted.
+    this target at all, `Elsewhere` where another participant is at it, and whatever says that the memory is exhausted.
     """
     unit = scene.unit("prepare", f"{spec}: {FIT}", defense=(spec, defense))
 
     def tried() -> Prepared | str:
         try:
             return _prepared(scene, spec, defense)
-        except (OutOfTime, UserError):
+        except OutOfTime:
             raise
         except Exception as error:  # a user's model may raise anything while a generator is fitted around it
-            if exhausted(error):
+            unsuited = isinstance(error, UserError) and spec == "none"  # elsewhere the defense does not suit the target
+            if unsuited or exhausted(error):
                 raise
             return first_line(error)
 
@@ -60,11 +63,16 @@ def prepare(scene: Scene, spec: str, defense: Defense) -> Prepared | str:
 def _prepared(scene: Scene, spec: str, defense: Defense) -> Prepared:
     target, seed = scene.target, scene.plan.seed
 
+    unit = scene.unit("fit", f"{spec}: learning", defense=(spec, defense))
+
     def fit() -> Defense:
-        with seeded(seed, spec, FIT):  # for those that draw from a global generator
+        with ExitStack() as stack:
+            if unit is not None and (half := desk.place_beside(unit)) is not None:
+                stack.enter_context(resumable(half, {"piece": unit.key}))  # one that takes an hour may be killed, too
+            stack.enter_context(seeded(seed, spec, FIT))  # for those that draw from a global generator
             return defense.fit(target, generator_for(seed, spec, FIT))
 
-    fitted = desk.done(scene.unit("fit", f"{spec}: learning", defense=(spec, defense)), Defense, fit)
+    fitted = desk.done(unit, Defense, fit)
     if replaces_records(defense) and expired():
         raise OutOfTime("the time budget ended its training early, so what it would hide is not known")
     stage("trying what it changes")

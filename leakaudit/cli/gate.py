@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +17,7 @@ from leakaudit.options.common import EPILOG, GATES, JUDGED, STORED, TOLD, Stored
 from leakaudit.options.gating import Baseline, Gating
 from leakaudit.options.settings import Config
 from leakaudit.result.outward import in_place
+from leakaudit.scans.run import summarise
 
 if TYPE_CHECKING:
     from leakaudit.result.outcome import Outcome
@@ -136,17 +136,6 @@ def compare(
     from leakaudit.reports.gate_terminal import compared
 
     compared(found, remarks(first, second), Console())
-
-
-def summarise(result: AuditResult, outcome: Outcome) -> None:
-    """Append the Markdown to GitHub's step summary, where there is one."""
-    if os.environ.get("GITHUB_STEP_SUMMARY"):
-        from leakaudit.reports import markdown
-
-        try:
-            markdown.append_step_summary(markdown.render(result, outcome))
-        except (OSError, UserError) as error:  # a convenience: the verdict does not hang on it
-            typer.echo(f"leakaudit: the step summary was not written: {error}", err=True)
 
 
 def _write(result: AuditResult, outcome: Outcome, places: dict[str, Path | None]) -> None:

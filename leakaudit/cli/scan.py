@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import typer.main
 
-from leakaudit.cli.run import Judging, Voice, run
 from leakaudit.errors import UserError, quote
 from leakaudit.files.folder import claimed, stored
 from leakaudit.files.writing import writable
@@ -23,26 +22,36 @@ from leakaudit.options.common import (
     JUDGED,
     MODEL,
     SCENE,
-    TOLD,
     WHAT,
     WORK,
+    AllAttacks,
     AsJson,
     BatchSize,
+    Budget,
+    Candidates,
     Checkpoint,
     ClientMode,
     ClientSpec,
     Data,
     Device,
+    Epochs,
     ExitZero,
     Images,
+    LpipsWeights,
+    MaxAccuracyLoss,
+    MaxIdentification,
+    Memory,
     Mode,
+    NoUtility,
     Output,
     Preset,
     Quiet,
     Records,
     Seed,
+    Seeds,
     Stages,
     Target,
+    Tensorboard,
     Verbose,
     examples,
     name_what_was_left_out,
@@ -54,6 +63,7 @@ from leakaudit.options.settings import FROM_ENVIRONMENT, Config
 from leakaudit.options.spreading import Cache, Executor, Fresh, Keep, Resume, Workers
 from leakaudit.protocol.usercode import registers
 from leakaudit.result.outward import default_images
+from leakaudit.scans.run import Judging, Voice, run
 
 if TYPE_CHECKING:
     from leakaudit.protocol.target import Target as Loaded
@@ -143,53 +153,14 @@ def scan(  # noqa: PLR0913 - a command: its options
     full: Annotated[
         bool, typer.Option("--full", help="A long battery: more iterations, restarts, seeds.", rich_help_panel=WORK)
     ] = False,
-    all_attacks: Annotated[
-        bool,
-        typer.Option(
-            "--all-attacks", help="Skip none where the verdict is settled; so does --full.", rich_help_panel=WORK
-        ),
-    ] = False,
+    all_attacks: AllAttacks = False,
     records: Records = 16,
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            "--budget",
-            metavar="TIME",
-            help="Time for the whole scan: 90s, 10m, 2h. Unfinished work is shown as that.",
-            rich_help_panel=WORK,
-        ),
-    ] = None,
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            "--memory",
-            metavar="SIZE",
-            help="What a step of an attack may take beside the model and the data: 512MB, 4GB. "
-            "More runs in pieces, or is refused and says what it needs. Default: what is free.",
-            rich_help_panel=WORK,
-        ),
-    ] = None,
-    no_utility: Annotated[
-        bool,
-        typer.Option("--no-utility", help="Do not measure accuracy (no training runs).", rich_help_panel=WORK),
-    ] = False,
-    seeds: Annotated[
-        int | None,
-        typer.Option("--seeds", metavar="N", help="Training runs per defense.", rich_help_panel=WORK),
-    ] = None,
-    epochs: Annotated[
-        int | None,
-        typer.Option("--epochs", metavar="N", help="Epochs of each training run.", rich_help_panel=WORK),
-    ] = None,
-    candidates: Annotated[
-        int,
-        typer.Option(
-            "--candidates",
-            metavar="N",
-            help="Candidates per identification, of the same class or with the nearest labels.",
-            rich_help_panel=SCENE,
-        ),
-    ] = 100,
+    budget: Budget = None,
+    memory: Memory = None,
+    no_utility: NoUtility = False,
+    seeds: Seeds = None,
+    epochs: Epochs = None,
+    candidates: Candidates = 100,
     batch_size: BatchSize = 1,
     client: ClientSpec = "",
     stages: Stages = None,
@@ -205,24 +176,8 @@ def scan(  # noqa: PLR0913 - a command: its options
     ] = Preset.adaptive,
     device: Device = "auto",
     seed: Seed = 0,
-    max_identification: Annotated[
-        float,
-        typer.Option(
-            "--max-identification",
-            metavar="SHARE",
-            help="Pass needs upper bounds at or below this, but for chance hits.",
-            rich_help_panel=JUDGED,
-        ),
-    ] = 0.25,
-    max_accuracy_loss: Annotated[
-        float,
-        typer.Option(
-            "--max-accuracy-loss",
-            metavar="SHARE",
-            help="Share of accuracy a defense may cost: what the advice looks for, no verdict.",
-            rich_help_panel=JUDGED,
-        ),
-    ] = 0.1,
+    max_identification: MaxIdentification = 0.25,
+    max_accuracy_loss: MaxAccuracyLoss = 0.1,
     gate: Annotated[
         bool,
         typer.Option(
@@ -239,24 +194,8 @@ def scan(  # noqa: PLR0913 - a command: its options
     verbose: Verbose = False,
     json: AsJson = False,
     open: Open = False,
-    tensorboard: Annotated[
-        Path | None,
-        typer.Option(
-            "--tensorboard",
-            metavar="FOLDER",
-            help="Log losses, results and full pictures into this folder as the scan runs.",
-            rich_help_panel=TOLD,
-        ),
-    ] = None,
-    lpips_weights: Annotated[
-        Path | None,
-        typer.Option(
-            "--lpips-weights",
-            metavar="FILE",
-            help="AlexNet features for LPIPS; else the torch cache.",
-            rich_help_panel=TOLD,
-        ),
-    ] = None,
+    tensorboard: Tensorboard = None,
+    lpips_weights: LpipsWeights = None,
     workers: Workers = 1,
     executor: Executor = "local",
     cache: Cache = None,

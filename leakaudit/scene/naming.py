@@ -12,12 +12,15 @@ from typing import Literal
 
 import torch
 
+from leakaudit.files.own import sha256
 from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.defense import Defense, parts_of
+from leakaudit.protocol.registry import built_in
 from leakaudit.protocol.target import Target
 from leakaudit.protocol.usercode import is_file, named
 from leakaudit.scene import fingerprint
 from leakaudit.scene.plan import Plan
+from leakaudit.scene.provenance import card
 from leakaudit.score.metrics import further, lpips_file
 from leakaudit.units.code import of_classes, of_files
 from leakaudit.units.unit import Unit
@@ -88,7 +91,8 @@ class Facts:
             classes.append(type(attack))
             depends |= {"attack": attack.name, "values": fingerprint.of_value(attack)}
         depends["code"] = of_classes(classes, *CODE[kind])
-        return Unit(kind, work, depends, kind in PRIVATE or (kind == "fit" and not self.fits_stay))
+        ours = all(built_in(cls) for cls in classes)  # what somebody else's learned may hold records
+        return Unit(kind, work, depends, kind in PRIVATE or (kind == "fit" and not (self.fits_stay and ours)))
 
 
 def facts_of(target: Target, plan: Plan, lpips_weights: Path | None = None) -> Facts:
@@ -113,7 +117,9 @@ def facts_of(target: Target, plan: Plan, lpips_weights: Path | None = None) -> F
 
 def _versions(target: Target) -> str:
     packages = [f"{name} {version(name)}" for name in ("numpy", "scipy", "torchvision")]
-    where = f"{target.device.type}, {torch.get_num_threads()} threads, {platform.machine()}"
+    # Tensors come back to the very device that they were on, and each kind of card rounds in its own way.
+    device = f"{target.device.type} {target.device.index or 0} {card(target.device)}"
+    where = f"{device}, {torch.get_num_threads()} threads, {platform.machine()}"
     return ", ".join([f"leakaudit {__version__}", f"torch {torch.__version__}", *packages, where])
 
 
@@ -151,4 +157,4 @@ def _files(target: Target) -> list[Path]:
 def _metrics(lpips_weights: Path | None) -> str:
     own = further()
     code = of_classes([type(metric) for metric in own], *(metric.function.__module__ for metric in own))
-    return fingerprint.of_value(([metric.name for metric in own], code, fingerprint.of_file(lpips_file(lpips_weights))))
+    return fingerprint.of_value(([metric.name for metric in own], code, sha256(lpips_file(lpips_weights))))

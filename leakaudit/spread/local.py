@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
@@ -22,12 +20,11 @@ COMMAND = "import sys; sys.argv[0] = 'leakaudit'; from leakaudit.cli import main
 @contextmanager
 def started(shelf: Shelf, job: Job, workers: int) -> Iterator[bool]:
     """Start all participants but the main one; yield whether that takes part, too. They end when it does."""
-    with tempfile.TemporaryDirectory(prefix="leakaudit-") as logs:
-        processes = [_process(shelf, job, k, Path(logs)) for k in range(1, workers)]
-        try:
-            yield True
-        finally:
-            _ended(processes)
+    processes = [_process(shelf, job, k) for k in range(1, workers)]
+    try:
+        yield True
+    finally:
+        _ended(processes)
 
 
 def gpus() -> list[str]:
@@ -38,21 +35,20 @@ def gpus() -> list[str]:
     return [str(k) for k in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
 
 
-def _process(shelf: Shelf, job: Job, k: int, logs: Path) -> subprocess.Popen[bytes]:
+def _process(shelf: Shelf, job: Job, k: int) -> subprocess.Popen[bytes]:
     env = {**os.environ, "OMP_NUM_THREADS": str(job.threads), "MKL_NUM_THREADS": str(job.threads)}
     there = gpus() if job.request.device in ("auto", "cuda") else []
     if there:
         env["CUDA_VISIBLE_DEVICES"] = there[k % len(there)]
     words = ["worker", str(shelf.folder.absolute()), "--job", job.id, "--tied", "--quiet"]
-    with (logs / f"{k}.log").open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-c", COMMAND, *words],
-            env=env,
-            stdin=subprocess.PIPE,  # it closes with this process, however that ends
-            stdout=subprocess.DEVNULL,
-            stderr=log,
-            start_new_session=True,  # Ctrl-C is the main one's business
-        )
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *words],
+        env=env,
+        stdin=subprocess.PIPE,  # it closes with this process, however that ends
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,  # what it cannot do the main one does, and says
+        start_new_session=True,  # Ctrl-C is the main one's business
+    )
 
 
 def _ended(processes: list[subprocess.Popen[bytes]]) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from leakaudit.cli.run import Voice
 from leakaudit.options.settings import command_line
+from leakaudit.scans.run import Voice
 from leakaudit.scene.demo import demo_plan
 from leakaudit.scene.plan import Plan
 from leakaudit.work.progress import Monitor

@@ -36,7 +36,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
         return result(settings=plan.settings())
 
     monkeypatch.setattr("leakaudit.audit.audit.audit", audit)
-    monkeypatch.setattr("leakaudit.load.loading.load_target", lambda *args, **given: None)
+    monkeypatch.setattr("leakaudit.spread.job.load_target", lambda *args, **given: None)
     return caller(monkeypatch, tmp_path, capsys, "raise SystemExit('the model was run')\n")
 
 
@@ -225,7 +225,7 @@ def test_a_mistyped_name_is_refused_before_the_model_is_read(
     def load(*args: object, **given: object) -> None:
         raise AssertionError("the model was read")
 
-    monkeypatch.setattr("leakaudit.load.loading.load_target", load)
+    monkeypatch.setattr("leakaudit.spread.job.load_target", load)
     sentence(run("scan", option, name), f"did you mean '{near}'")
     Path("beside.py").write_text("from leakaudit.protocol.registry import register_attack, register_defense\n")
     assert run("scan", option, name).code == 4  # which may register it

@@ -58,7 +58,7 @@ def test_models_moments_and_strengths_are_crossed_in_their_order(
     last = made[-1]
     assert (last.plan.battery, last.plan.batch_size, last.plan.stages) == ("quick", 2, ("trained",))
     assert last.plan.attacks == ("analytic", "labels")
-    assert last.loading == {"data": None, "checkpoint": Path("late.pt"), "device": "auto", "seed": 0}
+    assert (last.model.checkpoint, last.model.data, last.device) == ("late.pt", "", "auto")
     assert last.command == (
         "leakaudit scan model.py:make --checkpoint late.pt --defense dp-sgd:noise_multiplier=1:max_norm=2.0 "
         "--stages trained --quick --batch-size 2 --attack analytic --attack labels"
@@ -67,7 +67,7 @@ def test_models_moments_and_strengths_are_crossed_in_their_order(
     lines = list(listed(found, made))
     assert lines[0] == "sweep.toml: 20 scans (2 models, 2 moments of training, 5 defenses and strengths)"
     assert [line.split()[0] for line in lines[1:21]] == [each.name for each in made]
-    assert "the undefended model's again" in lines[21]
+    assert lines[21].endswith(" pieces of work; what scans share is computed once")
 
 
 def test_paths_are_those_of_the_file_and_modules_are_not(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_an_unknown_defense_may_wait_for_the_file_of_a_model(tmp_path: Path) -> 
 def test_every_option_of_scan_is_shared_or_has_its_place() -> None:
     """A new one must be decided upon: shared by all scans of a sweep, said elsewhere, or of the command alone."""
     alone = {"target", "update", "gate", "baseline", "exit_zero", "quiet", "verbose", "json", "open", "tensorboard"}
-    alone |= {"config"}
+    alone |= {"config", "workers", "executor", "cache", "fresh", "resume", "keep_intermediates"}
     names: set[Any] = set(inspect.signature(scan).parameters)
     assert set(SHARED) <= names
     assert set(INSTEAD) <= names

@@ -1,12 +1,10 @@
-"""What `scan` and `demo` share: run an audit, write its files, and say what came of it."""
+"""One scan: run an audit, write its files, and say what came of it."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
@@ -19,6 +17,7 @@ from leakaudit.errors import UserError
 from leakaudit.files.folder import GATE, REPORT, RESULT
 from leakaudit.options.browser import show
 from leakaudit.options.settings import command_line
+from leakaudit.options.silence import silence
 from leakaudit.result.plaintext import visible
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ class Voice:
         with ExitStack() as stack:
             monitors: list[Monitor] = []
             if self.quiet:
-                stack.enter_context(_silence())
+                stack.enter_context(silence())
             else:
                 if self.as_json:
                     stack.enter_context(redirect_stdout(sys.stderr))
@@ -307,10 +306,10 @@ def _shared(shared: tuple[Sharing, Request] | None, voice: Voice) -> Iterator[De
     with single_threaded(), sharing(asked, request, say) as there:
         yield there
         if there is not None and there.found:
-            count = len(there.found)
-            say(f"{count} pieces were known from earlier scans and not computed again (--fresh computes all anew)")
+            known = "1 piece was" if len(there.found) == 1 else f"{len(there.found)} pieces were"
+            say(f"{known} known from earlier scans and not computed again (--fresh computes all anew)")
         if there is not None and there.trouble:
-            say(f"not all could be kept for a later scan: {there.trouble}")
+            typer.echo(visible(f"warning  not all pieces are kept for a later scan: {there.trouble}", 5_000), err=True)
 
 
 def _judged(result: AuditResult, gate: Gating | None, source: Path) -> tuple[Outcome | None, UserError | None]:
@@ -323,7 +322,6 @@ def _judged(result: AuditResult, gate: Gating | None, source: Path) -> tuple[Out
 
 def _written(result: AuditResult, said: Outcome | None, files: Output, learned: Learned) -> dict[str, Path]:
     """Write result, report and what the gate says; return where they are, by what they are called."""
-    from leakaudit.cli.gate import summarise
     from leakaudit.reports.html import render
     from leakaudit.result import outcome as outcomes
     from leakaudit.result.schema import to_json
@@ -339,14 +337,12 @@ def _written(result: AuditResult, said: Outcome | None, files: Output, learned: 
     return {name: at[file] for name, file in (("report", REPORT), ("result", RESULT), ("gate", GATE)) if file in at}
 
 
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Let nothing through but exceptions: warnings, logged notes, and what user's code prints are dropped."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with open(os.devnull, "w") as nowhere, warnings.catch_warnings(), redirect_stdout(nowhere):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
+def summarise(result: AuditResult, outcome: Outcome) -> None:
+    """Append the Markdown to GitHub's step summary, where there is one."""
+    if os.environ.get("GITHUB_STEP_SUMMARY"):
+        from leakaudit.reports import markdown
+
+        try:
+            markdown.append_step_summary(markdown.render(result, outcome))
+        except (OSError, UserError) as error:  # a convenience: the verdict does not hang on it
+            typer.echo(f"leakaudit: the step summary was not written: {error}", err=True)
