@@ -82,6 +82,11 @@ def started(shelf: Shelf, job: Job, workers: int) -> Iterator[bool]:
                 ray.kill(door)
 
 
+def waiting(shelf: Shelf, job: Job) -> str:
+    """Say what is waited for while nobody is at work."""
+    return "waiting for room on the Ray cluster"
+
+
 def room(nodes: Sequence[Mapping[str, float]], threads: int, workers: int, cuda: bool) -> Room:
     """Return how many participants there are to be on nodes with these resources, and what each takes.
 
@@ -229,7 +234,7 @@ def _door(ray: Any, shelf: Shelf, job: Job) -> Any:
     )
     door = actor.remote(str(shelf.folder.absolute()), job.id, host(), os.getpid())
     try:
-        sees = ray.get(door.opened.remote())
+        sees = ray.get(door.again.remote()) is not None
     except Exception as error:
         raise UserError(f"Ray's nodes cannot import leakaudit ({first_line(error)}): install it on each.") from error
     if not sees:
