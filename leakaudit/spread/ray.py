@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -202,14 +203,14 @@ def _connect(ray: Any, job: Job, say: Callable[[str], None], quiet: dict[str, An
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a scan tells nobody outside of itself
     os.environ.setdefault("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "1")  # data may lie in a folder that git ignores
     if address != "local":
+        if ":" in address and not _answers(address):  # Ray itself would try for minutes
+            raise UserError(_nobody(address))
         sent, env = carried(job, say)
         try:
             ray.init(address="auto", runtime_env=env or None, **quiet)
         except ConnectionError as error:
             if address:
-                raise UserError(
-                    f"no Ray cluster answers at RAY_ADDRESS={address}: start it with ray start, on this machine, too."
-                ) from error
+                raise UserError(_nobody(address)) from error
         except Exception as error:  # Ray raises what it likes
             raise UserError(
                 f"cannot join the Ray cluster{' at ' * bool(address)}{address}: {first_line(error)}."
@@ -223,6 +224,20 @@ def _connect(ray: Any, job: Job, say: Callable[[str], None], quiet: dict[str, An
         raise UserError(f"cannot start Ray on this machine: {first_line(error)}.") from error
     say("found no Ray cluster: started one on this machine")
     return job
+
+
+def _answers(address: str) -> bool:
+    """Return whether anybody listens at an address, host:port."""
+    name, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((name.strip("[]"), int(port)), PATIENCE).close()
+    except (OSError, ValueError, OverflowError):
+        return False
+    return True
+
+
+def _nobody(address: str) -> str:
+    return f"no Ray cluster answers at RAY_ADDRESS={address}: start it with ray start, on this machine, too."
 
 
 def _door(ray: Any, shelf: Shelf, job: Job) -> Any:

@@ -57,9 +57,15 @@ def test_without_ray_a_sentence_says_what_to_install(tmp_path: Path) -> None:
 
 
 @needed
-def test_a_cluster_that_is_only_seen_from_outside_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
-    with pytest.raises(UserError, match="ray job submit"), _started(tmp_path):
+@pytest.mark.parametrize(
+    ("address", "word"),
+    [("ray://head:10001", "ray job submit"), ("127.0.0.1:1", "no Ray cluster answers"), ("127.0.0.1:x", "answers")],
+)
+def test_an_address_that_leads_nowhere_is_refused(
+    address: str, word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UserError, match=word), _started(tmp_path):
         pass
 
 
