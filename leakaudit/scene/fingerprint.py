@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -75,14 +74,6 @@ def of_value(value: Any) -> str:
     state = hashlib.sha256()
     _add(state, value)
     return state.hexdigest()
-
-
-def of_file(path: Path) -> str:
-    """Return the hash of a file, an empty text where there is none."""
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def of_indices(indices: Tensor) -> str:

@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 
+from leakaudit.files.own import sha256
 from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.defense import Defense, parts_of
 from leakaudit.protocol.registry import built_in
@@ -19,6 +20,7 @@ from leakaudit.protocol.target import Target
 from leakaudit.protocol.usercode import is_file, named
 from leakaudit.scene import fingerprint
 from leakaudit.scene.plan import Plan
+from leakaudit.scene.provenance import card
 from leakaudit.score.metrics import further, lpips_file
 from leakaudit.units.code import of_classes, of_files
 from leakaudit.units.unit import Unit
@@ -115,7 +117,9 @@ def facts_of(target: Target, plan: Plan, lpips_weights: Path | None = None) -> F
 
 def _versions(target: Target) -> str:
     packages = [f"{name} {version(name)}" for name in ("numpy", "scipy", "torchvision")]
-    where = f"{target.device.type}, {torch.get_num_threads()} threads, {platform.machine()}"
+    # Tensors come back to the very device that they were on, and each kind of card rounds in its own way.
+    device = f"{target.device.type} {target.device.index or 0} {card(target.device)}"
+    where = f"{device}, {torch.get_num_threads()} threads, {platform.machine()}"
     return ", ".join([f"leakaudit {__version__}", f"torch {torch.__version__}", *packages, where])
 
 
@@ -153,4 +157,4 @@ def _files(target: Target) -> list[Path]:
 def _metrics(lpips_weights: Path | None) -> str:
     own = further()
     code = of_classes([type(metric) for metric in own], *(metric.function.__module__ for metric in own))
-    return fingerprint.of_value(([metric.name for metric in own], code, fingerprint.of_file(lpips_file(lpips_weights))))
+    return fingerprint.of_value(([metric.name for metric in own], code, sha256(lpips_file(lpips_weights))))

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 
 from leakaudit.errors import is_installed
@@ -148,11 +148,19 @@ def _version(name: str) -> str:
     try:
         return version(name)
     except (PackageNotFoundError, ValueError):
-        pass
-    try:
-        return " ".join(f"{each} {version(each)}" for each in sorted(set(packages_distributions().get(name, ()))))
-    except PackageNotFoundError:
-        return ""
+        return " ".join(told for told, record in _records() if f"\n{name}/" in record or f"\n{name}.py," in record)
+
+
+@cache
+def _records() -> tuple[tuple[str, str], ...]:
+    """Return the name and version of every installed package with the list of its files, which is only searched.
+
+    `importlib.metadata.packages_distributions` takes each list apart, which takes a second.
+    """
+    found = (
+        (each, each.read_text("RECORD") or each.read_text("installed-files.txt") or "") for each in distributions()
+    )
+    return tuple(sorted((f"{each.name} {each.version}", "\n" + record) for each, record in found))
 
 
 def _modules(folder: Path, names: Iterable[str]) -> Iterator[Path]:
