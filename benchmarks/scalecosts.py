@@ -58,7 +58,7 @@ def nap(number):
 """ + "".join(f"Nap{k} = nap({k})\n" for k in range(1, 9))
 SPECS = (
     "gaussian:std=0.01", "gaussian:std=1", "prune:sparsity=0.9", "prune:sparsity=0.99",
-    "dp-sgd:noise_multiplier=0.1", "dp-sgd:noise_multiplier=1", "obscure",
+    "dp-sgd:noise_multiplier=0.1", "dp-sgd:noise_multiplier=1", "obscure", "obscure:rate=1.6",
 )  # fmt: skip
 SHORT = ("gaussian:std=0.01", "gaussian:std=1", "prune:sparsity=0.9")
 BLOB = 20_000  # bytes of an outcome that is put on the shelf and taken from it
