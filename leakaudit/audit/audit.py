@@ -26,7 +26,7 @@ from leakaudit.result.batteries import TRAINING_BATCH
 from leakaudit.result.dates import now
 from leakaudit.result.rules import ACCURACY, UPDATES, WEAKENED, scored_victims
 from leakaudit.result.schema import AuditResult, Controls, Estimate, Waiver
-from leakaudit.scene import provenance
+from leakaudit.scene import fingerprint, provenance
 from leakaudit.scene.examine import Subject
 from leakaudit.scene.plan import Plan, left_out, lowered
 from leakaudit.scene.scene import Scene, set_scene
@@ -241,10 +241,11 @@ def _tally(course: Course, spec: str, pieces: Sequence[Piece]) -> Tally:
 
 def _accuracy(scene: Scene, subject: Subject, asked: Defense, too_long: str) -> Utility:
     effort, reason, spec = scene.plan.effort(), too_long, subject.spec
+    released = "" if scene.facts is None else fingerprint.of_value(subject.released)
 
     def unit(k: int) -> Unit | None:
         work = f"{spec}: {ACCURACY}, seed {k + 1}"
-        return scene.unit("training", work, defense=(spec, asked), run=k, epochs=effort.epochs)
+        return scene.unit("training", work, defense=(spec, asked), run=k, epochs=effort.epochs, released=released)
 
     try:
         if not too_long:

@@ -18,7 +18,7 @@ from leakaudit.score.diagnosis import inspected
 from leakaudit.score.identification import hidden, of_line_ups
 from leakaudit.units import desk
 from leakaudit.work.memory import exhausted
-from leakaudit.work.progress import expired, stage
+from leakaudit.work.progress import expired, note_passing, stage
 from leakaudit.work.resume import resumable
 from leakaudit.work.seeding import generator_for, seeded
 
@@ -53,6 +53,7 @@ def prepare(scene: Scene, spec: str, defense: Defense) -> Prepared | str:
         except Exception as error:  # a user's model may raise anything while a generator is fitted around it
             if exhausted(error):
                 raise
+            note_passing()  # the next scan may have what was missing
             return first_line(error)
 
     kind: type[Prepared | str] = object  # type: ignore[assignment]

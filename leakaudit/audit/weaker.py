@@ -45,7 +45,9 @@ def seen_weakened(
     for a in results:
         if a.role == "adaptive" and identifies(a, scene.plan.max_identification):
             return Seen(1.0, a.identification)
-    unit = scene.unit("weakened", f"{subject.spec}: {WEAKENED}", defense=(subject.spec, asked))
+    unit = scene.unit(
+        "weakened", f"{subject.spec}: {WEAKENED}", defense=(subject.spec, asked), attack=parse_attack(REPLAY)
+    )
     return desk.done(unit, Seen, lambda: _seen(scene, subject, too_long), begin=not too_long)
 
 

@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 
@@ -118,7 +119,8 @@ def import_file(path: Path, wanted: str) -> ModuleType:
     if not path.exists():
         raise UserError(f"no such file: {path}; give a .py file that {wanted}.")
     check(path, CODE)
-    private = f"_leakaudit_{abs(hash((path.resolve(), wanted))):x}"  # one file may be read for two things
+    # One file may be read for two things. Every process gives it the same name: what is pickled here is read there.
+    private = f"_leakaudit_{sha256(f'{path.resolve()} {wanted}'.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
     spec = importlib.util.spec_from_file_location(private, path.resolve())
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is not a Python file: give a .py file that {wanted}.")
