@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -101,6 +102,10 @@ class UserError(Exception):
     def spelled(self, spell: Spell) -> str:
         """Return the sentence with its settings spelled by `spell`."""
         return said(self.parts, spell)
+
+
+class Untouched(UserError):
+    """A command was refused before it changed anything: what an earlier one left stays where it is."""
 
 
 class NotApplicable(Exception):
@@ -222,9 +227,11 @@ def line_of(error: BaseException) -> str:
 
 
 def is_installed(file: str) -> bool:
-    """Return whether a file belongs to Python or to an installed package."""
+    """Return whether a file belongs to Python or to an installed package, in whatever environment."""
     import sysconfig
 
+    if re.search(r"[\\/](site|dist)-packages[\\/]", file):  # a user's own, or the system's beneath an environment
+        return True
     places = [sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")]
     return any(file.startswith(place) for place in places)
 

@@ -31,13 +31,14 @@ def _of(group: Any, before: str) -> Iterator[str]:
             continue
         yield from (f"### {before} {name}", "")
         yield from (" ".join(part.split()) + "\n" for part in command.help.split("\n\n"))
-        named = [param for param in command.params if param.param_type_name == "argument"]
+        visible = [param for param in command.params if not getattr(param, "hidden", False)]
+        named = [param for param in visible if param.param_type_name == "argument"]
         words = [str(param.metavar) if param.required else f"[{param.metavar}]" for param in named]
         yield from (f"`{' '.join([f'{before} {name}', *words, '[OPTIONS]'])}`", "", "```bash")
         shown = command.epilog.replace("\b", "").split("\n\n")[0].strip().splitlines()[1:]
         yield from (*(line.strip() for line in shown), "```", "")
         yield from ("| option | variable | default | what it does |", "|---|---|---|---|")
-        yield from (_row(command, param) for param in (*named, *(p for p in command.params if p not in named)))
+        yield from (_row(command, param) for param in (*named, *(p for p in visible if p not in named)))
         yield ""
 
 

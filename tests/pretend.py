@@ -4,8 +4,8 @@ A tensor there wraps one in CPU memory and every kernel runs on the CPU, so an o
 unless something depends on the device. What a GPU refuses is refused in its words: operations whose tensors lie on two
 devices (a CPU scalar, and CPU indices into a device tensor, are let through, as on a GPU), a CPU generator for a draw
 on the device, and `.numpy()`. The device has a global generator of its own, which `torch.manual_seed` seeds; it has no
-other, so `torch.Generator(device="pretend")` fails. `waiting` and `drawing` count
-what makes the host wait and what draws from the device's generator.
+other, so `torch.Generator(device="pretend")` fails. `waiting`, `drawing`
+and `unordered` count what makes the host wait, what draws from the device's generator, and what adds up in any order.
 
 It says nothing about speed, memory, rounding or branches on "cuda". `install` is for good and for a whole process, and
 must come before its first backward pass, when autograd counts the devices: the tests that need it run in a process of
@@ -37,8 +37,18 @@ WAITS = {  # the host must know a value, or how many there are, before it can go
     aten.bincount.default,
 }
 
+UNORDERED = {  # a GPU's kernels add up in any order, unless torch is told that they may not
+    aten.convolution_backward.default,  # cuDNN's
+    aten.index_add.default,
+    aten.index_add_.default,
+    aten.embedding_dense_backward.default,
+    aten.scatter_add.default,
+    aten.scatter_add_.default,
+}
+
 _waits: Counter[str] = Counter()
 _draws: Counter[str] = Counter()
+_loose: Counter[str] = Counter()
 
 
 class PretendTensor(torch.Tensor):
@@ -71,6 +81,9 @@ class PretendTensor(torch.Tensor):
             memo[id(self)] = copied.requires_grad_(self.requires_grad)
         return memo[id(self)]
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _restored, (self.raw.detach(), getattr(self, "_is_param", False), self.requires_grad)
+
     def data_ptr(self) -> int:
         return self.raw.data_ptr()
 
@@ -89,6 +102,12 @@ class PretendTensor(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _run(func, args, kwargs or {})
+
+
+def _restored(raw: torch.Tensor, is_param: bool, requires_grad: bool) -> Any:
+    """Return a tensor that was pickled, where it was: on the device, as torch does it for a GPU's."""
+    found: Any = PretendTensor(raw)
+    return torch.nn.Parameter(found, requires_grad) if is_param else found.requires_grad_(requires_grad)
 
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -118,6 +137,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if drawn_from and placed:
         raise RuntimeError(f"Expected a '{NAME}' device type for generator but found 'cpu' ({func})")
     _note_wait(func, args, placed)
+    if func in UNORDERED and not torch._C._get_deterministic_algorithms():
+        _loose[str(func)] += 1
     if torch.Tag.nondeterministic_seeded in func.tags and not drawn_from:
         found = _drawn(func, inner_args, inner_kwargs)
     else:
@@ -175,6 +196,9 @@ class _Module:
     def device_count(self) -> int:
         return 1
 
+    def get_device_name(self, device: Any = 0) -> str:
+        return NAME
+
     def manual_seed_all(self, seed: int) -> None:
         self.state = torch.Generator().manual_seed(seed + 1).get_state()  # other numbers than the CPU's, as on a GPU
 
@@ -212,6 +236,13 @@ def drawing() -> Iterator[Counter[str]]:
     """Yield how often each operation draws from the device's own generator in the enclosed code."""
     _draws.clear()
     yield _draws
+
+
+@contextmanager
+def unordered() -> Iterator[Counter[str]]:
+    """Yield how often each operation may add up in any order in the enclosed code, since nobody asked for one."""
+    _loose.clear()
+    yield _loose
 
 
 _library: Any = None

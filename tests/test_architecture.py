@@ -196,7 +196,7 @@ WRITES = {
 }  # fmt: skip
 WRITERS = ("files.writing", "files.folder")
 # In memory, or nowhere at all.
-NO_FILES = {("defenses.obscurer_fit", "savez_compressed"), ("scans.run", "open")}
+NO_FILES = {("defenses.obscurer_fit", "savez_compressed"), ("options.silence", "open")}
 
 
 def _writes(tree: ast.Module) -> Iterator[str]:

@@ -11,12 +11,12 @@ from leakaudit.audit.attacking import attacked, lacking
 from leakaudit.audit.canary import Planting, planted
 from leakaudit.audit.clock import Clock
 from leakaudit.audit.costs import NOMINAL, measured
-from leakaudit.audit.course import Course, Measured, Staged, Subjected
+from leakaudit.audit.course import Audited, Course, Staged, Subjected
 from leakaudit.audit.fitting import prepare
-from leakaudit.audit.pieces import Piece, chosen, in_turn, outline, pieces_of
+from leakaudit.audit.pieces import LATER, Piece, chosen, in_turn, outline, pieces_of, rank
 from leakaudit.audit.rows import broken, result_of, row_of
 from leakaudit.audit.taking import unlike
-from leakaudit.audit.weaker import seen_weakened
+from leakaudit.audit.weaker import seen_weakened, unit_of
 from leakaudit.errors import OutOfTime, UserError, first_line
 from leakaudit.judge.settled import Tally, drawer
 from leakaudit.protocol.defense import Defense, replaces_records
@@ -87,7 +87,8 @@ def audit(
     scene = replace(scene, findings=(*scene.findings, *provenance.left_out_plugins()))
     stage("measuring what this machine takes")
     costs = NOMINAL if plan.budget is None or interrupted else measured(target, plan)
-    clock = Clock(plan.budget, outline(plan, scene.sizes()), costs, begun)
+    lanes = 1 if there is None else there.lanes
+    clock = Clock(plan.budget, outline(plan, scene.sizes()), costs, begun, lanes)
     course = Course(scene, clock, controls, made, staged or Staged())
     return run(course, asked, keep, keep_learned, complete=not interrupted)
 
@@ -109,6 +110,7 @@ def run(
 
     It did so already where `complete` is False. What earlier stages found of a defense that was not reached is kept.
     Under a time budget all are fitted before anything is attacked: one that is not fitted in time has no row at all.
+    Then what the verdicts rest on is done of all of them, and only then the rest.
     What other participants are at is left out at first, and the defenses are gone through again until nothing is: the
     last time all outcomes are at hand, and are put together as one participant alone would have.
     """
@@ -116,15 +118,20 @@ def run(
     try:
         while complete:
             course.elsewhere.clear()
+            course.audited.clear()
             for spec, defense in asked if course.clock.budget is not None else ():
                 _prepare(course, spec, defense, keep_learned)
-            for spec, defense in asked:
-                for _ in _audit_defense(course, spec, defense, keep_learned):
-                    if keep is not None:
-                        keep(result_of(course, complete=False))
+            for first in (None,) if course.clock.budget is None else (True, False):
+                for spec, defense in asked:
+                    for _ in _audit_defense(course, spec, defense, keep_learned, first):
+                        if keep is not None:
+                            keep(result_of(course, complete=False))
             if not course.elsewhere:
                 break
             course.another_round()
+        for _ in _again(course, asked, keep_learned) if complete and desk.is_main() else ():
+            if keep is not None:
+                keep(result_of(course, complete=False))
     except KeyboardInterrupt:
         ends.took()
         complete = False
@@ -137,14 +144,20 @@ def run(
     return result
 
 
-def _prepare(course: Course, spec: str, defense: Defense, keep_learned: KeepLearned | None) -> None:
-    """Fit a defense and try it, unless that is done. Where it cannot be, there is a row already, which says why."""
+def _prepare(
+    course: Course, spec: str, defense: Defense, keep_learned: KeepLearned | None, *, last: bool = False
+) -> None:
+    """Fit a defense and try it, unless that is done. Where it cannot be, there is a row already, which says why.
+
+    `last`: nothing else waits for the time that is left. Raises UserError for a target that cannot be audited at all.
+    """
     if spec in course.prepared:
         return
     scene, clock = course.scene, course.clock
     fit, *planned = pieces_of(spec, defense, scene.plan, None, scene.sizes())
+    late = False
     try:
-        with clock.piece(fit) as too_long:
+        with clock.piece(fit, last=last) as too_long:
             if too_long and replaces_records(defense):
                 raise OutOfTime(too_long)
             found = prepare(scene, spec, defense)
@@ -154,9 +167,9 @@ def _prepare(course: Course, spec: str, defense: Defense, keep_learned: KeepLear
     except UserError:
         raise
     except Exception as error:  # what says nothing of the defense: too little time or memory
-        found = first_line(error)
+        found, late = first_line(error), isinstance(error, OutOfTime)
     if isinstance(found, str):
-        clock.skip(planned)
+        clock.skip(planned if late else [fit, *planned])
         course.prepared[spec] = broken(course, spec, defense, found)
         return
     subject = found.within(scene)
@@ -167,85 +180,173 @@ def _prepare(course: Course, spec: str, defense: Defense, keep_learned: KeepLear
     course.noticed[spec] = found.noticed
     # Its attacks are those of what fitting made of it, and of what it was seen to change.
     own = pieces_of(spec, subject.defense, scene.plan, subject.changes, scene.sizes())[1:]
+    clock.skip([fit])
     clock.found(spec, own)
+    clock.known(piece for piece in own if _known(scene, subject, defense, piece))
     course.prepared[spec] = Subjected(subject, tuple(own))
 
 
-def _audit_defense(course: Course, spec: str, defense: Defense, keep_learned: KeepLearned | None) -> Iterator[None]:
-    """Audit one defense; its row stands in the course, more complete each time this yields."""
-    scene, plan, clock = course.scene, course.scene.plan, course.clock
-    _prepare(course, spec, defense, keep_learned)
-    found = course.prepared.pop(spec, None)
-    if not isinstance(found, Subjected):
-        if found is not None:
-            course.rows[spec] = found
-            yield
+def _known(scene: Scene, subject: Subject, asked: Defense, piece: Piece) -> bool:
+    """Return whether the outcome of a piece is on a shelf already."""
+    if desk.current() is None:
+        return False
+    if piece.attack is not None:
+        return desk.is_known(
+            Updates(scene, subject, asked=asked).unit("attack", piece.attack.name, piece.attack, piece.role)
+        )
+    if piece.role == WEAKENED:
+        return desk.is_known(unit_of(scene, subject.spec, asked))
+    seeds = scene.plan.effort().seeds if piece.work.name == ACCURACY else 0
+    return bool(seeds) and all(desk.is_known(_training(scene, subject, asked, k)) for k in range(seeds))
+
+
+def _audit_defense(
+    course: Course, spec: str, defense: Defense, keep_learned: KeepLearned | None, first: bool | None = None
+) -> Iterator[None]:
+    """Audit one defense; its row stands in the course, more complete each time this yields.
+
+    `first`: only what a verdict rests on is done, or with False only the rest of it.
+    """
+    audited = course.audited.get(spec)
+    if audited is None:
+        audited, first = _begun(course, spec, defense, keep_learned), first or None
+    if audited is None:
+        yield
         return
-    subject, measured, begun = found.subject, Measured(), len(course.elsewhere)
-    tally = _tally(course, spec, found.pieces)
-    asks = max((piece.attack.asks for piece in found.pieces if piece.attack), default=0)
-    updates = course.updates_of(spec, lambda: Updates(scene, subject, asks, asked=defense))
-    for piece in in_turn(found.pieces, clock.costs):
-        attack = piece.attack
-        if attack and tally.skipped(attack.name) and not lacking(scene, attack, piece.role):
-            clock.skip([piece])
-            tally.add(skipped(attack, piece.role, plan.victims, tally.settled_by))
+    _tell(course, audited)
+    for piece in audited.pieces:
+        if first is not None and (rank(piece) < LATER) is not first:
             continue
-        may_be_skipped = attack and tally.skips and attack.name not in tally.kept and len(course.elsewhere) > begun
-        if attack and may_be_skipped and not course.speculates(updates.unit("attack", attack.name, attack, piece.role)):
-            continue
+        attack, tally = piece.attack, audited.tally
+        may_be_skipped = attack and tally.skips and attack.name not in tally.kept and audited.waits
+        if attack and may_be_skipped and not _settled(course, audited, piece):
+            unit = course.updates_of(audited).unit("attack", attack.name, attack, piece.role)
+            if not course.speculates(unit):
+                continue
         try:
-            with clock.piece(piece) as too_long:
-                if attack is not None:
-                    result = attacked(updates, attack, piece.role, too_long)
-                    tally.add(result)
-                elif piece.work.name == UPDATES:
-                    if desk.current() is None or clock.budget is not None:  # else when the first attack asks for them
-                        updates.compute()
-                    course.noticed[spec] = (*course.noticed.get(spec, ()), *unlike(updates))
-                    continue  # nothing is known of the row yet
-                elif piece.role == WEAKENED:
-                    settled = f"the verdict was settled by {tally.settled_by}" if tally.settled_by else ""
-                    seen = seen_weakened(scene, subject, defense, tally.results, too_long or settled)
-                    measured = replace(measured, strength=seen.strength, weakened=seen.weakened)
-                else:
-                    measured = replace(measured, outcome=_accuracy(scene, subject, defense, too_long))
+            told = _do(course, audited, piece)
         except Elsewhere as error:
+            audited.waits = True
             course.elsewhere.append(str(error))
             continue
-        course.rows[spec] = row_of(course, subject, tally.results, measured)
-        if attack is not None:
-            tally.judged(attack.name, course.rows[spec].why)
-            if not scored_victims(result):
-                clock.forget(piece)
+        if told:
+            yield
+    if not first and not audited.waits:
+        _conclude(course, audited)
         yield
-    if len(course.elsewhere) > begun:
-        return
-    row = row_of(course, subject, tally.results, measured)
-    more = compare_with_control(
-        row, course.rows.get("none", row), measured.outcome, plan.batch_size, scene.target.task.measure.name
+    if course.clock.budget is None:  # else it may be tried again
+        course.audited.pop(spec)
+
+
+def _begun(course: Course, spec: str, defense: Defense, keep_learned: KeepLearned | None) -> Audited | None:
+    """Return a defense that is attacked from now on; None where it cannot be, or another participant fits it."""
+    _prepare(course, spec, defense, keep_learned)
+    found = course.prepared.get(spec)
+    if isinstance(found, Subjected):
+        course.prepared.pop(spec)
+        names = [piece.work.name for piece in found.pieces if piece.attack is not None]
+        pieces = tuple(in_turn(found.pieces, course.clock.costs))
+        course.audited[spec] = Audited(defense, found.subject, Tally(names, skips=False), pieces)
+        return course.audited[spec]
+    if found is not None:
+        course.rows[spec] = found
+    return None
+
+
+def _do(course: Course, audited: Audited, piece: Piece, *, last: bool = False) -> bool:
+    """Do one piece of the work on a defense and judge it anew; return whether anything was done that is known of it.
+
+    `last`: nothing else waits for the time that is left.
+    """
+    scene, clock, tally, spec = course.scene, course.clock, audited.tally, audited.spec
+    attack, updates = piece.attack, course.updates_of(audited)
+    if attack and _settled(course, audited, piece):
+        clock.skip([piece])
+        tally.add(skipped(attack, piece.role, scene.plan.victims, tally.settled_by))
+        return False
+    with clock.piece(piece, last=last) as too_long:
+        if attack is not None:
+            result = attacked(updates, attack, piece.role, too_long)
+            tally.add(result)
+        elif piece.work.name == UPDATES:
+            if desk.current() is None or clock.budget is not None:  # else when the first attack asks for them
+                updates.compute()
+            there = course.noticed.get(spec, ())
+            course.noticed[spec] = (*there, *(finding for finding in unlike(updates) if finding not in there))
+            return False  # nothing is known of the row yet
+        elif piece.role == WEAKENED:
+            settled = f"the verdict was settled by {tally.settled_by}" if tally.settled_by else ""
+            seen = seen_weakened(scene, audited.subject, audited.asked, tally.results, too_long, settled)
+            audited.measured = replace(audited.measured, strength=seen.strength, weakened=seen.weakened)
+        else:
+            outcome = _accuracy(scene, audited.subject, audited.asked, too_long)
+            audited.measured = replace(audited.measured, outcome=outcome)
+    row = course.rows[spec] = row_of(course, audited.subject, tally.results, audited.measured)
+    if attack is not None:
+        tally.judged(attack.name, row.why)
+        if not scored_victims(result):
+            clock.forget(piece)
+        if result.statuses.get("budget"):
+            clock.cut(piece)
+        else:
+            clock.skip([piece])
+    return True
+
+
+def _settled(course: Course, audited: Audited, piece: Piece) -> bool:
+    """Return whether an attack is skipped, since another one had settled the verdict."""
+    attack = piece.attack
+    return attack is not None and audited.tally.skipped(attack.name) and not lacking(course.scene, attack, piece.role)
+
+
+def _again(course: Course, asked: Sequence[tuple[str, Defense]], keep_learned: KeepLearned | None) -> Iterator[None]:
+    """Do again what the time budget left out or cut short, while time is left; the last outcome stands.
+
+    What an attack finds then may settle the verdict on its defense, and what it finds undefended those on the others.
+    """
+    clock, tried = course.clock, False
+    while (piece := clock.again()) is not None:
+        spec, tried = piece.work.defense, True
+        audited = course.audited.get(spec)
+        try:
+            with desk.anew():
+                if audited is not None:
+                    _do(course, audited, piece, last=True)
+                else:
+                    course.prepared.pop(spec, None)
+                    _prepare(course, spec, dict(asked)[spec], keep_learned, last=True)
+                    yield from _audit_defense(course, spec, dict(asked)[spec], keep_learned)
+        except Elsewhere:  # another participant gives it its time
+            clock.skip([piece])
+        yield
+    for audited in course.audited.values() if tried else ():
+        _conclude(course, audited)
+        yield
+
+
+def _conclude(course: Course, audited: Audited) -> None:
+    """Compare a defense with the control, and judge it for good: an error that was noticed blocks a pass."""
+    spec, subject, measured, plan = audited.spec, audited.subject, audited.measured, course.scene.plan
+    before = tuple(finding for finding in course.noticed[spec] if finding not in audited.concluded)
+    course.noticed[spec] = before
+    row = row_of(course, subject, audited.tally.results, measured)
+    audited.concluded = compare_with_control(
+        row, course.rows.get("none", row), measured.outcome, plan.batch_size, course.scene.target.task.measure.name
     )
-    course.noticed[spec] = (*course.noticed[spec], *more)
-    course.rows[spec] = row_of(course, subject, tally.results, measured)  # an error that was noticed blocks a pass
-    yield
+    course.noticed[spec] = (*before, *audited.concluded)
+    course.rows[spec] = row_of(course, subject, audited.tally.results, measured)
 
 
-def _tally(course: Course, spec: str, pieces: Sequence[Piece]) -> Tally:
-    """Return the empty tally of a defense. The control runs every attack: by what they find there all others count."""
+def _tell(course: Course, audited: Audited) -> None:
+    """Tell a tally what is skipped. The control runs every attack: by what they find there all others count."""
     plan, control = course.scene.plan, course.rows.get("none")
-    names = [piece.work.name for piece in pieces if piece.attack is not None]
     kept = {parse_attack(each).name for each in plan.attacks} | {drawer(control.attacks if control else ())}
     known = control is not None or bool(course.elsewhere)  # else nothing says what works here
-    return Tally(names, plan.skips and spec != "none" and known, frozenset(kept))
+    audited.tally.skips, audited.tally.kept = plan.skips and audited.spec != "none" and known, frozenset(kept)
 
 
 def _accuracy(scene: Scene, subject: Subject, asked: Defense, too_long: str) -> Utility:
-    effort, reason, spec = scene.plan.effort(), too_long, subject.spec
-    released = "" if scene.facts is None else fingerprint.of_value(subject.released)
-
-    def unit(k: int) -> Unit | None:
-        work = f"{spec}: {ACCURACY}, seed {k + 1}"
-        return scene.unit("training", work, defense=(spec, asked), run=k, epochs=effort.epochs, released=released)
+    effort, reason = scene.plan.effort(), too_long
 
     try:
         if not too_long:
@@ -257,10 +358,19 @@ def _accuracy(scene: Scene, subject: Subject, asked: Defense, too_long: str) -> 
                 epochs=effort.epochs,
                 seeds=effort.seeds,
                 seed=scene.plan.seed,
-                unit=unit,
+                unit=lambda k: _training(scene, subject, asked, k),
             )
     except Elsewhere:
         raise
     except Exception as error:  # the user's model, loss or factory may raise anything
         reason = f"training failed ({first_line(error)})"
     return Utility((), Estimate(reason=reason), chance(scene.target.test, scene.target.task), 0, effort.epochs)
+
+
+def _training(scene: Scene, subject: Subject, asked: Defense, k: int) -> Unit | None:
+    """Return the name of what a training run comes to, which sees released records alone; None where none is kept."""
+    if scene.facts is None:
+        return None
+    work, epochs = f"{subject.spec}: {ACCURACY}, seed {k + 1}", scene.plan.effort().epochs
+    released = fingerprint.of_value(subject.released)
+    return scene.unit("training", work, defense=(subject.spec, asked), run=k, epochs=epochs, released=released)

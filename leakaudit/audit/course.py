@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from leakaudit.audit.clock import Clock
 from leakaudit.audit.pieces import Piece
+from leakaudit.judge.settled import Tally
+from leakaudit.protocol.defense import Defense
 from leakaudit.result.schema import Controls, DefenseResult, Estimate, Finding, Stage
 from leakaudit.scene.examine import Subject
 from leakaudit.scene.scene import Scene
@@ -32,6 +34,38 @@ class Subjected:
     pieces: tuple[Piece, ...]
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What is measured of a defense beside the attacks on it."""
+
+    outcome: Utility | None = None
+    strength: float | None = None
+    weakened: Estimate = field(default_factory=lambda: Estimate(reason="it was not tried"))
+
+
+@dataclass
+class Audited:
+    """What came of a defense that is attacked, so far."""
+
+    asked: Defense  # before its fit
+    subject: Subject
+    tally: Tally
+    pieces: tuple[Piece, ...]  # in the order in which they are done
+    waits: bool = False  # for what another participant is at
+    measured: Measured = Measured()
+    concluded: tuple[Finding, ...] = ()  # what was noticed only when all of it was there
+
+    @property
+    def spec(self) -> str:
+        """The spec of the defense."""
+        return self.subject.spec
+
+    @property
+    def asks(self) -> int:
+        """How many updates an attack is asked about at most."""
+        return max((piece.attack.asks for piece in self.pieces if piece.attack), default=0)
+
+
 @dataclass
 class Course:
     """How far an audit has come; by the defenses' specs, in their order."""
@@ -46,15 +80,17 @@ class Course:
     learned: dict[str, str] = field(default_factory=dict)  # the hash of what a fitted defense learned
     prepared: dict[str, Subjected | DefenseResult] = field(default_factory=dict)  # fitted or not, and not yet attacked
     asked: tuple[str, ...] = ()  # the order of rows
+    audited: dict[str, Audited] = field(default_factory=dict)  # those that are attacked, in this round
     elsewhere: list[str] = field(default_factory=list)  # what other participants are at, in this round
     _updates: tuple[str, Updates] | None = None
     _computed: int = 0  # outcomes that this participant had computed before this round
     _spare: bool = False  # nothing was left to do in the last round but what may turn out to be in vain
 
-    def updates_of(self, spec: str, make: Callable[[], Updates]) -> Updates:
+    def updates_of(self, audited: Audited) -> Updates:
         """Return the updates of a defense; those of the last one are kept for another round."""
+        spec, subject = audited.spec, audited.subject
         if self._updates is None or self._updates[0] != spec:
-            self._updates = spec, make()
+            self._updates = spec, Updates(self.scene, subject, audited.asks, asked=audited.asked)
         return self._updates[1]
 
     def speculates(self, unit: Unit | None) -> bool:
@@ -77,12 +113,3 @@ class Course:
         if idle and self._spare:
             desk.wait_for_others()
         self._spare = idle and not self._spare
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What is measured of a defense beside the attacks on it."""
-
-    outcome: Utility | None = None
-    strength: float | None = None
-    weakened: Estimate = field(default_factory=lambda: Estimate(reason="it was not tried"))

@@ -41,17 +41,18 @@ def prepare(scene: Scene, spec: str, defense: Defense) -> Prepared | str:
     """Fit a defense and try it; return why it cannot be applied where that is so.
 
     Raises OutOfTime where the time budget ended what cannot be done in part, UserError where settings cannot work on
-    this target, `Elsewhere` where another participant is at it, and whatever says that the memory is exhausted.
+    this target at all, `Elsewhere` where another participant is at it, and whatever says that the memory is exhausted.
     """
     unit = scene.unit("prepare", f"{spec}: {FIT}", defense=(spec, defense))
 
     def tried() -> Prepared | str:
         try:
             return _prepared(scene, spec, defense)
-        except (OutOfTime, UserError):
+        except OutOfTime:
             raise
         except Exception as error:  # a user's model may raise anything while a generator is fitted around it
-            if exhausted(error):
+            unsuited = isinstance(error, UserError) and spec == "none"  # elsewhere the defense does not suit the target
+            if unsuited or exhausted(error):
                 raise
             note_passing()  # the next scan may have what was missing
             return first_line(error)

@@ -21,6 +21,7 @@ from leakaudit.scene.plan import Plan, attacks_for
 from leakaudit.score.tuning import RUNS
 from leakaudit.work.progress import Work
 
+LATER = 2  # the rank from which pieces wait, under a time budget, until those before are done of every defense
 TRIED = 110  # updates in which a defense is tried to see what it does
 UNKNOWN = Sizes(victims=16, asked=64, candidates=400, line_up=100, private=1000, auxiliary=500)
 
@@ -100,6 +101,21 @@ def in_turn(pieces: Iterable[Piece], costs: Costs = NOMINAL) -> list[Piece]:
         return (5 if piece.role == "bound" else 1 + ranks.index(True)), costs.seconds(piece.amount)
 
     return sorted(pieces, key=turn)
+
+
+def rank(piece: Piece) -> int:
+    """Return how soon a piece gets time where there is too little: 0 is what a verdict rests on.
+
+    That is a fit, the updates, closed forms and `replay`, without which there is no pass and which most leaks are found
+    by. Then what else links, and is cheap; whether the attacks work at all; one training run, which is half of what is
+    asked; attacks that draw pictures, which say least for most; and what is handed more than an attacker gets.
+    """
+    a = piece.attack
+    if piece.role == "bound":
+        return 5
+    if a is None:
+        return {WEAKENED: 2, ACCURACY: 3}.get(piece.work.name, 0)
+    return 0 if a.closed_form or a.name == REPLAY else 1 if a.kind in ("labels", "linkage") else 4
 
 
 def _attack(spec: str, attack: Attack, role: str, plan: Plan, sizes: Sizes) -> Piece:

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import atexit
 import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 import typer.main
 
+from leakaudit.cli import cache as cli_cache
 from leakaudit.cli import capture as cli_capture
 from leakaudit.cli import doctor as cli_doctor
 from leakaudit.cli import gate as cli_gate
@@ -73,6 +70,8 @@ cli_doctor.add(app)
 
 cli_worker.add(app)
 
+cli_cache.add(app)
+
 cli_capture.add(app)
 
 cli_report.add(app)
@@ -93,19 +92,6 @@ app.add_typer(
 )
 
 
-@contextmanager
-def _broken_pipes() -> Iterator[None]:
-    """Let SIGPIPE do what it does to every program: what Python makes of it ends in exit code 1, which says a leak."""
-    if not hasattr(signal, "SIGPIPE") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGPIPE, before)
-
-
 def main() -> None:
     """Run the command line; every outcome ends in a documented exit code.
 
@@ -114,7 +100,7 @@ def main() -> None:
     A reader that goes away early (`| head`) ends it by the signal that ends every program then, not by a verdict.
     """
     clock = monitored(Monitor(started=time.monotonic()))
-    with _broken_pipes(), ends.listening(), clock, settings.noting(), quoting(default_images() == "full"):
+    with ends.broken_pipes(), ends.listening(), clock, settings.noting(), quoting(default_images() == "full"):
         try:
             _main_()
         finally:

@@ -30,6 +30,22 @@ from leakaudit.options.sweepfile import listed, read, scans
 from leakaudit.result.plaintext import visible
 from leakaudit.scans.run import Voice
 
+Output = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FOLDER",
+        help="Folder for sweep.html, sweep.json, and a folder for each scan.",
+        rich_help_panel=TOLD,
+    ),
+]
+
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="List the scans, and do nothing.", allow_from_autoenv=False, rich_help_panel=TOLD),
+]
+
 
 def add(app: typer.Typer) -> None:
     """Register the command."""
@@ -49,22 +65,8 @@ def add(app: typer.Typer) -> None:
 
 def sweep(  # noqa: PLR0913 - a command: its options
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The sweep file, TOML: docs/sweep.md shows one.")],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FOLDER",
-            help="Folder for sweep.html, sweep.json, and a folder for each scan.",
-            rich_help_panel=TOLD,
-        ),
-    ] = Path("leakaudit-sweep"),
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", help="List the scans, and do nothing.", allow_from_autoenv=False, rich_help_panel=TOLD
-        ),
-    ] = False,
+    output: Output = Path("leakaudit-sweep"),
+    dry_run: DryRun = False,
     workers: Workers = 1,
     executor: Executor = "local",
     cache: Cache = None,

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-import threading
-import time
-from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from leakaudit.errors import UserError
+from leakaudit.errors import UserError, line_of
 from leakaudit.options.command import Command
-from leakaudit.options.common import AUDIT, DONE, SPREAD, Quiet, examples
+from leakaudit.options.common import AUDIT, SPREAD, Quiet, examples
+from leakaudit.options.failing import failed
+from leakaudit.result.numbers import seconds as took
+from leakaudit.result.outward import in_place
 from leakaudit.result.plaintext import visible
 from leakaudit.scans.run import Voice
 
-LOOK = 1.0  # seconds between two looks for a scan to take part in
-GRACE = 5.0  # seconds after which a tied worker that cannot end by itself is ended
+if TYPE_CHECKING:
+    from leakaudit.units.shelf import Shelf
+
+CODES = "\b\nExit codes: 0 done, 2 usage, or a scan that could not be done here, 3 interrupted, 4 internal error."
 
 
 def add(app: typer.Typer) -> None:
@@ -33,7 +32,7 @@ def add(app: typer.Typer) -> None:
             "leakaudit worker /shared/audits",
             "leakaudit worker /shared/audits --wait 10m",
             "ssh node7 leakaudit worker /shared/audits",
-            codes=DONE,
+            codes=CODES,
         ),
     )(worker)
 
@@ -53,49 +52,68 @@ def worker(
     """Claim pieces of the scans that are not finished in FOLDER, and compute them, until none is left.
 
     It writes nothing but outcomes into FOLDER: whoever began a scan gathers them. Any number of workers may come and
-    go; what one that dies was at is taken over by another.
+    go; what one that dies was at is taken over by another. A scan that cannot be done on this machine is said here and
+    where it was begun, and the next one is tried.
     """
-    if tied:
-        _tie()
+    from leakaudit.spread import serving
+    from leakaudit.units.shelf import opened
     from leakaudit.work.quantities import seconds
 
-    patience, voice = seconds(wait) if wait else 0.0, Voice(quiet)
-    if not folder.is_dir():
+    if tied:
+        serving.tie(serving.INTERRUPTED)
+    patience = seconds(wait) if wait else 0.0
+    if not serving.there(folder, patience):
         raise UserError(f"{folder}: no such folder; name the --cache of a scan.")
-    with voice.starting():
-        from leakaudit.spread.job import unfinished
-        from leakaudit.spread.participant import take_part
-        from leakaudit.units.shelf import opened
-        from leakaudit.work.progress import current, monitored
+    shelf = opened(folder)
+    if tied and job:  # started by another process, for one scan
+        _take_part(shelf, job, Voice(quiet))
+        return
 
-    shelf, done, taken = opened(folder), set[str](), 0
-    until = time.monotonic() + patience
-    while True:
-        jobs = [each for each in unfinished(shelf) if each.attempt not in done and job in (None, each.id)]
-        if not jobs:
-            if time.monotonic() >= until:
-                break
-            time.sleep(LOOK)
-            continue
-        done.add(jobs[0].attempt)
+    def say(told: str) -> None:
         if not quiet:
-            typer.echo(visible(f"leakaudit: taking part in the scan of {jobs[0].request.target}", 5_000), err=True)
-        with voice.listening(jobs[0].request.plan) as monitor, monitored(monitor):
-            current()
-            taken += len(take_part(jobs[0], shelf).computed)
-        until = time.monotonic() + patience
+            typer.echo(visible(f"leakaudit: {told}", 5_000), err=True)
+
+    done = serving.serve(shelf, job, patience, say, quiet=quiet)
     if not quiet:
-        typer.echo(f"{len(done)} scans, {taken} pieces computed here")
+        left = f", {done.failed} could not be" if done.failed else ""
+        typer.echo(f"{done.scans} scan{'' if done.scans == 1 else 's'} taken part in{left}")
+    raise typer.Exit(done.worst)
 
 
-def _tie() -> None:
-    """End with whoever holds the other end of standard input: a participant must not outlive its scan."""
+def _take_part(shelf: Shelf, id: str, voice: Voice) -> None:
+    """Take part in a scan until every piece is known, or it is over; whoever waits for it is told what fails."""
+    from leakaudit.spread.glance import glance, leave, place
+    from leakaudit.spread.serving import until_over
 
-    def wait() -> None:
-        with suppress(OSError, ValueError):
-            sys.stdin.buffer.read()
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(GRACE)
-        os._exit(3)
+    path, count = place(shelf, id), 0
+    scan = glance(path)
+    if scan is None:  # it is finished
+        return
+    images = scan.request.plan.images
 
-    threading.Thread(target=wait, daemon=True).start()
+    def told(work: str, seconds: float) -> None:
+        nonlocal count
+        count += 1
+        if not voice.quiet:
+            typer.echo(f"{visible(in_place(work, images), 5_000)}  {took(seconds)}", err=True)
+
+    try:
+        with voice.starting():
+            from leakaudit.spread.job import read
+            from leakaudit.spread.participant import take_part
+            from leakaudit.work.progress import monitored
+
+        job = read(path)
+        if job is None and path.exists():
+            raise UserError(scan.refusal or f"the file of the scan of {scan.request.target} cannot be read.")
+        if job is None:
+            return
+        with until_over(path), voice.listening(job.request.plan) as monitor, monitored(monitor):
+            take_part(job, shelf, again=lambda: read(path), told=told)
+        if not voice.quiet:
+            typer.echo(f"leakaudit: {count} piece{'' if count == 1 else 's'} computed here", err=True)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, SystemExit):
+            error = UserError(f"code of yours exits{line_of(error)} while it is used: let it return or raise.")
+        leave(shelf, scan, failed(error)[0])
+        raise error from None

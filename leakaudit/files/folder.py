@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 
-from leakaudit.errors import Interrupted, Setting, UserError, sentence
+from leakaudit.errors import Interrupted, Setting, Untouched, UserError, sentence
 from leakaudit.files.writing import PROBE, make, owner_only, probe, sweep, why, write_atomically
 
 REPORT, RESULT, GATE, LEARNED = "report.html", "result.json", "gate.json", "defenses"
@@ -51,6 +51,9 @@ def claimed(folder: Path, private: bool) -> Iterator[str]:
             put = f"What an earlier scan left in {folder} is in {earlier} now." if earlier else ""
             try:
                 yield put
+            except Untouched:  # nothing took the place of what was there
+                _put_back(earlier, folder)
+                raise
             except UserError as error:
                 raise UserError(*sentence(error).parts, f" {put}" * bool(put)) from error
             except KeyboardInterrupt as error:  # nobody was told yet, and may look for yesterday's result
@@ -137,6 +140,17 @@ def _moved(found: list[Path], place: Path) -> Path:
     for old in sorted(each for each in place.iterdir() if each.is_dir())[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
     return into
+
+
+def _put_back(earlier: Path | None, folder: Path) -> None:
+    """Move what was set aside to where it was; what cannot be moved stays where it is."""
+    for path in sorted(earlier.iterdir()) if earlier is not None else ():
+        there = folder / path.name
+        os.replace(path, there.resolve() if there.is_symlink() else there)
+    if earlier is not None:
+        earlier.rmdir()
+        if [each.name for each in earlier.parent.iterdir()] == [".gitignore"]:
+            shutil.rmtree(earlier.parent)
 
 
 @dataclass

@@ -25,8 +25,8 @@ class Tally:
         return bool(self.settled_by) and attack not in self.kept
 
     def add(self, result: AttackResult) -> None:
-        """Take in what came of an attack, in its place."""
-        self.results.append(result)
+        """Take in what came of an attack, in its place: of one that was tried again, the last."""
+        self.results = [*(row for row in self.results if row.name != result.name), result]
         self.results.sort(key=lambda row: self.order.index(row.name))
 
     def judged(self, attack: str, why: Iterable[Reason]) -> None:

@@ -19,6 +19,7 @@ from leakaudit.network.outputs import Layout, Main, Named, Unpacking, Whole, mai
 from leakaudit.network.plain import LOW, precisions
 from leakaudit.protocol.gradients import Mode, in_mode, parameters_of
 from leakaudit.protocol.target import LossFunction, PixelModel, Records, begin
+from leakaudit.work.precision import exact
 from leakaudit.work.seeding import seeded
 
 SHOWN = 8  # outputs that a refusal names
@@ -43,7 +44,7 @@ def read_outputs(model: PixelModel, records: Records, loss: LossFunction | None,
     if isinstance(named, bool) or not (named is None or isinstance(named, int | str) or callable(named)):
         raise UserError(f"`output` is {short(named)}: give a number, a name, or a function of what the model returns.")
     two = records[:2]
-    with seeded(0, "outputs"), warnings.catch_warnings():
+    with seeded(0, "outputs"), exact(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of autocast on devices that are not there, say: the user's own runs tell them
         notes, eval_ = _first(model, two)
         train = _trained(model, two)

@@ -76,6 +76,47 @@ Records = Annotated[
     ),
 ]
 
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        metavar="TIME",
+        help="Time for the whole scan: 90s, 10m, 2h. Unfinished work is shown as that.",
+        rich_help_panel=WORK,
+    ),
+]
+
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory",
+        metavar="SIZE",
+        help="What a step of an attack may take beside the model and the data: 512MB, 4GB. "
+        "More runs in pieces, or is refused and says what it needs. Default: what is free.",
+        rich_help_panel=WORK,
+    ),
+]
+
+Seeds = Annotated[
+    int | None,
+    typer.Option("--seeds", metavar="N", help="Training runs per defense.", rich_help_panel=WORK),
+]
+
+Epochs = Annotated[
+    int | None,
+    typer.Option("--epochs", metavar="N", help="Epochs of each training run.", rich_help_panel=WORK),
+]
+
+Candidates = Annotated[
+    int,
+    typer.Option(
+        "--candidates",
+        metavar="N",
+        help="Candidates per identification, of the same class or with the nearest labels.",
+        rich_help_panel=SCENE,
+    ),
+]
+
 BatchSize = Annotated[
     int, typer.Option("--batch-size", metavar="N", help="Records behind one shared update.", rich_help_panel=SCENE)
 ]
@@ -144,6 +185,56 @@ Images = Annotated[
         "Default: full, or redacted where CI=true.",
         rich_help_panel=TOLD,
     ),
+]
+
+MaxIdentification = Annotated[
+    float,
+    typer.Option(
+        "--max-identification",
+        metavar="SHARE",
+        help="Pass needs upper bounds at or below this, but for chance hits.",
+        rich_help_panel=JUDGED,
+    ),
+]
+
+MaxAccuracyLoss = Annotated[
+    float,
+    typer.Option(
+        "--max-accuracy-loss",
+        metavar="SHARE",
+        help="Share of accuracy a defense may cost: what the advice looks for, no verdict.",
+        rich_help_panel=JUDGED,
+    ),
+]
+
+Tensorboard = Annotated[
+    Path | None,
+    typer.Option(
+        "--tensorboard",
+        metavar="FOLDER",
+        help="Log losses, results and full pictures into this folder as the scan runs.",
+        rich_help_panel=TOLD,
+    ),
+]
+
+LpipsWeights = Annotated[
+    Path | None,
+    typer.Option(
+        "--lpips-weights",
+        metavar="FILE",
+        help="AlexNet features for LPIPS; else the torch cache.",
+        rich_help_panel=TOLD,
+    ),
+]
+
+AllAttacks = Annotated[
+    bool,
+    typer.Option("--all-attacks", help="Skip none where the verdict is settled; so does --full.", rich_help_panel=WORK),
+]
+
+NoUtility = Annotated[
+    bool,
+    typer.Option("--no-utility", help="Do not measure accuracy (no training runs).", rich_help_panel=WORK),
 ]
 
 Output = Annotated[

@@ -345,8 +345,8 @@ def listed(asked: Asked, found: Sequence[Scan]) -> Iterator[str]:
         pieces = [(each.model, each.stage, piece.work) for each in found for piece in outline(each.plan)]
     except UserError:  # what a model's file registers is not known yet
         return
-    again = len(pieces) - len(set(pieces))
-    yield f"{len(pieces)} pieces of work" + (f", {again} of them the undefended model's again" if again else "")
+    once = len(set(pieces))
+    yield f"{once} pieces of work" + ("; what scans share is computed once" if once < len(pieces) else "")
 
 
 def _command(asked: Asked, model: Model, stage: str, one: Strength) -> str:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
@@ -19,6 +17,7 @@ from leakaudit.errors import UserError
 from leakaudit.files.folder import GATE, REPORT, RESULT
 from leakaudit.options.browser import show
 from leakaudit.options.settings import command_line
+from leakaudit.options.silence import silence
 from leakaudit.result.plaintext import visible
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ class Voice:
         with ExitStack() as stack:
             monitors: list[Monitor] = []
             if self.quiet:
-                stack.enter_context(_silence())
+                stack.enter_context(silence())
             else:
                 if self.as_json:
                     stack.enter_context(redirect_stdout(sys.stderr))
@@ -307,8 +306,8 @@ def _shared(shared: tuple[Sharing, Request] | None, voice: Voice) -> Iterator[De
     with single_threaded(), sharing(asked, request, say) as there:
         yield there
         if there is not None and there.found:
-            count = len(there.found)
-            say(f"{count} pieces were known from earlier scans and not computed again (--fresh computes all anew)")
+            known = "1 piece was" if len(there.found) == 1 else f"{len(there.found)} pieces were"
+            say(f"{known} known from earlier scans and not computed again (--fresh computes all anew)")
         if there is not None and there.trouble:
             typer.echo(visible(f"warning  not all pieces are kept for a later scan: {there.trouble}", 5_000), err=True)
 
@@ -347,16 +346,3 @@ def summarise(result: AuditResult, outcome: Outcome) -> None:
             markdown.append_step_summary(markdown.render(result, outcome))
         except (OSError, UserError) as error:  # a convenience: the verdict does not hang on it
             typer.echo(f"leakaudit: the step summary was not written: {error}", err=True)
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Let nothing through but exceptions: warnings, logged notes, and what user's code prints are dropped."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with open(os.devnull, "w") as nowhere, warnings.catch_warnings(), redirect_stdout(nowhere):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -79,14 +79,6 @@ def of_value(value: Any) -> str:
     state = hashlib.sha256()
     _add(state, value)
     return state.hexdigest()
-
-
-def of_file(path: Path) -> str:
-    """Return the hash of a file, an empty text where there is none."""
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def of_indices(indices: Tensor) -> str:

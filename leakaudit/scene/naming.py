@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from leakaudit.files.own import sha256
 from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.defense import Defense, parts_of
 from leakaudit.protocol.registry import built_in
@@ -21,6 +22,7 @@ from leakaudit.protocol.target import PixelModel, Target, trained_names
 from leakaudit.protocol.usercode import is_file, named
 from leakaudit.scene import fingerprint
 from leakaudit.scene.plan import Plan
+from leakaudit.scene.provenance import card
 from leakaudit.score.metrics import further, lpips_file
 from leakaudit.units.code import of_classes, of_files
 from leakaudit.units.unit import Unit
@@ -132,7 +134,9 @@ def facts_of(target: Target, plan: Plan, lpips_weights: Path | None = None) -> F
 def _versions(target: Target) -> str:
     packages = [f"{name} {version(name)}" for name in ("numpy", "scipy", "torchvision")]
     python = "python " + ".".join(platform.python_version_tuple()[:2])
-    where = f"{target.device.type}, {torch.get_num_threads()} threads, {platform.machine()}"
+    # Tensors come back to the very device that they were on, and each kind of card rounds in its own way.
+    device = f"{target.device.type} {target.device.index or 0} {card(target.device)}"
+    where = f"{device}, {torch.get_num_threads()} threads, {platform.machine()}"
     return ", ".join([f"leakaudit {__version__}", python, f"torch {torch.__version__}", *packages, where, _flags()])
 
 
@@ -237,5 +241,5 @@ def _files(target: Target) -> list[Path]:
 def _metrics(lpips_weights: Path | None) -> str:
     own = further()
     code = of_classes([type(metric) for metric in own], *(metric.function.__module__ for metric in own))
-    weights = str(lpips_weights or ""), fingerprint.of_file(lpips_file(lpips_weights))
+    weights = str(lpips_weights or ""), sha256(lpips_file(lpips_weights))
     return fingerprint.of_value(([metric.name for metric in own], code, weights))

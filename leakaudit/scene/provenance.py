@@ -80,6 +80,12 @@ def _alike(target: Target) -> bool:
     return all(torch.equal(said[0], other) for other in said[1:])
 
 
+def card(device: torch.device) -> str:
+    """Return the name of the GPU, nothing on the CPU: another kind rounds otherwise."""
+    named = getattr(getattr(torch, device.type, None), "get_device_name", None)
+    return "" if named is None else str(named(device))
+
+
 def environment(target: Target, command: str, lpips_weights: Path | None = None) -> dict[str, Value]:
     """Return what is needed to run the audit again; `commit` only where the model's code lies in a git repository."""
     found: dict[str, Value] = {
@@ -89,6 +95,7 @@ def environment(target: Target, command: str, lpips_weights: Path | None = None)
         **{package: _version(package) for package in ("torchvision", "numpy", "scipy")},
         "python": platform.python_version(),
         "device": str(target.device),
+        **({"card": name} if (name := card(target.device)) else {}),
         "platform": f"{platform.system()} {platform.machine()}",
         "threads": torch.get_num_threads(),
         **target.given,

@@ -14,19 +14,16 @@ from typing import TYPE_CHECKING
 import torch
 
 from leakaudit.captured.scanning import asked, targeted
-from leakaudit.errors import UserError
-from leakaudit.files.typed import Misfit, typed
 from leakaudit.files.writing import write_atomically
 from leakaudit.load.loading import load_target
 from leakaudit.scene.plan import Plan
+from leakaudit.spread.glance import glance, glances, place, read_as
 from leakaudit.units.desk import nobody
-from leakaudit.units.shelf import JOBS, Shelf, host, own
+from leakaudit.units.shelf import JOBS, Shelf, host
+from leakaudit.version import __version__
 
 if TYPE_CHECKING:
     from leakaudit.protocol.target import Target
-
-SUFFIX = ".json"
-LARGEST = 1 << 22  # bytes of a job's file that is read
 
 
 @dataclass(frozen=True)
@@ -80,6 +77,7 @@ class Job:
     beside: int = 1  # participants on one machine, who share its memory
     lanes: int = 1  # participants in all
     facts: Mapping[str, str] = field(default_factory=dict)  # hashes of what is audited, once they are known
+    version: str = __version__  # of leakaudit
 
 
 def job_of(request: Request, *, fresh: bool = False) -> Job:
@@ -89,31 +87,27 @@ def job_of(request: Request, *, fresh: bool = False) -> Job:
 
 def write(shelf: Shelf, job: Job) -> None:
     """Write a job's file; raises UserError where that cannot be."""
-    write_atomically(shelf.folder / JOBS / f"{job.id}{SUFFIX}", json.dumps(asdict(job), indent=1), private=True)
+    write_atomically(place(shelf, job.id), json.dumps(asdict(job), indent=1), private=True)
 
 
 def read(path: Path) -> Job | None:
-    """Return the job in a file; None where there is none, or it is none of this user's."""
-    try:
-        if not own(path) or path.stat().st_size > LARGEST:
-            return None
-        return typed(json.loads(path.read_bytes()), Job)
-    except (OSError, ValueError, Misfit, UserError, RecursionError):
-        return None
+    """Return the job in a file; None where there is none, or it is none of this user's or of this version's."""
+    seen = glance(path)
+    return None if seen is None or seen.refusal else read_as(path, Job)
 
 
 def unfinished(shelf: Shelf) -> Iterator[Job]:
     """Yield the scans that are not finished, those that began first before the others."""
-    found = (read(path) for path in sorted((shelf.folder / JOBS).glob(f"*{SUFFIX}")))
-    yield from sorted((job for job in found if job is not None), key=lambda job: job.began)
+    found = (read(place(shelf, seen.id)) for seen in glances(shelf))
+    yield from (job for job in found if job is not None)
 
 
 def finish(shelf: Shelf, job: Job) -> None:
-    """Remove a job's file, if it is still this run's."""
-    path = shelf.folder / JOBS / f"{job.id}{SUFFIX}"
-    there = read(path)
+    """Remove a job's file and what stands beside it, if it is still this run's."""
+    there = read(place(shelf, job.id))
     if there is not None and there.attempt == job.attempt:
-        path.unlink(missing_ok=True)
+        for path in (place(shelf, job.id), *(shelf.folder / JOBS).glob(f"{job.id}.*")):
+            path.unlink(missing_ok=True)
 
 
 def differing(one: Request, other: Request) -> str:

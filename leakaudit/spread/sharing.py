@@ -11,20 +11,25 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from leakaudit.errors import Setting, UserError
+from leakaudit.errors import Setting, Untouched, UserError
+from leakaudit.spread.glance import place
 from leakaudit.spread.job import Job, Request, differing, finish, job_of, known, read, unfinished, write
+from leakaudit.spread.waiting import Waiting
 from leakaudit.units import desk
 from leakaudit.units.desk import Desk, nobody
-from leakaudit.units.shelf import JOBS, PRIVATE, Shelf, host, lives, opened
+from leakaudit.units.shelf import JOBS, PRIVATE, Shelf, host, lives, opened, usual
 from leakaudit.work import freememory
 
-# By name, the modules whose `started(shelf, job, workers)` starts participants.
+# By name, the modules whose `started(shelf, job, workers)` starts participants; the main one's desk is installed then.
+# Where others compute all, functions `begun`, `waiting` and `left` of shelf and job say what somebody must know who
+# waits for them.
 EXECUTORS: Mapping[str, str] = {
     "local": "leakaudit.spread.local",
     "folder": "leakaudit.spread.folder",
     "slurm": "leakaudit.spread.slurm",
     "ray": "leakaudit.spread.ray",
 }
+MOST = 100  # attempts at a scan that are known by name
 FORGOTTEN = 7 * 86_400.0  # seconds after which private outcomes of scans that nobody went on with are removed
 
 
@@ -59,12 +64,6 @@ class Sharing:
             raise UserError(Setting("fresh"), " and ", Setting("resume"), " exclude each other: give one.")
 
 
-def usual() -> Path:
-    """Return the folder in which outcomes are kept where nobody names another."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "leakaudit"
-
-
 @contextmanager
 def sharing(asked: Sharing, request: Request, say: Callable[[str], None]) -> Iterator[Desk | None]:
     """Install a desk for a scan, and start whoever takes part in it; what they leave stays for the next one.
@@ -78,45 +77,69 @@ def sharing(asked: Sharing, request: Request, say: Callable[[str], None]) -> Ite
         yield None
         return
     _forget(shelf)
-    before = read(shelf.folder / JOBS / f"{request.id}.json")
+    before = read(place(shelf, request.id))
     if asked.resume and before is None:
-        raise UserError(_nothing(shelf, request))
-    job = replace(job_of(request, fresh=asked.fresh), beside=asked.workers if asked.executor == "local" else 1)
-    job = replace(job, lanes=asked.workers, began=time.time())
-    if asked.fresh and asked.among is not None:
-        job = replace(job, attempt=asked.among.attempt)
-    if before is not None and before.fresh and not asked.fresh:  # what it computed anew stays what counts
-        job = replace(job, attempt=before.attempt, fresh=True)
+        raise Untouched(_nothing(shelf, request))
+    job = _job(asked, request, before)
     if before is not None and not asked.fresh:
-        began = datetime.fromtimestamp(before.began, UTC).astimezone()
-        running = before.host == host() and before.pid != os.getpid() and lives(before.pid)
-        say(
-            f"taking part in a scan that runs already (process {before.pid})"
-            if running
-            else f"going on with the scan that was begun on {began:%Y-%m-%d at %H:%M} and not finished"
-        )
-    if before is not None:
-        job = replace(job, earlier=tuple(dict.fromkeys((*before.earlier, before.attempt))))
-    own = Desk(shelf, attempt=job.attempt, fresh=job.fresh, keeps=asked.keeps)
+        say(_going_on(before))
+    own = Desk(shelf, attempt=job.attempt, fresh=job.fresh, keeps=asked.keeps, lanes=job.lanes)
     own.noticed = lambda facts: _noted(shelf, job, before, facts, asked, say)
     if asked.workers > 1 or asked.executor != "local":
         write(shelf, job)  # by which the others are told
     else:
         with suppress(UserError):  # a full disk: the scan goes on, and says at its end that it could not keep all
             write(shelf, job)
-    module = importlib.import_module(EXECUTORS[asked.executor])
-    with freememory.shared(job.beside), module.started(shelf, job, asked.workers) as takes_part, desk.at(own):
-        own.idle = not takes_part
-        yield own
-    if own.finished:
-        attempts = {job.attempt, *job.earlier}  # an earlier one left what this one did not ask for any more
-        if asked.among is not None:
-            asked.among.private.update(own.private)
-            asked.among.attempts.update(attempts)
-        elif not asked.keeps:
-            own.close()
-            shelf.drop_of(attempts)
+    others = Waiting(shelf, job, importlib.import_module(EXECUTORS[asked.executor]), say)
+    own.attended, own.say = others.look, say
+    try:
+        with freememory.shared(job.beside), desk.at(own), others.started(asked.workers) as takes_part:
+            own.idle = not takes_part
+            yield own
+    except KeyboardInterrupt:
+        others.tell("left")
+        raise
+    except UserError:  # it cannot be audited as it was asked for: nobody goes on with it
         finish(shelf, job)
+        raise
+    others.said()
+    if own.finished:
+        _end(shelf, job, asked, own)
+    else:
+        others.tell("left")
+
+
+def _job(asked: Sharing, request: Request, before: Job | None) -> Job:
+    """Return the job of a scan that begins now, or goes on with one that did not come to its end."""
+    beside = asked.workers if asked.executor == "local" else 1
+    job = replace(job_of(request, fresh=asked.fresh), beside=beside, lanes=asked.workers, began=time.time())
+    if asked.fresh and asked.among is not None:
+        job = replace(job, attempt=asked.among.attempt)
+    if before is None:
+        return job
+    job = replace(job, earlier=tuple(dict.fromkeys((*before.earlier, before.attempt)))[-MOST:])
+    if before.fresh and not asked.fresh:  # what it computed anew stays what counts
+        job = replace(job, attempt=before.attempt, fresh=True)
+    return job
+
+
+def _going_on(before: Job) -> str:
+    if before.host == host() and before.pid != os.getpid() and lives(before.pid):
+        return f"taking part in a scan that runs already (process {before.pid})"
+    began = datetime.fromtimestamp(before.began, UTC).astimezone()
+    return f"going on with the scan that was begun on {began:%Y-%m-%d at %H:%M} and not finished"
+
+
+def _end(shelf: Shelf, job: Job, asked: Sharing, own: Desk) -> None:
+    """Remove the job of a scan that is finished, and what is private of it, but for scans that follow."""
+    finish(shelf, job)  # first: who sees that it is over removes his own
+    attempts = {job.attempt, *job.earlier}  # an earlier one left what this one did not ask for any more
+    if asked.among is not None:
+        asked.among.private.update(own.private)
+        asked.among.attempts.update(attempts)
+    elif not asked.keeps:
+        own.close()
+        shelf.drop_of(attempts)
 
 
 @contextmanager
@@ -157,7 +180,7 @@ def _noted(
     if before is not None and before.facts and not asked.fresh:
         other = [name for name in facts if before.facts.get(name) != facts[name]]
         if other and asked.resume:
-            raise UserError(
+            raise Untouched(
                 f"there is nothing to resume: the scan that was not finished had another {other[0]}; leave out ",
                 Setting("resume"),
                 " to begin anew.",
@@ -177,8 +200,16 @@ def _nothing(shelf: Shelf, request: Request) -> str:
 
 
 def _forget(shelf: Shelf) -> None:
-    """Remove private outcomes that nobody came back for."""
+    """Remove private outcomes that nobody came back for, and what stands beside jobs that are finished."""
+    with suppress(OSError):
+        for path in (shelf.folder / JOBS).iterdir():
+            if not place(shelf, path.name.partition(".")[0]).exists() and _age(path) > FORGOTTEN:
+                path.unlink(missing_ok=True)
     for path in (shelf.folder / PRIVATE).glob("*/*"):
         with suppress(OSError):
-            if time.time() - path.stat().st_mtime > FORGOTTEN:
+            if _age(path) > FORGOTTEN:
                 path.unlink()
+
+
+def _age(path: Path) -> float:
+    return time.time() - path.stat().st_mtime

@@ -82,19 +82,27 @@ class Desk:
     fresh: bool = False
     keeps: bool = False
     idle: bool = False  # it computes no pieces itself: it waits for what others leave
+    lanes: int = 1  # participants in all
     gathers: bool = True  # it is the one who puts the outcomes together
     finished: bool = False  # the result is there
     noticed: Callable[[Mapping[str, str]], None] = lambda facts: None  # told what is audited, when that is known
+    # Asked while it waits, with the seconds that nobody has been at work: says what for; may raise UserError.
+    attended: Callable[[float], str] = lambda alone: "waiting for somebody to take part"
+    say: Callable[[str], None] = lambda told: None  # tells the user what becomes of those who take part
+    lost: str = ""  # why nobody is left who computes
     who: str = field(default_factory=nobody)
     known: dict[str, Any] = field(default_factory=dict)  # outcomes by key, as they were read or computed
     took: dict[str, float] = field(default_factory=dict)  # seconds by what is shown of the work, wherever it was done
     found: set[str] = field(default_factory=set)  # keys that another run had computed
     computed: set[str] = field(default_factory=set)  # keys computed here
     private: set[str] = field(default_factory=set)  # keys of private outcomes that were met
+    late: set[str] = field(default_factory=set)  # keys of what the time budget ended early in this run
+    anew: bool = False  # whether that is computed again
     unkept: set[str] = field(default_factory=set)  # keys whose outcomes cannot be written: everybody makes his own
     missing: dict[str, bool] = field(default_factory=dict)  # keys that others are at, and whether those are private
     held: list[str] = field(default_factory=list)  # keys that are claimed here, the outermost first
     trouble: str = ""  # why something could not be kept
+    told: Callable[[str, float], None] = lambda work, seconds: None  # of what was computed here, and how long it took
     _stop: threading.Event | None = None
 
     def done(self, unit: Unit, kind: type[T], compute: Callable[[], T], *, wait: bool, begin: bool) -> T:
@@ -128,10 +136,13 @@ class Desk:
                     outcome = compute()
                 self.took[unit.work] = seconds = time.monotonic() - begun
                 self.computed.add(key)
+                (self.late.add if late else self.late.discard)(key)
                 if late and len(self.held) > 1:  # a part of what time ended early: that is done again
                     return outcome
                 if not self._kept(unit, outcome, seconds, bool(late)) or not unit.private:
                     self.known[key] = outcome  # what is private may be large
+                if len(self.held) == 1:
+                    self.told(unit.work, seconds)
             return outcome
         finally:
             self.held.pop()
@@ -143,6 +154,8 @@ class Desk:
         key = unit.key
         if unit.private:
             self.private.add(key)
+        if self.anew and key in self.late:
+            return ()
         if key in self.known:
             return (self.known[key],)
         data = self.store.get(key, unit.private)
@@ -158,6 +171,10 @@ class Desk:
             outcome = unpacked(body, kind)
         except Unreadable:
             return ()
+        if header.late:
+            self.late.add(key)
+            if self.anew:
+                return ()
         self.took[unit.work] = header.seconds
         if not unit.private:
             self.known[key] = outcome
@@ -177,6 +194,20 @@ class Desk:
             self.trouble = self.trouble or str(error)
             return False
         return unit.key not in self.unkept
+
+    def has(self, unit: Unit, whole: bool) -> bool:
+        """Return whether the outcome of a unit would be taken up now; it is not read."""
+        if unit.key in self.known:
+            return not (whole and unit.key in self.late)
+        data = self.store.get(unit.key, unit.private)
+        try:
+            header = None if data is None else header_of(data, unit.key)[0]
+        except Unreadable:
+            return False
+        if header is None or header.unkept:
+            return False
+        own = header.attempt == self.attempt
+        return not (header.late and (whole or not own)) and (own or not self.fresh)
 
     @contextmanager
     def _beating(self) -> Iterator[None]:
@@ -241,12 +272,30 @@ def done(unit: Unit | None, kind: type[T], compute: Callable[[], T], *, wait: bo
     return desk.done(unit, kind, compute, wait=wait, begin=begin)
 
 
-def is_known(unit: Unit | None) -> bool:
-    """Whether an outcome is there."""
+def is_known(unit: Unit | None, *, whole: bool = False) -> bool:
+    """Return whether the outcome of a unit is there; where the `whole` is asked for, not if time ended it early."""
     desk = _desk.get()
-    if desk is None or unit is None:
-        return False
-    return unit.key in desk.known or desk.store.get(unit.key, unit.private) is not None
+    return desk is not None and unit is not None and desk.has(unit, whole)
+
+
+@contextmanager
+def anew() -> Iterator[None]:
+    """Compute within what the time budget ended early once more: this is its second try."""
+    desk = _desk.get()
+    if desk is None:
+        yield
+        return
+    desk.anew = True
+    try:
+        yield
+    finally:
+        desk.anew = False
+
+
+def is_main() -> bool:
+    """Return whether this participant puts the outcomes together, as one alone does."""
+    desk = _desk.get()
+    return desk is None or desk.gathers
 
 
 def place_beside(unit: Unit) -> Path | None:
@@ -271,18 +320,25 @@ def note(facts: Mapping[str, str]) -> None:
 
 
 def wait_for_others() -> None:
-    """Wait until something that others were at is finished, or left."""
+    """Wait until something that others were at is finished, or left; raises UserError where nobody can be at it."""
     desk = _desk.get()
     if desk is None:
         return
     missing, desk.missing = desk.missing, {}
-    show = current_monitor().stage
+    show, shown, since = current_monitor().stage, "", time.monotonic()
     while missing:
+        if desk.lost:
+            raise UserError(desk.lost)
         at_work = desk.store.claims()
         found = any(desk.store.get(key, private) is not None for key, private in missing.items())
         if found or not (desk.idle or missing.keys() <= at_work.keys()):
             return
         works = sorted({claim.work for claim in at_work.values()})
-        show(f"waiting for {', '.join(works)}" if works else "waiting for somebody to take part")
+        since = time.monotonic() if works else since
+        told = desk.attended(time.monotonic() - since)
+        told = f"waiting for {', '.join(works)}" if works else told
+        if told != shown:  # its clock goes on
+            show(told)
+        shown = told
         ends.check()
         time.sleep(LOOK)

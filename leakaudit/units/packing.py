@@ -12,10 +12,13 @@ import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from leakaudit.files.typed import Misfit, typed
+from leakaudit.files import own
 from leakaudit.units.unit import FORMAT, Unit
+
+LONGEST = 1 << 16  # bytes of a header
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Header:
     late: bool  # whether time ended it early: it holds for that run alone
     sha256: str  # of what follows
     unkept: bool = False  # the outcome cannot be written, and is not here: in that run everybody makes his own
+    images: str = ""  # how records appear in the scan that it is of: full, redacted, none
     format: str = FORMAT
 
 
@@ -41,7 +45,8 @@ def packed(unit: Unit, value: Any, *, seconds: float, attempt: str, late: bool) 
     """Return an outcome as bytes. Raises whatever pickling raises where an object cannot be written."""
     body = _body(value)
     digest = hashlib.sha256(body).hexdigest()
-    header = Header(unit.kind, unit.work, unit.key, round(seconds, 3), attempt, late, digest)
+    seconds = round(seconds, 3)
+    header = Header(unit.kind, unit.work, unit.key, seconds, attempt, late, digest, images=unit.images)
     return json.dumps(asdict(header), sort_keys=True).encode() + b"\n" + body
 
 
@@ -69,25 +74,29 @@ class Values:
 def header_of(data: bytes, key: str) -> tuple[Header, bytes]:
     """Return header and body of the outcome of this key; raises Unreadable."""
     line, _, body = data.partition(b"\n")
-    header = said(line)
-    if header.format != FORMAT or header.key != key or header.sha256 != hashlib.sha256(body).hexdigest():
+    header = own.read_as(line, Header)
+    if (
+        header is None
+        or header.format != FORMAT
+        or header.key != key
+        or header.sha256 != hashlib.sha256(body).hexdigest()
+    ):
         raise Unreadable
     return header, body
 
 
-def said(line: bytes) -> Header:
-    """Return what the first line of a file says of its outcome; raises Unreadable."""
-    try:
-        return typed(json.loads(line), Header)
-    except (ValueError, Misfit, RecursionError) as error:
-        raise Unreadable from error
+def glanced(path: Path) -> Header | None:
+    """Return the header of an outcome's file, without reading what follows; None where it has none."""
+    return own.read_as(own.first_line(path, LONGEST), Header)
 
 
 def unpacked(body: bytes, kind: type[Any]) -> Any:
     """Return the outcome that `packed` wrote, of a class; raises Unreadable."""
     try:
         if issubclass(kind, Values):
-            return typed(_strict(json.loads(body)), kind)
+            if (values := own.read_as(body, kind)) is None:
+                raise Unreadable
+            return values
         import torch
 
         found = torch.load(io.BytesIO(body), weights_only=False)

@@ -4,32 +4,39 @@
     claims/<key>         who computes it     jobs/<id>.json      scans that are not finished
 
 Every file is its owner's alone, written whole or not at all. A claim is made by whoever creates its file first; its
-time of change is its heartbeat. One whose holder is dead, or silent for `STALE` seconds, is taken over: then two may
-compute the same for a while, which costs time and changes nothing.
+time of change is its heartbeat. One whose holder is dead, or silent for `STALE` seconds, is taken over by whoever
+creates the next one first, `<key>.1` after `<key>`: nobody removes a file that may be somebody's own by now, so of
+any number who find a claim left exactly one has it. A holder that was only silent may still compute: then two compute
+the same for a while, which costs time and changes nothing.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import socket
+import time
 from collections.abc import Container, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 
 from leakaudit.errors import Setting, UserError
-from leakaudit.files.typed import Misfit, typed
+from leakaudit.files import own
 from leakaudit.files.writing import HALF, OLD, created, make, sweep, why, write_atomically
-from leakaudit.units.packing import Unreadable, said
+from leakaudit.units.packing import glanced
 
 PART = ".part"  # of the name of a file that holds the finished stages of an outcome at work
 KEPT, PRIVATE, CLAIMS, JOBS = "outcomes", "private", "claims", "jobs"
 STALE = 60.0  # seconds without a heartbeat after which whoever held a claim is taken for dead
+CLOCK = 60.0  # seconds for which the folder's clock is taken to go as this process's own
+DAY = 86_400.0  # seconds after which a claim that nobody gave back is removed, and a use of an outcome is noted
+TURN = re.compile(r"([0-9a-f]{64})(?:\.([0-9]{1,9}))?")  # the name of a claim: its key, and how often it was taken over
+LONGEST = 10_000  # bytes of a claim
 LARGEST = 1 << 36  # bytes of an outcome that is read
-LONGEST = 1 << 20  # bytes of the line that says what it is
 TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# What leakaudit keeps: `leakaudit cache` shows and clears it.\n"
 
 
@@ -47,8 +54,7 @@ class Claim:
 def host() -> str:
     """Return a name of this machine, and of the space in which its processes have their numbers."""
     parts = [socket.gethostname()]
-    with suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8])
+    parts.append(own.text(Path("/proc/sys/kernel/random/boot_id")).strip()[:8])
     with suppress(OSError):
         parts.append(str(os.stat("/proc/self/ns/pid").st_ino))
     return "/".join(parts)
@@ -59,6 +65,8 @@ class Shelf:
     """A folder of outcomes. Names are keys of units: 64 hexadecimal digits."""
 
     folder: Path
+    _held: dict[str, Path] = field(default_factory=dict, compare=False, repr=False)  # claims made here, by their keys
+    _ahead: list[float] = field(default_factory=list, compare=False, repr=False)  # its clock's lead, and when seen
 
     def place(self, key: str, private: bool) -> Path:
         """Return where an outcome stands."""
@@ -67,10 +75,13 @@ class Shelf:
     def get(self, key: str, private: bool) -> bytes | None:
         """Return an outcome, None where there is none that can be read."""
         path = self.place(key, private)
-        with suppress(OSError):
-            if own(path) and path.stat().st_size <= LARGEST:
-                return path.read_bytes()
-        return None
+        found = own.read(path, LARGEST)
+        if found is None:
+            return None
+        if time.time() - found[1] > DAY:  # it is of use: what is removed by age is not
+            with suppress(OSError):
+                os.utime(path)
+        return found[0]
 
     def put(self, key: str, data: bytes, private: bool) -> None:
         """Keep an outcome; raises UserError where the folder takes nothing."""
@@ -84,75 +95,122 @@ class Shelf:
     def drop_of(self, attempts: Container[str]) -> None:
         """Remove the private outcomes that these runs of a scan left, whichever they are."""
         for path in sorted((self.folder / PRIVATE).glob("*/*")):
-            with suppress(OSError, Unreadable):
-                if path.name.endswith(PART):
-                    run = path.name.removesuffix(PART).partition(".")[2]
-                else:
-                    with path.open("rb") as file:
-                        run = said(file.readline(LONGEST)).attempt
-                if run in attempts:
-                    path.unlink(missing_ok=True)
+            if path.name.endswith(PART):
+                run = path.name.removesuffix(PART).partition(".")[2]
+            else:
+                header = glanced(path)
+                run = "" if header is None else header.attempt
+            if run in attempts:
+                with suppress(OSError):
+                    path.unlink()
 
     def claim(self, key: str, claim: Claim) -> bool:
-        """Say that somebody is at a piece of work from now on; False where somebody else is."""
-        path = self.folder / CLAIMS / key
-        for _ in range(3):
+        """Say that somebody is at a piece of work from now on; False where somebody else is.
+
+        Where the folder takes no claims (its disk is full, say) everybody may compute everything.
+        """
+        for _ in range(2):
+            turns = self._turns(key)
+            if not all(map(self._left, turns.values())):
+                return False
+            turn = max(turns, default=-1) + 1
+            path = self.folder / CLAIMS / (f"{key}.{turn}" if turn else key)
             try:
                 with created(path, private=True) as file:
                     file.write(json.dumps(asdict(claim)).encode())
-                return True
+                return self._is_mine(key, turn, path)
             except FileExistsError:
-                if not self._left(path):
-                    return False
-                aside = path.with_name(f"{key}.{secrets.token_hex(4)}{HALF}")
-                with suppress(OSError):  # one of those who find it left is the first
-                    os.rename(path, aside)
-                    aside.unlink()
-            except FileNotFoundError:
-                make(path.parent, private=True)
+                return False
+            except FileNotFoundError:  # the folder was cleared
+                with suppress(OSError):
+                    make(path.parent, private=True)
+            except OSError:
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+                return True
+        return True
+
+    def _is_mine(self, key: str, turn: int, path: Path) -> bool:
+        """Look again once a claim is made: two that were made at once, on what each saw before, see each other now."""
+        turns = self._turns(key)
+        if max(turns, default=-1) == turn and all(self._left(turns[each]) for each in turns if each < turn):
+            self._held[key] = path
+            return True
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
         return False
 
     def beat(self, key: str) -> None:
         """Say that whoever claimed a piece of work is still at it."""
-        with suppress(OSError):
-            os.utime(self.folder / CLAIMS / key)
+        turns = {} if key in self._held else self._turns(key)
+        path = self._held.get(key) or (turns[max(turns)] if turns else None)
+        if path is not None:
+            with suppress(OSError):
+                os.utime(path)
 
     def release(self, key: str, who: str) -> None:
-        """Give a claim back, if it is still this participant's."""
-        path = self.folder / CLAIMS / key
-        held = read_claim(path)
-        if held is not None and held.who == who:
-            with suppress(OSError):
-                path.unlink()
+        """Give a claim back, if it is still this participant's, and what the dead left whom it was taken over from."""
+        self._held.pop(key, None)
+        turns = self._turns(key)
+        mine = [turn for turn, path in turns.items() if (held := read_claim(path)) is not None and held.who == who]
+        for turn in sorted(turns):
+            if mine and turn <= max(mine):  # the own one last: until then nobody begins at the first turn again
+                with suppress(OSError):
+                    turns[turn].unlink(missing_ok=True)
 
     def claims(self) -> dict[str, Claim]:
         """Return who is at which piece of work now, by its key; those left by the dead are not among them."""
         found = {}
-        for path in sorted((self.folder / CLAIMS).glob("*")) if (self.folder / CLAIMS).is_dir() else ():
+        for key, turns in sorted(self._all_turns().items()):
+            path = turns[max(turns)]
             held = read_claim(path)
-            if held is not None and len(path.name) == 64 and not self._left(path):
-                found[path.name] = held
+            if held is not None and not self._left(path):
+                found[key] = held
+        return found
+
+    def _turns(self, key: str) -> dict[int, Path]:
+        """Return the claims of a key, by how often it was taken over."""
+        return self._all_turns().get(key, {})
+
+    def _all_turns(self) -> dict[str, dict[int, Path]]:
+        found: dict[str, dict[int, Path]] = {}
+        with suppress(OSError):
+            for name in os.listdir(self.folder / CLAIMS):
+                if parts := TURN.fullmatch(name):
+                    found.setdefault(parts[1], {})[int(parts[2] or 0)] = self.folder / CLAIMS / name
         return found
 
     def _left(self, path: Path) -> bool:
-        """Whether the holder of a claim is dead: known of a process of this machine, else after a silence."""
-        held = read_claim(path)
-        if held is not None and held.host == host():
-            return not lives(held.pid)
-        try:
-            return self._now() - path.stat().st_mtime > STALE
-        except OSError:
-            return False
+        """Whether a claim is nobody's: its holder is dead (known of this machine's processes), silent, or gave it back.
+
+        The file is opened, since only then a network's file system asks how old it is.
+        """
+        found = own.read(path, LONGEST)
+        if found is None:
+            return not path.exists()
+        held, changed = own.read_as(found[0], Claim), found[1]
+        if held is not None and held.host == host() and not lives(held.pid):
+            return True
+        return self._now() - changed > STALE
 
     def _now(self) -> float:
         """Return the time by the clock that stamps this folder's files: another machine's may go differently."""
-        path = self.folder / CLAIMS / f".now-{secrets.token_hex(4)}{HALF}"
-        with created(path, private=True):
-            pass
-        try:
-            return path.stat().st_mtime
-        finally:
-            path.unlink(missing_ok=True)
+        if not self._ahead or not 0 <= time.monotonic() - self._ahead[1] <= CLOCK:
+            path, stamped = self.folder / CLAIMS / f".now-{secrets.token_hex(4)}{HALF}", time.time()
+            with suppress(OSError), created(path, private=True) as file:
+                stamped = os.fstat(file.fileno()).st_mtime
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+            self._ahead[:] = stamped - time.monotonic(), time.monotonic()
+        return time.monotonic() + self._ahead[0]
+
+    def tidy(self) -> None:
+        """Remove claims that nobody gave back, long after they were left."""
+        for turns in self._all_turns().values():
+            for path in turns.values():
+                with suppress(OSError):
+                    if self._now() - path.stat().st_mtime > DAY:
+                        path.unlink(missing_ok=True)
 
     def kept(self) -> Iterator[tuple[Path, bool]]:
         """Yield the file of every outcome, and whether it is private."""
@@ -160,6 +218,12 @@ class Shelf:
             for path in sorted((self.folder / name).glob("*/*")):
                 if len(path.name) == 64:
                     yield path, name == PRIVATE
+
+
+def usual() -> Path:
+    """Return the folder in which outcomes are kept where nobody names another."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "leakaudit"
 
 
 def opened(folder: Path) -> Shelf:
@@ -177,23 +241,15 @@ def opened(folder: Path) -> Shelf:
             sweep(each, ".", OLD)
     except OSError as error:
         raise UserError("cannot keep anything in ", Setting("cache", str(folder)), f": {why(error)}.") from error
-    return Shelf(folder)
-
-
-def own(path: Path) -> bool:
-    """Whether a file is this user's, and nobody else can write it: what is read from it may run."""
-    if not hasattr(os, "getuid"):
-        return True
-    found = path.stat()
-    return found.st_uid == os.getuid() and not found.st_mode & 0o022
+    shelf = Shelf(folder.absolute())  # code of users may go to another folder
+    shelf.tidy()
+    return shelf
 
 
 def read_claim(path: Path) -> Claim | None:
     """Return a claim, None where there is none or it is half written."""
-    try:
-        return typed(json.loads(path.read_bytes()[:10_000]), Claim)
-    except (OSError, ValueError, Misfit, RecursionError):
-        return None
+    found = own.read(path, LONGEST)
+    return None if found is None else own.read_as(found[0], Claim)
 
 
 def lives(pid: int) -> bool:
@@ -204,6 +260,5 @@ def lives(pid: int) -> bool:
         return False
     except (OSError, OverflowError):  # another user's
         return True
-    with suppress(OSError, IndexError):  # dead, and not yet waited for
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return True
+    state = own.text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    return not state or state[0] != "Z"  # dead, and not yet waited for

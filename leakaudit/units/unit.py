@@ -24,6 +24,12 @@ class Unit:
     private: bool = False
 
     @property
+    def images(self) -> str:
+        """Return how records appear in the scan that it is of; empty where nothing says so."""
+        settings = self.depends.get("settings")
+        return str(settings.get("images", "")) if isinstance(settings, Mapping) else ""
+
+    @property
     def key(self) -> str:
         """Return the SHA-256 of all that the outcome depends on."""
         text = json.dumps([FORMAT, self.kind, self.depends], sort_keys=True, separators=(",", ":"), default=str)

@@ -24,7 +24,7 @@ from leakaudit.result.numbers import about, clock, decibels, percent, significan
 from leakaudit.watch.lines import plain_lines
 from leakaudit.watch.pictures import Pair, Pane, nearest
 from leakaudit.watch.present import Present
-from leakaudit.work.progress import Monitor, Original, Sight, Work, harmless, monitored, paced
+from leakaudit.work.progress import Ahead, Monitor, Original, Sight, Work, harmless, monitored, paced
 
 if TYPE_CHECKING:
     from leakaudit.scene.plan import Plan
@@ -70,6 +70,7 @@ def progress_monitor(console: Console | None = None, plan: Plan | None = None) -
                 see=paced(harmless(display.look), EVERY),
                 stage=harmless(display.enter),
                 originals=harmless(display.beside),
+                ahead=harmless(display.expect),
             )
         finally:
             ended.set()
@@ -155,6 +156,12 @@ class Display:
         self.present.enter(stage)
         if self.original is None:  # the last losses are of something else
             self.sight = None
+
+    def expect(self, pieces: Ahead, lanes: int) -> None:
+        """Take in what is still to come, and how many are at it."""
+        self.forecast = self.forecast or _forecast(self.plan)
+        if self.forecast is not None:
+            self.forecast.revise(pieces, lanes)
 
     def beside(self, original: Original) -> None:
         """Take in how to see what the pictures in sight are to become."""

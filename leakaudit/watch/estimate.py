@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from leakaudit.audit.clock import FITS, shared_out
 from leakaudit.audit.costs import Costs, sizes_of
-from leakaudit.audit.pieces import Piece, outline
+from leakaudit.audit.pieces import LATER, outline, rank
+from leakaudit.audit.shares import share_of
 from leakaudit.protocol.target import Target
 from leakaudit.result.batteries import BATTERIES
 from leakaudit.scene.plan import Plan
@@ -54,16 +53,13 @@ def estimates(target: Target, plan: Plan, costs: Costs) -> tuple[Estimate, ...]:
 def bought(target: Target, plan: Plan, costs: Costs, budget: float) -> Bought:
     """Return what a time budget buys of the plan's scan under the dearest of the `SAMPLE`."""
     pieces = outline(replace(plan, defenses=SAMPLE[-1:]), sizes_of(target, plan))
-    left = budget - SETTING_UP
-    fits = [p for p in pieces if p.all_or_nothing]
-    rest = [p for p in pieces if not p.all_or_nothing]
-    given = dict(zip(fits, _given(FITS * left, fits, costs), strict=True))
-    spent = sum(min(seconds, costs.seconds(p.amount)) for p, seconds in given.items())
-    given |= dict(zip(rest, _given(left - spent, rest, costs), strict=True))
+    ahead = sorted(pieces, key=lambda p: (not p.all_or_nothing, rank(p) >= LATER))  # the order of a scan in a hurry
+    left, given = budget - SETTING_UP, {}
+    while ahead:
+        needs = [costs.seconds(p.amount) for p in ahead]
+        given[ahead[0]] = share_of(left, ahead, needs)
+        left -= min(given[ahead[0]], needs[0])
+        ahead = ahead[1:]
     ended = [p for p in pieces if given[p] >= costs.seconds(p.amount)]
     cut = tuple(str(p.work) for p in pieces if 0 < given[p] < costs.seconds(p.amount))
     return Bought(budget, len(ended), cut, tuple(str(p.work) for p in pieces if not given[p]))
-
-
-def _given(left: float, pieces: Sequence[Piece], costs: Costs) -> list[float]:
-    return shared_out(left, [costs.seconds(p.amount) for p in pieces], [p.least for p in pieces])

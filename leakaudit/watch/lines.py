@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from leakaudit.result.schema import AuditResult
     from leakaudit.scene.plan import Plan
 
+UNFINISHED = "not finished"
 SILENCE = 30.0  # seconds after which a line says what is still being computed
 
 
@@ -33,6 +34,7 @@ def plain_lines(console: Console, plan: Plan | None, silence: float = SILENCE) -
     """
     begun: list[Work] = []  # pieces of an audit of which no line told yet
     present, told, ended = Present("full" if plan is None else plan.images), threading.Event(), threading.Event()
+    said: set[tuple[Work, str]] = set()  # one participant of several goes through all pieces again and again
 
     def line(words: str) -> None:
         told.set()
@@ -48,12 +50,16 @@ def plain_lines(console: Console, plan: Plan | None, silence: float = SILENCE) -
     def enter(words: str) -> None:
         present.enter(words)
         if words.startswith(MOMENT):  # the same pieces follow again, on other weights
+            said.clear()
             line(words)
 
     def kept(result: AuditResult) -> None:
         while begun and (seconds := result.timings.get(str(begun[0]))) is not None:
             work = begun.pop(0)
             outcome = became(result, work)
+            if (work, outcome) in said or outcome == UNFINISHED:
+                continue
+            said.add((work, outcome))
             if outcome or seconds >= 1:  # to fit a defense that learns nothing is no news
                 line(f"{work}  {numbers.seconds(seconds)}" + (f", {outcome}" if outcome else ""))
 
@@ -98,7 +104,7 @@ def became(result: AuditResult, work: Work) -> str:
         return told if share is None else f"{told} at {percent(share)} of its strength"
     attack = next((a for a in row.attacks if a.name == work.name), None)
     if attack is None:
-        return "not finished"
+        return UNFINISHED
     found, labels = attack.identification, attack.label_accuracy.value
     if found.value is not None:
         return f"{round(found.value * found.n)} of {found.n} identified"

@@ -89,3 +89,16 @@ def close() -> None:
     """Let nothing interrupt the command any more: what is left takes seconds, and must be whole."""
     if _ends is not None:
         _ends.closed = True
+
+
+@contextmanager
+def broken_pipes() -> Iterator[None]:
+    """Let SIGPIPE do what it does to every program: what Python makes of it ends in exit code 1, which says a leak."""
+    if not hasattr(signal, "SIGPIPE") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGPIPE, before)

@@ -1,8 +1,9 @@
-"""Float32 as float32: what a GPU rounds by default, and is not to round while something is measured.
+"""Float32 as float32, and alike each time: what a GPU does otherwise, and is not to do while something is measured.
 
 On recent cards cuDNN reads the inputs of convolutions with ten bits of mantissa (TF32) unless it is told not to. The
 slopes of a ResNet are then 4 to 5 % off, those of attacks as well as those that they are checked against
-(`docs/engine.md`). `exact` is entered around whole audits and by the engine itself.
+(`docs/engine.md`). And kernels add up in any order (`leakaudit.work.order`). `exact` is entered around whole audits and
+by the engine itself.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
+
+from leakaudit.work.order import in_order
 
 # Since torch 2.9 every part has a setting of its own, and one that is "none" takes that of the part before it here:
 # of all backends, of one, of one operation of it. The flags known before that stand beside them, and torch refuses to
@@ -51,19 +54,19 @@ def single_threaded() -> Iterator[None]:
 
 @contextmanager
 def exact() -> Iterator[None]:
-    """Compute convolutions and matrix products of float32 in float32 within; then the flags are as they were.
+    """Compute convolutions and products of float32 in float32 and in one order within; then the flags are as they were.
 
     They are torch's and hold for the whole process. Entered again within itself it does nothing.
     """
     global _entered
-    restore = _exactly() if _entered == 0 else None
+    restore = (_exactly(), in_order()) if _entered == 0 else ()
     _entered += 1
     try:
         yield
     finally:
         _entered -= 1
-        if restore is not None:
-            restore()
+        for each in restore:
+            each()
 
 
 def _exactly() -> Callable[[], None]:

@@ -9,7 +9,7 @@ number, and one that fails is not asked again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -55,6 +55,7 @@ class Sight:
 Original = Callable[
     [int], "Tensor"
 ]  # of a victim, counted from 0, its records (B, C, H, W) or (B, C, D, H, W) in [0, 1]
+Ahead = Sequence[tuple[Work, float]]  # pieces of work in their order, each with how heavy it is beside the others
 See = Callable[[Callable[[], Sight]], None]  # gets what makes the sight, and calls it only if it wants to look
 
 
@@ -71,6 +72,7 @@ class Monitor:
     # How to see the records that the pictures in sight are to become. It goes one way: from the audit, which knows
     # them and says whether they may be shown, past the attack, to whoever watches.
     originals: Callable[[Original], None] = lambda original: None
+    ahead: Callable[[Ahead, int], None] = lambda pieces, lanes: None  # what is still to come, and how many are at it
 
 
 @dataclass
@@ -159,10 +161,14 @@ def together(*monitors: Monitor) -> Monitor:
         for m in monitors:
             m.originals(original)
 
+    def ahead(pieces: Ahead, lanes: int) -> None:
+        for m in monitors:
+            m.ahead(pieces, lanes)
+
     deadline = monitors[0].deadline if monitors else None
     started = monitors[0].started if monitors else None
     looked = see if looking else None
-    return Monitor(show, deadline, started, looked, kept, stage, originals)
+    return Monitor(show, deadline, started, looked, kept, stage, originals, ahead)
 
 
 def harmless(call: Callable[P, None]) -> Callable[P, None]:

@@ -31,7 +31,7 @@ def generator_for(seed: int, *path: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(derive(seed, *path))
 
 
-def _in_use() -> list[tuple[str, int | None]]:
+def devices_in_use() -> list[tuple[str, int | None]]:
     """Return the devices beside the CPU whose global generators may have been drawn from."""
     found: list[tuple[str, int | None]] = []
     for name in ("cuda", "xpu", "mps", torch._C._get_privateuse1_backend_name()):
@@ -47,7 +47,7 @@ def _in_use() -> list[tuple[str, int | None]]:
 def random_states() -> RandomStates:
     """Return the states of torch's global generators: the CPU's, and that of every device in use."""
     found: list[tuple[tuple[str, int | None], Tensor]] = [(("cpu", None), torch.get_rng_state())]
-    for name, index in _in_use():
+    for name, index in devices_in_use():
         module: Any = getattr(torch, name)
         found.append(((name, index), module.get_rng_state() if index is None else module.get_rng_state(index)))
     return tuple(found)
@@ -80,7 +80,7 @@ def reseed(seed: int, *, used: bool = False) -> None:
 
     `used` leaves out devices that nothing has been drawn on yet, which is quicker: for what is done thousands of times.
     """
-    if used and not _in_use():
+    if used and not devices_in_use():
         torch.default_generator.manual_seed(seed)
     else:
         torch.manual_seed(seed)

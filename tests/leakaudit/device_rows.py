@@ -5,16 +5,21 @@ Bit for bit, but for the last digits of what the engine finds (`ROUNDING`).
 Run as `python -m tests.leakaudit.device_rows [FILE]`, in a process of its own (`tests.pretend`): it prints a table of
 rows, and writes them to FILE as JSON. A row is what was tried, by its name, and what is wrong with it, if anything.
 With one seed an audit is therefore the same on every device, but for the rounding of its kernels.
+
+With `--device cuda` the device is a real one: numbers may then be off by its rounding (`THERE`), how far is said, and
+everything is run a second time, of which other bits are told.
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
 import dataclasses
 import json
-import sys
+import math
+import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +31,7 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 import leakaudit
+from benchmarks.differing import differences, plain, tensors
 from leakaudit.attacks._attacking import starts
 from leakaudit.audit import weaker
 from leakaudit.engine import matching as engine
@@ -47,7 +53,11 @@ from leakaudit.result.schema import to_json
 from leakaudit.scene import fingerprint, plan
 from leakaudit.score import tuning
 from leakaudit.score.utility import Senders, utility
-from leakaudit.work.seeding import forked
+from leakaudit.units import desk
+from leakaudit.units.desk import Desk
+from leakaudit.units.shelf import opened
+from leakaudit.work.precision import exact
+from leakaudit.work.seeding import forked, random_states
 from tests import pretend
 from tests.attacks.attack_scenes import EVERYTHING, Shifted, TinyViT, pictures_of, records
 
@@ -63,6 +73,8 @@ DROPPING = [  # what is run on that: whatever runs the model in the client's mod
     ("engine", "match"), ("attack", "dlg"), ("attack", "inverting-gradients"), ("attack", "linkage"),
     ("defense", "none"), ("defense", "precode"),
 ]  # fmt: skip
+THERE = 1e-3  # relative: of all numbers on a real device, whose kernels round otherwise
+HASHED = {"/learned"}  # digests: another rounding is another digest
 ROUNDING = 1e-4  # relative: on a device the engine multiplies and adds in another order than on a CPU, to wait for less
 SHORT = {  # settings that only how well a thing works depends on
     "steps": 2, "restarts": 1, "undo_steps": 2, "decoder_steps": 2, "draws": 2, "pairs": 8, "rehearsals": 2,
@@ -111,6 +123,7 @@ def drawn(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+@exact()  # as an audit is
 def an_attack(name: str, case: str, device: str) -> Any:
     """Return what an attack makes of what two clients share, behind what it was built against."""
     attack: Attack = short(registry.attacks()[name]())
@@ -158,6 +171,7 @@ def an_attack(name: str, case: str, device: str) -> Any:
         return attack.link(against.model, update, shown.images.view(VICTIMS, LINE_UP, *SHAPE), drawn(2))
 
 
+@exact()
 def a_defense(name: str, case: str, device: str) -> Any:
     """Return what a defense makes at every stage, at full and at half strength, and what it costs."""
     built, batch, mode = case_of(case)
@@ -200,6 +214,7 @@ def a_defense(name: str, case: str, device: str) -> Any:
     return found
 
 
+@exact()
 def the_engine(way: str, case: str, device: str) -> Any:
     built, batch, mode = case_of(case)
     of = target(built, device)
@@ -252,6 +267,22 @@ def a_scan_of_findings(device: str) -> Any:
     return scanned(built, [volumes(n) for n in (24, 18, 40)], device, defense="class-conditional")
 
 
+def a_scan_taken_up(device: str) -> Any:
+    """Return the same of a scan that takes up what attacks drew on the device, then of one that does nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        shelf = opened(Path(folder))
+        for _ in range(3):
+            with desk.at(Desk(shelf)) as own:
+                found = a_scan(device)
+            assert own is not None
+            if own.unkept:
+                raise AssertionError(f"{len(own.unkept)} outcomes cannot be written")
+            for path, private in list(shelf.kept()) if not own.found else ():
+                if not private:
+                    path.unlink()
+    return found | {"computed again": len(own.computed)}
+
+
 def scanned(built: nn.Module, sets: list[Any], device: str, **options: Any) -> Any:
     plan.BATTERIES["quick"] = replace(plan.BATTERIES["quick"], steps=2, tuning_victims=1, decoder_steps=2, epochs=1)
     options |= {"battery": "quick", "attacks": ["labels"], "all_attacks": True, "records": 2, "candidates": 3}
@@ -262,60 +293,9 @@ def scanned(built: nn.Module, sets: list[Any], device: str, **options: Any) -> A
                 raise AssertionError(f"{attack.name} on {defense.spec} failed: {attack.reason}")
     written = json.loads(to_json(result))
     written["timings"], written["made"] = {}, ""
+    written["environment"].pop("card", None)
     written["environment"]["device"] = written["hashes"]["environment"] = ""
     return written
-
-
-def tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Yield all tensors in a value, with where they stand."""
-    if isinstance(value, Tensor):
-        yield path, value
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for each in dataclasses.fields(value):
-            yield from tensors(getattr(value, each.name), f"{path}.{each.name}")
-    elif isinstance(value, Mapping):
-        for key, each in value.items():
-            yield from tensors(each, f"{path}.{key}")
-    elif isinstance(value, list | tuple):
-        for i, each in enumerate(value):
-            yield from tensors(each, f"{path}.{i}")
-
-
-def plain(value: Any) -> Any:
-    """Return a value with nothing of a device left in it."""
-    if isinstance(value, Tensor):
-        return value.detach().cpu()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {each.name: plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {key: plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    return value if isinstance(value, str | int | float | bool | None) else type(value).__name__
-
-
-def alike(one: Tensor, other: Tensor, rounding: float) -> bool:
-    """Whether two tensors are the same to the bit, or but for `rounding`, relative."""
-    if (one.dtype, one.shape) != (other.dtype, other.shape):
-        return False
-    if one.contiguous().numpy().tobytes() == other.contiguous().numpy().tobytes():
-        return True
-    return one.is_floating_point() and float((one - other).norm()) <= rounding * float(one.norm())
-
-
-def differences(one: Any, other: Any, rounding: float = 0.0, path: str = "") -> Iterator[str]:
-    """Yield where two plain values differ by more than `rounding`, which is relative and of tensors alone."""
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        if not alike(one, other, rounding):
-            yield f"{path}: other numbers"
-    elif isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
-        for key in one:
-            yield from differences(one[key], other[key], rounding, f"{path}/{key}")
-    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        for i, (a, b) in enumerate(zip(one, other, strict=True)):
-            yield from differences(a, b, rounding, f"{path}/{i}")
-    elif one != other and not (one != one and other != other):
-        yield f"{path}: {one!r} on the CPU, {other!r} on the device"
 
 
 @dataclass(frozen=True)
@@ -324,22 +304,36 @@ class Row:
 
     name: str
     wrong: str
+    far: float = 0.0  # the largest relative difference of numbers between the CPU and the device
+    again: str = ""  # where a second time on the device gave other bits
 
 
-def row(name: str, call: Callable[[str], Any], compared: bool = True) -> Row:
+def row(name: str, call: Callable[[str], Any], device: str, compared: bool = True) -> Row:
     """Run a call on both devices and compare; without comparing only see that it runs, and alike a second time."""
+    real = device != pretend.NAME
     try:
-        expected = outcome(call, "cpu" if compared else pretend.NAME)
-        before = torch.pretend.get_rng_state()  # type: ignore[attr-defined]
-        with pretend.drawing() as draws:
-            found = outcome(call, pretend.NAME)
-        rounding = ROUNDING if name.startswith(("engine", "attack")) else 0.0
-        wrong = list(differences(plain(expected), plain(found), rounding))[:3]
+        expected = plain(outcome(call, "cpu" if compared else device))
+        before = random_states()
+        with pretend.drawing() as draws, pretend.unordered() as loose:  # a real device counts neither
+            found = plain(outcome(call, device))
+        different = list(differences(expected, found))
+        rounding = THERE if real and compared else ROUNDING if name.startswith(("engine", "attack")) else 0.0
+        wrong = [
+            each.told
+            for each in different
+            if each.far > rounding or not (each.tensor or real)  # a pretended device rounds as the CPU does
+            if not (real and each.where in HASHED)
+        ][:3]
         if compared and draws:  # what the audit itself draws comes from the CPU
             wrong.append(f"drawn from the device's own generator: {', '.join(sorted(draws))}")
-        if not torch.equal(before, torch.pretend.get_rng_state()):  # type: ignore[attr-defined]
-            wrong.append("the device's random state is not as it was")
-        return Row(name, "; ".join(wrong))
+        if loose:  # a second time would give other bits on a GPU
+            wrong.append(f"adds up in any order: {', '.join(sorted(loose))}")
+        states = zip(before, random_states(), strict=True)
+        if moved := [name for (name, one), (_, other) in states if not torch.equal(one, other)]:
+            wrong.append(f"the random state is not as it was of {moved}")
+        again = list(differences(found, plain(outcome(call, device)))) if real and compared else []
+        far = max((each.far for each in different if math.isfinite(each.far)), default=0.0)
+        return Row(name, "; ".join(wrong), far, "; ".join(each.told for each in again[:3]))
     except Exception as error:
         ours = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
         places = " > ".join(f"{Path(f.filename).name}:{f.lineno}" for f in ours[-6:] if "pretend" not in f.filename)
@@ -353,8 +347,8 @@ def outcome(call: Callable[[str], Any], device: str) -> Any:
         return f"not applicable: {reason}"
 
 
-def rows() -> Iterator[Row]:
-    """Yield every row: each kind of thing, by name, in each case."""
+def rows(device: str) -> Iterator[Callable[[], Row]]:
+    """Yield what makes every row: each kind of thing, by name, in each case."""
     kinds: dict[str, tuple[Callable[[str, str, str], Any], list[str]]] = {
         "preflight": (the_checks, ["costs"]),
         "engine": (the_engine, ["match", *engine.WAYS]),
@@ -364,24 +358,36 @@ def rows() -> Iterator[Row]:
     for kind, (call, names) in kinds.items():
         for name in names:
             for case in CASES if kind != "defense" else list(CASES)[:2]:  # of which none asks what network it is
-                yield row(f"{kind} {name} {case}", partial(call, name, case))
+                yield partial(row, f"{kind} {name} {case}", partial(call, name, case), device)
     for kind, name in DROPPING:
-        yield row(f"{kind} {name} dropout", partial(kinds[kind][0], name, DROPOUT), compared=False)
-    yield row("scan", a_scan)
-    yield row("scan of findings", a_scan_of_findings)
+        yield partial(row, f"{kind} {name} dropout", partial(kinds[kind][0], name, DROPOUT), device, compared=False)
+    yield partial(row, "scan", a_scan, device)
+    yield partial(row, "scan taken up", a_scan_taken_up, device)
+    yield partial(row, "scan of findings", a_scan_of_findings, device)
 
 
 def main() -> None:
     """Print the table of rows, and write it where that is asked for."""
+    parser = argparse.ArgumentParser(prog="python -m tests.leakaudit.device_rows")
+    parser.add_argument("file", nargs="?", type=Path, help="write the rows as JSON")
+    parser.add_argument("--device", default=pretend.NAME, help="a real one in the pretended one's place: cuda")
+    parser.add_argument("--part", default="1/1", help="2/4: of every four rows the second")
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    pretend.install()
+    if options.device == pretend.NAME:
+        pretend.install()
+    else:
+        torch.zeros(1, device=options.device)  # its generator is asked for before anything is drawn
     tuning.LEAST, weaker.SHARES = 2, weaker.SHARES[:1]  # how long is tuned, how often is tried: not what is asked about
+    part, of = map(int, options.part.split("/"))
     found = []
-    for each in rows():
+    for make in list(rows(options.device))[part - 1 :: of]:
+        each = make()
         found.append(each)
-        print(f"{'WRONG' if each.wrong else 'ok':<6}{each.name}  {each.wrong}", flush=True)
-    if sys.argv[1:]:
-        Path(sys.argv[1]).write_text(json.dumps({each.name: each.wrong for each in found}))
+        told = f"{each.wrong}{' | again: ' if each.again else ''}{each.again}"
+        print(f"{'WRONG' if each.wrong else 'ok':<6}{each.name}  {each.far:.0e}  {told}", flush=True)
+    if options.file:
+        options.file.write_text(json.dumps({each.name: dataclasses.asdict(each) for each in found}))
 
 
 if __name__ == "__main__":

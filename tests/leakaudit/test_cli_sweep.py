@@ -12,6 +12,8 @@ import pytest
 from leakaudit.result.schema import digest, load
 from leakaudit.result.sweep import load as load_sweep
 from leakaudit.scans import sweep as loop
+from leakaudit.units.desk import Desk
+from leakaudit.units.unit import Unit
 from tests.leakaudit.command_line import Run, caller, sentence
 from tests.leakaudit.test_cli import MODEL
 
@@ -62,7 +64,7 @@ def test_each_scan_is_what_its_command_does_and_a_broken_model_is_a_row(run: Run
         assert (tmp_path / "out" / row.name / "report.html").is_file()
     stored = tmp_path / "out" / strong.name / "result.json"
     command = str(load(stored).environment["command"]).split()
-    again = run(*command[1:], "-o", "again", "-q")
+    again = run(*command[1:], "-o", "again", "-q", "--fresh")
     assert again.code == 3
     own = plain(tmp_path / "again" / "result.json")
     own["environment"]["command"] = own["environment"]["command"].removesuffix(" -q")
@@ -153,3 +155,32 @@ def test_below_full_pictures_no_text_of_an_exception_is_told(
         assert "a row of pixels" not in text
         assert "ValueError" in text
     assert all(str(tmp_path) not in text for text in written)
+
+
+def test_what_scans_share_is_computed_once_and_nothing_private_stays(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, computed = Desk._computed, []
+
+    def noted(desk: Desk, unit: Unit, *given: Any) -> Any:
+        computed.append((unit.work, unit.key))
+        return real(desk, unit, *given)
+
+    monkeypatch.setattr(Desk, "_computed", noted)
+    shared = SWEEP.replace(', "broken.py"', "").replace("defenses", 'stages = ["early"]\ndefenses', 1)
+    (tmp_path / "sweep.toml").write_text(shared)
+    done = run("sweep", "sweep.toml", "-o", "out", "--cache", "kept", "--fresh")
+    assert done.code == 1, done.err
+    said = [line.removeprefix("leakaudit: ") for line in done.err.splitlines() if line.startswith("leakaudit: ")]
+    assert said[-1] == "scan 2 of 2: model-early-gaussian-std=1.0"
+    assert len(computed) == len(set(computed)) > 10  # though nothing that was known before is taken up
+    assert [work for work, _ in computed if "early" in work]  # the model was trained to its moment, and that once, too
+    assert [path for path in (tmp_path / "kept" / "outcomes").rglob("*") if path.is_file()]
+    assert not [path for path in (tmp_path / "kept" / "private").rglob("*") if path.is_file()]
+    assert not list((tmp_path / "kept" / "jobs").iterdir())
+
+
+def test_a_scan_that_cannot_be_done_is_none_to_go_on_with(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "sweep.toml").write_text(SWEEP.replace('"model.py", ', ""))
+    assert run("sweep", "sweep.toml", "-o", "out", "--cache", "kept", "-q").code == 2
+    assert not list((tmp_path / "kept" / "jobs").iterdir())

@@ -12,9 +12,10 @@ import torch
 
 from leakaudit.audit import audit as audit_module
 from leakaudit.audit.audit import audit
-from leakaudit.audit.clock import SAFE, Clock, shared_out
+from leakaudit.audit.clock import Clock
 from leakaudit.audit.costs import NOMINAL, measured
 from leakaudit.audit.pieces import Piece, outline, pieces_of
+from leakaudit.audit.shares import SAFE, shared_out
 from leakaudit.protocol.amounts import Amount, Sizes
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.registry import attacks, parse_attack
@@ -97,7 +98,7 @@ def test_what_a_piece_took_under_one_defense_is_expected_under_the_next(clock: T
     with ticking.piece(updating) as why:
         clock.now += 10 * 10 * NOMINAL.update  # ten times as dear as without a defense
     assert why == ""
-    assert ticking.expected(other) == pytest.approx(10 * 100 * NOMINAL.update)
+    assert ticking.expected(other) == pytest.approx(5 * 100 * NOMINAL.update)  # a factor of two is no news
     with ticking.piece(one):
         clock.now += 77
     assert ticking.expected(same) == 77
@@ -137,7 +138,7 @@ def test_all_are_fitted_before_anything_is_attacked(short_battery: None, monkeyp
     assert {w.name for w in shown[:3]} == {FIT}
     assert [row.spec for row in result.defenses] == ["none", "class-conditional", "clip"]
     (own,) = (made for made in clocks if made.budget == 600)  # the planted leak has a clock, too
-    assert "labels" not in own.took  # it failed, and so says nothing of what it will take
+    assert "labels" not in own.pace  # it failed, and so says nothing of what it will take
 
 
 def test_a_budget_that_is_spent_leaves_a_whole_result_without_a_score(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from typing import Any
@@ -15,7 +16,7 @@ from benchmarks.rounding import Tf32, exactly, unguarded
 from leakaudit.engine import matching as engine
 from leakaudit.protocol.gradients import mean_gradient
 from leakaudit.protocol.target import PixelModel
-from leakaudit.work import precision
+from leakaudit.work import order, precision
 from leakaudit.work.precision import exact
 from tests.leakaudit.audited import target
 
@@ -118,6 +119,38 @@ def test_the_engine_stacks_a_resnet_where_convolutions_would_be_rounded(
         assert rounding.roundings > 0
         assert off > 1e-2
         assert ways[-1] == "loop"
+
+
+@pytest.mark.parametrize("own", [None, False, True])
+def test_kernels_keep_to_one_order_on_a_device_and_the_flags_are_as_they_were_afterwards(
+    own: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`own` is what the user had asked for: nothing, a warning, an error."""
+    get = torch._C._get_deterministic_algorithms, torch._C._get_deterministic_algorithms_warn_only
+    fill = torch._C._get_deterministic_fill_uninitialized_memory
+    try:
+        if own is not None:
+            torch._C._set_deterministic_algorithms(True, warn_only=not own)
+        torch.backends.cudnn.benchmark = True
+        before, filters = ([each() for each in get], fill(), torch.backends.cudnn.benchmark), list(warnings.filters)
+        with exact():
+            assert (torch.backends.cudnn.benchmark, get[0]()) == (True, own is not None)  # on the CPU nothing is set
+        monkeypatch.setattr(order, "devices_in_use", lambda: [("cuda", 0)])
+        with suppress(KeyError), exact():
+            assert get[0]()
+            assert get[1]() is (own is not True)
+            assert not torch.backends.cudnn.benchmark
+            assert not fill()
+            with warnings.catch_warnings(record=True) as told:
+                warnings.warn("f_cuda does not have a deterministic implementation, but you set …", stacklevel=1)
+                warnings.warn("something else", stacklevel=1)
+            assert [str(each.message) for each in told] == ["something else"]
+            raise KeyError
+        assert ([each() for each in get], fill(), torch.backends.cudnn.benchmark) == before
+        assert list(warnings.filters) == filters
+    finally:
+        torch._C._set_deterministic_algorithms(False, warn_only=False)
+        torch.backends.cudnn.benchmark = False
 
 
 class Seen(Exception):

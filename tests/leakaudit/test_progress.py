@@ -255,3 +255,16 @@ def test_the_whole_moves_from_the_start_and_no_single_piece_says_how_fast_it_is(
     assert shares == sorted(shares)
     forecast.begin(pieces[5].work)
     assert forecast.left() == pytest.approx(30.0)  # one that was ten times dearer is not all that is known
+
+
+def test_several_at_once_take_a_share_of_the_time() -> None:
+    now, heard = [0.0], []
+    pieces = [Piece(Work("dlg", f"d{i}"), weighing(10.0)) for i in range(5)]
+    forecast = Forecast((), now=lambda: now[0])
+    with monitored(together(Monitor(ahead=forecast.revise), Monitor(ahead=lambda some, lanes: heard.append(lanes)))):
+        Clock(None, pieces, lanes=2)
+    forecast.begin(pieces[0].work)
+    now[0] = 20.0
+    forecast.end()
+    assert forecast.left() == pytest.approx(40.0)
+    assert heard == [2]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import leakaudit
+from leakaudit.audit.clock import Clock
 from leakaudit.audit.pieces import Piece, in_turn, pieces_of
 from leakaudit.compare.advice import advise
 from leakaudit.compare.changes import changes
@@ -35,7 +36,7 @@ from leakaudit.scene import plan
 from leakaudit.scene.plan import Plan
 from leakaudit.stats.intervals import median
 from leakaudit.watch.forecast import Forecast
-from leakaudit.work.progress import Work
+from leakaudit.work.progress import Monitor, Work, monitored
 from tests.leakaudit.results import attack, defense, passed_over, result, some
 from tests.leakaudit.test_audit import data, dense, row
 from tests.leakaudit.test_verdict_examined import case
@@ -302,11 +303,16 @@ def test_a_forecast_drops_what_was_passed_over() -> None:
         for spec in ("none", "clip")
         for name in ("updates", "dlg", "accuracy")
     ]
-    forecast = Forecast(tuple(pieces), now=lambda: now[0])
-    for name, spec in (("updates", "none"), ("dlg", "none"), ("accuracy", "none"), ("updates", "clip")):
-        forecast.begin(Work(name, spec))
-        now[0] += 5.0
-    assert forecast.left() == pytest.approx(10.0)  # the attack and the accuracy
-    forecast.begin(Work("accuracy", "clip"))
-    assert forecast.left() == pytest.approx(5.0)
-    assert [str(p.work) for p in forecast.pieces if p.work.defense == "clip"] == ["clip: updates", "clip: accuracy"]
+    forecast = Forecast((), now=lambda: now[0])
+    monitor = Monitor(lambda work, done, total: forecast.begin(work), ahead=forecast.revise)
+    with monitored(monitor):
+        clock = Clock(None, pieces)
+        for piece in pieces[:4]:
+            with clock.piece(piece):
+                now[0] += 5.0
+        assert forecast.left() == pytest.approx(10.0)  # the attack and the accuracy
+        clock.skip([pieces[4]])
+        assert forecast.left() == pytest.approx(5.0)
+        with clock.piece(pieces[5]):
+            assert forecast.left() == pytest.approx(5.0)
+            assert forecast.place() == (2, 2)
