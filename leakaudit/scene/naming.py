@@ -17,7 +17,7 @@ from torch import nn
 from leakaudit.files.own import sha256
 from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.defense import Defense, parts_of
-from leakaudit.protocol.registry import built_in
+from leakaudit.protocol.registry import built_in, places
 from leakaudit.protocol.target import PixelModel, Target, trained_names
 from leakaudit.protocol.usercode import is_file, named
 from leakaudit.scene import fingerprint
@@ -102,9 +102,19 @@ class Facts:
         if attack is not None:
             classes.append(type(attack))
             depends |= {"attack": attack.name, "values": fingerprint.of_value(attack)}
-        depends["code"] = of_classes(classes, *CODE[kind])
+        files = {file for cls in classes for file in places(cls)}
+        depends["code"] = of_classes(classes, *CODE[kind], places=files)
+        depends["declared"] = [_declared(cls) for cls in classes]
         ours = all(built_in(cls) for cls in classes)  # what somebody else's learned may hold records
         return Unit(kind, work, depends, kind in PRIVATE or (kind == "fit" and not (self.fits_stay and ours)))
+
+
+def _declared(cls: type) -> str:
+    """Return the hash of what stands in a class beside its functions: whoever imports it may set that."""
+    kinds = (*fingerprint.PLAIN, tuple, list, set, frozenset, Mapping, torch.Tensor, type(None))
+    every = {name: value for each in reversed(cls.__mro__) for name, value in vars(each).items()}
+    own = {n: v for n, v in every.items() if not n.startswith("__") and isinstance(v, kinds)}
+    return fingerprint.of_value(own)
 
 
 def facts_of(target: Target, plan: Plan, lpips_weights: Path | None = None) -> Facts:

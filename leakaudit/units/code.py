@@ -34,9 +34,12 @@ LARGEST = 1 << 24  # bytes of a source that is read
 HASHED = 1 << 30  # bytes of another file
 
 
-def of_classes(classes: Iterable[type], *beside: str) -> str:
-    """Return the hash of the code of classes, with the classes that they derive from, and of modules `beside`."""
-    files, packages = set[Path](), set[str]()
+def of_classes(classes: Iterable[type], *beside: str, places: Iterable[Path] = ()) -> str:
+    """Return the hash of the code of classes, with the classes that they derive from, and of modules `beside`.
+
+    `places` are files that have a part in it, too.
+    """
+    files, packages = set(places), set[str]()
     every = {each for cls in classes for each in cls.__mro__}
     files |= {file for each in every if not is_ours(each.__module__) for file in _written(each)}
     for name in {each.__module__ for each in every} | set(beside):

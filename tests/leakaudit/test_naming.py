@@ -283,7 +283,7 @@ def test_lpips_has_a_part_in_scores_alone(tmp_path: Path) -> None:
         ("attacks/replay.py", {"tune", "run", "attack", "weakened"}),
         ("attacks/analytic.py", frozenset()),
         ("leakaudit/score/utility.py", EVERY),  # plans count with it
-        ("leakaudit/score/scoring.py", {"tune", "run", "attack", "weakened"}),
+        ("leakaudit/score/scoring.py", {"moment", "tune", "run", "attack", "weakened"}),
         ("leakaudit/cli/scan.py", frozenset()),
         ("reports/html.py", frozenset()),
     ],
@@ -316,7 +316,8 @@ def users(tmp_path: Path, fresh_registry: None, monkeypatch: pytest.MonkeyPatch)
         "import os; from helper import STEPS\nfrom base import Own as Mine\nRATE = os.environ.get('MINE_RATE')\n"
     )
     (tmp_path / "base.py").write_text(
-        "from pathlib import Path\nfrom leakaudit.protocol.attack import Attack\n\n"
+        "from dataclasses import dataclass\nfrom pathlib import Path\n"
+        "from leakaudit.protocol.attack import Attack\n\n\n@dataclass(frozen=True, kw_only=True)\n"
         "class Own(Attack):\n    name = 'own'\n    kind = 'labels'\n\n"
         "    def __call__(self, model, update, generator):\n        return Path('table.txt').read_text()\n"
     )
