@@ -136,7 +136,7 @@ def facts_of(target: Target, plan: Plan, lpips_weights: Path | None = None) -> F
         "task": fingerprint.of_value((beside, target.sizes)),
         "generator": _drawn(target),
         "captured": "" if target.received is None else fingerprint.of_value(target.received),
-        METRICS: _metrics(lpips_weights),
+        METRICS: _metrics(target, lpips_weights),
     }
     return Facts(plan, found, plan.images == "full")
 
@@ -146,8 +146,13 @@ def _versions(target: Target) -> str:
     python = "python " + ".".join(platform.python_version_tuple()[:2])
     # Tensors come back to the very device that they were on, and each kind of card rounds in its own way.
     device = f"{target.device.type} {target.device.index or 0} {card(target.device)}"
-    where = f"{device}, {torch.get_num_threads()} threads, {platform.machine()}"
+    where = f"{device}, {torch.get_num_threads()} threads, {platform.machine()} {_capability()}"
     return ", ".join([f"leakaudit {__version__}", python, f"torch {torch.__version__}", *packages, where, _flags()])
+
+
+def _capability() -> str:
+    """Return which instructions of a processor torch computes with: with wider ones sums are added up otherwise."""
+    return str(torch.backends.cpu.get_cpu_capability())
 
 
 def _flags() -> str:
@@ -248,8 +253,11 @@ def _files(target: Target) -> list[Path]:
     return [Path(spec.origin)] if spec is not None and spec.origin else []
 
 
-def _metrics(lpips_weights: Path | None) -> str:
+def _metrics(target: Target, lpips_weights: Path | None) -> str:
     own = further()
     code = of_classes([type(metric) for metric in own], *(metric.function.__module__ for metric in own))
     weights = str(lpips_weights or ""), sha256(lpips_file(lpips_weights))
-    return fingerprint.of_value(([metric.name for metric in own], code, weights))
+    declared = [(metric.name, metric.higher_leaks, metric.unit, metric.summary) for metric in own]
+    one, other = torch.rand(2, LATENTS, *target.input_shape, generator=torch.Generator().manual_seed(0))
+    said = [_repeated(lambda metric=metric: fingerprint.of_value(metric.function(one, other))) for metric in own]  # type: ignore[misc]
+    return fingerprint.of_value((declared, code, said, weights))

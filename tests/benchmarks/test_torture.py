@@ -31,7 +31,7 @@ def test_a_scan_that_is_killed_ends_as_one_that_was_not(monkeypatch: pytest.Monk
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         torture.prepare(folder)
-        first = torture.started(folder, SHORT)
+        first = torture.started(folder, torture.command(*torture.COMMON, *SHORT))
         result, _ = leavings.read(folder / "out" / RESULT)
     assert result is not None, first.told
     whole = torture.Whole(first, first, leavings.apart_from_times(result))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,6 +22,7 @@ from leakaudit.protocol.target import PictureGenerator, PixelModel, Records, Tar
 from leakaudit.scene import fingerprint, plan
 from leakaudit.scene.naming import CODE, PRIVATE, SCORED, SETTINGS, Kind, facts_of
 from leakaudit.scene.plan import Plan
+from leakaudit.score import metrics
 from leakaudit.units import code
 from leakaudit.units.packing import header_of, unpacked
 from tests.leakaudit import audited
@@ -273,6 +277,38 @@ def test_lpips_has_a_part_in_scores_alone(tmp_path: Path) -> None:
     given = keys(audited.target(), file)
     file.write_bytes(b"others")
     assert changed(before, missing) == changed(missing, given) == changed(given, keys(audited.target(), file)) == SCORED
+
+
+def darker(truth: Tensor, guess: Tensor, by: float = 1.0) -> Tensor:
+    return by * (truth - guess).flatten(1).mean(1)
+
+
+def test_metrics_of_plug_ins_have_a_part_in_scores_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    metric = metrics.Metric("darker", darker, higher_leaks=False)
+    others = (replace(metric, unit="dB"), replace(metric, function=partial(darker, by=2.0)))
+    metrics.further()
+    before = keys(audited.target())
+    monkeypatch.setattr(metrics, "_further", {"darker": metric})
+    given = keys(audited.target())
+    assert changed(before, given) == SCORED
+    for other in others:
+        monkeypatch.setattr(metrics, "_further", {"darker": other})
+        assert changed(given, keys(audited.target())) == SCORED
+
+
+def test_a_users_module_has_one_name_in_all_processes(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("")
+    told = (
+        "from pathlib import Path; from leakaudit.protocol.usercode import import_file; "
+        f"print(import_file(Path({str(file)!r}), 'defines it').__name__)"
+    )
+    names = set()
+    for seed in ("1", "2"):  # of Python's own hashes, by which what is pickled in one is found in the other
+        env = os.environ | {"PYTHONHASHSEED": seed}
+        names.add(subprocess.run([sys.executable, "-c", told], env=env, capture_output=True, text=True).stdout)
+    assert len(names) == 1
+    assert names != {""}
 
 
 @pytest.mark.parametrize(
