@@ -161,7 +161,7 @@ def one_round(name: str, number: int, known: Whole, count: int, kills: int, draw
                 wrong.append("lost: that the scan had begun")
             result, _ = read(folder / "out" / RESULT)
             its_own = before.files.get(RESULT) != look(folder).files.get(RESULT)
-            ended = its_own and result is not None and result.complete
+            ended = its_own and result is not None and result.complete and run.code >= 0
             if ended:
                 wrong += at_the_end(folder, known.result, run.code, known.first.code) + left_processes(folder)
             elif not run.sent:
