@@ -7,6 +7,7 @@ import platform
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -189,20 +190,17 @@ def _behaviour(target: Target) -> str:
     chosen = sorted({*range(min(4, len(labels))), *sorted(firsts.values())[:SHOWN]})
     records = target.private[torch.tensor(chosen, dtype=torch.long)].to(target.device)
 
-    def said() -> str:
-        found: list[object] = []
-        for training in (False, True):
-            with forked(0):
-                model = copy.deepcopy(target.model).train(training)
-                with torch.no_grad():
-                    output = model(records.images)
-                output = output.detach().requires_grad_()
-                loss = target.loss(output, records.taught)
-                slope = torch.autograd.grad(loss, output)
-                found += [output, loss, slope, dict(model.named_buffers())]
-        return fingerprint.of_value(found)
+    def said(training: bool) -> str:
+        with forked(0):
+            model = copy.deepcopy(target.model).train(training)
+            with torch.no_grad():
+                output = model(records.images)
+            output = output.detach().requires_grad_()
+            loss = target.loss(output, records.taught)
+            slope = torch.autograd.grad(loss, output)
+        return fingerprint.of_value([output, loss, slope, dict(model.named_buffers())])
 
-    return _repeated(said)
+    return " ".join(_repeated(partial(said, training)) for training in (False, True))  # one may fail by itself
 
 
 def _fresh(target: Target) -> str:

@@ -105,13 +105,15 @@ def test_a_setting_changes_what_it_is_in_the_name_of_and_nothing_else(
 class Dropping(nn.Module):
     """A network with rates that are neither parameters nor buffers."""
 
-    def __init__(self, rate: float = 0.5, momentum: float = 0.1, shift: float = 0.0) -> None:
+    def __init__(self, rate: float = 0.5, momentum: float = 0.1, shift: float = 0.0, fails: float = 0) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.norm, self.drop, self.line = nn.BatchNorm2d(1, momentum=momentum), nn.Dropout(rate), nn.Linear(64, 2)
-        self.shift = shift
+        self.shift, self.fails = shift, fails
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.fails:
+            raise ValueError("not in this mode")
         return self.line(self.drop(self.norm(x)).flatten(1)) + self.shift  # type: ignore[no-any-return]
 
 
@@ -194,6 +196,7 @@ PAIRS: dict[str, tuple[Callable[[], Target], Callable[[], Target]]] = {
     "a rate of dropout": (dropping, lambda: dropping(rate=0.4)),
     "momentum of BatchNorm": (dropping, lambda: dropping(momentum=0.2)),
     "a number within a network": (dropping, lambda: dropping(shift=0.1)),
+    "the same, where it cannot train": (lambda: dropping(fails=1), lambda: dropping(fails=1, shift=0.1)),
     "label smoothing": (loss_of, lambda: loss_of(label_smoothing=0.1)),
     "a class's weight": (loss_of, lambda: loss_of(weight=torch.tensor([1.0, 2.0]))),
     "a class's weight, in a function": (lambda: of_last(1.0), lambda: of_last(2.0)),
