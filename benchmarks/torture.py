@@ -154,14 +154,14 @@ def one_round(name: str, number: int, known: Whole, count: int, kills: int, draw
             before = look(folder)
             sends = SIGNALS[count % len(SIGNALS)] if count < kills else None
             moment = drawn.uniform(0, known.first.own) if sends else 0.0
-            run = started(folder, SCANS[name], sends, moment)
+            run = started(folder, command(*COMMON, *SCANS[name]), sends, moment)
             number_sent = sends if run.sent else None
             wrong = after(folder, before, number_sent, run.code, run.told)
             if before.job and run.code >= 0 and "going on with the scan" not in run.told and not run.sent:
                 wrong.append("lost: that the scan had begun")
             result, _ = read(folder / "out" / RESULT)
             its_own = before.files.get(RESULT) != look(folder).files.get(RESULT)
-            ended = its_own and result is not None and result.complete
+            ended = its_own and result is not None and result.complete and run.code >= 0
             if ended:
                 wrong += at_the_end(folder, known.result, run.code, known.first.code) + left_processes(folder)
             elif not run.sent:
@@ -189,25 +189,27 @@ def whole(words: Sequence[str]) -> Whole:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         prepare(folder)
-        first, again = (started(folder, words) for _ in range(2))
+        first, again = (started(folder, command(*COMMON, *words)) for _ in range(2))
         result, wrong = read(folder / "out" / RESULT)
         assert result is not None, [*wrong, first.told]
         assert result.complete, first.told
         return Whole(first, again, apart_from_times(result))
 
 
-def started(
-    folder: Path, words: Sequence[str], number: signal.Signals | None = None, moment: float = 0.0, code: str = MAIN
-) -> Ended:
-    """Run a command in a folder, and send it a signal after so many CPU seconds; return what came of it.
+def command(*words: str) -> tuple[str, ...]:
+    """Return what Python is given to run leakaudit's command line."""
+    return ("-c", MAIN, *words)
+
+
+def started(folder: Path, words: Sequence[str], number: signal.Signals | None = None, moment: float = 0.0) -> Ended:
+    """Run Python in a folder with these words, and send it a signal after so many CPU seconds; return what came of it.
 
     Raises TimeoutError where it does not end.
     """
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CI": "", "TMPDIR": str(folder)}
-    given = [*COMMON, *words] if code == MAIN else []
     begun = time.monotonic()
     with tempfile.TemporaryFile("w+") as told:
-        process = subprocess.Popen([sys.executable, "-c", code, *given], cwd=folder, env=env, stdout=told, stderr=told)
+        process = subprocess.Popen([sys.executable, *words], cwd=folder, env=env, stdout=told, stderr=told)
         sent, own = False, 0.0
         while True:
             pid, status, used = os.wait4(process.pid, os.WNOHANG)
@@ -262,7 +264,7 @@ def summary(rows: Sequence[Row], wholes: dict[str, Whole]) -> int:
         codes = Counter(row.code for row in killed if row.signal == sent.name)
         print(f"{sent.name}: {codes.total()} kills; exit codes", dict(sorted(codes.items())))
     with tempfile.TemporaryDirectory() as made:
-        imports = median(started(Path(made), (), code=IMPORTS).cpu for _ in range(3))
+        imports = median(started(Path(made), ("-c", IMPORTS)).cpu for _ in range(3))
     print(f"\nCPU seconds (imports alone: {imports:.1f})")
     print("| scan | never killed | all known | rounds | kills | more than never killed, per kill |")
     print("|---|---:|---:|---:|---:|---:|")

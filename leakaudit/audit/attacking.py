@@ -30,7 +30,7 @@ from leakaudit.units import desk
 from leakaudit.units.packing import Values
 from leakaudit.units.unit import Unit
 from leakaudit.work.memory import Memory, bounded, exhausted, held
-from leakaudit.work.progress import Course, current, expired, followed, note_untuned, stage
+from leakaudit.work.progress import Course, current, expired, followed, note_passing, note_untuned, stage
 from leakaudit.work.seeding import generator_for, seeded
 
 
@@ -63,7 +63,10 @@ def attacked(updates: Updates, attack: Attack, role: str, too_long: str = "") ->
     unit = updates.unit("attack", attack.name, attack, role)
 
     def run() -> Attacked:
-        return Attacked(_bounded(updates, attack, role, too_long))
+        found = _bounded(updates, attack, role, too_long)
+        if not {"failed", "out-of-memory"}.isdisjoint(found.statuses):
+            note_passing()  # the next scan may have more memory, or whatever else was missing
+        return Attacked(found)
 
     return desk.done(unit, Attacked, run, begin=not too_long).result
 

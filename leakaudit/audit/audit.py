@@ -26,7 +26,7 @@ from leakaudit.result.batteries import TRAINING_BATCH
 from leakaudit.result.dates import now
 from leakaudit.result.rules import ACCURACY, UPDATES, WEAKENED, scored_victims
 from leakaudit.result.schema import AuditResult, Controls, Estimate, Waiver
-from leakaudit.scene import provenance
+from leakaudit.scene import fingerprint, provenance
 from leakaudit.scene.examine import Subject
 from leakaudit.scene.plan import Plan, left_out, lowered
 from leakaudit.scene.scene import Scene, set_scene
@@ -197,7 +197,7 @@ def _known(scene: Scene, subject: Subject, asked: Defense, piece: Piece) -> bool
     if piece.role == WEAKENED:
         return desk.is_known(unit_of(scene, subject.spec, asked))
     seeds = scene.plan.effort().seeds if piece.work.name == ACCURACY else 0
-    return bool(seeds) and all(desk.is_known(_training(scene, subject.spec, asked, k)) for k in range(seeds))
+    return bool(seeds) and all(desk.is_known(_training(scene, subject, asked, k)) for k in range(seeds))
 
 
 def _audit_defense(
@@ -276,7 +276,7 @@ def _do(course: Course, audited: Audited, piece: Piece, *, last: bool = False) -
             return False  # nothing is known of the row yet
         elif piece.role == WEAKENED:
             settled = f"the verdict was settled by {tally.settled_by}" if tally.settled_by else ""
-            seen = seen_weakened(scene, audited.subject, audited.asked, tally.results, too_long or settled)
+            seen = seen_weakened(scene, audited.subject, audited.asked, tally.results, too_long, settled)
             audited.measured = replace(audited.measured, strength=seen.strength, weakened=seen.weakened)
         else:
             outcome = _accuracy(scene, audited.subject, audited.asked, too_long)
@@ -358,7 +358,7 @@ def _accuracy(scene: Scene, subject: Subject, asked: Defense, too_long: str) -> 
                 epochs=effort.epochs,
                 seeds=effort.seeds,
                 seed=scene.plan.seed,
-                unit=lambda k: _training(scene, subject.spec, asked, k),
+                unit=lambda k: _training(scene, subject, asked, k),
             )
     except Elsewhere:
         raise
@@ -367,7 +367,10 @@ def _accuracy(scene: Scene, subject: Subject, asked: Defense, too_long: str) -> 
     return Utility((), Estimate(reason=reason), chance(scene.target.test, scene.target.task), 0, effort.epochs)
 
 
-def _training(scene: Scene, spec: str, asked: Defense, k: int) -> Unit | None:
-    """Return the name of what a training run comes to; None where none is kept."""
-    work, epochs = f"{spec}: {ACCURACY}, seed {k + 1}", scene.plan.effort().epochs
-    return scene.unit("training", work, defense=(spec, asked), run=k, epochs=epochs)
+def _training(scene: Scene, subject: Subject, asked: Defense, k: int) -> Unit | None:
+    """Return the name of what a training run comes to, which sees released records alone; None where none is kept."""
+    if scene.facts is None:
+        return None
+    work, epochs = f"{subject.spec}: {ACCURACY}, seed {k + 1}", scene.plan.effort().epochs
+    released = fingerprint.of_value(subject.released)
+    return scene.unit("training", work, defense=(subject.spec, asked), run=k, epochs=epochs, released=released)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from leakaudit.errors import first_line, quotes
 from leakaudit.protocol.defense import Defense
 from leakaudit.protocol.gradients import Gradients
-from leakaudit.protocol.registry import attacks
+from leakaudit.protocol.registry import attacks, built_in
 from leakaudit.protocol.target import PixelModel, Records, Target
 from leakaudit.result.rules import VERDICTS
 from leakaudit.result.schema import AuditResult, DefenseResult, Verdict
@@ -30,7 +30,7 @@ from leakaudit.units import desk
 from leakaudit.units.code import of_classes
 from leakaudit.units.packing import Values
 from leakaudit.units.unit import Unit
-from leakaudit.work.progress import Monitor, Work, current, expired, monitored
+from leakaudit.work.progress import Monitor, Work, current, expired, monitored, note_passing
 from leakaudit.work.seeding import generator_for, seeded
 
 SHARE = 0.1  # of a time budget, that it may take
@@ -84,13 +84,17 @@ def planted(plan: Plan, begun: float, audited: Audited, facts: Facts | None = No
     """
     unit = None
     if facts is not None:
-        code = of_classes(attacks().values(), __name__, audited.__module__)
+        taking_part = (cls for cls in attacks().values() if built_in(cls) or cls.examines)  # of others only such do
+        code = of_classes(taking_part, __name__, audited.__module__)
         depends = {"versions": facts.target["versions"], "seed": plan.seed, "quotes": quotes(), "code": code}
         unit = Unit("canary", "the planted leak", depends)
 
     def looked() -> Planting:
         with desk.at(None):
-            return _canary(plan.seed, audited)
+            found = _canary(plan.seed, audited)
+        if not found.ended and found.verdict != "fail":
+            note_passing()
+        return found
 
     now = time.monotonic()
     deadline = None if plan.budget is None else now + SHARE * max(0.0, begun + plan.budget - now)

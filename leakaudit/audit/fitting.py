@@ -18,7 +18,7 @@ from leakaudit.score.diagnosis import inspected
 from leakaudit.score.identification import hidden, of_line_ups
 from leakaudit.units import desk
 from leakaudit.work.memory import exhausted
-from leakaudit.work.progress import expired, stage
+from leakaudit.work.progress import expired, note_passing, stage
 from leakaudit.work.resume import resumable
 from leakaudit.work.seeding import generator_for, seeded
 
@@ -54,6 +54,7 @@ def prepare(scene: Scene, spec: str, defense: Defense) -> Prepared | str:
             unsuited = isinstance(error, UserError) and spec == "none"  # elsewhere the defense does not suit the target
             if unsuited or exhausted(error):
                 raise
+            note_passing()  # the next scan may have what was missing
             return first_line(error)
 
     kind: type[Prepared | str] = object  # type: ignore[assignment]

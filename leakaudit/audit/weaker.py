@@ -35,7 +35,12 @@ class Seen(Values):
 
 
 def seen_weakened(
-    scene: Scene, subject: Subject, asked: Defense, results: Sequence[AttackResult], too_long: str = ""
+    scene: Scene,
+    subject: Subject,
+    asked: Defense,
+    results: Sequence[AttackResult],
+    too_long: str = "",
+    settled: str = "",
 ) -> Seen:
     """Return the share of its strength at which an attack identifies more than the limit, and what it identified.
 
@@ -46,6 +51,8 @@ def seen_weakened(
     for a in results:
         if a.role == "adaptive" and identifies(a, scene.plan.max_identification):
             return Seen(1.0, a.identification)
+    if settled and not too_long:  # whatever earlier scans found: what is told must not depend on that
+        return _seen(scene, subject, settled)
     return desk.done(
         unit_of(scene, subject.spec, asked), Seen, lambda: _seen(scene, subject, too_long), begin=not too_long
     )
@@ -53,7 +60,7 @@ def seen_weakened(
 
 def unit_of(scene: Scene, spec: str, asked: Defense) -> Unit | None:
     """Return the name of what `seen_weakened` finds; None where none is kept."""
-    return scene.unit("weakened", f"{spec}: {WEAKENED}", defense=(spec, asked))
+    return scene.unit("weakened", f"{spec}: {WEAKENED}", defense=(spec, asked), attack=parse_attack(REPLAY))
 
 
 def _seen(scene: Scene, subject: Subject, too_long: str) -> Seen:

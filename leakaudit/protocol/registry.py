@@ -25,6 +25,7 @@ from leakaudit.work.seeding import seeded
 _attacks: dict[str, type[Attack]] = {}
 _defenses: dict[str, type[Defense]] = {}
 _sources: dict[type[Any], tuple[str, str]] = {}
+_places: dict[type[Any], set[Path]] = {}  # files by which a class was asked for: it may be defined in another
 _files: dict[tuple[Path, int], ModuleType] = {}  # imported for the classes in them, by path and time of change
 LONGEST = 2_000  # characters of a spec
 A = TypeVar("A", bound=type[Attack])
@@ -82,6 +83,11 @@ def _source(cls: type[Any]) -> tuple[str, str]:
 def origin(cls: type[Any]) -> str:
     """Return where an attack or defense came from: a plug-in, or a file; empty for what is built in."""
     return "" if built_in(cls) else plugins.owner(cls) or _source(cls)[0]
+
+
+def places(cls: type[Any]) -> frozenset[Path]:
+    """Return the files by which a class was asked for."""
+    return frozenset(_places.get(cls, ()))
 
 
 @cache
@@ -208,6 +214,7 @@ def _from_file(name: str, kind: str) -> type[Any]:
         except UserError as error:
             raise UserError(f"{path}: {sentence(error)}") from error
     found: type[Any] = cls
+    _places.setdefault(found, set()).add(path.resolve())
     return found
 
 

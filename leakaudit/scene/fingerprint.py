@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from enum import Enum
+from pathlib import PurePath
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +19,8 @@ from leakaudit.result.digests import of_values
 from leakaudit.result.schema import Value
 from leakaudit.score.identification import CandidateSets
 
+# Values that say in their repr all that they are.
+PLAIN = (str, bool, int, float, complex, bytes, PurePath, Enum, torch.dtype, torch.device, np.generic)
 PIECE = 1 << 24  # bytes hashed at once: data on a GPU is never copied whole
 
 
@@ -146,7 +151,11 @@ def _add(state: Any, value: Any) -> None:
         for key in sorted(value, key=str):
             _add(state, str(key))
             _add(state, value[key])
-    elif value is None or isinstance(value, str | bool | int | float):
+    elif isinstance(value, set | frozenset):
+        state.update(f"{{{len(value)}:{','.join(sorted(map(of_value, value)))}}}".encode())
+    elif isinstance(value, np.ndarray):
+        _add(state, value.tolist())
+    elif value is None or isinstance(value, PLAIN):
         text = repr(value).encode("utf-8", "backslashreplace")
         state.update(f"{type(value).__name__}:{len(text)}:".encode() + text)
     else:  # nothing stable is known of it: its repr may hold an address

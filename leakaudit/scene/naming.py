@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import copy
 import platform
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 from leakaudit.files.own import sha256
 from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.defense import Defense, parts_of
-from leakaudit.protocol.registry import built_in
-from leakaudit.protocol.target import Target
+from leakaudit.protocol.registry import built_in, places
+from leakaudit.protocol.target import PixelModel, Target, trained_names
 from leakaudit.protocol.usercode import is_file, named
 from leakaudit.scene import fingerprint
 from leakaudit.scene.plan import Plan
@@ -41,8 +44,10 @@ SETTINGS: Mapping[Kind, tuple[str, ...]] = {
     "run": (*_SCENE, "memory"),
     "attack": (*_SCENE, "memory"),
     "weakened": (*_SCENE, "memory", "max_identification"),
-    "training": _SCENE,
+    "training": ("seed", "images", "batch_size", "client"),
 }
+# Outcomes with scores in them: LPIPS's weights and the metrics of plug-ins have a part in these alone.
+SCORED: frozenset[Kind] = frozenset({"scene", "attack", "weakened"})
 # Our modules that compute an outcome of each kind; the classes of its attack and defense come beside them.
 CODE: Mapping[Kind, tuple[str, ...]] = {
     "moment": ("leakaudit.audit.stages",),
@@ -57,6 +62,14 @@ CODE: Mapping[Kind, tuple[str, ...]] = {
 }
 # Outcomes that hold records, what was shared of them, or what was drawn of them before it was scored.
 PRIVATE: frozenset[Kind] = frozenset({"moment", "prepare", "run"})
+METRICS = "metrics"
+# Of a target, what no outcome depends on, and what is looked at in a way of its own.
+BESIDES = (
+    *("notes", "given", "folder"),
+    *("model", "loss", "factory", "private", "test", "auxiliary", "classes", "generator", "received"),
+)
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+SHOWN, LATENTS = 64, 2  # records that a model is tried on at most, besides the first four; pictures that are drawn
 
 
 @dataclass(frozen=True)
@@ -78,7 +91,7 @@ class Facts:
     ) -> Unit:
         """Return the name of a piece's outcome; `defense` is one as it was asked for, with its spec, before its fit."""
         depends: dict[str, object] = {
-            **self.target,
+            **{name: value for name, value in self.target.items() if name != METRICS or kind in SCORED},
             "settings": {name: getattr(self.plan, name) for name in SETTINGS[kind]},
             **more,
         }
@@ -90,50 +103,134 @@ class Facts:
         if attack is not None:
             classes.append(type(attack))
             depends |= {"attack": attack.name, "values": fingerprint.of_value(attack)}
-        depends["code"] = of_classes(classes, *CODE[kind])
+        files = {file for cls in classes for file in places(cls)}
+        depends["code"] = of_classes(classes, *CODE[kind], places=files)
+        depends["declared"] = [_declared(cls) for cls in classes]
         ours = all(built_in(cls) for cls in classes)  # what somebody else's learned may hold records
         return Unit(kind, work, depends, kind in PRIVATE or (kind == "fit" and not (self.fits_stay and ours)))
+
+
+def _declared(cls: type) -> str:
+    """Return the hash of what stands in a class beside its functions: whoever imports it may set that."""
+    kinds = (*fingerprint.PLAIN, tuple, list, set, frozenset, Mapping, torch.Tensor, type(None))
+    every = {name: value for each in reversed(cls.__mro__) for name, value in vars(each).items()}
+    own = {n: v for n, v in every.items() if not n.startswith("__") and isinstance(v, kinds)}
+    return fingerprint.of_value(own)
 
 
 def facts_of(target: Target, plan: Plan, lpips_weights: Path | None = None) -> Facts:
     """Return what every piece of an audit depends on.
 
-    The network's own code is told by its files, as far as they can be found, and by what the model says of a few
-    records. Files of other formats that it reads when it is called show only there.
+    The code of network and loss is told by its files, as far as they can be found, and both by what they say of a few
+    records: other files that they read when they are called show only there.
     """
+    modules = [module for module in (*target.model.modules(), target.loss) if isinstance(module, nn.Module)]
+    beside = {f.name: getattr(target, f.name) for f in fields(target) if f.name not in BESIDES}
     found = {
         "versions": _versions(target),
-        "model": fingerprint.of_model(target.model),
+        "model": _model(target.model),
+        "fresh model": _fresh(target),
+        "loss": fingerprint.of_value((target.loss, _told(target.loss))),
         "behaviour": _behaviour(target),
-        "code of the model": of_files(*_files(target)),
+        "code of the model": of_files(*_files(target)) + of_classes({type(module) for module in modules}),
         "data": fingerprint.of_value((target.private, target.test, target.auxiliary, target.classes)),
-        "task": fingerprint.of_value((target.task, target.augment, target.sizes)),
-        "generator": "" if target.generator is None else fingerprint.of_generator(target.generator),
+        "task": fingerprint.of_value((beside, target.sizes)),
+        "generator": _drawn(target),
         "captured": "" if target.received is None else fingerprint.of_value(target.received),
-        "metrics": _metrics(lpips_weights),
+        METRICS: _metrics(target, lpips_weights),
     }
     return Facts(plan, found, plan.images == "full")
 
 
 def _versions(target: Target) -> str:
     packages = [f"{name} {version(name)}" for name in ("numpy", "scipy", "torchvision")]
+    python = "python " + ".".join(platform.python_version_tuple()[:2])
     # Tensors come back to the very device that they were on, and each kind of card rounds in its own way.
     device = f"{target.device.type} {target.device.index or 0} {card(target.device)}"
-    where = f"{device}, {torch.get_num_threads()} threads, {platform.machine()}"
-    return ", ".join([f"leakaudit {__version__}", f"torch {torch.__version__}", *packages, where])
+    where = f"{device}, {torch.get_num_threads()} threads, {platform.machine()} {_capability()}"
+    return ", ".join([f"leakaudit {__version__}", python, f"torch {torch.__version__}", *packages, where, _flags()])
+
+
+def _capability() -> str:
+    """Return which instructions of a processor torch computes with: with wider ones sums are added up otherwise."""
+    return str(torch.backends.cpu.get_cpu_capability())
+
+
+def _flags() -> str:
+    """Return what user's code may have set for the whole process, and changes numbers."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    return f"{torch.get_default_dtype()}, deterministic {deterministic}, fused attention {_attention()}"
+
+
+def _attention() -> bool:
+    return torch.backends.mha.get_fastpath_enabled()
+
+
+def _model(model: PixelModel) -> str:
+    """Return the hash of a network: weights, what is trained of it and in which mode, and how it is run and read."""
+    modes = [module.training for module in model.modules()]
+    return fingerprint.of_value((model, _told(model), sorted(trained_names(model)), modes, model.reading()))
+
+
+def _told(module: object) -> str:
+    """Return what a module says of itself: rates, strides and the like are neither parameters nor buffers."""
+    try:
+        return ADDRESS.sub("", repr(module)) if isinstance(module, nn.Module) else ""
+    except Exception:  # code of somebody else's
+        return ""
 
 
 def _behaviour(target: Target) -> str:
-    """Return the hash of what the model and the loss say of a few records; the same word where they do not repeat."""
-    records = target.private[torch.arange(min(4, len(target.private)))].to(target.device)
+    """Return the hash of what the model and the loss say of a few records; the same word where they do not repeat.
 
-    def said() -> str:
+    In both modes, with what a pass leaves in the buffers, and with the slopes of the loss for every class.
+    """
+    labels = target.private.labels.tolist()
+    firsts = {label: i for i, label in reversed([*enumerate(labels)])}
+    chosen = sorted({*range(min(4, len(labels))), *sorted(firsts.values())[:SHOWN]})
+    records = target.private[torch.tensor(chosen, dtype=torch.long)].to(target.device)
+
+    def said(training: bool) -> str:
+        with forked(0):
+            model = copy.deepcopy(target.model).train(training)
+            with torch.no_grad():
+                output = model(records.images)
+            output = output.detach().requires_grad_()
+            loss = target.loss(output, records.taught)
+            slope = torch.autograd.grad(loss, output)
+        return fingerprint.of_value([output, loss, slope, dict(model.named_buffers())])
+
+    return " ".join(_repeated(partial(said, training)) for training in (False, True))  # one may fail by itself
+
+
+def _fresh(target: Target) -> str:
+    """Return the hash of the network that a training run begins with."""
+
+    def made() -> str:
+        model = target.fresh(0)
+        return _model(model)
+
+    return _repeated(made)
+
+
+def _drawn(target: Target) -> str:
+    """Return the hash of what an adversary's generator of pictures is, and draws."""
+    generator = target.generator
+    if generator is None:
+        return ""
+
+    def pictures() -> str:
+        latents = torch.randn(LATENTS, *generator.latent, generator=torch.Generator().manual_seed(0))
         with torch.no_grad(), forked(0):
-            output = copy.deepcopy(target.model)(records.images)
-            return fingerprint.of_value((output, target.loss(output, records.taught)))
+            return fingerprint.of_value(generator.make(latents.to(target.device)))
 
+    return fingerprint.of_generator(generator) + _repeated(pictures)
+
+
+def _repeated(look: Callable[[], str]) -> str:
+    """Return what is seen, if it is the same a second time."""
     try:
-        first, second = said(), said()
+        first, second = look(), look()
     except Exception:  # the audit will say so
         return "fails"
     return first if first == second else "varies"
@@ -154,7 +251,11 @@ def _files(target: Target) -> list[Path]:
     return [Path(spec.origin)] if spec is not None and spec.origin else []
 
 
-def _metrics(lpips_weights: Path | None) -> str:
+def _metrics(target: Target, lpips_weights: Path | None) -> str:
     own = further()
     code = of_classes([type(metric) for metric in own], *(metric.function.__module__ for metric in own))
-    return fingerprint.of_value(([metric.name for metric in own], code, sha256(lpips_file(lpips_weights))))
+    weights = str(lpips_weights or ""), sha256(lpips_file(lpips_weights))
+    declared = [(metric.name, metric.higher_leaks, metric.unit, metric.summary) for metric in own]
+    one, other = torch.rand(2, LATENTS, *target.input_shape, generator=torch.Generator().manual_seed(0))
+    said = [_repeated(lambda metric=metric: fingerprint.of_value(metric.function(one, other))) for metric in own]  # type: ignore[misc]
+    return fingerprint.of_value((declared, code, said, weights))

@@ -1,16 +1,20 @@
 """SHA-256 of the code that an outcome depends on: a module of ours with all that it imports of ours, or a user's.
 
 Imports are read off the text. That may take in a module too many, which only makes an outcome be computed again; a
-module too few would let a stale one pass for a new.
+module too few would let a stale one pass for a new. With users' code go the environment variables that it names, and
+the files beside it or in the present folder: what it reads when it is called changes what comes of it, too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import re
+import stat
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distributions, version
@@ -20,15 +24,25 @@ from leakaudit.errors import is_installed
 from leakaudit.version import __version__
 
 HOME = Path(__file__).parents[1]  # of the package
-FROM = re.compile(r"^[ \t]*from[ \t]+([\w.]+)[ \t]+import[ \t]*(\([^)]*\)|[^\n#;]+)", re.MULTILINE)
-IMPORT = re.compile(r"^[ \t]*import[ \t]+([\w., \t]+)", re.MULTILINE)
+FROM = re.compile(r"(?:^|[;:])[ \t]*from[ \t]+([\w.]+)[ \t]+import[ \t]*(\([^)]*\)|[^\n#;]+)", re.MULTILINE)
+IMPORT = re.compile(r"(?:^|[;:])[ \t]*import[ \t]+([\w., \t]+)", re.MULTILINE)
+BY_NAME = re.compile(r"(?:import_module|__import__)\(\s*[\"']([\w.]+)[\"']")
+VARIABLE = re.compile(r"(?:environ(?:\.get)?\s*[\[(]|getenv\()\s*[\"'](\w+)[\"']")
+QUOTED = re.compile(r"[\"']([^\"'\n\\]{1,200})[\"']")
+LINKED = ("attacks", "defenses", "reports")  # folders of ours beside it
 LARGEST = 1 << 24  # bytes of a source that is read
+HASHED = 1 << 30  # bytes of another file
 
 
-def of_classes(classes: Iterable[type], *beside: str) -> str:
-    """Return the hash of the code of classes, with the classes that they derive from, and of modules `beside`."""
-    files, packages = set[Path](), set[str]()
-    for name in {each.__module__ for cls in classes for each in cls.__mro__} | set(beside):
+def of_classes(classes: Iterable[type], *beside: str, places: Iterable[Path] = ()) -> str:
+    """Return the hash of the code of classes, with the classes that they derive from, and of modules `beside`.
+
+    `places` are files that have a part in it, too.
+    """
+    files, packages = set(places), set[str]()
+    every = {each for cls in classes for each in cls.__mro__}
+    files |= {file for each in every if not is_ours(each.__module__) for file in _written(each)}
+    for name in {each.__module__ for each in every} | set(beside):
         if name.startswith("leakaudit.") and name not in sys.modules:
             files.add(HOME.joinpath(*name.split(".")[1:]).with_suffix(".py"))
         file = getattr(sys.modules.get(name), "__file__", None)
@@ -49,6 +63,14 @@ def is_ours(name: str) -> bool:
     return name == "leakaudit" or name.startswith("leakaudit.")
 
 
+def _written(cls: type) -> Iterator[Path]:
+    """Yield the files in which the functions of a class stand: its module may be forgotten by now."""
+    for value in vars(cls).values():
+        code = getattr(getattr(value, "__func__", value), "__code__", None)
+        if code is not None and code.co_filename.endswith(".py") and not is_installed(code.co_filename):
+            yield Path(code.co_filename)
+
+
 def _hashed(roots: Iterable[Path], packages: Iterable[str] = ()) -> str:
     """Return the hash of files and all that they import: each by its text, installed packages by their versions."""
     met, installed = set[Path](), set(packages)
@@ -61,11 +83,34 @@ def _hashed(roots: Iterable[Path], packages: Iterable[str] = ()) -> str:
             ahead += source.files
             installed |= source.packages
     state = hashlib.sha256(__version__.encode())
-    for digest in sorted(_read(file).digest for file in met):
-        state.update(digest)
+    for name, digest in sorted((file.name, _read(file).digest) for file in met):
+        state.update(name.encode("utf-8", "surrogatepass") + digest)
+    for told in sorted({told for file in met for told in _around(file)}):
+        state.update(told.encode("utf-8", "surrogatepass"))
     for name in sorted(installed):
         state.update(f"\n{name} {_version(name)}".encode())
     return state.hexdigest()
+
+
+@cache
+def _around(file: Path) -> tuple[str, ...]:
+    """Return what a file of a user's reads when it is called: environment variables and files that it names."""
+    source = _read(file)
+    found = [f"\n{name}={os.environ.get(name)}" for name in source.variables]
+    for name in source.quoted:
+        for place in (file.parent / name, Path(name)):
+            with suppress(OSError, ValueError):
+                if stat.S_ISREG(place.stat().st_mode):
+                    found.append(f"\n{name}: {_content(place)}")
+    return tuple(found)
+
+
+def _content(file: Path) -> str:
+    """Return the hash of a file; of a very large one what tells that it changed."""
+    if (size := file.stat().st_size) > HASHED:
+        return f"{size}, {file.stat().st_mtime_ns}"
+    with file.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -73,6 +118,8 @@ class _Source:
     digest: bytes
     files: tuple[Path, ...]  # that it imports, ours and others that are not installed
     packages: frozenset[str]  # that it imports and are
+    variables: tuple[str, ...] = ()  # of the environment, that it names
+    quoted: tuple[str, ...] = ()  # what it names and may be a file
 
 
 @cache  # a process runs the code that it has read, whatever becomes of its file
@@ -82,15 +129,17 @@ def _read(file: Path) -> _Source:
             content = source.read(LARGEST)
     except OSError:
         content = b""
-    found, outside = list[Path](), set[str]()
-    for place, names in _imports(content.decode("utf-8", "replace")):
+    found, outside, text = list[Path](), set[str](), content.decode("utf-8", "replace").replace("\\\n", " ")
+    for place, names in _imports(text):
         if files := list(_beside(file, place, names)):
             found += files
         elif not is_ours(place) and not place.startswith("."):
             outside.add(place.partition(".")[0])
             found += _elsewhere(place, names)
     kept = frozenset(n for n in outside if n not in sys.stdlib_module_names and _home(n) is None)
-    return _Source(hashlib.sha256(content).digest(), tuple(dict.fromkeys(found)), kept)
+    ours = file.is_relative_to(HOME) or any(file.is_relative_to(HOME.parent / name) for name in LINKED)
+    variables, quoted = ((), ()) if ours else (tuple(VARIABLE.findall(text)), tuple(QUOTED.findall(text)))
+    return _Source(hashlib.sha256(content).digest(), tuple(dict.fromkeys(found)), kept, variables, quoted)
 
 
 def _imports(text: str) -> Iterator[tuple[str, list[str]]]:
@@ -101,6 +150,8 @@ def _imports(text: str) -> Iterator[tuple[str, list[str]]]:
         for name in found[1].split(","):
             if name.split():
                 yield name.split()[0], []
+    for found in BY_NAME.finditer(text):
+        yield found[1], []
 
 
 def _beside(file: Path, place: str, names: Iterable[str]) -> Iterator[Path]:

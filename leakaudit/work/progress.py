@@ -214,9 +214,14 @@ def expired() -> bool:
     deadline = _monitor.get().deadline
     late = deadline is not None and time.monotonic() >= deadline
     if late:
-        for noted in _late.get():
-            noted.append(True)
+        note_passing()
     return late
+
+
+def note_passing() -> None:
+    """Note that what comes of the enclosing work holds for this run alone, as what its time ended does."""
+    for noted in _late.get():
+        noted.append(True)
 
 
 @contextmanager
