@@ -5,7 +5,7 @@
 `conv` is the network of `examples/cifar10.py` and its 2,000 records, `resnet18` torchvision's of
 `examples/torchvision_resnet18.py` on the same. One process, one thread of the CPU. FILE is written anew after every
 piece, so that what was measured stands there if the time is up: a SIGTERM ends it, and the piece at which it stood is
-written with `ended` false. `benchmarks/answers/piece_costs.json` keeps such rows.
+written with `ended` false.
 
 `start` is what passes between the start of the process and the set-up (Python, torch), `set-up` what comes before the
 first piece (the data, the model, a GPU's own start, what the checks try). `seconds` is wall time, `cpu` CPU time of all

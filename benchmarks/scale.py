@@ -3,7 +3,7 @@
     python -m benchmarks.scale [--quick] [--scans 1000] [--gpus 64] [--json FILE] [--markdown docs/scale.md]
     python -m benchmarks.scale --costs FILE       plans with what an earlier run with --json measured
 
-Measured are, in processes of their own on one thread: a scan of `examples/minimal.py` under seven defenses, piece by
+Measured are, in processes of their own on one thread: a scan of `examples/minimal.py` under eight defenses, piece by
 piece; the same scan again, all of it taken from what the first kept; starting a process; loading the target and setting
 its scene; every operation of the shelf, and how many pieces a second several processes get through on one. Where
 `benchmarks/answers/piece_costs.json` holds pieces that were measured on a GPU, the plan is made from these.
@@ -30,9 +30,11 @@ from benchmarks.scalesim import (
     CAUSES,
     CLAIM,
     LOST,
+    START,
     WINDOW,
     Fixed,
     Loss,
+    Order,
     Run,
     Scan,
     Unit,
@@ -46,6 +48,7 @@ from leakaudit.units.shelf import STALE
 
 MARK = "<!-- made by python -m benchmarks.scale --markdown: do not edit below -->\n"
 STRENGTHS, NODE = 5, 8
+UNTOLD = (LOST, CLAIM, START)  # causes that are little or nothing where no node is lost
 CURVE = (1, 2, 4, 8, 16, 32, 64, 128, 1000)
 REMOTE = 0.001  # seconds of one request to a folder that other machines serve: assumed, not measured
 REQUESTS = 12  # of one unit: look, create, write, close, look, create, write, flush, rename, read, remove, look
@@ -62,7 +65,7 @@ class Part:
 
     def markdown(self) -> str:
         """Return title, sentence and table."""
-        return f"## {self.title}\n\n{self.told}\n\n{table(self.head, self.lines)}\n"
+        return f"### {self.title}\n\n{self.told}\n\n{table(self.head, self.lines)}\n"
 
 
 def units(costs: Costs, model: str, spec: str, name: str, factor: float = 1.0) -> tuple[Unit, ...]:
@@ -88,7 +91,7 @@ def sweep(costs: Costs, count: int, seed: int, load: float) -> list[Scan]:
     drawn = random.Random(seed)
     measured = list(dict.fromkeys(row.model for row in costs.rows))
     factors: dict[int, float] = {}
-    found = []
+    found: list[Scan] = []
     while len(found) < count:
         number = len(factors)
         model, factors[number] = measured[number % len(measured)], 2 ** drawn.uniform(-1, 1)
@@ -124,10 +127,15 @@ def fixed_of(costs: Costs) -> Fixed:
     return Fixed(costs.fixed.get("start", 0.0), claim, LOOK, STALE, costs.fixed.get("assemble", 0.0))
 
 
+def served(scans: Sequence[Scan], fixed: Fixed) -> tuple[list[Scan], Fixed]:
+    """Return the same where a participant begins a process for every scan that it takes part in, as a worker does."""
+    return [replace(scan, load=scan.load + fixed.start) for scan in scans], replace(fixed, start=0.0)
+
+
 def commands(scans: Sequence[Scan], fixed: Fixed) -> tuple[list[Scan], Fixed]:
-    """Return the same where every scan is a process of its own, which starts, loads its target and gathers."""
-    every = fixed.start + fixed.assemble
-    return [replace(scan, load=scan.load + every) for scan in scans], replace(fixed, start=0.0, assemble=0.0)
+    """Return the same where every scan is a command of its own, which gathers what came of it, too."""
+    every, own = served(scans, fixed)
+    return [replace(scan, load=scan.load + fixed.assemble) for scan in every], replace(own, assemble=0.0)
 
 
 def share(run: Run, cause: str) -> str:
@@ -145,17 +153,17 @@ def clock(seconds: float) -> str:
 def ways(scans: Sequence[Scan], fixed: Fixed, gpus: int) -> Part:
     """Return what the ways to go from scan to scan come to."""
     listed = sorted(scans, key=lambda scan: int(scan.model))  # as a sweep has them
-    tried = {
-        "`leakaudit worker` on every GPU: all in the scan that began first": (listed, fixed, "one"),
+    tried: dict[str, tuple[Sequence[Scan], Fixed, Order]] = {
+        "`leakaudit worker` on every GPU: all in the scan that began first": (*served(listed, fixed), "one"),
         "`leakaudit scan` on every GPU, one `--cache`: each a scan of its own": (*commands(listed, fixed), "alone"),
         "the same, longest first": (*commands(scans, fixed), "alone"),
-        "next: workers, each in a scan drawn at random until it is complete": (listed, fixed, "drawn"),
-        "next: workers, each in one that nobody is at, longest first, then they help": (scans, fixed, "taken"),
+        "next: workers, each in a scan drawn at random until it is complete": (*served(listed, fixed), "drawn"),
+        "next: workers, each in one that nobody is at, longest first, then they help": (*served(scans, fixed), "taken"),
     }
     lines = []
     for name, (each, own, order) in tried.items():
         run = simulate(each, gpus, own, order)
-        spent = [share(run, cause) for cause in CAUSES if cause not in (LOST, CLAIM)]
+        spent = [share(run, cause) for cause in CAUSES if cause not in UNTOLD]
         lines.append((name, clock(run.makespan), clock(run.assembled), f"{run.loads:,}", *spent))
     told = (
         f"{len(scans):,} scans on {gpus} GPUs. *Assembled* is when one main process has gathered the last result, one "
@@ -164,19 +172,24 @@ def ways(scans: Sequence[Scan], fixed: Fixed, gpus: int) -> Part:
         "*waiting* is for pieces of others while some are left that cannot begin or are another scan's, *tail* for "
         "the last ones."
     )
-    head = ("way", "makespan", "assembled", "targets loaded", *(c for c in CAUSES if c not in (LOST, CLAIM)))
+    head = ("way", "makespan", "assembled", "targets loaded", *(c for c in CAUSES if c not in UNTOLD))
     return Part("Ways", told, head, tuple(lines))
 
 
 def curve(scans: Sequence[Scan], fixed: Fixed, gpus: int) -> Part:
     """Return makespans over numbers of GPUs, of scans as commands and of workers that help."""
+    tried: tuple[tuple[Sequence[Scan], Fixed, Order], ...] = (
+        (*commands(scans, fixed), "alone"),
+        (*served(scans, fixed), "taken"),
+    )
+    one = [simulate(each, 1, own, order).makespan for each, own, order in tried]
     lines = []
-    alone = commands(scans, fixed)
-    one = simulate(alone[0], 1, alone[1], "alone").makespan
     for number in sorted({*CURVE, gpus}):
-        runs = simulate(alone[0], number, alone[1], "alone"), simulate(scans, number, fixed, "taken")
-        cells = [(clock(r.makespan), f"{one / r.makespan:.1f}", f"{100 * (1 - r.idle):.0f} %") for r in runs]
-        lines.append((f"{number:,}", clock(max(bound(scans, number, fixed))), *cells[0], *cells[1]))
+        cells = [f"{number:,}", clock(max(bound(scans, number, fixed)))]
+        for (each, own, order), alone in zip(tried, one, strict=True):
+            run = simulate(each, number, own, order)
+            cells += [clock(run.makespan), f"{alone / run.makespan:.1f}", f"{100 * (1 - run.idle):.0f} %"]
+        lines.append(tuple(cells))
     work, chain = bound(scans, 1, fixed)
     told = (
         f"{len(scans):,} scans hold {clock(work)} of work that one process would do, too; the longest chain of one "
@@ -190,15 +203,16 @@ def curve(scans: Sequence[Scan], fixed: Fixed, gpus: int) -> Part:
 
 def nexts(scans: Sequence[Scan], fixed: Fixed, gpus: int) -> Part:
     """Return what would be gained by what is not done yet."""
-    smaller = [split(scan, 0.25 * bound([scan], 1)[1]) for scan in scans]
+    every, own = served(scans, fixed)
+    smaller = [split(scan, 0.25 * bound([scan], 1)[1]) for scan in every]
     numbers = sorted({gpus, 2 * gpus, 1000})
     lines = []
     for name, each in (
-        ("workers that help", scans),
+        ("workers that help", every),
         ("and what takes over a quarter of its scan's longest chain in four units", smaller),
-        ("and targets load in no time", [replace(scan, load=0.0) for scan in smaller]),
+        ("and going to another scan takes no time", [replace(scan, load=0.0) for scan in smaller]),
     ):
-        runs = [simulate(each, number, fixed, "taken") for number in numbers]
+        runs = [simulate(each, number, own, "taken") for number in numbers]
         lines.append((name, *(f"{clock(run.makespan)} ({100 * (1 - run.idle):.0f} %)" for run in runs)))
     head = ("", *(f"{number:,} GPUs" for number in numbers))
     return Part("What is next", "Makespan, and the share of seconds that are work.", head, tuple(lines))
@@ -217,7 +231,7 @@ def losses(scans: Sequence[Scan], fixed: Fixed, gpus: int) -> Part:
         lines.append((f"{100 * part:.0f} %", *map(clock, seconds)))
     told = (
         f"{NODE} of {gpus} GPUs are gone for good, each its own scan; what they held is taken over {fixed.stale:.0f} s "
-        "later, and their scans go on from what is kept, begun again by whoever is free."
+        "later, and their scans go on from what is kept, if whoever started them starts them again elsewhere."
     )
     head = ("lost after", "makespan", "later", "of that, not the missing GPUs", "GPU time lost")
     return Part("A lost node", told, head, tuple(lines))
@@ -229,10 +243,11 @@ def limits(scans: Sequence[Scan], costs: Costs, gpus: int) -> Part:
     able = max((rate for name, rate in costs.shelf.items() if name.startswith("pieces/s")), default=0.0)
     lines = []
     for number in (gpus, 1000):
-        for name, (each, own), order in (
-            ("each its own", commands(scans, fixed), "alone"),
-            ("help", (scans, fixed), "taken"),
-        ):
+        tried: dict[str, tuple[Sequence[Scan], Fixed, Order]] = {
+            "each its own": (*commands(scans, fixed), "alone"),
+            "help": (*served(scans, fixed), "taken"),
+        }
+        for name, (each, own, order) in tried.items():
             run = simulate(each, number, own, order)
             far = simulate(each, number, replace(own, claim=own.claim + REQUESTS * REMOTE), order)
             lines.append(
@@ -263,19 +278,22 @@ def one_scan(costs: Costs, fixed: Fixed, load: float) -> Part:
     return Part("One scan", told, head, tuple(lines))
 
 
-def check(costs: Costs, fixed: Fixed, load: float) -> Part:
-    """Return what the simulation says of the scans that were measured as a whole."""
-    specs = dict.fromkeys(row.spec for row in costs.rows)
-    found = tuple(u for spec in specs for u in units(costs, costs.rows[0].model, spec, spec))
-    scan = Scan((Unit("canary", costs.fixed.get("canary", 0.0)), *found), load)
-    told = {number: simulate([scan], number, fixed, "one").assembled for number in (1, 2)}
-    lines = [(str(n), clock(told[n]), clock(costs.fixed[name]), f"{100 * (told[n] / costs.fixed[name] - 1):+.0f} %")
-             for n, name in ((1, "whole"), (2, "two"))]  # fmt: skip
+def check(costs: Costs, fixed: Fixed) -> Part:
+    """Return what the simulation says of scans whose attacks sleep, and what such scans took."""
+    units = [(work, end - begun) for work, begun, end in costs.naps[0].units]
+    fits = {work for work, _ in units if work.endswith(f": {FIT}")}
+    needs = {work: tuple(fits & {f"{work.rpartition(': ')[0]}: {FIT}"} - {work}) for work, _ in units}
+    scan = Scan(tuple(Unit(work, seconds, needs[work]) for work, seconds in units))
+    lines = []
+    for each in costs.naps:
+        told = simulate([scan], each.workers, replace(fixed, start=0.0), "one").makespan
+        cells = clock(told), clock(each.makespan), f"{100 * (told / each.makespan - 1):+.0f} %"
+        lines.append((str(each.workers), *cells))
     text = (
-        "The whole scan that was measured, from start to report, by `--workers`. Its pieces are those of the first, of "
-        "which only the planted leak is reckoned as what is left; the second was predicted."
+        "Scans whose attacks sleep, which other work on the machine does not hold up, by so many processes: simulated "
+        "from the seconds that the units took in one, and run, from the begin of the first unit to the end of the last."
     )
-    return Part("Predicted and measured", text, ("processes", "simulated", "measured", "off by"), tuple(lines))
+    return Part("Predicted and measured", text, ("processes", "simulated", "run", "off by"), tuple(lines))
 
 
 def parts(costs: Costs, count: int, gpus: int, seed: int) -> list[Part]:
@@ -297,7 +315,7 @@ def parts(costs: Costs, count: int, gpus: int, seed: int) -> list[Part]:
         if "/" in name
     ]
     found = [Part("Measured", f"Pieces on {costs.device}.", ("what", "seconds"), tuple(lines))]
-    found += [check(costs, fixed, load)] if "two" in costs.fixed else []
+    found += [check(costs, fixed)] if costs.naps else []
     every = ways, curve, losses, nexts
     return [*found, one_scan(costs, fixed, load), limits(scans, costs, gpus), *(f(scans, fixed, gpus) for f in every)]
 
@@ -314,10 +332,9 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="the page whose tables are made anew")
     asked = parser.parse_args()
     costs = scalecosts.read(asked.costs) if asked.costs else scalecosts.measured(asked.quick)
-    if not asked.costs and scalecosts.GPU.exists():
-        here = costs
-        costs = scalecosts.read(scalecosts.GPU)
-        costs = replace(costs, fixed={**here.fixed, **costs.fixed}, shelf=here.shelf)
+    if scalecosts.GPU.exists() and not asked.quick:
+        card = scalecosts.read(scalecosts.GPU)
+        costs = replace(costs, device=card.device, rows=card.rows, fixed=costs.fixed | card.fixed)
     found = parts(costs, asked.scans, asked.gpus, asked.seed)
     text = "\n".join(part.markdown() for part in found)
     print(text)

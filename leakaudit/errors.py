@@ -108,6 +108,10 @@ class Untouched(UserError):
     """A command was refused before it changed anything: what an earlier one left stays where it is."""
 
 
+class Unfinished(UserError):
+    """What was begun does not come to its end now; what is done of it is kept, and the same command goes on with it."""
+
+
 class NotApplicable(Exception):
     """An attack cannot be run on this model or update. The message is the reason; the status is `not-applicable`."""
 

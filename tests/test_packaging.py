@@ -36,7 +36,13 @@ EXTRAS = {
 }
 WORKSHOP = ("test", "docs")  # extras that leakaudit itself does not import
 # Extras that the tests do without, and what leakaudit imports of each: they hold back what everybody else gets.
-FRAMEWORKS = {"flower": "flwr", "nvflare": "nvflare", "transformers": "transformers", "lightning": "lightning"}
+FRAMEWORKS = {
+    "flower": "flwr",
+    "nvflare": "nvflare",
+    "transformers": "transformers",
+    "lightning": "lightning",
+    "ray": "ray",
+}
 FOR_USERS = [
     *RUNTIME,
     *(need for extra in EXTRAS if extra not in (*WORKSHOP, *FRAMEWORKS) for need in EXTRAS[extra]),
@@ -169,8 +175,8 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     assert used == {canonicalize_name(need.name) for need in FOR_USERS} - UNIMPORTED.keys()
 
 
-def test_what_captures_within_a_framework_imports_and_declares_it() -> None:
-    faces = [ROOT / "leakaudit" / f"{name}.py" for name in ("flower", "nvflare", "hooks")]
+def test_what_works_within_a_framework_imports_and_declares_it() -> None:
+    faces = [ROOT / "leakaudit" / f"{name}.py" for name in ("flower", "nvflare", "hooks", "spread/door")]
     tops = {name.partition(".")[0] for file in faces for name in imported(file)} - set(sys.stdlib_module_names)
     assert set(FRAMEWORKS.values()) == tops - {"leakaudit", "torch"}
     assert {extra: EXTRAS[extra][0].name for extra in FRAMEWORKS} == FRAMEWORKS

@@ -53,7 +53,7 @@ def show(
 ) -> None:
     """Show finished pieces of scans, scans that were not finished, and who is at work now; or clear them.
 
-    Pieces of attacks in scans with --images full hold private pictures. Only files of leakaudit's are removed.
+    Pieces of scans with --images full hold private pictures. Nothing is removed that is not leakaudit's.
     """
     from leakaudit.options import cached
     from leakaudit.spread import inventory

@@ -51,9 +51,9 @@ def claimed(folder: Path, private: bool) -> Iterator[str]:
             put = f"What an earlier scan left in {folder} is in {earlier} now." if earlier else ""
             try:
                 yield put
-            except Untouched:  # nothing took the place of what was there
+            except Untouched as error:  # nothing took the place of what was there
                 _put_back(earlier, folder)
-                raise
+                raise Untouched(*error.parts, f" {folder} is as it was." * bool(put)) from error
             except UserError as error:
                 raise UserError(*sentence(error).parts, f" {put}" * bool(put)) from error
             except KeyboardInterrupt as error:  # nobody was told yet, and may look for yesterday's result

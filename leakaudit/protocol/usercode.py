@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 
 from leakaudit.errors import UserError, first_line, is_installed, line_of, quotes, sentence
-from leakaudit.files.reading import CODE, check, text_of
+from leakaudit.files.reading import CODE, bytes_of, check, text_of
 
 _folders: set[Path] = set()  # that users' code was imported from
 
@@ -119,8 +120,7 @@ def import_file(path: Path, wanted: str) -> ModuleType:
     if not path.exists():
         raise UserError(f"no such file: {path}; give a .py file that {wanted}.")
     check(path, CODE)
-    # One file may be read for two things. Every process gives it the same name: what is pickled here is read there.
-    private = f"_leakaudit_{sha256(f'{path.resolve()} {wanted}'.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+    private = _private(path, wanted)
     spec = importlib.util.spec_from_file_location(private, path.resolve())
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is not a Python file: give a .py file that {wanted}.")
@@ -138,6 +138,15 @@ def import_file(path: Path, wanted: str) -> ModuleType:
         sys.modules.pop(private, None)
         raise import_error(str(path), error) from error
     return module
+
+
+def _private(path: Path, wanted: str) -> str:
+    """Return the name of a user's file as a module: the same in every process and wherever the file lies.
+
+    Objects of its classes are kept, and read again elsewhere. One file may be read for two things.
+    """
+    digest = hashlib.sha256(os.fsencode(f"{path.name}/{wanted}/") + bytes_of(path, CODE)).hexdigest()
+    return f"_leakaudit_{digest[:16]}"
 
 
 def import_error(name: str, error: BaseException) -> UserError:

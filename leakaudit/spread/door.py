@@ -5,24 +5,22 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from leakaudit.errors import UserError, first_line
 from leakaudit.spread.job import Job, read
 from leakaudit.spread.participant import take_part
-from leakaudit.units.desk import LOOK, nobody
+from leakaudit.units.desk import nobody
 from leakaudit.units.shelf import JOBS, Claim, Shelf
 
 SIGN = "ray-"  # how the names of those begin who come through a door
 BEAT = 1.0  # seconds between two signs of life
 SILENCE = 10.0  # seconds without one after which a participant is taken for dead
 STARTS = 5  # times that a participant may be begun anew without having finished a piece
-PATIENCE = 60.0  # seconds that a participant waits to be told what is audited
 
 
 class Door:
@@ -42,14 +40,9 @@ class Door:
         self.closed = False
         self.lock = threading.Lock()
 
-    def opened(self) -> bool:
-        """Return whether the shelf, and the scan on it, can be read here."""
-        return read(self.job) is not None
-
-    def facts(self) -> dict[str, str]:
-        """Return the hashes of what is audited; none while they are not known."""
-        job = read(self.job)
-        return {} if job is None else dict(job.facts)
+    def again(self) -> Job | None:
+        """Return the scan's job as it is now; None where it is over."""
+        return read(self.job)
 
     def begin(self, place: int, who: str) -> bool:
         """Let a participant in, in place of the one before it, who is dead; False where that happens for ever."""
@@ -172,18 +165,17 @@ def participate(door: Any, job: Job, place: int, cuda: bool) -> str:
         return f"its process ended {STARTS} times before a piece was finished"
     try:
         with _living(door, who):
-            take_part(job, Visitor(door, who), who, agreed=partial(_agree, door))
+            take_part(job, Visitor(door, who), who, again=lambda: _answer(door.again.remote()))
     except UserError as error:
         return str(error)
-    except Exception as error:  # a user's file may raise anything
+    except (Exception, SystemExit) as error:  # a user's file may raise anything
         return first_line(error)
     return ""
 
 
 def _answer(asked: Any) -> Any:
-    import ray
-
-    return ray.get(asked)
+    """Wait for what an actor answers. Within `ray.get` Ray lends a task's processor to the next one: it stays ours."""
+    return asked.future().result()
 
 
 @contextmanager
@@ -201,17 +193,3 @@ def _living(door: Any, who: str) -> Iterator[None]:
         yield
     finally:
         stop.set()
-
-
-def _agree(door: Any, facts: Mapping[str, str]) -> None:
-    """Raise UserError where something else would be audited here than on the machine that gathers, by the hashes."""
-    until = time.monotonic() + PATIENCE
-    while not (theirs := _answer(door.facts.remote())) and time.monotonic() < until:
-        time.sleep(LOOK)
-    other = [name for name in facts if name in theirs and theirs[name] != facts[name]]
-    if "versions" in other:
-        raise UserError(f"it computes with {facts['versions']}, not {theirs['versions']}: install the same there.")
-    if other == ["behaviour"]:
-        raise UserError("the network computes other digits there: let processors, or GPUs, be of one kind.")
-    if other:
-        raise UserError(f"another {other[0]} is read there than here: let the same files be there.")

@@ -29,8 +29,6 @@ def take_part(
     who: str | None = None,
     again: Callable[[], Job | None] | None = None,
     told: Callable[[str, float], None] = lambda work, seconds: None,
-    *,
-    agreed: Callable[[Mapping[str, str]], None] | None = None,
 ) -> Desk:
     """Audit what a job says until every piece of it is known; return the desk, which knows what was computed here.
 
@@ -39,15 +37,14 @@ def take_part(
     Raises UserError where the target cannot be read or audited here, or is not what it is where the scan was begun;
     KeyboardInterrupt where an interrupt ended it. Either way nothing stays claimed. `who` is the participant's name.
     `again` reads the job again, None where the scan is over: then nobody else removes what is private of it, and that
-    is done here. `agreed` is told the hashes of what is audited before anything is computed, in place of a comparison
-    with those of the job, and may raise.
+    is done here.
     """
     torch.set_num_threads(job.threads)
     with suppress(OSError):  # on another machine the folder may be elsewhere: then paths are from the present one
         os.chdir(job.cwd)
     own = Desk(store, attempt=job.attempt, fresh=job.fresh, lanes=job.lanes, gathers=False, told=told)
     own.who = who or own.who
-    own.noticed = agreed or (lambda facts: _compare(facts, _facts(job, again)))
+    own.noticed = lambda facts: _compare(facts, _facts(job, again))
     began = time.monotonic() - max(0.0, time.time() - job.began)
     try:
         with (

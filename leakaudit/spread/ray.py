@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -80,6 +81,11 @@ def started(shelf: Shelf, job: Job, workers: int) -> Iterator[bool]:
                     ray.cancel(each, force=True)
             with suppress(Exception):
                 ray.kill(door)
+
+
+def waiting(shelf: Shelf, job: Job) -> str:
+    """Say what is waited for while nobody is at work."""
+    return "waiting for room on the Ray cluster"
 
 
 def room(nodes: Sequence[Mapping[str, float]], threads: int, workers: int, cuda: bool) -> Room:
@@ -173,6 +179,8 @@ def _joined(ray: Any, job: Job, say: Callable[[str], None]) -> Iterator[Job]:
         yield job
         return
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    with suppress(Exception):  # what becomes of nodes is printed whatever `log_to_driver` says, and on stdout
+        vars(importlib.import_module("ray._private.worker"))["_worker_logs_enabled"] = False
     before = signal.getsignal(signal.SIGTERM)
     try:
         sent = _connect(ray, job, say, quiet)
@@ -195,14 +203,14 @@ def _connect(ray: Any, job: Job, say: Callable[[str], None], quiet: dict[str, An
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a scan tells nobody outside of itself
     os.environ.setdefault("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "1")  # data may lie in a folder that git ignores
     if address != "local":
+        if ":" in address and not _answers(address):  # Ray itself would try for minutes
+            raise UserError(_nobody(address))
         sent, env = carried(job, say)
         try:
             ray.init(address="auto", runtime_env=env or None, **quiet)
         except ConnectionError as error:
             if address:
-                raise UserError(
-                    f"no Ray cluster answers at RAY_ADDRESS={address}: start it with ray start, on this machine, too."
-                ) from error
+                raise UserError(_nobody(address)) from error
         except Exception as error:  # Ray raises what it likes
             raise UserError(
                 f"cannot join the Ray cluster{' at ' * bool(address)}{address}: {first_line(error)}."
@@ -218,6 +226,20 @@ def _connect(ray: Any, job: Job, say: Callable[[str], None], quiet: dict[str, An
     return job
 
 
+def _answers(address: str) -> bool:
+    """Return whether anybody listens at an address, host:port."""
+    name, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((name.strip("[]"), int(port)), PATIENCE).close()
+    except (OSError, ValueError, OverflowError):
+        return False
+    return True
+
+
+def _nobody(address: str) -> str:
+    return f"no Ray cluster answers at RAY_ADDRESS={address}: start it with ray start, on this machine, too."
+
+
 def _door(ray: Any, shelf: Shelf, job: Job) -> Any:
     """Return the handle of the actor, on this machine; raises UserError where it does not see the shelf."""
     strategies = importlib.import_module("ray.util.scheduling_strategies")
@@ -227,7 +249,7 @@ def _door(ray: Any, shelf: Shelf, job: Job) -> Any:
     )
     door = actor.remote(str(shelf.folder.absolute()), job.id, host(), os.getpid())
     try:
-        sees = ray.get(door.opened.remote())
+        sees = ray.get(door.again.remote()) is not None
     except Exception as error:
         raise UserError(f"Ray's nodes cannot import leakaudit ({first_line(error)}): install it on each.") from error
     if not sees:

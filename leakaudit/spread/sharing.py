@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from leakaudit.errors import Setting, Untouched, UserError
+from leakaudit.errors import Setting, Unfinished, Untouched, UserError
 from leakaudit.spread.glance import place
 from leakaudit.spread.job import Job, Request, differing, finish, job_of, known, read, unfinished, write
 from leakaudit.spread.waiting import Waiting
@@ -80,6 +80,12 @@ def sharing(asked: Sharing, request: Request, say: Callable[[str], None]) -> Ite
     before = read(place(shelf, request.id))
     if asked.resume and before is None:
         raise Untouched(_nothing(shelf, request))
+    if asked.executor == "slurm" and request.plan.budget is not None:
+        raise Untouched(
+            Setting("budget"),
+            " counts from now on, and an array job may wait in the queue for longer: leave it out; SBATCH_TIMELIMIT "
+            "limits every task, and what was computed by then is kept.",
+        )
     job = _job(asked, request, before)
     if before is not None and not asked.fresh:
         say(_going_on(before))
@@ -98,6 +104,8 @@ def sharing(asked: Sharing, request: Request, say: Callable[[str], None]) -> Ite
             yield own
     except KeyboardInterrupt:
         others.tell("left")
+        raise
+    except (Untouched, Unfinished):
         raise
     except UserError:  # it cannot be audited as it was asked for: nobody goes on with it
         finish(shelf, job)
@@ -180,6 +188,8 @@ def _noted(
     if before is not None and before.facts and not asked.fresh:
         other = [name for name in facts if before.facts.get(name) != facts[name]]
         if other and asked.resume:
+            with suppress(UserError):
+                write(shelf, before)
             raise Untouched(
                 f"there is nothing to resume: the scan that was not finished had another {other[0]}; leave out ",
                 Setting("resume"),

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from leakaudit.errors import Setting, UserError
+from leakaudit.errors import Setting, Unfinished, Untouched
 from leakaudit.files import own
 from leakaudit.files.writing import write_atomically
 from leakaudit.spread.glance import place
@@ -33,14 +33,8 @@ WAIT = "2m"  # for which a task waits to see the job's file: file systems of net
 def started(shelf: Shelf, job: Job, workers: int) -> Iterator[bool]:
     """Submit the tasks, or find those of this scan that wait or run; yield that the main participant only gathers.
 
-    Raises UserError where there is no Slurm here, it refuses the job, or a time budget is asked for.
+    Raises UserError where there is no Slurm here, or it refuses the job; the script and the job's file stay.
     """
-    if job.request.plan.budget is not None:
-        raise UserError(
-            Setting("budget"),
-            " counts from now on, and an array job may wait in the queue for longer: leave it out; SBATCH_TIMELIMIT "
-            "limits every task, and what was computed by then is kept.",
-        )
     number = _number(shelf, job)
     if not number or not _tasks(number):
         script = place(shelf, job.id, SCRIPT)
@@ -62,7 +56,7 @@ def waiting(shelf: Shelf, job: Job) -> str:
     if states is None:  # nobody knows
         return f"waiting for array job {number}"
     if not states:
-        raise UserError(
+        raise Unfinished(
             f"array job {number} has ended and pieces are missing: its logs in {place(shelf, job.id).parent} say why. "
             "What it computed is kept; the same command goes on with it."
         )
@@ -105,7 +99,7 @@ def script_of(shelf: Shelf, job: Job, workers: int) -> str:
 def _submitted(script: Path, shelf: Shelf) -> str:
     """Submit a script; return the number of its job."""
     if shutil.which("sbatch") is None:
-        raise UserError(
+        raise Untouched(
             f"there is no sbatch here: run this where jobs are submitted, or submit {script} there; or take ",
             Setting("executor", "folder"),
             f" and start leakaudit worker {shelf.folder} on each machine yourself.",
@@ -115,13 +109,13 @@ def _submitted(script: Path, shelf: Shelf) -> str:
             ["sbatch", "--parsable", str(script)], capture_output=True, text=True, timeout=PATIENCE, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise UserError(f"sbatch did not answer within {PATIENCE:.0f} seconds: try again later.") from error
+        raise Untouched(f"sbatch did not answer within {PATIENCE:.0f} seconds: try again later.") from error
     except OSError as error:
-        raise UserError(f"sbatch cannot be run: {error.strerror or error}.") from error
+        raise Untouched(f"sbatch cannot be run: {error.strerror or error}.") from error
     number = done.stdout.strip().partition(";")[0]
     if done.returncode or not number.isdigit():
         said = next(iter((done.stderr.strip() or done.stdout.strip()).splitlines()), "nothing").strip().rstrip(".")
-        raise UserError(f"sbatch refuses {script}: {said[:300]}.")
+        raise Untouched(f"sbatch refuses {script}: {said[:300]}.")
     return number
 
 

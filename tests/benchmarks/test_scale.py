@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 
 from benchmarks import scale, scalecosts, scalesim
-from benchmarks.scalecosts import Costs, Row
+from benchmarks.scalecosts import Costs, Napped, Row
 from benchmarks.scalesim import CLAIM, FITS, LOAD, LOST, TAIL, VAIN, WORK, Fixed, Loss, Order, Scan, Unit, bound
 from benchmarks.scalesim import simulate as simulated
 
@@ -141,8 +141,16 @@ def costs() -> Costs:
         rows += [Row(model, "prune", piece, factor * s, by)
                  for piece, s, by in (("fit", 1.0, ""), ("linkage", 2.0, "replay"), ("replay", 1.0, ""))]  # fmt: skip
         rows += [Row(model, f"gaussian:std={std}", "linkage", factor * std) for std in (0.25, 0.5)]
-    fixed = {"start": 1.0, "load": 0.5, "assemble": 0.25, "canary": 2.0, "again": 1.75, "whole": 20.0, "two": 12.0}
-    return Costs("a card", scalecosts.in_order(rows), 3, fixed, {"look": 0.001, "claim": 0.002, "pieces/s, 1": 90.0})
+    fixed = {"start": 1.0, "load": 0.5, "assemble": 0.25, "canary": 2.0, "again": 1.75, "whole": 20.0}
+    one = Napped(1, (("clip: fit", 0.0, 3.0), ("clip: nap-1", 3.0, 5.0), ("clip: nap-2", 5.0, 7.0)))
+    two = Napped(2, (("clip: fit", 0.0, 3.0), ("clip: nap-1", 3.0, 5.0), ("clip: nap-2", 4.0, 6.0)))
+    shelf = {"look": 0.0, "pieces/s, 1": 90.0}
+    return Costs("a card", scalecosts.in_order(rows), 3, fixed, shelf, (one, two))
+
+
+def test_what_is_predicted_is_the_simulation_of_what_one_process_took(costs: Costs) -> None:
+    lines = scale.check(costs, Fixed(poll=0.5)).lines
+    assert lines == (("1", "7.0 s", "7.0 s", "+0 %"), ("2", "5.0 s", "6.0 s", "-17 %"))
 
 
 def test_units_are_what_one_participant_claims(costs: Costs) -> None:

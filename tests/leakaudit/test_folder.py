@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from leakaudit.errors import UserError
+from leakaudit.errors import Untouched, UserError
 from leakaudit.files import folder as folders
 from leakaudit.files.folder import KEPT, OURS, claimed, kept
 from leakaudit.files.writing import HALF, append, check_writable, owner_only, probe, sweep, writable, write_atomically
@@ -127,6 +127,29 @@ def test_what_an_earlier_scan_left_is_set_aside(tmp_path: Path) -> None:
     assert (aside / "result.json").read_text() == "old result.json"
     assert (rights(aside), rights(aside.parent)) == (0o700, 0o700)
     assert (aside.parent / ".gitignore").read_text() == "*\n"
+
+
+@pytest.mark.parametrize("before", [0, 2])
+def test_what_was_refused_before_it_began_sets_nothing_aside(tmp_path: Path, before: int) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for number in range(before):
+        (out / "result.json").write_text(str(number))
+        with claimed(out, private=False):
+            pass
+    (tmp_path / "linked").write_text("old")
+    (out / "report.html").symlink_to(tmp_path / "linked")
+    (out / "result.json").write_text("old")
+    (out / "defenses").mkdir()
+    (out / "defenses" / "obscure.npz").write_text("old")
+    aside = tmp_path / ".out.earlier"
+    there = sorted(path for path in tmp_path.rglob("*"))
+    with pytest.raises(Untouched, match=r"nothing to resume\. .*out is as it was"), claimed(out, private=False):
+        raise Untouched(f"nothing to resume{' yet' * (out / 'result.json').exists()}.")
+    assert sorted(path for path in tmp_path.rglob("*")) == there
+    assert aside.exists() == bool(before)
+    assert (out / "report.html").is_symlink()
+    assert [(out / name).read_text() for name in ("report.html", "result.json")] == ["old", "old"]
 
 
 def test_a_package_called_defenses_is_the_users(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from leakaudit.errors import UserError
 from leakaudit.load.loading import load_target
-from leakaudit.protocol.usercode import file_of
+from leakaudit.protocol.usercode import file_of, import_file
 
 HEAD = """
 import torch
@@ -27,6 +27,14 @@ def write(folder: Path, text: str, name: str = "model.py") -> str:
     path = folder / name
     path.write_text(text, encoding="utf-8")
     return str(path)
+
+
+def test_classes_of_a_file_are_found_again_wherever_it_lies(tmp_path: Path) -> None:
+    """A defense that one process learned is read by another, which may have the file elsewhere."""
+    (tmp_path / "there").mkdir()
+    one, moved = (import_file(Path(write(tmp_path / name, "class Own: pass\n")), "is read") for name in ("a", "there"))
+    other = import_file(Path(write(tmp_path / "a", "class Own: x = 1\n")), "is read")
+    assert one.Own.__module__ == moved.Own.__module__ != other.Own.__module__
 
 
 def test_a_file_is_loaded_the_same_for_the_same_seed(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from leakaudit.errors import (
     NotApplicable,
     UserError,
     first_line,
+    is_installed,
     left_out,
     line_of,
     quote,
@@ -235,3 +236,9 @@ def test_python_is_what_names_the_modules_of_leakaudit() -> None:
     assert "leakaudit.load.loading" in sys.modules
     with quoting(False):
         assert ROW not in first_line(error)
+
+
+@pytest.mark.parametrize("place", ["/usr/lib/python3/dist-packages", "/home/me/.local/lib/python3.11/site-packages"])
+def test_packages_of_every_environment_are_installed(place: str) -> None:
+    assert is_installed(f"{place}/torch/nn/modules/linear.py")
+    assert not is_installed("/home/me/project/model.py")
