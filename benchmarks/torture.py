@@ -171,17 +171,8 @@ def one_round(name: str, number: int, known: Whole, count: int, kills: int, draw
                 ended = True
             new = len(look(folder).outcomes.keys() - before.outcomes.keys())
             count += run.sent
-            yield Row(
-                name,
-                number,
-                sends.name if sends and run.sent else "",
-                moment,
-                run.code,
-                run.cpu,
-                len(before.outcomes),
-                new,
-                tuple(wrong),
-            )
+            sent = sends.name if sends and run.sent else ""
+            yield Row(name, number, sent, moment, run.code, run.cpu, len(before.outcomes), new, tuple(wrong))
             age(folder)
 
 
