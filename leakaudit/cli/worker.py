@@ -19,7 +19,10 @@ from leakaudit.scans.run import Voice
 if TYPE_CHECKING:
     from leakaudit.units.shelf import Shelf
 
-CODES = "\b\nExit codes: 0 done, 2 usage, or a scan that could not be done here, 3 interrupted, 4 internal error."
+CODES = (
+    "\b\nExit codes: 0 done, 2 usage, or a scan that could not be done here,\n"
+    "            3 interrupted, 4 internal error."
+)
 
 
 def add(app: typer.Typer) -> None:

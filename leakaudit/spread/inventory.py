@@ -65,9 +65,9 @@ class Inventory:
 
 
 def shelf_in(folder: Path) -> Shelf:
-    """Return the shelf in a folder, which is left as it is; raises UserError where there is none."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; nothing is kept there.")
+    """Return the shelf in a folder, an empty one where there is no folder; raises UserError where it is no shelf."""
+    if not folder.exists():
+        return Shelf(folder.absolute())
     text = own.text(folder / "CACHEDIR.TAG")
     if text.startswith(TAG.partition("\n")[0]) and "leakaudit" in text:
         return Shelf(folder.resolve())

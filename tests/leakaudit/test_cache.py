@@ -58,7 +58,7 @@ def test_it_shows_what_is_kept_by_kind(run: Run, shelf: Shelf) -> None:
     keep(shelf, "tune", 2, images="none")
     old(keep(shelf, "run", 1, private=True), 3)
     job = job_of(Request("deep/" * 40 + "model.py", Plan()))
-    write(shelf, replace(job, attempt="b", attempts=("a",), pid=dead()))
+    write(shelf, replace(job, attempt="b", earlier=("a",), pid=dead()))
     assert shelf.claim("c" * 64, Claim("x", host(), os.getpid(), "dp-sgd: inverting-gradients"))
     outcome = run("cache", "--cache", str(shelf.folder))
     assert outcome.code == 0
@@ -158,7 +158,6 @@ def _tagged(folder: Path, text: str) -> None:
 
 
 OTHERS: dict[str, Callable[[Path], object]] = {
-    "missing": lambda folder: None,
     "a file": lambda folder: folder.write_text(""),
     "plain": lambda folder: folder.mkdir(),
     "another's": lambda folder: _tagged(folder, "Signature: 8a477f597d28d172789f06886806bc55\n# pip\n"),
@@ -188,7 +187,9 @@ def test_the_folder_is_that_of_scans(run: Run, shelf: Shelf, monkeypatch: pytest
     assert "2 outcomes" in run("cache").out
     (tmp_path / "pyproject.toml").unlink()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    sentence(run("cache"), str(tmp_path / "home" / "leakaudit"))
+    assert run("cache").out == f"{tmp_path / 'home' / 'leakaudit'}\n0 outcomes, 0 bytes\n"
+    assert run("cache", "--clear").out == "removed 0 outcomes, 0 bytes\n"
+    assert not (tmp_path / "home").exists()
     sentence(run("cache", "--cache", str(shelf.folder), "--older", "3"), "--clear")
     assert run("cache", "--older", "-1").code == 2
 

@@ -69,7 +69,7 @@ def test_what_others_left_private_goes_when_the_scan_ends(
     (path,) = (shelf.folder / JOBS).glob("*.json")
     job = read(path)
     assert job is not None
-    write(shelf, replace(job, attempts=("first",)))
+    write(shelf, replace(job, earlier=("first",)))
     for n, attempt in enumerate(("first", job.attempt, "another scan's")):
         unit = Unit("run", "x", {"n": n}, private=True)
         shelf.put(unit.key, packed(unit, Scored(1.0), seconds=1.0, attempt=attempt, late=False), True)
