@@ -13,7 +13,7 @@ import argparse
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def main() -> None:
     rows = []
     print("| what | nothing known | with what is known | |")
     print("|---|---:|---:|---|")
-    for row in (strengths(), *changes()):
+    for row in every():
         rows.append(row)
         share = f"{100 * row.shared / row.anew:.0f} %" + ("" if row.same else ", **other results**")
         print(f"| {row.change} | {row.anew:.1f} | {row.shared:.1f} | {share} |", flush=True)
@@ -109,7 +109,7 @@ def scan(folder: Path, words: Sequence[str], *, known: bool = False) -> tuple[En
 CHANGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "the same scan again": (("-d", "prune", "-d", "clip"), ("-d", "prune", "-d", "clip")),
     "a third defense added": (("-d", "prune", "-d", "clip"), ("-d", "prune", "-d", "clip", "-d", "gaussian:std=3")),
-    "a sixth attack added": (
+    "a third attack added": (
         ("-d", "prune", "-a", "labels", "-a", "inverting-gradients"),
         ("-d", "prune", "-a", "labels", "-a", "inverting-gradients", "-a", "dlg"),
     ),
@@ -119,9 +119,9 @@ CHANGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-def changes() -> list[Row]:
-    """Return what each of the changes costs after a scan, beside the same scan where nothing is known."""
-    rows = []
+def every() -> Iterator[Row]:
+    """Yield what a sweep costs, and each of the changes after a scan, beside the same where nothing is known."""
+    yield strengths()
     for change, (before, after) in CHANGES.items():
         with tempfile.TemporaryDirectory() as made:
             folder = Path(made)
@@ -129,8 +129,7 @@ def changes() -> list[Row]:
             anew, wanted = scan(folder, after)
             scan(folder, before)
             shared, found = scan(folder, after, known=True)
-            rows.append(Row(change, anew.cpu, shared.cpu, found == wanted))
-    return rows
+            yield Row(change, anew.cpu, shared.cpu, found == wanted)
 
 
 if __name__ == "__main__":

@@ -156,7 +156,9 @@ def one_round(name: str, number: int, known: Whole, count: int, kills: int, draw
             moment = drawn.uniform(0, known.first.own) if sends else 0.0
             run = started(folder, command(*COMMON, *SCANS[name]), sends, moment)
             number_sent = sends if run.sent else None
-            wrong = after(folder, before, number_sent, run.code, run.told)
+            # Of an earlier moment of training a result holds the sum, and no piece by itself.
+            told = run.told if "--stages" not in SCANS[name] else ""
+            wrong = after(folder, before, number_sent, run.code, told)
             if before.job and run.code >= 0 and "going on with the scan" not in run.told and not run.sent:
                 wrong.append("lost: that the scan had begun")
             result, _ = read(folder / "out" / RESULT)
@@ -168,9 +170,9 @@ def one_round(name: str, number: int, known: Whole, count: int, kills: int, draw
                 wrong.append("code: it did not come to its end")
                 ended = True
             new = len(look(folder).outcomes.keys() - before.outcomes.keys())
-            told = sends.name if sends and run.sent else ""
             count += run.sent
-            yield Row(name, number, told, moment, run.code, run.cpu, len(before.outcomes), new, tuple(wrong))
+            sent = sends.name if sends and run.sent else ""
+            yield Row(name, number, sent, moment, run.code, run.cpu, len(before.outcomes), new, tuple(wrong))
             age(folder)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,6 +74,10 @@ class Door:
         """Return an outcome, as a shelf does."""
         return self.shelf.get(key, private)
 
+    def has(self, key: str, private: bool) -> bool:
+        """Whether there is an outcome, as a shelf says."""
+        return self.shelf.has(key, private)
+
     def put(self, key: str, data: bytes, private: bool, who: str) -> str:
         """Keep an outcome; return why that cannot be."""
         with self.lock:
@@ -100,9 +104,9 @@ class Door:
         """Give a claim back, as on a shelf."""
         self.shelf.release(key, who)
 
-    def claims(self) -> dict[str, Claim]:
+    def claims(self, among: Collection[str] | None = None) -> dict[str, Claim]:
         """Return who is at which piece of work now, as a shelf does."""
-        return self.shelf.claims()
+        return self.shelf.claims(among)
 
     def _free(self, dead: Callable[[str], bool]) -> None:
         for key, claim in self.shelf.claims().items():
@@ -122,6 +126,10 @@ class Visitor:
         """Return an outcome."""
         found: bytes | None = _answer(self.door.get.remote(key, private))
         return found
+
+    def has(self, key: str, private: bool) -> bool:
+        """Whether there is an outcome."""
+        return bool(_answer(self.door.has.remote(key, private)))
 
     def put(self, key: str, data: bytes, private: bool) -> None:
         """Keep an outcome; raises UserError where that cannot be."""
@@ -144,9 +152,9 @@ class Visitor:
         """Give a claim back."""
         _answer(self.door.release.remote(key, who))
 
-    def claims(self) -> dict[str, Claim]:
+    def claims(self, among: Collection[str] | None = None) -> dict[str, Claim]:
         """Return who is at which piece of work now."""
-        found: dict[str, Claim] = _answer(self.door.claims.remote())
+        found: dict[str, Claim] = _answer(self.door.claims.remote(among))
         return found
 
 

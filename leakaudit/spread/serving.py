@@ -7,6 +7,7 @@ little memory, a crash) leaves the others alone.
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -54,7 +55,8 @@ def serve(shelf: Shelf, only: str | None, patience: float, say: Callable[[str], 
     found, done = Served(), set[tuple[str, str]]()
     until = time.monotonic() + patience
     while True:
-        scan = next((g for g in glances(shelf) if (g.id, g.attempt) not in done and only in (None, g.id)), None)
+        open_ = [g for g in glances(shelf) if (g.id, g.attempt) not in done and only in (None, g.id)]
+        scan = secrets.choice(open_) if open_ else None  # the oldest would have all workers crowd into one scan
         if scan is None:
             if time.monotonic() >= until or (only is not None and done):
                 return found

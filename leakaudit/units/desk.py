@@ -12,7 +12,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -39,6 +39,10 @@ class Store(Protocol):
         """Return an outcome, None where there is none."""
         ...
 
+    def has(self, key: str, private: bool) -> bool:
+        """Whether there is an outcome, without reading it."""
+        ...
+
     def put(self, key: str, data: bytes, private: bool) -> None:
         """Keep an outcome; raises UserError where that cannot be."""
         ...
@@ -59,8 +63,8 @@ class Store(Protocol):
         """Give a claim back."""
         ...
 
-    def claims(self) -> dict[str, Claim]:
-        """Return who is at which piece of work now, by its key."""
+    def claims(self, among: Collection[str] | None = None) -> dict[str, Claim]:
+        """Return who is at which piece of work now, by its key; `among` are the keys that are asked about."""
         ...
 
 
@@ -329,9 +333,10 @@ def wait_for_others() -> None:
     while missing:
         if desk.lost:
             raise UserError(desk.lost)
-        at_work = desk.store.claims()
-        found = any(desk.store.get(key, private) is not None for key, private in missing.items())
+        at_work = desk.store.claims(None if desk.idle else missing)
+        found = any(desk.store.has(key, private) for key, private in missing.items())
         if found or not (desk.idle or missing.keys() <= at_work.keys()):
+            time.sleep(LOOK)  # what is there and cannot be read must not be looked for without a pause
             return
         works = sorted({claim.work for claim in at_work.values()})
         since = time.monotonic() if works else since

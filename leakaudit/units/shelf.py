@@ -18,7 +18,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Container, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -82,6 +82,10 @@ class Shelf:
             with suppress(OSError):
                 os.utime(path)
         return found[0]
+
+    def has(self, key: str, private: bool) -> bool:
+        """Whether there is an outcome, without reading it."""
+        return self.place(key, private).is_file()
 
     def put(self, key: str, data: bytes, private: bool) -> None:
         """Keep an outcome; raises UserError where the folder takes nothing."""
@@ -158,10 +162,15 @@ class Shelf:
                 with suppress(OSError):
                     turns[turn].unlink(missing_ok=True)
 
-    def claims(self) -> dict[str, Claim]:
-        """Return who is at which piece of work now, by its key; those left by the dead are not among them."""
+    def claims(self, among: Collection[str] | None = None) -> dict[str, Claim]:
+        """Return who is at which piece of work now, by its key; those left by the dead are not among them.
+
+        `among` are the keys that are asked about: where many are at work, only their files are read.
+        """
         found = {}
         for key, turns in sorted(self._all_turns().items()):
+            if among is not None and key not in among:
+                continue
             path = turns[max(turns)]
             held = read_claim(path)
             if held is not None and not self._left(path):

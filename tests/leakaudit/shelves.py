@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,6 +39,9 @@ class Store(dict[str, bytes]):
     def get(self, key: str, private: bool) -> bytes | None:  # type: ignore[override]
         return dict.get(self, key)
 
+    def has(self, key: str, private: bool) -> bool:
+        return key in self
+
     def put(self, key: str, data: bytes, private: bool) -> None:
         self[key] = data
 
@@ -54,7 +57,7 @@ class Store(dict[str, bytes]):
     def release(self, key: str, who: str) -> None:
         pass
 
-    def claims(self) -> dict[str, Claim]:
+    def claims(self, among: Collection[str] | None = None) -> dict[str, Claim]:
         return {}
 
     def headers(self) -> dict[str, Header]:

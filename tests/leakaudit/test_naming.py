@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from leakaudit.protocol.defense import Defense
-from leakaudit.protocol.registry import parse_attack, parse_defense
 from leakaudit.protocol.target import PictureGenerator, PixelModel, Records, Target
 from leakaudit.scene import fingerprint, plan
-from leakaudit.scene.naming import CODE, PRIVATE, SCORED, SETTINGS, Kind, facts_of
+from leakaudit.scene.naming import CODE, PRIVATE, SCORED, SETTINGS
 from leakaudit.scene.plan import Plan
 from leakaudit.score import metrics
-from leakaudit.units import code
 from leakaudit.units.packing import header_of, unpacked
 from tests.leakaudit import audited
+from tests.leakaudit.named import EVERY, changed, keys
 from tests.leakaudit.shelves import SMALL, Store, scanned, tiny  # noqa: F401 - a fixture
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
-EVERY = frozenset(KINDS)
 # Another value of every setting of a plan; of what changes which pieces there are, one that leaves those there were.
 OTHERS: dict[str, Any] = {
     "defenses": ("gaussian:std=30", "clip"),
@@ -209,26 +202,6 @@ PAIRS: dict[str, tuple[Callable[[], Target], Callable[[], Target]]] = {
 }
 
 
-def keys(target: Target, weights: Path | None = None, spec: str = "prune", attack: str = "replay") -> dict[Kind, str]:
-    """Return the key of an outcome of every kind, for one defense and one attack."""
-    facts = facts_of(target, Plan(**{**SMALL, "defenses": ()}), weights)
-    defense: tuple[str, Defense] = spec, parse_defense(spec)
-    of_attacks = {"tune", "run", "attack", "weakened"}
-    return {
-        kind: facts.unit(
-            kind,
-            "work",
-            defense=None if kind in ("moment", "scene") else defense,
-            attack=parse_attack(attack) if kind in of_attacks else None,
-        ).key
-        for kind in KINDS
-    }
-
-
-def changed(one: dict[Kind, str], other: dict[Kind, str]) -> frozenset[Kind]:
-    return frozenset(kind for kind in KINDS if one[kind] != other[kind])
-
-
 @pytest.mark.parametrize("name", PAIRS)
 def test_another_target_has_other_outcomes(name: str) -> None:
     one, other = PAIRS[name]
@@ -297,87 +270,3 @@ def test_metrics_of_plug_ins_have_a_part_in_scores_alone(monkeypatch: pytest.Mon
     for other in others:
         monkeypatch.setattr(metrics, "_further", {"darker": other})
         assert changed(given, keys(audited.target())) == SCORED
-
-
-def test_a_users_module_has_one_name_in_all_processes(tmp_path: Path) -> None:
-    file = tmp_path / "mine.py"
-    file.write_text("")
-    told = (
-        "from pathlib import Path; from leakaudit.protocol.usercode import import_file; "
-        f"print(import_file(Path({str(file)!r}), 'defines it').__name__)"
-    )
-    names = set()
-    for seed in ("1", "2"):  # of Python's own hashes, by which what is pickled in one is found in the other
-        env = os.environ | {"PYTHONHASHSEED": seed}
-        names.add(subprocess.run([sys.executable, "-c", told], env=env, capture_output=True, text=True).stdout)
-    assert len(names) == 1
-    assert names != {""}
-
-
-@pytest.mark.parametrize(
-    ("file", "expected"),
-    [
-        ("defenses/prune.py", EVERY - {"moment", "scene"}),
-        ("defenses/clip.py", frozenset()),
-        ("attacks/replay.py", {"tune", "run", "attack", "weakened"}),
-        ("attacks/analytic.py", frozenset()),
-        ("leakaudit/score/utility.py", EVERY),  # plans count with it
-        ("leakaudit/score/scoring.py", {"moment", "tune", "run", "attack", "weakened"}),
-        ("leakaudit/cli/scan.py", frozenset()),
-        ("reports/html.py", frozenset()),
-    ],
-)
-def test_code_of_ours_is_in_the_name_of_what_it_computes(
-    file: str, expected: frozenset[Kind], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before, read = keys(audited.target()), code._read
-    edited = Path(code.__file__).resolve().parents[2] / file
-    assert edited.is_file()
-
-    def otherwise(path: Path) -> Any:
-        found = read(path)
-        return replace(found, digest=b"edited") if path == edited else found
-
-    monkeypatch.setattr(code, "_read", otherwise)
-    assert changed(before, keys(audited.target())) == expected
-
-
-def reread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read code as another process would."""
-    for cached in (code._read, code._around, code._home):
-        cached.cache_clear()
-
-
-@pytest.fixture
-def users(tmp_path: Path, fresh_registry: None, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder with an attack of a user's, that reads a table, a variable and modules beside it."""
-    (tmp_path / "my_attack.py").write_text(
-        "import os; from helper import STEPS\nfrom base import Own as Mine\nRATE = os.environ.get('MINE_RATE')\n"
-    )
-    (tmp_path / "base.py").write_text(
-        "from dataclasses import dataclass\nfrom pathlib import Path\n"
-        "from leakaudit.protocol.attack import Attack\n\n\n@dataclass(frozen=True, kw_only=True)\n"
-        "class Own(Attack):\n    name = 'own'\n    kind = 'labels'\n\n"
-        "    def __call__(self, model, update, generator):\n        return Path('table.txt').read_text()\n"
-    )
-    (tmp_path / "helper.py").write_text("STEPS = 3\n")
-    (tmp_path / "table.txt").write_text("1")
-    reread(monkeypatch)
-    return tmp_path
-
-
-@pytest.mark.parametrize("part", ["my_attack.py", "base.py", "helper.py", "table.txt", "variable"])
-def test_a_users_attack_is_named_by_all_that_it_reads(
-    part: str, users: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    spec = f"{users / 'my_attack.py'}:Mine"
-    before, replay = keys(audited.target(), attack=spec), keys(audited.target())
-    assert changed(before, keys(audited.target(), attack=spec)) == frozenset()
-    if part == "variable":
-        monkeypatch.setenv("MINE_RATE", "2")
-    else:
-        (users / part).write_text((users / part).read_text() + "# edited\n")
-    reread(monkeypatch)
-    assert changed(before, keys(audited.target(), attack=spec)) == {"tune", "run", "attack", "weakened"}
-    assert changed(replay, keys(audited.target())) == frozenset()
-    assert "base" not in sys.modules  # modules beside a user's file are forgotten once it is read
