@@ -65,7 +65,7 @@ class Shelf:
     """A folder of outcomes. Names are keys of units: 64 hexadecimal digits."""
 
     folder: Path
-    _held: dict[str, Path] = field(default_factory=dict, compare=False, repr=False)  # claims made here, by their keys
+    _held: dict[str, tuple[str, Path]] = field(default_factory=dict, compare=False, repr=False)  # claims made here
     _ahead: list[float] = field(default_factory=list, compare=False, repr=False)  # its clock's lead, and when seen
 
     def place(self, key: str, private: bool) -> Path:
@@ -122,7 +122,7 @@ class Shelf:
             try:
                 with created(path, private=True) as file:
                     file.write(json.dumps(asdict(claim)).encode())
-                return self._is_mine(key, turn, path)
+                return self._is_mine(key, turn, path, claim.who)
             except FileExistsError:
                 return False
             except FileNotFoundError:  # the folder was cleared
@@ -134,11 +134,11 @@ class Shelf:
                 return True
         return True
 
-    def _is_mine(self, key: str, turn: int, path: Path) -> bool:
+    def _is_mine(self, key: str, turn: int, path: Path, who: str) -> bool:
         """Look again once a claim is made: two that were made at once, on what each saw before, see each other now."""
         turns = self._turns(key)
         if max(turns, default=-1) == turn and all(self._left(turns[each]) for each in turns if each < turn):
-            self._held[key] = path
+            self._held[key] = who, path
             return True
         with suppress(OSError):
             path.unlink(missing_ok=True)
@@ -147,14 +147,14 @@ class Shelf:
     def beat(self, key: str) -> None:
         """Say that whoever claimed a piece of work is still at it."""
         turns = {} if key in self._held else self._turns(key)
-        path = self._held.get(key) or (turns[max(turns)] if turns else None)
-        if path is not None:
+        for path in [self._held[key][1]] if key in self._held else [turns[max(turns)]] if turns else []:
             with suppress(OSError):
                 os.utime(path)
 
     def release(self, key: str, who: str) -> None:
         """Give a claim back, if it is still this participant's, and what the dead left whom it was taken over from."""
-        self._held.pop(key, None)
+        if self._held.get(key, ("",))[0] == who:
+            self._held.pop(key)
         turns = self._turns(key)
         mine = [turn for turn, path in turns.items() if (held := read_claim(path)) is not None and held.who == who]
         for turn in sorted(turns):

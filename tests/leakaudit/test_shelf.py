@@ -229,7 +229,7 @@ def test_whatever_happens_one_holds_it(
             shelf.release(KEY, who)
             holder = None if who == holder else holder
         elif event == "die" and holder:
-            path = shelf._held[KEY]
+            path = shelf._held[KEY][1]
             path.write_bytes(
                 path.read_bytes()
                 .replace(b'"far/away"', b'"' + host().encode() + b'"')
