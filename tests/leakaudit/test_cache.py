@@ -58,7 +58,7 @@ def test_it_shows_what_is_kept_by_kind(run: Run, shelf: Shelf) -> None:
     keep(shelf, "tune", 2, images="none")
     old(keep(shelf, "run", 1, private=True), 3)
     job = job_of(Request("deep/" * 40 + "model.py", Plan()))
-    write(shelf, replace(job, attempt="b", attempts=("a",), pid=dead()))
+    write(shelf, replace(job, attempt="b", earlier=("a",), pid=dead()))
     assert shelf.claim("c" * 64, Claim("x", host(), os.getpid(), "dp-sgd: inverting-gradients"))
     outcome = run("cache", "--cache", str(shelf.folder))
     assert outcome.code == 0
@@ -114,6 +114,13 @@ def test_it_clears_all_and_leaves_what_is_not_ours(run: Run, shelf: Shelf, tmp_p
     assert list((shelf.folder / CLAIMS).iterdir()) == []
     assert list((shelf.folder / PRIVATE).iterdir()) == []
     assert opened(shelf.folder).get("d" * 64, False) is None
+
+
+def test_as_json_it_is_what_stays_and_what_was_removed(run: Run, shelf: Shelf) -> None:
+    keep(shelf, "attack", 2)
+    old(keep(shelf, "tune", 1), 9)
+    found = json.loads(run("cache", "--cache", str(shelf.folder), "--clear", "--older", "3", "--json").out)
+    assert (found["outcomes"], found["removed"]["outcomes"], list(found["kinds"])) == (2, 1, ["attack"])
 
 
 def test_a_link_in_place_of_a_folder_is_not_followed(shelf: Shelf, tmp_path: Path) -> None:
@@ -188,7 +195,10 @@ def test_the_folder_is_that_of_scans(run: Run, shelf: Shelf, monkeypatch: pytest
     assert "2 outcomes" in run("cache").out
     (tmp_path / "pyproject.toml").unlink()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    sentence(run("cache"), str(tmp_path / "home" / "leakaudit"))
+    outcome = run("cache")  # before the first scan
+    assert (outcome.code, outcome.out) == (0, f"{tmp_path / 'home' / 'leakaudit'}\n0 outcomes, 0 bytes\n")
+    assert run("cache", "--clear").code == 0
+    assert not (tmp_path / "home").exists()
     sentence(run("cache", "--cache", str(shelf.folder), "--older", "3"), "--clear")
     assert run("cache", "--older", "-1").code == 2
 
