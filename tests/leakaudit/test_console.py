@@ -188,7 +188,6 @@ def test_names_may_hold_what_stands_between_them() -> None:
     assert output(console).splitlines() == [
         f"{spec}: tuning: odd  2.0 s, 1 of 4 identified",
         f"{spec}: dlg  2.0 s, it crashed",
-        f"{spec}: never  0.5 s, not finished",
     ]
     display = Display(terminal(), Forecast(tuple(Piece(work, HEAVY) for work in pieces)))
     display.show(pieces[0], 0, 0)
