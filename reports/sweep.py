@@ -50,6 +50,7 @@ class Row:
     verdict: Verdict | None
     remark: str
     report: str  # its address from the page; empty where there is none
+    state: str = ""  # why there is less of it than of others
 
 
 def render(source: str, found: Sequence[Frontier]) -> str:
@@ -154,7 +155,7 @@ def rows(frontier: Frontier) -> list[Row]:
 def _empty(entry: Entry, told: str) -> Row:
     dash = numbers.DASH
     name = entry.spec or "none"
-    return Row("", name, "", dash, dash, "", dash, "", dash, "", None, False, None, told, "")
+    return Row("", name, "", dash, dash, "", dash, "", dash, "", None, False, None, told, "", told.partition(": ")[0])
 
 
 def _row(
@@ -183,6 +184,7 @@ def _row(
         verdict=row.verdict if entry.name else None,
         remark="; ".join([*stopped, *missing]),
         report=f"{quote(entry.name, safe=SAFE)}/report.html" if entry.name else "",
+        state=INTERRUPTED.partition(": ")[0] if stopped else "",
     )
 
 
@@ -209,7 +211,7 @@ def summary(found: Sequence[Frontier], console: Console) -> None:
             table.add_column(heading, overflow="fold")
         for row in rows(frontier):
             judged = text(row.verdict, STYLES[row.verdict]) if row.verdict else text("control" if row.key else "")
-            told = row.remark.partition(": ")[0] or ("on the frontier" if row.best else "")
+            told = row.state or ("on the frontier" if row.best else "")
             table.add_row(text(row.name), text(row.identified), text(row.accuracy), judged, text(told))
         console.print(table)
         for why in dict.fromkeys(entry.trouble for entry in frontier.entries if entry.trouble):

@@ -17,6 +17,8 @@ from leakaudit.score.utility import Utility
 from leakaudit.units import desk
 from leakaudit.units.unit import Unit
 
+UNTRIED = Estimate(reason="it was not tried")  # what is known of a weakened defense before that is examined
+
 
 @dataclass(frozen=True)
 class Staged:
@@ -40,7 +42,7 @@ class Measured:
 
     outcome: Utility | None = None
     strength: float | None = None
-    weakened: Estimate = field(default_factory=lambda: Estimate(reason="it was not tried"))
+    weakened: Estimate = UNTRIED
 
 
 @dataclass

@@ -9,7 +9,7 @@ import typer
 
 from leakaudit.errors import UserError
 from leakaudit.options.command import Command
-from leakaudit.options.common import AUDIT, TOLD, AsJson, examples
+from leakaudit.options.common import AUDIT, TOLD, examples
 from leakaudit.options.settings import FROM_ENVIRONMENT, Config
 from leakaudit.options.spreading import Cache
 from leakaudit.result.plaintext import visible
@@ -48,7 +48,10 @@ def show(
             rich_help_panel=TOLD,
         ),
     ] = None,
-    json: AsJson = False,
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON document on stdout, of what is kept then.", rich_help_panel=TOLD),
+    ] = False,
     config: Config = None,
 ) -> None:
     """Show finished pieces of scans, scans that were not finished, and who is at work now; or clear them.
@@ -57,14 +60,17 @@ def show(
     """
     from leakaudit.options import cached
     from leakaudit.spread import inventory
-    from leakaudit.units.shelf import usual
+    from leakaudit.units.shelf import Shelf, usual
 
     if older is not None and not clear:
         raise UserError("--older says what --clear removes: give both, or neither.")
-    found = inventory.inventory(inventory.shelf_in(cache or usual()))
+    none_yet = cache is None and not usual().exists()  # no scan was done yet: nothing is wrong
+    shelf = Shelf(usual()) if none_yet else inventory.shelf_in(cache or usual())
+    found = inventory.inventory(shelf)
     removed = inventory.clear(found, older) if clear else None
     if json:
-        typer.echo(dumps(cached.as_json(found, removed), indent=1))
+        left = found if removed is None else inventory.inventory(shelf)
+        typer.echo(dumps(cached.as_json(left, removed), indent=1))
     else:
         for line in cached.lines(found) if removed is None else [cached.gone(removed, found)]:
             typer.echo(visible(line, 5_000))

@@ -9,7 +9,7 @@ import typer
 
 from leakaudit.errors import UserError, line_of
 from leakaudit.options.command import Command
-from leakaudit.options.common import AUDIT, SPREAD, Quiet, examples
+from leakaudit.options.common import AUDIT, SPREAD, TOLD, examples
 from leakaudit.options.failing import failed
 from leakaudit.result.numbers import seconds as took
 from leakaudit.result.outward import in_place
@@ -50,7 +50,10 @@ def worker(
         typer.Option("--wait", metavar="TIME", help="How long to wait for a scan, at most.", rich_help_panel=SPREAD),
     ] = None,
     tied: Annotated[bool, typer.Option("--tied", hidden=True)] = False,
-    quiet: Quiet = False,
+    quiet: Annotated[
+        bool,
+        typer.Option("--quiet", "-q", help="On stderr nothing but errors, on stdout nothing.", rich_help_panel=TOLD),
+    ] = False,
 ) -> None:
     """Claim pieces of the scans that are not finished in FOLDER, and compute them, until none is left.
 
@@ -66,7 +69,8 @@ def worker(
         serving.tie(serving.INTERRUPTED)
     patience = seconds(wait) if wait else 0.0
     if not serving.there(folder, patience):
-        raise UserError(f"{folder}: no such folder; name the --cache of a scan.")
+        which = "it holds other things" if folder.is_dir() else "no such folder"
+        raise UserError(f"{folder}: {which}; name the --cache of a scan.")
     shelf = opened(folder)
     if tied and job:  # started by another process, for one scan
         _take_part(shelf, job, Voice(quiet))
@@ -79,8 +83,14 @@ def worker(
     done = serving.serve(shelf, job, patience, say, quiet=quiet)
     if not quiet:
         left = f", {done.failed} could not be" if done.failed else ""
-        typer.echo(f"{done.scans} scan{'' if done.scans == 1 else 's'} taken part in{left}")
+        none = "" if done.scans or done.failed else f": there is no unfinished {_which(job)} in {folder}"
+        told = f"{done.scans} scan{'' if done.scans == 1 else 's'} taken part in{left}{none}"
+        typer.echo(visible(told, 5_000))
     raise typer.Exit(done.worst)
+
+
+def _which(job: str | None) -> str:
+    return "scan" if job is None else f"scan {job}"
 
 
 def _take_part(shelf: Shelf, id: str, voice: Voice) -> None:

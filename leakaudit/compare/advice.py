@@ -215,7 +215,8 @@ def _none(result: AuditResult, options: Sequence[Option], limit: float | None) -
     if limit is None:
         least = min(options, key=_leak)
         grounds = (_leaks_least(result, least),)
-        return Told("No setting measured here keeps the leakage limit.", grounds, _next(result, [], [least]))
+        ahead = sorted(options, key=_leak)
+        return Told("No setting measured here keeps the leakage limit.", grounds, _next(result, [], ahead))
     told: list[str] = []
     if private:
         told.append(f"Of those that keep the leakage limit, {private[0].spec} costs least: {_lost(private[0])}.")
@@ -229,7 +230,8 @@ def _none(result: AuditResult, options: Sequence[Option], limit: float | None) -
         least = min(options, key=_leak)
         if len(options) > 1:
             told.append(_leaks_least(result, least, f"; {_lost(least)}"))
-        useful = [least] if least.accuracy != "fail" else []  # more private would cost even more
+        kept = [o for o in sorted(options, key=_leak) if o.accuracy != "fail"]
+        useful = kept if least in kept else []  # more private would cost even more
     answer = "No setting measured here keeps both limits."
     return Told(answer, tuple(told), (*_quick(result), *_next(result, private, useful)))
 
@@ -290,7 +292,8 @@ def _next(result: AuditResult, private: Sequence[Option], useful: Sequence[Optio
             return (f"Next, try {','.join(names(strong.spec))} with {name} between {low:g} and {high:g}.",)
     told = []
     for options, way, gain in ((private, -1, "more accurate"), (useful, 1, "more private")):
-        words = [w for o in options if (w := _turn(by_spec[o.spec], way))]
+        wanted = [by_spec[o.spec] for o in options]
+        words = [w for d in wanted if (w := _turn(d, way, result.defenses, wanted))]
         if words:
             told.append(f"{words[0]} ({gain})")
     return (f"Next, try {' or '.join(told)}.",) if told else ()
@@ -309,18 +312,38 @@ def _between(strong: DefenseResult, weak: DefenseResult) -> tuple[str, float, fl
     return differing[0], min(a, b), max(a, b)
 
 
-def _turn(defense: DefenseResult, way: int) -> str:
-    """Return in words how to turn a setting by which the defense says it gets more private (`way` 1), or less."""
+def _turn(defense: DefenseResult, way: int, measured: Sequence[DefenseResult], wanted: Sequence[DefenseResult]) -> str:
+    """Return in words how to turn a setting by which the defense says it gets more private (`way` 1), or less.
+
+    It is turned further than it was `measured`: not at all where the furthest is none of those `wanted`.
+    """
     name = split(defense.spec)[0]
     for setting, up in defense.stronger.items():
         value = defense.settings.get(setting)
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
         down = way * up < 0
+        furthest, value = defense, float(value)
+        for other in measured:
+            there = _beside(other, defense, setting)
+            if there is not None and (there < value if down else there > value):
+                furthest, value = other, there
+        if furthest not in wanted:
+            continue
         if down and value <= defense.lowest.get(setting, 0.0):
             continue
         return f"{name} with a {'lower' if down else 'higher'} {setting} than {value:g}"
     return ""
+
+
+def _beside(other: DefenseResult, defense: DefenseResult, setting: str) -> float | None:
+    """Return the value of a setting in which alone two settings of one defense may differ; None where they are not."""
+    if names(other.spec) != names(defense.spec) or other.settings.keys() != defense.settings.keys():
+        return None
+    if any(value != other.settings[name] for name, value in defense.settings.items() if name != setting):
+        return None
+    value = other.settings[setting]
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _cost(option: Option) -> float:

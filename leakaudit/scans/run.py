@@ -123,6 +123,7 @@ class Ended:
     said: Outcome | None
     paths: dict[str, Path]  # by what they are called
     files: Output
+    kept: bool = False  # whether its finished pieces are, for whoever goes on with it
 
     def code(self, exit_zero: bool = False) -> int:
         """Return the exit code: of the gate where there is one; of an interrupted scan always its own."""
@@ -163,7 +164,9 @@ def run(
             err=True,
         )
     if not ended.result.complete:
-        typer.echo(f"Interrupted: what was measured so far is kept in {visible(str(files.folder / RESULT))}.", err=True)
+        told = f"Interrupted: what was measured so far is kept in {visible(str(files.folder / RESULT))}"
+        goes_on = "; the same command goes on where this one ended" if ended.kept else ""
+        typer.echo(f"{told}{goes_on}.", err=True)
     raise typer.Exit(code)
 
 
@@ -225,7 +228,7 @@ def scanned(
             raise
     if refusal is not None:
         raise UserError(f"{refusal} The scan itself is kept in {paths['report'].parent}.") from refusal
-    return Ended(result, said, paths, files)
+    return Ended(result, said, paths, files, there is not None)
 
 
 def _code(result: AuditResult, said: Outcome | None, exit_zero: bool) -> int:

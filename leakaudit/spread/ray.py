@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from leakaudit.errors import Setting, UserError, first_line
+from leakaudit.errors import Setting, Untouched, UserError, first_line
 from leakaudit.protocol.usercode import folder_of, is_file, named
 from leakaudit.spread.door import Door, participate
 from leakaudit.spread.job import Job, Request
@@ -169,7 +169,7 @@ def _imported() -> Any:
     try:
         return importlib.import_module("ray")
     except ImportError as error:
-        raise UserError(Setting("executor", "ray"), " needs Ray: pip install 'leakaudit[ray]'.") from error
+        raise Untouched(Setting("executor", "ray"), " needs Ray: pip install 'leakaudit[ray]'.") from error
 
 
 @contextmanager

@@ -38,12 +38,18 @@ class Served:
 
 
 def there(folder: Path, patience: float) -> bool:
-    """Wait until a folder is there, at most so many seconds; return whether it is."""
+    """Wait until a folder is there, at most so many seconds; return whether it is. One of other things is none."""
     until = time.monotonic() + patience
-    while not folder.is_dir() and time.monotonic() < until:
+    while not (found := _may_be_shelf(folder)) and time.monotonic() < until:
         ends.check()
         time.sleep(LOOK)
-    return folder.is_dir()
+    return found
+
+
+def _may_be_shelf(folder: Path) -> bool:
+    with suppress(OSError):
+        return (folder / "CACHEDIR.TAG").exists() or next(folder.iterdir(), None) is None
+    return False
 
 
 def serve(shelf: Shelf, only: str | None, patience: float, say: Callable[[str], None], *, quiet: bool) -> Served:

@@ -107,8 +107,12 @@ def sharing(asked: Sharing, request: Request, say: Callable[[str], None]) -> Ite
         raise
     except (Untouched, Unfinished):
         raise
-    except UserError:  # it cannot be audited as it was asked for: nobody goes on with it
-        finish(shelf, job)
+    except UserError:  # it cannot be audited as it was asked for: nobody goes on with it, but with what was before
+        if before is None:
+            finish(shelf, job)
+        else:
+            with suppress(UserError):
+                write(shelf, before)
         raise
     others.said()
     if own.finished:

@@ -37,6 +37,7 @@ DAY = 86_400.0  # seconds after which a claim that nobody gave back is removed, 
 TURN = re.compile(r"([0-9a-f]{64})(?:\.([0-9]{1,9}))?")  # the name of a claim: its key, and how often it was taken over
 LONGEST = 10_000  # bytes of a claim
 LARGEST = 1 << 36  # bytes of an outcome that is read
+IGNORED = "".join(f"/{name}\n" for name in (f"{KEPT}/", f"{PRIVATE}/", f"{CLAIMS}/", f"{JOBS}/", "CACHEDIR.TAG"))
 TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# What leakaudit keeps: `leakaudit cache` shows and clears it.\n"
 
 
@@ -240,8 +241,16 @@ def opened(folder: Path) -> Shelf:
     try:
         make(folder, private=True)
         if not (folder / "CACHEDIR.TAG").exists():
+            ignores = folder / ".gitignore"
+            if ignores.exists() and own.text(ignores) != IGNORED:
+                raise UserError(
+                    "cannot keep anything in ",
+                    Setting("cache", str(folder)),
+                    ": it has a .gitignore of others, and what is private could be committed. Name a folder "
+                    "of its own.",
+                )
+            write_atomically(ignores, IGNORED, private=True)
             write_atomically(folder / "CACHEDIR.TAG", TAG, private=True)
-            write_atomically(folder / ".gitignore", "*\n", private=True)
         for name in (KEPT, PRIVATE, CLAIMS, JOBS):
             make(folder / name, private=True)
         for each in [folder / CLAIMS, folder / JOBS]:

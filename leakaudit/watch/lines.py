@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from leakaudit.audit.course import UNTRIED
 from leakaudit.judge.words import sentences
 from leakaudit.result import numbers
 from leakaudit.result.numbers import called, clock, percent
@@ -100,6 +101,8 @@ def became(result: AuditResult, work: Work) -> str:
         return percent(value) if result.measure == "accuracy" else called(value, result.measure)
     if work.name == WEAKENED and row.examined is not None:
         found, share = row.examined.weakened, row.examined.strength
+        if found == UNTRIED:  # in this round
+            return UNFINISHED
         told = f"{percent(found.value)} identified" if found.value is not None else found.reason or ""
         return told if share is None else f"{told} at {percent(share)} of its strength"
     attack = next((a for a in row.attacks if a.name == work.name), None)

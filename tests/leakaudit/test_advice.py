@@ -178,6 +178,23 @@ def test_which_way_to_turn_a_setting(
     assert expected is None or expected in following[0]
 
 
+@pytest.mark.parametrize("limit", [None, 0.1])
+def test_what_was_measured_is_not_advised_again(golden: AuditResult, limit: float | None) -> None:
+    stronger = dict(registry.defenses()["gaussian"].stronger)
+    ladder = [(0.001, 1.0, STEADY), (0.1, 1.0, STEADY), (0.01, 0.9, STEADY)]
+    rows = [
+        replace(row(golden, f"gaussian:std={std}", "fail", runs, {"std": std}, leak), stronger=stronger)
+        for std, leak, runs in ladder
+    ]
+    assert (
+        sentences(audit(golden, *rows, limit=limit))[-1]
+        == "Next, try gaussian with a higher std than 0.1 (more private)."
+    )
+    useless = replace(rows[1], accuracy=mean((0.1, 0.12, 0.11), (0.0, 1.0)), accuracies=(0.1, 0.12, 0.11))
+    told = sentences(audit(golden, rows[0], useless, rows[2], limit=limit))
+    assert any(s.startswith("Next") for s in told) is (limit is None)  # stronger still leaks, and costs too much
+
+
 def test_without_a_limit_only_leakage_is_judged(golden: AuditResult) -> None:
     """Results of before the setting: nothing is said of a limit that nobody set."""
     poor = row(golden, "a", "pass", (0.1,))

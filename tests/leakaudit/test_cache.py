@@ -116,6 +116,13 @@ def test_it_clears_all_and_leaves_what_is_not_ours(run: Run, shelf: Shelf, tmp_p
     assert opened(shelf.folder).get("d" * 64, False) is None
 
 
+def test_as_json_it_is_what_stays_and_what_was_removed(run: Run, shelf: Shelf) -> None:
+    keep(shelf, "attack", 2)
+    old(keep(shelf, "tune", 1), 9)
+    found = json.loads(run("cache", "--cache", str(shelf.folder), "--clear", "--older", "3", "--json").out)
+    assert (found["outcomes"], found["removed"]["outcomes"], list(found["kinds"])) == (2, 1, ["attack"])
+
+
 def test_a_link_in_place_of_a_folder_is_not_followed(shelf: Shelf, tmp_path: Path) -> None:
     paths = keep(shelf, "attack", 2)
     (shelf.folder / KEPT).rename(tmp_path / "elsewhere")

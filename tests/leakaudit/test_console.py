@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from leakaudit.audit.audit import audit
+from leakaudit.audit.course import Measured
 from leakaudit.audit.pieces import Piece, outline
 from leakaudit.protocol.amounts import Amount
 from leakaudit.result.numbers import clock
@@ -168,6 +169,8 @@ def test_a_file_gets_a_line_per_piece_with_time_and_outcome(short_battery: None)
     weaker = made(defense("clip", examined=seen), defense("sign", examined=replace(seen, strength=None)))
     assert became(weaker, Work(WEAKENED, "clip")) == "50% identified at 10% of its strength"
     assert became(weaker, Work(WEAKENED, "sign")) == "50% identified"
+    untried = made(defense("clip", examined=replace(seen, weakened=Measured().weakened, strength=None)))
+    assert became(untried, Work(WEAKENED, "clip")) == "not finished"  # in this round of several participants
 
 
 def test_names_may_hold_what_stands_between_them() -> None:
@@ -185,7 +188,6 @@ def test_names_may_hold_what_stands_between_them() -> None:
     assert output(console).splitlines() == [
         f"{spec}: tuning: odd  2.0 s, 1 of 4 identified",
         f"{spec}: dlg  2.0 s, it crashed",
-        f"{spec}: never  0.5 s, not finished",
     ]
     display = Display(terminal(), Forecast(tuple(Piece(work, HEAVY) for work in pieces)))
     display.show(pieces[0], 0, 0)

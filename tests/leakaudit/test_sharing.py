@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +59,20 @@ def test_what_is_refused_leaves_yesterdays_result(run: Run, tmp_path: Path, monk
     assert "going on with the scan that was begun on" in outcome.err
     assert "pieces were known from earlier scans" in outcome.err
     sentence(run(*SCAN, "--resume"), "no unfinished scan of these settings")
+
+
+def test_an_executor_that_is_not_there_loses_no_unfinished_scan(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun(run, monkeypatch)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    outcome = run(*SCAN, "--executor", "ray")
+    assert outcome.code == 2
+    assert "needs Ray: pip install 'leakaudit[ray]'. leakaudit-out is as it was." in outcome.err
+    (tmp_path / "model.py").write_text("nothing = 1")
+    assert run(*SCAN).code == 2
+    (tmp_path / "model.py").write_text(MODEL)
+    assert run(*SCAN, "--resume").code == 0
 
 
 def test_what_others_left_private_goes_when_the_scan_ends(

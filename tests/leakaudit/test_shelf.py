@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from leakaudit.errors import UserError
 from leakaudit.units import shelf as shelves
 from leakaudit.units.shelf import CLAIMS, DAY, KEPT, PRIVATE, STALE, Claim, Shelf, host, opened
 
@@ -265,6 +266,20 @@ def test_outcomes_are_their_owners_alone(tmp_path: Path) -> None:
     shelf.drop(KEY)
     assert shelf.get(KEY, True) is None
     assert shelf.get(KEY, False) == b"plain"
+
+
+def test_a_folder_of_other_things_is_not_hidden_from_git(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").touch()
+    opened(tmp_path)
+    opened(tmp_path)
+    assert "/private/" in (text := (tmp_path / ".gitignore").read_text().splitlines())
+    assert all(line.startswith("/") and (tmp_path / line[1:]).exists() for line in (each.rstrip("/") for each in text))
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / ".gitignore").write_text("*.pyc\n")
+    with pytest.raises(UserError, match=r"it has a \.gitignore of others"):
+        opened(other)
+    assert [(path.name, path.read_text()) for path in other.iterdir()] == [(".gitignore", "*.pyc\n")]
 
 
 def test_what_others_can_write_is_not_read(shelf: Shelf) -> None:

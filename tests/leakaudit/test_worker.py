@@ -147,9 +147,14 @@ def test_where_there_is_nothing_to_do_it_ends(run: Run, tmp_path: Path, shelf: S
     for content in ("", "{", "[]", '{"id": 3}', "\0"):
         (shelf.folder / JOBS / "0123456789abcdef.json").write_text(content)
         outcome = run("worker", str(shelf.folder))
-        assert (outcome.code, outcome.out) == (0, "0 scans taken part in\n")
+        told = f"0 scans taken part in: there is no unfinished scan in {shelf.folder}\n"
+        assert (outcome.code, outcome.out) == (0, told)
     assert run("worker", str(shelf.folder), "--job", "0123456789abcdef", "--quiet").out == ""
     sentence(run("worker", "nowhere"), "nowhere", "--cache")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "1.png").touch()
+    sentence(run("worker", "pictures"), "pictures: it holds other things", "--cache")
+    assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["1.png"]
     sentence(run("worker", str(shelf.folder), "--wait", "soon"), "soon")
 
 

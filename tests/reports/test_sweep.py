@@ -87,6 +87,9 @@ def test_without_accuracy_no_frontier_is_drawn_and_it_is_said() -> None:
     assert figure(one, "sweep-1", "wide") is None
     assert "No frontier is drawn: it takes both leakage and accuracy" in render("s", [one])
     assert rows(one)[1].remark == "accuracy: training runs were switched off"
+    shown = StringIO()
+    summary([one], Console(file=shown, width=100))
+    assert not [line for line in shown.getvalue().splitlines() if line.rstrip().endswith("accuracy")]
 
 
 def test_what_was_skipped_is_said_to_be_perhaps_more() -> None:
