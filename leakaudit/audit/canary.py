@@ -23,7 +23,7 @@ from leakaudit.protocol.registry import attacks, built_in
 from leakaudit.protocol.target import PixelModel, Records, Target
 from leakaudit.result.rules import VERDICTS
 from leakaudit.result.schema import AuditResult, DefenseResult, Verdict
-from leakaudit.scene.naming import Facts
+from leakaudit.scene.naming import Facts, declared
 from leakaudit.scene.plan import Plan
 from leakaudit.scene.scene import Scene, set_scene
 from leakaudit.units import desk
@@ -84,9 +84,10 @@ def planted(plan: Plan, begun: float, audited: Audited, facts: Facts | None = No
     """
     unit = None
     if facts is not None:
-        taking_part = (cls for cls in attacks().values() if built_in(cls) or cls.examines)  # of others only such do
+        taking_part = [cls for cls in attacks().values() if built_in(cls) or cls.examines]  # of others only such do
         code = of_classes(taking_part, __name__, audited.__module__)
         depends = {"versions": facts.target["versions"], "seed": plan.seed, "quotes": quotes(), "code": code}
+        depends["declared"] = declared(taking_part)
         unit = Unit("canary", "the planted leak", depends)
 
     def looked() -> Planting:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import platform
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from importlib.metadata import version
@@ -18,14 +19,15 @@ from torch import nn
 from leakaudit.files.own import sha256
 from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.defense import Defense, parts_of
-from leakaudit.protocol.registry import built_in, places
+from leakaudit.protocol.registry import attacks, built_in, defenses, places
 from leakaudit.protocol.target import PixelModel, Target, trained_names
 from leakaudit.protocol.usercode import is_file, named
 from leakaudit.scene import fingerprint
 from leakaudit.scene.plan import Plan
 from leakaudit.scene.provenance import card
+from leakaudit.scene.reached import numbers, reached
 from leakaudit.score.metrics import further, lpips_file
-from leakaudit.units.code import of_classes, of_files
+from leakaudit.units.code import of_classes, of_files, of_named
 from leakaudit.units.unit import Unit
 from leakaudit.version import __version__
 from leakaudit.work.seeding import forked
@@ -68,8 +70,11 @@ BESIDES = (
     *("notes", "given", "folder"),
     *("model", "loss", "factory", "private", "test", "auxiliary", "classes", "generator", "received"),
 )
+# Variables by which libraries choose other instructions, or less precise ones.
+LIBRARIES = re.compile(r"(ONEDNN|DNNL|MKL|CUBLAS|CUDNN|NVIDIA_TF32|TORCH_ALLOW_TF32)_(?!VERBOSE|NUM_THREADS)")
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-SHOWN, LATENTS = 64, 2  # records that a model is tried on at most, besides the first four; pictures that are drawn
+FEW = 4  # records of which a gradient is taken
+SHOWN, LATENTS = 64, 2  # records that a model is tried on at most, besides the first few; pictures that are drawn
 
 
 @dataclass(frozen=True)
@@ -99,18 +104,28 @@ class Facts:
         if defense is not None:
             parts = parts_of(defense[1])
             classes += [type(part) for part in parts]
-            depends |= {"defense": defense[0], "parts": [fingerprint.of_value(part) for part in parts]}
+            depends |= {"defense": defense[0], "parts": [_settings(part) for part in parts]}
         if attack is not None:
             classes.append(type(attack))
-            depends |= {"attack": attack.name, "values": fingerprint.of_value(attack)}
+            depends |= {"attack": attack.name, "values": _settings(attack)}
         files = {file for cls in classes for file in places(cls)}
-        depends["code"] = of_classes(classes, *CODE[kind], places=files)
-        depends["declared"] = [_declared(cls) for cls in classes]
+        depends["code"] = of_classes(classes, *CODE[kind], places=files | reached(*classes).files)
+        depends["declared"] = declared(classes)
         ours = all(built_in(cls) for cls in classes)  # what somebody else's learned may hold records
         return Unit(kind, work, depends, kind in PRIVATE or (kind == "fit" and not (self.fits_stay and ours)))
 
 
-def _declared(cls: type) -> str:
+def _settings(part: Attack | Defense) -> str:
+    """Return the hash of the settings of an attack or a defense, and of the files that they name."""
+    return fingerprint.of_value((part, [of_named(getattr(part, f.name)) for f in fields(part)]))
+
+
+def declared(classes: Iterable[type]) -> list[str]:
+    """Return hashes of what stands in classes beside their functions, and of what those reach."""
+    return [fingerprint.of_value((_beside_functions(cls), reached(cls).values)) for cls in classes]
+
+
+def _beside_functions(cls: type) -> str:
     """Return the hash of what stands in a class beside its functions: whoever imports it may set that."""
     kinds = (*fingerprint.PLAIN, tuple, list, set, frozenset, Mapping, torch.Tensor, type(None))
     every = {name: value for each in reversed(cls.__mro__) for name, value in vars(each).items()}
@@ -125,6 +140,10 @@ def facts_of(target: Target, plan: Plan, lpips_weights: Path | None = None) -> F
     records: other files that they read when they are called show only there.
     """
     modules = [module for module in (*target.model.modules(), target.loss) if isinstance(module, nn.Module)]
+    kinds = {type(module) for module in modules}
+    given = (target.loss, target.model.read, getattr(target.generator, "make", None))
+    reach = reached(*sorted(kinds, key=lambda cls: (cls.__module__, cls.__qualname__)), *given)
+    declared(cls for cls in (*attacks().values(), *defenses().values()) if not built_in(cls))  # before they run
     beside = {f.name: getattr(target, f.name) for f in fields(target) if f.name not in BESIDES}
     found = {
         "versions": _versions(target),
@@ -132,7 +151,8 @@ def facts_of(target: Target, plan: Plan, lpips_weights: Path | None = None) -> F
         "fresh model": _fresh(target),
         "loss": fingerprint.of_value((target.loss, _told(target.loss))),
         "behaviour": _behaviour(target),
-        "code of the model": of_files(*_files(target)) + of_classes({type(module) for module in modules}),
+        "code of the model": of_files(*_files(target), *reach.files) + of_classes(kinds),
+        "reached": fingerprint.of_value(reach.values),
         "data": fingerprint.of_value((target.private, target.test, target.auxiliary, target.classes)),
         "task": fingerprint.of_value((beside, target.sizes)),
         "generator": _drawn(target),
@@ -159,7 +179,13 @@ def _capability() -> str:
 def _flags() -> str:
     """Return what user's code may have set for the whole process, and changes numbers."""
     deterministic = torch.are_deterministic_algorithms_enabled()
-    return f"{torch.get_default_dtype()}, deterministic {deterministic}, fused attention {_attention()}"
+    chosen = " ".join(f"{name}={value}" for name, value in sorted(os.environ.items()) if LIBRARIES.match(name))
+    how = f"{torch.get_default_dtype()}, deterministic {deterministic}, fused attention {_attention()}"
+    return f"{how}, {_kernels()} {chosen}"
+
+
+def _kernels() -> str:
+    return " ".join(name for name in ("mkldnn", "cudnn") if getattr(torch.backends, name).enabled)
 
 
 def _attention() -> bool:
@@ -169,7 +195,9 @@ def _attention() -> bool:
 def _model(model: PixelModel) -> str:
     """Return the hash of a network: weights, what is trained of it and in which mode, and how it is run and read."""
     modes = [module.training for module in model.modules()]
-    return fingerprint.of_value((model, _told(model), sorted(trained_names(model)), modes, model.reading()))
+    return fingerprint.of_value(
+        (model, _told(model), numbers(model), sorted(trained_names(model)), modes, model.reading())
+    )
 
 
 def _told(module: object) -> str:
@@ -183,11 +211,12 @@ def _told(module: object) -> str:
 def _behaviour(target: Target) -> str:
     """Return the hash of what the model and the loss say of a few records; the same word where they do not repeat.
 
-    In both modes, with what a pass leaves in the buffers, and with the slopes of the loss for every class.
+    In both modes, with what a pass leaves in the buffers, the slopes of the loss for every class, and the gradient: a
+    network may go back otherwise than it goes forward.
     """
     labels = target.private.labels.tolist()
     firsts = {label: i for i, label in reversed([*enumerate(labels)])}
-    chosen = sorted({*range(min(4, len(labels))), *sorted(firsts.values())[:SHOWN]})
+    chosen = sorted({*range(min(FEW, len(labels))), *sorted(firsts.values())[:SHOWN]})
     records = target.private[torch.tensor(chosen, dtype=torch.long)].to(target.device)
 
     def said(training: bool) -> str:
@@ -200,7 +229,17 @@ def _behaviour(target: Target) -> str:
             slope = torch.autograd.grad(loss, output)
         return fingerprint.of_value([output, loss, slope, dict(model.named_buffers())])
 
-    return " ".join(_repeated(partial(said, training)) for training in (False, True))  # one may fail by itself
+    def back(training: bool) -> str:
+        few = records[:FEW]
+        with forked(0), torch.enable_grad():
+            model = copy.deepcopy(target.model).train(training)
+            trained = [p for p in model.parameters() if p.requires_grad]
+            output = model(few.images)
+            found = torch.autograd.grad(target.loss(output, few.taught), trained, allow_unused=True)
+        return fingerprint.of_value((output, found))
+
+    looks = (partial(look, training) for look in (said, back) for training in (False, True))
+    return " ".join(map(_repeated, looks))  # one may fail by itself
 
 
 def _fresh(target: Target) -> str:
@@ -255,7 +294,8 @@ def _metrics(target: Target, lpips_weights: Path | None) -> str:
     own = further()
     code = of_classes([type(metric) for metric in own], *(metric.function.__module__ for metric in own))
     weights = str(lpips_weights or ""), sha256(lpips_file(lpips_weights))
-    declared = [(metric.name, metric.higher_leaks, metric.unit, metric.summary) for metric in own]
+    shown = [(metric.name, metric.higher_leaks, metric.unit, metric.summary) for metric in own]
     one, other = torch.rand(2, LATENTS, *target.input_shape, generator=torch.Generator().manual_seed(0))
     said = [_repeated(lambda metric=metric: fingerprint.of_value(metric.function(one, other))) for metric in own]  # type: ignore[misc]
-    return fingerprint.of_value((declared, code, said, weights))
+    values = reached(*(metric.function for metric in own)).values
+    return fingerprint.of_value((shown, code, said, weights, values))

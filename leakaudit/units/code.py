@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, distributions, version
+from importlib.metadata import PackageNotFoundError, distribution, distributions
 from pathlib import Path
 
 from leakaudit.errors import is_installed
@@ -27,11 +27,13 @@ HOME = Path(__file__).parents[1]  # of the package
 FROM = re.compile(r"(?:^|[;:])[ \t]*from[ \t]+([\w.]+)[ \t]+import[ \t]*(\([^)]*\)|[^\n#;]+)", re.MULTILINE)
 IMPORT = re.compile(r"(?:^|[;:])[ \t]*import[ \t]+([\w., \t]+)", re.MULTILINE)
 BY_NAME = re.compile(r"(?:import_module|__import__)\(\s*[\"']([\w.]+)[\"']")
-VARIABLE = re.compile(r"(?:environ(?:\.get)?\s*[\[(]|getenv\()\s*[\"'](\w+)[\"']")
-QUOTED = re.compile(r"[\"']([^\"'\n\\]{1,200})[\"']")
+QUOTED = re.compile(r"[\"'](?=([^\"'\n\\]{1,200})[\"'])")  # what stands between two strings, too: none is left out
+# Variables that differ between the participants of one scan.
+PLACE = re.compile(r"CUDA_VISIBLE_DEVICES|HOSTNAME|PATH|PWD|TMPDIR|(LOCAL_)?RANK|SLURM_\w+|RAY_\w+|\w+_NUM_THREADS")
 LINKED = ("attacks", "defenses", "reports")  # folders of ours beside it
 LARGEST = 1 << 24  # bytes of a source that is read
 HASHED = 1 << 30  # bytes of another file
+DEEP = 3  # folders of folders in which a name is looked for
 
 
 def of_classes(classes: Iterable[type], *beside: str, places: Iterable[Path] = ()) -> str:
@@ -56,6 +58,14 @@ def of_classes(classes: Iterable[type], *beside: str, places: Iterable[Path] = (
 def of_files(*files: Path) -> str:
     """Return the hash of users' files, with all that they import that is in no installed package."""
     return _hashed({file for file in files if file.is_file()})
+
+
+def of_named(value: object) -> str:
+    """Return the hash of the file that a setting names, an empty text where it names none."""
+    with suppress(OSError, ValueError):
+        if isinstance(value, str | Path) and stat.S_ISREG(os.stat(value).st_mode):
+            return _content(Path(value))
+    return ""
 
 
 def is_ours(name: str) -> bool:
@@ -96,12 +106,21 @@ def _hashed(roots: Iterable[Path], packages: Iterable[str] = ()) -> str:
 def _around(file: Path) -> tuple[str, ...]:
     """Return what a file of a user's reads when it is called: environment variables and files that it names."""
     source = _read(file)
-    found = [f"\n{name}={os.environ.get(name)}" for name in source.variables]
-    for name in source.quoted:
-        for place in (file.parent / name, Path(name)):
+    found = [
+        f"\n{name}={os.environ[name]}" for name in source.quoted if name in os.environ and not PLACE.fullmatch(name)
+    ]
+    ahead: list[tuple[str, Path, int]] = [("", file.parent, 0), ("", Path(), 0)]
+    while ahead:
+        told, folder, depth = ahead.pop()
+        for name in source.quoted:
             with suppress(OSError, ValueError):
-                if stat.S_ISREG(place.stat().st_mode):
-                    found.append(f"\n{name}: {_content(place)}")
+                mode = (folder / name).stat().st_mode
+                if stat.S_ISREG(mode):
+                    found.append(f"\n{told}{name}: {_content(folder / name)}")
+                elif stat.S_ISDIR(mode) and depth < DEEP and not os.path.isabs(name) and name.strip("./"):
+                    ahead.append((f"{told}{name}/", folder / name, depth + 1))
+                elif stat.S_ISDIR(mode) and depth == 0 and os.path.isabs(name):
+                    ahead.append((f"{name}/", Path(name), 1))
     return tuple(found)
 
 
@@ -118,8 +137,7 @@ class _Source:
     digest: bytes
     files: tuple[Path, ...]  # that it imports, ours and others that are not installed
     packages: frozenset[str]  # that it imports and are
-    variables: tuple[str, ...] = ()  # of the environment, that it names
-    quoted: tuple[str, ...] = ()  # what it names and may be a file
+    quoted: tuple[str, ...] = ()  # what it names: a file, a folder of one, a variable of the environment, or none
 
 
 @cache  # a process runs the code that it has read, whatever becomes of its file
@@ -138,8 +156,8 @@ def _read(file: Path) -> _Source:
             found += _elsewhere(place, names)
     kept = frozenset(n for n in outside if n not in sys.stdlib_module_names and _home(n) is None)
     ours = file.is_relative_to(HOME) or any(file.is_relative_to(HOME.parent / name) for name in LINKED)
-    variables, quoted = ((), ()) if ours else (tuple(VARIABLE.findall(text)), tuple(QUOTED.findall(text)))
-    return _Source(hashlib.sha256(content).digest(), tuple(dict.fromkeys(found)), kept, variables, quoted)
+    quoted = () if ours else tuple(dict.fromkeys(QUOTED.findall(text)))
+    return _Source(hashlib.sha256(content).digest(), tuple(dict.fromkeys(found)), kept, quoted)
 
 
 def _imports(text: str) -> Iterator[tuple[str, list[str]]]:
@@ -197,7 +215,11 @@ def _home(name: str) -> Path | None:
 @cache
 def _version(name: str) -> str:
     try:
-        return version(name)
+        found = distribution(name)
+        # One that is being worked on is installed again under the same version.
+        lines = (found.read_text("RECORD") or "").splitlines()
+        record = "\n".join(sorted(line for line in lines if re.match(r"[^.][^,]*\.(py|so|pyd),", line)))
+        return f"{found.version} {hashlib.sha256(record.encode()).hexdigest()}"
     except (PackageNotFoundError, ValueError):
         return " ".join(told for told, record in _records() if f"\n{name}/" in record or f"\n{name}.py," in record)
 

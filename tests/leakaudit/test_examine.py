@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -12,11 +13,12 @@ import torch
 from leakaudit.attacks.replay import Replay
 from leakaudit.audit import weaker
 from leakaudit.audit.attacking import attacked
-from leakaudit.audit.audit import Course, Measured, _row
 from leakaudit.audit.canary import KeyedPermutation
 from leakaudit.audit.canary import leaky as made_records
 from leakaudit.audit.clock import Clock
+from leakaudit.audit.course import Course, Measured
 from leakaudit.audit.pieces import pieces_of
+from leakaudit.audit.rows import row_of
 from leakaudit.audit.weaker import AMONG, SHARES, seen_weakened
 from leakaudit.protocol.attack import Attack
 from leakaudit.protocol.defense import Defense, chain
@@ -158,12 +160,12 @@ def test_a_record_stage_that_says_nothing_of_itself_is_examined() -> None:
 def test_the_row_of_a_defense_says_what_was_seen_and_not_what_is_declared() -> None:
     course = Course(scene(), Clock(None, ()), Controls())
     found = subject(chain(leaky.Negative(), KeyedPermutation()))
-    row = _row(course, found, [], Measured())
+    row = row_of(course, found, [], Measured())
     assert row.replaces_records
     assert row.examined is not None
     assert row.examined.changes == ("records", "update")  # in the order of the stages
     assert row.examined.independent is False
-    assert not _row(course, subject(KeyedPermutation()), [], Measured()).replaces_records
+    assert not row_of(course, subject(KeyedPermutation()), [], Measured()).replaces_records
 
 
 @pytest.mark.parametrize("changes", [frozenset(), frozenset({"update"}), frozenset({"records", "labels"})])
@@ -202,6 +204,11 @@ def result_of(hits: Estimate, role: str = "adaptive") -> AttackResult:
     return AttackResult("replay", "linkage", role, {}, {}, (), {"converged": hits.n}, None, hits, 20, *[nothing] * 6)
 
 
+def seen(found: Subject, others: Sequence[AttackResult] = ()) -> tuple[float | None, Estimate]:
+    told = seen_weakened(scene(), found, found.defense, others)
+    return told.strength, told.weakened
+
+
 @pytest.fixture
 def short_line_ups(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weaker, "AMONG", 6)
@@ -211,9 +218,9 @@ def short_line_ups(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_works_at_full_strength_need_not_be_tried_at_less() -> None:
     sure, unsure = Estimate(0.9, 0.7, 1.0, 16), Estimate(0.3, 0.1, 0.5, 16)
     found = subject(KeyedPermutation())
-    assert seen_weakened(scene(), found, [result_of(unsure), result_of(sure)]) == (1.0, sure)
+    assert seen(found, [result_of(unsure), result_of(sure)]) == (1.0, sure)
     for others in ([], [result_of(unsure), result_of(sure, "standard"), result_of(sure, "bound")]):
-        strength, told = seen_weakened(scene(), found, others)
+        strength, told = seen(found, others)
         assert strength == SHARES[0]
         assert told.value is not None
         assert told.value > 0.9
@@ -228,13 +235,13 @@ class Drowning(leaky.Pure):
 
 @pytest.mark.usefixtures("short_line_ups")
 def test_the_strength_is_turned_down_until_an_attack_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    strength, told = seen_weakened(scene(), subject(Drowning()), [])
+    strength, told = seen(subject(Drowning()))
     assert strength is not None
     assert strength < SHARES[0]
     assert (told.low or 0.0) > scene().plan.max_identification
     assert told.n == RECORDS  # few are enough
     monkeypatch.setattr(weaker, "SHARES", SHARES[:1])
-    strength, told = seen_weakened(scene(), subject(Drowning()), [])
+    strength, told = seen(subject(Drowning()))
     assert strength is None
     assert told.value is not None  # what was found is told
 
@@ -242,7 +249,7 @@ def test_the_strength_is_turned_down_until_an_attack_works(monkeypatch: pytest.M
 def test_a_spent_budget_or_an_attack_that_cannot_run_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     found = subject(Drowning())
     with monitored(Monitor(deadline=0.0)):
-        strength, told = seen_weakened(scene(), found, [])
+        strength, told = seen(found)
     assert strength is None
     assert "budget" in str(told.reason)
 
@@ -250,7 +257,7 @@ def test_a_spent_budget_or_an_attack_that_cannot_run_shows_nothing(monkeypatch: 
         raise RuntimeError("broken")
 
     monkeypatch.setattr(Replay, "link", crash)
-    strength, told = seen_weakened(scene(), found, [])
+    strength, told = seen(found)
     assert strength is None
     assert told.reason
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -118,6 +119,44 @@ def picturing(scale: float) -> PictureGenerator:
     return PictureGenerator(lambda z: (scale * z).sigmoid().view(-1, 1, 8, 8), (64,))
 
 
+class Reversed(torch.autograd.Function):
+    """Nothing forward; backward the slope is scaled."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, by: float) -> Tensor:
+        ctx.by = by
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return ctx.by * slope, None
+
+
+class Backward(nn.Module):
+    """A network whose gradient is not what its outputs tell."""
+
+    def __init__(self, by: Any, above: float = 1e9) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.line, self.above, self.held = nn.Linear(64, 2), above, SimpleNamespace(by=by)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Reversed.apply(self.line(x.flatten(1)), self.held.by).clamp(max=self.above)  # type: ignore[no-any-return]
+
+
+def backward(by: float, above: float = 1e9) -> Target:
+    return replace(audited.target(), model=PixelModel(Backward(by, above)).eval())
+
+
+def capped(most: float) -> Target:
+    """A loss that differs on records alone that are far off."""
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(logits, labels).clamp(max=most)
+
+    return replace(audited.target(), loss=loss)
+
+
 def with_record(role: str) -> Callable[[], Target]:
     def changed() -> Target:
         target = audited.target()
@@ -190,6 +229,9 @@ PAIRS: dict[str, tuple[Callable[[], Target], Callable[[], Target]]] = {
     "momentum of BatchNorm": (dropping, lambda: dropping(momentum=0.2)),
     "a number within a network": (dropping, lambda: dropping(shift=0.1)),
     "the same, where it cannot train": (lambda: dropping(fails=1), lambda: dropping(fails=1, shift=0.1)),
+    "what a network does going back": (lambda: backward(1.0), lambda: backward(0.5)),
+    "a bound that no record reached": (lambda: backward(1.0, 1e8), lambda: backward(1.0, 1e9)),
+    "a loss's bound that no record reached": (lambda: capped(1e8), lambda: capped(1e9)),
     "label smoothing": (loss_of, lambda: loss_of(label_smoothing=0.1)),
     "a class's weight": (loss_of, lambda: loss_of(weight=torch.tensor([1.0, 2.0]))),
     "a class's weight, in a function": (lambda: of_last(1.0), lambda: of_last(2.0)),
@@ -237,8 +279,13 @@ def test_another_machine_has_other_outcomes(monkeypatch: pytest.MonkeyPatch) -> 
     assert changed(before, keys(audited.target())) == EVERY
 
 
-def test_flags_that_change_numbers_are_in_the_name() -> None:
+def test_flags_that_change_numbers_are_in_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
     before = keys(audited.target())
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert changed(before, keys(audited.target())) == EVERY
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
+    assert changed(before, keys(audited.target())) == EVERY
+    monkeypatch.undo()
     torch.use_deterministic_algorithms(True)
     try:
         assert changed(before, keys(audited.target())) == EVERY

@@ -67,41 +67,6 @@ def reread() -> None:
         cached.cache_clear()
 
 
-@pytest.fixture
-def users(tmp_path: Path, fresh_registry: None, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder with an attack of a user's, that reads a table, a variable and modules beside it."""
-    (tmp_path / "my_attack.py").write_text(
-        "import os; from helper import STEPS\nfrom base import Own as Mine\nRATE = os.environ.get('MINE_RATE')\n"
-    )
-    (tmp_path / "base.py").write_text(
-        "from dataclasses import dataclass\nfrom pathlib import Path\n"
-        "from leakaudit.protocol.attack import Attack\n\n\n@dataclass(frozen=True, kw_only=True)\n"
-        "class Own(Attack):\n    name = 'own'\n    kind = 'labels'\n\n"
-        "    def __call__(self, model, update, generator):\n        return Path('table.txt').read_text()\n"
-    )
-    (tmp_path / "helper.py").write_text("STEPS = 3\n")
-    (tmp_path / "table.txt").write_text("1")
-    reread()
-    return tmp_path
-
-
-@pytest.mark.parametrize("part", ["my_attack.py", "base.py", "helper.py", "table.txt", "variable"])
-def test_a_users_attack_is_named_by_all_that_it_reads(
-    part: str, users: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    spec = f"{users / 'my_attack.py'}:Mine"
-    before, replay = keys(audited.target(), attack=spec), keys(audited.target())
-    assert changed(before, keys(audited.target(), attack=spec)) == frozenset()
-    if part == "variable":
-        monkeypatch.setenv("MINE_RATE", "2")
-    else:
-        (users / part).write_text((users / part).read_text() + "# edited\n")
-    reread()
-    assert changed(before, keys(audited.target(), attack=spec)) == {"tune", "run", "attack", "weakened"}
-    assert changed(replay, keys(audited.target())) == frozenset()
-    assert "base" not in sys.modules  # modules beside a user's file are forgotten once it is read
-
-
 MODEL = """import torch
 from torch import nn
 from torch.utils.data import TensorDataset
