@@ -124,9 +124,11 @@ class Clock:
         if piece not in self.ahead and not shelved:
             self._expect([piece, *self.ahead])
         elsewhere, computed = False, _computed()
+        again = str(piece.work) in self.timings and not last  # known since another round: it takes no time
         try:
             with monitored(replace(current(), deadline=deadline)):
-                current().show(piece.work, 0, 0)
+                if not again:
+                    current().show(piece.work, 0, 0)
                 yield why
         except Elsewhere:  # it is still to be done, and this says nothing of what it takes
             elsewhere = True

@@ -27,6 +27,11 @@ def started(shelf: Shelf, job: Job, workers: int) -> Iterator[bool]:
         _ended(processes)
 
 
+def begun(shelf: Shelf, job: Job) -> str:
+    """Say how many there are."""
+    return f"{job.lanes} processes share out the pieces" if job.lanes > 1 else ""
+
+
 def gpus() -> list[str]:
     """Return the GPUs that this process may use, as CUDA names them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
