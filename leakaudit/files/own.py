@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from leakaudit.files.typed import Misfit, typed
 
@@ -16,12 +17,18 @@ T = TypeVar("T")
 
 def is_own(found: os.stat_result) -> bool:
     """Whether this is of a file of this user's that nobody else can write: what is read from it may run."""
-    return not hasattr(os, "getuid") or (found.st_uid == os.getuid() and not found.st_mode & 0o022)
+    own = not hasattr(os, "getuid") or (found.st_uid == os.getuid() and not found.st_mode & 0o022)
+    return own and stat.S_ISREG(found.st_mode)
+
+
+def opened(path: Path) -> BinaryIO:
+    """Return a file to be read from. A pipe that somebody put in its place is not waited for."""
+    return open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
 
 
 def read(path: Path, most: int) -> tuple[bytes, float] | None:
     """Return a file of at most so many bytes, and when it was changed; None where there is none of this user's."""
-    with suppress(OSError), path.open("rb") as file:
+    with suppress(OSError), opened(path) as file:
         found = os.fstat(file.fileno())  # of what is read, whatever stands in its place by now
         if is_own(found) and found.st_size <= most:
             return file.read(), found.st_mtime
@@ -30,7 +37,7 @@ def read(path: Path, most: int) -> tuple[bytes, float] | None:
 
 def first_line(path: Path, most: int) -> bytes:
     """Return the first line of a file, up to so many bytes; empty where there is none of this user's."""
-    with suppress(OSError), path.open("rb") as file:
+    with suppress(OSError), opened(path) as file:
         if is_own(os.fstat(file.fileno())):
             return file.readline(most)
     return b""

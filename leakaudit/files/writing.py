@@ -92,16 +92,17 @@ def _identity(path: Path) -> tuple[int, int] | Path:
     return found.st_dev, found.st_ino
 
 
-def write_atomically(path: Path, data: str | bytes, private: bool = False) -> None:
+def write_atomically(path: Path, data: str | bytes, private: bool = False, *, follow: bool = True) -> None:
     """Write a whole file or leave the old one: a full disk or an interrupt never leaves half a result.
 
     Text is written as UTF-8. A link is followed; a device or a pipe is written to as it is. `private`: for its owner
-    alone; what is not keeps the rights of the file that it replaces. Raises UserError when the place cannot be written.
+    alone; what is not keeps the rights of the file that it replaces. Not to `follow`: a link, a device or a pipe that
+    stands there is replaced, for nobody asked for it. Raises UserError when the place cannot be written.
     """
     content = data.encode() if isinstance(data, str) else data
     try:
-        place = path.resolve() if path.is_symlink() else path
-        if place.exists() and not place.is_file() and not place.is_dir():
+        place = path.resolve() if follow and path.is_symlink() else path
+        if follow and place.exists() and not place.is_file() and not place.is_dir():
             place.write_bytes(content)
             return
         make(place.parent, private)

@@ -93,7 +93,9 @@ def leave(shelf: Shelf, scan: Glance, told: str) -> None:
         return
     note = Note(scan.attempt, socket.gethostname(), told[:1000])
     with suppress(UserError):
-        write_atomically(place(shelf, scan.id, f".{nobody()}{NOTE}"), json.dumps(asdict(note)), private=True)
+        write_atomically(
+            place(shelf, scan.id, f".{nobody()}{NOTE}"), json.dumps(asdict(note)), private=True, follow=False
+        )
 
 
 def notes(shelf: Shelf, id: str, attempt: str) -> Iterator[tuple[str, Note]]:

@@ -87,7 +87,7 @@ def job_of(request: Request, *, fresh: bool = False) -> Job:
 
 def write(shelf: Shelf, job: Job) -> None:
     """Write a job's file; raises UserError where that cannot be."""
-    write_atomically(place(shelf, job.id), json.dumps(asdict(job), indent=1), private=True)
+    write_atomically(place(shelf, job.id), json.dumps(asdict(job), indent=1), private=True, follow=False)
 
 
 def read(path: Path) -> Job | None:

@@ -38,8 +38,8 @@ def started(shelf: Shelf, job: Job, workers: int) -> Iterator[bool]:
     number = _number(shelf, job)
     if not number or not _tasks(number):
         script = place(shelf, job.id, SCRIPT)
-        write_atomically(script, script_of(shelf, job, workers), private=True)
-        write_atomically(place(shelf, job.id, NUMBER), _submitted(script, shelf), private=True)
+        write_atomically(script, script_of(shelf, job, workers), private=True, follow=False)
+        write_atomically(place(shelf, job.id, NUMBER), _submitted(script, shelf), private=True, follow=False)
     yield False
 
 

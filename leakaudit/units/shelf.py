@@ -90,7 +90,7 @@ class Shelf:
 
     def put(self, key: str, data: bytes, private: bool) -> None:
         """Keep an outcome; raises UserError where the folder takes nothing."""
-        write_atomically(self.place(key, private), data, private=True)
+        write_atomically(self.place(key, private), data, private=True, follow=False)
 
     def drop(self, key: str) -> None:
         """Remove a private outcome."""
@@ -158,6 +158,8 @@ class Shelf:
             self._held.pop(key)
         turns = self._turns(key)
         mine = [turn for turn, path in turns.items() if (held := read_claim(path)) is not None and held.who == who]
+        if mine or self._held.get(key) not in turns.values():
+            self._held.pop(key, None)
         for turn in sorted(turns):
             if mine and turn <= max(mine):  # the own one last: until then nobody begins at the first turn again
                 with suppress(OSError):
@@ -196,8 +198,13 @@ class Shelf:
         The file is opened, since only then a network's file system asks how old it is.
         """
         found = own.read(path, LONGEST)
-        if found is None:
-            return not path.exists()
+        if found is None:  # somebody else's, or no file at all: it counts for as long as it shows signs of life
+            try:
+                return self._now() - path.lstat().st_mtime > STALE
+            except FileNotFoundError:
+                return True
+            except OSError:
+                return False
         held, changed = own.read_as(found[0], Claim), found[1]
         if held is not None and held.host == host() and not lives(held.pid):
             return True
@@ -249,8 +256,8 @@ def opened(folder: Path) -> Shelf:
                     ": it has a .gitignore of others, and what is private could be committed. Name a folder "
                     "of its own.",
                 )
-            write_atomically(ignores, IGNORED, private=True)
-            write_atomically(folder / "CACHEDIR.TAG", TAG, private=True)
+            write_atomically(ignores, IGNORED, private=True, follow=False)
+            write_atomically(folder / "CACHEDIR.TAG", TAG, private=True, follow=False)
         for name in (KEPT, PRIVATE, CLAIMS, JOBS):
             make(folder / name, private=True)
         for each in [folder / CLAIMS, folder / JOBS]:

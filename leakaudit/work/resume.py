@@ -53,7 +53,7 @@ class Partial:
         }
         header = {"format": FORMAT, "key": dict(self.key), "sha256": _sum(tensors)}
         # A stage may hold a network trained on private records.
-        write_atomically(self.path, save(tensors, {"partial": json.dumps(header)}), private=True)
+        write_atomically(self.path, save(tensors, {"partial": json.dumps(header)}), private=True, follow=False)
         self.written = time.monotonic()
 
 

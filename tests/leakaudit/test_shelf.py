@@ -320,3 +320,32 @@ def test_a_claim_ends_with_a_process_that_is_killed(shelf: Shelf) -> None:
     child.wait()
     child.stdout.close()
     assert shelf.claim(KEY, mine())
+
+
+def test_a_claim_that_is_no_file_holds_nobody_up_for_ever(tmp_path: Path) -> None:
+    shelf, key = opened(tmp_path), "a" * 64
+    place = tmp_path / "claims" / key
+    place.mkdir()
+    assert not shelf.claim(key, Claim("me", host(), os.getpid(), "work"))
+    os.utime(place, (1, 1))
+    assert shelf.claim(key, Claim("me", host(), os.getpid(), "work"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_in_place_of_an_outcome_is_not_waited_for(tmp_path: Path) -> None:
+    shelf, key = opened(tmp_path), "a" * 64
+    shelf.place(key, False).parent.mkdir(parents=True)
+    os.mkfifo(shelf.place(key, False), 0o600)
+    assert shelf.get(key, False) is None
+    shelf.put(key, b"anew", False)
+    assert shelf.get(key, False) == b"anew"
+
+
+def test_a_link_in_place_of_an_outcome_is_replaced_and_what_it_leads_to_is_left_alone(tmp_path: Path) -> None:
+    shelf, other = opened(tmp_path / "shelf"), tmp_path / "other"
+    other.write_bytes(b"theirs")
+    shelf.place(KEY, False).parent.mkdir(parents=True)
+    shelf.place(KEY, False).symlink_to(other)
+    shelf.put(KEY, b"anew", False)
+    assert other.read_bytes() == b"theirs"
+    assert shelf.get(KEY, False) == b"anew"
