@@ -158,8 +158,6 @@ class Shelf:
             self._held.pop(key)
         turns = self._turns(key)
         mine = [turn for turn, path in turns.items() if (held := read_claim(path)) is not None and held.who == who]
-        if mine or self._held.get(key) not in turns.values():
-            self._held.pop(key, None)
         for turn in sorted(turns):
             if mine and turn <= max(mine):  # the own one last: until then nobody begins at the first turn again
                 with suppress(OSError):
