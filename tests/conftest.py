@@ -17,7 +17,7 @@ from hypothesis import settings
 from leakaudit.engine import matching as engine
 from leakaudit.engine.stacked import Trials
 from leakaudit.errors import quoting
-from leakaudit.protocol import plugins, registry
+from leakaudit.protocol import plugins, registry, usercode
 from leakaudit.scene import plan
 from leakaudit.score import metrics
 
@@ -104,7 +104,11 @@ def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh_registry: Non
 def cache_of_its_own(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> None:
-    """Nothing that one test computed is known to another: what it puts in the place of code has no hash."""
+    """Nothing that one test computed is known to another: what it puts in the place of code has no hash.
+
+    Nor where users' code lay, by which a fault is theirs and not ours.
+    """
+    monkeypatch.setattr(usercode, "_folders", set())
     name = hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:16]
     monkeypatch.setenv("LEAKAUDIT_CACHE", str(tmp_path_factory.getbasetemp() / f"cache-{name}"))
 

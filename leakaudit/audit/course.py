@@ -98,11 +98,12 @@ class Course:
     def speculates(self, unit: Unit | None) -> bool:
         """Whether to run an attack that may be skipped, once what another participant is at is known.
 
-        If it is known already, or there was nothing else to do: then one such attack, and a look around.
+        If it is known already, or there was nothing else to do: then one such attack, and a look around. Whoever puts
+        the outcomes together does not: everybody would wait for what may be in vain.
         """
         if desk.is_known(unit):
             return True
-        spare, self._spare = self._spare, False
+        spare, self._spare = self._spare and not desk.is_main(), self._spare and desk.is_main()
         if not spare:
             self.elsewhere.append("what may be skipped")
         return spare

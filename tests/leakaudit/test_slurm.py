@@ -21,6 +21,8 @@ from tests.leakaudit.command_line import caller, sentence
 from tests.leakaudit.spreading import SCAN, environment, result, scene
 from tests.leakaudit.test_cli import MODEL
 
+pytestmark = pytest.mark.usefixtures("fresh_registry")  # what scans here register is known to no other test
+
 # What Slurm does, on this machine: every task is a process; `tasks` says which are there, `submitted` how often.
 SBATCH = """#!/bin/sh
 echo "$@" >> "$FAKE/submitted"

@@ -22,6 +22,8 @@ from tests.leakaudit.command_line import Run, caller, sentence
 from tests.leakaudit.spreading import SCAN, begin, ended, environment, result, scene, until
 from tests.leakaudit.test_cli import MODEL
 
+pytestmark = pytest.mark.usefixtures("fresh_registry")  # what scans here register is known to no other test
+
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
