@@ -118,6 +118,7 @@ def run(
     try:
         while complete:
             course.elsewhere.clear()
+            course.halved = False
             course.audited.clear()
             for spec, defense in asked if course.clock.budget is not None else ():
                 _prepare(course, spec, defense, keep_learned)
@@ -162,7 +163,7 @@ def _prepare(
                 raise OutOfTime(too_long)
             found = prepare(scene, spec, defense)
     except Elsewhere as error:
-        course.elsewhere.append(str(error))
+        course.left_to_others(spec, error)
         return
     except UserError:
         raise
@@ -227,7 +228,7 @@ def _audit_defense(
             told = _do(course, audited, piece)
         except Elsewhere as error:
             audited.waits = True
-            course.elsewhere.append(str(error))
+            course.left_to_others(spec, error)
             continue
         if told:
             yield
@@ -340,7 +341,8 @@ def _conclude(course: Course, audited: Audited) -> None:
 def _tell(course: Course, audited: Audited) -> None:
     """Tell a tally what is skipped. The control runs every attack: by what they find there all others count."""
     plan, control = course.scene.plan, course.rows.get("none")
-    kept = {parse_attack(each).name for each in plan.attacks} | {drawer(control.attacks if control else ())}
+    drew = drawer(control.attacks) if control is not None and not course.halved else ""
+    kept = {parse_attack(each).name for each in plan.attacks} | {drew}
     known = control is not None or bool(course.elsewhere)  # else nothing says what works here
     audited.tally.skips, audited.tally.kept = plan.skips and audited.spec != "none" and known, frozenset(kept)
 

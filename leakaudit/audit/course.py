@@ -15,7 +15,7 @@ from leakaudit.scene.scene import Scene
 from leakaudit.scene.updates import Updates
 from leakaudit.score.utility import Utility
 from leakaudit.units import desk
-from leakaudit.units.unit import Unit
+from leakaudit.units.unit import Elsewhere, Unit
 
 UNTRIED = Estimate(reason="it was not tried")  # what is known of a weakened defense before that is examined
 
@@ -83,6 +83,7 @@ class Course:
     prepared: dict[str, Subjected | DefenseResult] = field(default_factory=dict)  # fitted or not, and not yet attacked
     asked: tuple[str, ...] = ()  # the order of rows
     audited: dict[str, Audited] = field(default_factory=dict)  # those that are attacked, in this round
+    halved: bool = False  # the control is not whole in this round: which attack draws best may be another one
     elsewhere: list[str] = field(default_factory=list)  # what other participants are at, in this round
     _updates: tuple[str, Updates] | None = None
     _computed: int = 0  # outcomes that this participant had computed before this round
@@ -94,6 +95,11 @@ class Course:
         if self._updates is None or self._updates[0] != spec:
             self._updates = spec, Updates(self.scene, subject, audited.asks, asked=audited.asked)
         return self._updates[1]
+
+    def left_to_others(self, spec: str, error: Elsewhere) -> None:
+        """Note that a piece of the work on a defense is at another participant in this round."""
+        self.elsewhere.append(str(error))
+        self.halved = self.halved or spec == "none"
 
     def speculates(self, unit: Unit | None) -> bool:
         """Whether to run an attack that may be skipped, once what another participant is at is known.
