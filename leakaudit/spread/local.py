@@ -11,10 +11,10 @@ from contextlib import contextmanager
 import torch
 
 from leakaudit.spread.job import Job
+from leakaudit.spread.serving import COMMAND
 from leakaudit.units.shelf import Shelf
 
 PATIENCE = 10.0  # seconds that a participant is given to end by itself
-COMMAND = "import sys; sys.argv[0] = 'leakaudit'; from leakaudit.cli import main; main()"
 
 
 @contextmanager

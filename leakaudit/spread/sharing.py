@@ -21,8 +21,8 @@ from leakaudit.units.shelf import JOBS, PRIVATE, Shelf, host, lives, opened, usu
 from leakaudit.work import freememory
 
 # By name, the modules whose `started(shelf, job, workers)` starts participants; the main one's desk is installed then.
-# Where others compute all, functions `begun`, `waiting` and `left` of shelf and job say what somebody must know who
-# waits for them.
+# `check`, where there is one, raises Untouched for a request that it cannot serve. Where others compute all, functions
+# `begun`, `waiting` and `left` of shelf and job say what somebody must know who waits for them.
 EXECUTORS: Mapping[str, str] = {
     "local": "leakaudit.spread.local",
     "folder": "leakaudit.spread.folder",
@@ -80,12 +80,9 @@ def sharing(asked: Sharing, request: Request, say: Callable[[str], None]) -> Ite
     before = read(place(shelf, request.id))
     if asked.resume and before is None:
         raise Untouched(_nothing(shelf, request))
-    if asked.executor == "slurm" and request.plan.budget is not None:
-        raise Untouched(
-            Setting("budget"),
-            " counts from now on, and an array job may wait in the queue for longer: leave it out; SBATCH_TIMELIMIT "
-            "limits every task, and what was computed by then is kept.",
-        )
+    module = importlib.import_module(EXECUTORS[asked.executor])
+    refuses: Callable[[Request], None] = getattr(module, "check", lambda request: None)
+    refuses(request)
     job = _job(asked, request, before)
     if before is not None and not asked.fresh:
         say(_going_on(before))
@@ -96,7 +93,7 @@ def sharing(asked: Sharing, request: Request, say: Callable[[str], None]) -> Ite
     else:
         with suppress(UserError):  # a full disk: the scan goes on, and says at its end that it could not keep all
             write(shelf, job)
-    others = Waiting(shelf, job, importlib.import_module(EXECUTORS[asked.executor]), say)
+    others = Waiting(shelf, job, module, say)
     own.attended, own.say = others.look, say
     try:
         with freememory.shared(job.beside), desk.at(own), others.started(asked.workers) as takes_part:

@@ -21,12 +21,22 @@ from leakaudit.errors import Setting, Unfinished, Untouched
 from leakaudit.files import own
 from leakaudit.files.writing import write_atomically
 from leakaudit.spread.glance import place
-from leakaudit.spread.job import Job
+from leakaudit.spread.job import Job, Request
 from leakaudit.units.shelf import Shelf
 
 SCRIPT, NUMBER = ".sbatch", ".array"  # files beside the job's own
 PATIENCE = 60.0  # seconds that a command of Slurm is given
 WAIT = "2m"  # for which a task waits to see the job's file: file systems of networks are late
+
+
+def check(request: Request) -> None:
+    """Raise Untouched for a scan with a time budget: an array job may wait in the queue for longer."""
+    if request.plan.budget is not None:
+        raise Untouched(
+            Setting("budget"),
+            " counts from now on, and an array job may wait in the queue for longer: leave it out; SBATCH_TIMELIMIT "
+            "limits every task, and what was computed by then is kept.",
+        )
 
 
 @contextmanager

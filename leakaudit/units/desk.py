@@ -234,10 +234,6 @@ class Desk:
             stop.set()
             self._stop = None
 
-    def others(self) -> dict[str, str]:
-        """Return what other participants are at, by their names."""
-        return {c.who: c.work for c in self.store.claims().values() if c.who != self.who}
-
     def close(self) -> None:
         """Remove what is private of a scan that ended, unless it is to stay."""
         for key in () if self.keeps else sorted(self.private):

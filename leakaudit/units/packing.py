@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import pickle
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -105,9 +104,3 @@ def unpacked(body: bytes, kind: type[Any]) -> Any:
     if not isinstance(found, kind):
         raise Unreadable
     return found
-
-
-def _strict(value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        raise ValueError("no object")
-    return value

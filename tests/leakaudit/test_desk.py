@@ -268,7 +268,7 @@ def test_what_another_one_is_at_is_elsewhere_until_it_is_there(shelf: Shelf) -> 
     with pytest.raises(Elsewhere, match="plain"):
         do(own, PLAIN, work)
     assert own.missing == {PLAIN.key: False}
-    assert own.others() == {"other": "plain"}
+    assert {claim.who: claim.work for claim in shelf.claims().values()} == {"other": "plain"}
 
     def finish() -> None:
         time.sleep(1.0)

@@ -240,3 +240,24 @@ def test_the_frontier_has_the_colours_of_the_page(
 def test_it_stays_small(pages: dict[str, Path]) -> None:
     assert pages["big"].stat().st_size < 5_000_000
     assert "to keep this file small" not in pages["big"].read_text(encoding="utf-8")
+
+
+def whole_and_accessible(browser: Browser, page_path: Path, name: str, width: int, scheme: str) -> None:
+    """A page of figures that begin with a name opens alone, is no wider than the screen, and axe finds nothing."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
+    found = opened(browser, page_path, width, scheme)
+    page = found.page
+    try:
+        assert found.complaints == []
+        assert {url for url in found.requests if not url.startswith("data:")} == {page_path.as_uri()}
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        shown = page.evaluate(
+            f"[...document.querySelectorAll('svg[class^={name}]')].map(s => s.getBoundingClientRect().width > 0)"
+        )
+        assert sorted(shown) == [False, False, True, True]  # of the wide and the narrow one, one each
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=SHOTS / f"{name}-{width}-{scheme}.png", full_page=True)
+        answer = axe.Axe().run(page, options={"runOnly": TAGS, "resultTypes": ["violations"]}).response
+    finally:
+        page.close()
+    assert {v["id"]: [node["html"][:200] for node in v["nodes"]][:3] for v in answer["violations"]} == {}

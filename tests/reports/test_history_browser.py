@@ -10,7 +10,7 @@ import pytest
 from leakaudit.compare.history import read
 from leakaudit.reports.history import render
 from leakaudit.result.schema import to_json
-from tests.reports.test_browser import SEEN, SHOTS, TAGS, browser, opened
+from tests.reports.test_browser import SEEN, browser, whole_and_accessible
 from tests.reports.test_history import run
 
 if TYPE_CHECKING:
@@ -42,20 +42,4 @@ def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("width", "scheme"), SEEN)
 def test_it_opens_whole_alone_and_accessible(browser: Browser, page_path: Path, width: int, scheme: str) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
-    found = opened(browser, page_path, width, scheme)
-    page = found.page
-    try:
-        assert found.complaints == []
-        assert {url for url in found.requests if not url.startswith("data:")} == {page_path.as_uri()}
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        shown = page.evaluate(
-            "[...document.querySelectorAll('svg[class^=history]')].map(s => s.getBoundingClientRect().width > 0)"
-        )
-        assert sorted(shown) == [False, False, True, True]  # of the wide and the narrow one, one each
-        SHOTS.mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=SHOTS / f"history-{width}-{scheme}.png", full_page=True)
-        answer = axe.Axe().run(page, options={"runOnly": TAGS, "resultTypes": ["violations"]}).response
-    finally:
-        page.close()
-    assert {v["id"]: [node["html"][:200] for node in v["nodes"]][:3] for v in answer["violations"]} == {}
+    whole_and_accessible(browser, page_path, "history", width, scheme)

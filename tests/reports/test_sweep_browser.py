@@ -11,7 +11,7 @@ import pytest
 from leakaudit.compare.sweep import frontiers
 from leakaudit.reports.sweep import render
 from tests.leakaudit.sweeps import entries
-from tests.reports.test_browser import SEEN, SHOTS, TAGS, browser, opened
+from tests.reports.test_browser import SEEN, browser, whole_and_accessible
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -31,20 +31,4 @@ def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("width", "scheme"), SEEN)
 def test_it_opens_whole_alone_and_accessible(browser: Browser, page_path: Path, width: int, scheme: str) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
-    found = opened(browser, page_path, width, scheme)
-    page = found.page
-    try:
-        assert found.complaints == []
-        assert {url for url in found.requests if not url.startswith("data:")} == {page_path.as_uri()}
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        shown = page.evaluate(
-            "[...document.querySelectorAll('svg[class^=sweep]')].map(s => s.getBoundingClientRect().width > 0)"
-        )
-        assert sorted(shown) == [False, False, True, True]  # of the wide and the narrow one, one each
-        SHOTS.mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=SHOTS / f"sweep-{width}-{scheme}.png", full_page=True)
-        answer = axe.Axe().run(page, options={"runOnly": TAGS, "resultTypes": ["violations"]}).response
-    finally:
-        page.close()
-    assert {v["id"]: [node["html"][:200] for node in v["nodes"]][:3] for v in answer["violations"]} == {}
+    whole_and_accessible(browser, page_path, "sweep", width, scheme)
